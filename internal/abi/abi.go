@@ -1,0 +1,162 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package abi has the keys and values of the BPF maps as Go types and turns them into the bytes that the kernel
+// holds and back. It is the twin of bpf/include/abi.h: a test of package bpf compares sizes and offsets with the
+// BTF of the compiled programs. It is pure, so that the programmer's plan can be made and tested without a kernel.
+//
+// Addresses are 16 bytes, IPv4 mapped. Ports are in network byte order, all else in the host's.
+package abi
+
+import (
+	"bytes"
+	"encoding/binary"
+	"fmt"
+	"net/netip"
+
+	"github.com/deltaplane/deltaplane/internal/model"
+)
+
+// Map is one of the maps that user space writes and the programs read.
+type Map uint8
+
+// The maps, in the order in which a row of one may point at a row of another: an earlier one at a later one.
+const (
+	Frontends Map = iota // FrontendKey → Frontend
+	Sets                 // set id → BackendSet
+	Slots                // SlotKey → backend id
+	Backends             // backend id → Backend
+	Endpoints            // address → Endpoint
+	MapCount
+)
+
+// Layout is a map's name and the sizes of its keys and values.
+type Layout struct {
+	Name      string // as in the kernel; the suffix is the layout's version
+	KeySize   int
+	ValueSize int
+}
+
+// Layouts has the layout of each Map.
+var Layouts = [MapCount]Layout{
+	Frontends: {"frontends_v1", 20, 8},
+	Sets:      {"sets_v1", 4, 140},
+	Slots:     {"slots_v1", 8, 4},
+	Backends:  {"backends_v1", 4, 24},
+	Endpoints: {"endpoints_v1", 16, 324},
+}
+
+// String returns the map's name.
+func (m Map) String() string { return Layouts[m].Name }
+
+// FrontendKey is struct frontend_key.
+type FrontendKey struct {
+	Addr     [16]byte
+	Port     [2]byte
+	Protocol uint8
+	_        uint8
+}
+
+// Frontend is struct frontend.
+type Frontend struct {
+	Set   uint32
+	Kind  uint8
+	Layer uint8
+	_     uint16
+}
+
+// BackendSet is struct backend_set.
+type BackendSet struct {
+	Count    uint32
+	Port     uint16
+	Protocol uint8
+	Family   uint8
+	Scope    uint8
+	Layer    uint8
+	_        uint16
+	Service  [128]byte
+}
+
+// SlotKey is struct slot_key.
+type SlotKey struct {
+	Set   uint32
+	Index uint32
+}
+
+// Backend is struct backend.
+type Backend struct {
+	Addr  [16]byte
+	Set   uint32
+	Port  [2]byte
+	State uint8
+	Layer uint8
+}
+
+// Endpoint is struct endpoint.
+type Endpoint struct {
+	Layer uint8
+	_     [3]uint8
+	Pod   [320]byte
+}
+
+// Position is struct position.
+type Position struct {
+	Epoch    uint64
+	Revision uint64
+	Digest   [2]uint64
+}
+
+// DropEvent is struct drop_event.
+type DropEvent struct {
+	Time            uint64 // CLOCK_MONOTONIC, ns
+	Source          [16]byte
+	Destination     [16]byte
+	SourcePort      [2]byte
+	DestinationPort [2]byte
+	Set             uint32
+	Protocol        uint8
+	Reason          uint8
+	Via             uint8
+	_               uint8
+	_               uint32
+}
+
+// Encode returns the bytes of one of this package's types, or of a uint32.
+func Encode(v any) []byte {
+	b, err := binary.Append(nil, binary.NativeEndian, v)
+	if err != nil {
+		panic(fmt.Sprintf("abi: %T has no fixed size: %v", v, err))
+	}
+	return b
+}
+
+// Decode reads into v, a pointer to one of this package's types or to a uint32, what Encode made.
+func Decode(b []byte, v any) error {
+	if n := binary.Size(v); n != len(b) {
+		return fmt.Errorf("%T takes %d bytes, not %d", v, n, len(b))
+	}
+	_, err := binary.Decode(b, binary.NativeEndian, v)
+	return err
+}
+
+// Port returns a port as the maps hold it.
+func Port(p uint16) (b [2]byte) {
+	binary.BigEndian.PutUint16(b[:], p)
+	return b
+}
+
+// HostPort reads what Port makes.
+func HostPort(b [2]byte) uint16 { return binary.BigEndian.Uint16(b[:]) }
+
+// Addr reads a 16-byte address; an IPv4-mapped one comes out as IPv4.
+func Addr(b [16]byte) netip.Addr { return netip.AddrFrom16(b).Unmap() }
+
+// KeyOfFrontend returns the key that the maps hold for k.
+func KeyOfFrontend(k model.FrontendKey) FrontendKey {
+	return FrontendKey{Addr: k.Addr.As16(), Port: Port(k.Port), Protocol: uint8(k.Protocol)}
+}
+
+// Text reads a NUL-terminated string.
+func Text(b []byte) string {
+	text, _, _ := bytes.Cut(b, []byte{0})
+	return string(text)
+}

@@ -1,0 +1,115 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package model
+
+import (
+	"crypto/sha256"
+	"encoding/binary"
+	"encoding/hex"
+	"fmt"
+	"net/netip"
+)
+
+// Digest is a hash of a set of rows that can be kept up to date row by row: the sum, in two lanes modulo 2^64,
+// of a SHA-256 prefix of each row's canonical bytes. Equal rows give equal digests in any order. It finds
+// drift and faults; it is no defence against someone who can choose rows.
+type Digest [2]uint64
+
+// String returns 32 hexadecimal digits.
+func (d Digest) String() string { return hex.EncodeToString(d.Bytes()) }
+
+// Bytes returns the 16 bytes of d, big endian.
+func (d Digest) Bytes() []byte {
+	b := binary.BigEndian.AppendUint64(nil, d[0])
+	return binary.BigEndian.AppendUint64(b, d[1])
+}
+
+// DigestOf reads the 16 bytes that Bytes makes.
+func DigestOf(b []byte) (Digest, error) {
+	if len(b) != 16 {
+		return Digest{}, fmt.Errorf("digest of %d bytes: want 16", len(b))
+	}
+	return Digest{binary.BigEndian.Uint64(b), binary.BigEndian.Uint64(b[8:])}, nil
+}
+
+// canonical is a row's own bytes: a table tag, then every field in order, fixed width, big endian; strings
+// with their length before them.
+type canonical interface {
+	appendCanonical(b []byte) []byte
+}
+
+func lanes(r canonical) (uint64, uint64) {
+	var buf [512]byte
+	sum := sha256.Sum256(r.appendCanonical(buf[:0]))
+	return binary.BigEndian.Uint64(sum[:]), binary.BigEndian.Uint64(sum[8:])
+}
+
+func (d *Digest) add(r canonical) {
+	a, b := lanes(r)
+	d[0] += a
+	d[1] += b
+}
+
+func (d *Digest) remove(r canonical) {
+	a, b := lanes(r)
+	d[0] -= a
+	d[1] -= b
+}
+
+// Key returns what the client dials.
+func (f Frontend) Key() FrontendKey { return f.FrontendKey }
+
+// Key returns the set's id.
+func (s BackendSet) Key() SetID { return s.ID }
+
+// Key returns the backend's id.
+func (b Backend) Key() BackendID { return b.ID }
+
+// Key returns the member itself: a member has nothing but its key.
+func (m Member) Key() Member { return m }
+
+// Key returns the endpoint's address.
+func (e Endpoint) Key() netip.Addr { return e.Addr }
+
+func (f Frontend) appendCanonical(b []byte) []byte {
+	b = appendAddr(append(b, 'F'), f.Addr)
+	b = binary.BigEndian.AppendUint16(b, f.Port)
+	b = append(b, byte(f.Protocol))
+	b = binary.BigEndian.AppendUint32(b, uint32(f.Set))
+	return append(b, byte(f.Kind))
+}
+
+func (s BackendSet) appendCanonical(b []byte) []byte {
+	b = binary.BigEndian.AppendUint32(append(b, 'S'), uint32(s.ID))
+	b = appendString(b, s.Service.Namespace)
+	b = appendString(b, s.Service.Name)
+	b = binary.BigEndian.AppendUint16(b, s.Service.Port)
+	return append(b, byte(s.Service.Protocol), byte(s.Family), byte(s.Scope))
+}
+
+func (r Backend) appendCanonical(b []byte) []byte {
+	b = binary.BigEndian.AppendUint32(append(b, 'B'), uint32(r.ID))
+	b = binary.BigEndian.AppendUint32(b, uint32(r.Set))
+	b = appendAddr(b, r.Addr)
+	b = binary.BigEndian.AppendUint16(b, r.Port)
+	return append(b, byte(r.State))
+}
+
+func (m Member) appendCanonical(b []byte) []byte {
+	b = binary.BigEndian.AppendUint32(append(b, 'M'), uint32(m.Set))
+	return binary.BigEndian.AppendUint32(b, uint32(m.Backend))
+}
+
+func (e Endpoint) appendCanonical(b []byte) []byte {
+	return appendString(appendAddr(append(b, 'E'), e.Addr), e.Pod)
+}
+
+func appendAddr(b []byte, addr netip.Addr) []byte {
+	a := addr.As16()
+	return append(b, a[:]...)
+}
+
+func appendString(b []byte, s string) []byte {
+	b = binary.BigEndian.AppendUint16(b, uint16(len(s)))
+	return append(b, s...)
+}

@@ -1,0 +1,178 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package model
+
+import (
+	"maps"
+	"net/netip"
+)
+
+// Tables are the rows of one layer, or of all layers of one node. A zero Tables is empty and ready for
+// reading; NewTables makes one for writing.
+type Tables struct {
+	Frontends map[FrontendKey]Frontend
+	Sets      map[SetID]BackendSet
+	Backends  map[BackendID]Backend
+	Members   map[Member]Member
+	Endpoints map[netip.Addr]Endpoint
+}
+
+// Change is what turns one Tables into another. A row to put replaces the row of the same key. No key is both
+// put and removed, and no key stands twice in one list. The order within a list has no meaning.
+type Change struct {
+	Put    Rows
+	Remove Keys
+}
+
+// Rows are rows of all tables.
+type Rows struct {
+	Frontends []Frontend
+	Sets      []BackendSet
+	Backends  []Backend
+	Members   []Member
+	Endpoints []Endpoint
+}
+
+// Keys name rows of all tables.
+type Keys struct {
+	Frontends []FrontendKey
+	Sets      []SetID
+	Backends  []BackendID
+	Members   []Member
+	Endpoints []netip.Addr
+}
+
+// Len returns the number of rows.
+func (r *Rows) Len() int {
+	return len(r.Frontends) + len(r.Sets) + len(r.Backends) + len(r.Members) + len(r.Endpoints)
+}
+
+// Len returns the number of keys.
+func (k *Keys) Len() int {
+	return len(k.Frontends) + len(k.Sets) + len(k.Backends) + len(k.Members) + len(k.Endpoints)
+}
+
+// Empty says that the change changes nothing.
+func (c *Change) Empty() bool { return c.Put.Len() == 0 && c.Remove.Len() == 0 }
+
+// NewTables returns empty tables.
+func NewTables() *Tables {
+	return &Tables{
+		Frontends: map[FrontendKey]Frontend{},
+		Sets:      map[SetID]BackendSet{},
+		Backends:  map[BackendID]Backend{},
+		Members:   map[Member]Member{},
+		Endpoints: map[netip.Addr]Endpoint{},
+	}
+}
+
+// Clone returns a copy that shares nothing with t.
+func (t *Tables) Clone() *Tables {
+	c := NewTables()
+	maps.Copy(c.Frontends, t.Frontends)
+	maps.Copy(c.Sets, t.Sets)
+	maps.Copy(c.Backends, t.Backends)
+	maps.Copy(c.Members, t.Members)
+	maps.Copy(c.Endpoints, t.Endpoints)
+	return c
+}
+
+// Len returns the number of rows.
+func (t *Tables) Len() int {
+	return len(t.Frontends) + len(t.Sets) + len(t.Backends) + len(t.Members) + len(t.Endpoints)
+}
+
+// Apply changes t by c and returns digest moved by exactly the rows that differ, so that applying the same
+// change twice is the same as applying it once.
+func (t *Tables) Apply(c *Change, digest Digest) Digest {
+	removeAll(t.Frontends, c.Remove.Frontends, &digest)
+	removeAll(t.Members, c.Remove.Members, &digest)
+	removeAll(t.Sets, c.Remove.Sets, &digest)
+	removeAll(t.Backends, c.Remove.Backends, &digest)
+	removeAll(t.Endpoints, c.Remove.Endpoints, &digest)
+	putAll(t.Backends, c.Put.Backends, &digest)
+	putAll(t.Sets, c.Put.Sets, &digest)
+	putAll(t.Members, c.Put.Members, &digest)
+	putAll(t.Frontends, c.Put.Frontends, &digest)
+	putAll(t.Endpoints, c.Put.Endpoints, &digest)
+	return digest
+}
+
+// Diff returns the change that turns from into to.
+func Diff(from, to *Tables) *Change {
+	var c Change
+	c.Put.Frontends, c.Remove.Frontends = diff(from.Frontends, to.Frontends)
+	c.Put.Sets, c.Remove.Sets = diff(from.Sets, to.Sets)
+	c.Put.Backends, c.Remove.Backends = diff(from.Backends, to.Backends)
+	c.Put.Members, c.Remove.Members = diff(from.Members, to.Members)
+	c.Put.Endpoints, c.Remove.Endpoints = diff(from.Endpoints, to.Endpoints)
+	return &c
+}
+
+// Rows returns all rows of t in no particular order.
+func (t *Tables) Rows() Rows { return Diff(&Tables{}, t).Put }
+
+// Digest returns the digest of all rows of t.
+func (t *Tables) Digest() Digest {
+	var digest Digest
+	for _, row := range t.Frontends {
+		digest.add(row)
+	}
+	for _, row := range t.Sets {
+		digest.add(row)
+	}
+	for _, row := range t.Backends {
+		digest.add(row)
+	}
+	for _, row := range t.Members {
+		digest.add(row)
+	}
+	for _, row := range t.Endpoints {
+		digest.add(row)
+	}
+	return digest
+}
+
+// row is what every table's row can do: name its key and write the bytes that digests are made of.
+type row[K comparable] interface {
+	comparable
+	canonical
+	Key() K
+}
+
+func putAll[K comparable, R row[K]](table map[K]R, rows []R, digest *Digest) {
+	for _, r := range rows {
+		old, held := table[r.Key()]
+		if held && old == r {
+			continue
+		}
+		if held {
+			digest.remove(old)
+		}
+		table[r.Key()] = r
+		digest.add(r)
+	}
+}
+
+func removeAll[K comparable, R row[K]](table map[K]R, keys []K, digest *Digest) {
+	for _, k := range keys {
+		if old, held := table[k]; held {
+			delete(table, k)
+			digest.remove(old)
+		}
+	}
+}
+
+func diff[K comparable, R row[K]](from, to map[K]R) (put []R, remove []K) {
+	for k, r := range to {
+		if old, held := from[k]; !held || old != r {
+			put = append(put, r)
+		}
+	}
+	for k := range from {
+		if _, kept := to[k]; !kept {
+			remove = append(remove, k)
+		}
+	}
+	return put, remove
+}

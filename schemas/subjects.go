@@ -1,0 +1,107 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package schemas
+
+import (
+	"encoding/base32"
+	"fmt"
+	"strings"
+)
+
+// Every subject starts with this; a change of meaning gets a new version.
+const prefix = "deltaplane.v1."
+
+// The subjects that are one fixed name. Those with a variable part are built by the functions below.
+const (
+	// SubjectHeartbeat carries a Heartbeat once a second, from the leading compiler to all nodes. Core NATS only.
+	SubjectHeartbeat = prefix + "heartbeat"
+	// SubjectEpoch carries an Epoch; the newest one fences DELTA. It is kept in DELTA.
+	SubjectEpoch = prefix + "delta.epoch"
+	// SubjectCheckpoint carries a Checkpoint and its Snapshots. It is kept in DELTA.
+	SubjectCheckpoint = prefix + "delta.checkpoint"
+	// SubjectStateEpoch carries an Epoch; the newest one fences STATE. It is kept in STATE.
+	SubjectStateEpoch = prefix + "stateepoch"
+	// SubjectStatus takes a StatusRequest and is answered with a Status by the leading compiler.
+	SubjectStatus = prefix + "status"
+	// SubjectDesired takes a DumpRequest and is answered with DumpReplies by the leading compiler.
+	SubjectDesired = prefix + "desired"
+	// SubjectApprove takes an ApproveRequest and is answered with an ApproveReply by the leading watcher.
+	SubjectApprove = prefix + "approve"
+	// SubjectAllState matches every Fact.
+	SubjectAllState = prefix + "state.>"
+	// SubjectAllDeltas matches every Delta, Checkpoint and Epoch.
+	SubjectAllDeltas = prefix + "delta.>"
+	// SubjectAllApplied matches every Applied.
+	SubjectAllApplied = prefix + "applied.*"
+	// SubjectAllEvents matches every Event.
+	SubjectAllEvents = prefix + "event.>"
+	// SubjectAllSyncs matches every SyncRequest.
+	SubjectAllSyncs = prefix + "sync.*"
+)
+
+// StateSubject carries the Fact of one object. Objects without a namespace have an empty one.
+func StateSubject(kind, namespace, name string) string {
+	return prefix + "state." + token(strings.ToLower(kind)) + "." + token(namespace) + "." + token(name)
+}
+
+// DeltaSubject carries the Deltas of one layer, given as the layer's String: "cluster" or "node.NAME".
+func DeltaSubject(layer string) string {
+	kind, name, named := strings.Cut(layer, ".")
+	if !named {
+		return prefix + "delta." + token(kind)
+	}
+	return prefix + "delta." + token(kind) + "." + token(name)
+}
+
+// AppliedSubject carries one node's Applied reports.
+func AppliedSubject(node string) string { return prefix + "applied." + token(node) }
+
+// SyncSubject takes one node's SyncRequests, answered with SyncReplies.
+func SyncSubject(node string) string { return prefix + "sync." + token(node) }
+
+// ActualSubject takes a DumpRequest and is answered with DumpReplies by the node's programmer.
+func ActualSubject(node string) string { return prefix + "actual." + token(node) }
+
+// EventSubject carries Events of one service ("watcher", "compiler" or "programmer") and, for programmers, node.
+func EventSubject(service, node string) string {
+	return prefix + "event." + token(service) + "." + token(node)
+}
+
+// NodeOfSubject returns the node that the last token of a subject names.
+func NodeOfSubject(subject string) (string, error) {
+	last := subject[strings.LastIndexByte(subject, '.')+1:]
+	node, err := untoken(last)
+	if err != nil {
+		return "", fmt.Errorf("subject %q: %w", subject, err)
+	}
+	return node, nil
+}
+
+// Names with characters other than these are encoded. Lower-case names without dots stay readable.
+const plain = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-"
+
+var encoding = base32.HexEncoding.WithPadding(base32.NoPadding)
+
+// token makes one subject token of any name: "_" for none, the name itself if it has only plain characters,
+// else "_" and the name in base32hex. No two names make the same token.
+func token(name string) string {
+	if name == "" {
+		return "_"
+	}
+	if strings.Trim(name, plain) == "" {
+		return name
+	}
+	return "_" + encoding.EncodeToString([]byte(name))
+}
+
+func untoken(t string) (string, error) {
+	rest, encoded := strings.CutPrefix(t, "_")
+	if !encoded {
+		return t, nil
+	}
+	name, err := encoding.DecodeString(rest)
+	if err != nil {
+		return "", fmt.Errorf("token %q is not a name that deltaplane encoded: %w", t, err)
+	}
+	return string(name), nil
+}
