@@ -1,0 +1,47 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"path/filepath"
+	"strings"
+
+	"github.com/spf13/cobra"
+)
+
+// newRootCommand returns the command tree. program is what the binary was called by: as kubectl-deltaplane it is a
+// kubectl plugin and says so in its help.
+func newRootCommand(program string) *cobra.Command {
+	root := &cobra.Command{
+		Use:   "deltaplane",
+		Short: "See, explain and try a Kubernetes data plane",
+		Long: `deltaplane shows what the data plane does and why: how far every node has come, what is in a node's kernel,
+what happens to a packet, and what changed when.
+
+Exit codes: 0 ok, 1 error, 2 changes, 3 not healthy.`,
+		SilenceUsage:  true,
+		SilenceErrors: true,
+		Args:          cobra.NoArgs,
+		RunE:          func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
+	}
+	if strings.HasPrefix(filepath.Base(program), "kubectl-") {
+		root.Annotations = map[string]string{cobra.CommandDisplayNameAnnotation: "kubectl deltaplane"}
+	}
+	root.CompletionOptions.HiddenDefaultCmd = true
+	root.AddGroup(
+		&cobra.Group{ID: "look", Title: "Look at a cluster:"},
+		&cobra.Group{ID: "act", Title: "Act on a cluster:"},
+		&cobra.Group{ID: "try", Title: "Try without a cluster:"},
+	)
+	addCommands(root, "look",
+		newVersionCommand(),
+	)
+	return root
+}
+
+func addCommands(root *cobra.Command, group string, commands ...*cobra.Command) {
+	for _, command := range commands {
+		command.GroupID = group
+		root.AddCommand(command)
+	}
+}
