@@ -1,0 +1,107 @@
+# SPDX-License-Identifier: Apache-2.0
+#
+# Building, the demo and the tests need Go alone (and root for the parts that use the kernel). `make check` and
+# `make generate` also need what CONTRIBUTING.md lists; each says by name what it misses.
+
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+
+VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo unversioned)
+LDFLAGS := -s -w -X github.com/deltaplane/deltaplane/internal/version.Version=$(VERSION)
+MAINS := ./cmd/deltaplane ./services/watcher ./services/compiler ./services/programmer
+
+# The race detector needs cgo and a C compiler; without one the same tests run without it.
+RACE := $(if $(shell command -v gcc),-race)
+# Everything in go.work: this module and the example that uses the bus from outside.
+PACKAGES := ./... ./examples/audit-subscriber/...
+
+TOOLS := $(CURDIR)/.cache/bin
+GOLANGCI := $(TOOLS)/golangci-lint-v2.15.0
+APISERVER_VERSION := v1.37.2
+KUBERNETES_TEST := $(CURDIR)/.cache/kubernetes.test
+FUZZTIME ?= 20s
+BENCHTIME ?= 1s
+# The branch that messages must stay compatible with.
+AGAINST ?= main
+
+C_SOURCES := $(wildcard bpf/programs/*.c bpf/programs/*.h bpf/include/*.h)
+SHELL_SOURCES := .ci/run $(shell git ls-files '*.sh' 2>/dev/null)
+GENERATED := $(wildcard schemas/*.pb.go bpf/include/reasons.h bpf/*_bpfel.go bpf/*_bpfel.o docs/reference/*.md)
+
+.PHONY: help
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+.PHONY: build
+build: ## build static binaries into bin/
+	CGO_ENABLED=0 go build -trimpath -ldflags '$(LDFLAGS)' -o bin/ $(MAINS)
+	ln -sf deltaplane bin/kubectl-deltaplane
+
+.PHONY: demo
+demo: build ## show the whole pipeline at work, in under a minute
+	bin/deltaplane demo
+
+.PHONY: test
+test: build ## run every test that can run here; as root also those that need the kernel
+	$(if $(RACE),,@echo "gcc is not installed: running without the race detector")
+	go test $(RACE) -timeout 10m $(PACKAGES)
+
+.PHONY: fuzz
+fuzz: ## run each fuzz target for FUZZTIME
+	@grep -rlE '^func Fuzz' --include='*_test.go' . | while read -r file; do \
+		for target in $$(grep -oE '^func Fuzz\w+' "$$file" | cut -d' ' -f2); do \
+			go test -run '^$$' -fuzz "^$$target\$$" -fuzztime $(FUZZTIME) "$$(dirname "$$file")"; \
+		done; \
+	done
+
+.PHONY: bench
+bench: ## run the benchmarks; prints benchstat's format
+	go test -run '^$$' -bench . -benchmem -benchtime $(BENCHTIME) ./...
+
+.PHONY: test-kubernetes
+test-kubernetes: build build-kubernetes ## run the pipeline against a real kube-apiserver (builds one: ten minutes the first time)
+	cd test/kubernetes && DELTAPLANE_BIN=$(CURDIR)/bin $(KUBERNETES_TEST) -test.v -test.timeout 10m
+
+.PHONY: build-kubernetes
+build-kubernetes:
+	cd test/kubernetes && GOWORK=off CGO_ENABLED=0 go test -vet=off -c -o $(KUBERNETES_TEST) \
+		-ldflags '-X k8s.io/component-base/version.gitVersion=$(APISERVER_VERSION)' .
+
+.PHONY: check
+check: lint fresh ## lint, formats, compatibility of messages, freshness of generated files
+
+.PHONY: lint
+lint: need-clang-format-19 need-buf need-shellcheck $(GOLANGCI)
+	$(GOLANGCI) run ./... ./examples/audit-subscriber/...
+	$(GOLANGCI) fmt --diff
+	@changes=$$(go fix -diff $(PACKAGES)) || { echo "$$changes"; echo "run: go fix $(PACKAGES)"; exit 1; }
+	$(if $(C_SOURCES),clang-format-19 --dry-run -Werror $(C_SOURCES))
+	buf lint
+	buf format --diff --exit-code
+	@if git rev-parse -q --verify '$(AGAINST):schemas' >/dev/null; then buf breaking --against '.git#branch=$(AGAINST)'; fi
+	shellcheck $(SHELL_SOURCES)
+
+.PHONY: fresh
+fresh: # what is generated is what the sources say
+	@mkdir -p .cache && sha256sum $(GENERATED) > .cache/generated.sum
+	@$(MAKE) --no-print-directory generate
+	@sha256sum --quiet -c .cache/generated.sum || { echo "these were stale: commit what 'make generate' made"; exit 1; }
+
+.PHONY: generate
+generate: need-clang-19 need-buf ## make generated files again: messages, BPF objects, docs/reference
+	go generate ./...
+
+.PHONY: images
+images: ## build one container image per service
+	for image in watcher compiler programmer deltaplane audit-subscriber; do \
+		docker build -f deploy/images/Dockerfile --build-arg VERSION=$(VERSION) --target "$$image" -t "deltaplane/$$image:$(VERSION)" .; \
+	done
+
+.PHONY: need-%
+need-%:
+	@command -v $* >/dev/null || { echo "$* is not installed; CONTRIBUTING.md says how to get it"; exit 1; }
+
+$(GOLANGCI):
+	GOBIN=$(TOOLS) go install github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
+	mv $(TOOLS)/golangci-lint $@

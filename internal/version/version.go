@@ -1,0 +1,7 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package version knows which build this is.
+package version
+
+// Version is stamped by the Makefile with git's description of the commit.
+var Version = "unversioned"
