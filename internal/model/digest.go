@@ -63,7 +63,7 @@ func (f Frontend) Key() FrontendKey { return f.FrontendKey }
 func (s BackendSet) Key() SetID { return s.ID }
 
 // Key returns the backend's id.
-func (b Backend) Key() BackendID { return b.ID }
+func (r Backend) Key() BackendID { return r.ID }
 
 // Key returns the member itself: a member has nothing but its key.
 func (m Member) Key() Member { return m }
