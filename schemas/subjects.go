@@ -31,6 +31,8 @@ const (
 	SubjectAllState = prefix + "state.>"
 	// SubjectAllDeltas matches every Delta, Checkpoint and Epoch.
 	SubjectAllDeltas = prefix + "delta.>"
+	// SubjectAllApply matches every Delta on its way to nodes.
+	SubjectAllApply = prefix + "apply.>"
 	// SubjectAllApplied matches every Applied.
 	SubjectAllApplied = prefix + "applied.*"
 	// SubjectAllEvents matches every Event.
@@ -44,13 +46,21 @@ func StateSubject(kind, namespace, name string) string {
 	return prefix + "state." + token(strings.ToLower(kind)) + "." + token(namespace) + "." + token(name)
 }
 
-// DeltaSubject carries the Deltas of one layer, given as the layer's String: "cluster" or "node.NAME".
-func DeltaSubject(layer string) string {
+// DeltaSubject keeps the Deltas of one layer in DELTA, given as the layer's String: "cluster" or "node.NAME". It is
+// for the log and those who read it. Nodes must not subscribe to it: what is appended in a batch reaches plain
+// subscribers before the stream has accepted it, and also when the stream refuses it (docs/adr/0002).
+func DeltaSubject(layer string) string { return prefix + "delta." + layerTokens(layer) }
+
+// ApplySubject carries the same Deltas, byte for byte, to the nodes of a layer. The leading compiler publishes
+// there, on core NATS, what DELTA has just accepted; no stream keeps it.
+func ApplySubject(layer string) string { return prefix + "apply." + layerTokens(layer) }
+
+func layerTokens(layer string) string {
 	kind, name, named := strings.Cut(layer, ".")
 	if !named {
-		return prefix + "delta." + token(kind)
+		return token(kind)
 	}
-	return prefix + "delta." + token(kind) + "." + token(name)
+	return token(kind) + "." + token(name)
 }
 
 // AppliedSubject carries one node's Applied reports.

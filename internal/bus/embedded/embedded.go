@@ -1,0 +1,144 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package embedded runs a NATS server with JetStream inside the process: for the lab, the demo and tests. It is
+// the same server as in a cluster, with the limits that deploy/nats sets there.
+//
+// It promises that Shutdown leaves no goroutine, socket or temporary folder behind, and that a server started
+// again on the same Dir has the same streams. Only this package imports nats-server.
+package embedded
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/nats-io/nats-server/v2/server"
+
+	"github.com/deltaplane/deltaplane/schemas"
+)
+
+// The limits of every server that deltaplane starts.
+const (
+	// MaxPayload is NATS's own default, in bytes; schemas.MaxMessageBytes and headers fit.
+	MaxPayload = 1 << 20
+	// MaxPending bounds what waits for one slow connection, in bytes; then the server closes it.
+	MaxPending = 8 << 20
+	// MaxStore is what streams may reserve together, in bytes.
+	MaxStore = 8 << 30
+	// ReadyTimeout bounds the start.
+	ReadyTimeout = 20 * time.Second
+)
+
+// Options say where a server keeps its streams and listens. The zero value is a server on a free local port
+// that forgets everything at Shutdown.
+type Options struct {
+	// Dir keeps the streams. Empty is a temporary folder, removed at Shutdown.
+	Dir string
+	// Host to listen on; empty is 127.0.0.1.
+	Host string
+	// Port to listen on; 0 and -1 are any free port.
+	Port int
+	// SyncAlways makes every acknowledged message survive a power cut, at the price of an fsync each. Else the
+	// server syncs every 2 minutes, which survives the death of the process, not of the machine.
+	SyncAlways bool
+	// ConfigFile is a NATS configuration file to start from; Dir, Host and Port are set over it when given.
+	ConfigFile string
+	// Log gets the server's warnings and errors; nil drops them.
+	Log *slog.Logger
+}
+
+// Server is a running NATS server.
+type Server struct {
+	nats      *server.Server
+	temporary string // folder to remove, or empty
+}
+
+// Start starts a server and waits until clients can connect.
+func Start(o Options) (*Server, error) {
+	opts, err := options(o)
+	if err != nil {
+		return nil, err
+	}
+	s := &Server{}
+	if opts.StoreDir == "" {
+		if s.temporary, err = os.MkdirTemp("", "deltaplane-bus-"); err != nil {
+			return nil, fmt.Errorf("make a folder for the bus's streams: %w", err)
+		}
+		opts.StoreDir = s.temporary
+	}
+	if err := s.run(opts, o.Log); err != nil {
+		s.Shutdown()
+		return nil, err
+	}
+	return s, nil
+}
+
+func (s *Server) run(opts *server.Options, log *slog.Logger) error {
+	var err error
+	if s.nats, err = server.NewServer(opts); err != nil {
+		return fmt.Errorf("start the embedded NATS server: %w", err)
+	}
+	warnings := &logger{slog: log}
+	s.nats.SetLoggerV2(warnings, false, false, false)
+	s.nats.Start()
+	if s.nats.ReadyForConnections(ReadyTimeout) && s.nats.JetStreamEnabled() {
+		return nil
+	}
+	reason := warnings.last()
+	if reason == "" {
+		reason = fmt.Sprintf("it wasn't ready after %v", ReadyTimeout)
+	}
+	return fmt.Errorf("start the embedded NATS server on %s:%d with streams in %s: %s", opts.Host, opts.Port,
+		opts.StoreDir, reason)
+}
+
+func options(o Options) (*server.Options, error) {
+	opts := &server.Options{
+		Host: "127.0.0.1", Port: server.RANDOM_PORT, ServerName: "deltaplane-embedded",
+		MaxPayload: MaxPayload, MaxPending: MaxPending, JetStreamMaxStore: MaxStore,
+	}
+	if o.ConfigFile != "" {
+		fromFile, err := server.ProcessConfigFile(o.ConfigFile)
+		if err != nil {
+			return nil, fmt.Errorf("read the NATS configuration %s: %w", o.ConfigFile, err)
+		}
+		opts = fromFile
+	}
+	if opts.MaxPayload != 0 && opts.MaxPayload < schemas.MaxMessageBytes {
+		return nil, fmt.Errorf("read the NATS configuration %s: max_payload is %d bytes, but deltaplane sends up to %d: raise it",
+			o.ConfigFile, opts.MaxPayload, schemas.MaxMessageBytes)
+	}
+	opts.JetStream, opts.NoSigs = true, true
+	opts.SyncAlways = opts.SyncAlways || o.SyncAlways
+	if o.Dir != "" {
+		dir, err := filepath.Abs(o.Dir)
+		if err != nil {
+			return nil, errors.Join(fmt.Errorf("find the bus's folder %s", o.Dir), err)
+		}
+		opts.StoreDir = dir
+	}
+	if o.Host != "" {
+		opts.Host = o.Host
+	}
+	if o.Port > 0 {
+		opts.Port = o.Port
+	}
+	return opts, nil
+}
+
+// URL returns where clients connect.
+func (s *Server) URL() string { return s.nats.ClientURL() }
+
+// Shutdown stops the server, waits for it and removes what was temporary. Calling it twice does nothing more.
+func (s *Server) Shutdown() {
+	if s.nats != nil {
+		s.nats.Shutdown()
+		s.nats.WaitForShutdown()
+	}
+	if s.temporary != "" {
+		os.RemoveAll(s.temporary)
+	}
+}
