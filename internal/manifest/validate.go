@@ -1,0 +1,265 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package manifest
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+	"strings"
+
+	corev1 "k8s.io/api/core/v1"
+	discoveryv1 "k8s.io/api/discovery/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/util/intstr"
+	"k8s.io/apimachinery/pkg/util/validation"
+)
+
+// What Kubernetes allows in one EndpointSlice (discovery.k8s.io/v1 validation).
+const (
+	maxSliceEndpoints = 1000
+	maxSlicePorts     = 20000
+)
+
+// Validate refuses what the API server would refuse, as far as it decides about packets. The error names the field.
+func Validate(object Object) error {
+	if err := validName(object); err != nil {
+		return err
+	}
+	switch x := object.(type) {
+	case *corev1.Service:
+		return validService(x)
+	case *discoveryv1.EndpointSlice:
+		return validSlice(x)
+	case *corev1.Pod:
+		return validPod(x)
+	case *corev1.Node:
+		return validNode(x)
+	}
+	if template, selector, _, isWorkload := workload(object); isWorkload {
+		return validTemplate(template, selector)
+	}
+	return nil
+}
+
+func validName(object metav1.Object) error {
+	name := object.GetName()
+	if name == "" {
+		return errors.New("metadata.name is missing")
+	}
+	check := validation.IsDNS1123Subdomain
+	switch object.(type) {
+	case *corev1.Service, *corev1.Namespace:
+		// Kubernetes 1.34 lets a Service's name start with a digit, as a label may.
+		check = validation.IsDNS1123Label
+	}
+	if wrong := check(name); len(wrong) > 0 {
+		return fmt.Errorf("metadata.name %q: %s", name, wrong[0])
+	}
+	if ns := object.GetNamespace(); ns != "" {
+		if wrong := validation.IsDNS1123Label(ns); len(wrong) > 0 {
+			return fmt.Errorf("metadata.namespace %q: %s", ns, wrong[0])
+		}
+	}
+	return nil
+}
+
+func validService(s *corev1.Service) error {
+	if s.Spec.Type == corev1.ServiceTypeExternalName {
+		return nil
+	}
+	if err := oneOf("spec.type", string(s.Spec.Type), "", "ClusterIP", "NodePort", "LoadBalancer"); err != nil {
+		return err
+	}
+	for i, ip := range clusterIPs(s) {
+		if ip == corev1.ClusterIPNone && i == 0 {
+			continue
+		}
+		if err := validAddr(fmt.Sprintf("spec.clusterIPs[%d]", i), ip, 0); err != nil {
+			return err
+		}
+	}
+	if len(s.Spec.Ports) == 0 && s.Spec.ClusterIP != corev1.ClusterIPNone {
+		return errors.New("spec.ports is missing: a Service without ports reaches nothing")
+	}
+	if policy := s.Spec.IPFamilyPolicy; policy != nil {
+		if err := oneOf("spec.ipFamilyPolicy", string(*policy), "SingleStack", "PreferDualStack", "RequireDualStack"); err != nil {
+			return err
+		}
+	}
+	for i, family := range s.Spec.IPFamilies {
+		if err := oneOf(fmt.Sprintf("spec.ipFamilies[%d]", i), string(family), "IPv4", "IPv6"); err != nil {
+			return err
+		}
+	}
+	return validServicePorts(s.Spec.Ports)
+}
+
+func validServicePorts(ports []corev1.ServicePort) error {
+	names, numbers := map[string]bool{}, map[string]bool{}
+	for i, port := range ports {
+		field := fmt.Sprintf("spec.ports[%d]", i)
+		err := errors.Join(validPort(field+".port", port.Port), validProtocol(field+".protocol", port.Protocol),
+			validTarget(field+".targetPort", port.TargetPort))
+		if err != nil {
+			return err
+		}
+		if port.Name == "" && len(ports) > 1 {
+			return fmt.Errorf("%s.name is missing: with several ports each needs a name", field)
+		}
+		number := fmt.Sprintf("%d/%s", port.Port, protocolOf(port.Protocol))
+		if names[port.Name] || numbers[number] {
+			return fmt.Errorf("%s: name %q or port %s is here twice", field, port.Name, number)
+		}
+		names[port.Name], numbers[number] = true, true
+	}
+	return nil
+}
+
+func validSlice(s *discoveryv1.EndpointSlice) error {
+	if err := oneOf("addressType", string(s.AddressType), "IPv4", "IPv6", "FQDN"); err != nil {
+		return err
+	}
+	if n := len(s.Endpoints); n > maxSliceEndpoints {
+		return fmt.Errorf("endpoints: %d of them, and Kubernetes takes at most %d in one EndpointSlice: make several of it", n, maxSliceEndpoints)
+	}
+	if n := len(s.Ports); n > maxSlicePorts {
+		return fmt.Errorf("ports: %d of them, and Kubernetes takes at most %d in one EndpointSlice", n, maxSlicePorts)
+	}
+	for i, port := range s.Ports {
+		if port.Port == nil {
+			continue
+		}
+		if err := validPort(fmt.Sprintf("ports[%d].port", i), *port.Port); err != nil {
+			return err
+		}
+		if port.Protocol != nil {
+			if err := validProtocol(fmt.Sprintf("ports[%d].protocol", i), *port.Protocol); err != nil {
+				return err
+			}
+		}
+	}
+	if s.AddressType == discoveryv1.AddressTypeFQDN {
+		return nil
+	}
+	for i, endpoint := range s.Endpoints {
+		if len(endpoint.Addresses) == 0 {
+			return fmt.Errorf("endpoints[%d].addresses is missing", i)
+		}
+		for j, address := range endpoint.Addresses {
+			if err := validAddr(fmt.Sprintf("endpoints[%d].addresses[%d]", i, j), address, familyOf(s.AddressType)); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+func validPod(p *corev1.Pod) error {
+	for i, ip := range p.Status.PodIPs {
+		if err := validAddr(fmt.Sprintf("status.podIPs[%d].ip", i), ip.IP, 0); err != nil {
+			return err
+		}
+	}
+	if p.Status.PodIP != "" {
+		if err := validAddr("status.podIP", p.Status.PodIP, 0); err != nil {
+			return err
+		}
+	}
+	return validContainers("spec.containers", p.Spec.Containers)
+}
+
+func validContainers(field string, containers []corev1.Container) error {
+	if len(containers) == 0 {
+		return fmt.Errorf("%s is missing", field)
+	}
+	for i, container := range containers {
+		if container.Name == "" {
+			return fmt.Errorf("%s[%d].name is missing", field, i)
+		}
+		for j, port := range container.Ports {
+			at := fmt.Sprintf("%s[%d].ports[%d]", field, i, j)
+			if err := errors.Join(validPort(at+".containerPort", port.ContainerPort), validProtocol(at+".protocol", port.Protocol)); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+func validTemplate(template *corev1.PodTemplateSpec, selector *metav1.LabelSelector) error {
+	if selector == nil {
+		return errors.New("spec.selector is missing")
+	}
+	matches, err := metav1.LabelSelectorAsSelector(selector)
+	if err != nil {
+		return fmt.Errorf("spec.selector: %w", err)
+	}
+	if !matches.Matches(labelSet(template.Labels)) {
+		return fmt.Errorf("spec.selector %q doesn't match the labels of spec.template", matches)
+	}
+	return validContainers("spec.template.spec.containers", template.Spec.Containers)
+}
+
+func validNode(n *corev1.Node) error {
+	for i, cidr := range nodeCIDRs(n) {
+		if _, err := netip.ParsePrefix(cidr); err != nil {
+			return fmt.Errorf("spec.podCIDRs[%d]: %q is no CIDR such as 10.244.1.0/24", i, cidr)
+		}
+	}
+	for i, address := range n.Status.Addresses {
+		if address.Type != corev1.NodeInternalIP && address.Type != corev1.NodeExternalIP {
+			continue
+		}
+		if err := validAddr(fmt.Sprintf("status.addresses[%d].address", i), address.Address, 0); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func validPort(field string, port int32) error {
+	if port < 1 || port > 65535 {
+		return fmt.Errorf("%s: %d is no port: want 1 to 65535", field, port)
+	}
+	return nil
+}
+
+func validTarget(field string, target intstr.IntOrString) error {
+	if target.Type == intstr.Int {
+		if target.IntVal == 0 {
+			return nil // the same as the port
+		}
+		return validPort(field, target.IntVal)
+	}
+	if wrong := validation.IsValidPortName(target.StrVal); len(wrong) > 0 {
+		return fmt.Errorf("%s %q: %s", field, target.StrVal, wrong[0])
+	}
+	return nil
+}
+
+func validProtocol(field string, protocol corev1.Protocol) error {
+	return oneOf(field, string(protocol), "", "TCP", "UDP", "SCTP")
+}
+
+func validAddr(field, text string, family int) error {
+	addr, err := netip.ParseAddr(text)
+	switch {
+	case err != nil || addr.Zone() != "":
+		return fmt.Errorf("%s: %q is no IP address", field, text)
+	case addr.Is4In6():
+		return fmt.Errorf("%s: %q is an IPv4-mapped address: write %s", field, text, addr.Unmap())
+	case family == 4 && !addr.Is4(), family == 6 && !addr.Is6():
+		return fmt.Errorf("%s: %s is no IPv%d address, as addressType says", field, text, family)
+	}
+	return nil
+}
+
+func oneOf(field, got string, want ...string) error {
+	for _, w := range want {
+		if got == w {
+			return nil
+		}
+	}
+	return fmt.Errorf("%s %q: want %s", field, got, strings.Trim(strings.Join(want, ", "), ", "))
+}
