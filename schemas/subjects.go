@@ -77,6 +77,10 @@ func EventSubject(service, node string) string {
 	return prefix + "event." + token(service) + "." + token(node)
 }
 
+// InboxPrefix starts the subjects on which a client hears answers to its requests, so that permissions can keep others
+// from listening. It is given the client's name, such as "programmer node-a".
+func InboxPrefix(client string) string { return "_INBOX." + token(client) }
+
 // NodeOfSubject returns the node that the last token of a subject names.
 func NodeOfSubject(subject string) (string, error) {
 	last := subject[strings.LastIndexByte(subject, '.')+1:]

@@ -1,0 +1,290 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package bus
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"strconv"
+	"sync"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+	"github.com/nats-io/nuid"
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/timestamppb"
+
+	"github.com/deltaplane/deltaplane/schemas"
+)
+
+// The bounds of one atomic batch. nats-server 2.15 stores at most 1,000 messages in one, of which the epoch may be one,
+// and takes 128 MiB in before it has processed them.
+const (
+	MaxBatchMessages = 999
+	MaxBatchBytes    = 64 << 20
+	// renewAfter is how many bytes are appended before the epoch is written again: a full log forgets its oldest
+	// messages, and the fence must not be among them.
+	renewAfter = 8 << 20
+	appendTime = 5 * time.Second
+	takeTries  = 20
+)
+
+// Error codes of nats-server (server/errors.json) that decide something here.
+const (
+	codeWrongLastSequence         = 10071
+	codeWrongLastSequenceConstant = 10164 // the same while another write to that subject is on its way (replicated streams)
+	codeNoStorage                 = 10047
+)
+
+// Record is a message in a stream.
+type Record struct {
+	Subject string
+	Data    []byte
+	// TTL ends a message before the stream's maximal age, in whole seconds; 0 is the stream's. Only for streams that
+	// are Expiring.
+	TTL time.Duration
+	// Sequence and Time are set when reading, and not needed for appending.
+	Sequence uint64
+	Time     time.Time
+}
+
+// Fence is the right to append to a stream, held until another takes the epoch. Its methods may be called at the
+// same time.
+type Fence struct {
+	conn    *Conn
+	stream  string
+	subject string
+	epoch   *schemas.Epoch
+
+	mu       sync.Mutex
+	sequence uint64 // of the newest message on subject, as far as the holder knows: what the server compares
+	appended int    // bytes since the epoch was written last
+}
+
+// TakeEpoch takes the stream's epoch: it writes an Epoch one above the newest on subject, guarded by that one's
+// sequence. From then on all others' Appends are refused.
+func (c *Conn) TakeEpoch(ctx context.Context, stream, subject, holder string) (*Fence, error) {
+	return c.TakeEpochAbove(ctx, stream, subject, holder, 0)
+}
+
+// TakeEpochAbove is TakeEpoch with an epoch that is above floor too. A stream that was lost starts again at 1, while
+// nodes still hold a higher epoch: whoever sees that takes the epoch above theirs.
+func (c *Conn) TakeEpochAbove(ctx context.Context, stream, subject, holder string, floor uint64) (*Fence, error) {
+	var err error
+	for try := range takeTries {
+		var f *Fence
+		if f, err = c.takeEpoch(ctx, stream, subject, holder, floor); err == nil {
+			c.log.Info("took the epoch", "stream", stream, "epoch", f.Epoch(), "holder", holder)
+			return f, nil
+		}
+		if !errors.Is(err, ErrDeposed) && !errors.Is(err, ErrUncertain) {
+			break
+		}
+		if wait(ctx, backoff(try)/10) != nil {
+			break
+		}
+	}
+	return nil, fmt.Errorf("take the epoch of stream %s: %w", stream, err)
+}
+
+func (c *Conn) takeEpoch(ctx context.Context, stream, subject, holder string, floor uint64) (*Fence, error) {
+	newest, sequence, err := c.newestEpoch(ctx, stream, subject)
+	if err != nil {
+		return nil, err
+	}
+	f := &Fence{conn: c, stream: stream, subject: subject, sequence: sequence, epoch: &schemas.Epoch{
+		Epoch: max(newest.GetEpoch(), floor) + 1, Holder: holder, Since: timestamppb.Now(),
+	}}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	_, err = f.append(ctx, nil, true)
+	return f, err
+}
+
+// newestEpoch returns what stands on the epoch subject and its sequence; both zero if nothing does.
+func (c *Conn) newestEpoch(ctx context.Context, stream, subject string) (*schemas.Epoch, uint64, error) {
+	s, err := c.js.Stream(ctx, stream)
+	if err != nil {
+		return nil, 0, c.explainStream(err)
+	}
+	m, err := s.GetLastMsgForSubject(ctx, subject)
+	if errors.Is(err, jetstream.ErrMsgNotFound) {
+		return nil, 0, nil
+	}
+	if err != nil {
+		return nil, 0, c.explainStream(err)
+	}
+	var epoch schemas.Epoch
+	if err := proto.Unmarshal(m.Data, &epoch); err != nil {
+		return nil, 0, fmt.Errorf("message %d on %s is no Epoch: %w", m.Sequence, subject, err)
+	}
+	return &epoch, m.Sequence, nil
+}
+
+// Epoch returns the epoch that was taken.
+func (f *Fence) Epoch() uint64 { return f.epoch.GetEpoch() }
+
+// Append stores records as a whole or not at all, in order, and returns the last one's sequence. ErrDeposed says that
+// another has taken the epoch and nothing was stored. ErrUncertain says that no answer came: take the epoch again and
+// read the stream. More than MaxBatchMessages records, or more than MaxBatchBytes, are refused: it splits nothing.
+func (f *Fence) Append(ctx context.Context, records []Record) (lastSequence uint64, err error) {
+	size, err := checkBatch(records)
+	if err != nil {
+		return 0, fmt.Errorf("append to stream %s: %w", f.stream, err)
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if len(records) == 0 {
+		return f.sequence, nil
+	}
+	f.appended += size
+	lastSequence, err = f.append(ctx, records, f.appended >= renewAfter)
+	if err != nil {
+		return 0, fmt.Errorf("append %d messages to stream %s in epoch %d: %w", len(records), f.stream, f.Epoch(), err)
+	}
+	return lastSequence, nil
+}
+
+func checkBatch(records []Record) (size int, err error) {
+	if len(records) > MaxBatchMessages {
+		return 0, fmt.Errorf("%d messages in one batch, the most is %d: %w", len(records), MaxBatchMessages, ErrTooLarge)
+	}
+	for _, r := range records {
+		if err := checkSize(r.Subject, r.Data); err != nil {
+			return 0, err
+		}
+		size += len(r.Subject) + len(r.Data)
+	}
+	if size > MaxBatchBytes {
+		return 0, fmt.Errorf("%d bytes in one batch, the most is %d: %w", size, MaxBatchBytes, ErrTooLarge)
+	}
+	return size, nil
+}
+
+// append writes records, with the epoch before them if it is to be renewed, under the lock.
+func (f *Fence) append(ctx context.Context, records []Record, renew bool) (uint64, error) {
+	messages := f.messages(records, renew)
+	last, err := f.conn.commit(ctx, messages)
+	if err != nil {
+		return 0, err
+	}
+	if renew {
+		f.sequence, f.appended = last-uint64(len(messages))+1, 0
+	}
+	return last, nil
+}
+
+// messages makes a batch. Its first message carries the fence: the server compares when it commits, under the lock of
+// the stream, the sequence of the newest message on the epoch's subject. A batch may not write a subject that another
+// of its messages checks, so when the epoch is renewed it comes first and checks itself.
+func (f *Fence) messages(records []Record, renew bool) []*nats.Msg {
+	messages := make([]*nats.Msg, 0, len(records)+1)
+	if renew {
+		data, err := proto.Marshal(f.epoch)
+		if err != nil {
+			panic(fmt.Sprintf("bus: epoch %v can't be encoded: %v", f.epoch, err)) // it has valid strings only
+		}
+		m := &nats.Msg{Subject: f.subject, Data: data, Header: nats.Header{}}
+		m.Header.Set(jetstream.MsgTTLHeader, "never") // outlives the stream's maximal age
+		messages = append(messages, m)
+	}
+	for _, r := range records {
+		m := &nats.Msg{Subject: r.Subject, Data: r.Data, Header: nats.Header{}}
+		if r.TTL > 0 {
+			m.Header.Set(jetstream.MsgTTLHeader, strconv.Itoa(int(max(r.TTL, time.Second)/time.Second)))
+		}
+		messages = append(messages, m)
+	}
+	first := messages[0]
+	first.Header.Set(jetstream.ExpectedStreamHeader, f.stream)
+	first.Header.Set(jetstream.ExpectedLastSubjSeqHeader, strconv.FormatUint(f.sequence, 10))
+	if !renew {
+		first.Header.Set(jetstream.ExpectedLastSubjSeqSubjHeader, f.subject)
+	}
+	return messages
+}
+
+// commit publishes messages as one atomic batch (a single message needs none) and waits for the stream's answer.
+func (c *Conn) commit(ctx context.Context, messages []*nats.Msg) (uint64, error) {
+	ctx, cancel := context.WithTimeout(ctx, appendTime)
+	defer cancel()
+	inbox := c.nats.NewInbox()
+	answers, err := c.nats.SubscribeSync(inbox)
+	if err != nil {
+		return 0, c.explain(err)
+	}
+	defer func() { _ = answers.Unsubscribe() }() // fails only when closed
+	if err := c.publishBatch(messages, inbox); err != nil {
+		return 0, err
+	}
+	return c.commitAnswer(ctx, answers, len(messages))
+}
+
+// publishBatch sends the messages. Answers are asked for the first, which the stream refuses if it takes no batches,
+// and for the last, which commits. A batch that breaks off here is never committed.
+func (c *Conn) publishBatch(messages []*nats.Msg, inbox string) error {
+	id, last := nuid.Next(), len(messages)-1
+	for i, m := range messages {
+		if last > 0 {
+			m.Header.Set(headerBatchID, id)
+			m.Header.Set(headerBatchSequence, strconv.Itoa(i+1))
+		}
+		if last > 0 && i == last {
+			m.Header.Set(headerBatchCommit, "1")
+		}
+		if i == 0 || i == last {
+			m.Reply = inbox
+		}
+		if err := c.nats.PublishMsg(m); err != nil {
+			return fmt.Errorf("publish on %s: %w", m.Subject, c.explain(err))
+		}
+	}
+	return nil
+}
+
+// Headers of atomic batches (NATS ADR-50).
+const (
+	headerBatchID       = "Nats-Batch-Id"
+	headerBatchSequence = "Nats-Batch-Sequence"
+	headerBatchCommit   = "Nats-Batch-Commit"
+)
+
+func (c *Conn) commitAnswer(ctx context.Context, answers *nats.Subscription, count int) (uint64, error) {
+	for {
+		m, err := answers.NextMsgWithContext(ctx)
+		if err != nil {
+			return 0, errors.Join(ErrUncertain, c.explain(err))
+		}
+		if len(m.Data) == 0 && m.Header.Get("Status") == "503" {
+			return 0, fmt.Errorf("no stream takes it: %w", ErrNoStream)
+		}
+		if len(m.Data) == 0 {
+			continue // the first message has arrived
+		}
+		return readAck(m.Data, count)
+	}
+}
+
+// readAck reads a stream's answer to a commit (server/stream.go, JSPubAckResponse).
+func readAck(data []byte, count int) (uint64, error) {
+	var ack struct {
+		Error    *jetstream.APIError `json:"error"`
+		Sequence uint64              `json:"seq"`
+		Count    int                 `json:"count"`
+	}
+	if err := json.Unmarshal(data, &ack); err != nil {
+		return 0, errors.Join(ErrUncertain, fmt.Errorf("the stream's answer %q can't be read: %w", data, err))
+	}
+	switch {
+	case ack.Error != nil && (ack.Error.ErrorCode == codeWrongLastSequence || ack.Error.ErrorCode == codeWrongLastSequenceConstant):
+		return 0, fmt.Errorf("%w: %w", ErrDeposed, ack.Error)
+	case ack.Error != nil:
+		return 0, fmt.Errorf("the stream refused it: %w", ack.Error)
+	case count > 1 && ack.Count != count:
+		return 0, fmt.Errorf("%w: the stream stored %d of %d messages", ErrUncertain, ack.Count, count)
+	}
+	return ack.Sequence, nil
+}

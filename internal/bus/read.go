@@ -1,0 +1,211 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package bus
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/nats-io/nats.go/jetstream"
+)
+
+// The pace of reading a stream.
+const (
+	// At most this much is under way from the server to a reader.
+	readAheadMessages = 2048
+	readAheadBytes    = 8 << 20
+	// A reader that hears nothing for so long looks whether it has all.
+	quiet = time.Second
+	// The server removes what it keeps for a reader that is gone after this.
+	forgetAfter = 30 * time.Second
+)
+
+// ReadOptions say what to read of a stream. Stream is needed; without the rest everything is read.
+type ReadOptions struct {
+	Stream string
+	// Subjects to read; none is all. They may have wildcards but must not overlap.
+	Subjects []string
+	// FromSequence or FromTime is where to begin; a message that is no longer stored is passed over.
+	FromSequence uint64
+	FromTime     time.Time
+	// OnCaughtUp is called once, when Follow has handed over all that was stored when it was called.
+	OnCaughtUp func()
+}
+
+// Read calls each for everything that is stored at the time of the call, in order, then returns. An error of each
+// ends it and is returned. A connection that is lost in between is waited for; ctx bounds it.
+func (c *Conn) Read(ctx context.Context, o ReadOptions, each func(Record) error) error {
+	return c.read(ctx, o, each, false)
+}
+
+// Follow is Read that goes on with what is stored later, until ctx ends, which is no error.
+func (c *Conn) Follow(ctx context.Context, o ReadOptions, each func(Record) error) error {
+	err := c.read(ctx, o, each, true)
+	if ctx.Err() != nil {
+		return nil
+	}
+	return err
+}
+
+// reader is one Read or Follow: how far it has come, over the consumers it went through.
+type reader struct {
+	options ReadOptions
+	each    func(Record) error
+	follow  bool
+
+	end    uint64 // the newest sequence when reading began
+	next   uint64 // what to continue with; 0 if nothing was read yet
+	caught bool
+}
+
+// errOfEach carries an error of the caller's function past the retries.
+type errOfEach struct{ error }
+
+func (e errOfEach) Unwrap() error { return e.error }
+
+func (c *Conn) read(ctx context.Context, o ReadOptions, each func(Record) error, follow bool) error {
+	r := &reader{options: o, each: each, follow: follow}
+	begun := false
+	for attempt := 0; ; attempt++ {
+		was := r.next
+		err := c.readOnce(ctx, r, &begun)
+		if own, ok := errors.AsType[errOfEach](err); ok {
+			return own.error
+		}
+		if err == nil || ctx.Err() != nil {
+			return errors.Join(err, wrapped(o.Stream, ctx.Err()))
+		}
+		if c.ctx.Err() != nil || errors.Is(err, jetstream.ErrStreamNotFound) || !retryable(err) {
+			return fmt.Errorf("read stream %s: %w", o.Stream, c.explainStream(err))
+		}
+		if r.next != was {
+			attempt = 0
+		}
+		c.log.Warn("reading a stream broke off; trying again", "stream", o.Stream, "next", r.next, "error", err)
+		if wait(ctx, backoff(attempt)) != nil {
+			return wrapped(o.Stream, errors.Join(ctx.Err(), err))
+		}
+	}
+}
+
+func wrapped(stream string, err error) error {
+	if err == nil {
+		return nil
+	}
+	return fmt.Errorf("read stream %s: %w", stream, err)
+}
+
+// retryable says whether an error may pass by itself: all but what the server says of the request.
+func retryable(err error) bool {
+	refused, ok := errors.AsType[*jetstream.APIError](err)
+	return !ok || refused.Code >= 500 || errors.Is(err, jetstream.ErrConsumerNotFound)
+}
+
+// readOnce reads through one consumer, from where r has come to.
+func (c *Conn) readOnce(ctx context.Context, r *reader, begun *bool) error {
+	stream, err := c.js.Stream(ctx, r.options.Stream)
+	if err != nil {
+		return err
+	}
+	if !*begun {
+		*begun, r.end = true, stream.CachedInfo().State.LastSeq
+	}
+	consumer, err := stream.OrderedConsumer(ctx, r.consumer())
+	if err != nil {
+		return err
+	}
+	if consumer.CachedInfo().NumPending == 0 && r.caughtUp() {
+		return nil
+	}
+	messages, err := consumer.Messages(
+		jetstream.PullMaxMessagesWithBytesLimit(readAheadMessages, readAheadBytes),
+		jetstream.PullExpiry(30*time.Second), jetstream.PullHeartbeat(quiet))
+	if err != nil {
+		return err
+	}
+	defer messages.Stop()
+	return r.drain(ctx, consumer, messages)
+}
+
+func (r *reader) consumer() jetstream.OrderedConsumerConfig {
+	config := jetstream.OrderedConsumerConfig{
+		FilterSubjects: r.options.Subjects, DeliverPolicy: jetstream.DeliverAllPolicy,
+		InactiveThreshold: forgetAfter, MaxResetAttempts: 1,
+	}
+	switch {
+	case r.next > 0:
+		config.DeliverPolicy, config.OptStartSeq = jetstream.DeliverByStartSequencePolicy, r.next
+	case r.options.FromSequence > 0:
+		config.DeliverPolicy, config.OptStartSeq = jetstream.DeliverByStartSequencePolicy, r.options.FromSequence
+	case !r.options.FromTime.IsZero():
+		config.DeliverPolicy, config.OptStartTime = jetstream.DeliverByStartTimePolicy, &r.options.FromTime
+	}
+	return config
+}
+
+// drain hands over messages until r has all it wants.
+func (r *reader) drain(ctx context.Context, consumer jetstream.Consumer, messages jetstream.MessagesContext) error {
+	for {
+		m, err := nextMessage(ctx, messages)
+		if errors.Is(err, context.DeadlineExceeded) && ctx.Err() == nil {
+			if done, err := r.quiet(ctx, consumer); done || err != nil {
+				return err
+			}
+			continue
+		}
+		if err != nil {
+			return err
+		}
+		if done, err := r.take(m); done || err != nil {
+			return err
+		}
+	}
+}
+
+func nextMessage(ctx context.Context, messages jetstream.MessagesContext) (jetstream.Msg, error) {
+	ctx, cancel := context.WithTimeout(ctx, 2*quiet)
+	defer cancel()
+	return messages.Next(jetstream.NextContext(ctx))
+}
+
+// take hands over one message and says whether that was the last one wanted.
+func (r *reader) take(m jetstream.Msg) (done bool, err error) {
+	meta, err := m.Metadata()
+	if err != nil {
+		return false, err
+	}
+	if meta.Sequence.Stream > r.end && r.caughtUp() {
+		return true, nil
+	}
+	err = r.each(Record{Subject: m.Subject(), Data: m.Data(), Sequence: meta.Sequence.Stream, Time: meta.Timestamp})
+	if err != nil {
+		return false, errOfEach{err}
+	}
+	r.next = meta.Sequence.Stream + 1
+	return (meta.NumPending == 0 || meta.Sequence.Stream >= r.end) && r.caughtUp(), nil
+}
+
+// quiet is when nothing came for a while: what was pending may have been deleted meanwhile.
+func (r *reader) quiet(ctx context.Context, consumer jetstream.Consumer) (done bool, err error) {
+	if r.caught {
+		return false, nil
+	}
+	info, err := consumer.Info(ctx)
+	if err != nil {
+		return false, err
+	}
+	return info.NumPending == 0 && r.caughtUp(), nil
+}
+
+// caughtUp notes that everything up to r.end was handed over, and says whether that is all.
+func (r *reader) caughtUp() (done bool) {
+	if !r.caught {
+		r.caught = true
+		if r.options.OnCaughtUp != nil {
+			r.options.OnCaughtUp()
+		}
+	}
+	return !r.follow
+}

@@ -1,0 +1,111 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package bus
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/nats-io/nats.go"
+)
+
+// The bounds of requests and answers.
+const (
+	// answerWithin is how long one answer, or the next of many, may take.
+	answerWithin = 5 * time.Second
+	// handleWithin is how long one request may be worked on.
+	handleWithin = 30 * time.Second
+	// respondWorkers work on requests at the same time; respondPending more may wait, further ones are dropped and
+	// their senders time out and ask again.
+	respondWorkers = 4
+	respondPending = 256
+)
+
+// Request asks and returns the first answer. ErrNobody says that nobody listens. Without a deadline in ctx it waits 5 s.
+func (c *Conn) Request(ctx context.Context, subject string, data []byte) ([]byte, error) {
+	if err := checkSize(subject, data); err != nil {
+		return nil, err
+	}
+	ctx, cancel := context.WithTimeout(ctx, answerWithin)
+	defer cancel()
+	m, err := c.nats.RequestWithContext(ctx, subject, data)
+	if err != nil {
+		return nil, c.requestError(subject, 0, err)
+	}
+	return m.Data, nil
+}
+
+// RequestMany asks and calls each for every answer in order, until each says that no more follows or returns an
+// error, which is handed on. The next answer may take 5 s at most. ErrNobody says that nobody listens.
+func (c *Conn) RequestMany(ctx context.Context, subject string, data []byte, each func([]byte) (more bool, err error)) error {
+	if err := checkSize(subject, data); err != nil {
+		return err
+	}
+	inbox := c.nats.NewInbox()
+	answers, err := c.nats.SubscribeSync(inbox)
+	if err != nil {
+		return c.requestError(subject, 0, err)
+	}
+	defer func() { _ = answers.Unsubscribe() }() // fails only when closed
+	if err := answers.SetPendingLimits(inboxMessages, inboxBytes); err != nil {
+		return c.requestError(subject, 0, err)
+	}
+	if err := c.nats.PublishRequest(subject, inbox, data); err != nil {
+		return c.requestError(subject, 0, err)
+	}
+	for got := 0; ; got++ {
+		answer, err := next(ctx, answers)
+		if err != nil {
+			return c.requestError(subject, got, err)
+		}
+		if more, err := each(answer.Data); err != nil || !more {
+			return err
+		}
+	}
+}
+
+func next(ctx context.Context, answers *nats.Subscription) (*nats.Msg, error) {
+	ctx, cancel := context.WithTimeout(ctx, answerWithin)
+	defer cancel()
+	m, err := answers.NextMsgWithContext(ctx)
+	if err == nil && len(m.Data) == 0 && m.Header.Get("Status") == "503" {
+		return nil, nats.ErrNoResponders
+	}
+	return m, err
+}
+
+func (c *Conn) requestError(subject string, got int, err error) error {
+	switch {
+	case errors.Is(err, nats.ErrNoResponders):
+		return fmt.Errorf("request on %s: %w", subject, ErrNobody)
+	case errors.Is(err, context.DeadlineExceeded), errors.Is(err, nats.ErrTimeout):
+		return fmt.Errorf("request on %s: no answer in time after %d messages: %w", subject, got, err)
+	}
+	return fmt.Errorf("request on %s: %w", subject, c.explain(err))
+}
+
+// Respond calls handle for each request on subject; several at a time may run. Of all that respond with the same
+// queue name only one gets a request; with an empty queue all do. handle may call reply as often as it has messages to
+// answer with. ctx ends with the connection, or after 30 s.
+func (c *Conn) Respond(subject, queue string, handle func(ctx context.Context, data []byte, reply func([]byte) error)) (*Subscription, error) {
+	free := make(chan struct{}, respondWorkers)
+	return c.subscribe(subject, queue, respondPending, inboxBytes, func(m *nats.Msg) {
+		if m.Reply == "" {
+			c.log.Debug("a request without a place for the answer", "subject", m.Subject)
+			return
+		}
+		select {
+		case free <- struct{}{}:
+		case <-c.ctx.Done():
+			return
+		}
+		go c.handle(func() {
+			defer func() { <-free }()
+			ctx, cancel := context.WithTimeout(c.ctx, handleWithin)
+			defer cancel()
+			handle(ctx, m.Data, func(answer []byte) error { return c.Publish(m.Reply, answer) })
+		})
+	})
+}

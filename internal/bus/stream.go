@@ -1,0 +1,82 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package bus
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/deltaplane/deltaplane/schemas"
+)
+
+// EnsureStreams makes the streams as described, or changes those that are there in place, keeping what is stored.
+// What the server can't change in place is an error that says so. replicas is 1, 3 or 5.
+func (c *Conn) EnsureStreams(ctx context.Context, replicas int, streams ...schemas.Stream) error {
+	for _, s := range streams {
+		if err := c.ensureStream(ctx, replicas, s); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (c *Conn) ensureStream(ctx context.Context, replicas int, s schemas.Stream) error {
+	stored, err := c.js.Stream(ctx, s.Name)
+	if errors.Is(err, jetstream.ErrStreamNotFound) {
+		if _, err = c.js.CreateStream(ctx, describe(jetstream.StreamConfig{}, s, replicas)); err != nil {
+			return fmt.Errorf("create stream %s with %d replicas: %w", s.Name, replicas, c.explainStream(err))
+		}
+		c.log.Info("created a stream", "stream", s.Name, "replicas", replicas)
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("look up stream %s: %w", s.Name, c.explainStream(err))
+	}
+	was := stored.CachedInfo().Config
+	if was.Retention != jetstream.LimitsPolicy || was.Storage != jetstream.FileStorage {
+		return fmt.Errorf("stream %s is there with %s storage and %s retention, which can't be changed in place; it needs file storage and limits: remove it, deltaplane makes it anew from Kubernetes",
+			s.Name, was.Storage, was.Retention)
+	}
+	if _, err := c.js.UpdateStream(ctx, describe(was, s, replicas)); err != nil {
+		return fmt.Errorf("change stream %s in place: %w; to begin anew remove it, deltaplane fills it from Kubernetes",
+			s.Name, c.explainStream(err))
+	}
+	return nil
+}
+
+// describe sets over a stream's configuration what deltaplane decides; what operators may add, such as placement,
+// stays.
+func describe(config jetstream.StreamConfig, s schemas.Stream, replicas int) jetstream.StreamConfig {
+	config.Name, config.Description, config.Subjects = s.Name, s.Description, s.Subjects
+	config.Storage, config.Retention = jetstream.FileStorage, jetstream.LimitsPolicy
+	config.Replicas = replicas
+	config.MaxAge, config.MaxBytes = s.MaxAge, s.MaxBytes
+	config.MaxMsgsPerSubject, config.Discard = -1, jetstream.DiscardOld
+	if s.LastPerSubject {
+		// Losing an old object for a new one would be silent; refusing the new one is not.
+		config.MaxMsgsPerSubject, config.Discard = 1, jetstream.DiscardNew
+	}
+	config.AllowAtomicPublish, config.AllowMsgTTL = s.Atomic, s.Expiring
+	config.AllowDirect = true
+	return config
+}
+
+func (c *Conn) explainStream(err error) error {
+	switch {
+	case errors.Is(err, jetstream.ErrStreamNotFound):
+		return ErrNoStream
+	case errors.Is(err, jetstream.ErrJetStreamNotEnabled), errors.Is(err, jetstream.ErrJetStreamNotEnabledForAccount),
+		errors.Is(err, nats.ErrNoResponders):
+		return fmt.Errorf("the NATS server keeps no streams: start it with JetStream (-js): %w", err)
+	case errors.Is(err, context.DeadlineExceeded):
+		return fmt.Errorf("the bus didn't answer in time: %w", err)
+	}
+	if refused, ok := errors.AsType[*jetstream.APIError](err); ok && refused.ErrorCode == codeNoStorage {
+		return fmt.Errorf("the server has too little storage left for the stream's reserved size: raise max_file_store or make room: %w", err)
+	}
+	return c.explain(err)
+}
