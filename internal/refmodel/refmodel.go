@@ -10,30 +10,84 @@
 package refmodel
 
 import (
-	"cmp"
 	"net/netip"
 	"slices"
 
 	"github.com/deltaplane/deltaplane/internal/model"
 )
 
-// Node is what the rules look at: one node's rows of all layers. It never changes once made, so that many
-// questions may be asked of it at the same time.
-type Node struct {
+// Layer is one layer's rows, ready to be looked at. It never changes once made.
+type Layer struct {
 	tables  *model.Tables
 	members map[model.SetID][]model.BackendID // in order of id
 }
 
-// New returns the node that has these rows. The caller must not change them afterwards.
-func New(tables *model.Tables) *Node {
-	n := &Node{tables: tables, members: make(map[model.SetID][]model.BackendID, len(tables.Sets))}
+// NewLayer returns the layer that has these rows. The caller must not change them afterwards.
+func NewLayer(tables *model.Tables) *Layer {
+	l := &Layer{tables: tables, members: make(map[model.SetID][]model.BackendID, len(tables.Sets))}
 	for m := range tables.Members {
-		n.members[m.Set] = append(n.members[m.Set], m.Backend)
+		l.members[m.Set] = append(l.members[m.Set], m.Backend)
 	}
-	for _, ids := range n.members {
+	for _, ids := range l.members {
 		slices.Sort(ids)
 	}
-	return n
+	return l
+}
+
+// Node is what the rules look at: the rows of all layers of one node. It never changes once made, so that many
+// questions may be asked of it at the same time.
+type Node struct {
+	layers []*Layer // no key is in two of them
+}
+
+// New returns the node whose rows are those of layers.
+func New(layers ...*Layer) *Node { return &Node{layers: layers} }
+
+func (n *Node) frontend(key model.FrontendKey) (f model.Frontend, found bool) {
+	for _, l := range n.layers {
+		if f, found = l.tables.Frontends[key]; found {
+			break
+		}
+	}
+	return f, found
+}
+
+func (n *Node) set(id model.SetID) (s model.BackendSet, found bool) {
+	for _, l := range n.layers {
+		if s, found = l.tables.Sets[id]; found {
+			break
+		}
+	}
+	return s, found
+}
+
+func (n *Node) backend(id model.BackendID) (b model.Backend, found bool) {
+	for _, l := range n.layers {
+		if b, found = l.tables.Backends[id]; found {
+			break
+		}
+	}
+	return b, found
+}
+
+// members returns the backends of a set. A set's members are in the layer of the set.
+func (n *Node) members(set model.SetID) []model.BackendID {
+	for _, l := range n.layers {
+		if ids := l.members[set]; len(ids) > 0 {
+			return ids
+		}
+	}
+	return nil
+}
+
+// Endpoint returns the pod of this node that has address.
+func (n *Node) Endpoint(address netip.Addr) (e model.Endpoint, found bool) {
+	for _, l := range n.layers {
+		if e, found = l.tables.Endpoints[address]; found {
+			break
+		}
+	}
+	return e, found
 }
 
 // Verdict is what becomes of a connect or a packet.
@@ -81,22 +135,22 @@ type Decision struct {
 //     reason, never sent somewhere by guess.
 func (n *Node) NewConnection(protocol model.Protocol, destination netip.AddrPort) Decision {
 	key := model.FrontendKey{Addr: destination.Addr().Unmap(), Port: destination.Port(), Protocol: protocol}
-	frontend, dialled := n.tables.Frontends[key]
+	frontend, dialled := n.frontend(key)
 	if !dialled {
 		return Decision{Verdict: Forward}
 	}
-	set, there := n.tables.Sets[frontend.Set]
+	set, there := n.set(frontend.Set)
 	if !there {
 		return Decision{Verdict: Drop, Reason: model.ReasonStaleTables, Frontend: &frontend}
 	}
 	d := Decision{Frontend: &frontend, Set: &set}
-	members := n.members[set.ID]
+	members := n.members(set.ID)
 	if len(members) == 0 {
 		d.Verdict, d.Reason = Reject, model.ReasonNoBackend
 		return d
 	}
 	for _, id := range members {
-		if backend, known := n.tables.Backends[id]; known {
+		if backend, known := n.backend(id); known {
 			d.Candidates = append(d.Candidates, backend)
 		}
 	}
@@ -114,23 +168,3 @@ func (d *Decision) MayChoose(chosen netip.AddrPort) bool {
 
 // AddrPort returns where b serves.
 func AddrPort(b model.Backend) netip.AddrPort { return netip.AddrPortFrom(b.Addr, b.Port) }
-
-// Frontends returns all frontends of address, in order of port and protocol: what else could have been dialled.
-func (n *Node) Frontends(address netip.Addr) []model.Frontend {
-	var all []model.Frontend
-	for key, f := range n.tables.Frontends {
-		if key.Addr == address {
-			all = append(all, f)
-		}
-	}
-	slices.SortFunc(all, func(a, b model.Frontend) int {
-		return cmp.Or(cmp.Compare(a.Port, b.Port), cmp.Compare(a.Protocol, b.Protocol))
-	})
-	return all
-}
-
-// Endpoint returns the pod of this node that has address.
-func (n *Node) Endpoint(address netip.Addr) (model.Endpoint, bool) {
-	e, here := n.tables.Endpoints[address]
-	return e, here
-}

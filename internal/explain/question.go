@@ -1,0 +1,87 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package explain
+
+import (
+	"encoding/json"
+	"errors"
+)
+
+// Question asks what becomes of one new connection.
+type Question struct {
+	ID    json.RawMessage `json:"id,omitempty"` // echoed in the answer
+	Node  string          `json:"node,omitempty"`
+	From  string          `json:"from,omitempty"`
+	To    string          `json:"to,omitempty"`
+	Proto string          `json:"proto,omitempty"`
+	Via   string          `json:"via,omitempty"`
+}
+
+// Answer is what becomes of it. Scripts read it.
+type Answer struct {
+	ID                json.RawMessage `json:"id,omitempty"`
+	Verdict           string          `json:"verdict"` // forward, drop or reject
+	Reason            string          `json:"reason"`  // none, or a drop reason's word
+	Service           *string         `json:"service"` // "namespace/name:port"; null if the packet is for no service
+	Candidates        []string        `json:"candidates"`
+	Masquerade        bool            `json:"masquerade"`
+	ClientAddressKept bool            `json:"clientAddressKept"`
+	Via               string          `json:"via"`
+	Policy            Policy          `json:"policy"`
+	Steps             []string        `json:"steps"`
+	Causes            []Cause         `json:"causes"`
+}
+
+// Policy is what network policy says where the connection leaves and where it arrives.
+type Policy struct {
+	Ingress PolicyVerdict `json:"ingress"`
+	Egress  PolicyVerdict `json:"egress"`
+}
+
+// PolicyVerdict is one direction's. Rule and policy are null if none was needed to decide.
+type PolicyVerdict struct {
+	Verdict string  `json:"verdict"`
+	Rule    *string `json:"rule"`
+	Policy  *string `json:"policy"`
+}
+
+// Cause is an object that made the rows that decided.
+type Cause struct {
+	Kind            string `json:"kind"`
+	Namespace       string `json:"namespace,omitempty"`
+	Name            string `json:"name"`
+	UID             string `json:"uid,omitempty"`
+	ResourceVersion string `json:"resourceVersion,omitempty"`
+	Manager         string `json:"manager,omitempty"`
+}
+
+// The paths that a connection may take. A socket path is decided at connect or send, before there is a packet.
+const (
+	viaSocket = "socket"
+	viaPacket = "packet"
+	viaNone   = "none" // no hook of ours sees it
+)
+
+// withDefaults fills what q leaves open from d.
+func (q Question) withDefaults(d Question) Question {
+	for _, field := range []struct{ own, or *string }{
+		{&q.Node, &d.Node}, {&q.From, &d.From}, {&q.To, &d.To}, {&q.Proto, &d.Proto}, {&q.Via, &d.Via},
+	} {
+		if *field.own == "" {
+			*field.own = *field.or
+		}
+	}
+	return q
+}
+
+func (q Question) check() error {
+	switch {
+	case q.From == "":
+		return errors.New("from is missing: say who connects, as NAMESPACE/POD or an address")
+	case q.To == "":
+		return errors.New("to is missing: say where to, as NAMESPACE/SERVICE:PORT, NAMESPACE/POD:PORT or ADDRESS:PORT")
+	case q.Via != "" && q.Via != viaSocket && q.Via != viaPacket:
+		return errors.New("via " + quoted(q.Via) + ": want socket or packet, or nothing for what the client would use")
+	}
+	return nil
+}

@@ -1,0 +1,158 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package explain answers what becomes of a connection, and why, in words and names: it resolves pods, Services and
+// nodes to addresses, asks the reference model or the real BPF programs, and says who caused the entries involved.
+//
+// It promises that the same objects give the same answer whichever engine decides, and that a question never changes
+// anything. The fields of Answer are read by scripts: a changed or removed field is a breaking change.
+package explain
+
+import (
+	"fmt"
+	"net/netip"
+	"slices"
+
+	"github.com/deltaplane/deltaplane/internal/model"
+	"github.com/deltaplane/deltaplane/internal/refmodel"
+	"github.com/deltaplane/deltaplane/schemas"
+)
+
+// World is a cluster to ask about: what was said about its objects, and the rows that nodes hold. It never changes
+// once made.
+type World struct {
+	pods     map[string]*schemas.Fact // by "namespace/name"
+	services map[string]*schemas.Fact // by "namespace/name"
+	nodes    map[string]*schemas.Fact // by name
+	slices   map[string][]*schemas.Fact
+	owners   map[netip.Addr]owner
+	vips     map[netip.Addr]string // the Service that has the cluster IP, as "namespace/name"
+	cluster  *refmodel.Layer
+	local    map[string]*refmodel.Layer // by node
+	rows     map[model.Layer]*model.Tables
+}
+
+// owner is whose address one is; exactly one of pod and node is set.
+type owner struct {
+	pod  string // "namespace/name"
+	node string
+}
+
+// NewWorld joins objects and rows. layers has the cluster layer and those of the nodes that may be asked about; a node
+// without a layer of its own has no local rows.
+func NewWorld(facts []*schemas.Fact, layers map[model.Layer]*model.Tables) *World {
+	w := &World{
+		pods: map[string]*schemas.Fact{}, services: map[string]*schemas.Fact{}, nodes: map[string]*schemas.Fact{},
+		slices: map[string][]*schemas.Fact{}, owners: map[netip.Addr]owner{}, vips: map[netip.Addr]string{},
+		local: map[string]*refmodel.Layer{}, rows: layers,
+	}
+	for _, fact := range facts {
+		w.add(fact)
+	}
+	for layer, tables := range layers {
+		if layer == model.ClusterLayer {
+			w.cluster = refmodel.NewLayer(tables)
+		} else {
+			w.local[layer.Name] = refmodel.NewLayer(tables)
+		}
+	}
+	if w.cluster == nil {
+		w.cluster = refmodel.NewLayer(&model.Tables{})
+	}
+	return w
+}
+
+func (w *World) add(fact *schemas.Fact) {
+	name := objectName(fact.GetObject())
+	switch state := fact.GetState().(type) {
+	case *schemas.Fact_Pod:
+		w.pods[name] = fact
+		if !state.Pod.GetHostNetwork() && !state.Pod.GetFinished() {
+			for _, a := range addresses(state.Pod.GetAddresses()) {
+				w.owners[a] = owner{pod: name}
+			}
+		}
+	case *schemas.Fact_Service:
+		w.services[name] = fact
+		for _, a := range addresses(state.Service.GetClusterIps()) {
+			if taken, ok := w.vips[a]; !ok || name < taken {
+				w.vips[a] = name
+			}
+		}
+	case *schemas.Fact_EndpointSlice:
+		service := fact.GetObject().GetNamespace() + "/" + state.EndpointSlice.GetService()
+		w.slices[service] = append(w.slices[service], fact)
+	case *schemas.Fact_Node:
+		w.nodes[name] = fact
+		for _, a := range addresses(state.Node.GetAddresses()) {
+			w.owners[a] = owner{node: name}
+		}
+	}
+}
+
+// node returns what the rules look at on one node.
+func (w *World) node(name string) *refmodel.Node {
+	if local := w.local[name]; local != nil {
+		return refmodel.New(w.cluster, local)
+	}
+	return refmodel.New(w.cluster)
+}
+
+// tables returns all rows of one node.
+func (w *World) tables(node string) *model.Tables {
+	all := model.NewTables()
+	for _, layer := range []model.Layer{model.ClusterLayer, model.NodeLayer(node)} {
+		if rows := w.rows[layer]; rows != nil {
+			all.Apply(&model.Change{Put: rows.Rows()}, model.Digest{})
+		}
+	}
+	return all
+}
+
+// Nodes returns the names of all nodes, sorted: those of Node objects and those that only pods name.
+func (w *World) Nodes() []string {
+	var names []string
+	for name := range w.nodes {
+		names = append(names, name)
+	}
+	for _, pod := range w.pods {
+		if node := pod.GetPod().GetNode(); node != "" {
+			names = append(names, node)
+		}
+	}
+	for name := range w.local {
+		names = append(names, name)
+	}
+	slices.Sort(names)
+	return slices.Compact(names)
+}
+
+// describe names an address for people: the pod or node that has it, and where that is.
+func (w *World) describe(a netip.Addr) string {
+	o, known := w.owners[a]
+	switch {
+	case known && o.pod != "":
+		return fmt.Sprintf("pod %s on %s", o.pod, w.pods[o.pod].GetPod().GetNode())
+	case known:
+		return "node " + o.node
+	}
+	return "no pod or node that is known"
+}
+
+// objectName returns "namespace/name", or the name alone for what has no namespace.
+func objectName(ref *schemas.ObjectRef) string {
+	if ref.GetNamespace() == "" {
+		return ref.GetName()
+	}
+	return ref.GetNamespace() + "/" + ref.GetName()
+}
+
+// addresses reads addresses of 4 or 16 bytes and leaves out what is neither.
+func addresses(raw [][]byte) []netip.Addr {
+	var all []netip.Addr
+	for _, b := range raw {
+		if a, ok := netip.AddrFromSlice(b); ok {
+			all = append(all, a.Unmap())
+		}
+	}
+	return all
+}
