@@ -38,22 +38,29 @@ type canonical interface {
 	appendCanonical(b []byte) []byte
 }
 
-func lanes(r canonical) (uint64, uint64) {
-	var buf [512]byte
-	sum := sha256.Sum256(r.appendCanonical(buf[:0]))
-	return binary.BigEndian.Uint64(sum[:]), binary.BigEndian.Uint64(sum[8:])
+// sum is a Digest being moved row by row, with room for a row's bytes.
+type sum struct {
+	Digest
+	buf []byte
 }
 
-func (d *Digest) add(r canonical) {
-	a, b := lanes(r)
-	d[0] += a
-	d[1] += b
+func newSum(start Digest) *sum { return &sum{Digest: start, buf: make([]byte, 0, 512)} }
+
+func (s *sum) add(r canonical) {
+	a, b := s.lanes(r)
+	s.Digest[0] += a
+	s.Digest[1] += b
 }
 
-func (d *Digest) remove(r canonical) {
-	a, b := lanes(r)
-	d[0] -= a
-	d[1] -= b
+func (s *sum) remove(r canonical) {
+	a, b := s.lanes(r)
+	s.Digest[0] -= a
+	s.Digest[1] -= b
+}
+
+func (s *sum) lanes(r canonical) (uint64, uint64) {
+	hash := sha256.Sum256(r.appendCanonical(s.buf[:0]))
+	return binary.BigEndian.Uint64(hash[:]), binary.BigEndian.Uint64(hash[8:])
 }
 
 // Key returns what the client dials.

@@ -85,17 +85,18 @@ func (t *Tables) Len() int {
 // Apply changes t by c and returns digest moved by exactly the rows that differ, so that applying the same
 // change twice is the same as applying it once.
 func (t *Tables) Apply(c *Change, digest Digest) Digest {
-	removeAll(t.Frontends, c.Remove.Frontends, &digest)
-	removeAll(t.Members, c.Remove.Members, &digest)
-	removeAll(t.Sets, c.Remove.Sets, &digest)
-	removeAll(t.Backends, c.Remove.Backends, &digest)
-	removeAll(t.Endpoints, c.Remove.Endpoints, &digest)
-	putAll(t.Backends, c.Put.Backends, &digest)
-	putAll(t.Sets, c.Put.Sets, &digest)
-	putAll(t.Members, c.Put.Members, &digest)
-	putAll(t.Frontends, c.Put.Frontends, &digest)
-	putAll(t.Endpoints, c.Put.Endpoints, &digest)
-	return digest
+	sum := newSum(digest)
+	removeAll(t.Frontends, c.Remove.Frontends, sum)
+	removeAll(t.Members, c.Remove.Members, sum)
+	removeAll(t.Sets, c.Remove.Sets, sum)
+	removeAll(t.Backends, c.Remove.Backends, sum)
+	removeAll(t.Endpoints, c.Remove.Endpoints, sum)
+	putAll(t.Backends, c.Put.Backends, sum)
+	putAll(t.Sets, c.Put.Sets, sum)
+	putAll(t.Members, c.Put.Members, sum)
+	putAll(t.Frontends, c.Put.Frontends, sum)
+	putAll(t.Endpoints, c.Put.Endpoints, sum)
+	return sum.Digest
 }
 
 // Diff returns the change that turns from into to.
@@ -114,23 +115,23 @@ func (t *Tables) Rows() Rows { return Diff(&Tables{}, t).Put }
 
 // Digest returns the digest of all rows of t.
 func (t *Tables) Digest() Digest {
-	var digest Digest
+	sum := newSum(Digest{})
 	for _, row := range t.Frontends {
-		digest.add(row)
+		sum.add(row)
 	}
 	for _, row := range t.Sets {
-		digest.add(row)
+		sum.add(row)
 	}
 	for _, row := range t.Backends {
-		digest.add(row)
+		sum.add(row)
 	}
 	for _, row := range t.Members {
-		digest.add(row)
+		sum.add(row)
 	}
 	for _, row := range t.Endpoints {
-		digest.add(row)
+		sum.add(row)
 	}
-	return digest
+	return sum.Digest
 }
 
 // row is what every table's row can do: name its key and write the bytes that digests are made of.
@@ -140,25 +141,25 @@ type row[K comparable] interface {
 	Key() K
 }
 
-func putAll[K comparable, R row[K]](table map[K]R, rows []R, digest *Digest) {
+func putAll[K comparable, R row[K]](table map[K]R, rows []R, sum *sum) {
 	for _, r := range rows {
 		old, held := table[r.Key()]
 		if held && old == r {
 			continue
 		}
 		if held {
-			digest.remove(old)
+			sum.remove(old)
 		}
 		table[r.Key()] = r
-		digest.add(r)
+		sum.add(r)
 	}
 }
 
-func removeAll[K comparable, R row[K]](table map[K]R, keys []K, digest *Digest) {
+func removeAll[K comparable, R row[K]](table map[K]R, keys []K, sum *sum) {
 	for _, k := range keys {
 		if old, held := table[k]; held {
 			delete(table, k)
-			digest.remove(old)
+			sum.remove(old)
 		}
 	}
 }
