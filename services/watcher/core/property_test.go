@@ -1,0 +1,156 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package core
+
+import (
+	"fmt"
+	"maps"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	"pgregory.net/rapid"
+
+	"google.golang.org/protobuf/proto"
+
+	"github.com/deltaplane/deltaplane/schemas"
+)
+
+// world is a cluster with a watcher and its STATE. Objects are told by their Pod's node.
+type world struct {
+	t       *rapid.T
+	core    *Core
+	share   float64
+	state   map[Key]*schemas.Fact // what STATE keeps, tombstones too
+	objects map[Key]string        // what the source has
+	bad     map[Key]bool          // of these, what can't be used
+}
+
+func (w *world) start() {
+	w.core = New(Options{Source: "test", Kinds: kinds, MaxDeleteShare: w.share, Started: started})
+	for _, fact := range w.state {
+		w.core.Known(fact)
+	}
+}
+
+// take does what the effects ask for, and checks that nothing is said twice.
+func (w *world) take(e Effects) {
+	for _, p := range e.Publish {
+		var fact schemas.Fact
+		if err := proto.Unmarshal(p.Data, &fact); err != nil {
+			w.t.Fatal(err)
+		}
+		key := KeyOf(fact.GetObject())
+		if before := w.state[key]; before != nil && proto.Equal(trimmed(before), trimmed(&fact)) {
+			w.t.Fatalf("published again: %v", &fact)
+		}
+		w.state[key] = &fact
+	}
+}
+
+func trimmed(fact *schemas.Fact) *schemas.Fact {
+	return &schemas.Fact{Object: &schemas.ObjectRef{Uid: fact.GetObject().GetUid()}, State: fact.State}
+}
+
+func (w *world) stored() map[Key]string {
+	out := map[Key]string{}
+	for key, fact := range w.state {
+		if fact.GetPod() != nil {
+			out[key] = fact.GetPod().GetNode()
+		}
+	}
+	return out
+}
+
+func (w *world) input(key Key) Input {
+	fact := pod(key.Name, w.objects[key])
+	if w.bad[key] {
+		return Refusal{fact.GetObject(), "no good"}
+	}
+	return Upsert{fact}
+}
+
+func (w *world) list() List {
+	l := List{Kinds: kinds}
+	for key := range w.objects {
+		switch in := w.input(key).(type) {
+		case Upsert:
+			l.Facts = append(l.Facts, in.Fact)
+		case Refusal:
+			l.Refused = append(l.Refused, in)
+		}
+	}
+	return l
+}
+
+func (w *world) act() {
+	key := Key{"Pod", "a", fmt.Sprint("p", rapid.IntRange(0, 30).Draw(w.t, "pod"))}
+	switch rapid.SampledFrom([]string{"put", "put", "put", "spoil", "delete", "miss", "miss", "list", "partial", "restart", "approve"}).Draw(w.t, "act") {
+	case "put":
+		w.objects[key] = fmt.Sprint("n", rapid.IntRange(0, 2).Draw(w.t, "node"))
+		delete(w.bad, key)
+		w.take(w.core.Step(now, w.input(key)))
+	case "spoil":
+		if _, there := w.objects[key]; there {
+			w.bad[key] = true
+			w.take(w.core.Step(now, w.input(key)))
+		}
+	case "delete":
+		delete(w.objects, key)
+		delete(w.bad, key)
+		w.take(w.core.Step(now, Delete{&schemas.ObjectRef{Kind: "Pod", Namespace: "a", Name: key.Name}}))
+	case "miss": // the watch was away: objects come and go unseen
+		if _, there := w.objects[key]; there {
+			delete(w.objects, key)
+			delete(w.bad, key)
+		} else {
+			w.objects[key] = "n9"
+		}
+	case "list":
+		w.take(w.core.Step(now, w.list()))
+	case "partial":
+		before := len(w.stored())
+		w.take(w.core.Step(now, List{Kinds: kinds, Incomplete: "test"}))
+		if after := len(w.stored()); after != before {
+			w.t.Fatalf("an incomplete list deleted %d objects", before-after)
+		}
+	case "restart":
+		w.start()
+	case "approve":
+		e, _ := w.core.Approve(now, w.core.Held().GetId())
+		w.take(e)
+	}
+}
+
+func TestAnyRoadLeadsToTheLastState(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		w := &world{
+			t: t, state: map[Key]*schemas.Fact{}, objects: map[Key]string{}, bad: map[Key]bool{},
+			share: rapid.SampledFrom([]float64{0, 0.2, DefaultMaxDeleteShare, 1}).Draw(t, "share"),
+		}
+		w.start()
+		for range rapid.IntRange(0, 60).Draw(t, "acts") {
+			w.act()
+		}
+		clear(w.bad) // in the end everything is good, listed and approved
+		w.take(w.core.Step(now, w.list()))
+		if held := w.core.Held(); held != nil {
+			e, reply := w.core.Approve(now, held.GetId())
+			if !reply.GetApproved() {
+				t.Fatal(reply)
+			}
+			w.take(e)
+		}
+		if diff := cmp.Diff(w.objects, w.stored()); diff != "" {
+			t.Fatalf("STATE (-want +got):\n%s", diff)
+		}
+		if got := w.core.Objects()["Pod"]; got != len(w.objects) {
+			t.Fatalf("%d objects counted, want %d", got, len(w.objects))
+		}
+		before := maps.Clone(w.state)
+		w.start()
+		w.take(w.core.Step(now, w.list()))
+		if len(before) != len(w.state) {
+			t.Fatal("a restart with nothing new published something")
+		}
+	})
+}

@@ -1,0 +1,48 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package core
+
+import (
+	"cmp"
+	"maps"
+	"slices"
+
+	"github.com/deltaplane/deltaplane/schemas"
+)
+
+// refuse sets an object aside and says so once. What was published of it stays: an object that can't be read is no
+// object that is gone.
+func (s *step) refuse(r Refusal) {
+	key := KeyOf(r.Object)
+	s.unhold(key)
+	if s.setAside[key] == r.Reason {
+		return
+	}
+	s.setAside[key] = r.Reason
+	s.event(schemas.Severity_SEVERITY_WARNING, "object_set_aside", r.Object,
+		r.Reason+". The object is set aside, what was known of it before stays, and all others go on")
+}
+
+// accept ends an object's being set aside, because it is good again or gone.
+func (s *step) accept(key Key, ref *schemas.ObjectRef) {
+	if _, aside := s.setAside[key]; !aside {
+		return
+	}
+	delete(s.setAside, key)
+	s.event(schemas.Severity_SEVERITY_INFO, "object_accepted", ref, key.String()+": what was wrong with it is gone")
+}
+
+// SetAside returns the objects that can't be used and why, ordered by kind and name.
+func (c *Core) SetAside() []*schemas.SetAside {
+	var out []*schemas.SetAside
+	for _, key := range slices.SortedFunc(maps.Keys(c.setAside), compare) {
+		out = append(out, &schemas.SetAside{
+			Object: &schemas.ObjectRef{Kind: key.Kind, Namespace: key.Namespace, Name: key.Name}, Reason: c.setAside[key],
+		})
+	}
+	return out
+}
+
+func compare(a, b Key) int {
+	return cmp.Or(cmp.Compare(a.Kind, b.Kind), cmp.Compare(a.Namespace, b.Namespace), cmp.Compare(a.Name, b.Name))
+}
