@@ -1007,8 +1007,9 @@ func (x *HeldDeletions) GetSince() *timestamppb.Timestamp {
 
 // ApproveRequest lets held deletions go ahead.
 type ApproveRequest struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Id            string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Of the HeldDeletions; empty asks only how the watcher stands.
+	Id            string `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1050,11 +1051,15 @@ func (x *ApproveRequest) GetId() string {
 	return ""
 }
 
-// ApproveReply says whether it was done.
+// ApproveReply says whether it was done, and how the watcher stands after it.
 type ApproveReply struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Approved      bool                   `protobuf:"varint,1,opt,name=approved,proto3" json:"approved,omitempty"`
-	Text          string                 `protobuf:"bytes,2,opt,name=text,proto3" json:"text,omitempty"`
+	state    protoimpl.MessageState `protogen:"open.v1"`
+	Approved bool                   `protobuf:"varint,1,opt,name=approved,proto3" json:"approved,omitempty"`
+	Text     string                 `protobuf:"bytes,2,opt,name=text,proto3" json:"text,omitempty"`
+	// None if no deletions are held.
+	Held *HeldDeletions `protobuf:"bytes,3,opt,name=held,proto3" json:"held,omitempty"`
+	// Objects that the watcher can't use, and why; at most 256.
+	SetAside      []*SetAside `protobuf:"bytes,4,rep,name=set_aside,json=setAside,proto3" json:"set_aside,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1101,6 +1106,20 @@ func (x *ApproveReply) GetText() string {
 		return x.Text
 	}
 	return ""
+}
+
+func (x *ApproveReply) GetHeld() *HeldDeletions {
+	if x != nil {
+		return x.Held
+	}
+	return nil
+}
+
+func (x *ApproveReply) GetSetAside() []*SetAside {
+	if x != nil {
+		return x.SetAside
+	}
+	return nil
 }
 
 // DumpRequest asks a programmer for the rows in its kernel, or a compiler for the rows a node should have.
@@ -1321,10 +1340,12 @@ const file_deltaplane_v1_report_proto_rawDesc = "" +
 	"\aobjects\x18\x03 \x01(\x04R\aobjects\x120\n" +
 	"\x05since\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\x05since\" \n" +
 	"\x0eApproveRequest\x12\x0e\n" +
-	"\x02id\x18\x01 \x01(\tR\x02id\">\n" +
+	"\x02id\x18\x01 \x01(\tR\x02id\"\xa6\x01\n" +
 	"\fApproveReply\x12\x1a\n" +
 	"\bapproved\x18\x01 \x01(\bR\bapproved\x12\x12\n" +
-	"\x04text\x18\x02 \x01(\tR\x04text\"!\n" +
+	"\x04text\x18\x02 \x01(\tR\x04text\x120\n" +
+	"\x04held\x18\x03 \x01(\v2\x1c.deltaplane.v1.HeldDeletionsR\x04held\x124\n" +
+	"\tset_aside\x18\x04 \x03(\v2\x17.deltaplane.v1.SetAsideR\bsetAside\"!\n" +
 	"\vDumpRequest\x12\x12\n" +
 	"\x04node\x18\x01 \x01(\tR\x04node\"\xe0\x01\n" +
 	"\tDumpReply\x12'\n" +
@@ -1407,14 +1428,16 @@ var file_deltaplane_v1_report_proto_depIdxs = []int32{
 	19, // 22: deltaplane.v1.NodeStatus.latency_p99:type_name -> google.protobuf.Duration
 	20, // 23: deltaplane.v1.SetAside.object:type_name -> deltaplane.v1.ObjectRef
 	18, // 24: deltaplane.v1.HeldDeletions.since:type_name -> google.protobuf.Timestamp
-	24, // 25: deltaplane.v1.DumpReply.rows:type_name -> deltaplane.v1.Rows
-	17, // 26: deltaplane.v1.DumpReply.positions:type_name -> deltaplane.v1.Position
-	4,  // 27: deltaplane.v1.DumpReply.maps:type_name -> deltaplane.v1.MapUse
-	28, // [28:28] is the sub-list for method output_type
-	28, // [28:28] is the sub-list for method input_type
-	28, // [28:28] is the sub-list for extension type_name
-	28, // [28:28] is the sub-list for extension extendee
-	0,  // [0:28] is the sub-list for field type_name
+	11, // 25: deltaplane.v1.ApproveReply.held:type_name -> deltaplane.v1.HeldDeletions
+	10, // 26: deltaplane.v1.ApproveReply.set_aside:type_name -> deltaplane.v1.SetAside
+	24, // 27: deltaplane.v1.DumpReply.rows:type_name -> deltaplane.v1.Rows
+	17, // 28: deltaplane.v1.DumpReply.positions:type_name -> deltaplane.v1.Position
+	4,  // 29: deltaplane.v1.DumpReply.maps:type_name -> deltaplane.v1.MapUse
+	30, // [30:30] is the sub-list for method output_type
+	30, // [30:30] is the sub-list for method input_type
+	30, // [30:30] is the sub-list for extension type_name
+	30, // [30:30] is the sub-list for extension extendee
+	0,  // [0:30] is the sub-list for field type_name
 }
 
 func init() { file_deltaplane_v1_report_proto_init() }

@@ -15,6 +15,9 @@ import (
 	"github.com/deltaplane/deltaplane/schemas"
 )
 
+// pool is how many pods there may be: enough for deletions to be held.
+const pool = 24
+
 // world is a cluster with a watcher and its STATE. Objects are told by their Pod's node.
 type world struct {
 	t       *rapid.T
@@ -23,6 +26,7 @@ type world struct {
 	state   map[Key]*schemas.Fact // what STATE keeps, tombstones too
 	objects map[Key]string        // what the source has
 	bad     map[Key]bool          // of these, what can't be used
+	seen    map[Key]bool          // what the core has last seen to be there
 }
 
 func (w *world) start() {
@@ -43,6 +47,9 @@ func (w *world) take(e Effects) {
 		if before := w.state[key]; before != nil && proto.Equal(trimmed(before), trimmed(&fact)) {
 			w.t.Fatalf("published again: %v", &fact)
 		}
+		if p.Tombstone() && w.seen[key] {
+			w.t.Fatalf("deleted though it is there: %s", key)
+		}
 		w.state[key] = &fact
 	}
 }
@@ -62,6 +69,7 @@ func (w *world) stored() map[Key]string {
 }
 
 func (w *world) input(key Key) Input {
+	w.seen[key] = true
 	fact := pod(key.Name, w.objects[key])
 	if w.bad[key] {
 		return Refusal{fact.GetObject(), "no good"}
@@ -71,6 +79,7 @@ func (w *world) input(key Key) Input {
 
 func (w *world) list() List {
 	l := List{Kinds: kinds}
+	clear(w.seen)
 	for key := range w.objects {
 		switch in := w.input(key).(type) {
 		case Upsert:
@@ -83,8 +92,8 @@ func (w *world) list() List {
 }
 
 func (w *world) act() {
-	key := Key{"Pod", "a", fmt.Sprint("p", rapid.IntRange(0, 30).Draw(w.t, "pod"))}
-	switch rapid.SampledFrom([]string{"put", "put", "put", "spoil", "delete", "miss", "miss", "list", "partial", "restart", "approve"}).Draw(w.t, "act") {
+	key := Key{"Pod", "a", fmt.Sprint("p", rapid.IntRange(0, pool-1).Draw(w.t, "pod"))}
+	switch rapid.SampledFrom([]string{"put", "put", "put", "spoil", "delete", "miss", "miss", "list", "list", "partial", "restart", "approve", "approve"}).Draw(w.t, "act") {
 	case "put":
 		w.objects[key] = fmt.Sprint("n", rapid.IntRange(0, 2).Draw(w.t, "node"))
 		delete(w.bad, key)
@@ -97,14 +106,10 @@ func (w *world) act() {
 	case "delete":
 		delete(w.objects, key)
 		delete(w.bad, key)
+		delete(w.seen, key)
 		w.take(w.core.Step(now, Delete{&schemas.ObjectRef{Kind: "Pod", Namespace: "a", Name: key.Name}}))
 	case "miss": // the watch was away: objects come and go unseen
-		if _, there := w.objects[key]; there {
-			delete(w.objects, key)
-			delete(w.bad, key)
-		} else {
-			w.objects[key] = "n9"
-		}
+		w.miss(rapid.Uint32().Draw(w.t, "missed"))
 	case "list":
 		w.take(w.core.Step(now, w.list()))
 	case "partial":
@@ -121,14 +126,30 @@ func (w *world) act() {
 	}
 }
 
+// miss makes the objects whose bits are set go if they are there, and come if they aren't.
+func (w *world) miss(bits uint32) {
+	for i := range pool {
+		key := Key{"Pod", "a", fmt.Sprint("p", i)}
+		if bits>>i&1 == 0 {
+			continue
+		}
+		if _, there := w.objects[key]; there {
+			delete(w.objects, key)
+			delete(w.bad, key)
+		} else {
+			w.objects[key] = "n9"
+		}
+	}
+}
+
 func TestAnyRoadLeadsToTheLastState(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		w := &world{
-			t: t, state: map[Key]*schemas.Fact{}, objects: map[Key]string{}, bad: map[Key]bool{},
+			t: t, state: map[Key]*schemas.Fact{}, objects: map[Key]string{}, bad: map[Key]bool{}, seen: map[Key]bool{},
 			share: rapid.SampledFrom([]float64{0, 0.2, DefaultMaxDeleteShare, 1}).Draw(t, "share"),
 		}
 		w.start()
-		for range rapid.IntRange(0, 60).Draw(t, "acts") {
+		for range rapid.IntRange(50, 200).Draw(t, "acts") {
 			w.act()
 		}
 		clear(w.bad) // in the end everything is good, listed and approved
