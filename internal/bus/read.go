@@ -74,8 +74,11 @@ func (c *Conn) read(ctx context.Context, o ReadOptions, each func(Record) error,
 		if own, ok := errors.AsType[errOfEach](err); ok {
 			return own.error
 		}
-		if err == nil || ctx.Err() != nil {
-			return errors.Join(err, wrapped(o.Stream, ctx.Err()))
+		if err == nil {
+			return nil
+		}
+		if ctx.Err() != nil {
+			return fmt.Errorf("read stream %s: %w", o.Stream, errors.Join(ctx.Err(), err))
 		}
 		if c.ctx.Err() != nil || errors.Is(err, jetstream.ErrStreamNotFound) || !retryable(err) {
 			return fmt.Errorf("read stream %s: %w", o.Stream, c.explainStream(err))
@@ -85,16 +88,9 @@ func (c *Conn) read(ctx context.Context, o ReadOptions, each func(Record) error,
 		}
 		c.log.Warn("reading a stream broke off; trying again", "stream", o.Stream, "next", r.next, "error", err)
 		if wait(ctx, backoff(attempt)) != nil {
-			return wrapped(o.Stream, errors.Join(ctx.Err(), err))
+			return fmt.Errorf("read stream %s: %w", o.Stream, errors.Join(ctx.Err(), err))
 		}
 	}
-}
-
-func wrapped(stream string, err error) error {
-	if err == nil {
-		return nil
-	}
-	return fmt.Errorf("read stream %s: %w", stream, err)
 }
 
 // retryable says whether an error may pass by itself: all but what the server says of the request.

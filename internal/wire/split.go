@@ -1,0 +1,118 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package wire
+
+import (
+	"cmp"
+	"fmt"
+	"slices"
+
+	"github.com/deltaplane/deltaplane/internal/model"
+	"github.com/deltaplane/deltaplane/schemas"
+)
+
+// The most that one row or key takes in a message, in bytes: tags, lengths and the widest numbers (protobuf encoding
+// guide). Names come on top.
+const (
+	sizeFrontendKey = 2 + 18 + 4 + 3
+	sizeFrontend    = 2 + sizeFrontendKey + 6 + 2
+	sizeSet         = 3 + 6 + 3 + 3 + 4 + 3 + 2 + 2
+	sizeBackend     = 2 + 6 + 6 + 18 + 4 + 2
+	sizeID          = 5
+	sizeMembers     = 2 + 4 + 6 + 5 // a group of members of one set, without its backends
+	sizeAddress     = 18
+	sizeEndpoint    = 3 + sizeAddress + 3
+	// sizeLists is the tags and lengths of put, remove and their packed lists.
+	sizeLists = 24
+)
+
+// splitter fills changes one after the other, each with at most room bytes of rows.
+type splitter struct {
+	room  int
+	used  int
+	set   model.SetID // of the member that was added last
+	parts []*model.Change
+}
+
+// at returns the change that the next row goes to, which takes size bytes.
+func (s *splitter) at(size int) *model.Change {
+	if len(s.parts) == 0 || s.used+size > s.room {
+		s.parts = append(s.parts, &model.Change{})
+		s.used, s.set = 0, 0
+	}
+	s.used += size
+	return s.parts[len(s.parts)-1]
+}
+
+// member returns the change that the next member goes to; members of one set come together.
+func (s *splitter) member(set model.SetID) *model.Change {
+	if set == s.set && s.used+sizeID <= s.room {
+		return s.at(sizeID)
+	}
+	part := s.at(sizeMembers + sizeID)
+	s.set = set
+	return part
+}
+
+// split cuts a change into changes of at most room bytes as messages; at least one. A row is never cut: room must
+// hold the largest.
+func split(c *model.Change, room int) []*model.Change {
+	s := &splitter{room: room - sizeLists}
+	s.at(0)
+	s.removed(&c.Remove)
+	s.put(&c.Put)
+	return s.parts
+}
+
+func (s *splitter) removed(k *model.Keys) {
+	add(k.Frontends, func(k model.FrontendKey) *[]model.FrontendKey { return &s.at(sizeFrontendKey).Remove.Frontends })
+	add(bySet(k.Members), func(m model.Member) *[]model.Member { return &s.member(m.Set).Remove.Members })
+	s.set = 0
+	add(k.Sets, func(model.SetID) *[]model.SetID { return &s.at(sizeID).Remove.Sets })
+	add(k.Backends, func(model.BackendID) *[]model.BackendID { return &s.at(sizeID).Remove.Backends })
+	for _, addr := range k.Endpoints {
+		part := s.at(sizeAddress)
+		part.Remove.Endpoints = append(part.Remove.Endpoints, addr)
+	}
+}
+
+func (s *splitter) put(r *model.Rows) {
+	add(r.Backends, func(model.Backend) *[]model.Backend { return &s.at(sizeBackend).Put.Backends })
+	add(r.Sets, func(b model.BackendSet) *[]model.BackendSet {
+		return &s.at(sizeSet + len(b.Service.Namespace) + len(b.Service.Name)).Put.Sets
+	})
+	add(bySet(r.Members), func(m model.Member) *[]model.Member { return &s.member(m.Set).Put.Members })
+	add(r.Frontends, func(model.Frontend) *[]model.Frontend { return &s.at(sizeFrontend).Put.Frontends })
+	add(r.Endpoints, func(e model.Endpoint) *[]model.Endpoint { return &s.at(sizeEndpoint + len(e.Pod)).Put.Endpoints })
+}
+
+// add appends each row to the list that place gives for it.
+func add[T any](rows []T, place func(T) *[]T) {
+	for _, r := range rows {
+		to := place(r)
+		*to = append(*to, r)
+	}
+}
+
+func bySet(members []model.Member) []model.Member {
+	byBackend := func(a, b model.Member) int {
+		return cmp.Or(cmp.Compare(a.Set, b.Set), cmp.Compare(a.Backend, b.Backend))
+	}
+	if slices.IsSortedFunc(members, byBackend) {
+		return members
+	}
+	return slices.SortedFunc(slices.Values(members), byBackend)
+}
+
+// smallest is the least room for rows: the largest row and what lists need.
+const smallest = sizeLists + sizeSet + 2*MaxName
+
+// SplitRows returns rows as messages of at most maxBytes each; at least one, which may be empty.
+func SplitRows(rows model.Rows, maxBytes int) ([]*schemas.Rows, error) {
+	if maxBytes < smallest {
+		return nil, fmt.Errorf("split rows into messages of %d bytes: at least %d are needed", maxBytes, smallest)
+	}
+	return list(split(&model.Change{Put: rows}, maxBytes), func(c *model.Change) *schemas.Rows {
+		return RowsToProto(c.Put)
+	}), nil
+}
