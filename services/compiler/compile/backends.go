@@ -1,0 +1,109 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package compile
+
+import (
+	"iter"
+	"net/netip"
+	"slices"
+
+	"github.com/deltaplane/deltaplane/internal/model"
+	"github.com/deltaplane/deltaplane/services/compiler/state"
+)
+
+// condition is how fit an endpoint is, worst first, so that of several slices' words the highest counts.
+type condition uint8
+
+const (
+	finishing condition = iota // terminates and no longer serves: keeps the connections it has
+	fallback                   // terminates and still serves: takes new connections if none is ready
+	ready
+)
+
+// candidate is an endpoint that may become a backend.
+type candidate struct {
+	at        netip.AddrPort
+	condition condition
+}
+
+// backends returns the backends of one ServicePort in one family: those that take new connections as members,
+// and those that only keep the connections they have.
+func backends(of iter.Seq[*state.Slice], port state.Port, family model.Family) []backend {
+	all := best(candidates(of, port, family))
+	least := ready
+	if !slices.ContainsFunc(all, func(c candidate) bool { return c.condition == ready }) {
+		least = fallback
+	}
+	list := make([]backend, len(all))
+	for i, c := range all {
+		list[i] = backend{at: c.at, state: model.BackendTerminating, member: c.condition >= least}
+		if c.condition == ready {
+			list[i].state = model.BackendActive
+		}
+	}
+	return list
+}
+
+func candidates(of iter.Seq[*state.Slice], port state.Port, family model.Family) []candidate {
+	var all []candidate
+	for slice := range of {
+		if slice.Family != family {
+			continue
+		}
+		numbers := targets(slice, port)
+		if len(numbers) == 0 {
+			continue
+		}
+		all = slices.Grow(all, slice.Len()*len(numbers))
+		for endpoint := range slice.Endpoints() {
+			condition, usable := conditionOf(endpoint, port.Protocol)
+			if !usable {
+				continue
+			}
+			for _, number := range numbers {
+				all = append(all, candidate{netip.AddrPortFrom(endpoint.Addr, number), condition})
+			}
+		}
+	}
+	return all
+}
+
+// targets returns the numbers that a ServicePort has in one slice: by name and protocol, since the controller
+// has resolved target ports, which may differ from slice to slice. Most often it is one.
+func targets(slice *state.Slice, port state.Port) []uint16 {
+	var numbers []uint16
+	for _, p := range slice.Ports {
+		if p.Name == port.Name && p.Protocol == port.Protocol && p.Number != 0 && !slices.Contains(numbers, p.Number) {
+			numbers = append(numbers, p.Number)
+		}
+	}
+	return numbers
+}
+
+// conditionOf judges an endpoint. The EndpointSlice controller has already made the endpoints of a Service with
+// publishNotReadyAddresses ready, so that the field isn't looked at here, as kube-proxy doesn't.
+//
+// An endpoint that terminates and fails its probe keeps its TCP and SCTP connections; UDP has none to keep, and
+// its clients should move on (as kube-proxy clears conntrack entries of UDP endpoints that don't serve).
+func conditionOf(e state.Endpoint, protocol model.Protocol) (c condition, usable bool) {
+	switch {
+	case e.Ready:
+		return ready, true
+	case e.Terminating && e.Serving:
+		return fallback, true
+	case e.Terminating && protocol != model.UDP:
+		return finishing, true
+	}
+	return 0, false
+}
+
+// best sorts candidates and keeps each address and port once, in its best condition.
+func best(all []candidate) []candidate {
+	slices.SortFunc(all, func(a, b candidate) int {
+		if c := a.at.Compare(b.at); c != 0 {
+			return c
+		}
+		return int(b.condition) - int(a.condition)
+	})
+	return slices.CompactFunc(all, func(a, b candidate) bool { return a.at == b.at })
+}

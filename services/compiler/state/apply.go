@@ -1,0 +1,212 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package state
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+
+	"github.com/hashicorp/go-memdb"
+	"google.golang.org/protobuf/proto"
+
+	"github.com/deltaplane/deltaplane/internal/model"
+	"github.com/deltaplane/deltaplane/schemas"
+)
+
+// Apply takes in facts, in one transaction, and says what has to be compiled again. A fact whose object is
+// invalid counts as the object's absence, and sets it aside by name. The error names facts that could not
+// even be set aside because they name no object; all others are applied.
+func (d *DB) Apply(facts ...*schemas.Fact) (Changes, error) {
+	txn := d.db.Txn(true)
+	defer txn.Commit()
+	var (
+		changes  Changes
+		nameless error
+	)
+	for i, fact := range facts {
+		if fact.GetObject().GetKind() == "" {
+			nameless = errors.Join(nameless, fmt.Errorf("fact %d of %d names no object: it is ignored", i+1, len(facts)))
+			continue
+		}
+		changes.apply(txn, fact)
+	}
+	return changes, nameless
+}
+
+func (c *Changes) apply(txn *memdb.Txn, fact *schemas.Fact) {
+	touch, changed, err := applyFact(txn, fact)
+	c.aside(txn, fact.GetObject(), err)
+	if !changed {
+		c.Unchanged++
+		return
+	}
+	if fact.GetComplete() != nil {
+		c.Completed = true
+	}
+	if len(touch.Services)+len(touch.Nodes) > 0 {
+		touch.Cause = causeOf(fact)
+		c.Touched = append(c.Touched, touch)
+	}
+}
+
+// aside records or takes back that an object is set aside.
+func (c *Changes) aside(txn *memdb.Txn, object *schemas.ObjectRef, err error) {
+	row := &SetAside{Object: object}
+	old, was := setAside.get(txn, row.key())
+	if err == nil {
+		if was {
+			setAside.remove(txn, old)
+		}
+		return
+	}
+	row.Reason = err.Error()
+	if !was || old.Reason != row.Reason {
+		setAside.put(txn, row)
+		c.SetAside = append(c.SetAside, *row)
+	}
+}
+
+func causeOf(fact *schemas.Fact) model.Cause {
+	o := fact.GetObject()
+	return model.Cause{
+		Kind: o.GetKind(), Namespace: o.GetNamespace(), Name: o.GetName(), UID: o.GetUid(),
+		ResourceVersion: o.GetResourceVersion(), Manager: fact.GetManager(),
+		Trigger: fact.GetTriggerTime().AsTime(), Deleted: fact.State == nil,
+	}
+}
+
+// applyFact changes one row. It returns what is touched, and whether the row has changed.
+func applyFact(txn *memdb.Txn, fact *schemas.Fact) (touch Touch, changed bool, err error) {
+	kind, n := fact.GetObject().GetKind(), Name{fact.GetObject().GetNamespace(), fact.GetObject().GetName()}
+	switch kind {
+	case KindService:
+		old, now, err := update(txn, services, kind, n, fact, fact.GetService(), parseService)
+		changed = !same(old, now, sameService)
+		if changed {
+			touch.Services = rivals(txn, n, old, now)
+		}
+		return touch, changed, err
+	case KindEndpointSlice:
+		old, now, err := update(txn, endpointSlices, kind, n, fact, fact.GetEndpointSlice(), parseSlice)
+		changed = !same(old, now, sameSlice)
+		if changed {
+			touch.Services = owners(old, now)
+		}
+		return touch, changed, err
+	case KindPod:
+		old, now, err := update(txn, pods, kind, n, fact, fact.GetPod(), parsePod)
+		touch.Nodes = hosts(old, now)
+		return touch, !same(old, now, samePod), err
+	case KindNode:
+		old, now, err := update(txn, nodes, kind, n, fact, fact.GetNode(), parseNode)
+		return touch, !same(old, now, sameNode), err
+	case KindNamespace:
+		old, now, err := update(txn, namespaces, kind, n, fact, fact.GetNamespace(), parseNamespace)
+		return touch, !same(old, now, func(a, b *Namespace) bool { return *a == *b }), err
+	case KindNetworkPolicy:
+		old, now, err := update(txn, policies, kind, n, fact, fact.GetNetworkPolicy(), parsePolicy)
+		return touch, !same(old, now, func(a, b *Policy) bool { return *a == *b }), err
+	case KindCluster:
+		old, now, err := update(txn, clusters, "", n, fact, fact.GetCluster(), parseCluster)
+		return touch, !same(old, now, func(a, b *Cluster) bool { return proto.Equal(a.Fact, b.Fact) }), err
+	case KindComplete:
+		return touch, applyComplete(txn, n, fact), nil
+	}
+	if fact.State == nil {
+		return touch, false, nil
+	}
+	return touch, false, fmt.Errorf("kind %q is none that this compiler knows: is the watcher newer?", kind)
+}
+
+// applyComplete remembers that a complete list was announced. That it was stays true when the announcement is
+// gone, since nothing that was told is forgotten.
+func applyComplete(txn *memdb.Txn, n Name, fact *schemas.Fact) bool {
+	m := fact.GetComplete()
+	if m == nil {
+		return false
+	}
+	completes.put(txn, &Complete{n, m.GetSource(), m.GetObjects(), fact.GetTriggerTime().AsTime()})
+	return true
+}
+
+// update replaces, adds or removes the row that fact is about and returns it before and after, nil for absent.
+// An empty kind allows any name.
+func update[R any, M interface {
+	comparable
+	proto.Message
+}](
+	txn *memdb.Txn, t *table[*R], kind string, n Name, fact *schemas.Fact, message M, parse func(Name, M) (*R, error),
+) (old, now *R, err error) {
+	old, _ = t.get(txn, n.key())
+	var none M
+	switch {
+	case kind != "" && checkName(kind, n) != nil:
+		if fact.State != nil {
+			err = checkName(kind, n)
+		}
+	case fact.State != nil && message == none:
+		err = fmt.Errorf("its fact holds a %T", fact.State)
+	case message != none:
+		now, err = parse(n, message)
+	}
+	if err != nil {
+		now = nil
+	}
+	switch {
+	case now != nil:
+		t.put(txn, now)
+	case old != nil:
+		t.remove(txn, old)
+	}
+	return old, now, err
+}
+
+func same[R any](old, now *R, equal func(a, b *R) bool) bool {
+	if old == nil || now == nil {
+		return old == now
+	}
+	return equal(old, now)
+}
+
+// rivals returns a Service with all others that claim one of its addresses, before or after: the loss or gain
+// of a claim changes them too.
+func rivals(txn *memdb.Txn, n Name, states ...*Service) []Name {
+	names := []Name{n}
+	for _, s := range states {
+		if s == nil {
+			continue
+		}
+		for _, addr := range s.ClusterIPs {
+			for other := range services.by(txn, byClaim, claim(addr)) {
+				names = append(names, other.Name)
+			}
+		}
+	}
+	slices.SortFunc(names, Name.Compare)
+	return slices.Compact(names)
+}
+
+func owners(states ...*Slice) []Name {
+	var names []Name
+	for _, s := range states {
+		if s != nil && s.Service != "" {
+			names = append(names, s.ServiceName())
+		}
+	}
+	return slices.Compact(names)
+}
+
+// hosts returns the nodes whose endpoints change when a pod does.
+func hosts(old, now *Pod) []string {
+	if old != nil && now != nil && old.Node == now.Node && slices.Equal(old.Attached(), now.Attached()) {
+		return nil
+	}
+	var names []string
+	for _, p := range []*Pod{old, now} {
+		if p != nil && p.Node != "" && len(p.Attached()) > 0 {
+			names = append(names, p.Node)
+		}
+	}
+	return slices.Compact(names)
+}

@@ -1,0 +1,47 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package state
+
+import (
+	"net/netip"
+	"slices"
+
+	"github.com/deltaplane/deltaplane/schemas"
+)
+
+// Attached returns the addresses that are the pod's own on its node: none if it uses the node's, or is finished.
+func (p *Pod) Attached() []netip.Addr {
+	if p.HostNetwork || p.Finished {
+		return nil
+	}
+	return p.Addresses
+}
+
+func parseNamespace(n Name, m *schemas.Namespace) (*Namespace, error) {
+	return &Namespace{n, packLabels(m.GetLabels())}, nil
+}
+
+func parsePolicy(n Name, m *schemas.NetworkPolicy) (*Policy, error) {
+	return &Policy{n, string(m.GetSpecJson())}, nil
+}
+
+func parseCluster(n Name, m *schemas.Cluster) (*Cluster, error) { return &Cluster{n, m}, nil }
+
+func sameService(a, b *Service) bool {
+	return slices.Equal(a.ClusterIPs, b.ClusterIPs) && slices.Equal(a.Ports, b.Ports) &&
+		a.ProxyName == b.ProxyName && a.Type == b.Type && a.Created.Equal(b.Created)
+}
+
+func sameSlice(a, b *Slice) bool {
+	return a.Service == b.Service && a.Family == b.Family && slices.Equal(a.Ports, b.Ports) &&
+		a.packed == b.packed && slices.Equal(a.names, b.names)
+}
+
+func samePod(a, b *Pod) bool {
+	return a.Node == b.Node && a.HostNetwork == b.HostNetwork && a.Finished == b.Finished &&
+		a.Labels == b.Labels && slices.Equal(a.Addresses, b.Addresses)
+}
+
+func sameNode(a, b *Node) bool {
+	return a.Zone == b.Zone && slices.Equal(a.Addresses, b.Addresses) && slices.Equal(a.PodCIDRs, b.PodCIDRs)
+}

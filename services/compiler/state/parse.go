@@ -1,0 +1,205 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package state
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+	"strings"
+	"unicode/utf8"
+
+	"github.com/deltaplane/deltaplane/internal/model"
+	"github.com/deltaplane/deltaplane/schemas"
+)
+
+// Bounds of what is compiled. They are those of the Kubernetes API where it has one.
+const (
+	// MaxEndpoints bounds the endpoints of one EndpointSlice (discovery.k8s.io/v1: 1,000).
+	MaxEndpoints = 1000
+	// MaxPorts bounds the ports of one object.
+	MaxPorts = 1024
+	// MaxAddresses bounds the addresses of one Pod or Node.
+	MaxAddresses = 64
+	// maxLabel is the longest namespace or Service name (RFC 1123 label), maxName the longest other name.
+	maxLabel, maxName = 63, 253
+)
+
+func checkName(kind string, n Name) error {
+	longest := maxName
+	if kind == KindService {
+		longest = maxLabel
+	}
+	switch {
+	case n.Name == "":
+		return errors.New("it has no name")
+	case len(n.Name) > longest:
+		return fmt.Errorf("its name has %d bytes: Kubernetes allows %d", len(n.Name), longest)
+	case len(n.Namespace) > maxLabel:
+		return fmt.Errorf("its namespace has %d bytes: Kubernetes allows %d", len(n.Namespace), maxLabel)
+	case strings.ContainsAny(n.Name+n.Namespace, "/\x00") || !utf8.ValidString(n.Name+n.Namespace):
+		return fmt.Errorf("the name %q is none that Kubernetes allows", n.String())
+	}
+	return nil
+}
+
+func parseService(n Name, m *schemas.Service) (*Service, error) {
+	s := &Service{Name: n, ProxyName: m.GetProxyName(), Type: m.GetType(), Created: m.GetCreated().AsTime()}
+	var err error
+	if s.ClusterIPs, err = addresses("clusterIPs", m.GetClusterIps(), 2); err != nil {
+		return nil, err
+	}
+	if len(m.GetPorts()) > MaxPorts {
+		return nil, fmt.Errorf("it has %d ports: the bound is %d", len(m.GetPorts()), MaxPorts)
+	}
+	for i, p := range m.GetPorts() {
+		port, err := parsePort(p.GetName(), p.GetProtocol(), p.GetPort())
+		if err == nil && port.Number == 0 {
+			err = errors.New("0 is no port")
+		}
+		if err == nil {
+			err = rival(s.Ports, port)
+		}
+		if err != nil {
+			return nil, fmt.Errorf("ports[%d]: %w", i, err)
+		}
+		s.Ports = append(s.Ports, port)
+	}
+	return s, nil
+}
+
+// rival refuses a port that can't stand beside the others of its Service.
+func rival(ports []Port, port Port) error {
+	for _, other := range ports {
+		if other.Name == port.Name {
+			return fmt.Errorf("a second port with the name %q", port.Name)
+		}
+		if other.Number == port.Number && other.Protocol == port.Protocol {
+			return fmt.Errorf("a second port %d/%s", port.Number, port.Protocol)
+		}
+	}
+	return nil
+}
+
+func parseSlice(n Name, m *schemas.EndpointSlice) (*Slice, error) {
+	s := &Slice{Name: n, Service: m.GetService(), Family: model.Family(m.GetFamily())}
+	if s.Family != model.IPv4 && s.Family != model.IPv6 {
+		return nil, fmt.Errorf("address family %d: want IPv4 or IPv6", m.GetFamily())
+	}
+	if got := len(m.GetEndpoints()); got > MaxEndpoints {
+		return nil, fmt.Errorf("it has %d endpoints: Kubernetes allows %d in one EndpointSlice, use more slices",
+			got, MaxEndpoints)
+	}
+	if len(m.GetPorts()) > MaxPorts {
+		return nil, fmt.Errorf("it has %d ports: the bound is %d", len(m.GetPorts()), MaxPorts)
+	}
+	for i, p := range m.GetPorts() {
+		port, err := parsePort(p.GetName(), p.GetProtocol(), p.GetPort())
+		if err != nil {
+			return nil, fmt.Errorf("ports[%d]: %w", i, err)
+		}
+		s.Ports = append(s.Ports, port)
+	}
+	pack := newPacker(len(m.GetEndpoints()), s.Family)
+	for i, e := range m.GetEndpoints() {
+		addr, err := parseEndpoint(e, s.Family)
+		if err != nil {
+			return nil, fmt.Errorf("endpoints[%d]: %w", i, err)
+		}
+		pack.add(Endpoint{
+			Addr: addr, Ready: e.GetReady(), Serving: e.GetServing(), Terminating: e.GetTerminating(),
+			Node: e.GetNode(), Zone: e.GetZone(),
+		})
+	}
+	s.packed, s.names = string(pack.packed), pack.names
+	return s, nil
+}
+
+// parseEndpoint refuses what Kubernetes does (ValidateEndpointIP) and what isn't of the slice's family.
+func parseEndpoint(e *schemas.SliceEndpoint, family model.Family) (netip.Addr, error) {
+	addr, err := address(e.GetAddress())
+	if err != nil {
+		return addr, err
+	}
+	if model.FamilyOf(addr) != family {
+		return addr, fmt.Errorf("address %s is not IPv%d, the family of the slice", addr, family)
+	}
+	if addr.IsLoopback() || addr.IsLinkLocalUnicast() {
+		return addr, fmt.Errorf("address %s means another host on every node", addr)
+	}
+	if len(e.GetNode()) > maxName || len(e.GetZone()) > maxName {
+		return addr, fmt.Errorf("the name of its node or zone has more than %d bytes", maxName)
+	}
+	return addr, nil
+}
+
+func parsePod(n Name, m *schemas.Pod) (*Pod, error) {
+	p := &Pod{
+		Name: n, Node: m.GetNode(), HostNetwork: m.GetHostNetwork(), Finished: m.GetFinished(),
+		Labels: packLabels(m.GetLabels()),
+	}
+	if err := checkNode(p.Node); err != nil {
+		return nil, err
+	}
+	var err error
+	p.Addresses, err = addresses("addresses", m.GetAddresses(), MaxAddresses)
+	return p, err
+}
+
+func parseNode(n Name, m *schemas.Node) (*Node, error) {
+	addrs, err := addresses("addresses", m.GetAddresses(), MaxAddresses)
+	return &Node{Name: n, Addresses: addrs, PodCIDRs: m.GetPodCidrs(), Zone: m.GetZone()}, err
+}
+
+func checkNode(node string) error {
+	if node == "" {
+		return nil
+	}
+	if err := checkName(KindNode, Name{Name: node}); err != nil {
+		return fmt.Errorf("its node: %w", err)
+	}
+	return nil
+}
+
+func parsePort(name string, protocol schemas.Protocol, number uint32) (Port, error) {
+	p := Port{Name: name, Protocol: model.Protocol(protocol), Number: uint16(number)}
+	switch p.Protocol {
+	case model.TCP, model.UDP, model.SCTP:
+	default:
+		return p, fmt.Errorf("protocol %d: want TCP (6), UDP (17) or SCTP (132)", protocol)
+	}
+	if schemas.Protocol(p.Protocol) != protocol {
+		return p, fmt.Errorf("protocol %d: want TCP (6), UDP (17) or SCTP (132)", protocol)
+	}
+	if number > 65535 {
+		return p, fmt.Errorf("port %d: want 1 to 65535", number)
+	}
+	return p, nil
+}
+
+func addresses(field string, raw [][]byte, bound int) ([]netip.Addr, error) {
+	if len(raw) > bound {
+		return nil, fmt.Errorf("%s: there are %d, the bound is %d", field, len(raw), bound)
+	}
+	var addrs []netip.Addr
+	for i, b := range raw {
+		addr, err := address(b)
+		if err != nil {
+			return nil, fmt.Errorf("%s[%d]: %w", field, i, err)
+		}
+		addrs = append(addrs, addr)
+	}
+	return addrs, nil
+}
+
+func address(b []byte) (netip.Addr, error) {
+	addr, ok := netip.AddrFromSlice(b)
+	if !ok {
+		return addr, fmt.Errorf("an address of %d bytes: want 4 or 16", len(b))
+	}
+	addr = addr.Unmap()
+	if addr.IsUnspecified() || addr.IsMulticast() {
+		return addr, fmt.Errorf("address %s names no single host", addr)
+	}
+	return addr, nil
+}

@@ -1,0 +1,124 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package state
+
+import (
+	"encoding/binary"
+	"iter"
+	"net/netip"
+	"unique"
+
+	"github.com/deltaplane/deltaplane/internal/model"
+)
+
+// Slice is a part of a Service's endpoints: one Kubernetes EndpointSlice.
+type Slice struct {
+	Name
+	Service string // in the slice's namespace; empty if the slice is of no Service
+	Family  model.Family
+	Ports   []Port
+
+	// packed has one record of stride bytes an endpoint:
+	//
+	//	address (4 or 16 bytes) | flags (1) | index of the node's name (2) | index of the zone's name (2)
+	packed string
+	// names has each node's and zone's name once, interned over all slices. names[0] is "".
+	names []string
+}
+
+// Endpoint is one endpoint of a Slice.
+type Endpoint struct {
+	Addr                        netip.Addr
+	Ready, Serving, Terminating bool
+	Node, Zone                  string
+}
+
+const (
+	flagReady = 1 << iota
+	flagServing
+	flagTerminating
+)
+
+// recordTail is what of a record comes after the address.
+const recordTail = 1 + 2 + 2
+
+// ServiceName names the Service that the slice is a part of.
+func (s *Slice) ServiceName() Name { return Name{s.Namespace, s.Service} }
+
+// Len returns the number of endpoints.
+func (s *Slice) Len() int { return len(s.packed) / s.stride() }
+
+// Endpoints iterates over the endpoints in the order they came.
+func (s *Slice) Endpoints() iter.Seq[Endpoint] {
+	return func(yield func(Endpoint) bool) {
+		for i := range s.Len() {
+			if !yield(s.endpoint(i)) {
+				return
+			}
+		}
+	}
+}
+
+func (s *Slice) stride() int {
+	if s.Family == model.IPv6 {
+		return 16 + recordTail
+	}
+	return 4 + recordTail
+}
+
+func (s *Slice) endpoint(i int) Endpoint {
+	record := s.packed[i*s.stride() : (i+1)*s.stride()]
+	size := len(record) - recordTail
+	addr, _ := netip.AddrFromSlice([]byte(record[:size]))
+	flags, tail := record[size], []byte(record[size+1:])
+	return Endpoint{
+		Addr:        addr,
+		Ready:       flags&flagReady != 0,
+		Serving:     flags&flagServing != 0,
+		Terminating: flags&flagTerminating != 0,
+		Node:        s.names[binary.BigEndian.Uint16(tail)],
+		Zone:        s.names[binary.BigEndian.Uint16(tail[2:])],
+	}
+}
+
+// packer makes the packed form of endpoints of one family.
+type packer struct {
+	packed []byte
+	names  []string
+	index  map[string]uint16
+}
+
+func newPacker(endpoints int, family model.Family) *packer {
+	stride := (&Slice{Family: family}).stride()
+	return &packer{
+		packed: make([]byte, 0, endpoints*stride), names: []string{""}, index: map[string]uint16{"": 0},
+	}
+}
+
+func (p *packer) add(e Endpoint) {
+	var flags byte
+	if e.Ready {
+		flags |= flagReady
+	}
+	if e.Serving {
+		flags |= flagServing
+	}
+	if e.Terminating {
+		flags |= flagTerminating
+	}
+	p.packed = append(p.packed, e.Addr.AsSlice()...)
+	p.packed = append(p.packed, flags)
+	p.packed = binary.BigEndian.AppendUint16(p.packed, p.nameIndex(e.Node))
+	p.packed = binary.BigEndian.AppendUint16(p.packed, p.nameIndex(e.Zone))
+}
+
+// nameIndex fits: MaxEndpoints endpoints have at most twice as many names.
+func (p *packer) nameIndex(name string) uint16 {
+	i, known := p.index[name]
+	if !known {
+		i = uint16(len(p.names))
+		p.index[name] = i
+		p.names = append(p.names, unique.Make(name).Value())
+	}
+	return i
+}

@@ -1,0 +1,94 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package state
+
+import (
+	"iter"
+	"net/netip"
+	"time"
+
+	"github.com/hashicorp/go-memdb"
+
+	"github.com/deltaplane/deltaplane/schemas"
+)
+
+// Snapshot is the state at one moment. It never changes and may be read by any goroutine.
+type Snapshot struct {
+	txn *memdb.Txn
+}
+
+// Cluster is what the watcher found out about the cluster.
+type Cluster struct {
+	Name
+	Fact *schemas.Cluster // not to be changed
+}
+
+// Complete says that everything of a source was in STATE at Trigger.
+type Complete struct {
+	Name
+	Source  string
+	Objects uint64
+	Trigger time.Time
+}
+
+// Service returns the Service of that name.
+func (s *Snapshot) Service(name Name) (*Service, bool) { return services.get(s.txn, name.key()) }
+
+// Services iterates over all Services in order of their names.
+func (s *Snapshot) Services() iter.Seq[*Service] { return services.all(s.txn) }
+
+// ServicesFrom iterates over the Services in order of their names, from the first that is not before name.
+func (s *Snapshot) ServicesFrom(name Name) iter.Seq[*Service] {
+	return services.from(s.txn, name.key())
+}
+
+// Claims iterates over the Services that have addr among their cluster addresses.
+func (s *Snapshot) Claims(addr netip.Addr) iter.Seq[*Service] {
+	return services.by(s.txn, byClaim, claim(addr))
+}
+
+// SlicesOf iterates over the slices of a Service in order of their names.
+func (s *Snapshot) SlicesOf(service Name) iter.Seq[*Slice] {
+	return endpointSlices.by(s.txn, byService, service.key())
+}
+
+// PodsOn iterates over the Pods of a node in order of their names.
+func (s *Snapshot) PodsOn(node string) iter.Seq[*Pod] { return pods.by(s.txn, byNode, node) }
+
+// Pods iterates over all Pods in order of their names.
+func (s *Snapshot) Pods() iter.Seq[*Pod] { return pods.all(s.txn) }
+
+// Nodes iterates over all Nodes in order of their names.
+func (s *Snapshot) Nodes() iter.Seq[*Node] { return nodes.all(s.txn) }
+
+// Node returns the Node of that name.
+func (s *Snapshot) Node(name string) (*Node, bool) { return nodes.get(s.txn, Name{Name: name}.key()) }
+
+// Cluster returns what was found out about the cluster, or nil.
+func (s *Snapshot) Cluster() *schemas.Cluster {
+	for c := range clusters.all(s.txn) {
+		return c.Fact
+	}
+	return nil
+}
+
+// Complete says whether a complete list of everything has been announced. Until then what is absent may only
+// not have been told yet, so nothing may be compiled.
+func (s *Snapshot) Complete() bool {
+	for range completes.all(s.txn) {
+		return true
+	}
+	return false
+}
+
+// SetAside iterates over the objects whose Facts are invalid, in order of kind and name.
+func (s *Snapshot) SetAside() iter.Seq[*SetAside] { return setAside.all(s.txn) }
+
+// Counts returns the number of rows by table. It walks all of them.
+func (s *Snapshot) Counts() map[string]int {
+	return map[string]int{
+		services.name: services.count(s.txn), endpointSlices.name: endpointSlices.count(s.txn),
+		pods.name: pods.count(s.txn), nodes.name: nodes.count(s.txn), namespaces.name: namespaces.count(s.txn),
+		policies.name: policies.count(s.txn), setAside.name: setAside.count(s.txn),
+	}
+}
