@@ -33,9 +33,8 @@ Exit codes: 0 ok, 1 error, 2 changes, 3 not healthy.`,
 		&cobra.Group{ID: "act", Title: "Act on a cluster:"},
 		&cobra.Group{ID: "try", Title: "Try without a cluster:"},
 	)
-	addCommands(root, "look",
-		newVersionCommand(),
-	)
+	addCommands(root, "look", newStatusCommand(), newDumpCommand(), newExplainCommand(), newVersionCommand())
+	addCommands(root, "act", newApproveCommand())
 	return root
 }
 

@@ -65,7 +65,7 @@ func (w *World) Ask(engine Engine, q Question) (*Answer, error) {
 	if o.Set != nil {
 		service := o.Set.Service.String()
 		a.Service = &service
-		a.Causes = w.causes(o.Set.Service)
+		a.Causes = w.causes(o.Set.SetKey)
 	}
 	a.Steps = w.steps(c, o)
 	return a, nil
@@ -145,11 +145,15 @@ func candidates(backends []model.Backend) []string {
 	return texts
 }
 
-// causes are the Service and its EndpointSlices: whatever the rows say comes from them.
-func (w *World) causes(port model.ServicePort) []Cause {
-	name := port.Namespace + "/" + port.Name
+// causes are the Service and its EndpointSlices of the family: whatever the rows say comes from them.
+func (w *World) causes(set model.SetKey) []Cause {
+	name := set.Service.Namespace + "/" + set.Service.Name
 	all := []Cause{}
 	for _, fact := range append([]*schemas.Fact{w.services[name]}, w.slices[name]...) {
+		slice := fact.GetEndpointSlice()
+		if slice != nil && model.Family(slice.GetFamily()) != set.Family {
+			continue
+		}
 		if ref := fact.GetObject(); ref != nil {
 			all = append(all, Cause{ref.GetKind(), ref.GetNamespace(), ref.GetName(), ref.GetUid(), ref.GetResourceVersion(), fact.GetManager()})
 		}

@@ -24,7 +24,7 @@ func shop() *World {
 		hostPodFact("kube-system", "agent", "b"),
 		serviceFact("shop", "cart", 80, model.TCP, "10.96.0.10", "fd00:96::10"), serviceFact("shop", "empty", 80, model.TCP, "10.96.0.11"),
 		serviceFact("shop", "dns", 53, model.UDP, "10.96.0.12"), serviceFact("shop", "nothing", 80, model.TCP),
-		sliceFact("shop", "cart-x", "cart"), sliceFact("shop", "cart-v6", "cart"),
+		sliceFact("shop", "cart-x", "cart", 4), sliceFact("shop", "cart-a", "cart", 4), sliceFact("shop", "cart-v6", "cart", 6),
 	}
 	cluster := model.NewTables()
 	set := func(id model.SetID, name string, port uint16, protocol model.Protocol, family model.Family, vip string, backends ...string) {
@@ -76,8 +76,8 @@ func serviceFact(namespace, name string, port uint32, protocol model.Protocol, v
 	return &schemas.Fact{Object: ref("Service", namespace, name), Manager: "kubectl", State: &schemas.Fact_Service{Service: service}}
 }
 
-func sliceFact(namespace, name, service string) *schemas.Fact {
-	return &schemas.Fact{Object: ref("EndpointSlice", namespace, name), State: &schemas.Fact_EndpointSlice{EndpointSlice: &schemas.EndpointSlice{Service: service}}}
+func sliceFact(namespace, name, service string, family schemas.IPFamily) *schemas.Fact {
+	return &schemas.Fact{Object: ref("EndpointSlice", namespace, name), State: &schemas.Fact_EndpointSlice{EndpointSlice: &schemas.EndpointSlice{Service: service, Family: family}}}
 }
 
 func TestAsk(t *testing.T) {
@@ -129,7 +129,7 @@ func TestCausesAreTheServiceAndItsSlices(t *testing.T) {
 	}
 	want := []Cause{
 		{Kind: "Service", Namespace: "shop", Name: "cart", ResourceVersion: "7", Manager: "kubectl"},
-		{Kind: "EndpointSlice", Namespace: "shop", Name: "cart-v6", ResourceVersion: "7"},
+		{Kind: "EndpointSlice", Namespace: "shop", Name: "cart-a", ResourceVersion: "7"},
 		{Kind: "EndpointSlice", Namespace: "shop", Name: "cart-x", ResourceVersion: "7"},
 	}
 	if diff := cmp.Diff(want, got.Causes); diff != "" {

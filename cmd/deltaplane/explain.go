@@ -1,0 +1,173 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"github.com/deltaplane/deltaplane/internal/explain"
+)
+
+func newExplainCommand() *cobra.Command {
+	var o explainOptions
+	cmd := &cobra.Command{
+		Use:   "explain -f PATH... | --live",
+		Short: "Say what becomes of a connection, and why",
+		Long: `explain takes Kubernetes YAML (-f), or the rows of a running cluster (--live), and says what becomes of a connection:
+forwarded, dropped or rejected, by which Service, to which backends, and which objects are the cause.
+
+With -f and --engine model it needs no cluster, no bus and no privileges. --engine kernel loads the real BPF programs,
+fills real maps and sends the packet through them with BPF_PROG_TEST_RUN; it needs root. Both agree.
+
+A source that is no pod and no node is a client outside the cluster whose packet arrives at --node. Cluster IPs are
+served to pods and to nodes' own processes; network policy isn't enforced by this version.
+
+The configuration file (--config) may have these keys. serviceCIDRs has effect; the others are checked and have no
+effect in this version, which serves cluster IPs only:
+  podCIDRs, serviceCIDRs, nodePortAddresses, allowExternalIPs: lists of CIDRs
+  masqueradeAll, localhostNodePorts: true or false
+
+A batch (--batch FILE, or - for standard input) has one question a line, a JSON object with the fields id, node, from,
+to, proto, via. What a line leaves out is taken from the flags. The answers come in the same order, with the id.`,
+		Example: `  deltaplane explain -f shop.yaml --from shop/front --to shop/cart:80
+  deltaplane explain -f shop.yaml --from 192.0.2.7:40000 --node node-a --to 10.96.0.10:53 --proto udp -o json
+  deltaplane explain -f shop.yaml --engine kernel --from shop/front --to shop/cart:80
+  deltaplane explain --live --from shop/front --to shop/cart:80
+  deltaplane explain -f cluster/ --batch questions.jsonl -o jsonl`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error { return o.run(cmd) },
+	}
+	flags := cmd.Flags()
+	flags.StringArrayVarP(&o.files, "file", "f", nil, "file or directory of Kubernetes YAML; may be repeated")
+	flags.BoolVar(&o.live, "live", false, "ask about the cluster whose bus this is")
+	flags.StringVar(&o.question.Node, "node", "", "the node that sees the connection first; default the source's")
+	flags.StringVar(&o.question.From, "from", "", "who connects: NAMESPACE/POD, node/NAME, ADDRESS or ADDRESS:PORT")
+	flags.StringVar(&o.question.To, "to", "", "what is dialled: NAMESPACE/SERVICE:PORT, NAMESPACE/POD:PORT or ADDRESS:PORT")
+	flags.StringVar(&o.question.Proto, "proto", "", "tcp, udp or sctp; default tcp")
+	flags.StringVar(&o.question.Via, "via", "", "socket or packet: which path to explain; default what the client's own sockets take")
+	flags.StringVar(&o.engine, "engine", "model", "who decides: model (the reference model) or kernel (the BPF programs)")
+	flags.StringVar(&o.batch, "batch", "", "file with one question a line as JSON; - is standard input")
+	flags.StringVar(&o.config, "config", "", "configuration file")
+	cmd.MarkFlagsMutuallyExclusive("file", "live")
+	cmd.MarkFlagsOneRequired("file", "live")
+	o.format.addFlag(cmd, formatJSONL)
+	o.from.add(cmd)
+	return cmd
+}
+
+type explainOptions struct {
+	format   outputFormat
+	from     busFlags
+	files    []string
+	live     bool
+	question explain.Question
+	engine   string
+	batch    string
+	config   string
+}
+
+func (o *explainOptions) run(cmd *cobra.Command) (err error) {
+	if o.batch != "" && o.format != formatJSONL && cmd.Flags().Changed("output") {
+		return errors.New("a batch answers with one JSON object a line: leave out -o, or give -o jsonl")
+	}
+	world, err := o.world(cmd.Context(), cmd.ErrOrStderr())
+	if err != nil {
+		return err
+	}
+	engine, closeEngine, err := o.newEngine()
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, closeEngine()) }()
+	if o.batch != "" {
+		return o.runBatch(cmd, world, engine)
+	}
+	answer, err := world.Ask(engine, o.question)
+	if err != nil {
+		return err
+	}
+	out := cmd.OutOrStdout()
+	return o.format.print(out, answer, func(w io.Writer) error { return writeAnswer(w, paintFor(out), answer) })
+}
+
+func (o *explainOptions) newEngine() (explain.Engine, func() error, error) {
+	switch o.engine {
+	case "model":
+		return explain.Model{}, func() error { return nil }, nil
+	}
+	return nil, nil, fmt.Errorf("engine %q: want model or kernel", o.engine)
+}
+
+// world is what the question is about. Warnings go to standard error.
+func (o *explainOptions) world(ctx context.Context, stderr io.Writer) (*explain.World, error) {
+	var config explain.Config
+	var err error
+	if o.config != "" {
+		if config, err = explain.LoadConfig(o.config); err != nil {
+			return nil, err
+		}
+	}
+	for _, key := range config.NotYet() {
+		fmt.Fprintf(stderr, "Warning: configuration key %s has no effect in this version\n", key)
+	}
+	if o.live {
+		return nil, errors.New("not yet")
+	}
+	world, warnings, err := explain.FromFiles(o.files, config)
+	for _, w := range warnings {
+		fmt.Fprintln(stderr, "Warning: "+w)
+	}
+	return world, err
+}
+
+func (o *explainOptions) runBatch(cmd *cobra.Command, world *explain.World, engine explain.Engine) error {
+	in := cmd.InOrStdin()
+	if o.batch != "-" {
+		file, err := os.Open(o.batch)
+		if err != nil {
+			return fmt.Errorf("read questions: %w", err)
+		}
+		defer file.Close()
+		in = file
+	}
+	asked, failed, err := world.Batch(cmd.Context(), engine, o.question, in, cmd.OutOrStdout())
+	if err == nil && failed > 0 {
+		fmt.Fprintf(cmd.ErrOrStderr(), "Warning: %d of %d questions could not be answered; their lines say why\n", failed, asked)
+	}
+	return err
+}
+
+// writeAnswer tells an answer to people.
+func writeAnswer(w io.Writer, p paint, a *explain.Answer) error {
+	var b strings.Builder
+	title := map[string]string{"forward": p.green("FORWARDED"), "drop": p.red("DROPPED"), "reject": p.red("REJECTED")}[a.Verdict]
+	if a.Reason != "none" {
+		title += "  " + a.Reason
+	}
+	b.WriteString(title + "\n")
+	for i, step := range a.Steps {
+		fmt.Fprintf(&b, "%3d. %s\n", i+1, step)
+	}
+	if len(a.Causes) > 0 {
+		b.WriteString(p.faint("Caused by") + "\n")
+	}
+	for _, c := range a.Causes {
+		line := "     " + causeJSON{Kind: c.Kind, Namespace: c.Namespace, Name: c.Name}.title()
+		if c.ResourceVersion != "" {
+			line += "  version " + c.ResourceVersion
+		}
+		if c.Manager != "" {
+			line += "  by " + c.Manager
+		}
+		b.WriteString(line + "\n")
+	}
+	_, err := io.WriteString(w, b.String())
+	return err
+}

@@ -1,0 +1,209 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"cmp"
+	"context"
+	"net/netip"
+	"slices"
+
+	"github.com/deltaplane/deltaplane/internal/bus"
+	"github.com/deltaplane/deltaplane/internal/model"
+	"github.com/deltaplane/deltaplane/internal/wire"
+	"github.com/deltaplane/deltaplane/schemas"
+)
+
+// tableNames are the tables that can be asked for.
+var tableNames = []string{"frontends", "sets", "backends", "members", "endpoints"}
+
+// rowsJSON are rows with names beside numbers. A table that wasn't asked for is left out. Scripts read it.
+type rowsJSON struct {
+	Frontends *[]frontendJSON `json:"frontends,omitempty"`
+	Sets      *[]setJSON      `json:"sets,omitempty"`
+	Backends  *[]backendJSON  `json:"backends,omitempty"`
+	Members   *[]memberJSON   `json:"members,omitempty"`
+	Endpoints *[]endpointJSON `json:"endpoints,omitempty"`
+}
+
+type frontendJSON struct {
+	Address  string `json:"address"`
+	Port     uint16 `json:"port"`
+	Protocol string `json:"protocol"`
+	Kind     string `json:"kind"`
+	Set      uint32 `json:"set"`
+	Service  string `json:"service"`
+}
+
+type setJSON struct {
+	ID       uint32 `json:"id"`
+	Service  string `json:"service"`
+	Protocol string `json:"protocol"`
+	Family   int    `json:"family"`
+	Scope    string `json:"scope"`
+	Backends int    `json:"backends"`
+}
+
+type backendJSON struct {
+	ID      uint32 `json:"id"`
+	Address string `json:"address"`
+	Port    uint16 `json:"port"`
+	State   string `json:"state"`
+	Pod     string `json:"pod"`
+	Set     uint32 `json:"set"`
+	Service string `json:"service"`
+}
+
+type memberJSON struct {
+	Set     uint32 `json:"set"`
+	Service string `json:"service"`
+	Backend uint32 `json:"backend"`
+	Address string `json:"address"`
+	Pod     string `json:"pod"`
+}
+
+type endpointJSON struct {
+	Address string `json:"address"`
+	Pod     string `json:"pod"`
+}
+
+// names gives words to numbers: Services to sets, addresses to backends, pods to addresses. What it has not heard of
+// is an empty word.
+type names struct {
+	sets     map[model.SetID]model.BackendSet
+	backends map[model.BackendID]model.Backend
+	pods     map[netip.Addr]string
+}
+
+func newNames() *names {
+	return &names{sets: map[model.SetID]model.BackendSet{}, backends: map[model.BackendID]model.Backend{}, pods: map[netip.Addr]string{}}
+}
+
+// readPods learns the pods' addresses from the facts on the bus.
+func (n *names) readPods(ctx context.Context, conn *bus.Conn) error {
+	return conn.Read(ctx, bus.ReadOptions{Stream: schemas.StateFacts.Name, Subjects: []string{schemas.SubjectAllState}}, func(r bus.Record) error {
+		var fact schemas.Fact
+		if wire.Unmarshal(r.Data, &fact) != nil {
+			return nil // nothing to learn from what is no fact
+		}
+		n.addFact(&fact)
+		return nil
+	})
+}
+
+func (n *names) addFact(fact *schemas.Fact) {
+	pod := fact.GetPod()
+	if pod == nil || pod.GetHostNetwork() || pod.GetFinished() {
+		return
+	}
+	for _, raw := range pod.GetAddresses() {
+		if a, err := wire.AddrFromProto(raw); err == nil {
+			n.pods[a] = fact.GetObject().GetNamespace() + "/" + fact.GetObject().GetName()
+		}
+	}
+}
+
+func (n *names) addRows(rows *model.Rows) {
+	for _, s := range rows.Sets {
+		n.sets[s.ID] = s
+	}
+	for _, b := range rows.Backends {
+		n.backends[b.ID] = b
+	}
+	for _, e := range rows.Endpoints {
+		n.pods[e.Addr] = e.Pod
+	}
+}
+
+func (n *names) service(id model.SetID) string {
+	if s, known := n.sets[id]; known {
+		return s.Service.String()
+	}
+	return ""
+}
+
+func (n *names) address(id model.BackendID) string {
+	if b, known := n.backends[id]; known {
+		return netip.AddrPortFrom(b.Addr, b.Port).String()
+	}
+	return ""
+}
+
+// rows puts names beside rows, sorted by key. tables says which; none is all.
+func (n *names) rows(rows *model.Rows, tables ...string) rowsJSON {
+	var out rowsJSON
+	wanted := func(table string) bool { return len(tables) == 0 || slices.Contains(tables, table) }
+	if wanted("frontends") {
+		out.Frontends = ptr(convertAll(sortedBy(rows.Frontends, compareFrontends), n.frontend))
+	}
+	if wanted("sets") {
+		count := map[model.SetID]int{}
+		for _, m := range rows.Members {
+			count[m.Set]++
+		}
+		out.Sets = ptr(convertAll(sortedBy(rows.Sets, func(a, b model.BackendSet) int { return cmp.Compare(a.ID, b.ID) }),
+			func(s model.BackendSet) setJSON {
+				return setJSON{uint32(s.ID), s.Service.String(), s.Service.Protocol.String(), int(s.Family), scopeName(s.Scope), count[s.ID]}
+			}))
+	}
+	if wanted("backends") {
+		out.Backends = ptr(convertAll(sortedBy(rows.Backends, func(a, b model.Backend) int { return cmp.Compare(a.ID, b.ID) }), n.backend))
+	}
+	if wanted("members") {
+		out.Members = ptr(convertAll(sortedBy(rows.Members, compareMembers), n.member))
+	}
+	if wanted("endpoints") {
+		out.Endpoints = ptr(convertAll(sortedBy(rows.Endpoints, func(a, b model.Endpoint) int { return a.Addr.Compare(b.Addr) }),
+			func(e model.Endpoint) endpointJSON { return endpointJSON{e.Addr.String(), e.Pod} }))
+	}
+	return out
+}
+
+func (n *names) frontend(f model.Frontend) frontendJSON {
+	kind := "ClusterIP"
+	if f.Kind != model.FrontendClusterIP {
+		kind = "unknown"
+	}
+	return frontendJSON{f.Addr.String(), f.Port, f.Protocol.String(), kind, uint32(f.Set), n.service(f.Set)}
+}
+
+func (n *names) backend(b model.Backend) backendJSON {
+	return backendJSON{uint32(b.ID), b.Addr.String(), b.Port, stateName(b.State), n.pods[b.Addr], uint32(b.Set), n.service(b.Set)}
+}
+
+func (n *names) member(m model.Member) memberJSON {
+	return memberJSON{uint32(m.Set), n.service(m.Set), uint32(m.Backend), n.address(m.Backend), n.pods[n.backends[m.Backend].Addr]}
+}
+
+func stateName(s model.BackendState) string {
+	switch s {
+	case model.BackendActive:
+		return "active"
+	case model.BackendTerminating:
+		return "terminating"
+	}
+	return "unknown"
+}
+
+func scopeName(s model.Scope) string {
+	if s == model.ScopeAll {
+		return "all"
+	}
+	return "unknown"
+}
+
+func compareFrontends(a, b model.Frontend) int {
+	return cmp.Or(a.Addr.Compare(b.Addr), cmp.Compare(a.Port, b.Port), cmp.Compare(a.Protocol, b.Protocol))
+}
+
+func compareMembers(a, b model.Member) int {
+	return cmp.Or(cmp.Compare(a.Set, b.Set), cmp.Compare(a.Backend, b.Backend))
+}
+
+func sortedBy[T any](list []T, compare func(a, b T) int) []T {
+	list = slices.Clone(list)
+	slices.SortFunc(list, compare)
+	return list
+}
+
+func ptr[T any](v T) *T { return &v }

@@ -1,0 +1,220 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"context"
+	"io"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+	"google.golang.org/protobuf/types/known/timestamppb"
+
+	"github.com/deltaplane/deltaplane/internal/bus"
+	"github.com/deltaplane/deltaplane/internal/model"
+	"github.com/deltaplane/deltaplane/schemas"
+)
+
+func newStatusCommand() *cobra.Command {
+	var format outputFormat
+	var from busFlags
+	cmd := &cobra.Command{
+		Use:   "status",
+		Short: "Show how far every node has come",
+		Long: `status asks the leading compiler which revision the cluster is at, which nodes have it in their kernels, and what is
+wrong. It exits with 3 if a node is behind or reports a fault, or if deletions are held back.`,
+		Example: `  deltaplane status
+  deltaplane status -o wide
+  deltaplane status -o json | jq '.nodes[] | select(.converged | not)'`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			conn, err := from.connect(cmd.Context())
+			if err != nil {
+				return err
+			}
+			defer conn.Close()
+			s, err := readStatus(cmd.Context(), conn)
+			if err != nil {
+				return err
+			}
+			out := cmd.OutOrStdout()
+			view := statusView{clusterStatus: s, now: time.Now(), paint: paintFor(out), wide: format == formatWide}
+			if err := format.print(out, s, func(w io.Writer) error { return view.write(w) }); err != nil {
+				return err
+			}
+			if !s.Healthy {
+				return exitStatus(exitNotHealthy)
+			}
+			return nil
+		},
+	}
+	format.addFlag(cmd)
+	from.add(cmd)
+	return cmd
+}
+
+// clusterStatus is what -o json prints. Scripts read it.
+type clusterStatus struct {
+	Healthy   bool           `json:"healthy"`
+	Leader    string         `json:"leader"`
+	Epoch     uint64         `json:"epoch"`
+	Revision  uint64         `json:"revision"`
+	Committed *time.Time     `json:"committed"`
+	Causes    []causeJSON    `json:"causes"`
+	Rows      uint64         `json:"rows"`
+	Converged int            `json:"converged"`
+	Nodes     []nodeStatus   `json:"nodes"`
+	SetAside  []setAsideJSON `json:"setAside"`
+	Held      *heldJSON      `json:"held"`
+	Cluster   clusterJSON    `json:"cluster"`
+}
+
+type nodeStatus struct {
+	Node             string            `json:"node"`
+	Converged        bool              `json:"converged"`
+	Behind           uint64            `json:"behind"`
+	Reason           string            `json:"reason,omitempty"`
+	Reported         *time.Time        `json:"reported"`
+	MapsKind         string            `json:"mapsKind"`
+	Positions        []positionJSON    `json:"positions"`
+	LatencyP50Millis float64           `json:"latencyP50Millis"`
+	LatencyP99Millis float64           `json:"latencyP99Millis"`
+	Maps             []mapUseJSON      `json:"maps"`
+	Faults           []faultJSON       `json:"faults"`
+	Drops            map[string]uint64 `json:"drops"`
+}
+
+type positionJSON struct {
+	Layer    string `json:"layer"`
+	Epoch    uint64 `json:"epoch"`
+	Revision uint64 `json:"revision"`
+	Digest   string `json:"digest"`
+}
+
+type mapUseJSON struct {
+	Name     string `json:"name"`
+	Entries  uint64 `json:"entries"`
+	Capacity uint64 `json:"capacity"`
+}
+
+type faultJSON struct {
+	Kind     string     `json:"kind"`
+	Text     string     `json:"text"`
+	Since    *time.Time `json:"since"`
+	Layer    string     `json:"layer,omitempty"`
+	Revision uint64     `json:"revision,omitempty"`
+}
+
+type setAsideJSON struct {
+	Kind      string `json:"kind"`
+	Namespace string `json:"namespace,omitempty"`
+	Name      string `json:"name"`
+	Reason    string `json:"reason"`
+}
+
+type heldJSON struct {
+	ID        string     `json:"id"`
+	Deletions uint64     `json:"deletions"`
+	Objects   uint64     `json:"objects"`
+	Since     *time.Time `json:"since"`
+}
+
+type clusterJSON struct {
+	PodCIDRs     []foundJSON `json:"podCIDRs"`
+	ServiceCIDRs []foundJSON `json:"serviceCIDRs"`
+	APIServers   []foundJSON `json:"apiServers"`
+}
+
+type foundJSON struct {
+	Value  string `json:"value"`
+	Origin string `json:"origin"`
+}
+
+func readStatus(ctx context.Context, conn *bus.Conn) (*clusterStatus, error) {
+	var s schemas.Status
+	if err := ask(ctx, conn, schemas.SubjectStatus, "compiler", &schemas.StatusRequest{}, &s); err != nil {
+		return nil, err
+	}
+	return statusFromProto(&s), nil
+}
+
+func statusFromProto(m *schemas.Status) *clusterStatus {
+	s := &clusterStatus{
+		Leader: m.GetLeader(), Epoch: m.GetEpoch(), Revision: m.GetRevision(), Committed: timeOf(m.GetCommitted()),
+		Causes: causesFromProto(m.GetCauses()), Rows: m.GetRows(),
+		Nodes: convertAll(m.GetNodes(), nodeFromProto),
+		SetAside: convertAll(m.GetSetAside(), func(a *schemas.SetAside) setAsideJSON {
+			return setAsideJSON{a.GetObject().GetKind(), a.GetObject().GetNamespace(), a.GetObject().GetName(), a.GetReason()}
+		}),
+		Cluster: clusterJSON{
+			PodCIDRs:     convertAll(m.GetCluster().GetPodCidrs(), foundFromProto),
+			ServiceCIDRs: convertAll(m.GetCluster().GetServiceCidrs(), foundFromProto),
+			APIServers:   convertAll(m.GetCluster().GetApiServers(), foundFromProto),
+		},
+	}
+	if h := m.GetHeld(); h != nil {
+		s.Held = &heldJSON{h.GetId(), h.GetDeletions(), h.GetObjects(), timeOf(h.GetSince())}
+	}
+	s.Healthy = s.Held == nil
+	for _, n := range s.Nodes {
+		if n.Converged {
+			s.Converged++
+		}
+		s.Healthy = s.Healthy && n.Converged && len(n.Faults) == 0
+	}
+	slices.SortFunc(s.Nodes, func(a, b nodeStatus) int { return strings.Compare(a.Node, b.Node) })
+	return s
+}
+
+func nodeFromProto(m *schemas.NodeStatus) nodeStatus {
+	a := m.GetApplied()
+	drops := a.GetDrops()
+	if drops == nil {
+		drops = map[string]uint64{}
+	}
+	return nodeStatus{
+		Node: m.GetNode(), Converged: m.GetConverged(), Behind: m.GetBehind(), Reason: m.GetReason(),
+		Reported: timeOf(a.GetSent()), MapsKind: a.GetMapsKind(), Positions: convertAll(a.GetPositions(), positionFromProto),
+		LatencyP50Millis: millis(m.GetLatencyP50().AsDuration()), LatencyP99Millis: millis(m.GetLatencyP99().AsDuration()),
+		Maps: convertAll(a.GetMaps(), mapUseFromProto), Drops: drops,
+		Faults: convertAll(a.GetFaults(), func(f *schemas.Fault) faultJSON {
+			return faultJSON{f.GetKind(), f.GetText(), timeOf(f.GetSince()), f.GetLayer(), f.GetRevision()}
+		}),
+	}
+}
+
+func positionFromProto(m *schemas.Position) positionJSON {
+	digest, err := model.DigestOf(m.GetDigest())
+	text := digest.String()
+	if err != nil {
+		text = ""
+	}
+	return positionJSON{m.GetLayer(), m.GetEpoch(), m.GetRevision(), text}
+}
+
+func mapUseFromProto(m *schemas.MapUse) mapUseJSON {
+	return mapUseJSON{m.GetName(), m.GetEntries(), m.GetCapacity()}
+}
+
+func foundFromProto(m *schemas.Found) foundJSON { return foundJSON{m.GetValue(), m.GetOrigin()} }
+
+// convertAll never returns nil, so that JSON has an empty list where there is nothing.
+func convertAll[A, B any](list []A, convert func(A) B) []B {
+	out := make([]B, 0, len(list))
+	for _, a := range list {
+		out = append(out, convert(a))
+	}
+	return out
+}
+
+func timeOf(t *timestamppb.Timestamp) *time.Time {
+	if t == nil {
+		return nil
+	}
+	at := t.AsTime()
+	return &at
+}
+
+func millis(d time.Duration) float64 { return float64(d.Microseconds()) / 1000 }
