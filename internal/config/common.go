@@ -2,11 +2,7 @@
 
 package config
 
-import (
-	"runtime/debug"
-
-	"github.com/spf13/pflag"
-)
+import "github.com/spf13/pflag"
 
 // Common are the settings that all services have. A service's own settings embed it and call its Flags.
 type Common struct {
@@ -30,19 +26,4 @@ func (c *Common) Flags(flags *pflag.FlagSet, listen string) {
 	flags.StringVar(&c.Listen, "listen", listen, "`address` for /metrics, /livez and /readyz; empty serves none")
 	flags.StringVar(&c.LogFormat, "log-format", "text", "log as `text` or json")
 	flags.StringVar(&c.LogLevel, "log-level", "info", "log from this `level` on: debug, info, warn or error")
-}
-
-// version is what --version prints: the module's version, or the commit it was built from.
-func version() string {
-	info, ok := debug.ReadBuildInfo()
-	if !ok {
-		return "unknown"
-	}
-	version := info.Main.Version
-	for _, s := range info.Settings {
-		if s.Key == "vcs.revision" && version == "(devel)" {
-			version += " " + s.Value
-		}
-	}
-	return version
 }

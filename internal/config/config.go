@@ -19,6 +19,8 @@ import (
 
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
+
+	"github.com/deltaplane/deltaplane/internal/version"
 )
 
 // EnvPrefix starts the name of every variable that is read.
@@ -40,12 +42,15 @@ type Settings interface {
 func Command(name, short, example string, settings Settings, run func(ctx context.Context) error) *cobra.Command {
 	cmd := &cobra.Command{
 		Use: name, Short: short, Long: short + "\n\n" + help, Example: indent(example),
-		Args: cobra.NoArgs, SilenceUsage: true, SilenceErrors: true, Version: version(),
+		Args: cobra.NoArgs, SilenceUsage: true, SilenceErrors: true, Version: version.Version,
 		CompletionOptions: cobra.CompletionOptions{DisableDefaultCmd: true},
 	}
 	settings.Flags(cmd.Flags())
 	file := cmd.Flags().String(fileFlag, "", "a YAML `file` with settings, named as the flags are")
 	show := cmd.Flags().Bool(printFlag, false, "print the settings in force, each with its origin, and exit")
+	if listen := cmd.Flags().Lookup("listen"); listen != nil {
+		cmd.AddCommand(healthCommand(name, listen.DefValue))
+	}
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		origins, err := resolve(cmd.Flags(), *file, os.LookupEnv)
 		if err != nil {
