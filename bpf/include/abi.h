@@ -10,7 +10,7 @@
 #include <linux/types.h>
 
 struct address {
-	__u8 bytes[16];
+	__be32 words[4];
 };
 
 /* Written by user space, read by the programs. */
@@ -54,7 +54,7 @@ _Static_assert(sizeof(struct slot_key) == 8, "slot_key");
 /* key: __u32 backend id */
 struct backend {
 	struct address addr;
-	__u32 set; /* the ServicePort's set of all backends */
+	__u32 set; /* the ServicePort's set of all backends: what a reader checks a slot's backend by */
 	__be16 port;
 	__u8 state; /* BackendState of internal/model */
 	__u8 layer;
@@ -78,6 +78,51 @@ struct position {
 _Static_assert(sizeof(struct position) == 32, "position");
 
 /* Written by the programs, read by user space. */
+
+/*
+ * Key of a flow: the packet as it arrives. Forward: what the client sends, to the Service. Reverse: what the
+ * backend sends, to the client.
+ */
+struct tuple {
+	struct address source;
+	struct address destination;
+	__be16 source_port;
+	__be16 destination_port;
+	__u8 protocol;
+	__u8 reverse; /* 1 in the key of a reverse flow */
+	__u16 pad;
+};
+_Static_assert(sizeof(struct tuple) == 40, "tuple");
+
+/* What to put into the packet in place of the Service's address (forward) or the backend's (reverse). */
+struct flow {
+	struct address addr;
+	__u32 backend; /* its id */
+	__u32 sequence; /* of the SYN that began it (TCP), host byte order: a retransmitted SYN has the same */
+	__be16 port;
+	__be16 client_port; /* the client's port as the other side of the translation knows it */
+	__u8 closing; /* 1 once a RST or FIN was seen in this direction */
+	__u8 pad[3];
+};
+_Static_assert(sizeof(struct flow) == 32, "flow");
+
+/* What a socket dialled and what it got: the socket's own storage. */
+struct choice {
+	struct address service;
+	struct address addr;
+	__u32 backend;
+	__be16 service_port;
+	__be16 port;
+};
+_Static_assert(sizeof(struct choice) == 40, "choice");
+
+/* The Services that one unconnected UDP socket sends to. One that sends to more forgets the oldest choice. */
+#define CHOICES 8
+struct choices {
+	struct choice entries[CHOICES];
+	__u32 next; /* the entry to forget next */
+};
+_Static_assert(sizeof(struct choices) == 324, "choices");
 
 struct drop_event {
 	__u64 time; /* CLOCK_MONOTONIC, ns */

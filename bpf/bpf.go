@@ -1,0 +1,160 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package bpf is the part of the data plane that runs in the kernel, and what user space needs to load it, attach
+// it and look into it. The programs decide, translate and refuse; user space writes the tables they read.
+//
+// It promises that nothing that works stops working: maps and links are pinned, a restart takes up the pinned
+// ones and exchanges programs in place, and programs that find no table entry let the packet pass.
+//
+// Before changing a map's key or value read include/abi.h: a changed layout is a new map name. After changing C,
+// run go generate and commit the objects with it.
+package bpf
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+
+	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/rlimit"
+
+	"github.com/deltaplane/deltaplane/internal/abi"
+)
+
+// Options say how Load makes the data plane. The zero value makes one that ends with the process.
+type Options struct {
+	// PinDir is a directory on a bpffs for maps and links, see MountBPFFS. Empty pins nothing.
+	PinDir string
+	// Capacities are the most entries of each map; DefaultCapacities for those that are missing.
+	Capacities map[abi.Map]uint32
+	// Flows is the most conntrack entries, two a flow; DefaultFlows if 0.
+	Flows uint32
+	// RefusalsPerSecond bounds the RST and ICMP answers per processor; DefaultRefusals if 0.
+	RefusalsPerSecond uint32
+	// Log is told what deserves a look. Nil discards it.
+	Log *slog.Logger
+}
+
+// Dataplane is the loaded programs and their maps. Its methods may be called from any goroutine, those that
+// attach from one at a time.
+type Dataplane struct {
+	log       *slog.Logger
+	pinDir    string
+	maps      map[string]*ebpf.Map
+	positions *ebpf.Memory
+	sockets   *ebpf.Collection
+	pods      *ebpf.Collection
+	hooks     []hook // the socket hooks, attached or not
+	ports     *ports // the pods' interfaces
+}
+
+// Load opens the pinned maps, or makes them, and loads the programs. It attaches nothing and writes to no map.
+// On an error nothing stays behind but the maps that were pinned.
+func Load(options Options) (_ *Dataplane, err error) {
+	d := &Dataplane{log: options.Log, pinDir: options.PinDir}
+	if d.log == nil {
+		d.log = slog.New(slog.DiscardHandler)
+	}
+	// Needed before Linux 5.11 only, and refused in containers without CAP_SYS_RESOURCE.
+	if err := rlimit.RemoveMemlock(); err != nil {
+		d.log.Warn("the limit of locked memory stays; on kernels before 5.11 maps may not fit", "error", err)
+	}
+	defer func() {
+		if err != nil {
+			d.Close()
+		}
+	}()
+	if err := d.makePinDirs(); err != nil {
+		return nil, err
+	}
+	if err := d.loadPrograms(options); err != nil {
+		return nil, err
+	}
+	if d.positions, err = d.maps[positionsMap].Memory(); err != nil {
+		return nil, fmt.Errorf("map the positions into memory: %w", err)
+	}
+	d.hooks = socketHooks()
+	d.ports, err = openPorts(d)
+	return d, err
+}
+
+func (d *Dataplane) loadPrograms(options Options) error {
+	sockets, err := loadSockets()
+	if err != nil {
+		return fmt.Errorf("read the socket programs: %w", err)
+	}
+	pods, err := loadPods()
+	if err != nil {
+		return fmt.Errorf("read the pod programs: %w", err)
+	}
+	if err := setSwitches(sockets, pods, options, d.log); err != nil {
+		return err
+	}
+	if d.maps, err = openMaps(pods, options); err != nil {
+		return err
+	}
+	if d.sockets, err = d.loadCollection(sockets); err != nil {
+		return fmt.Errorf("load the socket programs: %w", err)
+	}
+	if d.pods, err = d.loadCollection(pods); err != nil {
+		return fmt.Errorf("load the pod programs: %w", err)
+	}
+	return nil
+}
+
+// loadCollection loads a program file with the shared maps in place of its own.
+func (d *Dataplane) loadCollection(spec *ebpf.CollectionSpec) (*ebpf.Collection, error) {
+	shared := map[string]*ebpf.Map{}
+	for name, m := range spec.Maps {
+		if ours, ok := d.maps[name]; ok {
+			m.MaxEntries = ours.MaxEntries()
+			shared[name] = ours
+		}
+	}
+	c, err := ebpf.NewCollectionWithOptions(spec, ebpf.CollectionOptions{MapReplacements: shared})
+	if refusal, ok := errors.AsType[*ebpf.VerifierError](err); ok {
+		return nil, fmt.Errorf("the kernel's verifier refuses: %w", refusal)
+	}
+	return c, err
+}
+
+// Map returns the map that user space writes. It is closed with the Dataplane.
+func (d *Dataplane) Map(m abi.Map) *ebpf.Map { return d.maps[m.String()] }
+
+// Close lets go of everything. What is pinned goes on working, what is not ends.
+func (d *Dataplane) Close() {
+	if d == nil {
+		return
+	}
+	if d.ports != nil {
+		d.ports.close()
+	}
+	for i := range d.hooks {
+		d.hooks[i].close()
+	}
+	if d.sockets != nil {
+		d.sockets.Close()
+	}
+	if d.pods != nil {
+		d.pods.Close()
+	}
+	for _, m := range d.maps {
+		m.Close()
+	}
+}
+
+func (d *Dataplane) makePinDirs() error {
+	if d.pinDir == "" {
+		return nil
+	}
+	if err := checkBPFFS(d.pinDir); err != nil {
+		return err
+	}
+	for _, dir := range []string{d.pinDir, mapsDir(d.pinDir), linksDir(d.pinDir)} {
+		if err := os.MkdirAll(dir, 0o700); err != nil {
+			return fmt.Errorf("make the directory of pins: %w", err)
+		}
+	}
+	return nil
+}

@@ -1,0 +1,45 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/* Nothing goes no further without being counted and told, with the reason. */
+#pragma once
+
+#include <linux/bpf.h>
+#include <bpf/bpf_helpers.h>
+
+#include "abi.h"
+#include "maps.h"
+#include "reasons.h"
+
+enum via {
+	VIA_SOCKET = 1,
+	VIA_PACKET = 2,
+};
+
+/*
+ * Counting is exact; the event is lost when the ring buffer is full. Costs one map lookup.
+ * __noinline: a rare path that the verifier should see once, not at every drop.
+ */
+static __noinline void drop_report(const struct tuple *tuple, __u32 set, __u8 reason, __u8 via)
+{
+	struct drop_event *event;
+	__u32 index = reason;
+	__u64 *count;
+
+	count = bpf_map_lookup_elem(&counters_v1, &index);
+	if (count)
+		*count += 1; /* per CPU; a lost update by an interrupting program miscounts by one */
+	event = bpf_ringbuf_reserve(&drops_v1, sizeof(*event), 0);
+	if (!event)
+		return;
+	*event = (struct drop_event){
+		.time = bpf_ktime_get_ns(),
+		.source = tuple->source,
+		.destination = tuple->destination,
+		.source_port = tuple->source_port,
+		.destination_port = tuple->destination_port,
+		.set = set,
+		.protocol = tuple->protocol,
+		.reason = reason,
+		.via = via,
+	};
+	bpf_ringbuf_submit(event, 0);
+}

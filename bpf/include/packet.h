@@ -1,0 +1,221 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/* A packet's headers: read once, at its first program. */
+#pragma once
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <linux/bpf.h>
+#include <linux/if_ether.h>
+#include <linux/in.h>
+#include <linux/in6.h>
+#include <linux/ip.h>
+#include <linux/ipv6.h>
+#include <linux/tcp.h>
+#include <linux/udp.h>
+#include <bpf/bpf_endian.h>
+#include <bpf/bpf_helpers.h>
+
+#include "abi.h"
+#include "address.h"
+#include "reasons.h"
+
+#define IPV4_FRAGMENT_OFFSET 0x1fff
+#define IPV4_MORE_FRAGMENTS  0x2000
+
+/* What is read of a packet, at most: Ethernet, the longest IPv4 header, TCP without options. */
+#define HEADERS_MAX (ETH_HLEN + 60 + sizeof(struct tcphdr))
+
+struct packet {
+	struct tuple tuple;
+	__u32 transport; /* offset of the TCP, UDP or SCTP header */
+	__u32 sequence;	 /* TCP, host byte order */
+	bool v6;
+	bool syn; /* of TCP; the first of a connection: SYN without ACK */
+	bool fin;
+	bool rst;
+	/*
+	 * Why the packet cannot be translated, if it cannot: it is dropped only if it is for a Service.
+	 * REASON_NONE for a packet that can.
+	 */
+	__u8 reason;
+};
+
+static __always_inline void *packet_start(const struct __sk_buff *skb)
+{
+	return (void *)(long)skb->data;
+}
+
+static __always_inline void *packet_end(const struct __sk_buff *skb)
+{
+	return (void *)(long)skb->data_end;
+}
+
+/* The verifier of older kernels forgets what it knew of a number that was on the stack. */
+static __always_inline void *transport_start(const struct __sk_buff *skb, const struct packet *p)
+{
+	return packet_start(skb) + (p->transport & 0x7f);
+}
+
+static __always_inline bool carries_services(__u8 protocol)
+{
+	return protocol == IPPROTO_TCP || protocol == IPPROTO_UDP || protocol == IPPROTO_SCTP;
+}
+
+/*
+ * Skips IPv6 extension headers (RFC 8200 4.1; AH by RFC 4302) to find the ports. Returns the offset of the
+ * transport header and its protocol, 0 for a packet without: a later fragment, or more headers than anyone sends.
+ * __noinline: a rare path.
+ */
+static __noinline __u32 skip_extensions(struct __sk_buff *skb, __u8 next, __u8 *protocol)
+{
+	__u32 offset = ETH_HLEN + sizeof(struct ipv6hdr);
+	__u8 header[4];
+
+	for (int i = 0; i < 6; i++) {
+		if (carries_services(next)) {
+			*protocol = next;
+			return offset;
+		}
+		if (bpf_skb_load_bytes(skb, offset, header, sizeof(header)))
+			return 0;
+		switch (next) {
+		case IPPROTO_HOPOPTS:
+		case IPPROTO_ROUTING:
+		case IPPROTO_DSTOPTS:
+			offset += (header[1] + 1) * 8;
+			break;
+		case IPPROTO_AH:
+			offset += (header[1] + 2) * 4;
+			break;
+		case IPPROTO_FRAGMENT:
+			if ((header[2] << 8 | header[3]) & 0xfff8)
+				return 0;
+			offset += 8;
+			break;
+		default:
+			return 0;
+		}
+		next = header[0];
+	}
+	return 0;
+}
+
+/* Ports of a packet that is not translated. Returns false if it has none. */
+static __always_inline bool read_ports(struct __sk_buff *skb, struct packet *p)
+{
+	__be16 ports[2];
+
+	if (bpf_skb_load_bytes(skb, p->transport, ports, sizeof(ports)))
+		return false;
+	p->tuple.source_port = ports[0];
+	p->tuple.destination_port = ports[1];
+	return true;
+}
+
+static __always_inline bool read_ipv4(struct __sk_buff *skb, struct packet *p)
+{
+	struct iphdr *ip = packet_start(skb) + ETH_HLEN;
+	__u16 fragment;
+
+	if ((void *)(ip + 1) > packet_end(skb) || ip->version != 4 || ip->ihl < 5)
+		return false;
+	fragment = bpf_ntohs(ip->frag_off);
+	/* A later fragment names no port: nothing says that it is a Service's. */
+	if (fragment & IPV4_FRAGMENT_OFFSET || !carries_services(ip->protocol))
+		return false;
+	p->tuple.source = address_of_v4(ip->saddr);
+	p->tuple.destination = address_of_v4(ip->daddr);
+	p->tuple.protocol = ip->protocol;
+	p->transport = ETH_HLEN + ip->ihl * 4;
+	if (fragment & IPV4_MORE_FRAGMENTS)
+		p->reason = REASON_UNSUPPORTED;
+	return true;
+}
+
+static __always_inline bool read_ipv6(struct __sk_buff *skb, struct packet *p)
+{
+	struct ipv6hdr *ip = packet_start(skb) + ETH_HLEN;
+
+	if ((void *)(ip + 1) > packet_end(skb) || ip->version != 6)
+		return false;
+	__builtin_memcpy(&p->tuple.source, &ip->saddr, sizeof(p->tuple.source));
+	__builtin_memcpy(&p->tuple.destination, &ip->daddr, sizeof(p->tuple.destination));
+	p->v6 = true;
+	p->tuple.protocol = ip->nexthdr;
+	p->transport = ETH_HLEN + sizeof(*ip);
+	if (!carries_services(ip->nexthdr)) {
+		p->transport = skip_extensions(skb, ip->nexthdr, &p->tuple.protocol);
+		p->reason = REASON_UNSUPPORTED;
+		return p->transport;
+	}
+	return true;
+}
+
+static __always_inline bool read_transport(struct __sk_buff *skb, struct packet *p)
+{
+	struct tcphdr *tcp = transport_start(skb, p);
+
+	if (p->reason)
+		return read_ports(skb, p);
+	if ((void *)tcp + sizeof(struct udphdr) > packet_end(skb))
+		return false;
+	p->tuple.source_port = tcp->source; /* UDP and SCTP have their ports in the same place */
+	p->tuple.destination_port = tcp->dest;
+	if (p->tuple.protocol != IPPROTO_TCP)
+		return true;
+	if ((void *)(tcp + 1) > packet_end(skb) || tcp->doff < 5) {
+		p->reason = REASON_MALFORMED;
+		return true;
+	}
+	p->sequence = bpf_ntohl(tcp->seq);
+	p->syn = tcp->syn && !tcp->ack;
+	p->fin = tcp->fin;
+	p->rst = tcp->rst;
+	return true;
+}
+
+/*
+ * Reads the headers. Returns false for a packet that cannot be a Service's, whatever the tables say: no IP, no
+ * TCP, UDP or SCTP, no ports. p is zeroed by the caller.
+ */
+static __always_inline bool read_packet(struct __sk_buff *skb, struct packet *p)
+{
+	__u32 linear = skb->data_end - skb->data;
+
+	/* Headers may lie in pages: a raw socket or a tunnel makes such packets. */
+	if (linear < HEADERS_MAX && linear < skb->len)
+		bpf_skb_pull_data(skb, skb->len < HEADERS_MAX ? skb->len : HEADERS_MAX);
+	if (skb->protocol == bpf_htons(ETH_P_IP))
+		return read_ipv4(skb, p) && read_transport(skb, p);
+	if (skb->protocol == bpf_htons(ETH_P_IPV6))
+		return read_ipv6(skb, p) && read_transport(skb, p);
+	return false;
+}
+
+/*
+ * Lengths that contradict each other, looked at only before a packet begins a flow or is answered: the receiver
+ * checks them again in any case. A zero total length is a packet of more than 64 KiB (BIG TCP).
+ */
+static __always_inline bool lengths_contradict(struct __sk_buff *skb, const struct packet *p)
+{
+	__u32 length, header = p->tuple.protocol == IPPROTO_TCP ? sizeof(struct tcphdr) : 8;
+	void *start = packet_start(skb) + ETH_HLEN;
+	__be16 field;
+
+	if (p->v6) {
+		struct ipv6hdr *ip = start;
+
+		if ((void *)(ip + 1) > packet_end(skb))
+			return true;
+		field = ip->payload_len;
+		length = bpf_ntohs(field) + ETH_HLEN + sizeof(*ip);
+	} else {
+		struct iphdr *ip = start;
+
+		if ((void *)(ip + 1) > packet_end(skb))
+			return true;
+		field = ip->tot_len;
+		length = bpf_ntohs(field) + ETH_HLEN;
+	}
+	return field && (length > skb->len || length < p->transport + header);
+}

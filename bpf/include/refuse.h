@@ -1,0 +1,268 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/*
+ * The answer to a client of a Service without backends, made out of the client's own packet: a TCP RST
+ * (RFC 9293 3.10.7.1) or an ICMP port unreachable (RFC 792, RFC 4443 3.1), from the Service's address, sent back
+ * through the interface the packet came by.
+ *
+ * A packet that waits for its checksum (CHECKSUM_PARTIAL) keeps doing so whatever is written into it. The
+ * answers stay right whether that happens or not: the RST has its checksum field where the packet had it; the
+ * ICMP message quotes the datagram with the field in its old place, and its own checksum counts what will be there.
+ */
+#pragma once
+
+#include <linux/bpf.h>
+#include <linux/pkt_cls.h>
+#include <bpf/bpf_endian.h>
+#include <bpf/bpf_helpers.h>
+
+#include "abi.h"
+#include "checksum.h"
+#include "maps.h"
+#include "packet.h"
+#include "rewrite.h"
+
+/* Answers per second and processor, and how many may come at once. Set at load. */
+volatile const __u32 refusals_per_second = 1000;
+
+struct allowance {
+	__u64 time;   /* of the last refill, ns */
+	__u64 tokens; /* in ns: an answer costs a second divided by refusals_per_second */
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct allowance);
+} refusals SEC(".maps");
+
+#define SECOND 1000000000ULL
+
+#define TCP_FLAG_BYTE_ACK 0x10
+#define TCP_FLAG_BYTE_RST 0x04
+
+/* Destination unreachable: RFC 792 and RFC 4443 3.1 lay it out alike. */
+struct unreachable {
+	__u8 type;
+	__u8 code;
+	__u16 checksum;
+	__u32 unused;
+};
+
+#define ICMP_UNREACHABLE	 3
+#define ICMP_PORT_UNREACHABLE	 3
+#define ICMPV6_UNREACHABLE	 1
+#define ICMPV6_PORT_UNREACHABLE 4
+
+/* What of the client's packet an ICMP message quotes beyond the IP header: ports, all of UDP. */
+#define QUOTED 8
+
+static __always_inline bool refusal_allowed(void)
+{
+	struct allowance *a;
+	__u64 now, elapsed;
+	__u32 zero = 0;
+
+	a = bpf_map_lookup_elem(&refusals, &zero);
+	if (!a || !refusals_per_second)
+		return false;
+	now = bpf_ktime_get_ns();
+	elapsed = now - a->time;
+	a->time = now;
+	a->tokens = elapsed > SECOND - a->tokens ? SECOND : a->tokens + elapsed;
+	if (a->tokens < SECOND / refusals_per_second)
+		return false;
+	a->tokens -= SECOND / refusals_per_second;
+	return true;
+}
+
+static __always_inline long swap_ethernet(struct __sk_buff *skb)
+{
+	struct ethhdr *eth = packet_start(skb);
+	__u8 mac[ETH_ALEN];
+
+	if ((void *)(eth + 1) > packet_end(skb))
+		return -1;
+	__builtin_memcpy(mac, eth->h_source, ETH_ALEN);
+	__builtin_memcpy(eth->h_source, eth->h_dest, ETH_ALEN);
+	__builtin_memcpy(eth->h_dest, mac, ETH_ALEN);
+	return 0;
+}
+
+static __always_inline __u64 sum_address(const struct address *a)
+{
+	return (__u64)a->words[0] + a->words[1] + a->words[2] + a->words[3];
+}
+
+/* The pseudo header's sum (RFC 9293 3.1, RFC 8200 8.1). A mapped address's prefix must not count. */
+static __always_inline __u64 sum_pseudo(const struct packet *p, __u8 protocol, __u16 length)
+{
+	const struct tuple *t = &p->tuple;
+	__u64 sum = bpf_htons(protocol) + bpf_htons(length);
+
+	if (p->v6)
+		return sum + sum_address(&t->source) + sum_address(&t->destination);
+	return sum + t->source.words[3] + t->destination.words[3];
+}
+
+/* Words of a header on the stack. */
+static __always_inline __u64 sum_words(const void *header, int bytes)
+{
+	const __u16 *word = header;
+	__u64 sum = 0;
+
+	for (int i = 0; i < bytes / 2; i++)
+		sum += word[i];
+	return sum;
+}
+
+/* The IP header of an answer: from the Service to the client. */
+static __always_inline long write_ip(struct __sk_buff *skb, const struct packet *p, __u8 protocol,
+				     __u16 length)
+{
+	const struct tuple *t = &p->tuple;
+
+	if (p->v6) {
+		struct ipv6hdr ip = {
+			.version = 6,
+			.payload_len = bpf_htons(length),
+			.nexthdr = protocol,
+			.hop_limit = 64,
+		};
+
+		__builtin_memcpy(&ip.saddr, &t->destination, sizeof(ip.saddr));
+		__builtin_memcpy(&ip.daddr, &t->source, sizeof(ip.daddr));
+		return bpf_skb_store_bytes(skb, ETH_HLEN, &ip, sizeof(ip), 0);
+	} else {
+		struct iphdr ip = {
+			.version = 4,
+			.ihl = 5,
+			.tot_len = bpf_htons(sizeof(ip) + length),
+			.ttl = 64,
+			.protocol = protocol,
+			.saddr = t->destination.words[3],
+			.daddr = t->source.words[3],
+		};
+
+		ip.check = ~sum_fold(sum_words(&ip, sizeof(ip)));
+		return bpf_skb_store_bytes(skb, ETH_HLEN, &ip, sizeof(ip), 0);
+	}
+}
+
+/* Sequence and acknowledgment of the RST to a segment, RFC 9293 3.10.7.1. */
+static __always_inline void reset_of(struct __sk_buff *skb, const struct packet *p,
+				     const struct tcphdr *segment, struct tcphdr *reset)
+{
+	__u32 length = skb->len - p->transport - segment->doff * 4;
+	void *start = packet_start(skb) + ETH_HLEN;
+	__u8 *flags = (__u8 *)reset + 13;
+
+	*reset = (struct tcphdr){
+		.source = segment->dest,
+		.dest = segment->source,
+		.doff = 5,
+	};
+	*flags = TCP_FLAG_BYTE_RST;
+	if (segment->ack) {
+		reset->seq = segment->ack_seq;
+		return;
+	}
+	/* Ethernet pads short frames: the length is the IP header's, unless that is zero (BIG TCP). */
+	if (!p->v6 && start + sizeof(struct iphdr) <= packet_end(skb)) {
+		struct iphdr *ip = start;
+
+		if (ip->tot_len)
+			length = bpf_ntohs(ip->tot_len) + ETH_HLEN - p->transport -
+				 segment->doff * 4;
+	} else if (p->v6 && start + sizeof(struct ipv6hdr) <= packet_end(skb)) {
+		struct ipv6hdr *ip = start;
+
+		if (ip->payload_len)
+			length = bpf_ntohs(ip->payload_len) - segment->doff * 4;
+	}
+	*flags |= TCP_FLAG_BYTE_ACK;
+	reset->ack_seq = bpf_htonl(p->sequence + length + segment->syn + segment->fin);
+}
+
+static __always_inline long make_reset(struct __sk_buff *skb, const struct packet *p)
+{
+	__u32 transport = ETH_HLEN + (p->v6 ? sizeof(struct ipv6hdr) : sizeof(struct iphdr));
+	bool partial = checksum_state(skb) == CHECKSUM_PARTIAL;
+	struct tcphdr segment, reset;
+	__u64 sum;
+
+	if (bpf_skb_load_bytes(skb, p->transport, &segment, sizeof(segment)))
+		return -1;
+	reset_of(skb, p, &segment, &reset);
+	if (bpf_skb_change_tail(skb, transport + sizeof(reset), 0))
+		return -1;
+	sum = sum_pseudo(p, IPPROTO_TCP, sizeof(reset));
+	reset.check = partial ? sum_fold(sum) : ~sum_fold(sum + sum_words(&reset, sizeof(reset)));
+	return write_ip(skb, p, IPPROTO_TCP, sizeof(reset)) ?:
+	       bpf_skb_store_bytes(skb, transport, &reset, sizeof(reset), 0);
+}
+
+/* The sum of what is quoted beyond the IP header, as it will be once the datagram's checksum is filled in. */
+static __always_inline __u64 sum_quoted(const struct packet *p, enum checksum_state state,
+					const __u8 *quoted)
+{
+	__u64 sum = sum_words(quoted, QUOTED);
+	struct udphdr udp;
+	__u16 check;
+
+	if (state != CHECKSUM_PARTIAL || p->tuple.protocol != IPPROTO_UDP)
+		return sum;
+	__builtin_memcpy(&udp, quoted, sizeof(udp));
+	/* Only the quoted bytes are left to be summed: that is what the device will do. */
+	check = ~sum_fold(sum) ?: 0xffff;
+	return sum - udp.check + check;
+}
+
+static __always_inline long make_unreachable(struct __sk_buff *skb, const struct packet *p)
+{
+	__u32 header = p->v6 ? sizeof(struct ipv6hdr) : sizeof(struct iphdr);
+	__u32 length = sizeof(struct unreachable) + header + QUOTED;
+	enum checksum_state state = checksum_state(skb);
+	struct unreachable icmp = {
+		.type = p->v6 ? ICMPV6_UNREACHABLE : ICMP_UNREACHABLE,
+		.code = p->v6 ? ICMPV6_PORT_UNREACHABLE : ICMP_PORT_UNREACHABLE,
+	};
+	__u8 quoted_ip[sizeof(struct ipv6hdr)] = {};
+	__u8 quoted[QUOTED];
+	__u64 sum;
+	long failed;
+
+	/* Options would be quoted too: such a client is not answered. */
+	if (p->transport != ETH_HLEN + header)
+		return -1;
+	failed = p->v6 ? bpf_skb_load_bytes(skb, ETH_HLEN, quoted_ip, sizeof(struct ipv6hdr)) :
+			 bpf_skb_load_bytes(skb, ETH_HLEN, quoted_ip, sizeof(struct iphdr));
+	if (failed || bpf_skb_load_bytes(skb, p->transport, quoted, sizeof(quoted)))
+		return -1;
+	sum = sum_words(&icmp, sizeof(icmp)) + sum_words(quoted_ip, sizeof(quoted_ip)) +
+	      sum_quoted(p, state, quoted);
+	if (p->v6)
+		sum += sum_pseudo(p, IPPROTO_ICMPV6, length);
+	icmp.checksum = ~sum_fold(sum);
+	if (bpf_skb_change_tail(skb, p->transport + QUOTED, 0) ||
+	    bpf_skb_adjust_room(skb, header + sizeof(icmp), BPF_ADJ_ROOM_MAC, 0))
+		return -1;
+	return write_ip(skb, p, p->v6 ? IPPROTO_ICMPV6 : IPPROTO_ICMP, length) ?:
+	       bpf_skb_store_bytes(skb, ETH_HLEN + header, &icmp, sizeof(icmp), 0);
+}
+
+/*
+ * Turns the packet into its refusal. Never answers a RST, a group or nobody, nor faster than
+ * refusals_per_second; what is not answered is dropped. __noinline: a rare path.
+ */
+static __noinline int refuse_packet(struct __sk_buff *skb, const struct packet *p)
+{
+	long failed;
+
+	if (p->rst || !address_is_one_host(&p->tuple.source) || !refusal_allowed())
+		return TC_ACT_SHOT;
+	failed = p->tuple.protocol == IPPROTO_TCP ? make_reset(skb, p) : make_unreachable(skb, p);
+	if (failed || swap_ethernet(skb))
+		return TC_ACT_SHOT;
+	return bpf_redirect(skb->ifindex, 0);
+}

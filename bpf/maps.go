@@ -1,0 +1,101 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package bpf
+
+import (
+	"errors"
+	"fmt"
+	"strings"
+
+	"github.com/cilium/ebpf"
+
+	"github.com/deltaplane/deltaplane/internal/abi"
+)
+
+// The maps that only this package touches.
+const (
+	positionsMap = "positions_v1"
+	dropsMap     = "drops_v1"
+	countersMap  = "counters_v1"
+	flowsMap     = "flows_v1"
+)
+
+// DefaultCapacities are entries. Slots and backends take some 100 bytes an entry in use and 16 for one that
+// isn't; the others less.
+var DefaultCapacities = map[abi.Map]uint32{
+	abi.Frontends: 131072,
+	abi.Sets:      131072,
+	abi.Slots:     524288,
+	abi.Backends:  524288,
+	abi.Endpoints: 4096,
+}
+
+const (
+	// DefaultFlows is conntrack entries, some 130 bytes each, taken when the map is made.
+	DefaultFlows = 131072
+	// DefaultRefusals is answers per second and processor.
+	DefaultRefusals = 1000
+)
+
+// openMaps makes the maps that programs share, or opens them where they are pinned.
+func openMaps(spec *ebpf.CollectionSpec, options Options) (_ map[string]*ebpf.Map, err error) {
+	opened := map[string]*ebpf.Map{}
+	defer func() {
+		if err != nil {
+			for _, m := range opened {
+				m.Close()
+			}
+		}
+	}()
+	for name, m := range spec.Maps {
+		if !strings.HasSuffix(name, "_v1") {
+			continue
+		}
+		m = m.Copy()
+		if n := capacity(name, options); n != 0 {
+			m.MaxEntries = n
+		}
+		if opened[name], err = openMap(m, options.PinDir); err != nil {
+			return nil, err
+		}
+	}
+	return opened, nil
+}
+
+func openMap(spec *ebpf.MapSpec, pinDir string) (*ebpf.Map, error) {
+	var options ebpf.MapOptions
+	if pinDir != "" {
+		spec.Pinning = ebpf.PinByName
+		options.PinPath = mapsDir(pinDir)
+	}
+	m, err := ebpf.NewMapWithOptions(spec, options)
+	switch {
+	case errors.Is(err, ebpf.ErrMapIncompatible):
+		return nil, fmt.Errorf("the pinned map %s/%s is not as configured (%w): configure the capacity it has, "+
+			"or remove the pins and start again, which ends translated connections of per-packet flows",
+			mapsDir(pinDir), spec.Name, err)
+	case err != nil:
+		return nil, fmt.Errorf("make the map %s of %d entries: %w", spec.Name, spec.MaxEntries, err)
+	}
+	return m, nil
+}
+
+// capacity returns the configured size of a map, 0 for one whose size is fixed.
+func capacity(name string, options Options) uint32 {
+	if name == flowsMap {
+		if options.Flows == 0 {
+			return DefaultFlows
+		}
+		return options.Flows
+	}
+	for m := range abi.MapCount {
+		if m.String() != name {
+			continue
+		}
+		if n := options.Capacities[m]; n != 0 {
+			return n
+		}
+		return DefaultCapacities[m]
+	}
+	return 0
+}

@@ -1,0 +1,72 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package bpf
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+
+	"golang.org/x/sys/unix"
+)
+
+// Pins lie in two directories: maps/NAME, and links/HOOK for sockets, links/pod-IFINDEX-DIRECTION for pods.
+
+func mapsDir(pinDir string) string  { return filepath.Join(pinDir, "maps") }
+func linksDir(pinDir string) string { return filepath.Join(pinDir, "links") }
+
+// MountBPFFS makes dir a bpffs if it isn't one, or within one. Unmounting it is the caller's.
+func MountBPFFS(dir string) error {
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return fmt.Errorf("make the mount point of a bpffs: %w", err)
+	}
+	if onBPFFS(dir) {
+		return nil
+	}
+	if err := unix.Mount("deltaplane", dir, "bpf", 0, "mode=0700"); err != nil {
+		return fmt.Errorf("mount a bpffs at %s (it needs CAP_SYS_ADMIN; mount it beforehand otherwise): %w", dir, err)
+	}
+	return nil
+}
+
+func onBPFFS(dir string) bool {
+	var stat unix.Statfs_t
+	return unix.Statfs(dir, &stat) == nil && stat.Type == unix.BPF_FS_MAGIC
+}
+
+// checkBPFFS says what to do if a directory that is to hold pins, or the one it will be in, is on no bpffs.
+func checkBPFFS(dir string) error {
+	for at := dir; ; at = filepath.Dir(at) {
+		if _, err := os.Stat(at); errors.Is(err, fs.ErrNotExist) && at != filepath.Dir(at) {
+			continue
+		}
+		if onBPFFS(at) {
+			return nil
+		}
+		return fmt.Errorf("%s is on no bpffs, so nothing can be pinned there: mount -t bpf bpf %s", dir, dir)
+	}
+}
+
+// RemovePins removes everything that Load and the Attach methods leave under pinDir: the programs detach and the
+// maps go once nothing else holds them. It touches nobody else's pins. A missing directory is fine.
+func RemovePins(pinDir string) error {
+	var failed []error
+	failed = append(failed, removeFilters(pinDir))
+	for _, dir := range []string{linksDir(pinDir), mapsDir(pinDir)} {
+		entries, err := os.ReadDir(dir)
+		if errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
+		failed = append(failed, err)
+		for _, e := range entries {
+			failed = append(failed, os.Remove(filepath.Join(dir, e.Name())))
+		}
+		failed = append(failed, os.Remove(dir))
+	}
+	if err := errors.Join(failed...); err != nil {
+		return fmt.Errorf("remove the pins in %s: %w", pinDir, err)
+	}
+	return nil
+}
