@@ -1,0 +1,267 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package fabric wires namespaces into a small network: nodes and outside clients on one bridge, pods behind their
+// nodes, and routes between all of them as a plain layer 3 CNI would set them. It knows nothing of Kubernetes.
+//
+// It promises that an address works as soon as a call has returned: neighbours are written down rather than asked
+// for, and no address waits for duplicate address detection.
+package fabric
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"path/filepath"
+
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+
+	"github.com/deltaplane/deltaplane/internal/lab/space"
+)
+
+// Addresses of what the lab itself puts on the bridge.
+var (
+	// BridgeAddrs are the bridge's own: where nodes reach the bus, and their default route.
+	BridgeAddrs = []netip.Addr{netip.MustParseAddr("172.30.255.254"), netip.MustParseAddr("fd00:172:30::ffff:fffe")}
+	// OutsideAddrs are those of the client that is no node.
+	OutsideAddrs = []netip.Addr{netip.MustParseAddr("172.30.255.1"), netip.MustParseAddr("fd00:172:30::ffff:1")}
+	// gateways are what pods see as their router, the same on every node.
+	gateways = []netip.Addr{netip.MustParseAddr("169.254.1.1"), netip.MustParseAddr("fe80::1")}
+)
+
+const (
+	bridge = "fabric"
+	uplink = "eth0"
+)
+
+// Fabric is the bridge and what is plugged into it.
+type Fabric struct {
+	dir       string
+	namespace *space.Namespace
+	hosts     []*Host
+}
+
+// Host is a namespace on the bridge: a node or an outside client.
+type Host struct {
+	Namespace *space.Namespace
+	Name      string
+	Addrs     []netip.Addr
+	PodCIDRs  []netip.Prefix // routed to it by all other hosts
+	mac       net.HardwareAddr
+}
+
+// New makes the bridge. Namespaces are held by files in dir.
+func New(dir string) (*Fabric, error) {
+	namespace, err := space.NewNamespace(filepath.Join(dir, "fabric"))
+	if err != nil {
+		return nil, err
+	}
+	f := &Fabric{dir: dir, namespace: namespace}
+	if err := f.makeBridge(); err != nil {
+		return nil, errors.Join(fmt.Errorf("make the fabric: %w", err), namespace.Close())
+	}
+	return f, nil
+}
+
+func (f *Fabric) makeBridge() error {
+	if err := f.namespace.Sysctl(plainHost); err != nil {
+		return err
+	}
+	links, err := f.namespace.Links()
+	if err != nil {
+		return err
+	}
+	defer links.Close()
+	attrs := netlink.NewLinkAttrs()
+	attrs.Name = bridge
+	snooping := false
+	if err := links.LinkAdd(&netlink.Bridge{LinkAttrs: attrs, MulticastSnooping: &snooping}); err != nil {
+		return err
+	}
+	link, err := links.LinkByName(bridge)
+	if err != nil {
+		return err
+	}
+	return errors.Join(up(links, "lo"), up(links, bridge), addAddrs(links, link, BridgeAddrs))
+}
+
+// Namespace returns the namespace that the bridge is in.
+func (f *Fabric) Namespace() *space.Namespace { return f.namespace }
+
+// plainHost are settings of every namespace. Duplicate address detection would keep an address unusable for seconds.
+var plainHost = map[string]string{
+	"ipv6/conf/all/disable_ipv6": "0", "ipv6/conf/default/disable_ipv6": "0",
+	"ipv6/conf/all/accept_dad": "0", "ipv6/conf/default/accept_dad": "0",
+	"ipv6/conf/all/accept_ra": "0", "ipv6/conf/default/accept_ra": "0",
+	"ipv4/conf/all/rp_filter": "0", "ipv4/conf/default/rp_filter": "0",
+	// Anyone may ping and use low ports; labs have no users.
+	"ipv4/ping_group_range": "0 2147483647", "ipv4/ip_unprivileged_port_start": "0",
+}
+
+// router are further settings of namespaces that forward. Redirects and rate limits only confuse observers.
+var router = map[string]string{
+	"ipv4/ip_forward": "1", "ipv6/conf/all/forwarding": "1", "ipv6/conf/default/forwarding": "1",
+	"ipv4/conf/all/send_redirects": "0", "ipv4/conf/default/send_redirects": "0",
+	"ipv4/icmp_ratelimit": "0", "ipv6/icmp/ratelimit": "0",
+}
+
+// AddHost makes a namespace on the bridge, with routes to and from every other one.
+func (f *Fabric) AddHost(file, name string, addrs []netip.Addr, podCIDRs []netip.Prefix) (*Host, error) {
+	namespace, err := space.NewNamespace(filepath.Join(f.dir, file))
+	if err != nil {
+		return nil, err
+	}
+	h := &Host{Namespace: namespace, Name: name, Addrs: addrs, PodCIDRs: podCIDRs}
+	if err := f.plug(h); err != nil {
+		return nil, errors.Join(fmt.Errorf("connect %s to the fabric: %w", name, err), namespace.Close())
+	}
+	for _, other := range f.hosts {
+		if err := errors.Join(route(h, other), route(other, h)); err != nil {
+			return nil, errors.Join(fmt.Errorf("route between %s and %s: %w", name, other.Name, err), namespace.Close())
+		}
+	}
+	f.hosts = append(f.hosts, h)
+	return h, nil
+}
+
+func (f *Fabric) plug(h *Host) error {
+	settings := plainHost
+	if len(h.PodCIDRs) > 0 {
+		settings = both(plainHost, router)
+	}
+	if err := h.Namespace.Sysctl(settings); err != nil {
+		return err
+	}
+	inFabric, err := f.namespace.Links()
+	if err != nil {
+		return err
+	}
+	defer inFabric.Close()
+	inHost, err := h.Namespace.Links()
+	if err != nil {
+		return err
+	}
+	defer inHost.Close()
+	port := fmt.Sprintf("port%d", len(f.hosts)+1)
+	if err := veth(inFabric, port, h.Namespace, uplink); err != nil {
+		return err
+	}
+	if err := join(inFabric, port); err != nil {
+		return err
+	}
+	link, err := inHost.LinkByName(uplink)
+	if err != nil {
+		return err
+	}
+	h.mac = link.Attrs().HardwareAddr
+	bridgeLink, err := inFabric.LinkByName(bridge)
+	if err != nil {
+		return err
+	}
+	if err := errors.Join(up(inHost, "lo"), up(inHost, uplink), addAddrs(inHost, link, h.Addrs)); err != nil {
+		return err
+	}
+	for i, gateway := range BridgeAddrs {
+		// Reached on the link itself, whatever prefixes the addresses are of.
+		if !hasFamily(h.Addrs, gateway) {
+			continue
+		}
+		err := errors.Join(
+			neighbour(inHost, link, gateway, bridgeLink.Attrs().HardwareAddr),
+			addRoute(inHost, link, host(gateway), netip.Addr{}),
+			addRoute(inHost, link, everything[i], gateway))
+		if err != nil {
+			return err
+		}
+	}
+	for _, addr := range h.Addrs {
+		if err := errors.Join(neighbour(inFabric, bridgeLink, addr, h.mac), addRoute(inFabric, bridgeLink, host(addr), netip.Addr{})); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func join(links *netlink.Handle, port string) error {
+	link, err := links.LinkByName(port)
+	if err != nil {
+		return err
+	}
+	master, err := links.LinkByName(bridge)
+	if err != nil {
+		return err
+	}
+	if err := links.LinkSetMaster(link, master); err != nil {
+		return fmt.Errorf("put %s into the bridge: %w", port, err)
+	}
+	return links.LinkSetUp(link)
+}
+
+// route lets from reach to's addresses on the bridge, and its pods through them.
+func route(from, to *Host) error {
+	links, err := from.Namespace.Links()
+	if err != nil {
+		return err
+	}
+	defer links.Close()
+	link, err := links.LinkByName(uplink)
+	if err != nil {
+		return err
+	}
+	for _, addr := range to.Addrs {
+		if !hasFamily(from.Addrs, addr) {
+			continue
+		}
+		if err := errors.Join(neighbour(links, link, addr, to.mac), addRoute(links, link, host(addr), netip.Addr{})); err != nil {
+			return err
+		}
+	}
+	for _, cidr := range to.PodCIDRs {
+		if via, ok := ofFamily(to.Addrs, cidr.Addr()); ok && hasFamily(from.Addrs, via) {
+			if err := addRoute(links, link, cidr, via); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// RemoveHost takes a host off the bridge. Its links go with it; the others lose their routes to it.
+func (f *Fabric) RemoveHost(h *Host) error {
+	var kept []*Host
+	for _, other := range f.hosts {
+		if other == h {
+			continue
+		}
+		kept = append(kept, other)
+		if err := unroute(other, h); err != nil {
+			return err
+		}
+	}
+	f.hosts = kept
+	return h.Namespace.Close()
+}
+
+func unroute(from, to *Host) error {
+	links, err := from.Namespace.Links()
+	if err != nil {
+		return err
+	}
+	defer links.Close()
+	link, err := links.LinkByName(uplink)
+	if err != nil {
+		return err
+	}
+	prefixes := to.PodCIDRs
+	for _, addr := range to.Addrs {
+		prefixes = append(prefixes, host(addr))
+	}
+	for _, prefix := range prefixes {
+		err := links.RouteDel(&netlink.Route{LinkIndex: link.Attrs().Index, Dst: ipNet(prefix)})
+		if err != nil && !errors.Is(err, unix.ESRCH) {
+			return fmt.Errorf("remove the route to %s: %w", prefix, err)
+		}
+	}
+	return nil
+}
