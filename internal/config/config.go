@@ -42,7 +42,7 @@ type Settings interface {
 func Command(name, short, example string, settings Settings, run func(ctx context.Context) error) *cobra.Command {
 	cmd := &cobra.Command{
 		Use: name, Short: short, Long: short + "\n\n" + help, Example: indent(example),
-		Args: cobra.NoArgs, SilenceUsage: true, SilenceErrors: true, Version: version.Version,
+		Args: cobra.NoArgs, SilenceUsage: true, SilenceErrors: true, Version: version.Current().Version,
 		CompletionOptions: cobra.CompletionOptions{DisableDefaultCmd: true},
 	}
 	settings.Flags(cmd.Flags())
