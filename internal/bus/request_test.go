@@ -1,0 +1,135 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package bus
+
+import (
+	"context"
+	"errors"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+)
+
+func write(t testing.TB, text string) string {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "file")
+	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
+func TestRequestIsAnsweredOnceOfAQueue(t *testing.T) {
+	c := start(t)
+	for range 3 {
+		_, err := c.Respond("double", "q", func(_ context.Context, data []byte, reply func([]byte) error) {
+			if err := reply(append(data, data...)); err != nil {
+				t.Error(err)
+			}
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	got, err := c.Request(t.Context(), "double", []byte("ab"))
+	if err != nil || string(got) != "abab" {
+		t.Errorf("got %q, %v", got, err)
+	}
+}
+
+func TestRequestThatNobodyAnswers(t *testing.T) {
+	c := start(t)
+	_, err := c.Request(t.Context(), "nowhere", nil)
+	if !errors.Is(err, ErrNobody) {
+		t.Errorf("one answer: %v, want ErrNobody", err)
+	}
+	wantError(t, err, "request on nowhere: nobody answers there")
+	err = c.RequestMany(t.Context(), "nowhere", nil, func([]byte) (bool, error) { return true, nil })
+	if !errors.Is(err, ErrNobody) {
+		t.Errorf("many answers: %v, want ErrNobody", err)
+	}
+}
+
+func TestManyAnswersEndWhenTheCallerHasTheLast(t *testing.T) {
+	c := start(t)
+	_, err := c.Respond("alphabet", "", func(_ context.Context, _ []byte, reply func([]byte) error) {
+		for b := byte('a'); b <= 'z'; b++ {
+			if err := reply([]byte{b}); err != nil {
+				t.Error(err)
+			}
+		}
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var got strings.Builder
+	err = c.RequestMany(t.Context(), "alphabet", nil, func(b []byte) (bool, error) {
+		got.Write(b)
+		return string(b) != "z", nil
+	})
+	if diff := cmp.Diff("abcdefghijklmnopqrstuvwxyz", got.String()); diff != "" || err != nil {
+		t.Errorf("%v\n%s", err, diff)
+	}
+	failed := errors.New("no b")
+	err = c.RequestMany(t.Context(), "alphabet", nil, func(b []byte) (bool, error) {
+		if string(b) == "b" {
+			return true, failed
+		}
+		return true, nil
+	})
+	if !errors.Is(err, failed) {
+		t.Errorf("error of the caller: %v", err)
+	}
+}
+
+func TestAnswerThatBreaksOffEndsWithTheContext(t *testing.T) {
+	c := start(t)
+	ctx, cancel := context.WithCancel(t.Context())
+	_, err := c.Respond("half", "", func(_ context.Context, _ []byte, reply func([]byte) error) {
+		if err := reply([]byte("first")); err != nil {
+			t.Error(err)
+		}
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	err = c.RequestMany(ctx, "half", nil, func([]byte) (bool, error) { cancel(); return true, nil })
+	wantError(t, err, "request on half", "canceled")
+}
+
+func TestRequestsAreWorkedOnByFewAtATime(t *testing.T) {
+	c := start(t)
+	working, release := make(chan struct{}, 100), make(chan struct{})
+	_, err := c.Respond("slow", "", func(_ context.Context, _ []byte, reply func([]byte) error) {
+		working <- struct{}{}
+		<-release
+		if err := reply(nil); err != nil {
+			t.Error(err)
+		}
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	answered := make(chan error, 2*respondWorkers)
+	for range 2 * respondWorkers {
+		go func() {
+			_, err := c.Request(t.Context(), "slow", nil)
+			answered <- err
+		}()
+	}
+	for range respondWorkers {
+		receive(t, working)
+	}
+	if n := len(working); n != 0 {
+		t.Errorf("%d more than %d are worked on", n, respondWorkers)
+	}
+	close(release)
+	for range 2 * respondWorkers {
+		if err := receive(t, answered); err != nil {
+			t.Error(err)
+		}
+	}
+}
