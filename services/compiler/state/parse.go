@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"slices"
 	"strings"
 	"unicode/utf8"
 
@@ -37,11 +38,16 @@ func checkName(kind string, n Name) error {
 		return fmt.Errorf("its name has %d bytes: Kubernetes allows %d", len(n.Name), longest)
 	case len(n.Namespace) > maxLabel:
 		return fmt.Errorf("its namespace has %d bytes: Kubernetes allows %d", len(n.Namespace), maxLabel)
-	case strings.ContainsAny(n.Name+n.Namespace, "/\x00") || !utf8.ValidString(n.Name+n.Namespace):
+	case n.Namespace == "" && kind != KindNode && kind != KindNamespace:
+		return errors.New("it has no namespace")
+	case strings.ContainsFunc(n.Name+n.Namespace, forbidden) || !utf8.ValidString(n.Name+n.Namespace):
 		return fmt.Errorf("the name %q is none that Kubernetes allows", n.String())
 	}
 	return nil
 }
+
+// forbidden says that a character is in no name: it would make keys ambiguous, or messages that nodes refuse.
+func forbidden(r rune) bool { return r == '/' || r < ' ' || r == 0x7f }
 
 func parseService(n Name, m *schemas.Service) (*Service, error) {
 	s := &Service{Name: n, ProxyName: m.GetProxyName(), Type: m.GetType(), Created: m.GetCreated().AsTime()}
@@ -111,7 +117,7 @@ func parseSlice(n Name, m *schemas.EndpointSlice) (*Slice, error) {
 			Node: e.GetNode(), Zone: e.GetZone(),
 		})
 	}
-	s.packed, s.names = string(pack.packed), pack.names
+	s.packed, s.names = string(pack.packed), slices.Clone(pack.names)
 	return s, nil
 }
 
