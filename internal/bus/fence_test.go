@@ -1,0 +1,321 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package bus
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/deltaplane/deltaplane/internal/bus/embedded"
+)
+
+func take(t testing.TB, c *Conn, holder string) *Fence {
+	t.Helper()
+	f, err := c.TakeEpoch(t.Context(), "LEDGER", ledgerEpoch, holder)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return f
+}
+
+// read returns what is stored as "subject=data".
+func read(t testing.TB, c *Conn, o ReadOptions) []string {
+	t.Helper()
+	var got []string
+	err := c.Read(t.Context(), o, func(r Record) error {
+		got = append(got, r.Subject+"="+string(r.Data))
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return got
+}
+
+func entries(t testing.TB, c *Conn) []string {
+	t.Helper()
+	return read(t, c, ReadOptions{Stream: "LEDGER", Subjects: []string{"ledger.entry.*"}})
+}
+
+func records(text ...string) []Record {
+	var all []Record
+	for i, s := range text {
+		all = append(all, Record{Subject: fmt.Sprintf("ledger.entry.%d", i), Data: []byte(s)})
+	}
+	return all
+}
+
+func TestBatchIsStoredInOrder(t *testing.T) {
+	c := startWith(t, ledger)
+	f := take(t, c, "one")
+	last, err := f.Append(t.Context(), records("a", "b", "c"))
+	if err != nil || last != 4 {
+		t.Fatalf("last sequence %d, %v; want 4: the epoch and three", last, err)
+	}
+	if last, err = f.Append(t.Context(), records("d")); err != nil || last != 5 {
+		t.Fatalf("last sequence %d, %v; want 5", last, err)
+	}
+	want := []string{"ledger.entry.0=a", "ledger.entry.1=b", "ledger.entry.2=c", "ledger.entry.0=d"}
+	if diff := cmp.Diff(want, entries(t, c)); diff != "" {
+		t.Error(diff)
+	}
+}
+
+func TestDeposedHolderStoresNothing(t *testing.T) {
+	c := startWith(t, ledger)
+	old := take(t, c, "old")
+	young := take(t, c, "young")
+	if old.Epoch() != 1 || young.Epoch() != 2 {
+		t.Fatalf("epochs %d and %d, want 1 and 2", old.Epoch(), young.Epoch())
+	}
+	for _, batch := range [][]Record{records("x"), records("x", "y", "z")} {
+		_, err := old.Append(t.Context(), batch)
+		if !errors.Is(err, ErrDeposed) {
+			t.Errorf("%d messages: %v, want ErrDeposed", len(batch), err)
+		}
+		wantError(t, err, "stream LEDGER in epoch 1", "another has taken the epoch")
+	}
+	if _, err := young.Append(t.Context(), records("a", "b")); err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff([]string{"ledger.entry.0=a", "ledger.entry.1=b"}, entries(t, c)); diff != "" {
+		t.Error(diff)
+	}
+}
+
+func TestOnlyOneOfManyHoldsTheEpochInTheEnd(t *testing.T) {
+	c := startWith(t, ledger)
+	taken := make(chan *Fence, 8)
+	for i := range cap(taken) {
+		go func() {
+			f, err := c.TakeEpoch(t.Context(), "LEDGER", ledgerEpoch, fmt.Sprint("rival ", i))
+			if err != nil {
+				t.Error(err)
+			}
+			taken <- f
+		}()
+	}
+	epochs, appended := map[uint64]bool{}, 0
+	var all []*Fence
+	for range cap(taken) {
+		all = append(all, receive(t, taken))
+	}
+	for _, f := range all {
+		if f == nil {
+			t.FailNow()
+		}
+		epochs[f.Epoch()] = true
+		if _, err := f.Append(t.Context(), records("mine")); err == nil {
+			appended++
+		}
+	}
+	if len(epochs) != len(all) || appended != 1 {
+		t.Errorf("%d different epochs of %d, %d could append; want all different and one", len(epochs), len(all), appended)
+	}
+}
+
+func TestEpochIsTakenAboveWhatNodesHold(t *testing.T) {
+	c := startWith(t, ledger)
+	f, err := c.TakeEpochAbove(t.Context(), "LEDGER", ledgerEpoch, "after a lost stream", 41)
+	if err != nil || f.Epoch() != 42 {
+		t.Errorf("epoch %d, %v; want 42", f.Epoch(), err)
+	}
+}
+
+// The fence must outlive the stream's maximal age, and a log that is full.
+func TestEpochOutlivesWhatTheStreamForgets(t *testing.T) {
+	short := ledger
+	short.MaxAge, short.MaxBytes = 300*time.Millisecond, 10<<20
+	c := startWith(t, short)
+	f := take(t, c, "one")
+	if _, err := f.Append(t.Context(), records("a", "b")); err != nil {
+		t.Fatal(err)
+	}
+	for len(entries(t, c)) > 0 {
+		if wait(t.Context(), 50*time.Millisecond) != nil {
+			t.Fatal("the entries don't age")
+		}
+	}
+	megabyte := strings.Repeat("x", 1<<20-8<<10)
+	for range 24 {
+		if _, err := f.Append(t.Context(), records(megabyte)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if got := take(t, c, "two").Epoch(); got != 2 {
+		t.Errorf("epoch %d, want 2: the first was forgotten", got)
+	}
+	if _, err := f.Append(t.Context(), records("late")); !errors.Is(err, ErrDeposed) {
+		t.Errorf("the old holder: %v, want ErrDeposed", err)
+	}
+}
+
+func TestMessagesEndAtTheirTime(t *testing.T) {
+	c := startWith(t, ledger)
+	f := take(t, c, "one")
+	batch := records("tombstone", "kept")
+	batch[0].TTL = time.Second
+	if _, err := f.Append(t.Context(), batch); err != nil {
+		t.Fatal(err)
+	}
+	want := []string{"ledger.entry.1=kept"}
+	for cmp.Diff(want, entries(t, c)) != "" {
+		if wait(t.Context(), 50*time.Millisecond) != nil {
+			t.Fatal("the tombstone doesn't end")
+		}
+	}
+}
+
+func TestBatchThatIsTooLargeIsRefusedBeforeItIsSent(t *testing.T) {
+	c := startWith(t, ledger)
+	f := take(t, c, "one")
+	for name, batch := range map[string][]Record{
+		"messages":         make([]Record, MaxBatchMessages+1),
+		"a message of":     {{Subject: "ledger.entry.0", Data: make([]byte, 2<<20)}},
+		"bytes in one bat": many(80, 1<<20-8<<10),
+	} {
+		_, err := f.Append(t.Context(), batch)
+		wantError(t, err, "append to stream LEDGER", name, "the most is")
+		if !errors.Is(err, ErrTooLarge) {
+			t.Errorf("%v is not ErrTooLarge", err)
+		}
+	}
+	if _, err := f.Append(t.Context(), many(MaxBatchMessages, 10)); err != nil {
+		t.Errorf("the longest batch: %v", err)
+	}
+	if n := len(entries(t, c)); n != MaxBatchMessages {
+		t.Errorf("%d of %d are stored", n, MaxBatchMessages)
+	}
+}
+
+func many(n, size int) []Record {
+	all := make([]Record, n)
+	for i := range all {
+		all[i] = Record{Subject: fmt.Sprintf("ledger.entry.%d", i), Data: make([]byte, size)}
+	}
+	return all
+}
+
+func TestEpochOfAStreamThatIsNotThere(t *testing.T) {
+	c := start(t)
+	_, err := c.TakeEpoch(t.Context(), "LEDGER", ledgerEpoch, "one")
+	wantError(t, err, "take the epoch of stream LEDGER: the stream doesn't exist")
+	if !errors.Is(err, ErrNoStream) {
+		t.Errorf("%v is not ErrNoStream", err)
+	}
+}
+
+func TestAppendWithoutAnAnswerIsUncertain(t *testing.T) {
+	c := startWith(t, ledger)
+	f := take(t, c, "one")
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if _, err := f.Append(ctx, records("a", "b")); !errors.Is(err, ErrUncertain) {
+		t.Errorf("%v, want ErrUncertain", err)
+	}
+}
+
+func TestAppendWhileTheServerIsAwayFailsAtOnce(t *testing.T) {
+	server := startServer(t, embedded.Options{})
+	lost := make(chan error, 1)
+	c := connect(t, Options{URL: server.URL(), OnDisconnect: func(err error) { lost <- err }})
+	if err := c.EnsureStreams(t.Context(), 1, ledger); err != nil {
+		t.Fatal(err)
+	}
+	f := take(t, c, "one")
+	server.Shutdown()
+	receive(t, lost)
+	_, err := f.Append(t.Context(), records("a", "b"))
+	wantError(t, err, "append 2 messages to stream LEDGER", "not connected to the bus at")
+}
+
+// This is the measurement that docs/adr/0002 rests on: who acts on deltas must not subscribe to a stream's subjects.
+func TestBatchReachesPlainSubscribersBeforeItIsStored(t *testing.T) {
+	c := startWith(t, ledger)
+	f := take(t, c, "one")
+	heard := make(chan string, 16)
+	if _, err := c.Subscribe("ledger.entry.*", func(m Message) { heard <- string(m.Data) }); err != nil {
+		t.Fatal(err)
+	}
+	batch := f.messages(records("first", "second"), false)
+	first := batch[0]
+	first.Header.Set(headerBatchID, "never committed")
+	first.Header.Set(headerBatchSequence, "1")
+	if err := c.nats.PublishMsg(first); err != nil {
+		t.Fatal(err)
+	}
+	if got := receive(t, heard); got != "first" || len(entries(t, c)) != 0 {
+		t.Errorf("heard %q with %v stored", got, entries(t, c))
+	}
+	take(t, c, "two")
+	if _, err := f.Append(t.Context(), records("refused 1", "refused 2")); !errors.Is(err, ErrDeposed) {
+		t.Fatalf("%v, want ErrDeposed", err)
+	}
+	if diff := cmp.Diff([]string{"refused 1", "refused 2"}, []string{receive(t, heard), receive(t, heard)}); diff != "" {
+		t.Errorf("what a plain subscriber hears of a refused batch:\n%s", diff)
+	}
+}
+
+func TestStreamThatTakesNoBatchesSaysSo(t *testing.T) {
+	single := ledger
+	single.Atomic = false
+	c := startWith(t, single)
+	f := take(t, c, "one") // one message is no batch
+	_, err := f.Append(t.Context(), records("a", "b"))
+	wantError(t, err, "the stream refused it", "atomic publish is disabled")
+}
+
+func TestAnswersOfStreamsAreUnderstood(t *testing.T) {
+	for _, test := range []struct {
+		answer string
+		count  int
+		want   error
+	}{
+		{`{"stream":"S","seq":7,"batch":"b","count":3}`, 3, nil},
+		{`{"stream":"S","seq":7}`, 1, nil},
+		{`{"error":{"code":400,"err_code":10071,"description":"wrong last sequence: 1"}}`, 3, ErrDeposed},
+		{`{"error":{"code":400,"err_code":10164,"description":"wrong last sequence"}}`, 3, ErrDeposed},
+		{`{"stream":"S","seq":7,"batch":"b","count":2}`, 3, ErrUncertain},
+		{`not JSON`, 3, ErrUncertain},
+	} {
+		if _, err := readAck([]byte(test.answer), test.count); !errors.Is(err, test.want) {
+			t.Errorf("%s: %v, want %v", test.answer, err, test.want)
+		}
+	}
+	_, err := readAck([]byte(`{"error":{"code":503,"err_code":10077,"description":"maximum bytes exceeded"}}`), 1)
+	wantError(t, err, "the stream refused it", "maximum bytes exceeded")
+}
+
+func BenchmarkAppend(b *testing.B) {
+	for _, n := range []int{1, 10, 100} {
+		b.Run(fmt.Sprintf("batch of %d", n), func(b *testing.B) {
+			c := startWith(b, ledger)
+			f := take(b, c, "one")
+			batch := many(n, 200)
+			for b.Loop() {
+				if _, err := f.Append(b.Context(), batch); err != nil {
+					b.Fatal(err)
+				}
+			}
+		})
+	}
+}
+
+func BenchmarkPublish(b *testing.B) {
+	c := start(b)
+	data := make([]byte, 200)
+	for b.Loop() {
+		if err := c.Publish("some.subject", data); err != nil {
+			b.Fatal(err)
+		}
+	}
+	if err := c.Flush(); err != nil {
+		b.Fatal(err)
+	}
+}

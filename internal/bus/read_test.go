@@ -1,0 +1,234 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package bus
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/deltaplane/deltaplane/internal/bus/embedded"
+	"github.com/deltaplane/deltaplane/schemas"
+)
+
+func appendTo(t testing.TB, f *Fence, text ...string) uint64 {
+	t.Helper()
+	last, err := f.Append(t.Context(), records(text...))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return last
+}
+
+func TestReadOfAnEmptyStreamReturnsNothing(t *testing.T) {
+	c := startWith(t, ledger)
+	if got := read(t, c, ReadOptions{Stream: "LEDGER"}); len(got) != 0 {
+		t.Errorf("got %q", got)
+	}
+	take(t, c, "one")
+	if got := entries(t, c); len(got) != 0 {
+		t.Errorf("subjects without messages: got %q", got)
+	}
+	if got := read(t, c, ReadOptions{Stream: "LEDGER", FromSequence: 100}); len(got) != 0 {
+		t.Errorf("after the end: got %q", got)
+	}
+	if got := read(t, c, ReadOptions{Stream: "LEDGER", FromTime: time.Now().Add(time.Hour)}); len(got) != 0 {
+		t.Errorf("from the future: got %q", got)
+	}
+}
+
+func TestReadBeginsWhereItIsTold(t *testing.T) {
+	c := startWith(t, ledger)
+	f := take(t, c, "one")
+	last := appendTo(t, f, "a", "b", "c")
+	var between time.Time
+	err := c.Read(t.Context(), ReadOptions{Stream: "LEDGER"}, func(r Record) error { between = r.Time; return nil })
+	if err != nil {
+		t.Fatal(err)
+	}
+	between = between.Add(time.Nanosecond)
+	appendTo(t, f, "d")
+	fromC := []string{"ledger.entry.2=c", "ledger.entry.0=d"}
+	if diff := cmp.Diff(fromC, read(t, c, ReadOptions{Stream: "LEDGER", FromSequence: last})); diff != "" {
+		t.Errorf("from a sequence:\n%s", diff)
+	}
+	if diff := cmp.Diff(fromC[1:], read(t, c, ReadOptions{Stream: "LEDGER", FromTime: between})); diff != "" {
+		t.Errorf("from a time:\n%s", diff)
+	}
+	some := ReadOptions{Stream: "LEDGER", Subjects: []string{"ledger.entry.1", "ledger.entry.2"}}
+	if diff := cmp.Diff([]string{"ledger.entry.1=b", "ledger.entry.2=c"}, read(t, c, some)); diff != "" {
+		t.Errorf("some subjects:\n%s", diff)
+	}
+}
+
+func TestReadPassesOverWhatWasDeleted(t *testing.T) {
+	c := startWith(t, ledger)
+	f := take(t, c, "one")
+	last := appendTo(t, f, "a", "b", "c", "d")
+	s, err := c.js.Stream(t.Context(), "LEDGER")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, sequence := range []uint64{last - 2, last} {
+		if err := s.DeleteMsg(t.Context(), sequence); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if diff := cmp.Diff([]string{"ledger.entry.0=a", "ledger.entry.2=c"}, entries(t, c)); diff != "" {
+		t.Error(diff)
+	}
+}
+
+func TestReadSeesOnlyTheLastOfASubjectWhereOnlyThatIsKept(t *testing.T) {
+	state := ledger
+	state.LastPerSubject, state.MaxAge = true, 0
+	c := startWith(t, state)
+	f := take(t, c, "one")
+	for i := range 20 {
+		appendTo(t, f, fmt.Sprint("a", i), fmt.Sprint("b", i))
+	}
+	if diff := cmp.Diff([]string{"ledger.entry.0=a19", "ledger.entry.1=b19"}, entries(t, c)); diff != "" {
+		t.Error(diff)
+	}
+}
+
+// What is appended while a Read runs is not waited for, however fast it comes.
+func TestReadEndsWhileOthersAppend(t *testing.T) {
+	c := startWith(t, ledger)
+	f := take(t, c, "one")
+	want := appendTo(t, f, "a", "b", "c")
+	var last uint64
+	err := c.Read(t.Context(), ReadOptions{Stream: "LEDGER"}, func(r Record) error {
+		appendTo(t, f, "more", "and more")
+		last = r.Sequence
+		return nil
+	})
+	if err != nil || last != want {
+		t.Errorf("read up to %d, %v; want %d", last, err, want)
+	}
+}
+
+func TestErrorOfTheCallerEndsReading(t *testing.T) {
+	c := startWith(t, ledger)
+	appendTo(t, take(t, c, "one"), "a", "b")
+	enough := errors.New("enough")
+	err := c.Read(t.Context(), ReadOptions{Stream: "LEDGER"}, func(Record) error { return enough })
+	if !errors.Is(err, enough) {
+		t.Errorf("got %v", err)
+	}
+}
+
+func TestReadOfAStreamThatIsNotThere(t *testing.T) {
+	c := start(t)
+	err := c.Read(t.Context(), ReadOptions{Stream: "LEDGER"}, func(Record) error { return nil })
+	wantError(t, err, "read stream LEDGER: the stream doesn't exist")
+	if !errors.Is(err, ErrNoStream) {
+		t.Errorf("%v is not ErrNoStream", err)
+	}
+}
+
+func TestReadOfOverlappingSubjectsIsRefused(t *testing.T) {
+	c := startWith(t, ledger)
+	err := c.Read(t.Context(), ReadOptions{Stream: "LEDGER", Subjects: []string{"ledger.>", "ledger.a"}}, func(Record) error { return nil })
+	wantError(t, err, "read stream LEDGER", "overlap")
+}
+
+func TestFollowTellsWhenItHasCaughtUpAndGoesOn(t *testing.T) {
+	c := startWith(t, ledger)
+	f := take(t, c, "one")
+	appendTo(t, f, "a", "b")
+	ctx, cancel := context.WithCancel(t.Context())
+	heard, ended := make(chan string, 16), make(chan error, 1)
+	go func() {
+		o := ReadOptions{Stream: "LEDGER", Subjects: []string{"ledger.entry.*"}, OnCaughtUp: func() { heard <- "caught up" }}
+		ended <- c.Follow(ctx, o, func(r Record) error { heard <- string(r.Data); return nil })
+	}()
+	for _, want := range []string{"a", "b", "caught up"} {
+		if got := receive(t, heard); got != want {
+			t.Errorf("heard %q, want %q", got, want)
+		}
+	}
+	appendTo(t, f, "c")
+	if got := receive(t, heard); got != "c" {
+		t.Errorf("heard %q, want c", got)
+	}
+	cancel()
+	if err := receive(t, ended); err != nil {
+		t.Errorf("Follow ended with %v; the end of its context is no error", err)
+	}
+}
+
+func TestFollowOfNothingHasCaughtUpAtOnce(t *testing.T) {
+	c := startWith(t, ledger)
+	ctx, cancel := context.WithCancel(t.Context())
+	o := ReadOptions{Stream: "LEDGER", OnCaughtUp: cancel}
+	if err := c.Follow(ctx, o, func(Record) error { return nil }); err != nil {
+		t.Error(err)
+	}
+}
+
+// A server restart loses the reader's consumer; Follow goes on after it with nothing lost, repeated or reordered.
+func TestFollowLivesThroughARestart(t *testing.T) {
+	dir := t.TempDir()
+	server := startServer(t, embedded.Options{Dir: dir})
+	url := server.URL()
+	back := make(chan struct{}, 1)
+	c := connect(t, Options{URL: url, OnReconnect: func() { back <- struct{}{} }})
+	if err := c.EnsureStreams(t.Context(), 1, ledger); err != nil {
+		t.Fatal(err)
+	}
+	f := take(t, c, "one")
+	appendTo(t, f, "1", "2")
+	heard, ended := make(chan string, 64), make(chan error, 1)
+	ctx, cancel := context.WithCancel(t.Context())
+	go func() {
+		o := ReadOptions{Stream: "LEDGER", Subjects: []string{"ledger.entry.*"}}
+		ended <- c.Follow(ctx, o, func(r Record) error { heard <- string(r.Data); return nil })
+	}()
+	got := []string{receive(t, heard), receive(t, heard)}
+	server.Shutdown()
+	startServer(t, embedded.Options{Dir: dir, Port: portOf(t, url)})
+	receive(t, back)
+	appendTo(t, f, "3", "4")
+	got = append(got, receive(t, heard), receive(t, heard))
+	appendTo(t, f, "5")
+	got = append(got, receive(t, heard))
+	if !slices.Equal(got, []string{"1", "2", "3", "4", "5"}) {
+		t.Errorf("heard %q", got)
+	}
+	cancel()
+	if err := receive(t, ended); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestReadOfManyMessages(t *testing.T) {
+	c := startWith(t, schemas.EventLog)
+	for i := range 20_000 {
+		if err := c.Publish(schemas.EventSubject("test", ""), []byte(fmt.Sprint(i))); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := c.Flush(); err != nil {
+		t.Fatal(err)
+	}
+	n := 0
+	for n < 20_000 {
+		n = 0
+		err := c.Read(t.Context(), ReadOptions{Stream: schemas.EventLog.Name}, func(r Record) error {
+			if string(r.Data) != fmt.Sprint(n) {
+				return fmt.Errorf("message %d holds %s", n, r.Data)
+			}
+			n++
+			return nil
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+}

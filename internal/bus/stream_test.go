@@ -1,0 +1,123 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package bus
+
+import (
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/deltaplane/deltaplane/internal/bus/embedded"
+	"github.com/deltaplane/deltaplane/schemas"
+)
+
+// ledger is a stream like DELTA, with subjects of the tests' own.
+var ledger = schemas.Stream{
+	Name: "LEDGER", Subjects: []string{"ledger.>"}, MaxBytes: 64 << 20, MaxAge: time.Hour, Atomic: true, Expiring: true,
+	Description: "A log for tests.",
+}
+
+const ledgerEpoch = "ledger.epoch"
+
+func startWith(t testing.TB, streams ...schemas.Stream) *Conn {
+	t.Helper()
+	c := start(t)
+	if err := c.EnsureStreams(t.Context(), 1, streams...); err != nil {
+		t.Fatal(err)
+	}
+	return c
+}
+
+func configOf(t testing.TB, c *Conn, stream string) jetstream.StreamConfig {
+	t.Helper()
+	s, err := c.js.Stream(t.Context(), stream)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return s.CachedInfo().Config
+}
+
+func TestStreamsOfThePipelineAreMadeAsDescribed(t *testing.T) {
+	c := startWith(t, schemas.Streams...)
+	for _, s := range schemas.Streams {
+		got := configOf(t, c, s.Name)
+		if diff := cmp.Diff(describe(got, s, 1), got); diff != "" {
+			t.Errorf("stream %s (-want +got):\n%s", s.Name, diff)
+		}
+	}
+	facts := configOf(t, c, schemas.StateFacts.Name)
+	if facts.MaxMsgsPerSubject != 1 || facts.Discard != jetstream.DiscardNew {
+		t.Errorf("STATE keeps %d per subject and discards %v when full: it must not lose objects silently",
+			facts.MaxMsgsPerSubject, facts.Discard)
+	}
+}
+
+func TestStreamsThatAreThereAreChangedInPlace(t *testing.T) {
+	c := startWith(t, ledger)
+	f := take(t, c, "first")
+	if _, err := f.Append(t.Context(), []Record{{Subject: "ledger.a", Data: []byte("kept")}}); err != nil {
+		t.Fatal(err)
+	}
+	changed := ledger
+	changed.MaxAge, changed.Description = 2*time.Hour, "Changed."
+	if err := c.EnsureStreams(t.Context(), 1, changed); err != nil {
+		t.Fatal(err)
+	}
+	if got := configOf(t, c, "LEDGER"); got.MaxAge != 2*time.Hour || got.Description != "Changed." {
+		t.Errorf("not changed: %+v", got)
+	}
+	if diff := cmp.Diff([]string{"ledger.a=kept"}, read(t, c, ReadOptions{Stream: "LEDGER", Subjects: []string{"ledger.a"}})); diff != "" {
+		t.Error(diff)
+	}
+}
+
+func TestStreamThatCannotBeChangedIsNamed(t *testing.T) {
+	c := start(t)
+	_, err := c.js.CreateStream(t.Context(), jetstream.StreamConfig{
+		Name: "LEDGER", Subjects: []string{"ledger.>"}, Storage: jetstream.MemoryStorage,
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	wantError(t, c.EnsureStreams(t.Context(), 1, ledger), "stream LEDGER is there with Memory storage", "remove it")
+}
+
+func TestSubjectsOfAnotherStreamAreNamed(t *testing.T) {
+	c := startWith(t, ledger)
+	thief := ledger
+	thief.Name = "THIEF"
+	wantError(t, c.EnsureStreams(t.Context(), 1, thief), "create stream THIEF", "overlap")
+}
+
+func TestServerWithoutStreamsIsNamed(t *testing.T) {
+	c := start(t)
+	if err := c.EnsureStreams(t.Context(), 3, ledger); err == nil {
+		t.Error("three replicas on one server: no error")
+	} else {
+		wantError(t, err, "create stream LEDGER with 3 replicas")
+	}
+}
+
+func TestStreamsSurviveARestart(t *testing.T) {
+	dir := t.TempDir()
+	server := startServer(t, embedded.Options{Dir: dir})
+	c := connect(t, Options{URL: server.URL()})
+	if err := c.EnsureStreams(t.Context(), 1, ledger); err != nil {
+		t.Fatal(err)
+	}
+	f := take(t, c, "first")
+	if _, err := f.Append(t.Context(), []Record{{Subject: "ledger.a", Data: []byte("1")}}); err != nil {
+		t.Fatal(err)
+	}
+	c.Close()
+	server.Shutdown()
+	c = connect(t, Options{URL: startServer(t, embedded.Options{Dir: dir}).URL()})
+	if got := take(t, c, "second").Epoch(); got != 2 {
+		t.Errorf("epoch %d after the restart, want 2", got)
+	}
+	if diff := cmp.Diff([]string{"ledger.a=1"}, read(t, c, ReadOptions{Stream: "LEDGER", Subjects: []string{"ledger.a"}})); diff != "" {
+		t.Error(diff)
+	}
+}
