@@ -1,0 +1,318 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package kernel
+
+import (
+	"context"
+	"errors"
+	"net"
+	"net/netip"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/deltaplane/deltaplane/bpf"
+	"github.com/deltaplane/deltaplane/internal/abi"
+	"github.com/deltaplane/deltaplane/internal/model"
+	"github.com/deltaplane/deltaplane/internal/testkit"
+)
+
+// node is a namespace whose sockets reach Services, with pods' addresses on its loopback.
+type node struct {
+	*testkit.NetNS
+	plane *bpf.Dataplane
+}
+
+func newNode(t testing.TB, podAddrs ...string) node {
+	t.Helper()
+	testkit.NeedKernel(t)
+	cgroup := testkit.EnterCgroup(t)
+	ns := testkit.NewNetNS(t)
+	for _, a := range podAddrs {
+		addr := netip.MustParseAddr(a)
+		ns.Up(t, "lo", netip.PrefixFrom(addr, addr.BitLen()))
+	}
+	plane, err := bpf.Load(bpf.Options{Flows: 1024})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(plane.Close)
+	if err := plane.AttachCgroup(cgroup); err != nil {
+		t.Fatal(err)
+	}
+	return node{ns, plane}
+}
+
+func at(addrs ...string) []netip.AddrPort {
+	var list []netip.AddrPort
+	for _, a := range addrs {
+		list = append(list, netip.MustParseAddrPort(a))
+	}
+	return list
+}
+
+func backends(first uint32, addrs ...string) map[uint32]netip.AddrPort {
+	m := map[uint32]netip.AddrPort{}
+	for i, a := range at(addrs...) {
+		m[first+uint32(i)] = a
+	}
+	return m
+}
+
+// ask sends a line on a connected socket and returns the answer.
+func ask(t testing.TB, conn net.Conn) string {
+	t.Helper()
+	conn.SetDeadline(time.Now().Add(5 * time.Second))
+	if _, err := conn.Write([]byte("who")); err != nil {
+		t.Fatalf("send to %v: %v", conn.RemoteAddr(), err)
+	}
+	b := make([]byte, 64)
+	n, err := conn.Read(b)
+	if err != nil {
+		t.Fatalf("answer of %v: %v", conn.RemoteAddr(), err)
+	}
+	return string(b[:n])
+}
+
+func TestConnectedSocketReachesBackendAndShowsService(t *testing.T) {
+	n := newNode(t, "10.1.0.1", "fd00:1::1")
+	serve(t, n.NetNS, "10.1.0.1:8080")
+	serve(t, n.NetNS, "[fd00:1::1]:8080")
+	for i, p := range []model.Protocol{model.TCP, model.UDP} {
+		set := uint32(10*i + 1)
+		testkit.Put(t, n.plane,
+			testkit.Service{Set: set, Protocol: p, Frontends: at("10.96.0.1:80"), Backends: backends(set, "10.1.0.1:8080")},
+			testkit.Service{Set: set + 1, Protocol: p, Frontends: at("[fd00:96::1]:80"), Backends: backends(set+1, "[fd00:1::1]:8080")})
+	}
+	for _, c := range []struct{ name, network, dial, answer, peer string }{
+		{"tcp4", "tcp4", "10.96.0.1:80", "10.1.0.1:8080", "10.96.0.1:80"},
+		{"tcp6", "tcp6", "[fd00:96::1]:80", "[fd00:1::1]:8080", "[fd00:96::1]:80"},
+		{"tcp mapped", "tcp6", "[::ffff:10.96.0.1]:80", "10.1.0.1:8080", "10.96.0.1:80"},
+		{"udp4", "udp4", "10.96.0.1:80", "10.1.0.1:8080", "10.96.0.1:80"},
+		{"udp6", "udp6", "[fd00:96::1]:80", "[fd00:1::1]:8080", "[fd00:96::1]:80"},
+		{"udp mapped", "udp6", "[::ffff:10.96.0.1]:80", "10.1.0.1:8080", "10.96.0.1:80"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			n.Do(t, func() {
+				conn := dialRaw(t, c.network, netip.MustParseAddrPort(c.dial))
+				defer conn.Close()
+				if got := ask(t, conn); got != c.answer {
+					t.Errorf("reached %s, want %s", got, c.answer)
+				}
+				if got := conn.RemoteAddr().String(); got != c.peer {
+					t.Errorf("getpeername gives %s, want %s", got, c.peer)
+				}
+			})
+		})
+	}
+}
+
+// dialRaw connects a socket of the network's own family: the net package would turn a mapped address into an
+// IPv4 socket.
+func dialRaw(t testing.TB, network string, to netip.AddrPort) net.Conn {
+	t.Helper()
+	conn, err := dialErr(network, to)
+	if err != nil {
+		t.Fatalf("connect %s to %v: %v", network, to, err)
+	}
+	return conn
+}
+
+func dialErr(network string, to netip.AddrPort) (net.Conn, error) {
+	kind := syscall.SOCK_STREAM
+	if network[:3] == "udp" {
+		kind = syscall.SOCK_DGRAM
+	}
+	family := syscall.AF_INET
+	var sa syscall.Sockaddr = &syscall.SockaddrInet4{Port: int(to.Port()), Addr: [4]byte(to.Addr().AsSlice()[to.Addr().BitLen()/8-4:])}
+	if network[3:] == "6" {
+		family = syscall.AF_INET6
+		sa = &syscall.SockaddrInet6{Port: int(to.Port()), Addr: to.Addr().As16()}
+	}
+	fd, err := syscall.Socket(family, kind|syscall.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return nil, err
+	}
+	if err := syscall.Connect(fd, sa); err != nil {
+		syscall.Close(fd)
+		return nil, err
+	}
+	return fileConn(fd)
+}
+
+func TestMultipathTCPCountsAsTCP(t *testing.T) {
+	n := newNode(t, "10.1.0.1")
+	serve(t, n.NetNS, "10.1.0.1:8080")
+	testkit.Put(t, n.plane, testkit.Service{Set: 1, Protocol: model.TCP, Frontends: at("10.96.0.1:80"), Backends: backends(1, "10.1.0.1:8080")})
+	n.Do(t, func() {
+		var dialer net.Dialer
+		dialer.SetMultipathTCP(true)
+		conn, err := dialer.DialContext(t.Context(), "tcp", "10.96.0.1:80")
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer conn.Close()
+		if got := ask(t, conn); got != "10.1.0.1:8080" {
+			t.Errorf("reached %s", got)
+		}
+	})
+}
+
+func TestServiceWithoutBackendsRefusesAtOnce(t *testing.T) {
+	n := newNode(t)
+	testkit.Put(t, n.plane,
+		testkit.Service{Set: 7, Protocol: model.TCP, Frontends: at("10.96.0.7:80", "[fd00:96::7]:80")},
+		testkit.Service{Set: 8, Protocol: model.UDP, Frontends: at("10.96.0.7:80", "[fd00:96::7]:80")})
+	ctx, cancel := context.WithCancel(t.Context())
+	events := make(chan abi.DropEvent, 16)
+	done := make(chan error)
+	go func() { done <- n.plane.Drops(ctx, func(e abi.DropEvent) { events <- e }) }()
+
+	n.Do(t, func() {
+		for _, network := range []string{"tcp4", "tcp6", "udp4", "udp6"} {
+			to := netip.MustParseAddrPort("10.96.0.7:80")
+			if network[3:] == "6" {
+				to = netip.MustParseAddrPort("[fd00:96::7]:80")
+			}
+			if _, err := dialErr(network, to); !errors.Is(err, syscall.ECONNREFUSED) {
+				t.Errorf("connect %s: %v, want ECONNREFUSED", network, err)
+			}
+		}
+		conn, err := net.ListenUDP("udp4", nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer conn.Close()
+		if _, err := conn.WriteToUDPAddrPort([]byte("x"), netip.MustParseAddrPort("10.96.0.7:80")); !errors.Is(err, syscall.ECONNREFUSED) {
+			t.Errorf("sendto: %v, want ECONNREFUSED", err)
+		}
+	})
+	for i := range 5 {
+		e := <-events
+		if model.DropReason(e.Reason) != model.ReasonNoBackend || e.Via != 1 || abi.HostPort(e.DestinationPort) != 80 || e.Set != 7+uint32(i/2) && i < 4 {
+			t.Errorf("event %d: %+v", i, e)
+		}
+	}
+	counts, err := n.plane.DropCounts()
+	if err != nil || counts[model.ReasonNoBackend] != 5 {
+		t.Errorf("counted %v, %v; want 5 of no_backend", counts, err)
+	}
+	cancel()
+	if err := <-done; err != nil {
+		t.Error(err)
+	}
+}
+
+func TestUnconnectedDatagramsKeepTheirBackend(t *testing.T) {
+	for _, c := range []struct{ name, network, service, pod, pod2 string }{
+		{"udp4", "udp4", "10.96.0.2:53", "10.1.0.1", "10.1.0.2"},
+		{"udp6", "udp6", "[fd00:96::2]:53", "fd00:1::1", "fd00:1::2"},
+		{"mapped", "udp", "10.96.0.2:53", "10.1.0.1", "10.1.0.2"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			n := newNode(t, c.pod, c.pod2)
+			one, two := net.JoinHostPort(c.pod, "5353"), net.JoinHostPort(c.pod2, "5353")
+			serve(t, n.NetNS, one)
+			serve(t, n.NetNS, two)
+			service := netip.MustParseAddrPort(c.service)
+			dns := testkit.Service{Set: 1, Protocol: model.UDP, Frontends: []netip.AddrPort{service}, Backends: backends(1, one, two)}
+			testkit.Put(t, n.plane, dns)
+			n.Do(t, func() {
+				conn, err := net.ListenUDP(c.network, nil)
+				if err != nil {
+					t.Fatal(err)
+				}
+				defer conn.Close()
+				first := exchange(t, conn, service, service)
+				for range 20 {
+					if got := exchange(t, conn, service, service); got != first {
+						t.Fatalf("reached %s after %s", got, first)
+					}
+				}
+				// Its backend goes: the same socket reaches the other one.
+				gone, left := uint32(1), two
+				if first == two {
+					gone, left = 2, one
+				}
+				delete(dns.Backends, gone)
+				testkit.Put(t, n.plane, dns)
+				testkit.RemoveBackend(t, n.plane, gone)
+				if got := exchange(t, conn, service, service); got != left {
+					t.Errorf("reached %s after its backend went, want %s", got, left)
+				}
+				// A pod that was not chosen is itself.
+				direct := netip.MustParseAddrPort(first)
+				exchange(t, conn, direct, direct)
+			})
+		})
+	}
+}
+
+// exchange sends a datagram and checks whom the answer seems to come from.
+func exchange(t testing.TB, conn *net.UDPConn, to, from netip.AddrPort) string {
+	t.Helper()
+	conn.SetDeadline(time.Now().Add(5 * time.Second))
+	if _, err := conn.WriteToUDPAddrPort([]byte("who"), to); err != nil {
+		t.Fatalf("send to %v: %v", to, err)
+	}
+	b := make([]byte, 64)
+	n, sender, err := conn.ReadFromUDPAddrPort(b)
+	if err != nil {
+		t.Fatalf("answer of %v: %v", to, err)
+	}
+	if sender = netip.AddrPortFrom(sender.Addr().Unmap(), sender.Port()); sender != from {
+		t.Errorf("the answer seems to come from %v, want %v", sender, from)
+	}
+	return string(b[:n])
+}
+
+func TestOneSocketMayUseMoreServicesThanItRemembers(t *testing.T) {
+	n := newNode(t, "10.1.0.1")
+	var services []netip.AddrPort
+	for i := range 20 {
+		service := netip.AddrPortFrom(netip.AddrFrom4([4]byte{10, 96, 1, byte(i)}), 53)
+		pod := netip.AddrPortFrom(netip.MustParseAddr("10.1.0.1"), uint16(5000+i))
+		serve(t, n.NetNS, pod.String())
+		id := uint32(i + 1)
+		testkit.Put(t, n.plane, testkit.Service{Set: id, Protocol: model.UDP, Frontends: []netip.AddrPort{service}, Backends: backends(id, pod.String())})
+		services = append(services, service)
+	}
+	n.Do(t, func() {
+		conn, err := net.ListenUDP("udp4", nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer conn.Close()
+		for range 2 {
+			for _, s := range services {
+				exchange(t, conn, s, s)
+			}
+		}
+	})
+}
+
+func TestSocketThatDialsElsewhereShowsItsPeer(t *testing.T) {
+	n := newNode(t, "10.1.0.1")
+	serve(t, n.NetNS, "10.1.0.1:8080")
+	testkit.Put(t, n.plane, testkit.Service{Set: 1, Protocol: model.UDP, Frontends: at("10.96.0.1:80"), Backends: backends(1, "10.1.0.1:8080")})
+	n.Do(t, func() {
+		fd, err := syscall.Socket(syscall.AF_INET, syscall.SOCK_DGRAM, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer syscall.Close(fd)
+		for _, to := range at("10.96.0.1:80", "10.1.0.1:8080") {
+			if err := syscall.Connect(fd, &syscall.SockaddrInet4{Port: int(to.Port()), Addr: to.Addr().As4()}); err != nil {
+				t.Fatal(err)
+			}
+			sa, err := syscall.Getpeername(fd)
+			if err != nil {
+				t.Fatal(err)
+			}
+			peer := sa.(*syscall.SockaddrInet4)
+			if got := netip.AddrPortFrom(netip.AddrFrom4(peer.Addr), uint16(peer.Port)); got != to {
+				t.Errorf("getpeername gives %v, want %v", got, to)
+			}
+		}
+	})
+}
