@@ -1,0 +1,91 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package plan turns a change of rows into ordered writes to a node's maps. It is pure: it reads and writes no map.
+//
+// It promises that no packet ever sees a half-applied change: a packet goes where the rows before or the rows after
+// send it (or, if its frontend is about to leave a set, where that set's own new backends are). A packet's path reads four maps in order, frontend →
+// set → slot → backend, while the writes go on. The plan writes in phases:
+//
+//	prepare   what nothing points at yet: backends, slots beyond the count, sets
+//	switch    counts, slots in use, rows that keep their meaning
+//	point     frontends, so that one that moves to a set finds it as it is after the change
+//	  grace   every program that may have read the old pointers has ended
+//	reclaim   what nothing points at any more: slots beyond the count, sets, backends
+//
+// An id that means something else after the change goes through a stand-in: first everything moves to a temporary
+// id, then, when nothing reads the old rows any more, back. That is a second round of the same phases.
+//
+// The one thing to know before changing this: within a phase writes may be made in any order, and a crash or a
+// failed write may end it at any point. readers_test.go tries every reader against every point.
+package plan
+
+import (
+	"fmt"
+
+	"github.com/deltaplane/deltaplane/internal/abi"
+	"github.com/deltaplane/deltaplane/internal/model"
+	"github.com/deltaplane/deltaplane/services/programmer/maps"
+)
+
+// Plan is ordered writes that take the maps from one state to the next.
+type Plan struct{ Phases []Phase }
+
+// Phase is writes that may be made in any order.
+type Phase struct {
+	Name string // "prepare", "switch", "point" or "reclaim"
+	// Grace asks to wait, before the first write, until every program that runs has ended.
+	Grace   bool
+	Batches [][]maps.Write
+}
+
+// Writes counts the plan's writes.
+func (p *Plan) Writes() int {
+	n := 0
+	for _, phase := range p.Phases {
+		for _, batch := range phase.Batches {
+			n += len(batch)
+		}
+	}
+	return n
+}
+
+// LayerChange is a change of one layer.
+type LayerChange struct {
+	Kind   model.LayerKind
+	Change *model.Change
+	// After, if set, is the digest that the layer's rows must have after the change.
+	After *model.Digest
+	// TakeOver lets the layer have keys that another layer holds, as happens when someone has edited the maps.
+	// Without it such a change is refused: layers own disjoint keys.
+	TakeOver bool
+}
+
+// Capacities are how many entries each map has room for.
+type Capacities [abi.MapCount]int
+
+// Apply makes the plan for changes and takes s to the state after it: the caller carries the plan out at once, or
+// loads the state anew if it can't. If the changes are refused, s is as before and the error is a *Refusal. Rows
+// that are already as wanted cost nothing.
+func (s *State) Apply(capacities Capacities, changes ...LayerChange) (*Plan, error) {
+	t := begin(s)
+	phases, err := t.run(capacities, changes)
+	if err != nil {
+		t.undo()
+		return nil, err
+	}
+	s.stray, s.foreign, s.damaged = map[slot]struct{}{}, map[entryKey]struct{}{}, map[model.SetID]uint32{}
+	return &Plan{Phases: phases}, nil
+}
+
+// Refusal is a change that is not made, as a whole, while the state before stays.
+type Refusal struct {
+	Kind string // "capacity", "digest" or "rows"
+	Text string
+}
+
+// Error implements error.
+func (r *Refusal) Error() string { return r.Text }
+
+func refuse(kind, format string, args ...any) error {
+	return &Refusal{Kind: kind, Text: fmt.Sprintf(format, args...)}
+}
