@@ -134,8 +134,7 @@ type Decision struct {
 //   - A frontend of a missing set, or a member that is no backend, is a fault in the tables: dropped, with that
 //     reason, never sent somewhere by guess.
 func (n *Node) NewConnection(protocol model.Protocol, destination netip.AddrPort) Decision {
-	key := model.FrontendKey{Addr: destination.Addr().Unmap(), Port: destination.Port(), Protocol: protocol}
-	frontend, dialled := n.frontend(key)
+	frontend, dialled := n.frontend(frontendKey(protocol, destination))
 	if !dialled {
 		return Decision{Verdict: Forward}
 	}
@@ -159,6 +158,10 @@ func (n *Node) NewConnection(protocol model.Protocol, destination netip.AddrPort
 		d.Verdict, d.Reason = Drop, model.ReasonStaleTables
 	}
 	return d
+}
+
+func frontendKey(protocol model.Protocol, destination netip.AddrPort) model.FrontendKey {
+	return model.FrontendKey{Addr: destination.Addr().Unmap(), Port: destination.Port(), Protocol: protocol}
 }
 
 // MayChoose says whether a new connection may be sent to chosen.

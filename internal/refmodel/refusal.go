@@ -1,0 +1,118 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package refmodel
+
+import (
+	"bytes"
+	"encoding/binary"
+	"errors"
+	"fmt"
+
+	"github.com/deltaplane/deltaplane/internal/model"
+)
+
+// CheckRefusal checks the answer to a packet that was rejected: a TCP RST (RFC 9293 3.10.7.1), else an ICMP port
+// unreachable (RFC 792, RFC 4443 3.1), from the Service's address, back the way the packet came.
+func (p Packet) CheckRefusal(frame, answer []byte) error {
+	if len(answer) < ethernetBytes || !bytes.Equal(answer[:6], frame[6:12]) || !bytes.Equal(answer[6:12], frame[:6]) {
+		return errors.New("the Ethernet addresses aren't exchanged")
+	}
+	payload, protocol, err := p.checkAnswerIP(answer)
+	if err != nil {
+		return err
+	}
+	if p.Protocol == model.TCP {
+		return p.checkReset(frame, payload, protocol)
+	}
+	return p.checkUnreachable(frame, payload, protocol)
+}
+
+// checkAnswerIP checks the IP header and returns what is behind it.
+func (p Packet) checkAnswerIP(answer []byte) (payload []byte, protocol uint8, err error) {
+	ip := answer[ethernetBytes:]
+	if p.Source.Addr().Is4() {
+		if len(ip) < ipv4Bytes || ip[0] != 0x45 || binary.BigEndian.Uint16(answer[12:]) != 0x0800 {
+			return nil, 0, errors.New("no plain IPv4 header")
+		}
+		end := int(binary.BigEndian.Uint16(ip[2:]))
+		switch {
+		case end < ipv4Bytes || end > len(ip):
+			return nil, 0, fmt.Errorf("IPv4 total length %d of %d bytes", end, len(ip))
+		case Checksum(ip[:ipv4Bytes]) != 0:
+			return nil, 0, errors.New("the IPv4 header's checksum is wrong")
+		case ip[8] == 0:
+			return nil, 0, errors.New("the time to live is 0")
+		case address4(ip[12:]) != p.Destination.Addr() || address4(ip[16:]) != p.Source.Addr():
+			return nil, 0, errors.New("it isn't from the Service to the client")
+		}
+		return ip[ipv4Bytes:end], ip[9], nil
+	}
+	if len(ip) < ipv6Bytes || ip[0]>>4 != 6 || binary.BigEndian.Uint16(answer[12:]) != 0x86dd {
+		return nil, 0, errors.New("no IPv6 header")
+	}
+	end := ipv6Bytes + int(binary.BigEndian.Uint16(ip[4:]))
+	switch {
+	case end > len(ip):
+		return nil, 0, fmt.Errorf("IPv6 payload ends at %d of %d bytes", end, len(ip))
+	case ip[7] == 0:
+		return nil, 0, errors.New("the hop limit is 0")
+	case address16(ip[8:]) != p.Destination.Addr() || address16(ip[24:]) != p.Source.Addr():
+		return nil, 0, errors.New("it isn't from the Service to the client")
+	}
+	return ip[ipv6Bytes:end], ip[6], nil
+}
+
+// checkReset follows RFC 9293 3.10.7.1: to a segment with an acknowledgment the RST has that sequence number, to
+// others it acknowledges all that the segment takes up.
+func (p Packet) checkReset(frame, reset []byte, protocol uint8) error {
+	if protocol != uint8(model.TCP) || len(reset) != tcpBytes || reset[12]>>4 != 5 {
+		return errors.New("no TCP header without options and data")
+	}
+	if sum := Checksum(pseudoHeader(protocol, len(reset), p.Destination.Addr(), p.Source.Addr()), reset); sum != 0 {
+		return errors.New("the RST's checksum is wrong")
+	}
+	if binary.BigEndian.Uint16(reset) != p.Destination.Port() || binary.BigEndian.Uint16(reset[2:]) != p.Source.Port() {
+		return errors.New("the RST's ports aren't exchanged")
+	}
+	segment := frame[p.transport:p.end(frame)]
+	flags, wantFlags := reset[13], byte(flagRST)
+	sequence, acknowledged := binary.BigEndian.Uint32(reset[4:]), binary.BigEndian.Uint32(reset[8:])
+	var wantSequence, wantAcknowledged uint32
+	if segment[13]&flagACK != 0 {
+		wantSequence = binary.BigEndian.Uint32(segment[8:])
+	} else {
+		wantFlags |= flagACK
+		wantAcknowledged = p.Sequence + uint32(len(segment)-4*int(segment[12]>>4))
+		for _, flag := range []byte{flagSYN, flagFIN} {
+			if segment[13]&flag != 0 {
+				wantAcknowledged++
+			}
+		}
+	}
+	if flags != wantFlags || sequence != wantSequence || acknowledged != wantAcknowledged {
+		return fmt.Errorf("RST with flags %#x, sequence %d, acknowledgment %d: want %#x, %d, %d",
+			flags, sequence, acknowledged, wantFlags, wantSequence, wantAcknowledged)
+	}
+	return nil
+}
+
+func (p Packet) checkUnreachable(frame, message []byte, protocol uint8) error {
+	wantProtocol, kind, code, header := uint8(1), uint8(3), uint8(3), ipv4Bytes
+	sum := Checksum(message)
+	if p.Source.Addr().Is6() {
+		wantProtocol, kind, code, header = 58, 1, 4, ipv6Bytes
+		sum = Checksum(pseudoHeader(58, len(message), p.Destination.Addr(), p.Source.Addr()), message)
+	}
+	quoted := frame[ethernetBytes : ethernetBytes+header+shortBytes]
+	switch {
+	case protocol != wantProtocol || len(message) < shortBytes+header+shortBytes:
+		return fmt.Errorf("protocol %d with %d bytes: want ICMP with the header and the first %d bytes of the packet", protocol, len(message), shortBytes)
+	case message[0] != kind || message[1] != code:
+		return fmt.Errorf("ICMP type %d code %d: want %d, %d", message[0], message[1], kind, code)
+	case sum != 0:
+		return errors.New("the ICMP checksum is wrong")
+	case !bytes.Equal(message[shortBytes:shortBytes+len(quoted)], quoted):
+		return errors.New("what is quoted isn't the client's packet")
+	}
+	return nil
+}

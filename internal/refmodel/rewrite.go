@@ -1,0 +1,92 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package refmodel
+
+import (
+	"encoding/binary"
+	"net/netip"
+	"slices"
+
+	"github.com/deltaplane/deltaplane/internal/model"
+)
+
+// Rewrite returns what a frame that Parse gave p for looks like with other addresses and ports: those, and the
+// checksums that depend on them, worked out afresh over the whole packet. It is meant for frames whose checksums are
+// right, and for UDP without one, which stays so (RFC 768; RFC 6936 for IPv6).
+func (p Packet) Rewrite(frame []byte, source, destination netip.AddrPort) []byte {
+	if source == p.Source && destination == p.Destination {
+		return frame
+	}
+	out := slices.Clone(frame)
+	ip := out[ethernetBytes:]
+	if source.Addr().Is4() {
+		putAddress(ip[12:], source.Addr())
+		putAddress(ip[16:], destination.Addr())
+		header := ip[:4*int(ip[0]&15)]
+		binary.BigEndian.PutUint16(header[10:], 0)
+		binary.BigEndian.PutUint16(header[10:], Checksum(header))
+	} else {
+		putAddress(ip[8:], source.Addr())
+		putAddress(ip[24:], destination.Addr())
+	}
+	h := out[p.transport:p.end(out)]
+	binary.BigEndian.PutUint16(h, source.Port())
+	binary.BigEndian.PutUint16(h[2:], destination.Port())
+	putTransportChecksum(p.Protocol, h, source.Addr(), destination.Addr())
+	return out
+}
+
+// end is where the packet ends within the frame, which may be padded (IEEE 802.3: at least 60 bytes).
+func (p Packet) end(frame []byte) int {
+	ip := frame[ethernetBytes:]
+	length := int(binary.BigEndian.Uint16(ip[2:]))
+	if ip[0]>>4 == 6 {
+		length = ipv6Bytes + int(binary.BigEndian.Uint16(ip[4:]))
+	}
+	return ethernetBytes + length
+}
+
+func putTransportChecksum(protocol model.Protocol, h []byte, source, destination netip.Addr) {
+	at := 16 // TCP
+	switch protocol {
+	case model.UDP:
+		if at = 6; binary.BigEndian.Uint16(h[at:]) == 0 {
+			return
+		}
+	case model.SCTP:
+		return // a CRC, over ports but not addresses: Rewrite keeps both
+	}
+	binary.BigEndian.PutUint16(h[at:], 0)
+	sum := Checksum(pseudoHeader(uint8(protocol), len(h), source, destination), h)
+	if sum == 0 && protocol == model.UDP {
+		sum = 0xffff // RFC 768: zero would mean none
+	}
+	binary.BigEndian.PutUint16(h[at:], sum)
+}
+
+// pseudoHeader is summed with the packet: RFC 9293 3.1 for IPv4, RFC 8200 8.1 for IPv6, whose longer fields only add
+// zeros.
+func pseudoHeader(protocol uint8, length int, source, destination netip.Addr) []byte {
+	b := append(source.AsSlice(), destination.AsSlice()...)
+	b = binary.BigEndian.AppendUint32(b, uint32(length))
+	return append(b, 0, 0, 0, protocol)
+}
+
+// Checksum is the Internet checksum (RFC 1071) of parts put together, each but the last of an even length.
+func Checksum(parts ...[]byte) uint16 {
+	var sum uint64
+	for _, part := range parts {
+		for i := 0; i < len(part); i += 2 {
+			sum += uint64(part[i]) << 8
+			if i+1 < len(part) {
+				sum += uint64(part[i+1])
+			}
+		}
+	}
+	for sum > 0xffff {
+		sum = sum&0xffff + sum>>16
+	}
+	return ^uint16(sum)
+}
+
+func putAddress(b []byte, a netip.Addr) { copy(b, a.AsSlice()) }
