@@ -86,8 +86,8 @@ type Witness struct {
 	allowed map[model.FrontendKey]map[Outcome]bool
 	before  map[model.FrontendKey]map[Outcome]bool
 	now     map[model.FrontendKey]map[Outcome]bool
-	leaving map[model.FrontendKey]map[Outcome]bool // where sets lead now that frontends pointed at before
 	rows    []*model.Tables
+	earlier [][]*model.Tables // the rows before each change since the last grace period
 	running map[reader]bool
 	time    int
 }
@@ -105,6 +105,7 @@ type reader struct {
 func NewWitness(memory *programmer.Memory, rows ...*model.Tables) *Witness {
 	w := &Witness{Memory: memory, Problems: map[string]bool{}, running: map[reader]bool{}, now: Outcomes(rows...), rows: rows}
 	w.before = w.now
+	w.earlier = [][]*model.Tables{rows}
 	w.forget()
 	w.step()
 	return w
@@ -112,21 +113,24 @@ func NewWitness(memory *programmer.Memory, rows ...*model.Tables) *Witness {
 
 // Expect says that a change towards rows begins. Readers from before may still be on their way.
 func (w *Witness) Expect(rows ...*model.Tables) {
-	w.before, w.now, w.leaving = w.now, Outcomes(rows...), Outcomes(leaving(w.rows, rows)...)
-	w.rows = rows
+	w.before, w.now = w.now, Outcomes(rows...)
+	w.earlier, w.rows = append(w.earlier, w.rows), rows
 	w.allowChange()
 }
 
 // forget allows only what the change in progress allows: no reader from before it runs any more.
 func (w *Witness) forget() {
 	w.allowed = map[model.FrontendKey]map[Outcome]bool{}
+	w.earlier = w.earlier[len(w.earlier)-1:]
 	w.allowChange()
 }
 
 func (w *Witness) allowChange() {
 	w.allow(w.before)
 	w.allow(w.now)
-	w.allow(w.leaving)
+	for _, rows := range w.earlier {
+		w.allow(Outcomes(leaving(rows, w.rows)...))
+	}
 	w.allowMissing(w.before, w.now)
 	w.allowMissing(w.now, w.before)
 }
