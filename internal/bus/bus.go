@@ -161,7 +161,9 @@ func (c *Conn) Close() {
 	if c.nats == nil {
 		return
 	}
-	_ = c.nats.FlushTimeout(time.Second) // what was published should leave; if the bus is away it can't
+	if c.nats.IsConnected() {
+		_ = c.nats.FlushTimeout(time.Second) // what was published should leave; if the server is too slow it can't
+	}
 	c.nats.Close()
 	c.handling.Lock()
 	defer c.handling.Unlock()

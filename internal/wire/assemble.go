@@ -8,7 +8,8 @@ import (
 	"github.com/deltaplane/deltaplane/internal/model"
 )
 
-// maxOpen bounds the deltas or snapshots that an assembler puts together at the same time, one a layer.
+// maxOpen bounds the deltas or snapshots that an assembler puts together at the same time, one a layer. The one that
+// was begun first is given up for a new one.
 const maxOpen = 64
 
 // Assembler puts the parts of Deltas together, in whatever order they come and however often. It holds one unfinished
@@ -67,10 +68,14 @@ type partOf struct {
 }
 
 // assembly is what has come so far, by layer.
-type assembly[P any] struct{ layers map[model.Layer]*unfinished[P] }
+type assembly[P any] struct {
+	layers map[model.Layer]*unfinished[P]
+	begun  uint64 // how many ever were: the order in which they are given up
+}
 
 type unfinished[P any] struct {
-	partOf
+	of      partOf
+	number  uint64
 	parts   []P
 	have    []bool
 	missing int
@@ -84,10 +89,7 @@ func (a *assembly[P]) add(p P, of partOf, part uint32, rows int) ([]P, error) {
 		return []P{p}, nil
 	}
 	u := a.layers[of.layer]
-	if u == nil || u.partOf != of {
-		if u == nil && len(a.layers) >= maxOpen {
-			return nil, foreign("parts of %d layers are waiting for the rest: no room for layer %s", maxOpen, of.layer)
-		}
+	if u == nil || u.of != of {
 		u = a.begin(of)
 	}
 	if u.have[part] {
@@ -110,9 +112,25 @@ func (a *assembly[P]) begin(of partOf) *unfinished[P] {
 	if a.layers == nil {
 		a.layers = map[model.Layer]*unfinished[P]{}
 	}
-	u := &unfinished[P]{partOf: of, parts: make([]P, of.parts), have: make([]bool, of.parts), missing: int(of.parts)}
+	if a.layers[of.layer] == nil && len(a.layers) >= maxOpen {
+		a.giveUpOldest()
+	}
+	a.begun++
+	u := &unfinished[P]{
+		of: of, number: a.begun, parts: make([]P, of.parts), have: make([]bool, of.parts), missing: int(of.parts),
+	}
 	a.layers[of.layer] = u
 	return u
+}
+
+func (a *assembly[P]) giveUpOldest() {
+	var oldest *unfinished[P]
+	for _, u := range a.layers {
+		if oldest == nil || u.number < oldest.number {
+			oldest = u
+		}
+	}
+	delete(a.layers, oldest.of.layer)
 }
 
 func appendRows(to, from *model.Rows) {
