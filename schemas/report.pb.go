@@ -679,8 +679,10 @@ type Status struct {
 	Leader   string      `protobuf:"bytes,7,opt,name=leader,proto3" json:"leader,omitempty"`
 	Cluster  *Cluster    `protobuf:"bytes,8,opt,name=cluster,proto3" json:"cluster,omitempty"`
 	// Deletions that the watcher holds back until someone approves.
-	Held          *HeldDeletions `protobuf:"bytes,9,opt,name=held,proto3" json:"held,omitempty"`
-	Rows          uint64         `protobuf:"varint,10,opt,name=rows,proto3" json:"rows,omitempty"`
+	Held *HeldDeletions `protobuf:"bytes,9,opt,name=held,proto3" json:"held,omitempty"`
+	Rows uint64         `protobuf:"varint,10,opt,name=rows,proto3" json:"rows,omitempty"`
+	// The newest message of STATE whose fact is in all that was committed: whoever published a fact waits for its number.
+	StateSequence uint64 `protobuf:"varint,11,opt,name=state_sequence,json=stateSequence,proto3" json:"state_sequence,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -781,6 +783,13 @@ func (x *Status) GetHeld() *HeldDeletions {
 func (x *Status) GetRows() uint64 {
 	if x != nil {
 		return x.Rows
+	}
+	return 0
+}
+
+func (x *Status) GetStateSequence() uint64 {
+	if x != nil {
+		return x.StateSequence
 	}
 	return 0
 }
@@ -1307,7 +1316,7 @@ const file_deltaplane_v1_report_proto_rawDesc = "" +
 	"\x10destination_port\x18\x06 \x01(\rR\x0fdestinationPort\x12\x18\n" +
 	"\aservice\x18\a \x01(\tR\aservice\x12\x10\n" +
 	"\x03via\x18\b \x01(\tR\x03via\"\x0f\n" +
-	"\rStatusRequest\"\x99\x03\n" +
+	"\rStatusRequest\"\xc0\x03\n" +
 	"\x06Status\x12\x14\n" +
 	"\x05epoch\x18\x01 \x01(\x04R\x05epoch\x12\x1a\n" +
 	"\brevision\x18\x02 \x01(\x04R\brevision\x128\n" +
@@ -1319,7 +1328,8 @@ const file_deltaplane_v1_report_proto_rawDesc = "" +
 	"\acluster\x18\b \x01(\v2\x16.deltaplane.v1.ClusterR\acluster\x120\n" +
 	"\x04held\x18\t \x01(\v2\x1c.deltaplane.v1.HeldDeletionsR\x04held\x12\x12\n" +
 	"\x04rows\x18\n" +
-	" \x01(\x04R\x04rows\"\x98\x02\n" +
+	" \x01(\x04R\x04rows\x12%\n" +
+	"\x0estate_sequence\x18\v \x01(\x04R\rstateSequence\"\x98\x02\n" +
 	"\n" +
 	"NodeStatus\x12\x12\n" +
 	"\x04node\x18\x01 \x01(\tR\x04node\x120\n" +
