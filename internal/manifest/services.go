@@ -188,3 +188,6 @@ func familyNumber(family corev1.IPFamily) int {
 func other(family corev1.IPFamily) corev1.IPFamily {
 	return familyName(10 - familyNumber(family))
 }
+
+// ServiceAddrs returns the Service's ClusterIPs; none for a headless one.
+func ServiceAddrs(service *corev1.Service) []netip.Addr { return parse(clusterIPs(service)...) }

@@ -130,6 +130,16 @@ func (c *Client) Load(target Target, interval time.Duration) (func(context.Conte
 	}, nil
 }
 
+// Ended says whether the process is gone.
+func (c *Client) Ended() bool {
+	select {
+	case <-c.ended:
+		return true
+	default:
+		return false
+	}
+}
+
 // Close ends the process and waits for it.
 func (c *Client) Close() {
 	// A process that is gone already can't be ended, and that is well.

@@ -17,6 +17,7 @@ import (
 	"strconv"
 	"sync"
 	"sync/atomic"
+	"time"
 )
 
 // Port is one port that a pod serves.
@@ -138,4 +139,27 @@ func (s *Server) Close() {
 	}
 	s.mu.Unlock()
 	s.tasks.Wait()
+}
+
+// How a pod that is to go finds out that nobody needs it any more.
+const (
+	drainPause = 10 * time.Millisecond
+	drainQuiet = 5 // times in a row with nothing in hand
+)
+
+// Drain waits until no client has been in hand for a moment, or ctx ends. Connections without traffic count: a client
+// may still have something to say.
+func (s *Server) Drain(ctx context.Context) {
+	ticker := time.NewTicker(drainPause)
+	defer ticker.Stop()
+	for quiet := 0; quiet < drainQuiet; {
+		select {
+		case <-ticker.C:
+		case <-ctx.Done():
+			return
+		}
+		if quiet++; s.Busy() > 0 {
+			quiet = 0
+		}
+	}
 }

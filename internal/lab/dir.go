@@ -1,0 +1,181 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package lab
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"regexp"
+	"syscall"
+	"time"
+
+	"github.com/deltaplane/deltaplane/internal/lab/space"
+)
+
+// DefaultName is the lab's name if none is given.
+const DefaultName = "lab"
+
+// stateRoot has one folder for each lab. It is on a memory file system: a lab doesn't outlive a reboot.
+const stateRoot = "/run/deltaplane"
+
+// dir is a lab's folder: all that a lab leaves on the machine but its cgroup.
+type dir string
+
+var nameForm = regexp.MustCompile(`^[a-z0-9]([-a-z0-9]{0,30}[a-z0-9])?$`)
+
+func dirOf(name string) (dir, error) {
+	if name == "" {
+		name = DefaultName
+	}
+	if !nameForm.MatchString(name) {
+		return "", fmt.Errorf("lab name %q: want up to 32 small letters, digits and dashes", name)
+	}
+	return dir(filepath.Join(stateRoot, name)), nil
+}
+
+func cgroupOf(name string) (string, error) {
+	root, err := space.CgroupRoot()
+	if err != nil {
+		return "", err
+	}
+	return filepath.Join(root, "deltaplane-"+name), nil
+}
+
+func (d dir) namespaces() string { return filepath.Join(string(d), "netns") }
+func (d dir) manifests() string  { return filepath.Join(string(d), "manifests") }
+func (d dir) logs() string       { return filepath.Join(string(d), "logs") }
+func (d dir) bus() string        { return filepath.Join(string(d), "bus") }
+func (d dir) bpf() string        { return filepath.Join(string(d), "bpf") }
+func (d dir) socket() string     { return filepath.Join(string(d), "control.sock") }
+func (d dir) state() string      { return filepath.Join(string(d), "state.json") }
+
+// State is what other processes need to know of a lab.
+type State struct {
+	Process space.Process `json:"process"` // that runs the lab
+	Bus     string        `json:"bus"`     // URL, from outside the lab's namespaces
+	Logs    string        `json:"logs"`
+	Places  []Place       `json:"places"`
+}
+
+// Place is somewhere commands can run: a pod, a node or outside.
+type Place struct {
+	Name      string `json:"name"` // NS/POD, node/NAME or outside
+	Namespace string `json:"namespace"`
+	Cgroup    string `json:"cgroup"`
+}
+
+// claim makes the folder, or says who has it.
+func (d dir) claim() error {
+	if state, err := d.readState(); err == nil && state.Process.Alive() {
+		return fmt.Errorf("lab %s is up already, run by process %d; take it down with: deltaplane lab down", filepath.Base(string(d)), state.Process.PID)
+	} else if err == nil || !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("lab %s has left things behind in %s; clean up with: deltaplane lab down", filepath.Base(string(d)), d)
+	}
+	for _, path := range []string{d.namespaces(), d.manifests(), d.logs()} {
+		if err := os.MkdirAll(path, 0o755); err != nil {
+			return fmt.Errorf("make the lab's folder: %w", err)
+		}
+	}
+	self, err := space.ProcessOf(os.Getpid())
+	if err != nil {
+		return err
+	}
+	return d.writeState(State{Process: self})
+}
+
+func (d dir) writeState(state State) error {
+	data, err := json.MarshalIndent(state, "", "  ")
+	if err != nil {
+		return fmt.Errorf("write the lab's state: %w", err)
+	}
+	return writeFile(d.state(), data)
+}
+
+func (d dir) readState() (State, error) {
+	var state State
+	data, err := os.ReadFile(d.state())
+	if err != nil {
+		return state, err
+	}
+	if err := json.Unmarshal(data, &state); err != nil {
+		return state, fmt.Errorf("read %s: %w", d.state(), err)
+	}
+	return state, nil
+}
+
+// writeFile replaces a file as a whole: readers see the old or the new one.
+func writeFile(path string, data []byte) error {
+	temporary := filepath.Join(filepath.Dir(path), "."+filepath.Base(path))
+	if err := os.WriteFile(temporary, data, 0o644); err != nil {
+		return fmt.Errorf("write %s: %w", path, err)
+	}
+	if err := os.Rename(temporary, path); err != nil {
+		return fmt.Errorf("write %s: %w", path, err)
+	}
+	return nil
+}
+
+// ReadState returns the state of the lab with this name. It is an error if there is none or its process has ended.
+func ReadState(name string) (State, error) {
+	d, err := dirOf(name)
+	if err != nil {
+		return State{}, err
+	}
+	state, err := d.readState()
+	if errors.Is(err, fs.ErrNotExist) {
+		return state, fmt.Errorf("there is no lab %q; start one with: deltaplane lab up -f PATH", filepath.Base(string(d)))
+	}
+	if err == nil && !state.Process.Alive() {
+		err = fmt.Errorf("lab %q has ended without cleaning up; do it with: deltaplane lab down", filepath.Base(string(d)))
+	}
+	return state, err
+}
+
+// Down ends the lab with this name if it runs, and removes whatever it or a crashed one has left. It reports whether
+// there was anything.
+func Down(ctx context.Context, name string) (bool, error) {
+	if name == "" {
+		name = DefaultName
+	}
+	d, err := dirOf(name)
+	if err != nil {
+		return false, err
+	}
+	cgroup, err := cgroupOf(name)
+	if err != nil {
+		return false, err
+	}
+	_, noDir := os.Stat(string(d))
+	_, noCgroup := os.Stat(cgroup)
+	if noDir != nil && noCgroup != nil {
+		return false, nil
+	}
+	if state, err := d.readState(); err == nil && state.Process.PID != os.Getpid() {
+		if err := end(ctx, state.Process); err != nil {
+			return true, err
+		}
+	}
+	return true, errors.Join(space.OpenCgroup(cgroup).Remove(ctx), space.Clear(string(d)))
+}
+
+// end asks a lab's process to end, which takes the lab down, and kills it if it doesn't.
+func end(ctx context.Context, process space.Process) error {
+	if err := process.Signal(syscall.SIGTERM); err != nil {
+		return err
+	}
+	patience, cancel := context.WithTimeout(ctx, closeTime)
+	defer cancel()
+	gone := func() (bool, error) { return !process.Alive(), nil }
+	if space.Poll(patience, 20*time.Millisecond, gone) == nil {
+		return nil
+	}
+	if err := process.Signal(syscall.SIGKILL); err != nil {
+		return err
+	}
+	return space.Poll(ctx, 20*time.Millisecond, gone)
+}

@@ -1,0 +1,198 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package lab
+
+import (
+	"context"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/deltaplane/deltaplane/internal/lab/agent"
+	"github.com/deltaplane/deltaplane/internal/lab/space"
+	"github.com/deltaplane/deltaplane/internal/manifest"
+	"github.com/deltaplane/deltaplane/internal/testkit"
+)
+
+const pods = `
+apiVersion: apps/v1
+kind: Deployment
+metadata: {name: web, namespace: shop}
+spec:
+  replicas: 3
+  selector: {matchLabels: {app: web}}
+  template:
+    metadata: {labels: {app: web}}
+    spec: {containers: [{name: main, ports: [{name: http, containerPort: 8080}, {containerPort: 53, protocol: UDP}]}]}
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: host, namespace: shop}
+spec: {nodeName: node-2, hostNetwork: true, containers: [{name: main, ports: [{containerPort: 9000}]}]}
+`
+
+// plainLab is a lab without services: what is tried is the network, the servers and the clients.
+func plainLab(t *testing.T, name, yaml string) *Lab {
+	t.Helper()
+	testkit.NeedKernel(t)
+	objects := manifest.Decode(name, []byte(yaml))
+	if err := objects.Err(); err != nil {
+		t.Fatal(err)
+	}
+	l, err := Up(t.Context(), objects, Options{Name: name, NoServices: true, Agent: []string{"/proc/self/exe", "agent"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		ctx, cancel := context.WithTimeout(context.Background(), closeTime)
+		defer cancel()
+		if err := l.Close(ctx); err != nil {
+			t.Error(err)
+		}
+		nothingLeft(t, name)
+	})
+	return l
+}
+
+func nothingLeft(t *testing.T, name string) {
+	t.Helper()
+	d, _ := dirOf(name)
+	if mounts, err := space.Mounts(string(d)); err != nil || len(mounts) > 0 {
+		t.Errorf("mounts are left: %v %v", mounts, err)
+	}
+	cgroup, err := cgroupOf(name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, path := range []string{string(d), cgroup} {
+		if _, err := os.Stat(path); !os.IsNotExist(err) {
+			t.Errorf("%s is left: %v", path, err)
+		}
+	}
+}
+
+func probe(t *testing.T, l *Lab, r ProbeRequest) agent.Result {
+	t.Helper()
+	report, err := l.Probe(t.Context(), r)
+	if err != nil {
+		t.Fatalf("probe %+v: %v", r, err)
+	}
+	return report.Results[0]
+}
+
+// Everyone reaches every pod by its own address, in both families and protocols, and is seen as who they are.
+func TestPodsReachEachOther(t *testing.T) {
+	t.Parallel()
+	l := plainLab(t, "test-reach", pods)
+	for _, from := range []string{"shop/web-0", "node/node-1", "node/node-3", "outside"} {
+		for _, to := range []string{"shop/web-0:http", "shop/web-1:http", "shop/host:9000"} {
+			for _, family := range []int{4, 6} {
+				got := probe(t, l, ProbeRequest{From: from, To: to, Family: family})
+				if got.Outcome != agent.OK || !strings.HasPrefix(to, strings.SplitN(got.Reached, "web", 2)[0]) {
+					t.Errorf("%s to %s over IPv%d: %+v", from, to, family, got)
+				}
+			}
+		}
+		if got := probe(t, l, ProbeRequest{From: from, To: "shop/web-2:53", Protocol: "udp", Family: 6, Unconnected: true}); got.Outcome != agent.OK {
+			t.Errorf("%s by datagrams: %+v", from, got)
+		}
+	}
+	client := manifest.PodAddrs(findPod(l.Cluster(), "shop/web-0"))[0].String()
+	if got := probe(t, l, ProbeRequest{From: "shop/web-0", To: "shop/web-1:8080", SourcePort: 3333, HTTP: true}); got.ClientAddress != client || got.ClientPort != 3333 {
+		t.Errorf("seen as %s:%d, want %s:3333", got.ClientAddress, got.ClientPort, client)
+	}
+	if got := probe(t, l, ProbeRequest{From: "outside", To: "shop/web-1:1"}); got.Outcome != agent.Refused {
+		t.Errorf("a port that nobody serves: %+v", got)
+	}
+	if got := probe(t, l, ProbeRequest{From: "outside", To: "10.244.1.99:1", Timeout: 100 * time.Millisecond}); got.Outcome == agent.OK {
+		t.Errorf("an address that nobody has: %+v", got)
+	}
+}
+
+func TestPodsComeAndGo(t *testing.T) {
+	t.Parallel()
+	l := plainLab(t, "test-change", pods)
+	more := manifest.Decode("f", []byte(strings.Replace(pods, "replicas: 3", "replicas: 5", 1)))
+	if err := l.Apply(t.Context(), more); err != nil {
+		t.Fatal(err)
+	}
+	if got := probe(t, l, ProbeRequest{From: "shop/web-4", To: "shop/web-3:http"}); got.Outcome != agent.OK {
+		t.Errorf("new pods: %+v", got)
+	}
+	gone := findPod(l.Cluster(), "shop/web-4")
+	if err := l.Apply(t.Context(), manifest.Decode("f", []byte(pods))); err != nil {
+		t.Fatal(err)
+	}
+	if got := l.pod(manifest.Name(gone)); got != nil {
+		t.Errorf("%s is still there", got.name)
+	}
+	if err := l.Delete(t.Context(), more); err != nil {
+		t.Fatal(err)
+	}
+	if n := len(l.State().Places); n != 4 {
+		t.Errorf("%d places are left, want three nodes and outside: %v", n, l.State().Places)
+	}
+	if err := l.Delete(t.Context(), more); err == nil || !strings.Contains(err.Error(), "Deployment shop/web isn't there") {
+		t.Errorf("deleting twice gives %v", err)
+	}
+}
+
+// A later process takes down what a crashed one has left, and a second lab of the same name is refused until then.
+func TestDownAfterACrash(t *testing.T) {
+	t.Parallel()
+	l := plainLab(t, "test-crash", pods)
+	if _, err := l.outside.client(); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := Up(t.Context(), &manifest.Objects{}, Options{Name: "test-crash", NoServices: true}); err == nil || !strings.Contains(err.Error(), "lab test-crash is up already") {
+		t.Errorf("a second lab gives %v", err)
+	}
+	if found, err := Down(t.Context(), "test-crash"); !found || err != nil {
+		t.Errorf("down: found %t, %v", found, err)
+	}
+	nothingLeft(t, "test-crash")
+	if found, err := Down(t.Context(), "test-crash"); found || err != nil {
+		t.Errorf("down again: found %t, %v", found, err)
+	}
+}
+
+func TestControlSocket(t *testing.T) {
+	t.Parallel()
+	l := plainLab(t, "test-control", pods)
+	ctx, cancel := context.WithCancel(t.Context())
+	served := make(chan error, 1)
+	go func() { served <- l.Serve(ctx) }()
+	waitFor(t, func() bool { _, err := os.Stat(filepath.Join(string(l.dir), "control.sock")); return err == nil })
+	c, err := Connect("test-control")
+	if err != nil {
+		t.Fatal(err)
+	}
+	report, err := c.Probe(t.Context(), ProbeRequest{From: "node/node-1", To: "shop/web:8080"})
+	if err != nil || report.Results[0].Outcome != agent.OK {
+		t.Errorf("probe: %+v %v", report, err)
+	}
+	if _, err := c.Probe(t.Context(), ProbeRequest{From: "node/node-9", To: "shop/web:8080"}); err == nil || !strings.Contains(err.Error(), "there are node-1, node-2, node-3") {
+		t.Errorf("probe from nowhere: %v", err)
+	}
+	if err := c.Delete(t.Context(), []byte(pods), true); err != nil {
+		t.Error(err)
+	}
+	if err := c.Apply(t.Context(), []byte("kind: Nonsense"), true); err == nil || !strings.Contains(err.Error(), "Nonsense") {
+		t.Errorf("apply nonsense: %v", err)
+	}
+	cancel()
+	if err := <-served; err != nil {
+		t.Error(err)
+	}
+}
+
+func waitFor(t *testing.T, done func() bool) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
+	defer cancel()
+	if err := space.Poll(ctx, 5*time.Millisecond, func() (bool, error) { return done(), nil }); err != nil {
+		t.Fatal(err)
+	}
+}

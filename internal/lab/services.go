@@ -1,0 +1,97 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package lab
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os/exec"
+	"path/filepath"
+	"time"
+
+	"github.com/deltaplane/deltaplane/bpf"
+	"github.com/deltaplane/deltaplane/internal/bus"
+	"github.com/deltaplane/deltaplane/internal/bus/embedded"
+	"github.com/deltaplane/deltaplane/internal/lab/space"
+)
+
+// connectTime bounds how long a bus that should be there is looked for.
+const connectTime = 15 * time.Second
+
+// startBus starts a bus, or finds the one that was given, and opens it to the nodes.
+func (l *Lab) startBus(ctx context.Context) (err error) {
+	if l.options.NoServices {
+		return nil
+	}
+	if l.options.Bus == "" {
+		if l.bus, err = startEmbedded(l.dir.bus(), l); err != nil {
+			return err
+		}
+	}
+	if l.proxy, err = newProxy(l.fabric.Namespace(), l.BusURL()); err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(ctx, connectTime)
+	defer cancel()
+	l.conn, err = bus.Connect(ctx, bus.Options{URL: l.BusURL(), Name: "lab " + l.options.Name, Log: l.log})
+	return err
+}
+
+// startEmbedded takes the port that everyone knows if it is free.
+func startEmbedded(folder string, l *Lab) (*embedded.Server, error) {
+	s, err := embedded.Start(embedded.Options{Dir: folder, Port: busPort, Log: l.log})
+	if err == nil {
+		return s, nil
+	}
+	return embedded.Start(embedded.Options{Dir: folder, Port: -1, Log: l.log})
+}
+
+// startServices starts watcher and compiler. They need no node: they run where the lab runs.
+func (l *Lab) startServices() error {
+	if l.options.NoServices {
+		return nil
+	}
+	if err := bpf.MountBPFFS(l.dir.bpf()); err != nil {
+		return err
+	}
+	watcher := []string{"--bus", l.BusURL(), "--listen", "", "--source", "directory", "--directory", l.dir.manifests(),
+		// People of a lab mean it when they delete everything.
+		"--max-delete-share", "1"}
+	if l.options.Kubeconfig != "" {
+		watcher = []string{"--bus", l.BusURL(), "--listen", "", "--source", "kubernetes", "--kubeconfig", l.options.Kubeconfig, "--max-delete-share", "1"}
+	}
+	return errors.Join(
+		l.startService("watcher", "watcher", nil, watcher),
+		l.startService("compiler", "compiler", nil, []string{"--bus", l.BusURL(), "--listen", "", "--replicas", "1"}))
+}
+
+// startProgrammer starts a node's programmer in the node's network namespace. Its cgroup is not the node's: the way to
+// the bus must not depend on what it programs.
+func (l *Lab) startProgrammer(name string, n *node) error {
+	if l.options.NoServices {
+		return nil
+	}
+	return l.startService("programmer-"+name, "programmer", n.namespace, []string{
+		"--node", name, "--bus", l.proxy.urlFor(n.host.Addrs), "--listen", "",
+		"--cgroup", n.cgroup.Path(), "--pin-dir", filepath.Join(l.dir.bpf(), name), "--maps", "kernel",
+	})
+}
+
+func (l *Lab) startService(name, binary string, namespace *space.Namespace, args []string) error {
+	path, err := l.binary(binary)
+	if err != nil {
+		return err
+	}
+	cgroup, err := space.NewCgroup(filepath.Join(l.root.Path(), "services"))
+	if err != nil {
+		return err
+	}
+	err = l.fleet.run(name, filepath.Join(l.dir.logs(), name+".log"),
+		func() *exec.Cmd { return exec.Command(path, args...) },
+		func(cmd *exec.Cmd) error { return space.Start(cmd, namespace, cgroup) })
+	if err != nil {
+		return fmt.Errorf("the lab's services: %w", err)
+	}
+	return nil
+}
