@@ -1,0 +1,188 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package kube
+
+import (
+	"context"
+	"log/slog"
+	"net/netip"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"google.golang.org/protobuf/proto"
+
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/kubernetes"
+
+	"github.com/deltaplane/deltaplane/schemas"
+	"github.com/deltaplane/deltaplane/services/watcher/convert"
+	"github.com/deltaplane/deltaplane/services/watcher/core"
+)
+
+// How the cluster is looked into.
+const (
+	// findEvery is how often what isn't watched is asked for again.
+	findEvery = 5 * time.Minute
+	// findQuiet gathers what is watched and changes at once, such as all Nodes at the start.
+	findQuiet = 250 * time.Millisecond
+	findTime  = 10 * time.Second
+)
+
+// finder finds out what the cluster says only here and there, and publishes it as the fact "Cluster".
+type finder struct {
+	client kubernetes.Interface
+	log    *slog.Logger
+	emit   func(core.Input)
+	wake   chan struct{}
+
+	mu   sync.Mutex
+	seen evidence
+	said *schemas.Cluster
+}
+
+func newFinder(client kubernetes.Interface, log *slog.Logger, emit func(core.Input)) *finder {
+	return &finder{client: client, log: log, emit: emit, wake: make(chan struct{}, 1), seen: evidence{nodes: map[string][]string{}}}
+}
+
+// see takes what is watched anyway: the Nodes' pod CIDRs, and where the Service "kubernetes" leads.
+func (f *finder) see(in core.Input) {
+	f.mu.Lock()
+	changed := f.seen.see(in)
+	f.mu.Unlock()
+	if changed {
+		select {
+		case f.wake <- struct{}{}:
+		default:
+		}
+	}
+}
+
+// run publishes what is found until ctx ends.
+func (f *finder) run(ctx context.Context) {
+	ask := time.NewTicker(findEvery)
+	defer ask.Stop()
+	f.ask(ctx)
+	for {
+		f.say()
+		select {
+		case <-ctx.Done():
+			return
+		case <-ask.C:
+			f.ask(ctx)
+		case <-f.wake:
+			select {
+			case <-time.After(findQuiet):
+			case <-ctx.Done():
+			}
+		}
+	}
+}
+
+// say emits what was found if it has changed, and logs each value with its origin.
+func (f *finder) say() {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	cluster := f.seen.cluster()
+	if f.said != nil && proto.Equal(f.said, cluster) {
+		return
+	}
+	f.said = cluster
+	if c, ok := f.client.(*Client); ok {
+		c.Servers(f.seen.servers)
+	}
+	for name, values := range map[string][]*schemas.Found{
+		"pod CIDR": cluster.GetPodCidrs(), "service CIDR": cluster.GetServiceCidrs(), "API server": cluster.GetApiServers(),
+	} {
+		for _, v := range values {
+			f.log.Info("found out about the cluster", "what", name, "value", v.GetValue(), "origin", v.GetOrigin())
+		}
+	}
+	f.emit(core.Upsert{Fact: &schemas.Fact{
+		Object: &schemas.ObjectRef{Kind: "Cluster", Name: "cluster"},
+		State:  &schemas.Fact_Cluster{Cluster: cluster},
+	}})
+}
+
+// ask asks for what isn't watched. What isn't there, or isn't allowed, is no error: clusters differ.
+func (f *finder) ask(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, findTime)
+	defer cancel()
+	maps := map[string]map[string]string{}
+	for _, name := range []string{kubeadmConfig, kubeProxy, clusterInfo} {
+		namespace, short, _ := strings.Cut(name, "/")
+		m, err := f.client.CoreV1().ConfigMaps(namespace).Get(ctx, short, metav1.GetOptions{})
+		if err == nil {
+			maps[name] = m.Data
+		} else {
+			f.missing("ConfigMap "+name, err)
+		}
+	}
+	cidrs := map[string][]string{}
+	list, err := f.client.NetworkingV1().ServiceCIDRs().List(ctx, metav1.ListOptions{})
+	if err == nil {
+		for _, c := range list.Items {
+			cidrs[c.Name] = c.Spec.CIDRs
+		}
+	} else {
+		f.missing("ServiceCIDRs", err)
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.seen.configMaps, f.seen.serviceCIDRs = maps, cidrs
+}
+
+func (f *finder) missing(what string, err error) {
+	level := slog.LevelWarn
+	if apierrors.IsNotFound(err) || apierrors.IsForbidden(err) {
+		level = slog.LevelDebug
+	}
+	f.log.Log(context.Background(), level, "one of the places to learn about the cluster from is missing", "place", what, "error", err)
+}
+
+// evidence is what was seen of the cluster so far.
+type evidence struct {
+	nodes        map[string][]string          // pod CIDRs by Node
+	servers      []netip.AddrPort             // endpoints of the Service default/kubernetes
+	configMaps   map[string]map[string]string // data by "namespace/name"
+	serviceCIDRs map[string][]string          // by name
+}
+
+// see takes an input and says whether it holds anything new.
+func (e *evidence) see(in core.Input) (changed bool) {
+	switch in := in.(type) {
+	case core.List:
+		for _, fact := range in.Facts {
+			changed = e.fact(fact) || changed
+		}
+	case core.Upsert:
+		changed = e.fact(in.Fact)
+	case core.Delete:
+		if in.Object.GetKind() == convert.KindNode {
+			_, changed = e.nodes[in.Object.GetName()]
+			delete(e.nodes, in.Object.GetName())
+		}
+	}
+	return changed
+}
+
+func (e *evidence) fact(fact *schemas.Fact) (changed bool) {
+	name := fact.GetObject().GetName()
+	if node := fact.GetNode(); node != nil {
+		before, known := e.nodes[name]
+		e.nodes[name] = node.GetPodCidrs()
+		return !known || strings.Join(before, " ") != strings.Join(node.GetPodCidrs(), " ")
+	}
+	slice := fact.GetEndpointSlice()
+	if slice == nil || slice.GetService() != "kubernetes" || fact.GetObject().GetNamespace() != metav1.NamespaceDefault {
+		return false
+	}
+	servers := serversOf(slice)
+	changed = len(servers) > 0 && !slices.Equal(servers, e.servers)
+	if changed {
+		e.servers = servers
+	}
+	return changed
+}

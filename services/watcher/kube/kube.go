@@ -1,0 +1,122 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package kube is a source of objects: a Kubernetes API server, watched through client-go, which nothing else in
+// deltaplane uses. It also finds out what the cluster doesn't say in any object, such as its pod CIDR, and chooses one
+// of several watchers by a Lease.
+//
+// It keeps no copy of the cluster: objects become facts as they arrive, and what STATE lacks is worked out by core
+// from complete lists. Each list is read at the newest version: one from an API server's old cache would delete what
+// it doesn't know yet. Watching goes on for ever; an API server that is away is tried again, every few seconds.
+package kube
+
+import (
+	"context"
+	"log/slog"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	discoveryv1 "k8s.io/api/discovery/v1"
+	networkingv1 "k8s.io/api/networking/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/util/wait"
+	"k8s.io/apimachinery/pkg/watch"
+	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/tools/cache"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/deltaplane/deltaplane/services/watcher/convert"
+	"github.com/deltaplane/deltaplane/services/watcher/core"
+)
+
+// Kinds are the kinds that the source lists.
+var Kinds = convert.Kinds
+
+// Source watches the cluster behind Client.
+type Source struct {
+	Client kubernetes.Interface
+	Log    *slog.Logger
+	// OnWatch, if set, is told of each watch that is started.
+	OnWatch func(kind string)
+}
+
+// Run emits a complete list of each kind, then every change, until ctx ends.
+func (s *Source) Run(ctx context.Context, emit func(core.Input)) error {
+	group, ctx := errgroup.WithContext(ctx)
+	found := newFinder(s.Client, s.Log, emit)
+	for _, k := range s.kinds() {
+		r := s.reflector(k, &store{kind: k.name, emit: func(in core.Input) {
+			emit(in)
+			found.see(in)
+		}})
+		group.Go(func() error {
+			r.RunWithContext(ctx)
+			return nil
+		})
+	}
+	group.Go(func() error {
+		found.run(ctx)
+		return nil
+	})
+	return group.Wait()
+}
+
+// again is how a list or watch that failed is tried again: one watcher may ask more often than 5,000 nodes could.
+var again = wait.Backoff{Duration: 250 * time.Millisecond, Factor: 2, Jitter: 0.5, Steps: 5, Cap: 4 * time.Second}
+
+func (s *Source) reflector(k kind, to *store) *cache.Reflector {
+	backoff := again
+	listWatch := &cache.ListWatch{
+		ListWithContextFunc: func(ctx context.Context, o metav1.ListOptions) (runtime.Object, error) {
+			if o.ResourceVersion == "0" {
+				o.ResourceVersion = "" // the newest, not what this API server happens to have cached
+			}
+			return k.list(ctx, o)
+		},
+		WatchFuncWithContext: func(ctx context.Context, o metav1.ListOptions) (watch.Interface, error) {
+			if s.OnWatch != nil {
+				s.OnWatch(k.name)
+			}
+			w, err := k.watch(ctx, o)
+			if err != nil && ctx.Err() == nil {
+				s.Log.Warn("the API server can't be watched; trying again", "kind", k.name, "error", err)
+			}
+			return w, err
+		},
+	}
+	return cache.NewReflectorWithOptions(cache.ToListWatcherWithWatchListSemantics(listWatch, s.Client), k.example, to,
+		cache.ReflectorOptions{Name: "deltaplane " + k.name, TypeDescription: k.name, Backoff: &backoff})
+}
+
+// kind is how one kind is listed and watched.
+type kind struct {
+	name    string
+	example runtime.Object
+	list    func(context.Context, metav1.ListOptions) (runtime.Object, error)
+	watch   func(context.Context, metav1.ListOptions) (watch.Interface, error)
+}
+
+// lister is what client-go has for each kind, with L the kind's list.
+type lister[L runtime.Object] interface {
+	List(context.Context, metav1.ListOptions) (L, error)
+	Watch(context.Context, metav1.ListOptions) (watch.Interface, error)
+}
+
+func kindOf[L runtime.Object](name string, example runtime.Object, from lister[L]) kind {
+	return kind{name, example, func(ctx context.Context, o metav1.ListOptions) (runtime.Object, error) {
+		return from.List(ctx, o)
+	}, from.Watch}
+}
+
+func (s *Source) kinds() []kind {
+	all := metav1.NamespaceAll
+	return []kind{
+		kindOf(convert.KindNamespace, &corev1.Namespace{}, s.Client.CoreV1().Namespaces()),
+		kindOf(convert.KindNode, &corev1.Node{}, s.Client.CoreV1().Nodes()),
+		kindOf(convert.KindService, &corev1.Service{}, s.Client.CoreV1().Services(all)),
+		kindOf(convert.KindEndpointSlice, &discoveryv1.EndpointSlice{}, s.Client.DiscoveryV1().EndpointSlices(all)),
+		kindOf(convert.KindPod, &corev1.Pod{}, s.Client.CoreV1().Pods(all)),
+		kindOf(convert.KindNetworkPolicy, &networkingv1.NetworkPolicy{}, s.Client.NetworkingV1().NetworkPolicies(all)),
+	}
+}

@@ -1,0 +1,149 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Command watcher publishes what a cluster's objects say about packets: one Fact an object, the last one kept, in
+// the bus's stream STATE. Its source is a Kubernetes API server or a folder of YAML.
+//
+// It is a shell around core, which decides what is published, and convert, which makes facts of objects. It promises
+// that a restart with nothing new publishes nothing, that of several watchers only one publishes, and that nothing is
+// lost while the bus or the source is away: each term of leading compares all that the source has with all that STATE
+// holds.
+package main
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"os"
+
+	"github.com/spf13/pflag"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/deltaplane/deltaplane/internal/bus"
+	"github.com/deltaplane/deltaplane/internal/config"
+	"github.com/deltaplane/deltaplane/internal/telemetry"
+	"github.com/deltaplane/deltaplane/services/watcher/core"
+	"github.com/deltaplane/deltaplane/services/watcher/directory"
+	"github.com/deltaplane/deltaplane/services/watcher/kube"
+)
+
+// The sources there are.
+const (
+	sourceKubernetes = "kubernetes"
+	sourceDirectory  = "directory"
+)
+
+// settings are what a watcher can be told.
+type settings struct {
+	config.Common
+	source         string
+	directories    []string
+	kubeconfig     string
+	apiServer      string
+	namespace      string
+	name           string
+	maxDeleteShare float64
+	replicas       int
+}
+
+// Flags adds the flags.
+func (s *settings) Flags(flags *pflag.FlagSet) {
+	s.Common.Flags(flags, "127.0.0.1:10470")
+	flags.StringVar(&s.source, "source", sourceKubernetes, "where objects come from: `kubernetes` or directory")
+	flags.StringSliceVar(&s.directories, "directory", nil, "`folder` or file of YAML, for --source directory; may be given several times")
+	flags.StringVar(&s.kubeconfig, "kubeconfig", "", "kubeconfig `file` for --source kubernetes (default: the pod's ServiceAccount)")
+	flags.StringVar(&s.apiServer, "api-server", "", "`URL` of an API server, in place of the kubeconfig's or the Service's; needed where nothing else programs Services")
+	flags.StringVar(&s.namespace, "namespace", "deltaplane-system", "`namespace` of the Lease by which one of several watchers leads")
+	flags.StringVar(&s.name, "name", "", "`name` of this watcher among several (default the host's)")
+	flags.Float64Var(&s.maxDeleteShare, "max-delete-share", core.DefaultMaxDeleteShare,
+		"`share`, 0 to 1, of the published objects that one list may delete without approval; 1 asks for none")
+	flags.IntVar(&s.replicas, "replicas", 1, "`copies` of the stream STATE: 1, 3 or 5")
+}
+
+func (s *settings) check() error {
+	switch {
+	case s.source != sourceKubernetes && s.source != sourceDirectory:
+		return fmt.Errorf("--source %q: want %s or %s", s.source, sourceKubernetes, sourceDirectory)
+	case s.source == sourceDirectory && len(s.directories) == 0:
+		return fmt.Errorf("--source directory needs --directory: the folder to read")
+	case s.source == sourceKubernetes && len(s.directories) > 0:
+		return fmt.Errorf("--directory is for --source directory; with --source kubernetes leave it out")
+	case s.maxDeleteShare < 0 || s.maxDeleteShare > 1:
+		return fmt.Errorf("--max-delete-share %g: want a share from 0 to 1", s.maxDeleteShare)
+	}
+	return nil
+}
+
+const example = `# Watch the cluster that the watcher runs in.
+watcher --bus nats://10.0.0.1:4222
+
+# Watch a folder of YAML.
+watcher --source directory --directory ./cluster --bus nats://127.0.0.1:4222`
+
+func main() {
+	s := &settings{}
+	os.Exit(config.Main(config.Command("watcher", "Publish a cluster's objects as facts on the bus.", example, s,
+		func(ctx context.Context) error { return run(ctx, s) })))
+}
+
+func run(ctx context.Context, s *settings) error {
+	if err := s.check(); err != nil {
+		return err
+	}
+	log, err := telemetry.Logger(os.Stderr, s.LogFormat, s.LogLevel)
+	if err != nil {
+		return err
+	}
+	host, err := os.Hostname()
+	if err != nil {
+		return fmt.Errorf("find the host's name: %w; give --name", err)
+	}
+	w := newService(s, cmp.Or(s.name, host), log)
+	if err := w.choose(s); err != nil {
+		return err
+	}
+	group, ctx := errgroup.WithContext(ctx)
+	group.Go(func() error { return telemetry.Serve(ctx, s.Listen, w.metrics.registry, w.checks()...) })
+	group.Go(func() error { return w.run(ctx) })
+	return group.Wait()
+}
+
+// choose sets where objects come from and how one of several watchers is chosen to lead.
+func (w *service) choose(s *settings) error {
+	if s.source == sourceDirectory {
+		w.useDirectory(s.directories)
+		return nil
+	}
+	client, err := kube.Connect(kube.Options{Kubeconfig: s.kubeconfig, APIServer: s.apiServer, UserAgent: "watcher " + w.name, Log: w.log})
+	if err != nil {
+		return err
+	}
+	w.log.Info("the source is a Kubernetes API server", "server", client.Server)
+	w.useKubernetes(&kube.Source{
+		Client: client, Log: w.log,
+		OnWatch: func(kind string) { w.metrics.watches.WithLabelValues(kind).Inc() },
+	}, kube.Elector{Client: client, Namespace: s.namespace, Name: w.name, Log: w.log})
+	return nil
+}
+
+func (w *service) useDirectory(paths []string) {
+	w.source, w.kinds, w.sourceName = &directory.Source{Paths: paths, Log: w.log}, directory.Kinds, sourceDirectory
+	w.elect = func(ctx context.Context, lead func(context.Context) error) error {
+		if err := lead(ctx); err != nil {
+			return fmt.Errorf("%w; of watchers on folders only one may run, so this one stops", err)
+		}
+		return nil
+	}
+}
+
+func (w *service) useKubernetes(source *kube.Source, elector kube.Elector) {
+	w.source, w.kinds, w.sourceName = source, kube.Kinds, sourceKubernetes
+	w.elect = elector.Run
+}
+
+// busOptions say how the watcher connects.
+func (w *service) busOptions() bus.Options {
+	return bus.Options{
+		URL: w.settings.Bus, Name: "watcher " + w.name, Log: w.log, OnReconnect: w.reconnected,
+		CredentialsFile: w.settings.BusCredentials, RootCAFile: w.settings.BusCA,
+	}
+}

@@ -1,0 +1,70 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/deltaplane/deltaplane/internal/telemetry"
+	"github.com/deltaplane/deltaplane/services/watcher/core"
+)
+
+// metrics are what a watcher counts.
+type metrics struct {
+	registry   *prometheus.Registry
+	objects    *prometheus.GaugeVec
+	published  *prometheus.CounterVec
+	suppressed prometheus.Counter
+	setAside   prometheus.Gauge
+	held       prometheus.Gauge
+	watches    *prometheus.CounterVec
+	leader     prometheus.Gauge
+	terms      prometheus.Counter
+	append     prometheus.Histogram
+}
+
+func newMetrics() *metrics {
+	name := func(n, help string) (string, string) { return "deltaplane_watcher_" + n, help }
+	gauge := func(n, help string) prometheus.GaugeOpts {
+		n, help = name(n, help)
+		return prometheus.GaugeOpts{Name: n, Help: help}
+	}
+	counter := func(n, help string) prometheus.CounterOpts {
+		n, help = name(n, help)
+		return prometheus.CounterOpts{Name: n, Help: help}
+	}
+	m := &metrics{
+		registry:   telemetry.Registry(),
+		objects:    prometheus.NewGaugeVec(gauge("objects", "Objects published in STATE, by kind."), []string{"kind"}),
+		published:  prometheus.NewCounterVec(counter("facts_published_total", "Facts published; change is put or delete."), []string{"kind", "change"}),
+		suppressed: prometheus.NewCounter(counter("updates_suppressed_total", "Updates that changed nothing a data plane needs.")),
+		setAside:   prometheus.NewGauge(gauge("objects_set_aside", "Objects that can't be used; the events and the log name them.")),
+		held:       prometheus.NewGauge(gauge("deletions_held", "Deletions that wait for approval.")),
+		watches:    prometheus.NewCounterVec(counter("watches_total", "Watches started at the API server, by kind; one that broke is started again."), []string{"kind"}),
+		leader:     prometheus.NewGauge(gauge("leader", "1 while this watcher publishes.")),
+		terms:      prometheus.NewCounter(counter("terms_total", "Terms of leading begun; each reads all of STATE.")),
+		append: prometheus.NewHistogram(prometheus.HistogramOpts{
+			Name: "deltaplane_watcher_append_duration_seconds", Help: "How long it takes to append a batch of facts to STATE.",
+			Buckets: prometheus.ExponentialBuckets(0.0005, 2, 14),
+		}),
+	}
+	m.registry.MustRegister(m.objects, m.published, m.suppressed, m.setAside, m.held, m.watches, m.leader, m.terms, m.append)
+	return m
+}
+
+// count counts what was done.
+func (m *metrics) count(c *core.Core, done core.Effects) {
+	for _, p := range done.Publish {
+		change := "put"
+		if p.Tombstone() {
+			change = "delete"
+		}
+		m.published.WithLabelValues(p.Fact.GetObject().GetKind(), change).Inc()
+	}
+	m.suppressed.Add(float64(done.Suppressed))
+	for kind, n := range c.Objects() {
+		m.objects.WithLabelValues(kind).Set(float64(n))
+	}
+	m.setAside.Set(float64(len(c.SetAside())))
+	m.held.Set(float64(c.Held().GetDeletions()))
+}
