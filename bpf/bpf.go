@@ -122,6 +122,8 @@ func (d *Dataplane) loadCollection(spec *ebpf.CollectionSpec) (*ebpf.Collection,
 // Map returns the map that user space writes. It is closed with the Dataplane.
 func (d *Dataplane) Map(m abi.Map) *ebpf.Map { return d.maps[m.String()] }
 
+func (d *Dataplane) collections() []*ebpf.Collection { return []*ebpf.Collection{d.sockets, d.pods} }
+
 // Close lets go of everything. What is pinned goes on working, what is not ends.
 func (d *Dataplane) Close() {
 	if d == nil {
@@ -133,11 +135,10 @@ func (d *Dataplane) Close() {
 	for i := range d.hooks {
 		d.hooks[i].close()
 	}
-	if d.sockets != nil {
-		d.sockets.Close()
-	}
-	if d.pods != nil {
-		d.pods.Close()
+	for _, c := range d.collections() {
+		if c != nil {
+			c.Close()
+		}
 	}
 	for _, m := range d.maps {
 		m.Close()

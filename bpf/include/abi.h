@@ -1,9 +1,11 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 /*
- * Keys and values of the maps that user space and the kernel share. internal/abi has the same in Go, and a test
- * holds the two together by BTF. A changed layout is a new map name (the _v1 in maps.h) and a migration.
+ * Keys and values of the maps that user space and the kernel share. internal/abi has the same in
+ * Go, and a test holds the two together by BTF. A changed layout is a new map name (the _v1 in
+ * maps.h) and a migration.
  *
- * Addresses are 16 bytes, IPv4 mapped (::ffff:a.b.c.d). Ports are in network byte order, all else in the host's.
+ * Addresses are 16 bytes, IPv4 mapped (::ffff:a.b.c.d). Ports are in network byte order, all else
+ * in the host's.
  */
 #pragma once
 
@@ -54,7 +56,8 @@ _Static_assert(sizeof(struct slot_key) == 8, "slot_key");
 /* key: __u32 backend id */
 struct backend {
 	struct address addr;
-	__u32 set; /* the ServicePort's set of all backends: what a reader checks a slot's backend by */
+	__u32 set; /* the ServicePort's set of all backends: what a reader checks a slot's backend
+		      by */
 	__be16 port;
 	__u8 state; /* BackendState of internal/model */
 	__u8 layer;
@@ -80,8 +83,8 @@ _Static_assert(sizeof(struct position) == 32, "position");
 /* Written by the programs, read by user space. */
 
 /*
- * Key of a flow: the packet as it arrives. Forward: what the client sends, to the Service. Reverse: what the
- * backend sends, to the client.
+ * Key of a flow: the packet as it arrives. Forward: what the client sends, to the Service. Reverse:
+ * what the backend sends, to the client.
  */
 struct tuple {
 	struct address source;
@@ -94,14 +97,16 @@ struct tuple {
 };
 _Static_assert(sizeof(struct tuple) == 40, "tuple");
 
-/* What to put into the packet in place of the Service's address (forward) or the backend's (reverse). */
+/* What to put into the packet in place of the Service's address (forward) or the backend's
+ * (reverse). */
 struct flow {
 	struct address addr;
-	__u32 backend; /* its id */
-	__u32 sequence; /* of the SYN that began it (TCP), host byte order: a retransmitted SYN has the same */
+	__u32 backend;	/* its id */
+	__u32 sequence; /* of the SYN that began it (TCP), host byte order: a retransmitted SYN has
+			   the same */
 	__be16 port;
 	__be16 client_port; /* the client's port as the other side of the translation knows it */
-	__u8 closing; /* 1 once a RST or FIN was seen in this direction */
+	__u8 closing;	    /* 1 once a RST or FIN was seen in this direction */
 	__u8 pad[3];
 };
 _Static_assert(sizeof(struct flow) == 32, "flow");
@@ -116,7 +121,8 @@ struct choice {
 };
 _Static_assert(sizeof(struct choice) == 40, "choice");
 
-/* The Services that one unconnected UDP socket sends to. One that sends to more forgets the oldest choice. */
+/* The Services that one unconnected UDP socket sends to. One that sends to more forgets the oldest
+ * choice. */
 #define CHOICES 8
 struct choices {
 	struct choice entries[CHOICES];

@@ -1,9 +1,10 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 /*
- * Checksums by difference (RFC 1624). A packet whose checksum the device is to fill in (CHECKSUM_PARTIAL, most
- * of what a pod's own stack sends) holds the sum of the pseudo header instead: there only addresses count and
- * nothing is complemented. Programs see which of the two it is since Linux 6.2; before, the kernel's helpers,
- * which know, do the work at about twice the cost.
+ * Checksums by difference (RFC 1624). A packet whose checksum the device is to fill in
+ * (CHECKSUM_PARTIAL, most of what a pod's own stack sends) holds the sum of the pseudo header
+ * instead: there only addresses count and nothing is complemented. Programs see which of the two it
+ * is since Linux 6.2; before, the kernel's helpers, which know, do the work at about twice the
+ * cost.
  */
 #pragma once
 
@@ -79,8 +80,8 @@ static __always_inline __u16 checksum_update(__u16 checksum, __u64 change)
 }
 
 /*
- * A transport checksum after a change of addresses and ports. For UDP a field of zero is no checksum and stays
- * (RFC 768), and a sum of zero is written as all ones.
+ * A transport checksum after a change of addresses and ports. For UDP a field of zero is no
+ * checksum and stays (RFC 768), and a sum of zero is written as all ones.
  */
 static __always_inline __u16 checksum_transport(__u16 checksum, enum checksum_state state, bool udp,
 						__u64 addresses, __u64 ports)

@@ -26,7 +26,8 @@ static __noinline void drop_report(const struct tuple *tuple, __u32 set, __u8 re
 
 	count = bpf_map_lookup_elem(&counters_v1, &index);
 	if (count)
-		*count += 1; /* per CPU; a lost update by an interrupting program miscounts by one */
+		*count +=
+			1; /* per CPU; a lost update by an interrupting program miscounts by one */
 	event = bpf_ringbuf_reserve(&drops_v1, sizeof(*event), 0);
 	if (!event)
 		return;

@@ -1,13 +1,13 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 /*
- * Flows: which backend a client's packets go to, and what its replies must look like. A flow is two entries,
- * one a direction:
+ * Flows: which backend a client's packets go to, and what its replies must look like. A flow is two
+ * entries, one a direction:
  *
  *   forward  client:p → Service   becomes  client:c → backend      (c is p, but see below)
  *   reverse  backend  → client:c  becomes  Service  → client:p
  *
- * c differs from p only where two Services of one client port got the same backend: there a reply would not
- * say which of them it is from.
+ * c differs from p only where two Services of one client port got the same backend: there a reply
+ * would not say which of them it is from.
  */
 #pragma once
 
@@ -52,7 +52,8 @@ static __always_inline struct tuple flow_forward_key(const struct tuple *reverse
 	};
 }
 
-/* Says if another flow's replies use this key: it has both entries, and neither side has ended it. */
+/* Says if another flow's replies use this key: it has both entries, and neither side has ended it.
+ */
 static __always_inline bool flow_reverse_taken(const struct tuple *key, const struct flow *ours)
 {
 	struct flow *theirs = bpf_map_lookup_elem(&flows_v1, key);
@@ -66,8 +67,8 @@ static __always_inline bool flow_reverse_taken(const struct tuple *key, const st
 	    address_equal(&theirs->addr, &ours->addr))
 		return false;
 	forward = bpf_map_lookup_elem(&flows_v1, &forward_key);
-	return forward && !forward->closing && !theirs->closing && forward->port == key->source_port &&
-	       forward->client_port == key->destination_port &&
+	return forward && !forward->closing && !theirs->closing &&
+	       forward->port == key->source_port && forward->client_port == key->destination_port &&
 	       address_equal(&forward->addr, &key->source);
 }
 
@@ -97,13 +98,14 @@ static __noinline int flow_insert_reverse(const struct tuple *forward, struct fl
 		}
 		if (error != -EEXIST)
 			return REASON_FLOWS_FULL;
-		flow->client_port = bpf_htons(PORT_LOWEST + bpf_get_prandom_u32() %
-								    (65536 - PORT_LOWEST));
+		flow->client_port =
+			bpf_htons(PORT_LOWEST + bpf_get_prandom_u32() % (65536 - PORT_LOWEST));
 	}
 	return REASON_FLOWS_FULL;
 }
 
-static __always_inline void flow_delete_reverse(const struct tuple *forward, const struct flow *flow)
+static __always_inline void flow_delete_reverse(const struct tuple *forward,
+						const struct flow *flow)
 {
 	struct tuple key = flow_reverse_key(forward, &flow->addr, flow->port, flow->client_port);
 
@@ -111,8 +113,9 @@ static __always_inline void flow_delete_reverse(const struct tuple *forward, con
 }
 
 /*
- * Begins a flow from p to the picked backend; flow is filled for its first packet. Another processor may begin
- * the same flow at the same time: the first one's backend counts. old is the flow that this one replaces, if any.
+ * Begins a flow from p to the picked backend; flow is filled for its first packet. Another
+ * processor may begin the same flow at the same time: the first one's backend counts. old is the
+ * flow that this one replaces, if any.
  */
 static __always_inline int flow_begin(const struct packet *p, const struct pick *pick,
 				      const struct flow *old, struct flow *flow)

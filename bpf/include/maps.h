@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 /*
- * All maps. The suffix of a name is the version of its layout: a changed layout is a new name. The sizes
- * here are the least; user space sets its own before the maps are made (capacities are configuration).
+ * All maps. The suffix of a name is the version of its layout: a changed layout is a new name. The
+ * sizes here are the least; user space sets its own before the maps are made (capacities are
+ * configuration).
  */
 #pragma once
 
@@ -10,7 +11,8 @@
 
 #include "abi.h"
 
-/* Written by user space in phases (prepare, switch, grace, reclaim), see services/programmer/plan. */
+/* Written by user space in phases (prepare, switch, grace, reclaim), see services/programmer/plan.
+ */
 
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
@@ -52,8 +54,8 @@ struct {
 	__type(value, struct endpoint);
 } endpoints_v1 SEC(".maps");
 
-/* Indexed by LayerKind. Memory-mapped by user space, never touched by a program: it is kept with the maps
- * whose state it describes.
+/* Indexed by LayerKind. Memory-mapped by user space, never touched by a program: it is kept with
+ * the maps whose state it describes.
  */
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);

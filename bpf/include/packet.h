@@ -34,8 +34,8 @@ struct packet {
 	bool fin;
 	bool rst;
 	/*
-	 * Why the packet cannot be translated, if it cannot: it is dropped only if it is for a Service.
-	 * REASON_NONE for a packet that can.
+	 * Why the packet cannot be translated, if it cannot: it is dropped only if it is for a
+	 * Service. REASON_NONE for a packet that can.
 	 */
 	__u8 reason;
 };
@@ -62,8 +62,9 @@ static __always_inline bool carries_services(__u8 protocol)
 }
 
 /*
- * Skips IPv6 extension headers (RFC 8200 4.1; AH by RFC 4302) to find the ports. Returns the offset of the
- * transport header and its protocol, 0 for a packet without: a later fragment, or more headers than anyone sends.
+ * Skips IPv6 extension headers (RFC 8200 4.1; AH by RFC 4302) to find the ports. Returns the offset
+ * of the transport header and its protocol, 0 for a packet without: a later fragment, or more
+ * headers than anyone sends.
  * __noinline: a rare path.
  */
 static __noinline __u32 skip_extensions(struct __sk_buff *skb, __u8 next, __u8 *protocol)
@@ -175,8 +176,8 @@ static __always_inline bool read_transport(struct __sk_buff *skb, struct packet 
 }
 
 /*
- * Reads the headers. Returns false for a packet that cannot be a Service's, whatever the tables say: no IP, no
- * TCP, UDP or SCTP, no ports. p is zeroed by the caller.
+ * Reads the headers. Returns false for a packet that cannot be a Service's, whatever the tables
+ * say: no IP, no TCP, UDP or SCTP, no ports. p is zeroed by the caller.
  */
 static __always_inline bool read_packet(struct __sk_buff *skb, struct packet *p)
 {
@@ -193,8 +194,9 @@ static __always_inline bool read_packet(struct __sk_buff *skb, struct packet *p)
 }
 
 /*
- * Lengths that contradict each other, looked at only before a packet begins a flow or is answered: the receiver
- * checks them again in any case. A zero total length is a packet of more than 64 KiB (BIG TCP).
+ * Lengths that contradict each other, looked at only before a packet begins a flow or is answered:
+ * the receiver checks them again in any case. A zero total length is a packet of more than 64 KiB
+ * (BIG TCP).
  */
 static __always_inline bool lengths_contradict(struct __sk_buff *skb, const struct packet *p)
 {

@@ -1,12 +1,13 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 /*
- * The answer to a client of a Service without backends, made out of the client's own packet: a TCP RST
- * (RFC 9293 3.10.7.1) or an ICMP port unreachable (RFC 792, RFC 4443 3.1), from the Service's address, sent back
- * through the interface the packet came by.
+ * The answer to a client of a Service without backends, made out of the client's own packet: a TCP
+ * RST (RFC 9293 3.10.7.1) or an ICMP port unreachable (RFC 792, RFC 4443 3.1), from the Service's
+ * address, sent back through the interface the packet came by.
  *
- * A packet that waits for its checksum (CHECKSUM_PARTIAL) keeps doing so whatever is written into it. The
- * answers stay right whether that happens or not: the RST has its checksum field where the packet had it; the
- * ICMP message quotes the datagram with the field in its old place, and its own checksum counts what will be there.
+ * A packet that waits for its checksum (CHECKSUM_PARTIAL) keeps doing so whatever is written into
+ * it. The answers stay right whether that happens or not: the RST has its checksum field where the
+ * packet had it; the ICMP message quotes the datagram with the field in its old place, and its own
+ * checksum counts what will be there.
  */
 #pragma once
 
@@ -36,7 +37,7 @@ struct {
 	__type(value, struct allowance);
 } refusals SEC(".maps");
 
-#define SECOND 1000000000ULL
+#define SECOND		  1000000000ULL
 
 #define TCP_FLAG_BYTE_ACK 0x10
 #define TCP_FLAG_BYTE_RST 0x04
@@ -49,9 +50,9 @@ struct unreachable {
 	__u32 unused;
 };
 
-#define ICMP_UNREACHABLE	 3
-#define ICMP_PORT_UNREACHABLE	 3
-#define ICMPV6_UNREACHABLE	 1
+#define ICMP_UNREACHABLE	3
+#define ICMP_PORT_UNREACHABLE	3
+#define ICMPV6_UNREACHABLE	1
 #define ICMPV6_PORT_UNREACHABLE 4
 
 /* What of the client's packet an ICMP message quotes beyond the IP header: ports, all of UDP. */
@@ -94,7 +95,8 @@ static __always_inline __u64 sum_address(const struct address *a)
 	return (__u64)a->words[0] + a->words[1] + a->words[2] + a->words[3];
 }
 
-/* The pseudo header's sum (RFC 9293 3.1, RFC 8200 8.1). A mapped address's prefix must not count. */
+/* The pseudo header's sum (RFC 9293 3.1, RFC 8200 8.1). A mapped address's prefix must not count.
+ */
 static __always_inline __u64 sum_pseudo(const struct packet *p, __u8 protocol, __u16 length)
 {
 	const struct tuple *t = &p->tuple;
@@ -167,7 +169,8 @@ static __always_inline void reset_of(struct __sk_buff *skb, const struct packet 
 		reset->seq = segment->ack_seq;
 		return;
 	}
-	/* Ethernet pads short frames: the length is the IP header's, unless that is zero (BIG TCP). */
+	/* Ethernet pads short frames: the length is the IP header's, unless that is zero (BIG TCP).
+	 */
 	if (!p->v6 && start + sizeof(struct iphdr) <= packet_end(skb)) {
 		struct iphdr *ip = start;
 
@@ -198,11 +201,12 @@ static __always_inline long make_reset(struct __sk_buff *skb, const struct packe
 		return -1;
 	sum = sum_pseudo(p, IPPROTO_TCP, sizeof(reset));
 	reset.check = partial ? sum_fold(sum) : ~sum_fold(sum + sum_words(&reset, sizeof(reset)));
-	return write_ip(skb, p, IPPROTO_TCP, sizeof(reset)) ?:
-	       bpf_skb_store_bytes(skb, transport, &reset, sizeof(reset), 0);
+	return write_ip(skb, p, IPPROTO_TCP, sizeof(reset))
+		       ?: bpf_skb_store_bytes(skb, transport, &reset, sizeof(reset), 0);
 }
 
-/* The sum of what is quoted beyond the IP header, as it will be once the datagram's checksum is filled in. */
+/* The sum of what is quoted beyond the IP header, as it will be once the datagram's checksum is
+ * filled in. */
 static __always_inline __u64 sum_quoted(const struct packet *p, enum checksum_state state,
 					const __u8 *quoted)
 {
@@ -235,8 +239,8 @@ static __always_inline long make_unreachable(struct __sk_buff *skb, const struct
 	/* Options would be quoted too: such a client is not answered. */
 	if (p->transport != ETH_HLEN + header)
 		return -1;
-	failed = p->v6 ? bpf_skb_load_bytes(skb, ETH_HLEN, quoted_ip, sizeof(struct ipv6hdr)) :
-			 bpf_skb_load_bytes(skb, ETH_HLEN, quoted_ip, sizeof(struct iphdr));
+	failed = p->v6 ? bpf_skb_load_bytes(skb, ETH_HLEN, quoted_ip, sizeof(struct ipv6hdr))
+		       : bpf_skb_load_bytes(skb, ETH_HLEN, quoted_ip, sizeof(struct iphdr));
 	if (failed || bpf_skb_load_bytes(skb, p->transport, quoted, sizeof(quoted)))
 		return -1;
 	sum = sum_words(&icmp, sizeof(icmp)) + sum_words(quoted_ip, sizeof(quoted_ip)) +
@@ -247,8 +251,8 @@ static __always_inline long make_unreachable(struct __sk_buff *skb, const struct
 	if (bpf_skb_change_tail(skb, p->transport + QUOTED, 0) ||
 	    bpf_skb_adjust_room(skb, header + sizeof(icmp), BPF_ADJ_ROOM_MAC, 0))
 		return -1;
-	return write_ip(skb, p, p->v6 ? IPPROTO_ICMPV6 : IPPROTO_ICMP, length) ?:
-	       bpf_skb_store_bytes(skb, ETH_HLEN + header, &icmp, sizeof(icmp), 0);
+	return write_ip(skb, p, p->v6 ? IPPROTO_ICMPV6 : IPPROTO_ICMP, length)
+		       ?: bpf_skb_store_bytes(skb, ETH_HLEN + header, &icmp, sizeof(icmp), 0);
 }
 
 /*

@@ -66,7 +66,8 @@ static __always_inline int rewrite_addresses(struct __sk_buff *skb, const struct
 	return REASON_NONE;
 }
 
-/* The same through helpers: they know what kind of checksum the packet has. __noinline: old kernels only. */
+/* The same through helpers: they know what kind of checksum the packet has. __noinline: old kernels
+ * only. */
 static __noinline int checksum_by_helpers(struct __sk_buff *skb, const struct packet *p,
 					  __u32 addresses, __u32 ports)
 {
@@ -90,8 +91,9 @@ static __noinline int checksum_by_helpers(struct __sk_buff *skb, const struct pa
 }
 
 /*
- * Exchanges what the packet has for what it is to have. Both families must be the same: the tables never ask
- * for another. Returns a reason, REASON_NONE for done. All pointers into the packet are invalid afterwards.
+ * Exchanges what the packet has for what it is to have. Both families must be the same: the tables
+ * never ask for another. Returns a reason, REASON_NONE for done. All pointers into the packet are
+ * invalid afterwards.
  */
 static __always_inline int rewrite_packet(struct __sk_buff *skb, const struct packet *p,
 					  const struct rewrite *to)
@@ -104,7 +106,8 @@ static __always_inline int rewrite_packet(struct __sk_buff *skb, const struct pa
 		      sum_change_port(from->destination_port, to->destination_port);
 	int reason;
 
-	/* SCTP's checksum is a CRC over all of the packet, ports included (RFC 9260 6.8), addresses not. */
+	/* SCTP's checksum is a CRC over all of the packet, ports included (RFC 9260 6.8), addresses
+	 * not. */
 	if (from->protocol == IPPROTO_SCTP && (from->source_port != to->source_port ||
 					       from->destination_port != to->destination_port))
 		return REASON_UNSUPPORTED;

@@ -17,9 +17,9 @@ struct pick {
 };
 
 /*
- * How often a pick starts again. User space lowers a set's count after it has moved the last slot into the
- * hole, so a reader between the two may find its slot gone; an element of a hash map may also be used again
- * for another key while it is read. Both are over before a second look.
+ * How often a pick starts again. User space lowers a set's count after it has moved the last slot
+ * into the hole, so a reader between the two may find its slot gone; an element of a hash map may
+ * also be used again for another key while it is read. Both are over before a second look.
  */
 #define PICK_ATTEMPTS 3
 
@@ -46,7 +46,8 @@ static __always_inline int pick_once(__u32 set, struct pick *pick)
 		return REASON_STALE_TABLES;
 	pick->addr = backend->addr;
 	pick->port = backend->port;
-	/* A backend belongs to one ServicePort: another's would mean that the slot was used again. */
+	/* A backend belongs to one ServicePort: another's would mean that the slot was used again.
+	 */
 	return *(volatile __u32 *)&backend->set == set ? REASON_NONE : REASON_STALE_TABLES;
 }
 

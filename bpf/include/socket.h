@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
-/* What the socket hooks do. An IPv6 socket that dials ::ffff:a.b.c.d comes by the v6 hooks, with the same bytes
- * in the maps as an IPv4 one.
+/* What the socket hooks do. An IPv6 socket that dials ::ffff:a.b.c.d comes by the v6 hooks, with
+ * the same bytes in the maps as an IPv4 one.
  */
 #pragma once
 
@@ -38,7 +38,8 @@ static __always_inline struct address socket_address(struct bpf_sock_addr *ctx, 
 	} };
 }
 
-/* Returns false for an address that the socket's family cannot hold; the tables never ask for it. */
+/* Returns false for an address that the socket's family cannot hold; the tables never ask for it.
+ */
 static __always_inline bool socket_redirect(struct bpf_sock_addr *ctx, bool v6,
 					    const struct address *addr, __be16 port)
 {
@@ -99,7 +100,8 @@ static __always_inline int socket_connect(struct bpf_sock_addr *ctx, bool v6)
 		return ALLOW;
 	frontend = find_frontend(&addr, port, protocol);
 	if (!frontend) {
-		/* A socket may connect again: what it dialled before says nothing about this peer. */
+		/* A socket may connect again: what it dialled before says nothing about this peer.
+		 */
 		bpf_sk_storage_delete(&sockets_v1, ctx->sk);
 		return ALLOW;
 	}

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
 /*
- * The packet's way to a Service, at the host's side of a pod's interface, for what the socket hooks do not see:
- * raw sockets, virtual machines, user-space network stacks.
+ * The packet's way to a Service, at the host's side of a pod's interface, for what the socket hooks
+ * do not see: raw sockets, virtual machines, user-space network stacks.
  *
  * from_pod, what the pod sends:
  *
@@ -13,7 +13,8 @@
  *
  * to_pod, what the pod gets: a known reverse flow's packets are given the Service's address.
  *
- * Lookups: no Service 2 (a SYN 3), known TCP flow 1, known UDP flow 2, new flow 7, reply 1, no reply 1.
+ * Lookups: no Service 2 (a SYN 3), known TCP flow 1, known UDP flow 2, new flow 7, reply 1, no
+ * reply 1.
  */
 #include <linux/bpf.h>
 #include <linux/pkt_cls.h>
@@ -41,9 +42,9 @@ static __always_inline int translated(const struct packet *p, int reason)
 }
 
 /*
- * Says if a known flow goes on with its backend. A SYN that differs from the one that began it is a new
- * connection from a port used again; the same SYN once more must reach the same backend. Datagrams leave a
- * backend that is gone; a TCP connection to one could only break.
+ * Says if a known flow goes on with its backend. A SYN that differs from the one that began it is a
+ * new connection from a port used again; the same SYN once more must reach the same backend.
+ * Datagrams leave a backend that is gone; a TCP connection to one could only break.
  */
 static __always_inline bool flow_goes_on(const struct packet *p, const struct flow *flow)
 {

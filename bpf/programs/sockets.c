@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
 /*
- * The socket's way to a Service: the address is exchanged for a backend's when the socket dials, so that its
- * packets need no translation at all.
+ * The socket's way to a Service: the address is exchanged for a backend's when the socket dials, so
+ * that its packets need no translation at all.
  *
- * Lookups: a dial of no Service 1, TCP to a Service 4 and a socket storage, a datagram to a Service that the
- * socket knows 2 and a socket storage.
+ * Lookups: a dial of no Service 1, TCP to a Service 4 and a socket storage, a datagram to a Service
+ * that the socket knows 2 and a socket storage.
  */
 #include <linux/bpf.h>
 #include <linux/in.h>

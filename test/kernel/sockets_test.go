@@ -23,6 +23,9 @@ type node struct {
 	plane *bpf.Dataplane
 }
 
+// small is enough for tests and quick to make.
+var small = map[abi.Map]uint32{abi.Frontends: 64, abi.Sets: 64, abi.Slots: 256, abi.Backends: 256, abi.Endpoints: 16}
+
 func newNode(t testing.TB, podAddrs ...string) node {
 	t.Helper()
 	testkit.NeedKernel(t)
@@ -32,7 +35,7 @@ func newNode(t testing.TB, podAddrs ...string) node {
 		addr := netip.MustParseAddr(a)
 		ns.Up(t, "lo", netip.PrefixFrom(addr, addr.BitLen()))
 	}
-	plane, err := bpf.Load(bpf.Options{Flows: 1024})
+	plane, err := bpf.Load(bpf.Options{Flows: 1024, Capacities: small})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -1,0 +1,43 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package bpf
+
+import (
+	"testing"
+
+	"github.com/deltaplane/deltaplane/internal/testkit"
+)
+
+// budgets are the most instructions that the verifier may have to walk through for each program, over all
+// paths: what loading costs (about 1 µs each), and how far from its limit of a million a program is. Raise one
+// only with a reason in the commit.
+var budgets = map[string]uint32{
+	"connect4": 1500, "connect6": 1500, "sendmsg4": 5000, "sendmsg6": 5000,
+	"recvmsg4": 1000, "recvmsg6": 1000, "getpeername4": 200, "getpeername6": 200,
+	"from_pod": 60000, "to_pod": 10000,
+}
+
+func TestVerifiedInstructionsStayInBudget(t *testing.T) {
+	testkit.NeedKernel(t)
+	d, err := Load(Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer d.Close()
+	for _, c := range d.collections() {
+		for name, p := range c.Programs {
+			info, err := p.Info()
+			if err != nil {
+				t.Fatal(err)
+			}
+			verified, ok := info.VerifiedInstructions()
+			if !ok {
+				t.Skip("this kernel does not tell verified instructions: that came with Linux 5.16")
+			}
+			t.Logf("%-12s %6d of %d", name, verified, budgets[name])
+			if verified > budgets[name] {
+				t.Errorf("%s: %d verified instructions, budget %d", name, verified, budgets[name])
+			}
+		}
+	}
+}
