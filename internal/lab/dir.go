@@ -52,6 +52,7 @@ func (d dir) logs() string       { return filepath.Join(string(d), "logs") }
 func (d dir) bus() string        { return filepath.Join(string(d), "bus") }
 func (d dir) bpf() string        { return filepath.Join(string(d), "bpf") }
 func (d dir) socket() string     { return filepath.Join(string(d), "control.sock") }
+func (d dir) log() string        { return string(d) + ".log" }
 func (d dir) state() string      { return filepath.Join(string(d), "state.json") }
 
 // State is what other processes need to know of a lab.
@@ -160,7 +161,7 @@ func Down(ctx context.Context, name string) (bool, error) {
 			return true, err
 		}
 	}
-	return true, errors.Join(space.OpenCgroup(cgroup).Remove(ctx), space.Clear(string(d)))
+	return true, errors.Join(space.OpenCgroup(cgroup).Remove(ctx), space.Clear(string(d)), space.Clear(d.log()))
 }
 
 // end asks a lab's process to end, which takes the lab down, and kills it if it doesn't.
@@ -178,4 +179,21 @@ func end(ctx context.Context, process space.Process) error {
 		return err
 	}
 	return space.Poll(ctx, 20*time.Millisecond, gone)
+}
+
+// LogFile opens what a lab's own process says when nobody reads it; Down removes it. It is beside the lab's folder,
+// which isn't there yet.
+func LogFile(name string) (*os.File, error) {
+	d, err := dirOf(name)
+	if err != nil {
+		return nil, err
+	}
+	if err := os.MkdirAll(stateRoot, 0o755); err != nil {
+		return nil, fmt.Errorf("open the lab's log: %w", err)
+	}
+	file, err := os.OpenFile(d.log(), os.O_CREATE|os.O_TRUNC|os.O_WRONLY, 0o644)
+	if err != nil {
+		return nil, fmt.Errorf("open the lab's log: %w", err)
+	}
+	return file, nil
 }

@@ -226,3 +226,10 @@ func (l *Lab) binary(name string) (string, error) {
 	}
 	return path, nil
 }
+
+// Shutdown is Close for whoever is ending, within a time that a person accepts.
+func (l *Lab) Shutdown() error {
+	ctx, cancel := context.WithTimeout(context.Background(), closeTime)
+	defer cancel()
+	return l.Close(ctx)
+}
