@@ -30,6 +30,7 @@ const (
 	MaxStore = 8 << 30
 	// ReadyTimeout bounds the start.
 	ReadyTimeout = 20 * time.Second
+	readyPoll    = 100 * time.Millisecond
 )
 
 // Options say where a server keeps its streams and listens. The zero value is a server on a free local port
@@ -84,15 +85,24 @@ func (s *Server) run(opts *server.Options, log *slog.Logger) error {
 	warnings := &logger{slog: log}
 	s.nats.SetLoggerV2(warnings, false, false, false)
 	s.nats.Start()
-	if s.nats.ReadyForConnections(ReadyTimeout) && s.nats.JetStreamEnabled() {
-		return nil
+	if reason := s.waitReady(warnings); reason != "" {
+		return fmt.Errorf("start the embedded NATS server on %s:%d with streams in %s: %s", opts.Host, opts.Port,
+			opts.StoreDir, reason)
 	}
-	reason := warnings.last()
-	if reason == "" {
-		reason = fmt.Sprintf("it wasn't ready after %v", ReadyTimeout)
+	return nil
+}
+
+// waitReady returns why the server doesn't get ready, or nothing once it is.
+func (s *Server) waitReady(warnings *logger) string {
+	for end := time.Now().Add(ReadyTimeout); time.Now().Before(end); {
+		if s.nats.ReadyForConnections(readyPoll) && s.nats.JetStreamEnabled() {
+			return ""
+		}
+		if reason := warnings.fatal(); reason != "" {
+			return reason
+		}
 	}
-	return fmt.Errorf("start the embedded NATS server on %s:%d with streams in %s: %s", opts.Host, opts.Port,
-		opts.StoreDir, reason)
+	return fmt.Sprintf("it wasn't ready after %v", ReadyTimeout)
 }
 
 func options(o Options) (*server.Options, error) {

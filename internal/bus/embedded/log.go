@@ -8,29 +8,32 @@ import (
 	"sync/atomic"
 )
 
-// logger hands the server's warnings and errors to slog and keeps the last error, which says why a start failed.
+// logger hands the server's warnings and errors to slog and keeps the one that ended a start.
 type logger struct {
-	slog   *slog.Logger
-	newest atomic.Pointer[string]
+	slog  *slog.Logger
+	ended atomic.Pointer[string]
 }
 
-func (l *logger) last() string {
-	if text := l.newest.Load(); text != nil {
+// fatal returns what a server of its own would have exited with, if it would.
+func (l *logger) fatal() string {
+	if text := l.ended.Load(); text != nil {
 		return *text
 	}
 	return ""
 }
 
 func (l *logger) Errorf(format string, v ...any) {
-	text := fmt.Sprintf(format, v...)
-	l.newest.Store(&text)
 	if l.slog != nil {
-		l.slog.Error("bus server", "error", text)
+		l.slog.Error("bus server", "error", fmt.Sprintf(format, v...))
 	}
 }
 
 // Fatalf is called by the server where its own binary would exit; here Start returns the text.
-func (l *logger) Fatalf(format string, v ...any) { l.Errorf(format, v...) }
+func (l *logger) Fatalf(format string, v ...any) {
+	text := fmt.Sprintf(format, v...)
+	l.ended.Store(&text)
+	l.Errorf("%s", text)
+}
 
 func (l *logger) Warnf(format string, v ...any) {
 	if l.slog != nil {
