@@ -73,7 +73,7 @@ type explainOptions struct {
 	config   string
 }
 
-func (o *explainOptions) run(cmd *cobra.Command) (err error) {
+func (o *explainOptions) run(cmd *cobra.Command) error {
 	if o.batch != "" && o.format != formatJSONL && cmd.Flags().Changed("output") {
 		return errors.New("a batch answers with one JSON object a line: leave out -o, or give -o jsonl")
 	}
@@ -81,11 +81,11 @@ func (o *explainOptions) run(cmd *cobra.Command) (err error) {
 	if err != nil {
 		return err
 	}
-	engine, closeEngine, err := o.newEngine()
+	engine, closeEngine, err := o.newEngine(world)
 	if err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, closeEngine()) }()
+	defer closeEngine()
 	if o.batch != "" {
 		return o.runBatch(cmd, world, engine)
 	}
@@ -97,10 +97,16 @@ func (o *explainOptions) run(cmd *cobra.Command) (err error) {
 	return o.format.print(out, answer, func(w io.Writer) error { return writeAnswer(w, paintFor(out), answer) })
 }
 
-func (o *explainOptions) newEngine() (explain.Engine, func() error, error) {
+func (o *explainOptions) newEngine(world *explain.World) (engine explain.Engine, end func(), err error) {
 	switch o.engine {
 	case "model":
-		return explain.Model{}, func() error { return nil }, nil
+		return explain.Model{}, func() {}, nil
+	case "kernel":
+		kernel, err := explain.NewKernel(world)
+		if err != nil {
+			return nil, nil, err
+		}
+		return kernel, kernel.Close, nil
 	}
 	return nil, nil, fmt.Errorf("engine %q: want model or kernel", o.engine)
 }

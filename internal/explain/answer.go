@@ -44,7 +44,11 @@ func (Model) decide(w *World, c connection) (outcome, error) {
 	if c.via == viaNone {
 		return outcome{Decision: refmodel.Decision{Verdict: refmodel.Forward}}, nil
 	}
-	return outcome{Decision: w.node(c.node).NewConnection(c.protocol, c.dialled)}, nil
+	d := w.node(c.node).NewConnection(c.protocol, c.dialled)
+	if c.via == viaPacket {
+		d.KeepPorts()
+	}
+	return outcome{Decision: d}, nil
 }
 
 // Ask answers q. The error is for a question that can't be answered as it stands.

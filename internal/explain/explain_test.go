@@ -24,6 +24,7 @@ func shop() *World {
 		hostPodFact("kube-system", "agent", "b"),
 		serviceFact("shop", "cart", 80, model.TCP, "10.96.0.10", "fd00:96::10"), serviceFact("shop", "empty", 80, model.TCP, "10.96.0.11"),
 		serviceFact("shop", "dns", 53, model.UDP, "10.96.0.12"), serviceFact("shop", "nothing", 80, model.TCP),
+		serviceFact("shop", "moved", 80, model.SCTP, "10.96.0.13"), serviceFact("shop", "same", 80, model.SCTP, "10.96.0.14"),
 		sliceFact("shop", "cart-x", "cart", 4), sliceFact("shop", "cart-a", "cart", 4), sliceFact("shop", "cart-v6", "cart", 6),
 	}
 	cluster := model.NewTables()
@@ -44,6 +45,8 @@ func shop() *World {
 	set(2, "cart", 80, model.TCP, model.IPv6, "fd00:96::10", "[fd00:1::3]:8080", "[fd00:2::3]:8080")
 	set(3, "empty", 80, model.TCP, model.IPv4, "10.96.0.11")
 	set(4, "dns", 53, model.UDP, model.IPv4, "10.96.0.12", "10.244.1.3:5353")
+	set(5, "moved", 80, model.SCTP, model.IPv4, "10.96.0.13", "10.244.1.3:8080")
+	set(6, "same", 80, model.SCTP, model.IPv4, "10.96.0.14", "10.244.1.3:80", "10.244.2.3:8080")
 	return NewWorld(facts, map[model.Layer]*model.Tables{model.ClusterLayer: cluster})
 }
 
@@ -103,6 +106,8 @@ func TestAsk(t *testing.T) {
 		{"a pod to a pod", Question{From: "shop/front", To: "shop/cart-1:http"}, "forward", "none", "", []string{}, "socket"},
 		{"a wrong port", Question{From: "shop/front", To: "shop/cart:81"}, "forward", "none", "", []string{}, "socket"},
 		{"SCTP from a pod", Question{From: "shop/front", To: "shop/cart:80", Proto: "sctp"}, "forward", "none", "", []string{}, "packet"},
+		{"SCTP to a Service whose backends serve on another port", Question{From: "shop/front", To: "shop/moved:80", Proto: "sctp"}, "drop", "unsupported", "shop/moved:80", []string{}, "packet"},
+		{"SCTP to one whose backends do in part", Question{From: "shop/front", To: "shop/same:80", Proto: "sctp"}, "forward", "none", "shop/same:80", []string{"10.244.1.3:80"}, "packet"},
 		{"from outside", Question{Node: "a", From: "192.0.2.1:999", To: "shop/cart:80"}, "forward", "none", "", []string{}, "none"},
 	} {
 		t.Run(test.name, func(t *testing.T) {

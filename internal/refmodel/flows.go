@@ -5,6 +5,7 @@ package refmodel
 import (
 	"fmt"
 	"net/netip"
+	"slices"
 
 	"github.com/deltaplane/deltaplane/internal/model"
 )
@@ -26,10 +27,13 @@ type Outcome struct {
 type Flows struct {
 	forward map[tuple]*flow
 	reverse map[tuple]*flow
+	ghosts  map[tuple]bool // SCTP flows that were begun and can't be translated; to which backend nobody saw
 }
 
 // NewFlows returns a memory with nothing in it.
-func NewFlows() *Flows { return &Flows{forward: map[tuple]*flow{}, reverse: map[tuple]*flow{}} }
+func NewFlows() *Flows {
+	return &Flows{forward: map[tuple]*flow{}, reverse: map[tuple]*flow{}, ghosts: map[tuple]bool{}}
+}
 
 // tuple is a packet as it arrives.
 type tuple struct {
@@ -111,6 +115,18 @@ func (n *Node) NewPacket(p Packet) Decision {
 	return d
 }
 
+// KeepPorts leaves out what can't be translated per packet yet: SCTP to another port than was dialled, since that needs
+// the CRC over the whole packet again (RFC 9260 6.8). With nothing left the packet is dropped.
+func (d *Decision) KeepPorts() {
+	if d.Verdict != Forward || d.Frontend == nil || d.Frontend.Protocol != model.SCTP {
+		return
+	}
+	d.Candidates = slices.DeleteFunc(d.Candidates, func(b model.Backend) bool { return b.Port != d.Frontend.Port })
+	if len(d.Candidates) == 0 {
+		d.Verdict, d.Reason = Drop, model.ReasonUnsupported
+	}
+}
+
 // oneHost says that an answer to the address reaches one host. A RST is never answered, nor is a packet from a group,
 // broadcast or nobody's address (RFC 9293 3.10.7.1; RFC 1122 3.2.2, RFC 4443 2.4 e).
 func oneHost(a netip.Addr) bool {
@@ -126,7 +142,7 @@ func (f *Flows) begin(p Packet, d Decision, did Outcome) error {
 		return nil
 	}
 	if p.Protocol == model.SCTP && did.Verdict == Drop {
-		return sctpDrop(p, d)
+		return f.sctpDrop(p, d)
 	}
 	if did.Verdict != Forward {
 		return fmt.Errorf("%s: want forward to one of %v, got %s", p, d.Candidates, did.Verdict)
@@ -135,14 +151,17 @@ func (f *Flows) begin(p Packet, d Decision, did Outcome) error {
 }
 
 // sctpDrop allows the drop of an SCTP packet whose ports would change, and with them its CRC over the whole packet
-// (RFC 9260 6.8), which isn't worked out yet. The flow that was begun is not remembered: it drops all the same.
-func sctpDrop(p Packet, d Decision) error {
+// (RFC 9260 6.8), which isn't worked out yet: because a backend serves on another port, or the client's port is taken.
+func (f *Flows) sctpDrop(p Packet, d Decision) error {
+	legal := f.ghosts[tupleOf(p)]
 	for _, b := range d.Candidates {
-		if b.Port != p.Destination.Port() {
-			return nil
-		}
+		legal = legal || b.Port != p.Destination.Port() || f.taken(p, &flow{source: p.Source, destination: AddrPort(b)})
 	}
-	return fmt.Errorf("%s: dropped, though no backend of %v asks for another port", p, d.Candidates)
+	if !legal {
+		return fmt.Errorf("%s: dropped, though no backend of %v asks for other ports", p, d.Candidates)
+	}
+	f.ghosts[tupleOf(p)] = true
+	return nil
 }
 
 func (f *Flows) chose(p Packet, d Decision, did Outcome) error {
@@ -160,6 +179,7 @@ func (f *Flows) chose(p Packet, d Decision, did Outcome) error {
 	if err := f.mayUsePort(p, now); err != nil {
 		return err
 	}
+	delete(f.ghosts, tupleOf(p))
 	f.forward[tupleOf(p)] = now
 	f.reverse[replies(p.Protocol, now)] = &flow{source: p.Destination, destination: p.Source, backend: backend.ID, sequence: p.Sequence}
 	return nil

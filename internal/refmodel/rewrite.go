@@ -36,14 +36,18 @@ func (p Packet) Rewrite(frame []byte, source, destination netip.AddrPort) []byte
 	return out
 }
 
-// end is where the packet ends within the frame, which may be padded (IEEE 802.3: at least 60 bytes).
+// end is where the packet ends within the frame, which may be padded (IEEE 802.3: at least 60 bytes). A length of zero
+// is one that the field is too small for.
 func (p Packet) end(frame []byte) int {
 	ip := frame[ethernetBytes:]
-	length := int(binary.BigEndian.Uint16(ip[2:]))
+	length, header := int(binary.BigEndian.Uint16(ip[2:])), 0
 	if ip[0]>>4 == 6 {
-		length = ipv6Bytes + int(binary.BigEndian.Uint16(ip[4:]))
+		length, header = int(binary.BigEndian.Uint16(ip[4:])), ipv6Bytes
 	}
-	return ethernetBytes + length
+	if length == 0 {
+		return len(frame)
+	}
+	return ethernetBytes + header + length
 }
 
 func putTransportChecksum(protocol model.Protocol, h []byte, source, destination netip.Addr) {

@@ -1,0 +1,110 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package kernelnode is one node's BPF programs and maps without a pipeline around them: rows go in by the
+// programmer's own plan, packets go through by BPF_PROG_TEST_RUN. The explainer and the differential tests use it.
+//
+// It promises to attach nothing, pin nothing and send nothing: what it makes ends with Close.
+package kernelnode
+
+import (
+	"errors"
+	"fmt"
+
+	"github.com/cilium/ebpf"
+
+	"github.com/deltaplane/deltaplane/bpf"
+	"github.com/deltaplane/deltaplane/internal/abi"
+	"github.com/deltaplane/deltaplane/internal/model"
+	"github.com/deltaplane/deltaplane/services/programmer/maps"
+	"github.com/deltaplane/deltaplane/services/programmer/plan"
+)
+
+// Node is loaded programs and their maps. Its methods may be called by one goroutine at a time.
+type Node struct {
+	plane *bpf.Dataplane
+	maps  *maps.Kernel
+	state *plan.State
+	limit plan.Capacities
+}
+
+// flows is the entries of the connection table: room for what a question or a test run asks.
+const flows = 1 << 16
+
+// refusalsPerSecond is more than can be asked, so that answers are never held back.
+const refusalsPerSecond = 1_000_000_000
+
+// New loads the programs with maps that have room for rows, twice over.
+func New(rows int) (*Node, error) {
+	capacity := uint32(max(1024, 2*rows))
+	n := &Node{state: plan.Empty()}
+	capacities := map[abi.Map]uint32{}
+	for m := range abi.MapCount {
+		capacities[m] = capacity
+		n.limit[m] = int(capacity)
+	}
+	var err error
+	n.plane, err = bpf.Load(bpf.Options{Capacities: capacities, Flows: flows, RefusalsPerSecond: refusalsPerSecond})
+	if err != nil {
+		return nil, err
+	}
+	if n.maps, err = maps.NewKernel(withGrace{n.plane}); err != nil {
+		n.plane.Close()
+		return nil, err
+	}
+	return n, nil
+}
+
+// withGrace adds what package bpf has as a function.
+type withGrace struct{ *bpf.Dataplane }
+
+// Grace implements maps.Plane.
+func (withGrace) Grace() error { return bpf.Grace() }
+
+// Set takes the layer of a kind to rows, by writing what differs, in the programmer's order.
+func (n *Node) Set(kind model.LayerKind, rows *model.Tables) error {
+	have := n.state.Tables(kind)
+	if have == nil {
+		have = &model.Tables{}
+	}
+	p, err := n.state.Apply(n.limit, plan.LayerChange{Kind: kind, Change: model.Diff(have, rows)})
+	if err != nil {
+		return fmt.Errorf("plan the maps: %w", err)
+	}
+	for _, phase := range p.Phases {
+		if phase.Grace {
+			if err := n.maps.Grace(); err != nil {
+				return err
+			}
+		}
+		for _, batch := range phase.Batches {
+			if err := n.maps.Write(batch); err != nil {
+				return fmt.Errorf("write the maps, phase %s: %w", phase.Name, err)
+			}
+		}
+	}
+	return nil
+}
+
+// FromPod gives a frame to the program of what pods send, and returns its verdict and what came out.
+func (n *Node) FromPod(frame []byte) (bpf.Verdict, []byte, error) {
+	return n.plane.RunFromPod(frame, 0)
+}
+
+// ToPod gives a frame to the program of what pods get, and returns its verdict and what came out.
+func (n *Node) ToPod(frame []byte) (bpf.Verdict, []byte, error) { return n.plane.RunToPod(frame, 0) }
+
+// Lookup reads one entry of a map.
+func (n *Node) Lookup(m abi.Map, key []byte) (value []byte, found bool, err error) {
+	value = make([]byte, abi.Layouts[m].ValueSize)
+	err = n.plane.Map(m).Lookup(key, value)
+	if errors.Is(err, ebpf.ErrKeyNotExist) {
+		return nil, false, nil
+	}
+	if err != nil {
+		return nil, false, fmt.Errorf("read map %s: %w", m, err)
+	}
+	return value, true, nil
+}
+
+// Close ends the programs and the maps.
+func (n *Node) Close() { n.plane.Close() }
