@@ -4,6 +4,7 @@ package bus
 
 import (
 	"context"
+	"crypto/rand"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -13,7 +14,7 @@ import (
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
-	"github.com/nats-io/nuid"
+
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
@@ -226,7 +227,7 @@ func (c *Conn) commit(ctx context.Context, messages []*nats.Msg) (uint64, error)
 // publishBatch sends the messages. Answers are asked for the first, which the stream refuses if it takes no batches,
 // and for the last, which commits. A batch that breaks off here is never committed.
 func (c *Conn) publishBatch(messages []*nats.Msg, inbox string) error {
-	id, last := nuid.Next(), len(messages)-1
+	id, last := rand.Text(), len(messages)-1
 	for i, m := range messages {
 		if last > 0 {
 			m.Header.Set(headerBatchID, id)
