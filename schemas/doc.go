@@ -8,4 +8,4 @@
 // subjects are built only by the functions here, and the golden messages in testdata decode for ever.
 package schemas
 
-//go:generate buf generate ..
+//go:generate buf generate .. --template ../buf.gen.yaml --output ..

@@ -1,0 +1,2 @@
+5 deletions go ahead
+h2"bad

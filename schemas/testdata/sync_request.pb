@@ -1,0 +1,3 @@
+
+node-a#
+node.node-a	"0123456789abcdef
