@@ -112,17 +112,17 @@ func (d *Dataplane) attachPort(ifindex int, dir direction) (link.Link, error) {
 func (d *Dataplane) DetachPod(ifindex int) error {
 	d.ports.mu.Lock()
 	defer d.ports.mu.Unlock()
-	closeAll(d.ports.attached[ifindex])
-	delete(d.ports.attached, ifindex)
 	var failed []error
+	for _, l := range d.ports.attached[ifindex] {
+		failed = append(failed, ignoreGone(l.Detach()), l.Close())
+	}
+	delete(d.ports.attached, ifindex)
 	for _, dir := range slices.Backward(directions) {
 		if !d.ports.tcx {
 			failed = append(failed, detachFilter(ifindex, dir))
 		}
 		if pin := d.ports.pin(ifindex, dir); pin != "" {
-			if err := os.Remove(pin); !errors.Is(err, os.ErrNotExist) {
-				failed = append(failed, err)
-			}
+			failed = append(failed, endLink(pin))
 		}
 	}
 	if err := errors.Join(failed...); err != nil {

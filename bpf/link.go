@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"syscall"
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/link"
@@ -69,4 +70,27 @@ func closeLink(l link.Link) error {
 func linkFits(l link.Link, fits func(*link.Info) bool) bool {
 	info, err := l.Info()
 	return err == nil && fits(info)
+}
+
+// endLink detaches the link pinned at path at once, where removing the pin alone would do so later, and removes
+// the pin. No such pin, or one of something else than a link, is fine.
+func endLink(path string) error {
+	l, err := link.LoadPinnedLink(path, nil)
+	if err == nil {
+		err = errors.Join(ignoreGone(l.Detach()), l.Close())
+	} else {
+		err = nil
+	}
+	if gone := os.Remove(path); !errors.Is(gone, fs.ErrNotExist) {
+		err = errors.Join(err, gone)
+	}
+	return err
+}
+
+// ignoreGone passes over what detaching says when the interface or cgroup has gone before.
+func ignoreGone(err error) error {
+	if errors.Is(err, syscall.ENOLINK) || errors.Is(err, syscall.ENODEV) {
+		return nil
+	}
+	return err
 }

@@ -61,7 +61,7 @@ func RemovePins(pinDir string) error {
 		}
 		failed = append(failed, err)
 		for _, e := range entries {
-			failed = append(failed, os.Remove(filepath.Join(dir, e.Name())))
+			failed = append(failed, endLink(filepath.Join(dir, e.Name())))
 		}
 		failed = append(failed, os.Remove(dir))
 	}

@@ -14,6 +14,23 @@ enum via {
 	VIA_PACKET = 2,
 };
 
+/* __noinline so that the event's type is in the object's BTF, where a test compares it with internal/abi. */
+static __noinline void drop_fill(struct drop_event *event, const struct tuple *tuple, __u32 set,
+				 __u8 reason, __u8 via)
+{
+	*event = (struct drop_event){
+		.time = bpf_ktime_get_ns(),
+		.source = tuple->source,
+		.destination = tuple->destination,
+		.source_port = tuple->source_port,
+		.destination_port = tuple->destination_port,
+		.set = set,
+		.protocol = tuple->protocol,
+		.reason = reason,
+		.via = via,
+	};
+}
+
 /*
  * Counting is exact; the event is lost when the ring buffer is full. Costs one map lookup.
  * __noinline: a rare path that the verifier should see once, not at every drop.
@@ -26,21 +43,10 @@ static __noinline void drop_report(const struct tuple *tuple, __u32 set, __u8 re
 
 	count = bpf_map_lookup_elem(&counters_v1, &index);
 	if (count)
-		*count +=
-			1; /* per CPU; a lost update by an interrupting program miscounts by one */
+		__sync_fetch_and_add(count, 1); /* per CPU, but a program may interrupt another */
 	event = bpf_ringbuf_reserve(&drops_v1, sizeof(*event), 0);
 	if (!event)
 		return;
-	*event = (struct drop_event){
-		.time = bpf_ktime_get_ns(),
-		.source = tuple->source,
-		.destination = tuple->destination,
-		.source_port = tuple->source_port,
-		.destination_port = tuple->destination_port,
-		.set = set,
-		.protocol = tuple->protocol,
-		.reason = reason,
-		.via = via,
-	};
+	drop_fill(event, tuple, set, reason, via);
 	bpf_ringbuf_submit(event, 0);
 }

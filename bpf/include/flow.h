@@ -104,12 +104,17 @@ static __noinline int flow_insert_reverse(const struct tuple *forward, struct fl
 	return REASON_FLOWS_FULL;
 }
 
+/* Deletes the reverse entry of a flow, unless a flow that took its place has it by now. */
 static __always_inline void flow_delete_reverse(const struct tuple *forward,
 						const struct flow *flow)
 {
 	struct tuple key = flow_reverse_key(forward, &flow->addr, flow->port, flow->client_port);
+	struct flow *reverse = bpf_map_lookup_elem(&flows_v1, &key);
 
-	bpf_map_delete_elem(&flows_v1, &key);
+	if (reverse && reverse->port == forward->destination_port &&
+	    reverse->client_port == forward->source_port &&
+	    address_equal(&reverse->addr, &forward->destination))
+		bpf_map_delete_elem(&flows_v1, &key);
 }
 
 /*

@@ -73,8 +73,14 @@ static __always_inline struct frontend *find_frontend(const struct address *addr
 	return bpf_map_lookup_elem(&frontends_v1, &key);
 }
 
-/* Says if a backend that was chosen earlier still serves. One lookup. */
-static __always_inline bool backend_lives(__u32 id)
+/*
+ * Says if a backend that was chosen earlier still serves what frontend now stands for: an address may
+ * have gone to another Service while the backend lives. Without a frontend it is enough that the
+ * backend lives. One lookup.
+ */
+static __always_inline bool backend_serves(__u32 id, const struct frontend *frontend)
 {
-	return bpf_map_lookup_elem(&backends_v1, &id) != NULL;
+	struct backend *backend = bpf_map_lookup_elem(&backends_v1, &id);
+
+	return backend && (!frontend || backend->set == frontend->set);
 }

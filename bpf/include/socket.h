@@ -169,7 +169,8 @@ static __always_inline int socket_send(struct bpf_sock_addr *ctx, bool v6)
 	choices = bpf_sk_storage_get(&datagrams_v1, ctx->sk, NULL, BPF_SK_STORAGE_GET_F_CREATE);
 	if (choices) {
 		choice = choice_entry(choices, &addr, port);
-		if (choice_is_of(choice, &addr, port) && backend_lives(choice->backend)) {
+		if (choice_is_of(choice, &addr, port) &&
+		    backend_serves(choice->backend, frontend)) {
 			socket_redirect(ctx, v6, &choice->addr, choice->port);
 			return ALLOW;
 		}

@@ -13,7 +13,7 @@
  *
  * to_pod, what the pod gets: a known reverse flow's packets are given the Service's address.
  *
- * Lookups: no Service 2 (a SYN 3), known TCP flow 1, known UDP flow 2, new flow 7, reply 1, no
+ * Lookups: no Service 2 (a SYN 3), known TCP flow 1, known UDP flow 3, new flow 7, reply 1, no
  * reply 1.
  */
 #include <linux/bpf.h>
@@ -41,10 +41,16 @@ static __always_inline int translated(const struct packet *p, int reason)
 	return reason ? drop(p, 0, reason) : PASS;
 }
 
+static __always_inline struct frontend *dialled(const struct packet *p)
+{
+	return find_frontend(&p->tuple.destination, p->tuple.destination_port, p->tuple.protocol);
+}
+
 /*
  * Says if a known flow goes on with its backend. A SYN that differs from the one that began it is a
  * new connection from a port used again; the same SYN once more must reach the same backend.
- * Datagrams leave a backend that is gone; a TCP connection to one could only break.
+ * Datagrams leave a backend that is gone, or another Service's by now; a TCP connection to one could
+ * only break.
  */
 static __always_inline bool flow_goes_on(const struct packet *p, const struct flow *flow)
 {
@@ -52,7 +58,7 @@ static __always_inline bool flow_goes_on(const struct packet *p, const struct fl
 		return true;
 	if (p->syn && p->sequence != flow->sequence)
 		return false;
-	return backend_lives(flow->backend);
+	return backend_serves(flow->backend, dialled(p));
 }
 
 /* A pod that dials directly from a port that a flow's replies come to: the flow is over. */
@@ -110,7 +116,7 @@ int from_pod(struct __sk_buff *skb)
 		flow_note_end(&p, flow);
 		return translated(&p, flow_apply_forward(skb, &p, flow));
 	}
-	frontend = find_frontend(&p.tuple.destination, p.tuple.destination_port, p.tuple.protocol);
+	frontend = dialled(&p);
 	if (!frontend) {
 		if (p.syn)
 			end_flow_of_reused_port(&p);
