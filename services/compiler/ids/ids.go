@@ -92,6 +92,12 @@ func (a *Allocator) Restore(sets []Freed[model.SetID], backends []Freed[model.Ba
 	a.backends.restore(backends)
 }
 
+// RestBelow puts all ids into quarantine that are below the given ones and not taken.
+func (a *Allocator) RestBelow(set model.SetID, backend model.BackendID, freed time.Time) {
+	a.sets.restBelow(set, freed)
+	a.backends.restBelow(backend, freed)
+}
+
 // Quarantined returns the ids in quarantine, the longest freed first.
 func (a *Allocator) Quarantined() ([]Freed[model.SetID], []Freed[model.BackendID]) {
 	return a.sets.quarantined(), a.backends.quarantined()
@@ -159,6 +165,13 @@ func (p *pool[K, I]) restore(freed []Freed[I]) {
 			p.taken.set(uint32(f.ID))
 			p.enter(f)
 		}
+	}
+}
+
+func (p *pool[K, I]) restBelow(next I, at time.Time) {
+	for id := p.taken.lowestClear(); id < uint32(next); id = p.taken.lowestClear() {
+		p.taken.set(id)
+		p.enter(Freed[I]{I(id), at})
 	}
 }
 

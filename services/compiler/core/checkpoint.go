@@ -1,0 +1,130 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package core
+
+import (
+	"maps"
+	"slices"
+	"time"
+
+	"github.com/deltaplane/deltaplane/internal/model"
+	"github.com/deltaplane/deltaplane/internal/wire"
+	"github.com/deltaplane/deltaplane/schemas"
+)
+
+// checkpointState is when the next checkpoint is due.
+type checkpointState struct {
+	last    time.Time // when the newest was written; zero if the log has none
+	size    int       // its bytes
+	bytes   int       // of deltas since
+	writing int       // bytes of the one that is being written
+}
+
+// deltasBetween is how many bytes of deltas there are between checkpoints at least, so that small ones don't
+// follow each other.
+const deltasBetween = 16 << 20
+
+// checkpointDue says whether folding the log would take much longer than folding a new checkpoint, or whether
+// the log will soon forget the newest one.
+func (c *Core) checkpointDue(now time.Time) bool {
+	if c.compiled == nil || c.revision == 0 {
+		return false
+	}
+	s := c.checkpoint
+	return s.last.IsZero() || s.bytes > max(deltasBetween, 4*s.size) || now.Sub(s.last) >= schemas.CheckpointInterval
+}
+
+// beginCheckpoint prepares a checkpoint. It may take several batches; until the last is stored it doesn't
+// count, and no delta comes between.
+func (c *Core) beginCheckpoint(now time.Time) {
+	var snapshots [][]byte
+	for _, l := range slices.SortedFunc(maps.Keys(c.layers), compareLayers) {
+		held := c.layers[l]
+		snapshots = append(snapshots, c.snapshots.of(l, held.at, held.rows, c.o.MaxMessage)...)
+	}
+	head := &schemas.Checkpoint{
+		Epoch: uint64(c.epoch), Revision: uint64(c.revision), Snapshots: uint32(len(snapshots)), Committed: timestamp(now),
+	}
+	head.Freed = c.freed()
+	set, backend := c.ids.Next()
+	head.NextSet, head.NextBackend = uint32(set), uint32(backend)
+	c.checkpoint.writing = 0
+	var s *step
+	for _, data := range slices.Concat([][]byte{encode(head)}, snapshots) {
+		if s == nil || len(s.records) >= c.o.MaxBatch || s.bytes+len(data) > c.o.MaxBatchBytes {
+			c.appending = append(c.appending, step{})
+			s = &c.appending[len(c.appending)-1]
+		}
+		s.records = append(s.records, Record{schemas.SubjectCheckpoint, data})
+		s.bytes += len(data)
+		c.checkpoint.writing += len(data)
+	}
+	s.checkpoint = true
+}
+
+// maxFreed bounds the ids in quarantine that a checkpoint names, so that it stays one message. If it names as
+// many, whoever folds it takes all ids that are not in use for freed when it was written.
+const maxFreed = 30_000
+
+func (c *Core) freed() []*schemas.FreedId {
+	var freed []*schemas.FreedId
+	sets, backends := c.ids.Quarantined()
+	for _, f := range sets {
+		freed = append(freed, &schemas.FreedId{Id: &schemas.FreedId_Set{Set: uint32(f.ID)}, Freed: timestamp(f.At)})
+	}
+	for _, f := range backends {
+		freed = append(freed, &schemas.FreedId{Id: &schemas.FreedId_Backend{Backend: uint32(f.ID)}, Freed: timestamp(f.At)})
+	}
+	return freed[:min(len(freed), maxFreed)]
+}
+
+// heartbeat tells nodes once in a while how far they should be. While something is being appended it names no
+// positions: they are not the log's yet.
+func (c *Core) heartbeat(now time.Time) (out Output) {
+	if now.Before(c.beat) {
+		return out
+	}
+	c.beat = now.Add(c.o.Heartbeat)
+	if c.nodesNew {
+		c.nodesNew = false
+		known := map[string]bool{}
+		for n := range c.db.Snapshot().Nodes() {
+			known[n.Name.Name] = true
+		}
+		c.fleet.Know(known)
+	}
+	c.fleet.Forget(now, time.Hour)
+	m := &schemas.Heartbeat{Epoch: uint64(c.epoch), Revision: uint64(c.last.revision), Sent: timestamp(now)}
+	if c.trusted && len(c.appending) == 0 {
+		m.Positions = c.positions(now)
+	}
+	out.Publish = []Message{{schemas.SubjectHeartbeat, encode(m)}}
+	return out
+}
+
+// The node layers that a heartbeat names.
+const (
+	recentlyChanged = 10 * time.Second
+	maxPositions    = 64
+)
+
+// positions returns those of the cluster layer and of the node layers that changed of late, the newest first.
+func (c *Core) positions(now time.Time) []*schemas.Position {
+	var late []model.Layer
+	for l, held := range c.layers {
+		if l.Kind == model.LayerNode && now.Sub(held.changed) <= recentlyChanged {
+			late = append(late, l)
+		}
+	}
+	slices.SortFunc(late, func(a, b model.Layer) int {
+		if newer := c.layers[b].changed.Compare(c.layers[a].changed); newer != 0 {
+			return newer
+		}
+		return compareLayers(a, b)
+	})
+	list := []*schemas.Position{wire.PositionToProto(model.ClusterLayer, c.Position(model.ClusterLayer))}
+	for _, l := range late[:min(len(late), maxPositions)] {
+		list = append(list, wire.PositionToProto(l, c.Position(l)))
+	}
+	return list
+}

@@ -1,0 +1,329 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package core
+
+import (
+	"fmt"
+	"maps"
+	"slices"
+	"time"
+
+	"github.com/deltaplane/deltaplane/internal/model"
+	"github.com/deltaplane/deltaplane/internal/wire"
+	"github.com/deltaplane/deltaplane/schemas"
+	"github.com/deltaplane/deltaplane/services/compiler/compile"
+	"github.com/deltaplane/deltaplane/services/compiler/state"
+)
+
+// step is one batch for the log with what is to be done once it is accepted: one revision, or a part of a
+// checkpoint.
+type step struct {
+	records []Record
+	bytes   int
+
+	publish []Message
+	entries []entry
+	commit  *Commit
+	is      committed
+	// checkpoint is set on the last part of one.
+	checkpoint bool
+}
+
+// commitDue returns when what is pending is to be committed.
+func (c *Core) commitDue() (due time.Time, ok bool) {
+	if len(c.appending) > 0 {
+		return due, false
+	}
+	if c.compiled == nil {
+		return time.Time{}, c.caughtUp && c.db.Snapshot().Complete()
+	}
+	if len(c.pending.units) == 0 {
+		return due, false
+	}
+	due = c.pending.last.Add(c.o.Quiet)
+	if latest := c.pending.first.Add(c.o.Latest); due.After(latest) {
+		due = latest
+	}
+	if due.Before(c.notBefore) {
+		due = c.notBefore
+	}
+	return due, true
+}
+
+// step commits what is due, and else begins a checkpoint if that is.
+func (c *Core) step(now time.Time) (out Output) {
+	if due, ok := c.commitDue(); ok && !due.After(now) {
+		if c.compiled == nil {
+			out.add(c.compileAll(now))
+		} else {
+			out.add(c.compilePending(now))
+		}
+	}
+	if len(c.appending) == 0 && c.checkpointDue(now) {
+		c.beginCheckpoint(now)
+		out.Append = c.appending[0].records
+	}
+	return out
+}
+
+// compilePending compiles the units that were touched.
+func (c *Core) compilePending(now time.Time) (out Output) {
+	after := c.db.Snapshot()
+	c.ids.Advance(now)
+	d := compile.Update(c.compiled, after, c.ids, c.pending.names())
+	c.stats.Units += len(c.pending.units)
+	c.compiled = after
+	for unit, aside := range d.SetAside {
+		out.Events = append(out.Events, c.setAside(now, unit, aside)...)
+	}
+	changed := map[model.Layer][]compile.Unit{}
+	for _, unit := range d.Changed {
+		changed[unit.Layer()] = append(changed[unit.Layer()], unit)
+	}
+	c.commit(now, d.Changes, func(l model.Layer) causes { return c.pending.gather(changed[l]) })
+	c.pending = pending{}
+	out.add(c.append())
+	return out
+}
+
+// compileAll compiles everything and commits how it differs from the rows there are: at the start, where
+// usually nothing does, and when an incremental compilation went wrong.
+func (c *Core) compileAll(now time.Time) (out Output) {
+	c.compiled = c.db.Snapshot()
+	c.ids.Advance(now)
+	full := compile.Full(c.compiled, c.ids)
+	c.stats.Units += full.Units
+	out.Events = append(out.Events, c.setAllAside(now, full.ByUnit)...)
+	changes := c.differences(full)
+	c.commit(now, changes, func(l model.Layer) causes { return c.causesOf(l, changes[l]) })
+	c.pending, c.trusted = pending{}, true
+	out.add(c.append())
+	return out
+}
+
+// differences returns what turns the present rows into those of a full compilation.
+func (c *Core) differences(full compile.Output) map[model.Layer]*model.Change {
+	changes := map[model.Layer]*model.Change{}
+	for l, want := range full.Layers {
+		if change := model.Diff(c.rows(l), want); !change.Empty() {
+			changes[l] = change
+		}
+	}
+	for l, held := range c.layers {
+		if full.Layers[l] == nil {
+			if change := model.Diff(held.rows, &model.Tables{}); !change.Empty() {
+				changes[l] = change
+			}
+		}
+	}
+	return changes
+}
+
+func (c *Core) rows(l model.Layer) *model.Tables {
+	if held := c.layers[l]; held != nil {
+		return held.rows
+	}
+	return &model.Tables{}
+}
+
+// commit makes revisions of changes: one, unless they are more than fit a batch. Then the cluster layer is cut
+// where each part is a whole on its own (see cut), and nodes' layers, which don't depend on each other, are
+// dealt out. Each revision is one batch.
+func (c *Core) commit(now time.Time, changes map[model.Layer]*model.Change, why func(model.Layer) causes) {
+	var open *step
+	most := 0
+	for _, l := range slices.SortedFunc(maps.Keys(changes), compareLayers) {
+		reasons := why(l)
+		for i, change := range cut(changes[l], c.o.MaxBatchBytes/2) {
+			if open == nil || i > 0 || c.full(open) {
+				open = c.beginRevision(now)
+			}
+			parts := c.commitLayer(open, now, l, change, reasons)
+			if l == model.ClusterLayer {
+				most += parts
+			}
+		}
+	}
+	if len(changes) > 0 {
+		c.notBefore = now.Add(time.Duration(max(most, 1)+own(changes)) * c.o.PerMessage)
+	}
+}
+
+// own is how many messages a node gets for its own layer.
+func own(changes map[model.Layer]*model.Change) int {
+	if changes[model.ClusterLayer] != nil && len(changes) > 1 {
+		return 1
+	}
+	return 0
+}
+
+func (c *Core) full(s *step) bool {
+	return len(s.records)+10 > c.o.MaxBatch || s.bytes > c.o.MaxBatchBytes/2
+}
+
+func (c *Core) beginRevision(now time.Time) *step {
+	c.revision++
+	c.appending = append(c.appending, step{
+		commit: &Commit{Revision: c.revision},
+		is:     committed{revision: c.revision, at: now},
+	})
+	return &c.appending[len(c.appending)-1]
+}
+
+// commitLayer adds a layer's delta to a revision and returns how many messages it is.
+func (c *Core) commitLayer(s *step, now time.Time, l model.Layer, change *model.Change, why causes) int {
+	held := c.layers[l]
+	if held == nil {
+		held = &layer{rows: model.NewTables()}
+		c.layers[l] = held
+	}
+	was := held.at
+	c.ids.Fold(held.rows, change, now)
+	digest := held.rows.Apply(change, was.Digest)
+	held.at, held.changed = model.Position{Epoch: c.epoch, Revision: c.revision, Digest: digest}, now
+	messages, err := wire.EncodeDelta(model.Delta{
+		Epoch: c.epoch, Layer: l, From: was.Revision, To: c.revision, Change: *change, DigestAfter: digest,
+		Causes: why.list, CausesLeftOut: why.leftOut, Committed: now,
+	}, c.o.MaxMessage)
+	if err != nil {
+		panic(fmt.Sprintf("core: a delta of %d rows was cut to fit, but doesn't: %v", change.Put.Len()+change.Remove.Len(), err))
+	}
+	e := entry{layer: l, from: was, to: c.revision, messages: messages}
+	for _, data := range messages {
+		s.records = append(s.records, Record{schemas.DeltaSubject(l.String()), data})
+		s.publish = append(s.publish, Message{schemas.ApplySubject(l.String()), data})
+		e.bytes += len(data)
+	}
+	s.entries = append(s.entries, e)
+	s.bytes += e.bytes
+	s.commit.Layers++
+	s.commit.Bytes += e.bytes
+	s.commit.Rows += change.Put.Len() + change.Remove.Len()
+	if oldest := why.oldest(); s.commit.Oldest.IsZero() || (!oldest.IsZero() && oldest.Before(s.commit.Oldest)) {
+		s.commit.Oldest = oldest
+	}
+	if room := model.MaxCauses - len(s.is.causes); room > 0 {
+		s.is.causes = append(s.is.causes, causesToProto(why.list[:min(room, len(why.list))])...)
+	}
+	return len(messages)
+}
+
+// append asks for the first batch to be stored.
+func (c *Core) append() (out Output) {
+	if len(c.appending) > 0 {
+		out.Append = c.appending[0].records
+	}
+	return out
+}
+
+// Appended says that the log has stored what Append asked for. If it can't be, or may not have been, throw the
+// core away and fold the log anew.
+func (c *Core) Appended(now time.Time) (out Output) {
+	done := c.appending[0]
+	c.appending = slices.Delete(c.appending, 0, 1)
+	out.Publish = done.publish
+	c.checkpoint.bytes += done.bytes
+	for _, e := range done.entries {
+		c.recent.add(e)
+	}
+	if done.commit != nil {
+		out.Commits = []Commit{*done.commit}
+		c.last = done.is
+	}
+	if done.checkpoint {
+		c.checkpoint = checkpointState{last: now, size: c.checkpoint.writing}
+	}
+	if len(c.appending) > 0 {
+		out.Append = c.appending[0].records
+		return out
+	}
+	waiting := c.waiting
+	c.waiting = nil
+	for _, r := range waiting {
+		out.add(c.answer(now, r))
+	}
+	out.add(c.step(now))
+	return out
+}
+
+// causesOf returns the causes of a change that was found by comparing rows, not by compiling units: those that
+// wait for the objects whose rows change, and the objects themselves where none does (what changed while no
+// compiler led).
+func (c *Core) causesOf(l model.Layer, change *model.Change) causes {
+	units := unitsOf(l, c.rows(l), change)
+	found := c.pending.gather(units)
+	for _, u := range units {
+		if c.pending.units[u] != nil {
+			continue
+		}
+		cause := model.Cause{Kind: state.KindNode, Name: u.Node}
+		if u.Node == "" {
+			_, exists := c.compiled.Service(u.Service)
+			cause = model.Cause{
+				Kind: state.KindService, Namespace: u.Service.Namespace, Name: u.Service.Name, Deleted: !exists,
+			}
+		}
+		found.add(cause)
+	}
+	return found
+}
+
+// unitsOf returns the units whose rows a change of one layer puts or removes, in order.
+func unitsOf(l model.Layer, before *model.Tables, change *model.Change) []compile.Unit {
+	if l.Kind == model.LayerNode {
+		return []compile.Unit{compile.NodeUnit(l.Name)}
+	}
+	put := map[model.SetID]model.BackendSet{}
+	for _, s := range change.Put.Sets {
+		put[s.ID] = s
+	}
+	units := map[compile.Unit]bool{}
+	of := func(id model.SetID) {
+		for _, s := range []model.BackendSet{before.Sets[id], put[id]} {
+			if s.ID != 0 {
+				units[compile.ServiceUnit(state.Name{Namespace: s.Service.Namespace, Name: s.Service.Name})] = true
+			}
+		}
+	}
+	for id := range setsOf(before, change) {
+		of(id)
+	}
+	return slices.SortedFunc(maps.Keys(units), compile.Unit.Compare)
+}
+
+// setsOf returns the sets that rows of a change belong to.
+func setsOf(before *model.Tables, change *model.Change) map[model.SetID]bool {
+	sets := map[model.SetID]bool{}
+	for _, r := range change.Put.Sets {
+		sets[r.ID] = true
+	}
+	for _, r := range change.Put.Frontends {
+		sets[r.Set] = true
+	}
+	for _, r := range change.Put.Backends {
+		sets[r.Set] = true
+	}
+	for _, r := range slices.Concat(change.Put.Members, change.Remove.Members) {
+		sets[r.Set] = true
+	}
+	for _, id := range change.Remove.Sets {
+		sets[id] = true
+	}
+	for _, id := range change.Remove.Backends {
+		sets[before.Backends[id].Set] = true
+	}
+	for _, key := range change.Remove.Frontends {
+		sets[before.Frontends[key].Set] = true
+	}
+	return sets
+}
+
+func compareLayers(a, b model.Layer) int {
+	switch x, y := a.String(), b.String(); {
+	case x < y: // "cluster" comes before "node.…"
+		return -1
+	case x > y:
+		return 1
+	}
+	return 0
+}

@@ -1,0 +1,295 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package core is the leading compiler without its surroundings: facts, ticks, requests, reports and the log's
+// answers go in; batches to append, messages to publish, answers and events come out.
+//
+// It promises that nothing is compiled before a complete list of all objects was announced and read to its end,
+// so that an empty or lost STATE deletes nothing; that a node is told only what the log has accepted; that what
+// is said depends on the present state and the folded log, not on how they came about; and that memory and work
+// per event are bounded. A Core leads for one epoch: when an append fails, whatever the reason, it is thrown
+// away, and the next one folds the log anew.
+//
+// It is pure. One goroutine calls it; Next says when it wants a Tick.
+package core
+
+import (
+	"time"
+
+	"github.com/deltaplane/deltaplane/internal/model"
+	"github.com/deltaplane/deltaplane/schemas"
+	"github.com/deltaplane/deltaplane/services/compiler/compile"
+	"github.com/deltaplane/deltaplane/services/compiler/fleet"
+	"github.com/deltaplane/deltaplane/services/compiler/ids"
+	"github.com/deltaplane/deltaplane/services/compiler/state"
+)
+
+// Options are the compiler's settings. A zero field takes its default.
+type Options struct {
+	Holder string // who leads, for people
+	// Changes are committed once it has been quiet for Quiet, at the latest Latest after the first.
+	Quiet, Latest time.Duration // 5 ms, 50 ms
+	// After a commit, PerMessage passes for each message that a node got in it: 20 messages a second a node.
+	PerMessage time.Duration // 50 ms
+	// Quarantine is how long a freed id stays unused.
+	Quarantine time.Duration // 60 s
+	// Heartbeat is how often nodes are told how far they should be.
+	Heartbeat time.Duration // 1 s
+	// MaxMessage bounds a message, MaxBatch and MaxBatchBytes what is appended at once.
+	MaxMessage, MaxBatch, MaxBatchBytes int
+	// RecentBytes bounds the deltas that are kept to answer nodes that missed some.
+	RecentBytes int // 32 MiB
+}
+
+func (o Options) withDefaults() Options {
+	duration := func(d *time.Duration, usual time.Duration) {
+		if *d == 0 {
+			*d = usual
+		}
+	}
+	number := func(n *int, usual int) {
+		if *n == 0 {
+			*n = usual
+		}
+	}
+	duration(&o.Quiet, 5*time.Millisecond)
+	duration(&o.Latest, 50*time.Millisecond)
+	duration(&o.PerMessage, 50*time.Millisecond)
+	duration(&o.Quarantine, ids.DefaultQuarantine)
+	duration(&o.Heartbeat, time.Second)
+	number(&o.MaxMessage, schemas.MaxMessageBytes-answerRoom)
+	number(&o.MaxBatch, 900)
+	number(&o.MaxBatchBytes, 32<<20)
+	number(&o.RecentBytes, 32<<20)
+	return o
+}
+
+// answerRoom is what a SyncReply needs around a delta or snapshot, in bytes.
+const answerRoom = 64
+
+// Record is a message to append to DELTA.
+type Record struct {
+	Subject string
+	Data    []byte
+}
+
+// Message is a message to publish.
+type Message struct {
+	Subject string
+	Data    []byte
+}
+
+// Output is what the core wants done. Append first: what depends on it comes out of Appended.
+type Output struct {
+	// Append is stored as a whole or not at all; then Appended is called. Until then no other comes.
+	Append  []Record
+	Publish []Message
+	Answers []Answer
+	Events  []*schemas.Event
+	// Commits are revisions that the log has accepted, for metrics.
+	Commits []Commit
+	// Mismatch is set when an incremental compilation was found to differ from a full one.
+	Mismatch *Mismatch
+	// Outranked says that a node has seen a higher epoch than this compiler's: the log was lost or rolled back.
+	// Take an epoch above Epoch and fold anew.
+	Outranked *Outranked
+}
+
+// Outranked is what a node has seen.
+type Outranked struct {
+	Epoch    model.Epoch
+	Revision model.Revision
+}
+
+// Commit says what one revision was.
+type Commit struct {
+	Revision model.Revision
+	Layers   int
+	Rows     int // put and removed
+	Bytes    int // of all messages
+	Oldest   time.Time
+}
+
+// committed is the newest revision that the log has.
+type committed struct {
+	revision model.Revision
+	at       time.Time
+	causes   []*schemas.Cause
+}
+
+func (o *Output) add(p Output) {
+	if p.Append != nil {
+		o.Append = p.Append
+	}
+	o.Publish = append(o.Publish, p.Publish...)
+	o.Answers = append(o.Answers, p.Answers...)
+	o.Events = append(o.Events, p.Events...)
+	o.Commits = append(o.Commits, p.Commits...)
+	if p.Mismatch != nil {
+		o.Mismatch = p.Mismatch
+	}
+	if p.Outranked != nil {
+		o.Outranked = p.Outranked
+	}
+}
+
+// Core is the leading compiler.
+type Core struct {
+	o     Options
+	epoch model.Epoch
+
+	db       *state.DB
+	caughtUp bool
+	// compiled is the state that layers were compiled from, nil until the first compilation.
+	compiled *state.Snapshot
+	aside    map[compile.Unit][]state.SetAside
+
+	// layers are ahead of the log while something is being appended, and equal to it else.
+	layers   map[model.Layer]*layer
+	ids      *ids.Allocator
+	revision model.Revision
+	last     committed
+	trusted  bool // layers are what the log says, or were compiled
+
+	pending    pending
+	appending  []step // the first is under way
+	notBefore  time.Time
+	checkpoint checkpointState
+	recent     recent
+	snapshots  cache
+
+	beat     time.Time // of the next heartbeat
+	check    checkState
+	waiting  []request
+	patience map[string]*bucket
+	fleet    *fleet.Fleet
+	nodesNew bool
+	stats    Stats
+}
+
+// Stats counts work since the core began.
+type Stats struct {
+	Facts, Unchanged   int
+	Units              int // compiled
+	SyncDeltas         int // answers by deltas, or by nothing
+	SyncSnapshots      int
+	SyncRefused        int
+	Mismatches, Checks int
+}
+
+// New returns a core that leads in epoch, beginning with what the log says.
+func New(o Options, log *Fold, epoch model.Epoch, now time.Time) *Core {
+	o = o.withDefaults()
+	c := &Core{
+		o: o, epoch: epoch, db: state.New(), aside: map[compile.Unit][]state.SetAside{},
+		layers: log.layers, ids: log.ids, revision: log.revision, trusted: log.Whole() == nil && len(log.layers) > 0,
+		patience: map[string]*bucket{}, fleet: fleet.New(), beat: now,
+	}
+	c.recent.most = o.RecentBytes
+	c.checkpoint = checkpointState{last: log.checkpointed, bytes: log.bytesSince, size: log.checkpointBytes}
+	c.last = committed{revision: log.revision, at: log.committed, causes: log.causes}
+	return c
+}
+
+// Facts takes in what STATE told.
+func (c *Core) Facts(now time.Time, facts ...*schemas.Fact) Output {
+	var out Output
+	changes, err := c.db.Apply(facts...)
+	if err != nil {
+		out.Events = append(out.Events, c.event(now, schemas.Severity_SEVERITY_WARNING, "fact_ignored", err.Error(), nil))
+	}
+	for _, s := range changes.SetAside {
+		out.Events = append(out.Events, c.asideEvent(now, s))
+	}
+	out.Events = c.bound(now, out.Events)
+	for _, touch := range changes.Touched {
+		c.pending.add(touch, now)
+	}
+	c.nodesNew = c.nodesNew || hasNode(facts)
+	c.stats.Facts += len(facts)
+	c.stats.Unchanged += changes.Unchanged
+	out.add(c.step(now))
+	return out
+}
+
+// CaughtUp says that STATE was read to its end.
+func (c *Core) CaughtUp(now time.Time) Output {
+	c.caughtUp = true
+	return c.step(now)
+}
+
+// Tick lets time pass. Call it at Next, or whenever.
+func (c *Core) Tick(now time.Time) Output {
+	out := c.step(now)
+	out.add(c.heartbeat(now))
+	out.add(c.sample(now))
+	return out
+}
+
+// Next returns when the core wants a Tick.
+func (c *Core) Next() time.Time {
+	next := c.beat
+	if due, ok := c.commitDue(); ok && due.Before(next) {
+		next = due
+	}
+	return next
+}
+
+// Waiting says what keeps the compiler from compiling; nothing if it compiles.
+func (c *Core) Waiting() string {
+	switch {
+	case c.compiled != nil:
+		return ""
+	case !c.caughtUp:
+		return "reading STATE to its end"
+	case !c.db.Snapshot().Complete():
+		return "for the watcher to announce that its list in STATE is complete; until then nothing is changed on any node"
+	}
+	return "for the first compilation to be appended to DELTA"
+}
+
+// Stats returns what was counted so far.
+func (c *Core) Stats() Stats { return c.stats }
+
+// Snapshot returns the present state.
+func (c *Core) Snapshot() *state.Snapshot { return c.db.Snapshot() }
+
+// Position returns how far the layer should be: its newest revision that the log has, or is about to have.
+func (c *Core) Position(l model.Layer) model.Position {
+	if held := c.layers[l]; held != nil {
+		return held.at
+	}
+	return model.Position{Epoch: c.epoch}
+}
+
+// Revision returns the newest revision.
+func (c *Core) Revision() model.Revision { return c.revision }
+
+// Rows returns the number of rows in all layers.
+func (c *Core) Rows() (rows int) {
+	for _, l := range c.layers {
+		rows += l.rows.Len()
+	}
+	return rows
+}
+
+// Tables returns the number of rows by table.
+func (c *Core) Tables() map[string]int {
+	n := map[string]int{}
+	for _, l := range c.layers {
+		n["frontends"] += len(l.rows.Frontends)
+		n["sets"] += len(l.rows.Sets)
+		n["backends"] += len(l.rows.Backends)
+		n["members"] += len(l.rows.Members)
+		n["endpoints"] += len(l.rows.Endpoints)
+	}
+	return n
+}
+
+func hasNode(facts []*schemas.Fact) bool {
+	for _, f := range facts {
+		if f.GetObject().GetKind() == state.KindNode {
+			return true
+		}
+	}
+	return false
+}

@@ -1,0 +1,214 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package core
+
+import (
+	"fmt"
+	"time"
+
+	"github.com/deltaplane/deltaplane/internal/model"
+	"github.com/deltaplane/deltaplane/internal/wire"
+	"github.com/deltaplane/deltaplane/schemas"
+	"github.com/deltaplane/deltaplane/services/compiler/ids"
+)
+
+// layer is the rows of one layer and how far they have come.
+type layer struct {
+	rows    *model.Tables
+	at      model.Position
+	changed time.Time // when its newest delta was committed
+}
+
+// Fold is what DELTA says, read from the start of the log or from any point before a checkpoint. All records
+// are added in the log's order.
+type Fold struct {
+	layers    map[model.Layer]*layer
+	ids       *ids.Allocator
+	epoch     model.Epoch
+	revision  model.Revision // the highest seen
+	committed time.Time
+	causes    []*schemas.Cause
+	parts     wire.Assembler
+
+	// gap says why layers are not what the log says: something before is missing. A checkpoint mends it.
+	gap  error
+	open *openCheckpoint
+
+	checkpointed                time.Time // the newest whole checkpoint; zero if there is none
+	checkpointBytes, bytesSince int
+	quarantine                  time.Duration
+}
+
+// openCheckpoint is a checkpoint of which some snapshots are still to come.
+type openCheckpoint struct {
+	head  *schemas.Checkpoint
+	left  uint32
+	parts wire.SnapshotAssembler
+	into  *Fold
+	bytes int
+}
+
+// NewFold returns a fold of nothing.
+func NewFold(quarantine time.Duration) *Fold {
+	if quarantine == 0 {
+		quarantine = ids.DefaultQuarantine
+	}
+	return &Fold{layers: map[model.Layer]*layer{}, ids: ids.New(quarantine), quarantine: quarantine}
+}
+
+// Whole returns nil if the rows are what the log says, else what is missing.
+func (f *Fold) Whole() error { return f.gap }
+
+// Revision returns the highest revision that was seen.
+func (f *Fold) Revision() model.Revision { return f.revision }
+
+// Checkpointed says whether a whole checkpoint was among the records.
+func (f *Fold) Checkpointed() bool { return !f.checkpointed.IsZero() }
+
+// Lose forgets all rows and ids, and keeps only how far the numbers have come: the log can't be folded, and
+// everything has to be compiled and sent anew.
+func (f *Fold) Lose() {
+	fresh := NewFold(f.quarantine)
+	fresh.epoch, fresh.revision, fresh.committed = f.epoch, f.revision, f.committed
+	*f = *fresh
+}
+
+// RaiseTo makes the numbering go on above what a node has seen.
+func (f *Fold) RaiseTo(revision model.Revision) { f.revision = max(f.revision, revision) }
+
+// Add takes in one record. An error says which record couldn't be read, and why; it leaves a gap.
+func (f *Fold) Add(subject string, data []byte) error {
+	var err error
+	switch subject {
+	case schemas.SubjectEpoch:
+		err = f.addEpoch(data)
+	case schemas.SubjectCheckpoint:
+		err = f.addCheckpoint(data)
+	default:
+		f.open = nil
+		f.bytesSince += len(data)
+		if err = f.addDelta(data); err != nil && f.gap == nil {
+			f.gap = err
+		}
+	}
+	if err != nil {
+		return fmt.Errorf("fold %s: %w", subject, err)
+	}
+	return nil
+}
+
+func (f *Fold) addEpoch(data []byte) error {
+	var m schemas.Epoch
+	if err := wire.Unmarshal(data, &m); err != nil {
+		return err
+	}
+	// The holder repeats its epoch from time to time, also between the parts of a checkpoint.
+	if f.open != nil && m.GetEpoch() != f.open.head.GetEpoch() {
+		f.open = nil
+	}
+	f.epoch = max(f.epoch, model.Epoch(m.GetEpoch()))
+	return nil
+}
+
+func (f *Fold) addDelta(data []byte) error {
+	part, err := wire.DecodeDelta(data)
+	if err != nil {
+		return err
+	}
+	f.revision = max(f.revision, part.To)
+	f.epoch = max(f.epoch, part.Epoch)
+	d, whole, err := f.parts.Add(part)
+	if err != nil || !whole || f.gap != nil {
+		return err
+	}
+	l := f.layers[d.Layer]
+	if l == nil {
+		l = &layer{rows: model.NewTables()}
+		f.layers[d.Layer] = l
+	}
+	if l.at.Revision != d.From {
+		return fmt.Errorf("the delta of layer %s to revision %d begins at %d, the log before it ends at %d",
+			d.Layer, d.To, d.From, l.at.Revision)
+	}
+	f.ids.Advance(d.Committed)
+	f.ids.Fold(l.rows, &d.Change, d.Committed)
+	digest := l.rows.Apply(&d.Change, l.at.Digest)
+	if digest != d.DigestAfter {
+		return fmt.Errorf("the delta of layer %s to revision %d leads to digest %s, it should be %s",
+			d.Layer, d.To, digest, d.DigestAfter)
+	}
+	l.at, l.changed = model.Position{Epoch: d.Epoch, Revision: d.To, Digest: digest}, d.Committed
+	f.committed, f.causes = d.Committed, causesToProto(d.Causes)
+	return nil
+}
+
+func (f *Fold) addCheckpoint(data []byte) error {
+	if f.open != nil {
+		// A checkpoint that broke off may be followed by a new one in the same epoch.
+		if part, err := wire.DecodeSnapshot(data); err == nil {
+			return f.addSnapshot(part, len(data))
+		}
+	}
+	head := &schemas.Checkpoint{}
+	if err := wire.Unmarshal(data, head); err != nil {
+		return err
+	}
+	f.open = &openCheckpoint{head: head, left: head.GetSnapshots(), into: NewFold(f.quarantine), bytes: len(data)}
+	return f.closeCheckpoint()
+}
+
+func (f *Fold) addSnapshot(part wire.SnapshotPart, size int) error {
+	o := f.open
+	o.left--
+	o.bytes += size
+	snapshot, whole, err := o.parts.Add(part)
+	if err != nil {
+		f.open = nil
+		return err
+	}
+	if whole {
+		rows := &model.Change{Put: snapshot.Rows}
+		l := &layer{rows: model.NewTables(), at: snapshot.Position}
+		o.into.ids.Fold(l.rows, rows, time.Time{})
+		if digest := l.rows.Apply(rows, model.Digest{}); digest != snapshot.Position.Digest {
+			f.open = nil
+			return fmt.Errorf("the checkpoint's layer %s has digest %s, it should be %s",
+				snapshot.Layer, digest, snapshot.Position.Digest)
+		}
+		o.into.layers[snapshot.Layer] = l
+	}
+	return f.closeCheckpoint()
+}
+
+// closeCheckpoint replaces what was folded before by the checkpoint, once all of it is there.
+func (f *Fold) closeCheckpoint() error {
+	o := f.open
+	if o.left > 0 {
+		return nil
+	}
+	f.open = nil
+	into := o.into
+	into.ids.Restore(freedFromProto(o.head.GetFreed()))
+	if len(o.head.GetFreed()) >= maxFreed {
+		into.ids.RestBelow(model.SetID(o.head.GetNextSet()), model.BackendID(o.head.GetNextBackend()), o.head.GetCommitted().AsTime())
+	}
+	into.epoch, into.causes = max(f.epoch, model.Epoch(o.head.GetEpoch())), f.causes
+	into.revision = max(f.revision, model.Revision(o.head.GetRevision()))
+	into.committed = o.head.GetCommitted().AsTime()
+	into.checkpointed, into.checkpointBytes = into.committed, o.bytes
+	*f = *into
+	return nil
+}
+
+func freedFromProto(freed []*schemas.FreedId) (sets []ids.Freed[model.SetID], backends []ids.Freed[model.BackendID]) {
+	for _, m := range freed {
+		at := m.GetFreed().AsTime()
+		if id := m.GetSet(); id != 0 {
+			sets = append(sets, ids.Freed[model.SetID]{ID: model.SetID(id), At: at})
+		}
+		if id := m.GetBackend(); id != 0 {
+			backends = append(backends, ids.Freed[model.BackendID]{ID: model.BackendID(id), At: at})
+		}
+	}
+	return sets, backends
+}

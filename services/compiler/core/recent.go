@@ -1,0 +1,63 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package core
+
+import (
+	"slices"
+
+	"github.com/deltaplane/deltaplane/internal/model"
+)
+
+// recent are the newest deltas of all layers as they went out, bounded by their bytes: what a node that missed
+// some can be given.
+type recent struct {
+	most, bytes int
+	order       []entry // of all layers, oldest first
+	layers      map[model.Layer][]entry
+}
+
+// entry is one delta.
+type entry struct {
+	layer    model.Layer
+	from     model.Position
+	to       model.Revision
+	messages [][]byte
+	bytes    int
+}
+
+func (r *recent) add(e entry) {
+	if r.layers == nil {
+		r.layers = map[model.Layer][]entry{}
+	}
+	r.order = append(r.order, e)
+	r.layers[e.layer] = append(r.layers[e.layer], e)
+	r.bytes += e.bytes
+	for r.bytes > r.most {
+		r.evict()
+	}
+}
+
+func (r *recent) evict() {
+	oldest := r.order[0]
+	r.order = slices.Delete(r.order, 0, 1)
+	r.bytes -= oldest.bytes
+	if rest := r.layers[oldest.layer][1:]; len(rest) > 0 {
+		r.layers[oldest.layer] = rest
+	} else {
+		delete(r.layers, oldest.layer)
+	}
+}
+
+// since returns the messages that lead from a position to the newest revision; ok is false if some are no
+// longer held, or the position was never one of the layer's.
+func (r *recent) since(l model.Layer, at model.Position) (messages [][]byte, ok bool) {
+	for _, e := range r.layers[l] {
+		if !ok && e.from.Revision == at.Revision && e.from.Digest == at.Digest {
+			ok = true
+		}
+		if ok {
+			messages = append(messages, e.messages...)
+		}
+	}
+	return messages, ok
+}

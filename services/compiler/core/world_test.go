@@ -1,0 +1,353 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package core
+
+import (
+	"fmt"
+	"maps"
+	"net/netip"
+	"slices"
+	"testing"
+	"time"
+
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/timestamppb"
+
+	"github.com/deltaplane/deltaplane/internal/model"
+	"github.com/deltaplane/deltaplane/internal/wire"
+	"github.com/deltaplane/deltaplane/schemas"
+	"github.com/deltaplane/deltaplane/services/compiler/compile"
+)
+
+var start = time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
+
+// tester is what testing.T and rapid.T have in common.
+type tester interface {
+	Helper()
+	Fatalf(format string, args ...any)
+}
+
+// world is a core with a log and one node that apply what it says, in virtual time.
+type world struct {
+	t    tester
+	now  time.Time
+	core *Core
+	log  []Record
+	// slow keeps the log's answer back.
+	slow  bool
+	owed  int
+	nodes map[model.Layer]*replica
+
+	published []Message
+	answers   []Answer
+	events    []*schemas.Event
+	commits   []Commit
+	mismatch  *Mismatch
+	outranked *Outranked
+	biggest   int // batch, in messages
+}
+
+// replica is one layer as a node holds it.
+type replica struct {
+	rows  *model.Tables
+	at    model.Position
+	parts wire.Assembler
+}
+
+func newWorld(t tester, o Options) *world {
+	w := &world{t: t, now: start, nodes: map[model.Layer]*replica{}}
+	w.core = New(o, NewFold(o.Quarantine), 1, w.now)
+	return w
+}
+
+// restart throws the core away and begins anew from the log, in a higher epoch.
+func (w *world) restart(o Options) {
+	w.t.Helper()
+	w.log = append(w.log, Record{schemas.SubjectEpoch, marshal(&schemas.Epoch{Epoch: uint64(w.core.epoch) + 1})})
+	w.core = New(o, w.fold(), w.core.epoch+1, w.now)
+	w.owed = 0
+}
+
+func (w *world) fold() *Fold {
+	w.t.Helper()
+	f := NewFold(w.core.o.Quarantine)
+	for _, r := range w.log {
+		if err := f.Add(r.Subject, r.Data); err != nil {
+			w.t.Fatalf("fold: %v", err)
+		}
+	}
+	return f
+}
+
+func (w *world) facts(facts ...*schemas.Fact) { w.do(w.core.Facts(w.now, facts...)) }
+
+func (w *world) ready() {
+	w.do(w.core.CaughtUp(w.now))
+	w.facts(complete())
+}
+
+// pass lets time pass, with a tick whenever the core wants one.
+func (w *world) pass(d time.Duration) {
+	end := w.now.Add(d)
+	for {
+		next := w.core.Next()
+		if next.After(end) {
+			w.now = end
+			return
+		}
+		if next.After(w.now) {
+			w.now = next
+		}
+		w.do(w.core.Tick(w.now))
+		if w.slow && !w.core.Next().After(w.now) {
+			w.now = w.now.Add(time.Millisecond)
+		}
+	}
+}
+
+func (w *world) do(out Output) {
+	w.t.Helper()
+	for {
+		w.published = append(w.published, out.Publish...)
+		w.answers = append(w.answers, out.Answers...)
+		w.events = append(w.events, out.Events...)
+		w.commits = append(w.commits, out.Commits...)
+		if out.Mismatch != nil {
+			w.mismatch = out.Mismatch
+		}
+		if out.Outranked != nil {
+			w.outranked = out.Outranked
+		}
+		for _, m := range out.Publish {
+			w.hear(m)
+		}
+		if out.Append == nil {
+			return
+		}
+		w.biggest = max(w.biggest, len(out.Append))
+		w.log = append(w.log, out.Append...)
+		if w.slow {
+			w.owed++
+			return
+		}
+		out = w.core.Appended(w.now)
+	}
+}
+
+// settle gives the log's answers that were kept back.
+func (w *world) settle() {
+	w.slow = false
+	for w.owed > 0 {
+		w.owed--
+		w.do(w.core.Appended(w.now))
+	}
+}
+
+// hear applies a delta as a node would, checking what deltas promise.
+func (w *world) hear(m Message) {
+	w.t.Helper()
+	if m.Subject == schemas.SubjectHeartbeat {
+		return
+	}
+	part, err := wire.DecodeDelta(m.Data)
+	if err != nil {
+		w.t.Fatalf("message on %s: %v", m.Subject, err)
+	}
+	if want := schemas.ApplySubject(part.Layer.String()); m.Subject != want {
+		w.t.Fatalf("delta of layer %s on %s, want %s", part.Layer, m.Subject, want)
+	}
+	r := w.nodes[part.Layer]
+	if r == nil {
+		r = &replica{rows: model.NewTables()}
+		w.nodes[part.Layer] = r
+	}
+	d, whole, err := r.parts.Add(part)
+	if err != nil {
+		w.t.Fatalf("parts: %v", err)
+	}
+	if !whole {
+		return
+	}
+	if d.From != r.at.Revision {
+		w.t.Fatalf("delta of layer %s from revision %d, the node is at %d", d.Layer, d.From, r.at.Revision)
+	}
+	digest := r.rows.Apply(&d.Change, r.at.Digest)
+	if digest != d.DigestAfter {
+		w.t.Fatalf("delta of layer %s to revision %d: digest %s, want %s", d.Layer, d.To, digest, d.DigestAfter)
+	}
+	r.at = model.Position{Epoch: d.Epoch, Revision: d.To, Digest: digest}
+}
+
+// checkConverged holds the nodes' rows, and the log's, to what compiling everything gives.
+func (w *world) checkConverged() {
+	w.t.Helper()
+	full := compile.Full(w.core.Snapshot(), w.core.ids)
+	folded := w.fold()
+	layers := map[model.Layer]bool{model.ClusterLayer: true}
+	for l := range full.Layers {
+		layers[l] = true
+	}
+	for l := range w.nodes {
+		layers[l] = true
+	}
+	for l := range layers {
+		var want, node, log model.Digest
+		if full.Layers[l] != nil {
+			want = full.Layers[l].Digest()
+		}
+		if w.nodes[l] != nil {
+			node = w.nodes[l].at.Digest
+		}
+		if folded.layers[l] != nil {
+			log = folded.layers[l].at.Digest
+		}
+		if node != want || log != want {
+			w.t.Fatalf("layer %s: nodes have %s, the log %s, it should be %s", l, node, log, want)
+		}
+	}
+}
+
+// heard returns the deltas published on a layer since the last call of forget.
+func (w *world) heard(l model.Layer) (list []*schemas.Delta) {
+	w.t.Helper()
+	for _, m := range w.published {
+		if m.Subject == schemas.ApplySubject(l.String()) {
+			var d schemas.Delta
+			if err := proto.Unmarshal(m.Data, &d); err != nil {
+				w.t.Fatalf("%v", err)
+			}
+			list = append(list, &d)
+		}
+	}
+	return list
+}
+
+func (w *world) forget() {
+	w.published, w.answers, w.events, w.commits = nil, nil, nil, nil
+}
+
+// replies reads all messages of the only answer there is.
+func (w *world) replies() (list []*schemas.SyncReply) {
+	w.t.Helper()
+	if len(w.answers) != 1 {
+		w.t.Fatalf("%d answers, want 1", len(w.answers))
+	}
+	for data := range w.answers[0].Messages() {
+		m := &schemas.SyncReply{}
+		if err := proto.Unmarshal(data, m); err != nil {
+			w.t.Fatalf("%v", err)
+		}
+		if m.GetSequence() != uint32(len(list)) {
+			w.t.Fatalf("reply %d has sequence %d", len(list), m.GetSequence())
+		}
+		list = append(list, m)
+	}
+	for i, m := range list {
+		if m.GetLast() != (i == len(list)-1) {
+			w.t.Fatalf("reply %d of %d: last is %v", i, len(list), m.GetLast())
+		}
+	}
+	w.answers = nil
+	return list
+}
+
+func (w *world) sync(node string, layers ...model.Layer) {
+	m := &schemas.SyncRequest{Node: node}
+	for _, l := range layers {
+		p := model.Position{}
+		if r := w.nodes[l]; r != nil {
+			p = r.at
+		}
+		m.Positions = append(m.Positions, wire.PositionToProto(l, p))
+	}
+	w.do(w.core.Sync(w.now, nil, marshal(m)))
+}
+
+func marshal(m proto.Message) []byte {
+	data, err := proto.Marshal(m)
+	if err != nil {
+		panic(err)
+	}
+	return data
+}
+
+func complete() *schemas.Fact {
+	return &schemas.Fact{
+		Object: &schemas.ObjectRef{Kind: "Complete", Name: "test"}, State: &schemas.Fact_Complete{Complete: &schemas.Complete{}},
+	}
+}
+
+func serviceFact(i int) *schemas.Fact {
+	return &schemas.Fact{
+		Object: &schemas.ObjectRef{Kind: "Service", Namespace: "shop", Name: fmt.Sprint("s", i), Uid: "uid", ResourceVersion: "1"},
+		State: &schemas.Fact_Service{Service: &schemas.Service{
+			ClusterIps: [][]byte{{10, 96, byte(i >> 8), byte(i)}},
+			Ports:      []*schemas.ServicePort{{Protocol: schemas.Protocol_PROTOCOL_TCP, Port: 80}},
+		}},
+	}
+}
+
+// sliceFact is the only slice of Service i, with as many endpoints, numbered from first.
+func sliceFact(i, first, endpoints int, trigger time.Time) *schemas.Fact {
+	m := &schemas.EndpointSlice{
+		Service: fmt.Sprint("s", i), Family: schemas.IPFamily_IP_FAMILY_IPV4,
+		Ports: []*schemas.EndpointPort{{Protocol: schemas.Protocol_PROTOCOL_TCP, Port: 8080}},
+	}
+	for e := first; e < first+endpoints; e++ {
+		m.Endpoints = append(m.Endpoints, &schemas.SliceEndpoint{
+			Address: []byte{10, byte(i), byte(e >> 8), byte(e)}, Ready: true, Serving: true,
+		})
+	}
+	return &schemas.Fact{
+		Object: &schemas.ObjectRef{
+			Kind: "EndpointSlice", Namespace: "shop", Name: fmt.Sprint("s", i, "-abcde"),
+			Uid: "6c4a3f0e-8f0f-4b8e-9f4e-0d6c2f0a9b1c", ResourceVersion: "1234567",
+		},
+		Manager: "kube-controller-manager", TriggerTime: timestamppb.New(trigger), State: &schemas.Fact_EndpointSlice{EndpointSlice: m},
+	}
+}
+
+func podFact(name, node, addr string) *schemas.Fact {
+	return &schemas.Fact{
+		Object: &schemas.ObjectRef{Kind: "Pod", Namespace: "shop", Name: name},
+		State:  &schemas.Fact_Pod{Pod: &schemas.Pod{Node: node, Addresses: [][]byte{netip.MustParseAddr(addr).AsSlice()}}},
+	}
+}
+
+func goneFact(f *schemas.Fact) *schemas.Fact { return &schemas.Fact{Object: f.GetObject()} }
+
+func setIDs(c *Core) map[model.SetKey]model.SetID {
+	all := map[model.SetKey]model.SetID{}
+	for id, s := range c.rows(model.ClusterLayer).Sets {
+		all[s.SetKey] = id
+	}
+	return all
+}
+
+// shop fills a world with services of some endpoints each, and pods on two nodes.
+func shop(t *testing.T, o Options, services, endpoints int) *world {
+	t.Helper()
+	w := newWorld(t, o)
+	w.facts(shopFacts(services, endpoints)...)
+	w.ready()
+	w.pass(time.Second)
+	w.checkConverged()
+	return w
+}
+
+func shopFacts(services, endpoints int) []*schemas.Fact {
+	facts := []*schemas.Fact{podFact("a", "n1", "10.200.0.1"), podFact("b", "n2", "10.200.1.1")}
+	for i := range services {
+		facts = append(facts, serviceFact(i), sliceFact(i, 0, endpoints, start))
+	}
+	return facts
+}
+
+func layerNames(w *world) []string {
+	var names []string
+	for l := range maps.Keys(w.nodes) {
+		names = append(names, l.String())
+	}
+	slices.Sort(names)
+	return names
+}
