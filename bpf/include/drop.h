@@ -7,6 +7,7 @@
 
 #include "abi.h"
 #include "maps.h"
+#include "operate.h"
 #include "reasons.h"
 
 enum via {
@@ -14,7 +15,8 @@ enum via {
 	VIA_PACKET = 2,
 };
 
-/* __noinline so that the event's type is in the object's BTF, where a test compares it with internal/abi. */
+/* __noinline so that the event's type is in the object's BTF, where a test compares it with
+ * internal/abi. */
 static __noinline void drop_fill(struct drop_event *event, const struct tuple *tuple, __u32 set,
 				 __u8 reason, __u8 via)
 {
@@ -41,7 +43,7 @@ static __noinline void drop_report(const struct tuple *tuple, __u32 set, __u8 re
 	__u32 index = reason;
 	__u64 *count;
 
-	count = bpf_map_lookup_elem(&counters_v1, &index);
+	count = look_up(&counters_v1, &index);
 	if (count)
 		__sync_fetch_and_add(count, 1); /* per CPU, but a program may interrupt another */
 	event = bpf_ringbuf_reserve(&drops_v1, sizeof(*event), 0);

@@ -17,6 +17,7 @@
 
 #include "abi.h"
 #include "maps.h"
+#include "operate.h"
 #include "packet.h"
 #include "reasons.h"
 #include "rewrite.h"
@@ -56,7 +57,7 @@ static __always_inline struct tuple flow_forward_key(const struct tuple *reverse
  */
 static __always_inline bool flow_reverse_taken(const struct tuple *key, const struct flow *ours)
 {
-	struct flow *theirs = bpf_map_lookup_elem(&flows_v1, key);
+	struct flow *theirs = look_up(&flows_v1, key);
 	struct tuple forward_key;
 	struct flow *forward;
 
@@ -66,7 +67,7 @@ static __always_inline bool flow_reverse_taken(const struct tuple *key, const st
 	if (theirs->port == ours->port && theirs->client_port == ours->client_port &&
 	    address_equal(&theirs->addr, &ours->addr))
 		return false;
-	forward = bpf_map_lookup_elem(&flows_v1, &forward_key);
+	forward = look_up(&flows_v1, &forward_key);
 	return forward && !forward->closing && !theirs->closing &&
 	       forward->port == key->source_port && forward->client_port == key->destination_port &&
 	       address_equal(&forward->addr, &key->source);
@@ -88,16 +89,19 @@ static __noinline int flow_insert_reverse(const struct tuple *forward, struct fl
 		long error;
 
 		key = flow_reverse_key(forward, &flow->addr, flow->port, flow->client_port);
-		error = bpf_map_update_elem(&flows_v1, &key, &reverse, BPF_NOEXIST);
+		error = update(&flows_v1, &key, &reverse, BPF_NOEXIST);
 		if (error == -EEXIST && !flow_reverse_taken(&key, &reverse))
-			error = bpf_map_update_elem(&flows_v1, &key, &reverse, BPF_ANY);
+			error = update(&flows_v1, &key, &reverse, BPF_ANY);
 		if (!error) {
 			/* A fresh entry is the first to be evicted until something has read it. */
-			bpf_map_lookup_elem(&flows_v1, &key);
+			look_up(&flows_v1, &key);
 			return REASON_NONE;
 		}
 		if (error != -EEXIST)
 			return REASON_FLOWS_FULL;
+		/* See rewrite_packet: a flow whose packets would all be dropped is not begun. */
+		if (forward->protocol == IPPROTO_SCTP)
+			return REASON_UNSUPPORTED;
 		flow->client_port =
 			bpf_htons(PORT_LOWEST + bpf_get_prandom_u32() % (65536 - PORT_LOWEST));
 	}
@@ -109,12 +113,12 @@ static __always_inline void flow_delete_reverse(const struct tuple *forward,
 						const struct flow *flow)
 {
 	struct tuple key = flow_reverse_key(forward, &flow->addr, flow->port, flow->client_port);
-	struct flow *reverse = bpf_map_lookup_elem(&flows_v1, &key);
+	struct flow *reverse = look_up(&flows_v1, &key);
 
 	if (reverse && reverse->port == forward->destination_port &&
 	    reverse->client_port == forward->source_port &&
 	    address_equal(&reverse->addr, &forward->destination))
-		bpf_map_delete_elem(&flows_v1, &key);
+		delete (&flows_v1, &key);
 }
 
 /*
@@ -129,6 +133,8 @@ static __always_inline int flow_begin(const struct packet *p, const struct pick 
 	long error;
 	int reason;
 
+	if (p->tuple.protocol == IPPROTO_SCTP && pick->port != p->tuple.destination_port)
+		return REASON_UNSUPPORTED;
 	*flow = (struct flow){
 		.addr = pick->addr,
 		.backend = pick->backend,
@@ -138,8 +144,8 @@ static __always_inline int flow_begin(const struct packet *p, const struct pick 
 	reason = flow_insert_reverse(&p->tuple, flow);
 	if (reason)
 		return reason;
-	error = bpf_map_update_elem(&flows_v1, &p->tuple, flow, old ? BPF_ANY : BPF_NOEXIST);
-	first = bpf_map_lookup_elem(&flows_v1, &p->tuple); /* and so it is read, see above */
+	error = update(&flows_v1, &p->tuple, flow, old ? BPF_ANY : BPF_NOEXIST);
+	first = look_up(&flows_v1, &p->tuple); /* and so it is read, see above */
 	if (error == -EEXIST && first) {
 		if (first->port != flow->port || !address_equal(&first->addr, &flow->addr))
 			flow_delete_reverse(&p->tuple, flow);

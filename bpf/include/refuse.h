@@ -19,6 +19,7 @@
 #include "abi.h"
 #include "checksum.h"
 #include "maps.h"
+#include "operate.h"
 #include "packet.h"
 #include "rewrite.h"
 
@@ -64,7 +65,7 @@ static __always_inline bool refusal_allowed(void)
 	__u64 now, elapsed;
 	__u32 zero = 0;
 
-	a = bpf_map_lookup_elem(&refusals, &zero);
+	a = look_up(&refusals, &zero);
 	if (!a || !refusals_per_second)
 		return false;
 	now = bpf_ktime_get_ns();

@@ -7,6 +7,7 @@
 
 #include "abi.h"
 #include "maps.h"
+#include "operate.h"
 #include "reasons.h"
 
 struct pick {
@@ -30,18 +31,18 @@ static __always_inline int pick_once(__u32 set, struct pick *pick)
 	struct slot_key slot = { .set = set };
 	__u32 count, *id;
 
-	backends = bpf_map_lookup_elem(&sets_v1, &set);
+	backends = look_up(&sets_v1, &set);
 	if (!backends)
 		return REASON_STALE_TABLES;
 	count = *(volatile __u32 *)&backends->count;
 	if (!count)
 		return REASON_NO_BACKEND;
 	slot.index = ((__u64)bpf_get_prandom_u32() * count) >> 32;
-	id = bpf_map_lookup_elem(&slots_v1, &slot);
+	id = look_up(&slots_v1, &slot);
 	if (!id)
 		return REASON_STALE_TABLES;
 	pick->backend = *(volatile __u32 *)id;
-	backend = bpf_map_lookup_elem(&backends_v1, &pick->backend);
+	backend = look_up(&backends_v1, &pick->backend);
 	if (!backend)
 		return REASON_STALE_TABLES;
 	pick->addr = backend->addr;
@@ -70,17 +71,17 @@ static __always_inline struct frontend *find_frontend(const struct address *addr
 {
 	struct frontend_key key = { .addr = *addr, .port = port, .protocol = protocol };
 
-	return bpf_map_lookup_elem(&frontends_v1, &key);
+	return look_up(&frontends_v1, &key);
 }
 
 /*
- * Says if a backend that was chosen earlier still serves what frontend now stands for: an address may
- * have gone to another Service while the backend lives. Without a frontend it is enough that the
- * backend lives. One lookup.
+ * Says if a backend that was chosen earlier still serves what frontend now stands for: an address
+ * may have gone to another Service while the backend lives. Without a frontend it is enough that
+ * the backend lives. One lookup.
  */
 static __always_inline bool backend_serves(__u32 id, const struct frontend *frontend)
 {
-	struct backend *backend = bpf_map_lookup_elem(&backends_v1, &id);
+	struct backend *backend = look_up(&backends_v1, &id);
 
 	return backend && (!frontend || backend->set == frontend->set);
 }
