@@ -27,12 +27,11 @@ type Outcome struct {
 type Flows struct {
 	forward map[tuple]*flow
 	reverse map[tuple]*flow
-	ghosts  map[tuple]bool // SCTP flows that were begun and can't be translated; to which backend nobody saw
 }
 
 // NewFlows returns a memory with nothing in it.
 func NewFlows() *Flows {
-	return &Flows{forward: map[tuple]*flow{}, reverse: map[tuple]*flow{}, ghosts: map[tuple]bool{}}
+	return &Flows{forward: map[tuple]*flow{}, reverse: map[tuple]*flow{}}
 }
 
 // tuple is a packet as it arrives.
@@ -152,15 +151,18 @@ func (f *Flows) begin(p Packet, d Decision, did Outcome) error {
 
 // sctpDrop allows the drop of an SCTP packet whose ports would change, and with them its CRC over the whole packet
 // (RFC 9260 6.8), which isn't worked out yet: because a backend serves on another port, or the client's port is taken.
+// No flow is begun; one whose place it would have taken is over.
 func (f *Flows) sctpDrop(p Packet, d Decision) error {
-	legal := f.ghosts[tupleOf(p)]
+	if old := f.forward[tupleOf(p)]; old != nil {
+		f.forgetAnswers(p, old)
+	}
+	legal := false
 	for _, b := range d.Candidates {
 		legal = legal || b.Port != p.Destination.Port() || f.taken(p, &flow{source: p.Source, destination: AddrPort(b)})
 	}
 	if !legal {
 		return fmt.Errorf("%s: dropped, though no backend of %v asks for other ports", p, d.Candidates)
 	}
-	f.ghosts[tupleOf(p)] = true
 	return nil
 }
 
@@ -179,7 +181,6 @@ func (f *Flows) chose(p Packet, d Decision, did Outcome) error {
 	if err := f.mayUsePort(p, now); err != nil {
 		return err
 	}
-	delete(f.ghosts, tupleOf(p))
 	f.forward[tupleOf(p)] = now
 	f.reverse[replies(p.Protocol, now)] = &flow{source: p.Destination, destination: p.Source, backend: backend.ID, sequence: p.Sequence}
 	return nil

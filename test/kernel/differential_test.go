@@ -1,0 +1,222 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package kernel
+
+import (
+	"bytes"
+	"flag"
+	"fmt"
+	"math/rand/v2"
+	"testing"
+	"time"
+
+	"github.com/deltaplane/deltaplane/bpf"
+	"github.com/deltaplane/deltaplane/internal/kernelnode"
+	"github.com/deltaplane/deltaplane/internal/model"
+	"github.com/deltaplane/deltaplane/internal/refmodel"
+	"github.com/deltaplane/deltaplane/internal/testkit"
+)
+
+var (
+	seedFlag  = flag.Uint64("differential.seed", 0, "seed of the differential test; 0 takes the time")
+	runsFlag  = flag.Int("differential.runs", 40, "how many worlds the differential test makes")
+	stepsFlag = flag.Int("differential.steps", 400, "how many packets and changes each world sees")
+)
+
+// TestProgramsAgreeWithTheModel sends random packets through the real programs, over random tables that change in
+// between, and lets the reference model judge each. A failure prints the seed that brings it back.
+func TestProgramsAgreeWithTheModel(t *testing.T) {
+	testkit.NeedKernel(t)
+	seed := *seedFlag
+	if seed == 0 {
+		seed = uint64(time.Now().UnixNano())
+	}
+	t.Logf("seed %d: repeat with -differential.seed=%d", seed, seed)
+	var total tally
+	for i := range *runsFlag {
+		rng := rand.New(rand.NewPCG(seed, uint64(i)))
+		steps := *stepsFlag
+		choose := func(n int) int { return rng.IntN(n) }
+		more := func() bool { steps--; return steps >= 0 }
+		if !differential(t, choose, more, &total) {
+			t.Fatalf("world %d of seed %d", i, seed)
+		}
+	}
+	t.Logf("%d packets: %s", total.packets(), total)
+	if total.translated == 0 || total.refused == 0 || total.dropped == 0 || total.replies == 0 || total.reported == 0 {
+		t.Errorf("the worlds are too tame: %s", total)
+	}
+}
+
+// FuzzProgramsAgreeWithTheModel lets the fuzzer choose instead of a seed: each byte is a choice.
+func FuzzProgramsAgreeWithTheModel(f *testing.F) {
+	testkit.NeedKernel(f)
+	f.Add([]byte("any bytes make a world and the packets in it, one choice a byte, until they are used up"))
+	f.Fuzz(func(t *testing.T, choices []byte) {
+		choose := func(n int) int {
+			if len(choices) == 0 {
+				return 0
+			}
+			c := int(choices[0]) % n
+			choices = choices[1:]
+			return c
+		}
+		differential(t, choose, func() bool { return len(choices) > 0 }, &tally{})
+	})
+}
+
+// tally counts what was seen, so that a generator that no longer reaches something is noticed.
+type tally struct{ untouched, translated, replies, refused, dropped, reported, changes int }
+
+func (c tally) packets() int { return c.untouched + c.translated + c.replies + c.refused + c.dropped }
+
+// String names the counts.
+func (c tally) String() string {
+	return fmt.Sprintf("%d untouched, %d translated (%d with another client port), %d replies translated, %d refused, %d dropped; %d changes of tables",
+		c.untouched, c.translated, c.reported, c.replies, c.refused, c.dropped, c.changes)
+}
+
+// judge holds the programs and the model to each other.
+type judge struct {
+	t      *testing.T
+	kernel *kernelnode.Node
+	flows  *refmodel.Flows
+	node   *refmodel.Node
+	tally  *tally
+	told   []string // the last steps, for people
+}
+
+// differential runs one world. It reports false after the first disagreement, having told all about it.
+func differential(t *testing.T, choose func(int) int, more func() bool, total *tally) bool {
+	kernel, err := kernelnode.New(1024)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer kernel.Close()
+	j := &judge{t: t, kernel: kernel, flows: refmodel.NewFlows(), tally: total}
+	w := newWorld(choose)
+	for first := true; more(); first = false {
+		var err error
+		if first || choose(12) == 0 {
+			err = j.change(w)
+		} else {
+			err = j.packet(w.packet())
+		}
+		if err != nil {
+			t.Errorf("%v\nthe tables:\n%s\nthe last steps:\n%s", err, w, j.history())
+			return false
+		}
+	}
+	return true
+}
+
+func (j *judge) change(w *world) error {
+	w.change()
+	j.tally.changes++
+	j.tell("the tables change: %s", w.changed)
+	if err := j.kernel.Set(model.LayerCluster, w.tables); err != nil {
+		return err
+	}
+	j.node = refmodel.New(refmodel.NewLayer(w.tables.Clone()))
+	return nil
+}
+
+func (j *judge) packet(frame []byte, toPod bool) error {
+	run := j.kernel.FromPod
+	if toPod {
+		run = j.kernel.ToPod
+	}
+	verdict, out, err := run(frame)
+	if err != nil {
+		return fmt.Errorf("frame %x: %w", frame, err)
+	}
+	p, readable := refmodel.Parse(frame)
+	if !readable {
+		j.tally.untouched++
+		if verdict != bpf.Pass || !bytes.Equal(out, frame) {
+			return fmt.Errorf("frame %x can be no Service's, but the verdict is %s with %x", frame, verdict, out)
+		}
+		return nil
+	}
+	did, err := j.outcome(p, frame, verdict, out)
+	j.tell("%s %s: %s", map[bool]string{false: "from pod", true: "to pod"}[toPod], p, did)
+	if err != nil {
+		return fmt.Errorf("%s: %w\nframe in  %x\nframe out %x", p, err, frame, out)
+	}
+	j.count(p, did, toPod)
+	if toPod {
+		err = j.flows.ToPod(p, did)
+	} else {
+		err = j.flows.FromPod(j.node, p, did)
+	}
+	if err != nil {
+		return fmt.Errorf("%w\nframe in  %x\nframe out %x", err, frame, out)
+	}
+	return nil
+}
+
+// outcome reads what the programs did, and checks every byte of what came out.
+func (j *judge) outcome(p refmodel.Packet, frame []byte, verdict bpf.Verdict, out []byte) (refmodel.Outcome, error) {
+	switch verdict {
+	case bpf.Drop:
+		did := refmodel.Outcome{Verdict: refmodel.Drop}
+		if d := j.node.NewPacket(p); d.Verdict == refmodel.Reject && !hasOptions(frame) {
+			return did, fmt.Errorf("dropped, though it can be answered: %s", d.Reason)
+		}
+		return did, nil
+	case bpf.Refuse:
+		return refmodel.Outcome{Verdict: refmodel.Reject}, p.CheckRefusal(frame, out)
+	}
+	after, readable := refmodel.Parse(out)
+	if !readable {
+		return refmodel.Outcome{Verdict: refmodel.Forward}, fmt.Errorf("what came out can't be read any more")
+	}
+	did := refmodel.Outcome{Verdict: refmodel.Forward, Source: after.Source, Destination: after.Destination}
+	if p.LengthsLie { // there is no right checksum
+		return did, nil
+	}
+	if want := p.Rewrite(frame, did.Source, did.Destination); !bytes.Equal(out, want) {
+		return did, fmt.Errorf("%s, but with other bytes than\nwanted    %x", did, want)
+	}
+	return did, nil
+}
+
+func (j *judge) count(p refmodel.Packet, did refmodel.Outcome, toPod bool) {
+	same := did.Source == p.Source && did.Destination == p.Destination
+	switch {
+	case did.Verdict == refmodel.Drop:
+		j.tally.dropped++
+	case did.Verdict == refmodel.Reject:
+		j.tally.refused++
+	case same:
+		j.tally.untouched++
+	case toPod:
+		j.tally.replies++
+	default:
+		j.tally.translated++
+		if did.Source != p.Source {
+			j.tally.reported++
+		}
+	}
+}
+
+// historyLength is how many steps are told of before a disagreement.
+const historyLength = 40
+
+func (j *judge) tell(format string, args ...any) {
+	j.told = append(j.told, fmt.Sprintf(format, args...))
+	if len(j.told) > historyLength {
+		j.told = j.told[1:]
+	}
+}
+
+func (j *judge) history() string {
+	var b bytes.Buffer
+	for _, line := range j.told {
+		fmt.Fprintf(&b, "  %s\n", line)
+	}
+	return b.String()
+}
+
+// hasOptions says that an IPv4 header has options: such a datagram isn't answered.
+func hasOptions(frame []byte) bool { return frame[14]>>4 == 4 && frame[14]&15 > 5 }
