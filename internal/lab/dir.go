@@ -20,8 +20,14 @@ import (
 // DefaultName is the lab's name if none is given.
 const DefaultName = "lab"
 
-// stateRoot has one folder for each lab. It is on a memory file system: a lab doesn't outlive a reboot.
-const stateRoot = "/run/deltaplane"
+// stateRoot has one folder for each lab. It is on a memory file system: a lab doesn't outlive a reboot. Who isn't root
+// has labs of their own.
+func stateRoot() string {
+	if uid := os.Geteuid(); uid != 0 {
+		return filepath.Join(os.TempDir(), fmt.Sprintf("deltaplane-%d", uid))
+	}
+	return "/run/deltaplane"
+}
 
 // dir is a lab's folder: all that a lab leaves on the machine but its cgroup.
 type dir string
@@ -35,7 +41,7 @@ func dirOf(name string) (dir, error) {
 	if !nameForm.MatchString(name) {
 		return "", fmt.Errorf("lab name %q: want up to 32 small letters, digits and dashes", name)
 	}
-	return dir(filepath.Join(stateRoot, name)), nil
+	return dir(filepath.Join(stateRoot(), name)), nil
 }
 
 func cgroupOf(name string) (string, error) {
@@ -61,6 +67,8 @@ type State struct {
 	Bus     string        `json:"bus"`     // URL, from outside the lab's namespaces
 	Logs    string        `json:"logs"`
 	Places  []Place       `json:"places"`
+	// Services are the processes that the lab started, by name.
+	Services map[string]space.Process `json:"services"`
 }
 
 // Place is somewhere commands can run: a pod, a node or outside.
@@ -148,8 +156,8 @@ func Down(ctx context.Context, name string) (bool, error) {
 		return false, err
 	}
 	cgroup, err := cgroupOf(name)
-	if err != nil {
-		return false, err
+	if err != nil && os.Geteuid() == 0 {
+		return false, err // without root there is none
 	}
 	_, noDir := os.Stat(string(d))
 	_, noCgroup := os.Stat(cgroup)
@@ -159,6 +167,11 @@ func Down(ctx context.Context, name string) (bool, error) {
 	if state, err := d.readState(); err == nil && state.Process.PID != os.Getpid() {
 		if err := end(ctx, state.Process); err != nil {
 			return true, err
+		}
+		for _, process := range state.Services {
+			if err := process.Signal(syscall.SIGKILL); err != nil {
+				return true, err
+			}
 		}
 	}
 	return true, errors.Join(space.OpenCgroup(cgroup).Remove(ctx), space.Clear(string(d)), space.Clear(d.log()))
@@ -188,7 +201,7 @@ func LogFile(name string) (*os.File, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := os.MkdirAll(stateRoot, 0o755); err != nil {
+	if err := os.MkdirAll(stateRoot(), 0o755); err != nil {
 		return nil, fmt.Errorf("open the lab's log: %w", err)
 	}
 	file, err := os.OpenFile(d.log(), os.O_CREATE|os.O_TRUNC|os.O_WRONLY, 0o644)

@@ -12,6 +12,8 @@ import (
 	"sync"
 	"syscall"
 	"time"
+
+	"github.com/deltaplane/deltaplane/internal/lab/space"
 )
 
 // fleet keeps the service processes running, as a kubelet would: one that ends is started again.
@@ -145,14 +147,17 @@ func (f *fleet) stop() {
 	}
 }
 
-// pid returns the process that a member is right now; 0 if there is none.
-func (f *fleet) pid(name string) int {
+// processes returns what runs right now.
+func (f *fleet) processes() map[string]space.Process {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if m := f.members[name]; m != nil {
+	running := map[string]space.Process{}
+	for name, m := range f.members {
 		m.mu.Lock()
-		defer m.mu.Unlock()
-		return m.pid
+		if process, err := space.ProcessOf(m.pid); err == nil {
+			running[name] = process
+		}
+		m.mu.Unlock()
 	}
-	return 0
+	return running
 }

@@ -40,6 +40,9 @@ type Options struct {
 	Binaries string
 	// NoServices builds pods and nodes alone: addresses of pods work, those of Services don't.
 	NoServices bool
+	// Memory needs no root and makes no namespaces: programmers keep their maps in memory, and the reference model
+	// decides what becomes of probes.
+	Memory bool
 	// Agent is the command that runs agent.Serve; empty is this process's executable with "lab agent".
 	Agent []string
 	// Log gets what happens; nil drops it.
@@ -101,30 +104,28 @@ func prepare(options Options) (*Lab, error) {
 	if err := d.claim(); err != nil {
 		return nil, err
 	}
-	root, err := cgroupOf(options.Name)
-	if err != nil {
-		return nil, err
+	l := &Lab{
+		options: options, dir: d, log: options.Log, fleet: newFleet(options.Log),
+		declared: &manifest.Objects{}, cluster: &manifest.Objects{}, nodes: map[string]*node{}, pods: map[string]*pod{},
 	}
-	cgroup, err := space.NewCgroup(root)
+	if options.Memory {
+		return l, nil
+	}
+	root, err := cgroupOf(options.Name)
+	if err == nil {
+		l.root, err = space.NewCgroup(root)
+	}
 	if err != nil {
 		return nil, errors.Join(err, space.Clear(string(d)))
 	}
-	return &Lab{
-		options: options, dir: d, log: options.Log, root: cgroup, fleet: newFleet(options.Log),
-		declared: &manifest.Objects{}, cluster: &manifest.Objects{}, nodes: map[string]*node{}, pods: map[string]*pod{},
-	}, nil
+	return l, nil
 }
 
-func (l *Lab) build(ctx context.Context, objects *manifest.Objects) (err error) {
-	if l.fabric, err = fabric.New(l.dir.namespaces()); err != nil {
-		return err
-	}
-	host, err := l.fabric.AddHost("outside", "outside", fabric.OutsideAddrs, nil)
-	if err != nil {
-		return err
-	}
-	if l.outside, err = l.newPlace("outside", host.Namespace, filepath.Join(l.root.Path(), "outside")); err != nil {
-		return err
+func (l *Lab) build(ctx context.Context, objects *manifest.Objects) error {
+	if !l.options.Memory {
+		if err := l.startFabric(); err != nil {
+			return err
+		}
 	}
 	if err := l.startBus(ctx); err != nil {
 		return err
@@ -136,6 +137,18 @@ func (l *Lab) build(ctx context.Context, objects *manifest.Objects) (err error) 
 		return err
 	}
 	return l.populate(ctx, objects)
+}
+
+func (l *Lab) startFabric() (err error) {
+	if l.fabric, err = fabric.New(l.dir.namespaces()); err != nil {
+		return err
+	}
+	host, err := l.fabric.AddHost("outside", "outside", fabric.OutsideAddrs, nil)
+	if err != nil {
+		return err
+	}
+	l.outside, err = l.newPlace("outside", host.Namespace, filepath.Join(l.root.Path(), "outside"))
+	return err
 }
 
 // populate makes the first cluster. Nothing is waited for: nobody depends on it yet.
@@ -182,7 +195,11 @@ func (l *Lab) Close(ctx context.Context) error {
 	if l.bus != nil {
 		l.bus.Shutdown()
 	}
-	err := errors.Join(l.closeSink(ctx), l.root.Remove(ctx), space.Clear(string(l.dir)))
+	err := l.closeSink(ctx)
+	if l.root != nil {
+		err = errors.Join(err, l.root.Remove(ctx))
+	}
+	err = errors.Join(err, space.Clear(string(l.dir)))
 	l.log.Info("the lab is down", "lab", l.options.Name, "took", time.Since(start).Round(time.Millisecond))
 	return err
 }

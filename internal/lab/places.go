@@ -83,6 +83,13 @@ func (p *place) closeAgent() {
 
 // addNode makes a node's namespace, its cgroup and its programmer.
 func (l *Lab) addNode(object *corev1.Node) error {
+	if l.options.Memory {
+		n := &node{place: &place{name: "node/" + object.Name}}
+		l.mu.Lock()
+		l.nodes[object.Name] = n
+		l.mu.Unlock()
+		return l.startProgrammer(object.Name, n)
+	}
 	host, err := l.fabric.AddHost("node."+object.Name, object.Name, manifest.NodeAddrs(object), manifest.NodePodCIDRs(object))
 	if err != nil {
 		return err
@@ -106,6 +113,9 @@ func (l *Lab) removeNode(ctx context.Context, name string) error {
 	l.mu.Unlock()
 	n.closeAgent()
 	l.fleet.end("programmer-" + name)
+	if l.options.Memory {
+		return nil
+	}
 	return errors.Join(l.fabric.RemoveHost(n.host), n.cgroup.Remove(ctx))
 }
 
@@ -119,6 +129,13 @@ func (l *Lab) addPod(object *corev1.Pod) error {
 		return fmt.Errorf("pod %s: there is no node %q", name, object.Spec.NodeName)
 	}
 	p := &pod{object: object}
+	if l.options.Memory {
+		p.place = &place{name: name}
+		l.mu.Lock()
+		l.pods[name] = p
+		l.mu.Unlock()
+		return nil
+	}
 	namespace, addrs := n.host.Namespace, manifest.PodAddrs(object)
 	if !object.Spec.HostNetwork {
 		wire, err := l.fabric.AddPod("pod."+object.Namespace+"."+object.Name, name, n.host, addrs)
@@ -185,7 +202,7 @@ func (l *Lab) removePod(ctx context.Context, name string) error {
 	p := l.pods[name]
 	delete(l.pods, name)
 	l.mu.Unlock()
-	if p == nil {
+	if p == nil || l.options.Memory {
 		return nil
 	}
 	p.closeAgent()
@@ -201,11 +218,14 @@ func (l *Lab) removePod(ctx context.Context, name string) error {
 
 // State describes the lab for other processes.
 func (l *Lab) State() State {
-	state := State{Bus: l.BusURL(), Logs: l.Logs()}
+	state := State{Bus: l.BusURL(), Logs: l.Logs(), Services: l.fleet.processes()}
 	if self, err := space.ProcessOf(os.Getpid()); err == nil {
 		state.Process = self
 	}
 	add := func(p *place) {
+		if p.namespace == nil {
+			return
+		}
 		state.Places = append(state.Places, Place{p.name, p.namespace.Path(), p.cgroup.Path()})
 	}
 	l.mu.Lock()

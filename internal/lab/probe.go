@@ -43,6 +43,9 @@ type ProbeReport struct {
 
 // Probe connects as asked, from inside the place.
 func (l *Lab) Probe(ctx context.Context, r ProbeRequest) (*ProbeReport, error) {
+	if l.options.Memory {
+		return l.judge(ctx, r)
+	}
 	client, target, err := l.aim(&r)
 	if err != nil {
 		return nil, err
@@ -56,6 +59,9 @@ func (l *Lab) Probe(ctx context.Context, r ProbeRequest) (*ProbeReport, error) {
 
 // Load connects again and again until the function that it returns is called, which tells what came of it.
 func (l *Lab) Load(r ProbeRequest, interval time.Duration) (func(context.Context) (*agent.Load, error), error) {
+	if l.options.Memory {
+		return l.judgeOnAndOn(r, interval), nil
+	}
 	client, target, err := l.aim(&r)
 	if err != nil {
 		return nil, err

@@ -29,8 +29,10 @@ func (l *Lab) startBus(ctx context.Context) (err error) {
 			return err
 		}
 	}
-	if l.proxy, err = newProxy(l.fabric.Namespace(), l.BusURL()); err != nil {
-		return err
+	if !l.options.Memory {
+		if l.proxy, err = newProxy(l.fabric.Namespace(), l.BusURL()); err != nil {
+			return err
+		}
 	}
 	ctx, cancel := context.WithTimeout(ctx, connectTime)
 	defer cancel()
@@ -52,8 +54,10 @@ func (l *Lab) startServices() error {
 	if l.options.NoServices {
 		return nil
 	}
-	if err := bpf.MountBPFFS(l.dir.bpf()); err != nil {
-		return err
+	if !l.options.Memory {
+		if err := bpf.MountBPFFS(l.dir.bpf()); err != nil {
+			return err
+		}
 	}
 	watcher := []string{"--bus", l.BusURL(), "--listen", "", "--source", "directory", "--directory", l.dir.manifests(),
 		// People of a lab mean it when they delete everything.
@@ -72,6 +76,11 @@ func (l *Lab) startProgrammer(name string, n *node) error {
 	if l.options.NoServices {
 		return nil
 	}
+	if l.options.Memory {
+		return l.startService("programmer-"+name, "programmer", nil, []string{
+			"--node", name, "--bus", l.BusURL(), "--listen", "", "--maps", "memory",
+		})
+	}
 	return l.startService("programmer-"+name, "programmer", n.namespace, []string{
 		"--node", name, "--bus", l.proxy.urlFor(n.host.Addrs), "--listen", "",
 		"--cgroup", n.cgroup.Path(), "--pin-dir", filepath.Join(l.dir.bpf(), name), "--maps", "kernel",
@@ -83,9 +92,11 @@ func (l *Lab) startService(name, binary string, namespace *space.Namespace, args
 	if err != nil {
 		return err
 	}
-	cgroup, err := space.NewCgroup(filepath.Join(l.root.Path(), "services"))
-	if err != nil {
-		return err
+	var cgroup *space.Cgroup
+	if !l.options.Memory {
+		if cgroup, err = space.NewCgroup(filepath.Join(l.root.Path(), "services")); err != nil {
+			return err
+		}
 	}
 	err = l.fleet.run(name, filepath.Join(l.dir.logs(), name+".log"),
 		func() *exec.Cmd { return exec.Command(path, args...) },

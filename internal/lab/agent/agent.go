@@ -78,13 +78,17 @@ func probes(ctx context.Context, r request) []Result {
 // failuresKept bounds what a load remembers of its failures.
 const failuresKept = 5
 
-// load makes attempts until ctx ends. The one in hand then is finished, so that stopping never counts as a failure.
 func load(ctx context.Context, r request) *Load {
+	return Repeat(ctx, r.Interval, func() Result { return Probe(context.WithoutCancel(ctx), r.Target) })
+}
+
+// Repeat makes attempts until ctx ends. The one in hand then is finished, so that stopping never counts as a failure.
+func Repeat(ctx context.Context, interval time.Duration, attempt func() Result) *Load {
 	total := &Load{Reached: map[string]int{}}
-	ticker := time.NewTicker(max(r.Interval, time.Millisecond))
+	ticker := time.NewTicker(max(interval, time.Millisecond))
 	defer ticker.Stop()
 	for ctx.Err() == nil {
-		result := Probe(context.WithoutCancel(ctx), r.Target)
+		result := attempt()
 		total.Attempts++
 		if result.Outcome == OK && result.Reached != "" {
 			total.Reached[result.Reached]++
