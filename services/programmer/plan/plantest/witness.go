@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"maps"
 	"net/netip"
+	"strings"
 
 	"github.com/deltaplane/deltaplane/internal/abi"
 	"github.com/deltaplane/deltaplane/internal/model"
@@ -250,6 +251,10 @@ func (w *Witness) end(key model.FrontendKey, outcome Outcome) {
 func (w *Witness) broken(r reader, format string, args ...any) {
 	w.Problems[fmt.Sprintf("write %d: %s: ", w.time, r.frontend)+fmt.Sprintf(format, args...)] = true
 }
+
+// Stale says whether a problem is a path that is whole but not of the rows before or after: what a node that lags
+// behind shows.
+func Stale(problem string) bool { return strings.Contains(problem, " went to ") }
 
 func must(err error) {
 	if err != nil {

@@ -1,0 +1,122 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package carry carries out what a programmer's core wants done with the maps, and tells the core how it went. It is
+// what the service and the tests have in common: give it real maps or faulty ones.
+package carry
+
+import (
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/deltaplane/deltaplane/internal/abi"
+	"github.com/deltaplane/deltaplane/internal/model"
+	"github.com/deltaplane/deltaplane/services/programmer/core"
+	"github.com/deltaplane/deltaplane/services/programmer/maps"
+	"github.com/deltaplane/deltaplane/services/programmer/plan"
+)
+
+// Driver drives a Core on Maps. One goroutine at a time may use it.
+type Driver struct {
+	Core *core.Core
+	Maps maps.Maps
+	Now  func() time.Time
+
+	cursor maps.Cursor
+}
+
+// Step puts one input in, carries out the effects that touch the maps, puts their results in, and so on until nothing
+// is to be done with the maps. It returns the other effects, in order.
+func (d *Driver) Step(in core.Input) []core.Effect {
+	var others []core.Effect
+	todo := d.Core.Step(d.Now(), in)
+	for len(todo) > 0 {
+		e := todo[0]
+		todo = todo[1:]
+		answer, mine := d.carryOut(e)
+		if !mine {
+			others = append(others, e)
+		}
+		if answer != nil {
+			// What follows from the answer comes after what was already to be done.
+			todo = slices.Concat(todo, d.Core.Step(d.Now(), answer))
+		}
+	}
+	return others
+}
+
+// carryOut does one effect if it touches the maps.
+func (d *Driver) carryOut(e core.Effect) (answer core.Input, mine bool) {
+	switch e := e.(type) {
+	case core.Load:
+		return d.load(), true
+	case core.Transact:
+		return d.transact(e), true
+	case core.Read:
+		return d.read(e), true
+	case core.Record:
+		if err := d.Maps.SetPosition(e.Kind, e.Position); err != nil {
+			// Without its position the next start reads rows that it can't place, and asks for them.
+			return core.Unrecorded{Err: err}, true
+		}
+		return nil, true
+	}
+	return nil, false
+}
+
+func (d *Driver) load() core.Loaded {
+	in := core.Loaded{Positions: map[model.LayerKind]model.Position{}}
+	in.State, in.Err = plan.Load(func(m abi.Map, each func(key, value []byte) error) error {
+		return maps.Dump(d.Maps, m, each)
+	})
+	for _, kind := range []model.LayerKind{model.LayerCluster, model.LayerNode} {
+		p, err := d.Maps.Position(kind)
+		if err != nil && in.Err == nil {
+			in.Err = fmt.Errorf("reading how far layer kind %d has come: %w", kind, err)
+		}
+		in.Positions[kind] = p
+	}
+	return in
+}
+
+func (d *Driver) transact(e core.Transact) core.Done {
+	var done core.Done
+	for _, phase := range e.Phases {
+		if phase.Name == "reclaim" && done.Switched.IsZero() {
+			done.Switched = d.Now()
+		}
+		if done.Err = d.phase(phase); done.Err != nil {
+			return done
+		}
+	}
+	if done.Switched.IsZero() {
+		done.Switched = d.Now()
+	}
+	return done
+}
+
+func (d *Driver) phase(phase plan.Phase) error {
+	if phase.Grace {
+		if err := d.Maps.Grace(); err != nil {
+			return fmt.Errorf("before the phase %q: %w", phase.Name, err)
+		}
+	}
+	for _, batch := range phase.Batches {
+		if err := d.Maps.Write(batch); err != nil {
+			return fmt.Errorf("in the phase %q: %w", phase.Name, err)
+		}
+	}
+	return nil
+}
+
+func (d *Driver) read(e core.Read) core.Slice {
+	if e.Start {
+		d.cursor = maps.Cursor{}
+	}
+	in := core.Slice{Map: e.Map}
+	in.End, in.Err = d.Maps.Read(e.Map, &d.cursor, e.Limit, func(key, value []byte) error {
+		in.Entries = append(in.Entries, core.Entry{Key: slices.Clone(key), Value: slices.Clone(value)})
+		return nil
+	})
+	return in
+}

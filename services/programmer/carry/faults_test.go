@@ -1,0 +1,167 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package carry_test
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"testing"
+	"time"
+
+	"github.com/deltaplane/deltaplane/internal/model"
+	"github.com/deltaplane/deltaplane/services/programmer/core"
+	"github.com/deltaplane/deltaplane/services/programmer/maps"
+	"github.com/deltaplane/deltaplane/services/programmer/plan/plantest"
+)
+
+// merged is what both layers of node a hold together, as a packet sees them.
+func merged(c *compiler) []*model.Tables {
+	return []*model.Tables{c.layers[model.ClusterLayer].Clone()}
+}
+
+// changes are what is committed one after the other in the tests below: growth, replacement, and ids used again.
+func changes() []*model.Tables {
+	swapped := shop(2, 2, 1)
+	swapped.Sets[1], swapped.Sets[2] = exchange(swapped.Sets[1], swapped.Sets[2])
+	return []*model.Tables{shop(2, 3, 1), shop(2, 3, 2), shop(1, 2, 2), swapped, shop(2, 2, 4)}
+}
+
+// exchange gives two sets each other's meaning.
+func exchange(a, b model.BackendSet) (model.BackendSet, model.BackendSet) {
+	a.SetKey, b.SetKey = b.SetKey, a.SetKey
+	return a, b
+}
+
+func TestAfterAFailureAtAnyOperationTheMapsAreRepairedUnseen(t *testing.T) {
+	for at := 1; ; at++ {
+		c := newCompiler()
+		w := plantest.NewWitness(memory(), merged(c)...)
+		f := &maps.Faulty{Maps: w, FailAt: at}
+		n := start(t, c, f)
+		n.pass(time.Second)
+		for _, rows := range changes() {
+			d := c.commit(model.ClusterLayer, rows, n.now)
+			w.Expect(merged(c)...)
+			n.put(d)
+		}
+		n.pass(2 * time.Second)
+		n.converged()
+		for problem := range w.Problems {
+			t.Errorf("failure at operation %d: %s", at, problem)
+		}
+		if t.Failed() {
+			return
+		}
+		if f.Operations() < at {
+			if s := n.driver.Core.Stats(); s.MapFailures != 0 || s.Applied < 5 {
+				t.Errorf("without a failure: %+v", s)
+			}
+			t.Logf("failed at each of %d operations", at-1)
+			return
+		}
+		if s := n.driver.Core.Stats(); s.MapFailures == 0 {
+			t.Errorf("failure at operation %d: not counted", at)
+		}
+	}
+}
+
+func TestKilledAtAnyOperationTheNextProgrammerFinishesUnseen(t *testing.T) {
+	for at, finished := 1, false; !finished; at++ {
+		c := newCompiler()
+		w := plantest.NewWitness(memory(), merged(c)...)
+		f := &maps.Faulty{Maps: w, Before: func(operation int) {
+			if operation == at {
+				panic(killed{})
+			}
+		}}
+		finished = survive(func() {
+			n := start(t, c, f)
+			n.pass(time.Second)
+			for _, rows := range changes() {
+				d := c.commit(model.ClusterLayer, rows, n.now)
+				w.Expect(merged(c)...)
+				n.put(d)
+			}
+		})
+		f.Before = nil
+		n := start(t, c, f)
+		n.pass(2 * time.Second)
+		n.converged()
+		for problem := range w.Problems {
+			t.Errorf("killed at operation %d: %s", at, problem)
+		}
+		if t.Failed() {
+			return
+		}
+	}
+}
+
+type killed struct{}
+
+// survive runs f and says whether it ran to its end.
+func survive(f func()) (finished bool) {
+	defer func() {
+		if r := recover(); r != nil {
+			if _, ok := r.(killed); !ok {
+				panic(r)
+			}
+		}
+	}()
+	f()
+	return true
+}
+
+// A bus that loses, doubles and reorders, maps that fail, a compiler that changes its epoch, a programmer that is
+// restarted: in the end the maps hold what they should, and no reader ever saw anything else.
+func TestChaosConverges(t *testing.T) {
+	for seed := range uint64(60) {
+		t.Run(fmt.Sprint("seed ", seed), func(t *testing.T) {
+			random := rand.New(rand.NewPCG(seed, 42))
+			c := newCompiler()
+			w := plantest.NewWitness(memory(), merged(c)...)
+			f := &maps.Faulty{Maps: w, Probability: 0.01, Random: random}
+			n := start(t, c, f)
+			var late []core.Delta
+			for range 60 {
+				rows := shop(random.IntN(4), 1+random.IntN(4), random.IntN(4))
+				var d core.Delta
+				if random.IntN(4) == 0 {
+					d = c.commit(model.NodeLayer("a"), pods([]string{"x", "y", "z"}[:random.IntN(4)]...), n.now)
+				} else {
+					d = c.commit(model.ClusterLayer, rows, n.now)
+					w.Expect(merged(c)...)
+				}
+				switch random.IntN(10) {
+				case 0: // lost
+				case 1:
+					late = append(late, d)
+				case 2:
+					n.put(d)
+					n.put(d)
+				case 3:
+					n = start(t, c, f)
+				case 4:
+					c.epoch++
+				case 5:
+					n.put(core.Reconnected{})
+				default:
+					n.put(d)
+				}
+				if len(late) > 0 && random.IntN(3) == 0 {
+					n.put(late[0])
+					late = late[1:]
+				}
+				n.pass(time.Duration(random.IntN(8)) * 100 * time.Millisecond)
+			}
+			f.Probability = 0
+			n.pass(time.Minute)
+			n.converged()
+			// What a node that lags behind sends to old backends is old, not broken; so only broken paths count here.
+			for problem := range w.Problems {
+				if !plantest.Stale(problem) {
+					t.Error(problem)
+				}
+			}
+		})
+	}
+}

@@ -1,0 +1,233 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package carry_test
+
+import (
+	"fmt"
+	"net/netip"
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/deltaplane/deltaplane/internal/abi"
+	"github.com/deltaplane/deltaplane/internal/model"
+	"github.com/deltaplane/deltaplane/services/programmer/carry"
+	"github.com/deltaplane/deltaplane/services/programmer/core"
+	"github.com/deltaplane/deltaplane/services/programmer/maps"
+	"github.com/deltaplane/deltaplane/services/programmer/plan"
+)
+
+// compiler is the other side: what every layer should hold at every revision.
+type compiler struct {
+	epoch    model.Epoch
+	revision model.Revision
+	layers   map[model.Layer]*model.Tables
+	at       map[model.Layer]model.Position
+	log      []model.Delta
+	refuse   string // why sync is not answered
+}
+
+func newCompiler() *compiler {
+	c := &compiler{epoch: 1, layers: map[model.Layer]*model.Tables{}, at: map[model.Layer]model.Position{}}
+	for _, l := range []model.Layer{model.ClusterLayer, model.NodeLayer("a")} {
+		c.layers[l] = model.NewTables()
+		c.at[l] = model.Position{Epoch: 1}
+	}
+	return c
+}
+
+// commit makes a layer's rows those of wanted.
+func (c *compiler) commit(l model.Layer, wanted *model.Tables, now time.Time) core.Delta {
+	c.revision++
+	d := model.Delta{
+		Epoch: c.epoch, Layer: l, From: c.at[l].Revision, To: c.revision, Change: *model.Diff(c.layers[l], wanted),
+		DigestAfter: wanted.Digest(), Committed: now,
+		Causes: []model.Cause{{Kind: "EndpointSlice", Namespace: "shop", Name: "web", Trigger: now}},
+	}
+	c.layers[l] = wanted.Clone()
+	c.at[l] = model.Position{Epoch: c.epoch, Revision: c.revision, Digest: d.DigestAfter}
+	c.log = append(c.log, d)
+	return core.Delta{Delta: d, Bytes: 100}
+}
+
+func (c *compiler) heartbeat() core.Heartbeat {
+	return core.Heartbeat{Epoch: c.epoch, Revision: c.revision, Positions: c.at}
+}
+
+// answer is what a sync brings.
+func (c *compiler) answer(s core.Sync) []core.Input {
+	if c.refuse != "" {
+		return []core.Input{core.SyncEnded{Err: fmt.Errorf("%s", c.refuse)}}
+	}
+	var inputs []core.Input
+	for _, l := range []model.Layer{model.ClusterLayer, model.NodeLayer("a")} {
+		theirs, known := s.Positions[l]
+		if known && theirs == c.at[l] {
+			continue
+		}
+		deltas, found := c.since(l, theirs)
+		if known && found {
+			inputs = append(inputs, deltas...)
+			continue
+		}
+		inputs = append(inputs, core.Snapshot{Snapshot: model.Snapshot{Layer: l, Position: c.at[l], Rows: c.layers[l].Rows()}, Bytes: 1000})
+	}
+	return append(inputs, core.SyncEnded{})
+}
+
+func (c *compiler) since(l model.Layer, from model.Position) (inputs []core.Input, found bool) {
+	for _, d := range c.log {
+		if d.Layer == l && d.From == from.Revision {
+			found = true
+		}
+		if found && d.Layer == l && d.To > from.Revision {
+			inputs = append(inputs, core.Delta{Delta: d, Bytes: 100, Synced: true})
+		}
+	}
+	return inputs, found
+}
+
+// node is a programmer without its shell, in a time of its own.
+type node struct {
+	t        testing.TB
+	compiler *compiler
+	maps     maps.Maps
+	driver   carry.Driver
+	now      time.Time
+	deaf     bool // syncs get no answer at all
+
+	syncs   []core.Sync
+	reports []core.Report
+	events  []core.Event
+	wanted  []model.Endpoint
+}
+
+func start(t testing.TB, c *compiler, m maps.Maps, capacities ...plan.Capacities) *node {
+	n := &node{t: t, compiler: c, maps: m, now: time.Unix(1_000_000, 0)}
+	config := core.Config{Node: "a", Seed: 7}
+	if len(capacities) > 0 {
+		config.Capacities = capacities[0]
+	}
+	n.driver = carry.Driver{Core: core.New(config), Maps: m, Now: func() time.Time { return n.now }}
+	n.put(core.Tick{})
+	return n
+}
+
+// put gives the core an input, and answers its syncs.
+func (n *node) put(in core.Input) {
+	inputs := []core.Input{in}
+	for len(inputs) > 0 {
+		effects := n.driver.Step(inputs[0])
+		inputs = inputs[1:]
+		for _, e := range effects {
+			switch e := e.(type) {
+			case core.Sync:
+				n.syncs = append(n.syncs, e)
+				if !n.deaf {
+					inputs = append(inputs, n.compiler.answer(e)...)
+				}
+			case core.Report:
+				n.reports = append(n.reports, e)
+			case core.Event:
+				n.events = append(n.events, e)
+			case core.Endpoints:
+				n.wanted = e.Wanted
+			}
+		}
+	}
+}
+
+// pass lets time pass in ticks, with heartbeats.
+func (n *node) pass(d time.Duration) {
+	for end := n.now.Add(d); n.now.Before(end); {
+		n.now = n.now.Add(core.TickInterval)
+		n.put(core.Tick{})
+		if n.now.UnixMilli()%1000 == 0 {
+			n.put(n.compiler.heartbeat())
+		}
+	}
+}
+
+// converged checks that the maps hold what the compiler wants, and that the node says so.
+func (n *node) converged() {
+	n.t.Helper()
+	found := n.load()
+	for l, rows := range n.compiler.layers {
+		if diff := cmp.Diff(rows, found.Tables(l.Kind), cmp.Comparer(func(a, b netip.Addr) bool { return a == b })); diff != "" {
+			n.t.Errorf("layer %s (-want +in the maps):\n%s", l, diff)
+		}
+		at := n.compiler.at[l]
+		if got := n.driver.Core.Positions()[l]; got != at {
+			n.t.Errorf("layer %s: the node says it is at %v, want %v", l, got, at)
+		}
+		if got, err := n.maps.Position(l.Kind); err != nil || got != at {
+			n.t.Errorf("layer %s: recorded is %v (%v), want %v", l, got, err, at)
+		}
+	}
+	if !found.Whole() {
+		n.t.Error("something was left behind in the maps")
+	}
+	if found.Entries() != n.driver.Core.Entries() {
+		n.t.Errorf("%v entries in the maps, the core counts %v", found.Entries(), n.driver.Core.Entries())
+	}
+}
+
+func (n *node) load() *plan.State {
+	n.t.Helper()
+	found, err := plan.Load(func(m abi.Map, each func(key, value []byte) error) error { return maps.Dump(n.maps, m, each) })
+	if err != nil {
+		n.t.Fatal(err)
+	}
+	return found
+}
+
+func (n *node) lastReport() core.Report {
+	n.t.Helper()
+	if len(n.reports) == 0 {
+		n.t.Fatal("no report")
+	}
+	return n.reports[len(n.reports)-1]
+}
+
+func (n *node) saw(kind string) bool {
+	return slices.ContainsFunc(n.events, func(e core.Event) bool { return e.Kind == kind })
+}
+
+// shop is n Services with some backends each, whose addresses depend on generation.
+func shop(services, backends, generation int) *model.Tables {
+	t := model.NewTables()
+	for i := range services {
+		s := model.BackendSet{ID: model.SetID(i + 1), SetKey: model.SetKey{
+			Service: model.ServicePort{Namespace: "shop", Name: fmt.Sprintf("s%d", i), Port: 80, Protocol: model.TCP},
+			Family:  model.IPv4, Scope: model.ScopeAll,
+		}}
+		t.Sets[s.ID] = s
+		f := model.Frontend{FrontendKey: model.FrontendKey{
+			Addr: netip.AddrFrom4([4]byte{10, 96, byte(i >> 8), byte(i)}), Port: 80, Protocol: model.TCP,
+		}, Set: s.ID, Kind: model.FrontendClusterIP}
+		t.Frontends[f.FrontendKey] = f
+		for j := range backends {
+			id := model.BackendID(1000*(generation%3) + 50*i + j + 1)
+			b := model.Backend{ID: id, State: model.BackendActive, BackendKey: model.BackendKey{
+				Set: s.ID, Addr: netip.AddrFrom4([4]byte{10, byte(generation), byte(i), byte(j)}), Port: 8080,
+			}}
+			t.Backends[b.ID] = b
+			m := model.Member{Set: s.ID, Backend: b.ID}
+			t.Members[m] = m
+		}
+	}
+	return t
+}
+
+func pods(names ...string) *model.Tables {
+	t := model.NewTables()
+	for i, name := range names {
+		e := model.Endpoint{Addr: netip.AddrFrom4([4]byte{10, 1, 0, byte(i)}), Pod: "shop/" + name}
+		t.Endpoints[e.Addr] = e
+	}
+	return t
+}
+
+func memory() *maps.Memory { return maps.NewMemory([abi.MapCount]uint32{}) }

@@ -1,0 +1,97 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package core
+
+import (
+	"time"
+
+	"github.com/deltaplane/deltaplane/internal/abi"
+	"github.com/deltaplane/deltaplane/internal/model"
+	"github.com/deltaplane/deltaplane/services/programmer/plan"
+)
+
+// Input is something that happened.
+type Input interface{ input() }
+
+// Tick says that time passed. It should come every TickInterval or so.
+type Tick struct{}
+
+// TickInterval is how often Tick is useful.
+const TickInterval = 100 * time.Millisecond
+
+// Loaded answers Load.
+type Loaded struct {
+	State     *plan.State
+	Positions map[model.LayerKind]model.Position
+	Err       error
+}
+
+// Done answers Transact.
+type Done struct {
+	// Switched is when the new rows were in force: before the grace period, after which old rows are reclaimed.
+	Switched time.Time
+	Err      error
+}
+
+// Slice answers Read.
+type Slice struct {
+	Map     abi.Map
+	Entries []Entry
+	End     bool
+	Err     error
+}
+
+// Entry is one entry of a map.
+type Entry struct{ Key, Value []byte }
+
+// Delta is a delta, whole, from the bus or from a sync.
+type Delta struct {
+	model.Delta
+	Bytes int // of the messages that brought it
+	// Synced says that it came in answer to Sync.
+	Synced bool
+}
+
+// Snapshot is all rows of a layer, in answer to Sync.
+type Snapshot struct {
+	model.Snapshot
+	Bytes int
+}
+
+// Heartbeat is how far the compiler has come.
+type Heartbeat struct {
+	Epoch     model.Epoch
+	Revision  model.Revision
+	Positions map[model.Layer]model.Position
+}
+
+// SyncEnded says that the answer to Sync is complete, or why it isn't.
+type SyncEnded struct{ Err error }
+
+// Reconnected says that the bus is back, or there for the first time: what was sent meanwhile is lost.
+type Reconnected struct{}
+
+// Foreign says that a message was set aside.
+type Foreign struct {
+	Subject string
+	Err     error
+}
+
+// Unrecorded says that a Record failed.
+type Unrecorded struct{ Err error }
+
+// Hooks says what could not be attached; empty if all is well.
+type Hooks struct{ Problem string }
+
+func (Tick) input()        {}
+func (Loaded) input()      {}
+func (Done) input()        {}
+func (Slice) input()       {}
+func (Delta) input()       {}
+func (Snapshot) input()    {}
+func (Heartbeat) input()   {}
+func (SyncEnded) input()   {}
+func (Reconnected) input() {}
+func (Foreign) input()     {}
+func (Unrecorded) input()  {}
+func (Hooks) input()       {}

@@ -1,0 +1,150 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package core
+
+import (
+	"time"
+
+	"github.com/deltaplane/deltaplane/internal/model"
+	"github.com/deltaplane/deltaplane/services/programmer/plan"
+)
+
+// live takes a delta, from the bus or from a sync, if it continues exactly what the layer has.
+func (c *Core) live(d Delta) {
+	l := c.ours(d.Layer)
+	if l == nil {
+		return // of another node
+	}
+	if c.state == nil || c.loading.wanted {
+		c.wantSync(0) // once the maps are known
+		return
+	}
+	if d.Epoch < c.epoch && !d.Synced || d.Epoch < l.position.Epoch {
+		c.stats.StaleEpochs++ // of a compiler that no longer leads
+		return
+	}
+	c.epoch = max(c.epoch, d.Epoch)
+	l.heard = max(l.heard, d.To)
+	switch {
+	case !l.known:
+		c.ask(l)
+	case d.Epoch == l.position.Epoch && d.To <= l.position.Revision:
+		c.stats.Duplicates++
+	case d.From != l.position.Revision:
+		c.stats.Gaps++
+		c.ask(l)
+	default:
+		position := model.Position{Epoch: d.Epoch, Revision: d.To, Digest: d.DigestAfter}
+		c.stats.Bytes += uint64(d.Bytes)
+		c.transact(&transaction{kind: l.Kind, position: position, delta: &d},
+			plan.LayerChange{Kind: l.Kind, Change: &d.Change, After: &d.DigestAfter})
+	}
+}
+
+// snapshot makes a layer's rows those of the snapshot, by difference.
+func (c *Core) snapshot(s Snapshot) {
+	l := c.ours(s.Layer)
+	if l == nil || c.state == nil || c.loading.wanted {
+		return
+	}
+	if l.known && s.Position.Epoch <= l.position.Epoch && s.Position.Revision < l.position.Revision {
+		c.stats.Duplicates++ // a live delta was faster
+		return
+	}
+	c.stats.Snapshots++
+	c.stats.Bytes += uint64(s.Bytes)
+	l.heard = s.Position.Revision
+	change := &model.Change{Put: s.Rows, Remove: lacking(c.state.Tables(l.Kind), &s.Rows)}
+	c.transact(&transaction{kind: l.Kind, position: s.Position},
+		plan.LayerChange{Kind: l.Kind, Change: change, After: &s.Position.Digest, TakeOver: true})
+}
+
+// lacking returns the keys of what is held and not among rows.
+func lacking(held *model.Tables, rows *model.Rows) model.Keys {
+	return model.Keys{
+		Frontends: without(held.Frontends, rows.Frontends),
+		Sets:      without(held.Sets, rows.Sets),
+		Backends:  without(held.Backends, rows.Backends),
+		Members:   without(held.Members, rows.Members),
+		Endpoints: without(held.Endpoints, rows.Endpoints),
+	}
+}
+
+func without[K comparable, R interface{ Key() K }](held map[K]R, rows []R) (keys []K) {
+	if len(held) == 0 {
+		return nil
+	}
+	kept := make(map[K]struct{}, len(rows))
+	for _, r := range rows {
+		kept[r.Key()] = struct{}{}
+	}
+	for k := range held {
+		if _, ok := kept[k]; !ok {
+			keys = append(keys, k)
+		}
+	}
+	return keys
+}
+
+// overtake is how long a delta may take longer than the heartbeat that speaks of it.
+const overtake = 150 * time.Millisecond
+
+// rollback is how long a compiler must say that it is behind this node before the node believes that the compiler's
+// log was cut, and gives up its own rows for the compiler's.
+const rollback = 1500 * time.Millisecond
+
+// heartbeat finds out about deltas that never came, and about rows that aren't the compiler's.
+func (c *Core) heartbeat(h Heartbeat) {
+	if h.Epoch < c.epoch {
+		c.stats.StaleEpochs++
+		return
+	}
+	c.epoch = h.Epoch
+	for _, kind := range kinds {
+		l := &c.layers[kind]
+		theirs, said := h.Positions[l.Layer]
+		if !said {
+			continue
+		}
+		l.heard = theirs.Revision
+		switch {
+		case !l.known:
+			c.wantSync(0)
+		case theirs.Revision == l.position.Revision && theirs.Digest == l.position.Digest:
+			l.behind = time.Time{}
+		case l.behind.IsZero():
+			l.behind = c.now
+		}
+	}
+}
+
+// checkBehind asks for what a heartbeat spoke of and what didn't come.
+func (c *Core) checkBehind() {
+	for _, kind := range kinds {
+		l := &c.layers[kind]
+		wait := overtake
+		if l.heard < l.position.Revision {
+			wait = rollback
+		}
+		if l.behind.IsZero() || c.now.Sub(l.behind) < wait {
+			continue
+		}
+		l.behind = time.Time{}
+		switch {
+		case l.heard < l.position.Revision:
+			c.stats.Mismatches++
+			l.known = false
+			c.event(true, "digest", "layer %s: the compiler is at revision %d and we are at %d: its log was cut; asking for all rows",
+				l, l.heard, l.position.Revision)
+		case l.heard == l.position.Revision:
+			// The same revision with another digest: the rows came about in another history.
+			c.stats.Mismatches++
+			l.known = false
+			c.event(true, "digest", "layer %s: at revision %d the compiler's rows have another digest than ours, %s; asking for all rows",
+				l, l.heard, l.position.Digest)
+		default:
+			c.stats.Gaps++
+		}
+		c.ask(l)
+	}
+}

@@ -1,0 +1,252 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package core
+
+import (
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/deltaplane/deltaplane/internal/model"
+	"github.com/deltaplane/deltaplane/services/programmer/plan"
+)
+
+// loading is when the maps are to be read as a whole: at the start, after a failed write, and when they drifted.
+type loading struct {
+	wanted    bool
+	busy      bool
+	why       string // for events; empty at the start
+	drift     []string
+	cut       *transaction // what a failed write cut short; in force once repaired
+	tries     int          // in a row that failed
+	notBefore time.Time
+}
+
+func (c *Core) loadIfDue() {
+	if c.loading.wanted && !c.loading.busy && !c.now.Before(c.loading.notBefore) {
+		c.loading.wanted, c.loading.busy = false, true
+		c.do(Load{})
+	}
+}
+
+// distrust asks to read the maps anew, at once the first time, later after pauses.
+func (c *Core) distrust(why string, failed bool) {
+	c.loading.wanted, c.loading.why = true, why
+	if failed {
+		c.stats.MapFailures++
+		if c.loading.tries++; c.loading.tries > 1 {
+			c.loading.notBefore = c.now.Add(backoff(c.loading.tries) + c.jitter(backoffFirst))
+		}
+		c.fault(Fault{Kind: "map", Text: why})
+	}
+}
+
+func (c *Core) loaded(in Loaded) {
+	c.loading.busy = false
+	if in.Err != nil {
+		c.distrust(in.Err.Error(), true)
+		return
+	}
+	if c.state == nil {
+		c.resume(in)
+		return
+	}
+	c.repair(in.State)
+}
+
+// resume takes up what the maps hold at the start. Rows that have the digest recorded with them are those of the
+// recorded revision: then nothing is to be done, and nothing is written.
+func (c *Core) resume(in Loaded) {
+	c.state = in.State
+	c.clear("map")
+	for _, kind := range kinds {
+		l, recorded := &c.layers[kind], in.Positions[kind]
+		l.position = recorded
+		l.known = recorded.Epoch != 0 && recorded.Digest == c.state.Digest(kind)
+		c.epoch = max(c.epoch, recorded.Epoch)
+		if recorded.Epoch != 0 && !l.known {
+			c.stats.Mismatches++
+			c.event(true, "drift", "layer %s: the maps' rows have digest %s and not %s as recorded at revision %d: they were edited, "+
+				"or a programmer was killed amid a change; asking for all rows", l, c.state.Digest(kind), recorded.Digest, recorded.Revision)
+		}
+	}
+	c.endpoints()
+	c.wantSync(c.jitter(syncSpread))
+	c.report.wanted = true
+	if !c.state.Whole() {
+		c.transact(&transaction{repair: true})
+	}
+}
+
+// repair takes the maps from what they were found to hold to what they should.
+func (c *Core) repair(found *plan.State) {
+	wanted := c.state
+	c.nameMissing(found, wanted)
+	var changes []plan.LayerChange
+	for _, kind := range kinds {
+		change := model.Diff(found.Tables(kind), wanted.Tables(kind))
+		changes = append(changes, plan.LayerChange{Kind: kind, Change: change, TakeOver: true})
+	}
+	c.state = found
+	c.transact(&transaction{repair: true}, changes...)
+}
+
+// nameMissing says what is missing in the maps, which reading them in slices can't name.
+func (c *Core) nameMissing(found, wanted *plan.State) {
+	var missing []string
+	for _, kind := range kinds {
+		put := model.Diff(found.Tables(kind), wanted.Tables(kind)).Put
+		for _, f := range put.Frontends {
+			missing = append(missing, "frontend "+f.FrontendKey.String())
+		}
+		for _, s := range put.Sets {
+			missing = append(missing, fmt.Sprintf("set %d of %s", s.ID, s.Service))
+		}
+		for _, b := range put.Backends {
+			missing = append(missing, fmt.Sprintf("backend %d (%s port %d)", b.ID, b.Addr, b.Port))
+		}
+		for _, m := range put.Members {
+			missing = append(missing, fmt.Sprintf("slot of backend %d in set %d", m.Backend, m.Set))
+		}
+		for _, e := range put.Endpoints {
+			missing = append(missing, "endpoint "+e.Addr.String())
+		}
+	}
+	if len(missing) > 0 && c.loading.cut == nil && c.loading.tries == 0 {
+		c.loading.drift = append(c.loading.drift, "missing or changed: "+few(missing))
+	}
+}
+
+// few joins what fits a sentence.
+func few(texts []string) string {
+	const most = 8
+	if n := len(texts); n > most {
+		return strings.Join(texts[:most], "; ") + fmt.Sprintf("; and %d more", n-most)
+	}
+	return strings.Join(texts, "; ")
+}
+
+// transact plans changes and gives out the writes. It says whether they were taken.
+func (c *Core) transact(t *transaction, changes ...plan.LayerChange) bool {
+	p, err := c.state.Apply(c.config.Capacities, changes...)
+	if err != nil {
+		c.refused(t, err)
+		return false
+	}
+	t.writes = p.Writes()
+	c.pending = t
+	c.do(Transact{Phases: p.Phases})
+	return true
+}
+
+// refused keeps what was there and says why. What doesn't fit may fit later; rows or a digest that can't be right are
+// asked for as a whole.
+func (c *Core) refused(t *transaction, err error) {
+	c.stats.Refused++
+	kind := "rows"
+	if refusal, ok := errors.AsType[*plan.Refusal](err); ok {
+		kind = refusal.Kind
+	}
+	if t.repair {
+		c.fault(Fault{Kind: kind, Text: "repairing the maps: " + err.Error()})
+		c.loading.why, c.loading.drift, c.loading.cut = "", nil, nil
+		c.compare()
+		return
+	}
+	l := &c.layers[t.kind]
+	text := fmt.Sprintf("layer %s, revision %d: %v", l, t.position.Revision, err)
+	if l.full = kind == "capacity"; !l.full {
+		c.stats.Mismatches++
+		l.known = false
+	}
+	c.ask(l)
+	c.fault(Fault{Kind: kind, Text: text, Layer: l.Layer, Revision: t.position.Revision})
+	c.event(true, kind, "%s", text)
+	c.report.wanted = true
+}
+
+func (c *Core) done(in Done) {
+	t := c.pending
+	c.pending = nil
+	c.sweep.disturbed = c.sweep.disturbed || t.writes > 0
+	if in.Err != nil {
+		if !t.repair {
+			c.accept(t) // what the maps should hold now, and will after the repair
+			c.loading.cut = t
+		}
+		c.distrust(in.Err.Error(), true)
+		return
+	}
+	c.clear("map")
+	c.loading.tries = 0
+	c.stats.Writes += uint64(t.writes)
+	if t.repair {
+		c.repaired(t, in.Switched)
+		return
+	}
+	c.accept(t)
+	c.do(Record{t.kind, t.position})
+	c.applied(t, in.Switched)
+}
+
+// accept moves the layer's position.
+func (c *Core) accept(t *transaction) {
+	l := &c.layers[t.kind]
+	l.position, l.known, l.full = t.position, true, false
+	l.heard = max(l.heard, t.position.Revision)
+	if l.heard <= t.position.Revision {
+		l.behind = time.Time{}
+	}
+	c.epoch = max(c.epoch, t.position.Epoch)
+	if t.kind == model.LayerNode {
+		c.endpoints()
+	}
+}
+
+// repaired says what was found and repaired, and that what a failed write cut short is in force now.
+func (c *Core) repaired(t *transaction, at time.Time) {
+	if t.writes > 0 {
+		c.stats.Repairs++
+	}
+	if len(c.loading.drift) > 0 {
+		c.stats.Drifts++
+		text := few(c.loading.drift)
+		c.fault(Fault{Kind: "drift", Text: text + "; found by reading the maps, and repaired"})
+		c.event(true, "drift", "%s; repaired", text)
+	} else if why := c.loading.why; why != "" {
+		c.event(false, "repaired", "the maps hold what they should again; what had happened: %s", why)
+	}
+	cut := c.loading.cut
+	c.loading.why, c.loading.drift, c.loading.cut = "", nil, nil
+	c.compare()
+	if cut != nil {
+		c.applied(cut, at)
+	}
+}
+
+// compare looks whether the maps have the rows of the positions. Layers that could not be brought there are asked for
+// as a whole.
+func (c *Core) compare() {
+	for _, kind := range kinds {
+		l := &c.layers[kind]
+		if l.known && l.position.Digest != c.state.Digest(kind) {
+			l.known = false
+			c.wantSync(0)
+		}
+		if l.known {
+			c.do(Record{kind, l.position})
+		}
+	}
+	c.endpoints()
+	c.report.wanted = true
+}
+
+func (c *Core) endpoints() {
+	rows := c.state.Tables(model.LayerNode).Endpoints
+	wanted := make([]model.Endpoint, 0, len(rows))
+	for _, e := range rows {
+		wanted = append(wanted, e)
+	}
+	c.do(Endpoints{Wanted: wanted})
+}

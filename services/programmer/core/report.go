@@ -1,0 +1,130 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package core
+
+import (
+	"fmt"
+	"time"
+)
+
+const (
+	// reportEvery bounds reports: the first of a while goes at once.
+	reportEvery = time.Second
+	// reportIdle is how often a node reports without news.
+	reportIdle = 10 * time.Second
+	// reportDeltas bounds what one report lists.
+	reportDeltas = 256
+	// driftShown is how long drift that was repaired is reported as a fault.
+	driftShown = time.Minute
+	// foreignEvery bounds events about messages that were set aside.
+	foreignEvery = 10 * time.Second
+)
+
+type reporting struct {
+	wanted bool
+	next   time.Time // not before
+	idle   time.Time // at the latest
+	deltas []AppliedDelta
+	faults map[string]Fault
+
+	foreign     uint64
+	foreignNext time.Time
+}
+
+func (c *Core) reportIfDue() {
+	r := &c.report
+	for key, f := range r.faults {
+		if f.Kind == "drift" && c.now.Sub(f.Since) > driftShown {
+			delete(r.faults, key)
+			r.wanted = true
+		}
+	}
+	if c.now.Before(r.next) || !r.wanted && c.now.Before(r.idle) {
+		return
+	}
+	r.wanted = false
+	r.next, r.idle = c.now.Add(reportEvery), c.now.Add(reportIdle)
+	c.do(Report{Positions: c.Positions(), Deltas: r.deltas, Faults: c.Faults(), Entries: c.state.Entries()})
+	r.deltas = nil
+}
+
+// applied notes that a delta is in force, for the next report.
+func (c *Core) applied(t *transaction, switched time.Time) {
+	c.stats.Applied++
+	l := &c.layers[t.kind]
+	for _, kind := range []string{"capacity", "rows", "digest"} {
+		c.clear(kind)
+		c.clear(kind + " " + l.String())
+	}
+	a := AppliedDelta{Layer: l.Layer, Epoch: t.position.Epoch, To: t.position.Revision, Applied: switched, Writes: t.writes}
+	if t.delta != nil {
+		a.Bytes, a.Causes = t.delta.Bytes, t.delta.Causes
+		a.Latency = latency(t.delta, switched)
+	}
+	if len(c.report.deltas) == reportDeltas {
+		c.report.deltas = c.report.deltas[1:]
+	}
+	c.report.deltas = append(c.report.deltas, a)
+	c.report.wanted = true
+}
+
+// latency is from the oldest trigger to now; 0 if no cause has one.
+func latency(d *Delta, now time.Time) time.Duration {
+	var oldest time.Time
+	for _, cause := range d.Causes {
+		if t := cause.Trigger; !t.IsZero() && (oldest.IsZero() || t.Before(oldest)) {
+			oldest = t
+		}
+	}
+	if oldest.IsZero() {
+		return 0
+	}
+	return max(now.Sub(oldest), 0)
+}
+
+func (c *Core) fault(f Fault) {
+	key := f.Kind
+	if f.Layer.Kind != 0 {
+		key += " " + f.Layer.String()
+	}
+	f.Since = c.now
+	if old, standing := c.report.faults[key]; standing && f.Kind != "drift" {
+		f.Since = old.Since
+	}
+	c.report.faults[key] = f
+	c.report.wanted = true
+}
+
+func (c *Core) clear(key string) {
+	if _, standing := c.report.faults[key]; standing {
+		delete(c.report.faults, key)
+		c.report.wanted = true
+	}
+}
+
+func (c *Core) event(warning bool, kind, format string, args ...any) {
+	c.do(Event{Warning: warning, Kind: kind, Text: fmt.Sprintf(format, args...)})
+}
+
+// foreign counts messages that were set aside and tells about the first in a while.
+func (c *Core) foreign(in Foreign) {
+	c.stats.Foreign++
+	c.report.foreign++
+	if c.now.Before(c.report.foreignNext) {
+		return
+	}
+	c.event(true, "foreign_message", "a message on %s was set aside: %v (%d since the last time this was said)",
+		in.Subject, in.Err, c.report.foreign)
+	c.report.foreign, c.report.foreignNext = 0, c.now.Add(foreignEvery)
+}
+
+func (c *Core) hooks(in Hooks) {
+	old, standing := c.report.faults["hook"]
+	switch {
+	case in.Problem == "":
+		c.clear("hook")
+	case !standing || old.Text != in.Problem:
+		c.fault(Fault{Kind: "hook", Text: in.Problem})
+		c.event(true, "hook", "%s", in.Problem)
+	}
+}
