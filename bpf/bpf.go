@@ -32,6 +32,8 @@ type Options struct {
 	Flows uint32
 	// RefusalsPerSecond bounds the RST and ICMP answers per processor; DefaultRefusals if 0.
 	RefusalsPerSecond uint32
+	// forTests are switches that only tests of this package set.
+	forTests map[string]any
 	// Log is told what deserves a look. Nil discards it.
 	Log *slog.Logger
 }

@@ -29,6 +29,11 @@ func setSwitches(sockets, pods *ebpf.CollectionSpec, options Options, log *slog.
 	if err := pods.Variables["refusals_per_second"].Set(refusals); err != nil {
 		return fmt.Errorf("set refusals_per_second: %w", err)
 	}
+	for name, value := range options.forTests {
+		if err := pods.Variables[name].Set(value); err != nil {
+			return fmt.Errorf("set %s: %w", name, err)
+		}
+	}
 	return nil
 }
 

@@ -30,6 +30,9 @@ const (
 	podsMapSocketsV1         = "sockets_v1"
 	podsProgFromPod          = "from_pod"
 	podsProgToPod            = "to_pod"
+	podsVarCountOperations   = "count_operations"
+	podsVarInlineChecksums   = "inline_checksums"
+	podsVarOperations        = "operations"
 	podsVarRefusalsPerSecond = "refusals_per_second"
 )
 
@@ -101,6 +104,9 @@ type podsMapSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type podsVariableSpecs struct {
+	CountOperations   *ebpf.VariableSpec `ebpf:"count_operations"`
+	InlineChecksums   *ebpf.VariableSpec `ebpf:"inline_checksums"`
+	Operations        *ebpf.VariableSpec `ebpf:"operations"`
 	RefusalsPerSecond *ebpf.VariableSpec `ebpf:"refusals_per_second"`
 }
 
@@ -159,6 +165,9 @@ func (m *podsMaps) Close() error {
 //
 // It can be passed to loadPodsObjects or ebpf.CollectionSpec.LoadAndAssign.
 type podsVariables struct {
+	CountOperations   *ebpf.Variable `ebpf:"count_operations"`
+	InlineChecksums   *ebpf.Variable `ebpf:"inline_checksums"`
+	Operations        *ebpf.Variable `ebpf:"operations"`
 	RefusalsPerSecond *ebpf.Variable `ebpf:"refusals_per_second"`
 }
 

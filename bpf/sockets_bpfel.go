@@ -16,26 +16,28 @@ import (
 //
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
-	socketsMapBackendsV1    = "backends_v1"
-	socketsMapCountersV1    = "counters_v1"
-	socketsMapDatagramsV1   = "datagrams_v1"
-	socketsMapDropsV1       = "drops_v1"
-	socketsMapEndpointsV1   = "endpoints_v1"
-	socketsMapFlowsV1       = "flows_v1"
-	socketsMapFrontendsV1   = "frontends_v1"
-	socketsMapPositionsV1   = "positions_v1"
-	socketsMapSetsV1        = "sets_v1"
-	socketsMapSlotsV1       = "slots_v1"
-	socketsMapSocketsV1     = "sockets_v1"
-	socketsProgConnect4     = "connect4"
-	socketsProgConnect6     = "connect6"
-	socketsProgGetpeername4 = "getpeername4"
-	socketsProgGetpeername6 = "getpeername6"
-	socketsProgRecvmsg4     = "recvmsg4"
-	socketsProgRecvmsg6     = "recvmsg6"
-	socketsProgSendmsg4     = "sendmsg4"
-	socketsProgSendmsg6     = "sendmsg6"
-	socketsVarCanSetError   = "can_set_error"
+	socketsMapBackendsV1      = "backends_v1"
+	socketsMapCountersV1      = "counters_v1"
+	socketsMapDatagramsV1     = "datagrams_v1"
+	socketsMapDropsV1         = "drops_v1"
+	socketsMapEndpointsV1     = "endpoints_v1"
+	socketsMapFlowsV1         = "flows_v1"
+	socketsMapFrontendsV1     = "frontends_v1"
+	socketsMapPositionsV1     = "positions_v1"
+	socketsMapSetsV1          = "sets_v1"
+	socketsMapSlotsV1         = "slots_v1"
+	socketsMapSocketsV1       = "sockets_v1"
+	socketsProgConnect4       = "connect4"
+	socketsProgConnect6       = "connect6"
+	socketsProgGetpeername4   = "getpeername4"
+	socketsProgGetpeername6   = "getpeername6"
+	socketsProgRecvmsg4       = "recvmsg4"
+	socketsProgRecvmsg6       = "recvmsg6"
+	socketsProgSendmsg4       = "sendmsg4"
+	socketsProgSendmsg6       = "sendmsg6"
+	socketsVarCanSetError     = "can_set_error"
+	socketsVarCountOperations = "count_operations"
+	socketsVarOperations      = "operations"
 )
 
 // loadSockets returns the embedded CollectionSpec for sockets.
@@ -111,7 +113,9 @@ type socketsMapSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type socketsVariableSpecs struct {
-	CanSetError *ebpf.VariableSpec `ebpf:"can_set_error"`
+	CanSetError     *ebpf.VariableSpec `ebpf:"can_set_error"`
+	CountOperations *ebpf.VariableSpec `ebpf:"count_operations"`
+	Operations      *ebpf.VariableSpec `ebpf:"operations"`
 }
 
 // socketsObjects contains all objects after they have been loaded into the kernel.
@@ -167,7 +171,9 @@ func (m *socketsMaps) Close() error {
 //
 // It can be passed to loadSocketsObjects or ebpf.CollectionSpec.LoadAndAssign.
 type socketsVariables struct {
-	CanSetError *ebpf.Variable `ebpf:"can_set_error"`
+	CanSetError     *ebpf.Variable `ebpf:"can_set_error"`
+	CountOperations *ebpf.Variable `ebpf:"count_operations"`
+	Operations      *ebpf.Variable `ebpf:"operations"`
 }
 
 // socketsPrograms contains all programs after they have been loaded into the kernel.

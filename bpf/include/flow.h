@@ -89,9 +89,9 @@ static __noinline int flow_insert_reverse(const struct tuple *forward, struct fl
 		long error;
 
 		key = flow_reverse_key(forward, &flow->addr, flow->port, flow->client_port);
-		error = update(&flows_v1, &key, &reverse, BPF_NOEXIST);
+		error = write_to(&flows_v1, &key, &reverse, BPF_NOEXIST);
 		if (error == -EEXIST && !flow_reverse_taken(&key, &reverse))
-			error = update(&flows_v1, &key, &reverse, BPF_ANY);
+			error = write_to(&flows_v1, &key, &reverse, BPF_ANY);
 		if (!error) {
 			/* A fresh entry is the first to be evicted until something has read it. */
 			look_up(&flows_v1, &key);
@@ -118,7 +118,7 @@ static __always_inline void flow_delete_reverse(const struct tuple *forward,
 	if (reverse && reverse->port == forward->destination_port &&
 	    reverse->client_port == forward->source_port &&
 	    address_equal(&reverse->addr, &forward->destination))
-		delete (&flows_v1, &key);
+		delete_from(&flows_v1, &key);
 }
 
 /*
@@ -144,7 +144,7 @@ static __always_inline int flow_begin(const struct packet *p, const struct pick 
 	reason = flow_insert_reverse(&p->tuple, flow);
 	if (reason)
 		return reason;
-	error = update(&flows_v1, &p->tuple, flow, old ? BPF_ANY : BPF_NOEXIST);
+	error = write_to(&flows_v1, &p->tuple, flow, old ? BPF_ANY : BPF_NOEXIST);
 	first = look_up(&flows_v1, &p->tuple); /* and so it is read, see above */
 	if (error == -EEXIST && first) {
 		if (first->port != flow->port || !address_equal(&first->addr, &flow->addr))

@@ -1,0 +1,128 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/* The way of a packet through the host's side of a pod's interface, step by step. */
+#pragma once
+
+#include <linux/bpf.h>
+#include <linux/pkt_cls.h>
+#include <bpf/bpf_helpers.h>
+
+#include "drop.h"
+#include "flow.h"
+#include "maps.h"
+#include "operate.h"
+#include "packet.h"
+#include "refuse.h"
+#include "rewrite.h"
+#include "service.h"
+
+/* On to the next program, or to the stack: TCX_NEXT is the same number. */
+#define PASS TC_ACT_UNSPEC
+
+static __always_inline int drop(const struct packet *p, __u32 set, __u8 reason)
+{
+	drop_report(&p->tuple, set, reason, VIA_PACKET);
+	return TC_ACT_SHOT;
+}
+
+static __always_inline int translated(const struct packet *p, int reason)
+{
+	return reason ? drop(p, 0, reason) : PASS;
+}
+
+static __always_inline struct frontend *dialled(const struct packet *p)
+{
+	return find_frontend(&p->tuple.destination, p->tuple.destination_port, p->tuple.protocol);
+}
+
+/*
+ * Says if a known flow goes on with its backend. A SYN that differs from the one that began it is a
+ * new connection from a port used again; the same SYN once more must reach the same backend.
+ * Datagrams leave a backend that is gone, or another Service's by now; a TCP connection to one
+ * could only break.
+ */
+static __always_inline bool flow_goes_on(const struct packet *p, const struct flow *flow)
+{
+	if (p->tuple.protocol == IPPROTO_TCP && !p->syn)
+		return true;
+	if (p->syn && p->sequence != flow->sequence)
+		return false;
+	return backend_serves(flow->backend, dialled(p));
+}
+
+/* A pod that dials directly from a port that a flow's replies come to: the flow is over. */
+static __always_inline void end_flow_of_reused_port(const struct packet *p)
+{
+	struct tuple key = {
+		.source = p->tuple.destination,
+		.destination = p->tuple.source,
+		.source_port = p->tuple.destination_port,
+		.destination_port = p->tuple.source_port,
+		.protocol = p->tuple.protocol,
+		.reverse = 1,
+	};
+
+	if (look_up(&flows_v1, &key))
+		delete_from(&flows_v1, &key);
+}
+
+static __always_inline int begin(struct __sk_buff *skb, const struct packet *p,
+				 const struct flow *old, __u32 set)
+{
+	struct pick pick = {};
+	struct flow flow;
+	int reason;
+
+	if (p->reason)
+		return drop(p, set, p->reason);
+	if (lengths_contradict(skb, p))
+		return drop(p, set, REASON_MALFORMED);
+	reason = pick_backend(set, &pick);
+	if (reason == REASON_NO_BACKEND) {
+		drop_report(&p->tuple, set, reason, VIA_PACKET);
+		return refuse_packet(skb, p);
+	}
+	if (!reason && old)
+		flow_delete_reverse(&p->tuple, old);
+	if (!reason)
+		reason = flow_begin(p, &pick, old, &flow);
+	if (reason)
+		return drop(p, set, reason);
+	return translated(p, flow_apply_forward(skb, p, &flow));
+}
+
+static __always_inline int pod_sends(struct __sk_buff *skb)
+{
+	struct frontend *frontend;
+	struct packet p = {};
+	struct flow *flow;
+
+	if (!read_packet(skb, &p))
+		return PASS;
+	flow = look_up(&flows_v1, &p.tuple);
+	if (flow && !p.reason && flow_goes_on(&p, flow)) {
+		flow_note_end(&p, flow);
+		return translated(&p, flow_apply_forward(skb, &p, flow));
+	}
+	frontend = dialled(&p);
+	if (!frontend) {
+		if (p.syn)
+			end_flow_of_reused_port(&p);
+		return PASS;
+	}
+	return begin(skb, &p, flow, frontend->set);
+}
+
+static __always_inline int pod_gets(struct __sk_buff *skb)
+{
+	struct packet p = {};
+	struct flow *flow;
+
+	if (!read_packet(skb, &p) || p.reason)
+		return PASS;
+	p.tuple.reverse = 1;
+	flow = look_up(&flows_v1, &p.tuple);
+	if (!flow)
+		return PASS;
+	flow_note_end(&p, flow);
+	return translated(&p, flow_apply_reverse(skb, &p, flow));
+}

@@ -1,0 +1,143 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package bpf
+
+import (
+	"bytes"
+	"net"
+	"net/netip"
+	"testing"
+
+	"github.com/gopacket/gopacket"
+	"github.com/gopacket/gopacket/layers"
+
+	"github.com/deltaplane/deltaplane/internal/model"
+	"github.com/deltaplane/deltaplane/internal/testkit"
+)
+
+// frame returns a packet with right checksums; flags are of TCP, such as "SA".
+func frame(t testing.TB, protocol model.Protocol, from, to, flags string, payload int) []byte {
+	t.Helper()
+	source, destination := netip.MustParseAddrPort(from), netip.MustParseAddrPort(to)
+	eth := &layers.Ethernet{
+		SrcMAC: net.HardwareAddr{2, 0, 0, 0, 0, 1}, DstMAC: net.HardwareAddr{2, 0, 0, 0, 0, 2}, EthernetType: layers.EthernetTypeIPv4,
+	}
+	var network interface {
+		gopacket.NetworkLayer
+		gopacket.SerializableLayer
+	} = &layers.IPv4{Version: 4, TTL: 64, Protocol: layers.IPProtocol(protocol), SrcIP: source.Addr().AsSlice(), DstIP: destination.Addr().AsSlice()}
+	if source.Addr().Is6() {
+		eth.EthernetType = layers.EthernetTypeIPv6
+		network = &layers.IPv6{Version: 6, HopLimit: 64, NextHeader: layers.IPProtocol(protocol), SrcIP: source.Addr().AsSlice(), DstIP: destination.Addr().AsSlice()}
+	}
+	var transport interface {
+		gopacket.SerializableLayer
+		SetNetworkLayerForChecksum(gopacket.NetworkLayer) error
+	} = &layers.UDP{SrcPort: layers.UDPPort(source.Port()), DstPort: layers.UDPPort(destination.Port())}
+	if protocol == model.TCP {
+		has := func(flag byte) bool { return bytes.IndexByte([]byte(flags), flag) >= 0 }
+		transport = &layers.TCP{
+			SrcPort: layers.TCPPort(source.Port()), DstPort: layers.TCPPort(destination.Port()),
+			SYN: has('S'), ACK: has('A'), FIN: has('F'), RST: has('R'), Seq: 1, Window: 1000,
+		}
+	}
+	if err := transport.SetNetworkLayerForChecksum(network); err != nil {
+		t.Fatal(err)
+	}
+	b := gopacket.NewSerializeBuffer()
+	options := gopacket.SerializeOptions{FixLengths: true, ComputeChecksums: true}
+	if err := gopacket.SerializeLayers(b, options, eth, network, transport, gopacket.Payload(make([]byte, payload))); err != nil {
+		t.Fatal(err)
+	}
+	return b.Bytes()
+}
+
+func ends(addrs ...string) (list []netip.AddrPort) {
+	for _, a := range addrs {
+		list = append(list, netip.MustParseAddrPort(a))
+	}
+	return list
+}
+
+// putServices writes a Service with one backend, and one without, for TCP and UDP in both families.
+func putServices(t testing.TB, d *Dataplane) {
+	t.Helper()
+	id := uint32(0)
+	for _, p := range []model.Protocol{model.TCP, model.UDP} {
+		for _, s := range [][]netip.AddrPort{ends("10.96.0.1:80", "10.1.0.1:8080"), ends("[fd00:96::1]:80", "[fd00:1::1]:8080")} {
+			id++
+			testkit.Put(t, d, testkit.Service{Set: id, Protocol: p, Frontends: s[:1], Backends: map[uint32]netip.AddrPort{id: s[1]}})
+		}
+		id++
+		testkit.Put(t, d, testkit.Service{Set: id, Protocol: p, Frontends: ends("10.96.0.9:80", "[fd00:96::9]:80")})
+	}
+}
+
+// TestMapOperationsPerPacket holds what include/pod.h promises about the cost of a packet.
+func TestMapOperationsPerPacket(t *testing.T) {
+	testkit.NeedKernel(t)
+	d, err := Load(Options{Capacities: small, Flows: 1024, forTests: map[string]any{"count_operations": true}})
+	check(t, err)
+	t.Cleanup(d.Close)
+	putServices(t, d)
+	const client, service, backend, empty = "10.1.0.9:4000", "10.96.0.1:80", "10.1.0.1:8080", "10.96.0.9:80"
+	type counted struct{ Lookups, Writes uint64 }
+	for _, c := range []struct {
+		name  string
+		run   func([]byte, int) (Verdict, []byte, error)
+		frame []byte
+		want  counted
+	}{
+		{"no Service", d.RunFromPod, frame(t, model.TCP, client, backend, "A", 0), counted{2, 0}},
+		{"no Service, a SYN", d.RunFromPod, frame(t, model.TCP, client, backend, "S", 0), counted{3, 0}},
+		{"to a pod, no reply", d.RunToPod, frame(t, model.TCP, client, backend, "A", 0), counted{1, 0}},
+		{"a new connection", d.RunFromPod, frame(t, model.TCP, client, service, "S", 0), counted{7, 2}},
+		{"a known connection", d.RunFromPod, frame(t, model.TCP, client, service, "A", 9), counted{1, 0}},
+		{"its end", d.RunFromPod, frame(t, model.TCP, client, service, "FA", 0), counted{1, 0}},
+		{"a reply", d.RunToPod, frame(t, model.TCP, backend, client, "A", 9), counted{1, 0}},
+		{"new datagrams", d.RunFromPod, frame(t, model.UDP, client, service, "", 9), counted{7, 2}},
+		{"known datagrams", d.RunFromPod, frame(t, model.UDP, client, service, "", 9), counted{3, 0}},
+		{"refused", d.RunFromPod, frame(t, model.TCP, client, empty, "S", 0), counted{5, 0}},
+	} {
+		var before, after counted
+		operations := d.pods.Variables["operations"]
+		check(t, operations.Get(&before))
+		_, _, err := c.run(c.frame, 0)
+		check(t, err)
+		check(t, operations.Get(&after))
+		if got := (counted{after.Lookups - before.Lookups, after.Writes - before.Writes}); got != c.want {
+			t.Errorf("%s: %+v, want %+v", c.name, got, c.want)
+		}
+	}
+}
+
+// TestChecksumsByHelpersAreTheSame compares the way of kernels before 6.2 with that of newer ones.
+func TestChecksumsByHelpersAreTheSame(t *testing.T) {
+	testkit.NeedKernel(t)
+	inline := load(t, "")
+	helpers, err := Load(Options{Capacities: small, Flows: 1024, forTests: map[string]any{"inline_checksums": false}})
+	check(t, err)
+	t.Cleanup(helpers.Close)
+	putServices(t, inline)
+	putServices(t, helpers)
+	for _, p := range []model.Protocol{model.TCP, model.UDP} {
+		for _, family := range [][2]string{{"10.1.0.9:4000", "10.96.0."}, {"[fd00:1::9]:4000", "[fd00:96::"}} {
+			for _, last := range []string{"1", "9"} {
+				to := family[1] + last + "]:80"
+				if family[1][0] != '[' {
+					to = family[1] + last + ":80"
+				}
+				for size := range 64 {
+					b := frame(t, p, family[0], to, "S", size)
+					v1, out1, err := inline.RunFromPod(b, 0)
+					check(t, err)
+					v2, out2, err := helpers.RunFromPod(b, 0)
+					check(t, err)
+					if v1 != v2 || !bytes.Equal(out1, out2) {
+						t.Fatalf("%v %s → %s of %d bytes: %v by helpers, %v inline\n%x\n%x", p, family[0], to, size, v2, v1, out2, out1)
+					}
+				}
+			}
+		}
+	}
+}
