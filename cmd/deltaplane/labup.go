@@ -3,16 +3,11 @@
 package main
 
 import (
-	"bytes"
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"log/slog"
-	"os"
-	"os/exec"
 	"strings"
-	"syscall"
 
 	"github.com/spf13/cobra"
 
@@ -23,12 +18,12 @@ import (
 
 // labUp is what `lab up` is told.
 type labUp struct {
-	files   manifestFlags
-	nodes   int
-	source  string
-	bus     string
-	detach  bool
-	readyFD int
+	files  manifestFlags
+	nodes  int
+	source string
+	bus    string
+	detach bool
+	parent parent
 }
 
 func newLabUpCommand(name *string) *cobra.Command {
@@ -48,7 +43,7 @@ Ctrl-C takes the lab down; with --detach it returns once every node is converged
 			if err := bpf.Probe(); err != nil {
 				return fmt.Errorf("run a lab: %w", err)
 			}
-			if up.detach {
+			if up.detach && !up.parent.detached {
 				return detach(cmd, *name)
 			}
 			return up.run(cmd, args, *name)
@@ -60,8 +55,7 @@ Ctrl-C takes the lab down; with --detach it returns once every node is converged
 	flags.StringVar(&up.source, "source", "file", "where the watcher gets objects from: file, or kubeconfig=PATH for a real API server that the lab writes to")
 	flags.StringVar(&up.bus, "bus", "embedded", "embedded, or the URL of a NATS server with JetStream")
 	flags.BoolVar(&up.detach, "detach", false, "return when every node is converged and leave the lab running")
-	flags.IntVar(&up.readyFD, "ready-fd", 0, "descriptor to tell a parent on")
-	must(flags.MarkHidden("ready-fd"))
+	up.parent.addFlags(cmd)
 	return cmd
 }
 
@@ -81,16 +75,9 @@ func (u *labUp) options(name string, log *slog.Logger) (lab.Options, error) {
 	return options, nil
 }
 
-func (u *labUp) run(cmd *cobra.Command, args []string, name string) error {
-	ready := u.ready()
-	err := u.serve(cmd, args, name, ready)
-	if err != nil && !errors.Is(err, context.Canceled) {
-		ready(err.Error())
-	}
-	return err
-}
-
-func (u *labUp) serve(cmd *cobra.Command, args []string, name string, ready func(string)) error {
+func (u *labUp) run(cmd *cobra.Command, args []string, name string) (err error) {
+	out := u.parent.out(cmd)
+	defer func() { u.parent.release(err) }()
 	ctx := cmd.Context()
 	objects, _, err := u.files.load(cmd, args)
 	if err != nil {
@@ -113,8 +100,8 @@ func (u *labUp) serve(cmd *cobra.Command, args []string, name string, ready func
 	if err := converge(ctx, l); err != nil {
 		return err
 	}
-	tell(cmd.OutOrStdout(), name, l)
-	ready("")
+	tell(out, name, l)
+	u.parent.release(nil)
 	select {
 	case <-ctx.Done():
 		return nil
@@ -146,66 +133,4 @@ func tell(w io.Writer, name string, l *lab.Lab) {
 		}
 	}
 	fmt.Fprintf(w, "bus %s, logs in %s\n", l.BusURL(), l.Logs())
-}
-
-// ready tells the parent that waits, if there is one: nothing for success, else the error.
-func (u *labUp) ready() func(string) {
-	if u.readyFD == 0 {
-		return func(string) {}
-	}
-	parent := os.NewFile(uintptr(u.readyFD), "parent")
-	return func(text string) {
-		// A parent that has gone needs no answer.
-		_, _ = io.WriteString(parent, text)
-		_ = parent.Close()
-	}
-}
-
-// detach runs the same command in a session of its own and waits until it is ready.
-func detach(cmd *cobra.Command, name string) error {
-	log, err := lab.LogFile(name)
-	if err != nil {
-		return err
-	}
-	defer log.Close()
-	told, tells, err := os.Pipe()
-	if err != nil {
-		return fmt.Errorf("start the lab: %w", err)
-	}
-	defer told.Close()
-	child := exec.Command("/proc/self/exe", append(os.Args[1:], "--detach=false", "--ready-fd=3")...)
-	child.Stdin, child.Stdout, child.Stderr = cmd.InOrStdin(), log, log
-	child.ExtraFiles = []*os.File{tells}
-	child.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
-	if err := child.Start(); err != nil {
-		return fmt.Errorf("start the lab: %w", err)
-	}
-	tells.Close()
-	stop := context.AfterFunc(cmd.Context(), func() { _ = child.Process.Signal(syscall.SIGTERM) })
-	text, err := io.ReadAll(told)
-	if !stop() {
-		return errors.Join(cmd.Context().Err(), child.Wait())
-	}
-	if err != nil {
-		return fmt.Errorf("start the lab: %w", err)
-	}
-	said, err := os.ReadFile(log.Name())
-	if err != nil {
-		return fmt.Errorf("start the lab: %w", err)
-	}
-	if len(text) > 0 {
-		return errors.Join(errors.New(string(text)), ignoreExit(child.Wait()))
-	}
-	if _, err := lab.ReadState(name); err != nil {
-		return fmt.Errorf("start the lab: it ended at once: %s", bytes.TrimSpace(said))
-	}
-	_, err = cmd.OutOrStdout().Write(said)
-	return err
-}
-
-func ignoreExit(err error) error {
-	if _, ok := errors.AsType[*exec.ExitError](err); ok {
-		return nil
-	}
-	return err
 }

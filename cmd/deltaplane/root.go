@@ -35,7 +35,7 @@ Exit codes: 0 ok, 1 error, 2 changes, 3 not healthy.`,
 	)
 	addCommands(root, "look", newStatusCommand(), newDumpCommand(), newExplainCommand(), newVersionCommand())
 	addCommands(root, "act", newApproveCommand())
-	addCommands(root, "try", newLabCommand())
+	addCommands(root, "try", newDemoCommand(), newLabCommand())
 	return root
 }
 
