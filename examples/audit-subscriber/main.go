@@ -1,0 +1,120 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Audit-subscriber follows what deltaplane does, from the bus alone: each change and what caused it, the deltas that
+// went to the nodes, when each node had them in its kernel, and what people should know. It is an example of a program
+// from outside: it uses nats.go, protobuf and deltaplane's schemas, nothing else, and it only reads.
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"strconv"
+	"syscall"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/deltaplane/deltaplane/schemas"
+)
+
+const usage = `audit-subscriber follows what deltaplane does: each change, its cause, its deltas, and when each node had applied it.
+
+  audit-subscriber                                   from now on
+  audit-subscriber --since 1h                        the last hour, then from now on
+  audit-subscriber --since 812344 --output json      from a revision on, an object a line
+
+Flags:
+`
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	if err := run(ctx, os.Args[1:], os.Stdout, os.Stderr); err != nil {
+		fmt.Fprintf(os.Stderr, "audit-subscriber: %v\n", err)
+		os.Exit(1)
+	}
+}
+
+func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
+	flags := flag.NewFlagSet("audit-subscriber", flag.ContinueOnError)
+	flags.SetOutput(stderr)
+	flags.Usage = func() { fmt.Fprint(stderr, usage); flags.PrintDefaults() }
+	bus := flags.String("bus", env("DELTAPLANE_BUS", nats.DefaultURL), "`URL` of the NATS servers; also DELTAPLANE_BUS")
+	since := flags.String("since", "0s", "begin so long ago (`10m`), at a revision (812344), or with all that is kept (all)")
+	output := flags.String("output", "text", "`text` or json")
+	if err := flags.Parse(args); err != nil {
+		if errors.Is(err, flag.ErrHelp) {
+			return nil
+		}
+		return err
+	}
+	if flags.NArg() > 0 {
+		return fmt.Errorf("%q is no flag; see --help", flags.Arg(0))
+	}
+	begin, err := parseSince(*since, time.Now())
+	if err != nil {
+		return err
+	}
+	printer, err := newPrinter(*output, stdout, begin.revision)
+	if err != nil {
+		return err
+	}
+	return follow(ctx, *bus, begin, printer, stderr)
+}
+
+// follow connects and prints until ctx ends.
+func follow(ctx context.Context, bus string, begin begin, p *printer, stderr io.Writer) error {
+	conn, err := nats.Connect(bus, nats.Name("audit-subscriber"), nats.MaxReconnects(-1), nats.RetryOnFailedConnect(true),
+		nats.CustomInboxPrefix(schemas.InboxPrefix("audit-subscriber")),
+		nats.DisconnectErrHandler(func(_ *nats.Conn, err error) { fmt.Fprintf(stderr, "lost the bus, reconnecting: %v\n", err) }),
+		nats.ReconnectHandler(func(c *nats.Conn) { fmt.Fprintf(stderr, "reconnected to %s\n", c.ConnectedUrlRedacted()) }),
+	)
+	if err != nil {
+		return fmt.Errorf("connect to the bus at %s: %w", bus, err)
+	}
+	defer conn.Close()
+	if !conn.IsConnected() {
+		fmt.Fprintf(stderr, "the bus at %s is away; trying again until it is there\n", bus)
+	}
+	js, err := jetstream.New(conn)
+	if err != nil {
+		return err
+	}
+	var sources []<-chan record
+	for _, s := range []schemas.Stream{schemas.Deltas, schemas.AppliedReports, schemas.EventLog} {
+		sources = append(sources, read(ctx, js, s.Name, begin, stderr))
+	}
+	return merge(ctx, sources, p.print)
+}
+
+// begin is where to begin: a time, or a revision in what is kept. Zero is all.
+type begin struct {
+	time     time.Time
+	revision uint64
+}
+
+func parseSince(text string, now time.Time) (begin, error) {
+	if text == "all" {
+		return begin{}, nil
+	}
+	if revision, err := strconv.ParseUint(text, 10, 64); err == nil {
+		return begin{revision: revision}, nil
+	}
+	if ago, err := time.ParseDuration(text); err == nil && ago >= 0 {
+		return begin{time: now.Add(-ago)}, nil
+	}
+	return begin{}, fmt.Errorf("--since %q: want a duration such as 10m, a revision such as 812344, or all", text)
+}
+
+func env(name, fallback string) string {
+	if value := os.Getenv(name); value != "" {
+		return value
+	}
+	return fallback
+}
