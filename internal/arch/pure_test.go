@@ -18,6 +18,11 @@ var pure = []string{
 	"services/watcher/convert", "services/watcher/core",
 }
 
+// Packages that aren't pure but that some pure ones may import, for their types alone.
+var typesOnly = map[string]string{
+	"services/programmer/maps": "services/programmer/plan", // maps.Write is what a plan is made of
+}
+
 // What would let the world in.
 var impure = []string{
 	"crypto/rand", "log", "log/slog", "math/rand", "net", "net/http", "os", "os/exec", "os/signal", "path/filepath",
@@ -39,7 +44,7 @@ func TestPurePackagesImportNothingImpure(t *testing.T) {
 			if slices.ContainsFunc(impure, func(i string) bool { return imported == i || (strings.Contains(i, ".") && within(imported, i)) }) {
 				t.Errorf("%s is pure, but imports %s", p.path, imported)
 			}
-			if own, ok := strings.CutPrefix(imported, module+"/"); ok && !slices.Contains(pure, own) {
+			if own, ok := strings.CutPrefix(imported, module+"/"); ok && !slices.Contains(pure, own) && typesOnly[own] != p.path {
 				t.Errorf("%s is pure, but imports %s, which isn't", p.path, own)
 			}
 			if foreign(imported) && !slices.ContainsFunc(pureModules, func(m string) bool { return within(imported, m) }) {
