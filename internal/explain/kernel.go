@@ -22,7 +22,6 @@ import (
 type Kernel struct {
 	loaded *kernelnode.Node
 	node   string
-	ports  uint16 // each question gets a source port of its own, so that none meets another's flow
 }
 
 // NewKernel loads the programs for questions about w. The caller closes it.
@@ -59,7 +58,10 @@ func (k *Kernel) decide(w *World, c connection) (outcome, error) {
 		d.KeepPorts()
 	}
 	for range sctpAttempts {
-		verdict, out, err := k.loaded.FromPod(k.firstPacket(c))
+		if err := k.loaded.ForgetFlows(); err != nil {
+			return outcome{}, err
+		}
+		verdict, out, err := k.loaded.FromPod(refmodel.FirstPacket(c.protocol, c.source, c.dialled))
 		if err != nil {
 			return outcome{}, err
 		}
@@ -182,11 +184,4 @@ func (k *Kernel) read(m abi.Map, key []byte, into any) (bool, error) {
 		return false, err
 	}
 	return true, abi.Decode(value, into)
-}
-
-// firstPacket makes what opens the connection, from a port of its own.
-func (k *Kernel) firstPacket(c connection) []byte {
-	k.ports++
-	source := netip.AddrPortFrom(c.source.Addr(), 1024+k.ports%60000)
-	return refmodel.FirstPacket(c.protocol, source, c.dialled)
 }

@@ -70,12 +70,7 @@ func (n *Node) Set(kind model.LayerKind, rows *model.Tables) error {
 	if err != nil {
 		return fmt.Errorf("plan the maps: %w", err)
 	}
-	for _, phase := range p.Phases {
-		if phase.Grace {
-			if err := n.maps.Grace(); err != nil {
-				return err
-			}
-		}
+	for _, phase := range p.Phases { // without graces: nothing is attached, so no program runs meanwhile
 		for _, batch := range phase.Batches {
 			if err := n.maps.Write(batch); err != nil {
 				return fmt.Errorf("write the maps, phase %s: %w", phase.Name, err)
@@ -92,6 +87,19 @@ func (n *Node) FromPod(frame []byte) (bpf.Verdict, []byte, error) {
 
 // ToPod gives a frame to the program of what pods get, and returns its verdict and what came out.
 func (n *Node) ToPod(frame []byte) (bpf.Verdict, []byte, error) { return n.plane.RunToPod(frame, 0) }
+
+// Reset takes the node back to how New made it.
+func (n *Node) Reset() error {
+	for _, kind := range []model.LayerKind{model.LayerCluster, model.LayerNode} {
+		if err := n.Set(kind, &model.Tables{}); err != nil {
+			return err
+		}
+	}
+	return n.plane.ForgetFlows()
+}
+
+// ForgetFlows lets each next packet be the first of its flow.
+func (n *Node) ForgetFlows() error { return n.plane.ForgetFlows() }
 
 // Lookup reads one entry of a map.
 func (n *Node) Lookup(m abi.Map, key []byte) (value []byte, found bool, err error) {

@@ -19,7 +19,7 @@ import (
 
 var (
 	seedFlag  = flag.Uint64("differential.seed", 0, "seed of the differential test; 0 takes the time")
-	runsFlag  = flag.Int("differential.runs", 40, "how many worlds the differential test makes")
+	runsFlag  = flag.Int("differential.runs", 300, "how many worlds the differential test makes")
 	stepsFlag = flag.Int("differential.steps", 400, "how many packets and changes each world sees")
 )
 
@@ -33,12 +33,13 @@ func TestProgramsAgreeWithTheModel(t *testing.T) {
 	}
 	t.Logf("seed %d: repeat with -differential.seed=%d", seed, seed)
 	var total tally
+	kernel := newKernelNode(t)
 	for i := range *runsFlag {
 		rng := rand.New(rand.NewPCG(seed, uint64(i)))
 		steps := *stepsFlag
 		choose := func(n int) int { return rng.IntN(n) }
 		more := func() bool { steps--; return steps >= 0 }
-		if !differential(t, choose, more, &total) {
+		if !differential(t, kernel, choose, more, &total) {
 			t.Fatalf("world %d of seed %d", i, seed)
 		}
 	}
@@ -52,6 +53,7 @@ func TestProgramsAgreeWithTheModel(t *testing.T) {
 func FuzzProgramsAgreeWithTheModel(f *testing.F) {
 	testkit.NeedKernel(f)
 	f.Add([]byte("any bytes make a world and the packets in it, one choice a byte, until they are used up"))
+	kernel := newKernelNode(f)
 	f.Fuzz(func(t *testing.T, choices []byte) {
 		choose := func(n int) int {
 			if len(choices) == 0 {
@@ -61,8 +63,17 @@ func FuzzProgramsAgreeWithTheModel(f *testing.F) {
 			choices = choices[1:]
 			return c
 		}
-		differential(t, choose, func() bool { return len(choices) > 0 }, &tally{})
+		differential(t, kernel, choose, func() bool { return len(choices) > 0 }, &tally{})
 	})
+}
+
+func newKernelNode(t testing.TB) *kernelnode.Node {
+	kernel, err := kernelnode.New(1024)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(kernel.Close)
+	return kernel
 }
 
 // tally counts what was seen, so that a generator that no longer reaches something is noticed.
@@ -87,12 +98,10 @@ type judge struct {
 }
 
 // differential runs one world. It reports false after the first disagreement, having told all about it.
-func differential(t *testing.T, choose func(int) int, more func() bool, total *tally) bool {
-	kernel, err := kernelnode.New(1024)
-	if err != nil {
+func differential(t *testing.T, kernel *kernelnode.Node, choose func(int) int, more func() bool, total *tally) bool {
+	if err := kernel.Reset(); err != nil {
 		t.Fatal(err)
 	}
-	defer kernel.Close()
 	j := &judge{t: t, kernel: kernel, flows: refmodel.NewFlows(), tally: total}
 	w := newWorld(choose)
 	for first := true; more(); first = false {
