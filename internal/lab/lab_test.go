@@ -46,9 +46,7 @@ func plainLab(t *testing.T, name, yaml string) *Lab {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
-		ctx, cancel := context.WithTimeout(context.Background(), closeTime)
-		defer cancel()
-		if err := l.Close(ctx); err != nil {
+		if err := l.Shutdown(); err != nil {
 			t.Error(err)
 		}
 		nothingLeft(t, name)

@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"sync"
 
 	corev1 "k8s.io/api/core/v1"
@@ -163,7 +164,7 @@ func (l *Lab) serve(p *pod, addrs []netip.Addr) error {
 	s := server.New(p.name, hostname, l.log)
 	p.server = s
 	// Whoever shares the pod's network reaches it by the loopback too.
-	listen := append(addrs[:len(addrs):len(addrs)], netip.MustParseAddr("127.0.0.1"), netip.IPv6Loopback())
+	listen := append(slices.Clip(addrs), netip.MustParseAddr("127.0.0.1"), netip.IPv6Loopback())
 	return p.namespace.Do(func() error {
 		for _, port := range portsOf(p.object) {
 			err := s.Listen(listen, port)

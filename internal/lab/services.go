@@ -59,9 +59,11 @@ func (l *Lab) startServices() error {
 			return err
 		}
 	}
-	watcher := []string{"--bus", l.BusURL(), "--listen", "", "--source", "directory", "--directory", l.dir.manifests(),
+	watcher := []string{
+		"--bus", l.BusURL(), "--listen", "", "--source", "directory", "--directory", l.dir.manifests(),
 		// People of a lab mean it when they delete everything.
-		"--max-delete-share", "1"}
+		"--max-delete-share", "1",
+	}
 	if l.options.Kubeconfig != "" {
 		watcher = []string{"--bus", l.BusURL(), "--listen", "", "--source", "kubernetes", "--kubeconfig", l.options.Kubeconfig, "--max-delete-share", "1"}
 	}

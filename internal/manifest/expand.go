@@ -144,6 +144,14 @@ func sorted(set map[string]bool) []string {
 	return names
 }
 
+func indexOf[T metav1.Object](list []T) map[string]T {
+	index := make(map[string]T, len(list))
+	for _, object := range list {
+		index[Name(object)] = object
+	}
+	return index
+}
+
 func find[T metav1.Object](list []T, namespace, name string) (found T, ok bool) {
 	for _, object := range list {
 		if object.GetName() == name && object.GetNamespace() == namespace {

@@ -14,9 +14,10 @@ import (
 
 // pods makes the workloads' Pods and gives every Pod a node and addresses.
 func (e *expansion) pods() {
+	given := indexOf(e.out.Pods)
 	for object := range e.out.All() {
 		for _, pod := range podsOf(object, e.out.Nodes) {
-			if _, given := find(e.out.Pods, pod.Namespace, pod.Name); !given {
+			if given[Name(pod)] == nil {
 				e.out.Pods = append(e.out.Pods, pod)
 			}
 		}
@@ -28,11 +29,12 @@ func (e *expansion) pods() {
 
 // keep carries over what a Pod had in the previous expansion, unless the Pod says otherwise.
 func (e *expansion) keep() {
+	previous := indexOf(e.previous.Pods)
 	for i, pod := range e.out.Pods {
 		pod = pod.DeepCopy()
 		e.out.Pods[i] = pod
-		before, ok := find(e.previous.Pods, pod.Namespace, pod.Name)
-		if !ok || pod.Labels[LabelTemplate] != before.Labels[LabelTemplate] {
+		before := previous[Name(pod)]
+		if before == nil || pod.Labels[LabelTemplate] != before.Labels[LabelTemplate] {
 			continue
 		}
 		if pod.Spec.NodeName == "" && e.hasNode(before.Spec.NodeName) {

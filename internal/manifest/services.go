@@ -27,7 +27,7 @@ func (e *expansion) services() {
 		if service.Spec.Type == corev1.ServiceTypeExternalName {
 			continue
 		}
-		if err := e.familiesOf(service, pools); err != nil {
+		if err := e.familiesOf(service); err != nil {
 			e.setAside(service, err)
 			continue
 		}
@@ -65,7 +65,7 @@ func headless(service *corev1.Service) bool {
 }
 
 // familiesOf fills in ipFamilies and ipFamilyPolicy; see k8s pkg/registry/core/service/storage/alloc.go, initIPFamilyFields.
-func (e *expansion) familiesOf(service *corev1.Service, pools map[int]*pool) error {
+func (e *expansion) familiesOf(service *corev1.Service) error {
 	spec := &service.Spec
 	var asked []corev1.IPFamily
 	for _, addr := range parse(clusterIPs(service)...) {

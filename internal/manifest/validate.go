@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"slices"
 	"strings"
 
 	corev1 "k8s.io/api/core/v1"
@@ -256,10 +257,8 @@ func validAddr(field, text string, family int) error {
 }
 
 func oneOf(field, got string, want ...string) error {
-	for _, w := range want {
-		if got == w {
-			return nil
-		}
+	if slices.Contains(want, got) {
+		return nil
 	}
 	return fmt.Errorf("%s %q: want %s", field, got, strings.Trim(strings.Join(want, ", "), ", "))
 }

@@ -114,7 +114,9 @@ func (s *Server) serveHTTP(connection *net.TCPConn, reader *bufio.Reader, client
 		if _, err := io.Copy(io.Discard, request.Body); err != nil {
 			return
 		}
-		if s.respond(request, client).Write(connection) != nil || request.Close {
+		response := s.respond(request, client)
+		err = errors.Join(response.Write(connection), response.Body.Close())
+		if err != nil || request.Close {
 			return
 		}
 	}
