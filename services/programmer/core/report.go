@@ -10,8 +10,10 @@ import (
 const (
 	// reportEvery bounds reports: the first of a while goes at once.
 	reportEvery = time.Second
-	// reportIdle is how often a node reports without news.
-	reportIdle = 10 * time.Second
+	// reportIdle is how often a node reports without news, reportTroubled while something is wrong: a node that lags
+	// and is silent for 5 s counts as lost.
+	reportIdle     = 10 * time.Second
+	reportTroubled = 3 * time.Second
 	// reportDeltas bounds what one report lists.
 	reportDeltas = 256
 	// driftShown is how long drift that was repaired is reported as a fault.
@@ -44,6 +46,9 @@ func (c *Core) reportIfDue() {
 	}
 	r.wanted = false
 	r.next, r.idle = c.now.Add(reportEvery), c.now.Add(reportIdle)
+	if c.Ready() != nil {
+		r.idle = c.now.Add(reportTroubled)
+	}
 	c.do(Report{Positions: c.Positions(), Deltas: r.deltas, Faults: c.Faults(), Entries: c.state.Entries()})
 	r.deltas = nil
 }

@@ -1,0 +1,130 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package resync puts together what comes over the bus in pieces: the deltas that all nodes are sent, and the answer to
+// one node's question for what it lacks. It is pure, believes nothing it reads, and holds a bounded amount.
+//
+// The one thing to know: an answer counts only as far as it has come without a hole. What it completed before the hole
+// stands, since each delta and snapshot is whole in itself; the rest is asked for again.
+package resync
+
+import (
+	"errors"
+	"fmt"
+
+	"github.com/deltaplane/deltaplane/internal/model"
+	"github.com/deltaplane/deltaplane/internal/wire"
+	"github.com/deltaplane/deltaplane/schemas"
+	"github.com/deltaplane/deltaplane/services/programmer/core"
+)
+
+// Deltas puts deltas together that come in parts. The zero value is ready.
+type Deltas struct {
+	assembler wire.Assembler
+	bytes     map[model.Layer]int
+}
+
+// Add takes one message and returns the delta that it completes, if it does.
+func (d *Deltas) Add(message []byte) (delta core.Delta, complete bool, err error) {
+	part, err := wire.DecodeDelta(message)
+	if err != nil {
+		return core.Delta{}, false, err
+	}
+	return d.add(part, len(message))
+}
+
+func (d *Deltas) add(part wire.DeltaPart, size int) (core.Delta, bool, error) {
+	if d.bytes == nil {
+		d.bytes = map[model.Layer]int{}
+	}
+	size += d.bytes[part.Layer]
+	whole, complete, err := d.assembler.Add(part)
+	if err != nil || complete {
+		delete(d.bytes, part.Layer)
+		return core.Delta{Delta: whole, Bytes: size}, complete, err
+	}
+	if len(d.bytes) < layersMost {
+		d.bytes[part.Layer] = size
+	}
+	return core.Delta{}, false, nil
+}
+
+// layersMost bounds the layers that are kept track of: a node has two.
+const layersMost = 64
+
+// ErrRefused is a compiler that gives no answer at the moment, and says why.
+var ErrRefused = errors.New("the compiler does not answer")
+
+// Answer puts the answer to one question together. The zero value is ready.
+type Answer struct {
+	next      uint32
+	deltas    Deltas
+	snapshots wire.SnapshotAssembler
+	bytes     int
+	open      map[model.Layer]bool // begun, and not yet whole
+}
+
+// Add takes the next message. It returns the core.Delta or core.Snapshot that the message completes, if any, and
+// whether more messages follow.
+func (a *Answer) Add(message []byte) (in core.Input, more bool, err error) {
+	var reply schemas.SyncReply
+	if err := wire.Unmarshal(message, &reply); err != nil {
+		return nil, false, err
+	}
+	switch {
+	case reply.GetRefused() != "":
+		return nil, false, fmt.Errorf("%w: %.256s", ErrRefused, reply.GetRefused())
+	case reply.GetSequence() != a.next:
+		return nil, false, fmt.Errorf("message %d of the answer came where %d was due: what lies between is lost", reply.GetSequence(), a.next)
+	}
+	a.next++
+	switch content := reply.GetContent().(type) {
+	case *schemas.SyncReply_Delta:
+		in, err = a.delta(content.Delta, len(message))
+	case *schemas.SyncReply_Snapshot:
+		in, err = a.snapshot(content.Snapshot, len(message))
+	}
+	if err == nil && reply.GetLast() && len(a.open) > 0 {
+		err = fmt.Errorf("the answer ended amid %d of its layers", len(a.open))
+	}
+	return in, err == nil && !reply.GetLast(), err
+}
+
+func (a *Answer) delta(m *schemas.Delta, size int) (core.Input, error) {
+	part, err := wire.DeltaFromProto(m)
+	if err != nil {
+		return nil, err
+	}
+	d, complete, err := a.deltas.add(part, size)
+	a.mark(part.Layer, complete)
+	if err != nil || !complete {
+		return nil, err
+	}
+	d.Synced = true
+	return d, nil
+}
+
+func (a *Answer) snapshot(m *schemas.Snapshot, size int) (core.Input, error) {
+	part, err := wire.SnapshotFromProto(m)
+	if err != nil {
+		return nil, err
+	}
+	a.bytes += size
+	s, complete, err := a.snapshots.Add(part)
+	a.mark(part.Layer, complete)
+	if err != nil || !complete {
+		return nil, err
+	}
+	size, a.bytes = a.bytes, 0
+	return core.Snapshot{Snapshot: s, Bytes: size}, nil
+}
+
+func (a *Answer) mark(l model.Layer, complete bool) {
+	if a.open == nil {
+		a.open = map[model.Layer]bool{}
+	}
+	if complete {
+		delete(a.open, l)
+	} else if len(a.open) < layersMost {
+		a.open[l] = true
+	}
+}
