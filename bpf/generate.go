@@ -7,3 +7,4 @@ package bpf
 //go:generate go run ./reasongen include/reasons.h
 //go:generate go tool bpf2go -go-package bpf -target bpfel -cc clang-19 -strip llvm-strip-19 -no-global-types -cflags "-O2 -g -Wall -Wextra -Werror -std=gnu17 -mcpu=v3 -I include -idirafter /usr/include/x86_64-linux-gnu -idirafter /usr/include/aarch64-linux-gnu" sockets programs/sockets.c
 //go:generate go tool bpf2go -go-package bpf -target bpfel -cc clang-19 -strip llvm-strip-19 -no-global-types -cflags "-O2 -g -Wall -Wextra -Werror -std=gnu17 -mcpu=v3 -I include -idirafter /usr/include/x86_64-linux-gnu -idirafter /usr/include/aarch64-linux-gnu" pods programs/pods.c
+//go:generate go tool bpf2go -go-package bpf -target bpfel -cc clang-19 -strip llvm-strip-19 -no-global-types -output-suffix _test -cflags "-O2 -g -Wall -Wextra -Werror -std=gnu17 -mcpu=v3 -I include -idirafter /usr/include/x86_64-linux-gnu -idirafter /usr/include/aarch64-linux-gnu" floor programs/floor.c

@@ -1,0 +1,230 @@
+// SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
+/*
+ * What our programs are measured against, in benchmarks only: the least that a translation of TCP
+ * over IPv4 can be. Parse without options, look up with the smallest keys, exchange address, port
+ * and checksums, nothing else: no IPv6, no fragments, no states, no reasons.
+ *
+ * Beside the floors are ours with a packet that differs each time. A repeated test run goes on with
+ * the packet as the run before left it, so the backends of these benchmarks are the frontends
+ * themselves.
+ */
+#include <linux/bpf.h>
+#include <bpf/bpf_helpers.h>
+
+#include "pod.h"
+
+volatile const __u32 floor_frontend_count = 1;
+
+struct floor_tuple {
+	__be32 source;
+	__be32 destination;
+	__be16 source_port;
+	__be16 destination_port;
+	__u32 protocol;
+};
+
+struct floor_frontend {
+	__be32 addr;
+	__be16 port;
+	__u16 protocol;
+};
+
+struct floor_backend {
+	__be32 addr;
+	__be16 port;
+	__u16 pad;
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, 32768);
+	__type(key, struct floor_tuple);
+	__type(value, struct floor_backend);
+} floor_flows SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 16384);
+	__type(key, struct floor_frontend);
+	__type(value, __u32);
+} floor_frontends SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 16384);
+	__type(key, __u32);
+	__type(value, struct floor_backend);
+} floor_backends SEC(".maps");
+
+struct headers {
+	struct ethhdr eth;
+	struct iphdr ip;
+	struct tcphdr tcp;
+} __attribute__((packed));
+
+static __always_inline struct headers *floor_parse(struct __sk_buff *skb, struct floor_tuple *tuple)
+{
+	struct headers *h = packet_start(skb);
+
+	if ((void *)(h + 1) > packet_end(skb) || h->eth.h_proto != bpf_htons(ETH_P_IP) ||
+	    h->ip.ihl != 5 || h->ip.protocol != IPPROTO_TCP)
+		return NULL;
+	tuple->source = h->ip.saddr;
+	tuple->destination = h->ip.daddr;
+	tuple->source_port = h->tcp.source;
+	tuple->destination_port = h->tcp.dest;
+	tuple->protocol = IPPROTO_TCP;
+	return h;
+}
+
+static __always_inline void floor_rewrite(struct headers *h, const struct floor_backend *to)
+{
+	__u64 change = sum_change(h->ip.daddr, to->addr);
+
+	h->ip.check = checksum_update(h->ip.check, change);
+	h->tcp.check =
+		checksum_update(h->tcp.check, change + sum_change_port(h->tcp.dest, to->port));
+	h->ip.daddr = to->addr;
+	h->tcp.dest = to->port;
+}
+
+static __always_inline __u32 *floor_find(const struct floor_tuple *tuple)
+{
+	struct floor_frontend key = {
+		.addr = tuple->destination,
+		.port = tuple->destination_port,
+		.protocol = IPPROTO_TCP,
+	};
+
+	return bpf_map_lookup_elem(&floor_frontends, &key);
+}
+
+static __always_inline int floor_known(struct __sk_buff *skb)
+{
+	struct floor_tuple tuple;
+	struct headers *h = floor_parse(skb, &tuple);
+	struct floor_backend *flow;
+
+	if (!h)
+		return PASS;
+	flow = bpf_map_lookup_elem(&floor_flows, &tuple);
+	if (flow)
+		floor_rewrite(h, flow);
+	return PASS;
+}
+
+static __always_inline int floor_begin(struct __sk_buff *skb)
+{
+	struct floor_tuple tuple, reverse;
+	struct headers *h = floor_parse(skb, &tuple);
+	struct floor_backend *backend;
+	__u32 *id;
+
+	if (!h || bpf_map_lookup_elem(&floor_flows, &tuple))
+		return PASS;
+	id = floor_find(&tuple);
+	if (!id)
+		return PASS;
+	backend = bpf_map_lookup_elem(&floor_backends, id);
+	if (!backend)
+		return PASS;
+	reverse = (struct floor_tuple){
+		.source = backend->addr,
+		.destination = tuple.source,
+		.source_port = backend->port,
+		.destination_port = tuple.source_port,
+		.protocol = ~IPPROTO_TCP,
+	};
+	bpf_map_update_elem(&floor_flows, &reverse, backend, BPF_ANY);
+	bpf_map_update_elem(&floor_flows, &tuple, backend, BPF_ANY);
+	floor_rewrite(h, backend);
+	return PASS;
+}
+
+/* Exchanges the packet for another client port's, or for one to another frontend. */
+
+static __always_inline void vary_port(struct __sk_buff *skb)
+{
+	static __u32 port;
+	struct headers *h = packet_start(skb);
+
+	if ((void *)(h + 1) <= packet_end(skb))
+		h->tcp.source = bpf_htons(++port);
+}
+
+static __always_inline void vary_frontend(struct __sk_buff *skb)
+{
+	struct headers *h = packet_start(skb);
+	__u32 i = bpf_get_prandom_u32() % floor_frontend_count;
+
+	if ((void *)(h + 1) <= packet_end(skb))
+		h->ip.daddr = bpf_htonl(0x0a600000 + i); /* 10.96.0.0 */
+}
+
+SEC("tc")
+int floor_established(struct __sk_buff *skb)
+{
+	return floor_known(skb);
+}
+
+SEC("tc")
+int floor_random(struct __sk_buff *skb)
+{
+	vary_frontend(skb);
+	return floor_known(skb);
+}
+
+SEC("tc")
+int ours_random(struct __sk_buff *skb)
+{
+	vary_frontend(skb);
+	return pod_sends(skb);
+}
+
+SEC("tc")
+int floor_new(struct __sk_buff *skb)
+{
+	vary_port(skb);
+	return floor_begin(skb);
+}
+
+SEC("tc")
+int ours_new(struct __sk_buff *skb)
+{
+	vary_port(skb);
+	return pod_sends(skb);
+}
+
+SEC("tc")
+int floor_no_service(struct __sk_buff *skb)
+{
+	struct floor_tuple tuple;
+
+	if (!floor_parse(skb, &tuple))
+		return PASS;
+	return floor_find(&tuple) ? TC_ACT_SHOT : PASS;
+}
+
+/* One lookup and a RST in place, its checksum by difference. */
+SEC("tc")
+int floor_refused(struct __sk_buff *skb)
+{
+	struct floor_tuple tuple;
+	struct headers *h = floor_parse(skb, &tuple);
+
+	if (!h || !floor_find(&tuple))
+		return PASS;
+	h->ip.saddr = tuple.destination;
+	h->ip.daddr = tuple.source;
+	h->tcp.source = tuple.destination_port;
+	h->tcp.dest = tuple.source_port;
+	h->tcp.check = checksum_update(h->tcp.check, sum_change(h->tcp.ack_seq, h->tcp.seq + 1));
+	h->tcp.ack_seq = h->tcp.seq + bpf_htonl(1);
+	h->tcp.syn = 0;
+	h->tcp.rst = 1;
+	h->tcp.ack = 1;
+	swap_ethernet(skb);
+	return bpf_redirect(skb->ifindex, 0);
+}
+
+char _license[] SEC("license") = "Dual BSD/GPL";
