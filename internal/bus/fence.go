@@ -38,6 +38,8 @@ const (
 	codeWrongLastSequence         = 10071
 	codeWrongLastSequenceConstant = 10164 // the same while another write to that subject is on its way (replicated streams)
 	codeNoStorage                 = 10047
+	codeNotReady                  = 10008 // the cluster has no leader
+	codeNotStored                 = 10077
 )
 
 // Record is a message in a stream.
@@ -282,6 +284,8 @@ func readAck(data []byte, count int) (uint64, error) {
 	switch {
 	case ack.Error != nil && (ack.Error.ErrorCode == codeWrongLastSequence || ack.Error.ErrorCode == codeWrongLastSequenceConstant):
 		return 0, fmt.Errorf("%w: %w", ErrDeposed, ack.Error)
+	case ack.Error != nil && ack.Error.ErrorCode == codeNotStored:
+		return 0, fmt.Errorf("the stream couldn't store it: %w: if it is full, raise its size or look for what fills it", ack.Error)
 	case ack.Error != nil:
 		return 0, fmt.Errorf("the stream refused it: %w", ack.Error)
 	case count > 1 && ack.Count != count:

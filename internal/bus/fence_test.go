@@ -289,7 +289,29 @@ func TestAnswersOfStreamsAreUnderstood(t *testing.T) {
 		}
 	}
 	_, err := readAck([]byte(`{"error":{"code":503,"err_code":10077,"description":"maximum bytes exceeded"}}`), 1)
-	wantError(t, err, "the stream refused it", "maximum bytes exceeded")
+	wantError(t, err, "the stream couldn't store it", "maximum bytes exceeded", "raise its size")
+	_, err = readAck([]byte(`{"error":{"code":400,"err_code":10199,"description":"atomic publish batch is too large: 1000"}}`), 3)
+	wantError(t, err, "the stream refused it", "too large: 1000")
+}
+
+// A full state says so and keeps what it has; one object changed twice in a batch is kept as it was last.
+func TestStateThatIsFullRefusesWhatIsNew(t *testing.T) {
+	state := ledger
+	state.LastPerSubject, state.MaxAge, state.MaxBytes = true, 0, 64<<10
+	c := startWith(t, state)
+	f := take(t, c, "one")
+	twice := []Record{{Subject: "ledger.entry.0", Data: []byte("was")}, {Subject: "ledger.entry.0", Data: []byte("is")}}
+	if _, err := f.Append(t.Context(), twice); err != nil {
+		t.Fatal(err)
+	}
+	var err error
+	for i := 1; err == nil && i < 100; i++ {
+		_, err = f.Append(t.Context(), []Record{{Subject: fmt.Sprint("ledger.entry.", i), Data: make([]byte, 4<<10)}})
+	}
+	wantError(t, err, "append 1 messages to stream LEDGER", "maximum bytes exceeded")
+	if got := entries(t, c); len(got) == 0 || got[0] != "ledger.entry.0=is" {
+		t.Errorf("the oldest object is lost: %.40q", got)
+	}
 }
 
 func BenchmarkAppend(b *testing.B) {

@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"time"
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
@@ -15,13 +16,28 @@ import (
 
 // EnsureStreams makes the streams as described, or changes those that are there in place, keeping what is stored.
 // What the server can't change in place is an error that says so. replicas is 1, 3 or 5.
+// Servers that are just starting are waited for.
 func (c *Conn) EnsureStreams(ctx context.Context, replicas int, streams ...schemas.Stream) error {
+	end := time.Now().Add(startingTime)
 	for _, s := range streams {
-		if err := c.ensureStream(ctx, replicas, s); err != nil {
+		err := c.ensureStream(ctx, replicas, s)
+		for try := 0; starting(err) && time.Now().Before(end) && wait(ctx, backoff(try)) == nil; try++ {
+			err = c.ensureStream(ctx, replicas, s)
+		}
+		if err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// startingTime bounds the wait for a cluster that has no leader yet.
+const startingTime = 30 * time.Second
+
+// starting says whether an error comes from servers that haven't found together yet: they say so, or nothing.
+func starting(err error) bool {
+	refused, ok := errors.AsType[*jetstream.APIError](err)
+	return ok && refused.ErrorCode == codeNotReady || errors.Is(err, context.DeadlineExceeded)
 }
 
 func (c *Conn) ensureStream(ctx context.Context, replicas int, s schemas.Stream) error {

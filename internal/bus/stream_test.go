@@ -3,6 +3,8 @@
 package bus
 
 import (
+	"context"
+	"strings"
 	"testing"
 	"time"
 
@@ -91,13 +93,45 @@ func TestSubjectsOfAnotherStreamAreNamed(t *testing.T) {
 	wantError(t, c.EnsureStreams(t.Context(), 1, thief), "create stream THIEF", "overlap")
 }
 
-func TestServerWithoutStreamsIsNamed(t *testing.T) {
+func TestMoreReplicasThanServersAreNamed(t *testing.T) {
 	c := start(t)
-	if err := c.EnsureStreams(t.Context(), 3, ledger); err == nil {
-		t.Error("three replicas on one server: no error")
-	} else {
-		wantError(t, err, "create stream LEDGER with 3 replicas")
+	wantError(t, c.EnsureStreams(t.Context(), 3, ledger), "create stream LEDGER with 3 replicas", "replicas > 1 not supported")
+}
+
+func TestAccountWithoutStreamsIsNamed(t *testing.T) {
+	file := write(t, "host: 127.0.0.1\nport: -1\naccounts { A: { users: [{user: a, password: a}] } }\n")
+	server := startServer(t, embedded.Options{ConfigFile: file, Dir: t.TempDir()})
+	c := connect(t, Options{URL: strings.Replace(server.URL(), "nats://", "nats://a:a@", 1)})
+	wantError(t, c.EnsureStreams(t.Context(), 1, ledger), "stream LEDGER", "keeps no streams", "JetStream")
+}
+
+// The server answers a forbidden publish to nobody in particular; who asks sees a timeout, and only the log says why.
+func TestWhatTheServerForbidsIsLoggedWithItsReason(t *testing.T) {
+	file := write(t, `host: 127.0.0.1
+port: -1
+authorization { users: [{user: a, password: a, permissions: {publish: "allowed.>"}}] }
+`)
+	server := startServer(t, embedded.Options{ConfigFile: file, Dir: t.TempDir()})
+	l, logger := newLog()
+	c := connect(t, Options{URL: strings.Replace(server.URL(), "nats://", "nats://a:a@", 1), Log: logger})
+	if err := c.Publish("forbidden", nil); err != nil {
+		t.Fatal(err)
 	}
+	l.waitFor(t, "the bus refused something")
+	l.waitFor(t, `Permissions Violation for Publish to \"forbidden\"`)
+	if strings.Contains(l.text.String(), "a:a@") {
+		t.Error("the password is in the log")
+	}
+}
+
+func TestWrongPasswordIsTriedAgainAndSaid(t *testing.T) {
+	file := write(t, "host: 127.0.0.1\nport: -1\nauthorization { user: a, password: b }\n")
+	server := startServer(t, embedded.Options{ConfigFile: file, Dir: t.TempDir()})
+	ctx, cancel := context.WithCancel(t.Context())
+	l, logger := newLog()
+	go func() { l.waitFor(t, "the bus is away"); cancel() }()
+	_, err := Connect(ctx, Options{URL: server.URL(), Name: "test", Log: logger})
+	wantError(t, err, "connect to the bus", "Authorization Violation")
 }
 
 func TestStreamsSurviveARestart(t *testing.T) {
