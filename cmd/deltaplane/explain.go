@@ -7,12 +7,17 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"os"
+	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
 
+	"github.com/deltaplane/deltaplane/internal/bus"
 	"github.com/deltaplane/deltaplane/internal/explain"
+	"github.com/deltaplane/deltaplane/internal/wire"
+	"github.com/deltaplane/deltaplane/schemas"
 )
 
 func newExplainCommand() *cobra.Command {
@@ -33,6 +38,9 @@ The configuration file (--config) may have these keys. serviceCIDRs has effect; 
 effect in this version, which serves cluster IPs only:
   podCIDRs, serviceCIDRs, nodePortAddresses, allowExternalIPs: lists of CIDRs
   masqueradeAll, localhostNodePorts: true or false
+
+With --live the rows are those in the kernel of the node that sees the connection first, read over the bus; a batch
+then is about that one node.
 
 A batch (--batch FILE, or - for standard input) has one question a line, a JSON object with the fields id, node, from,
 to, proto, via. What a line leaves out is taken from the flags. The answers come in the same order, with the id.`,
@@ -124,13 +132,52 @@ func (o *explainOptions) world(ctx context.Context, stderr io.Writer) (*explain.
 		fmt.Fprintf(stderr, "Warning: configuration key %s has no effect in this version\n", key)
 	}
 	if o.live {
-		return nil, errors.New("not yet")
+		return o.liveWorld(ctx)
 	}
 	world, warnings, err := explain.FromFiles(o.files, config)
 	for _, w := range warnings {
 		fmt.Fprintln(stderr, "Warning: "+w)
 	}
 	return world, err
+}
+
+// liveWorld asks the bus for the objects, and the node for the rows in its kernel.
+func (o *explainOptions) liveWorld(ctx context.Context) (*explain.World, error) {
+	conn, err := o.from.connect(ctx)
+	if err != nil {
+		return nil, err
+	}
+	defer conn.Close()
+	facts, err := readFacts(ctx, conn)
+	if err != nil {
+		return nil, err
+	}
+	node, err := explain.NodeOf(facts, o.question)
+	if err != nil {
+		return nil, err
+	}
+	o.question.Node = node
+	rows, err := (&dumpJSON{Node: node}).request(ctx, conn, schemas.ActualSubject(node), "programmer of node "+node)
+	if err != nil {
+		return nil, err
+	}
+	return explain.FromNode(facts, node, rows), nil
+}
+
+// readFacts reads what was last said of each object that there is.
+func readFacts(ctx context.Context, conn *bus.Conn) ([]*schemas.Fact, error) {
+	last := map[string]*schemas.Fact{}
+	err := conn.Read(ctx, bus.ReadOptions{Stream: schemas.StateFacts.Name, Subjects: []string{schemas.SubjectAllState}}, func(r bus.Record) error {
+		fact := &schemas.Fact{}
+		if wire.Unmarshal(r.Data, fact) == nil {
+			last[r.Subject] = fact
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, fmt.Errorf("read the objects from the bus: %w", err)
+	}
+	return slices.Collect(maps.Values(last)), nil
 }
 
 func (o *explainOptions) runBatch(cmd *cobra.Command, world *explain.World, engine explain.Engine) error {
