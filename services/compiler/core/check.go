@@ -90,7 +90,7 @@ func (c *Core) checkAll(now time.Time, found string) (out Output) {
 	out.Events = append(out.Events, c.event(now, schemas.Severity_SEVERITY_ERROR, "incremental_mismatch", fmt.Sprintf(
 		"after revision %d compiling everything leads to %d other rows in %d layers than the changes had led to; they are put right now: please report this bug with the compiler's log. %s",
 		c.revision, rows, len(changes), found), nil))
-	out.add(c.compileAll(now))
+	out.Add(c.compileAll(now))
 	return out
 }
 

@@ -54,10 +54,13 @@ func (c *Core) commitDue() (due time.Time, ok bool) {
 func (c *Core) step(now time.Time) (out Output) {
 	if due, ok := c.commitDue(); ok && !due.After(now) {
 		if c.compiled == nil {
-			out.add(c.compileAll(now))
+			out.Add(c.compileAll(now))
 		} else {
-			out.add(c.compilePending(now))
+			out.Add(c.compilePending(now))
 		}
+	}
+	if c.compiled != nil && len(c.pending.units) == 0 && len(c.appending) == 0 {
+		c.compiling, c.done = c.seen, c.seen
 	}
 	if len(c.appending) == 0 && c.checkpointDue(now) {
 		c.beginCheckpoint(now)
@@ -72,7 +75,7 @@ func (c *Core) compilePending(now time.Time) (out Output) {
 	c.ids.Advance(now)
 	d := compile.Update(c.compiled, after, c.ids, c.pending.names())
 	c.stats.Units += len(c.pending.units)
-	c.compiled = after
+	c.compiled, c.compiling = after, c.seen
 	for unit, aside := range d.SetAside {
 		out.Events = append(out.Events, c.setAside(now, unit, aside)...)
 	}
@@ -82,14 +85,14 @@ func (c *Core) compilePending(now time.Time) (out Output) {
 	}
 	c.commit(now, d.Changes, func(l model.Layer) causes { return c.pending.gather(changed[l]) })
 	c.pending = pending{}
-	out.add(c.append())
+	out.Add(c.append())
 	return out
 }
 
 // compileAll compiles everything and commits how it differs from the rows there are: at the start, where
 // usually nothing does, and when an incremental compilation went wrong.
 func (c *Core) compileAll(now time.Time) (out Output) {
-	c.compiled = c.db.Snapshot()
+	c.compiled, c.compiling = c.db.Snapshot(), c.seen
 	c.ids.Advance(now)
 	full := compile.Full(c.compiled, c.ids)
 	c.stats.Units += full.Units
@@ -97,7 +100,7 @@ func (c *Core) compileAll(now time.Time) (out Output) {
 	changes := c.differences(full)
 	c.commit(now, changes, func(l model.Layer) causes { return c.causesOf(l, changes[l]) })
 	c.pending, c.trusted = pending{}, true
-	out.add(c.append())
+	out.Add(c.append())
 	return out
 }
 
@@ -237,12 +240,13 @@ func (c *Core) Appended(now time.Time) (out Output) {
 		out.Append = c.appending[0].records
 		return out
 	}
+	c.done = c.compiling
 	waiting := c.waiting
 	c.waiting = nil
 	for _, r := range waiting {
-		out.add(c.answer(now, r))
+		out.Add(c.answer(now, r))
 	}
-	out.add(c.step(now))
+	out.Add(c.step(now))
 	return out
 }
 

@@ -116,7 +116,8 @@ type committed struct {
 	causes   []*schemas.Cause
 }
 
-func (o *Output) add(p Output) {
+// Add adds what another output wants done after this one.
+func (o *Output) Add(p Output) {
 	if p.Append != nil {
 		o.Append = p.Append
 	}
@@ -150,12 +151,15 @@ type Core struct {
 	last     committed
 	trusted  bool // layers are what the log says, or were compiled
 
-	pending    pending
-	appending  []step // the first is under way
-	notBefore  time.Time
-	checkpoint checkpointState
-	recent     recent
-	snapshots  cache
+	pending   pending
+	appending []step // the first is under way
+	// Sequences of STATE, seen >= compiling >= done: the newest fact there is, the newest in what is being
+	// appended, and the newest in what the log has.
+	seen, compiling, done uint64
+	notBefore             time.Time
+	checkpoint            checkpointState
+	recent                recent
+	snapshots             cache
 
 	beat     time.Time // of the next heartbeat
 	check    checkState
@@ -190,9 +194,10 @@ func New(o Options, log *Fold, epoch model.Epoch, now time.Time) *Core {
 	return c
 }
 
-// Facts takes in what STATE told.
-func (c *Core) Facts(now time.Time, facts ...*schemas.Fact) Output {
+// Facts takes in what STATE told, up to the message with that sequence.
+func (c *Core) Facts(now time.Time, sequence uint64, facts ...*schemas.Fact) Output {
 	var out Output
+	c.seen = max(c.seen, sequence)
 	changes, err := c.db.Apply(facts...)
 	if err != nil {
 		out.Events = append(out.Events, c.event(now, schemas.Severity_SEVERITY_WARNING, "fact_ignored", err.Error(), nil))
@@ -207,7 +212,7 @@ func (c *Core) Facts(now time.Time, facts ...*schemas.Fact) Output {
 	c.nodesNew = c.nodesNew || hasNode(facts)
 	c.stats.Facts += len(facts)
 	c.stats.Unchanged += changes.Unchanged
-	out.add(c.step(now))
+	out.Add(c.step(now))
 	return out
 }
 
@@ -220,8 +225,8 @@ func (c *Core) CaughtUp(now time.Time) Output {
 // Tick lets time pass. Call it at Next, or whenever.
 func (c *Core) Tick(now time.Time) Output {
 	out := c.step(now)
-	out.add(c.heartbeat(now))
-	out.add(c.sample(now))
+	out.Add(c.heartbeat(now))
+	out.Add(c.sample(now))
 	return out
 }
 

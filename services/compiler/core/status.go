@@ -49,6 +49,7 @@ func (c *Core) Status(now time.Time, to any) Output {
 	m := &schemas.Status{
 		Epoch: uint64(c.epoch), Revision: uint64(c.last.revision), Committed: timestamp(c.last.at), Causes: c.last.causes,
 		Leader: c.o.Holder, Cluster: c.db.Snapshot().Cluster(), Rows: uint64(c.Rows()), SetAside: c.allAside(),
+		StateSequence: c.done,
 	}
 	for _, p := range c.fleet.Progress(c.Position, now) {
 		node := &schemas.NodeStatus{

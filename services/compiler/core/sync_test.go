@@ -218,6 +218,45 @@ func TestStatusNamesWhoIsBehindAndWhatIsSetAside(t *testing.T) {
 	}
 }
 
+func TestStatusSaysHowFarStateIsCompiled(t *testing.T) {
+	w := shop(t, Options{}, 2, 1)
+	compiled := func() uint64 {
+		w.answers = nil
+		w.do(w.core.Status(w.now, nil))
+		var m schemas.Status
+		for data := range w.answers[0].Messages() {
+			if err := proto.Unmarshal(data, &m); err != nil {
+				t.Fatal(err)
+			}
+		}
+		return m.GetStateSequence()
+	}
+	if got := compiled(); got != w.sequence {
+		t.Errorf("at rest %d, want %d", got, w.sequence)
+	}
+	before := w.sequence
+	w.slow = true
+	w.facts(sliceFact(1, 0, 2, w.now))
+	if got := compiled(); got != before {
+		t.Errorf("while a change waits %d, want %d", got, before)
+	}
+	w.pass(5 * time.Millisecond)
+	w.facts(sliceFact(1, 0, 3, w.now))
+	if got := compiled(); got != before {
+		t.Errorf("while the log hasn't answered %d, want %d", got, before)
+	}
+	w.do(w.core.Appended(w.now))
+	if got := compiled(); got != before+1 {
+		t.Errorf("while a second change waits %d, want %d", got, before+1)
+	}
+	w.slow = false
+	w.pass(time.Second)
+	w.facts(sliceFact(1, 0, 3, w.now)) // says nothing new
+	if got := compiled(); got != w.sequence {
+		t.Errorf("at rest again %d, want %d", got, w.sequence)
+	}
+}
+
 func TestFieldNumbersAreThoseOfTheSchema(t *testing.T) {
 	fields := (&schemas.SyncReply{}).ProtoReflect().Descriptor().Fields()
 	for name, want := range map[string]int{

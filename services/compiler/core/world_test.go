@@ -34,9 +34,11 @@ type world struct {
 	core *Core
 	log  []Record
 	// slow keeps the log's answer back.
-	slow  bool
-	owed  int
-	nodes map[model.Layer]*replica
+	slow bool
+	owed int
+	// sequence is the newest of STATE.
+	sequence uint64
+	nodes    map[model.Layer]*replica
 
 	published []Message
 	answers   []Answer
@@ -79,7 +81,10 @@ func (w *world) fold() *Fold {
 	return f
 }
 
-func (w *world) facts(facts ...*schemas.Fact) { w.do(w.core.Facts(w.now, facts...)) }
+func (w *world) facts(facts ...*schemas.Fact) {
+	w.sequence += uint64(len(facts))
+	w.do(w.core.Facts(w.now, w.sequence, facts...))
+}
 
 func (w *world) ready() {
 	w.do(w.core.CaughtUp(w.now))

@@ -28,8 +28,13 @@ const (
 	maxFaults = 16
 )
 
-// SilentAfter is how long a node may say nothing until it no longer counts as converged.
-const SilentAfter = 30 * time.Second
+// Nodes report once in 10 s when there is no news.
+const (
+	// SilentAfter is how long a node may say nothing until it no longer counts as converged.
+	SilentAfter = 30 * time.Second
+	// quietAfter is how long a node that is behind may say nothing until that is the likeliest reason.
+	quietAfter = 12 * time.Second
+)
 
 // Fleet is all nodes.
 type Fleet struct {
@@ -177,7 +182,7 @@ func (n *node) behind(name string, want func(model.Layer) model.Position, now ti
 	if faults := n.report.GetFaults(); len(faults) > 0 {
 		reason = faults[0].GetText()
 	}
-	if silent := now.Sub(n.heard); silent > SilentAfter || (reason != "" && silent > 5*time.Second) {
+	if silent := now.Sub(n.heard); silent > SilentAfter || (reason != "" && silent > quietAfter) {
 		reason = fmt.Sprintf("silent for %s: is its programmer running, and does it reach the bus?", silent.Truncate(time.Second))
 	}
 	return revisions, reason

@@ -52,7 +52,7 @@ func TestWhyANodeIsBehind(t *testing.T) {
 		{"drifted", report("n1", drifted, own), time.Second, 0, "something else writes its maps"},
 		{"beyond", report("n1", beyond, own), time.Second, 0, "beyond the compiler's 10"},
 		{"a fault says more than the revision", faulty, time.Second, 2, "map backends_v1 is full"},
-		{"behind and silent", report("n1", old, own), 6 * time.Second, 2, "silent for 6s"},
+		{"behind and silent", report("n1", old, own), 13 * time.Second, 2, "silent for 13s"},
 		{"converged and silent", report("n1", cluster, own), time.Minute, 0, "silent for 1m0s"},
 	} {
 		t.Run(test.name, func(t *testing.T) {

@@ -1,0 +1,121 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"os"
+	"path/filepath"
+	"time"
+
+	"google.golang.org/protobuf/encoding/protojson"
+
+	"github.com/deltaplane/deltaplane/internal/bus"
+	"github.com/deltaplane/deltaplane/internal/model"
+	"github.com/deltaplane/deltaplane/internal/wire"
+	"github.com/deltaplane/deltaplane/schemas"
+	"github.com/deltaplane/deltaplane/services/compiler/core"
+)
+
+// listen answers requests and hears reports until stop.
+func (t *term) listen() (stop func(), err error) {
+	var all []*bus.Subscription
+	stop = func() {
+		for _, s := range all {
+			s.Stop()
+		}
+	}
+	for subject, step := range map[string]func(time.Time, any, []byte) core.Output{
+		schemas.SubjectAllSyncs: t.core.Sync,
+		schemas.SubjectDesired:  t.core.Dump,
+		schemas.SubjectStatus:   func(now time.Time, to any, _ []byte) core.Output { return t.core.Status(now, to) },
+	} {
+		s, err := t.conn.Respond(subject, "", t.answer(step))
+		if err != nil {
+			return stop, err
+		}
+		all = append(all, s)
+	}
+	s, err := t.conn.Subscribe(schemas.SubjectAllApplied, t.applied)
+	if err == nil {
+		all = append(all, s)
+	}
+	return stop, err
+}
+
+// answer has the loop work out an answer, and sends it. When the term ends there is none: who asked asks again.
+func (t *term) answer(step func(time.Time, any, []byte) core.Output) func(context.Context, []byte, func([]byte) error) {
+	return func(ctx context.Context, data []byte, reply func([]byte) error) {
+		done := make(chan core.Answer, 1)
+		select {
+		case t.inputs <- func(now time.Time) core.Output { return step(now, done, data) }:
+		case <-t.ctx.Done():
+			return
+		}
+		select {
+		case a := <-done:
+			for message := range a.Messages() {
+				if err := reply(message); err != nil {
+					t.log.Warn("an answer broke off", "error", err)
+					return
+				}
+			}
+		case <-t.ctx.Done():
+		case <-ctx.Done():
+		}
+	}
+}
+
+func (t *term) applied(m bus.Message) {
+	step := func(now time.Time) core.Output {
+		out, err := t.core.Applied(now, m.Data)
+		if err != nil {
+			t.metrics.foreign.Inc()
+			t.log.Debug("a report is ignored", "subject", m.Subject, "error", err)
+		}
+		return out
+	}
+	select {
+	case t.inputs <- step:
+	case <-t.ctx.Done():
+	}
+}
+
+// report keeps what an incremental and a full compilation came to, where they differ.
+func (t *term) report(m *core.Mismatch) {
+	type both struct {
+		Incremental json.RawMessage `json:"incremental"`
+		Full        json.RawMessage `json:"full"`
+	}
+	layers := map[string]both{}
+	for l := range m.Full {
+		layers[l.String()] = both{rowsJSON(m.Incremental[l]), rowsJSON(m.Full[l])}
+	}
+	data, err := json.MarshalIndent(map[string]any{
+		"at": m.At, "revision": m.Revision, "found": m.Found, "layers": layers,
+	}, "", "  ")
+	if err != nil {
+		t.log.Error("the report of a mismatch can't be written", "error", err)
+		return
+	}
+	if t.settings.reportDir == "" {
+		t.log.Error("incremental and full compilation differ; --report-dir keeps all of it", "report", string(data[:min(len(data), 64<<10)]))
+		return
+	}
+	path := filepath.Join(t.settings.reportDir, fmt.Sprintf("mismatch-%d.json", m.Revision))
+	if err := os.WriteFile(path, data, 0o600); err != nil {
+		t.log.Error("the report of a mismatch can't be written", "path", path, "error", err)
+		return
+	}
+	t.log.Error("incremental and full compilation differ", "report", path)
+}
+
+func rowsJSON(rows model.Rows) json.RawMessage {
+	data, err := protojson.Marshal(wire.RowsToProto(rows))
+	if err != nil {
+		return json.RawMessage(`null`)
+	}
+	return data
+}

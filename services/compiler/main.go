@@ -1,0 +1,75 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Command compiler works out what every node's tables must hold, from the facts in the bus's stream STATE, and
+// says so in deltas, in the stream DELTA and to the nodes.
+//
+// It is a shell around core, which decides everything. It promises that of several compilers one leads, that a
+// new leader goes on from the log as if nothing had happened, and that nothing is told to a node that the log
+// hasn't accepted. The one thing to know before changing it: whenever something may have gone wrong with the log
+// or the bus, the term of leading ends, and the next one reads everything again. There is no other repair.
+package main
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"os"
+
+	"github.com/spf13/pflag"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/deltaplane/deltaplane/internal/config"
+	"github.com/deltaplane/deltaplane/internal/telemetry"
+)
+
+// settings are what a compiler can be told.
+type settings struct {
+	config.Common
+	name      string
+	replicas  int
+	reportDir string
+}
+
+// Flags adds the flags.
+func (s *settings) Flags(flags *pflag.FlagSet) {
+	s.Common.Flags(flags, "127.0.0.1:10471")
+	flags.StringVar(&s.name, "name", "", "`name` of this compiler among several (default the host's)")
+	flags.IntVar(&s.replicas, "replicas", 1, "`copies` of the streams DELTA, STATE, APPLIED and EVENTS: 1, 3 or 5")
+	flags.StringVar(&s.reportDir, "report-dir", "", "`folder` for a report, should incremental and full compilation ever differ; empty logs it only")
+}
+
+func (s *settings) check() error {
+	switch s.replicas {
+	case 1, 3, 5:
+		return nil
+	}
+	return fmt.Errorf("--replicas %d: want 1, 3 or 5", s.replicas)
+}
+
+const example = `# Compile for all nodes; a second one on another host stands by.
+compiler --bus nats://10.0.0.1:4222,nats://10.0.0.2:4222,nats://10.0.0.3:4222 --replicas 3`
+
+func main() {
+	s := &settings{}
+	os.Exit(config.Main(config.Command("compiler", "Work out what every node's tables must hold.", example, s,
+		func(ctx context.Context) error { return run(ctx, s) })))
+}
+
+func run(ctx context.Context, s *settings) error {
+	if err := s.check(); err != nil {
+		return err
+	}
+	log, err := telemetry.Logger(os.Stderr, s.LogFormat, s.LogLevel)
+	if err != nil {
+		return err
+	}
+	host, err := os.Hostname()
+	if err != nil {
+		return fmt.Errorf("find the host's name: %w; give --name", err)
+	}
+	c := newService(s, cmp.Or(s.name, host), log)
+	group, ctx := errgroup.WithContext(ctx)
+	group.Go(func() error { return telemetry.Serve(ctx, s.Listen, c.metrics.registry, c.checks()...) })
+	group.Go(func() error { return c.run(ctx) })
+	return group.Wait()
+}

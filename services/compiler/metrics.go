@@ -1,0 +1,118 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/deltaplane/deltaplane/internal/telemetry"
+	"github.com/deltaplane/deltaplane/services/compiler/core"
+)
+
+// metrics are what a compiler counts.
+type metrics struct {
+	registry *prometheus.Registry
+
+	leader, epoch, revision, setAside prometheus.Gauge
+	rows, nodes                       *prometheus.GaugeVec
+
+	commitCount, deltaBytes, deltaRows  prometheus.Counter
+	facts, unchanged, units, mismatches prometheus.Counter
+	checks, dropped, unsent, foreign    prometheus.Counter
+	syncs, events                       *prometheus.CounterVec
+	append, compile, latency            prometheus.Histogram
+}
+
+func newMetrics() *metrics {
+	m := &metrics{registry: telemetry.Registry()}
+	gauge := func(name, help string) prometheus.Gauge {
+		g := prometheus.NewGauge(prometheus.GaugeOpts{Name: "deltaplane_compiler_" + name, Help: help})
+		m.registry.MustRegister(g)
+		return g
+	}
+	gauges := func(name, help, label string) *prometheus.GaugeVec {
+		g := prometheus.NewGaugeVec(prometheus.GaugeOpts{Name: "deltaplane_compiler_" + name, Help: help}, []string{label})
+		m.registry.MustRegister(g)
+		return g
+	}
+	counter := func(name, help string) prometheus.Counter {
+		c := prometheus.NewCounter(prometheus.CounterOpts{Name: "deltaplane_compiler_" + name, Help: help})
+		m.registry.MustRegister(c)
+		return c
+	}
+	counters := func(name, help, label string) *prometheus.CounterVec {
+		c := prometheus.NewCounterVec(prometheus.CounterOpts{Name: "deltaplane_compiler_" + name, Help: help}, []string{label})
+		m.registry.MustRegister(c)
+		return c
+	}
+	seconds := func(name, help string) prometheus.Histogram {
+		h := prometheus.NewHistogram(prometheus.HistogramOpts{
+			Name: "deltaplane_compiler_" + name, Help: help, Buckets: prometheus.ExponentialBuckets(0.0005, 2, 15),
+		})
+		m.registry.MustRegister(h)
+		return h
+	}
+	m.leader = gauge("leader", "1 while this compiler leads.")
+	m.epoch = gauge("epoch", "The epoch that this compiler leads in, or led in last.")
+	m.revision = gauge("revision", "The newest revision.")
+	m.setAside = gauge("objects_set_aside", "Objects that aren't compiled; status and events name them.")
+	m.rows = gauges("rows", "Rows in all layers, by table.", "table")
+	m.nodes = gauges("nodes", "Nodes, by whether they hold what they should: converged or behind.", "state")
+	m.commitCount = counter("commits_total", "Revisions that the log has accepted.")
+	m.deltaBytes = counter("delta_bytes_total", "Bytes of deltas, as sent to the nodes of each layer.")
+	m.deltaRows = counter("delta_rows_total", "Rows put or removed by deltas.")
+	m.facts = counter("facts_total", "Facts taken in.")
+	m.unchanged = counter("facts_unchanged_total", "Facts that said nothing new.")
+	m.units = counter("units_compiled_total", "Services and nodes compiled.")
+	m.mismatches = counter("incremental_mismatches_total", "Times that incremental and full compilation differed; each is a bug to report.")
+	m.checks = counter("checks_total", "Comparisons of rows with a compilation anew.")
+	m.dropped = counter("messages_dropped_total", "Times that messages from the bus were dropped because this process was too slow.")
+	m.unsent = counter("messages_unsent_total", "Messages that could not be sent because the bus was away.")
+	m.foreign = counter("reports_ignored_total", "Nodes' reports that can't be read, or of nodes that the cluster doesn't have.")
+	m.syncs = counters("sync_answers_total", "Answers to nodes that asked what they lack, by layer: deltas, snapshot, refused.", "answer")
+	m.events = counters("events_total", "Events told, by kind.", "kind")
+	m.append = seconds("append_duration_seconds", "How long it takes to append a batch to DELTA.")
+	m.compile = seconds("compile_duration_seconds", "How long it takes to compile what was touched, with all that waited.")
+	m.latency = seconds("event_to_commit_seconds", "From the oldest trigger of a revision until the log has accepted it.")
+	return m
+}
+
+// commits counts revisions.
+func (m *metrics) commits(list []core.Commit) {
+	for _, c := range list {
+		m.commitCount.Inc()
+		m.deltaBytes.Add(float64(c.Bytes))
+		m.deltaRows.Add(float64(c.Rows))
+		if !c.Oldest.IsZero() {
+			m.latency.Observe(time.Since(c.Oldest).Seconds())
+		}
+	}
+}
+
+// count adds what the core has counted since before.
+func (m *metrics) count(before, after core.Stats) {
+	for counter, n := range map[prometheus.Counter]int{
+		m.facts: after.Facts - before.Facts, m.unchanged: after.Unchanged - before.Unchanged,
+		m.units: after.Units - before.Units, m.mismatches: after.Mismatches - before.Mismatches, m.checks: after.Checks - before.Checks,
+		m.syncs.WithLabelValues("deltas"):   after.SyncDeltas - before.SyncDeltas,
+		m.syncs.WithLabelValues("snapshot"): after.SyncSnapshots - before.SyncSnapshots,
+		m.syncs.WithLabelValues("refused"):  after.SyncRefused - before.SyncRefused,
+	} {
+		counter.Add(float64(n))
+	}
+}
+
+// gauges sets what is so at the moment.
+func (m *metrics) gauges(c *core.Core, epoch uint64) {
+	m.epoch.Set(float64(epoch))
+	m.revision.Set(float64(c.Revision()))
+	m.setAside.Set(float64(c.SetAside()))
+	for table, rows := range c.Tables() {
+		m.rows.WithLabelValues(table).Set(float64(rows))
+	}
+	converged, behind := c.Converged(time.Now())
+	m.nodes.WithLabelValues("converged").Set(float64(converged))
+	m.nodes.WithLabelValues("behind").Set(float64(behind))
+}
