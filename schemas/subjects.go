@@ -48,7 +48,7 @@ func StateSubject(kind, namespace, name string) string {
 
 // DeltaSubject keeps the Deltas of one layer in DELTA, given as the layer's String: "cluster" or "node.NAME". It is
 // for the log and those who read it. Nodes must not subscribe to it: what is appended in a batch reaches plain
-// subscribers before the stream has accepted it, and also when the stream refuses it (docs/adr/0002).
+// subscribers before the stream has accepted it, and also when the stream refuses it (docs/adr/0008).
 func DeltaSubject(layer string) string { return prefix + "delta." + layerTokens(layer) }
 
 // ApplySubject carries the same Deltas, byte for byte, to the nodes of a layer. The leading compiler publishes

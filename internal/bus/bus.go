@@ -7,7 +7,7 @@
 // It promises that every queue is bounded and says when it overflows, that handlers of one subscription run one
 // after the other, and that every error names the subject or stream, the reason and what to do. The one thing to
 // know before changing it: a message of a batch reaches plain subscribers before the stream has accepted it (see
-// docs/adr/0002), so nothing that acts may subscribe to a stream's subjects.
+// docs/adr/0008), so nothing that acts may subscribe to a stream's subjects.
 package bus
 
 import (

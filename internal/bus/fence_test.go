@@ -235,7 +235,7 @@ func TestAppendWhileTheServerIsAwayFailsAtOnce(t *testing.T) {
 	wantError(t, err, "append 2 messages to stream LEDGER", "not connected to the bus at")
 }
 
-// This is the measurement that docs/adr/0002 rests on: who acts on deltas must not subscribe to a stream's subjects.
+// This is the measurement that docs/adr/0008 rests on: who acts on deltas must not subscribe to a stream's subjects.
 func TestBatchReachesPlainSubscribersBeforeItIsStored(t *testing.T) {
 	c := startWith(t, ledger)
 	f := take(t, c, "one")

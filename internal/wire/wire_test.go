@@ -23,14 +23,19 @@ import (
 // sameValue compares model values: addresses by value, lists without order, an empty list like none.
 var sameValue = cmp.Options{
 	cmp.Comparer(func(a, b netip.Addr) bool { return a == b }),
-	cmp.FilterValues(func(a, b any) bool { return reflect.TypeOf(a) == reflect.TypeOf(b) && reflect.TypeOf(a).Kind() == reflect.Slice },
-		cmp.Transformer("set", func(s any) map[string]int {
-			set := map[string]int{}
-			for i := range reflect.ValueOf(s).Len() {
-				set[fmt.Sprintf("%+v", reflect.ValueOf(s).Index(i))]++
-			}
-			return set
-		})),
+	cmp.FilterValues(bothSlices, cmp.Transformer("set", asSet)),
+}
+
+func bothSlices(a, b any) bool {
+	return reflect.TypeOf(a) == reflect.TypeOf(b) && reflect.TypeOf(a).Kind() == reflect.Slice
+}
+
+func asSet(s any) map[string]int {
+	set := map[string]int{}
+	for i := range reflect.ValueOf(s).Len() {
+		set[fmt.Sprintf("%+v", reflect.ValueOf(s).Index(i))]++
+	}
+	return set
 }
 
 func decodeDelta(t interface{ Fatal(...any) }, messages [][]byte, order []int) model.Delta {

@@ -30,19 +30,20 @@ func start(t *testing.T, o Options) *Server {
 func addressOf(s *Server) string { return strings.TrimPrefix(s.URL(), "nats://") }
 
 func TestServerTakesConnectionsAndLeavesNothingBehind(t *testing.T) {
-	t.Setenv("TMPDIR", t.TempDir())
+	dir := t.TempDir()
+	t.Setenv("TMPDIR", dir)
 	s := start(t, Options{})
 	conn, err := net.Dial("tcp", addressOf(s))
 	if err != nil {
 		t.Fatal(err)
 	}
 	conn.Close()
-	if left, _ := os.ReadDir(os.TempDir()); len(left) != 1 {
+	if left, _ := os.ReadDir(dir); len(left) != 1 {
 		t.Errorf("%d folders while it runs, want one with the streams", len(left))
 	}
 	s.Shutdown()
 	s.Shutdown() // does nothing more
-	if left, _ := os.ReadDir(os.TempDir()); len(left) != 0 {
+	if left, _ := os.ReadDir(dir); len(left) != 0 {
 		t.Errorf("left behind: %v", left)
 	}
 	if _, err := net.Dial("tcp", addressOf(s)); err == nil {
