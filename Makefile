@@ -91,6 +91,7 @@ fresh: # what is generated is what the sources say
 .PHONY: generate
 generate: need-clang-19 need-buf ## make generated files again: messages, BPF objects, docs/reference
 	go generate ./...
+	DELTAPLANE_UPDATE=1 go test -count=1 -run 'TestMetricsAreDocumented' ./services/watcher ./services/compiler ./services/programmer
 
 .PHONY: images
 images: ## build one container image per service
