@@ -65,15 +65,20 @@ func run(program *ebpf.Program, packet []byte, ifindex int) (Verdict, []byte, er
 	if err != nil {
 		return 0, nil, fmt.Errorf("run a packet of %d bytes through the kernel: %w", len(packet), err)
 	}
+	verdict, err := verdictOf(code)
+	return verdict, options.DataOut, err
+}
+
+func verdictOf(code uint32) (Verdict, error) {
 	switch code {
 	case actUnspecified:
-		return Pass, options.DataOut, nil
+		return Pass, nil
 	case actShot:
-		return Drop, options.DataOut, nil
+		return Drop, nil
 	case actRedirect:
-		return Refuse, options.DataOut, nil
+		return Refuse, nil
 	}
-	return 0, nil, fmt.Errorf("the program returned %d, which is no verdict", int32(code))
+	return 0, fmt.Errorf("the program returned %d, which is no verdict", int32(code))
 }
 
 // skBuff is struct __sk_buff up to what BPF_PROG_TEST_RUN lets callers set, include/uapi/linux/bpf.h.

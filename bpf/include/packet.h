@@ -22,9 +22,6 @@
 #define IPV4_FRAGMENT_OFFSET 0x1fff
 #define IPV4_MORE_FRAGMENTS  0x2000
 
-/* What is read of a packet, at most: Ethernet, the longest IPv4 header, TCP without options. */
-#define HEADERS_MAX (ETH_HLEN + 60 + sizeof(struct tcphdr))
-
 struct packet {
 	struct tuple tuple;
 	__u32 transport; /* offset of the TCP, UDP or SCTP header */
@@ -40,20 +37,45 @@ struct packet {
 	__u8 reason;
 };
 
+/*
+ * The packet's bounds. In assembly, since clang likes to compute the address of a context's field
+ * in one place for several loads, and the verifier refuses to load by such an address.
+ */
 static __always_inline void *packet_start(const struct __sk_buff *skb)
 {
-	return (void *)(long)skb->data;
+	void *start;
+
+	asm volatile("%0 = *(u32 *)(%1 + %2)"
+		     : "=r"(start)
+		     : "r"(skb), "i"(offsetof(struct __sk_buff, data)));
+	return start;
 }
 
 static __always_inline void *packet_end(const struct __sk_buff *skb)
 {
-	return (void *)(long)skb->data_end;
+	void *end;
+
+	asm volatile("%0 = *(u32 *)(%1 + %2)"
+		     : "=r"(end)
+		     : "r"(skb), "i"(offsetof(struct __sk_buff, data_end)));
+	return end;
 }
 
 /* The verifier of older kernels forgets what it knew of a number that was on the stack. */
 static __always_inline void *transport_start(const struct __sk_buff *skb, const struct packet *p)
 {
 	return packet_start(skb) + (p->transport & 0x7f);
+}
+
+/*
+ * Makes the first bytes of a packet readable in place. They are, except for raw sockets and tunnels
+ * that put headers into pages. All pointers into the packet are invalid afterwards, and must be
+ * compared with its end once more.
+ */
+static __always_inline void bring_in(struct __sk_buff *skb, __u32 bytes)
+{
+	if (packet_start(skb) + bytes > packet_end(skb) && bytes <= skb->len)
+		bpf_skb_pull_data(skb, bytes);
 }
 
 static __always_inline bool carries_services(__u8 protocol)
@@ -115,9 +137,11 @@ static __always_inline bool read_ports(struct __sk_buff *skb, struct packet *p)
 
 static __always_inline bool read_ipv4(struct __sk_buff *skb, struct packet *p)
 {
-	struct iphdr *ip = packet_start(skb) + ETH_HLEN;
+	struct iphdr *ip;
 	__u16 fragment;
 
+	bring_in(skb, ETH_HLEN + sizeof(*ip));
+	ip = packet_start(skb) + ETH_HLEN;
 	if ((void *)(ip + 1) > packet_end(skb) || ip->version != 4 || ip->ihl < 5)
 		return false;
 	fragment = bpf_ntohs(ip->frag_off);
@@ -135,8 +159,10 @@ static __always_inline bool read_ipv4(struct __sk_buff *skb, struct packet *p)
 
 static __always_inline bool read_ipv6(struct __sk_buff *skb, struct packet *p)
 {
-	struct ipv6hdr *ip = packet_start(skb) + ETH_HLEN;
+	struct ipv6hdr *ip;
 
+	bring_in(skb, ETH_HLEN + sizeof(*ip));
+	ip = packet_start(skb) + ETH_HLEN;
 	if ((void *)(ip + 1) > packet_end(skb) || ip->version != 6)
 		return false;
 	__builtin_memcpy(&p->tuple.source, &ip->saddr, sizeof(p->tuple.source));
@@ -154,10 +180,14 @@ static __always_inline bool read_ipv6(struct __sk_buff *skb, struct packet *p)
 
 static __always_inline bool read_transport(struct __sk_buff *skb, struct packet *p)
 {
-	struct tcphdr *tcp = transport_start(skb, p);
+	__u32 end = p->transport;
+	struct tcphdr *tcp;
 
 	if (p->reason)
 		return read_ports(skb, p);
+	end += p->tuple.protocol == IPPROTO_TCP ? sizeof(struct tcphdr) : sizeof(struct udphdr);
+	bring_in(skb, end < skb->len ? end : skb->len);
+	tcp = transport_start(skb, p);
 	if ((void *)tcp + sizeof(struct udphdr) > packet_end(skb))
 		return false;
 	p->tuple.source_port = tcp->source; /* UDP and SCTP have their ports in the same place */
@@ -181,11 +211,6 @@ static __always_inline bool read_transport(struct __sk_buff *skb, struct packet 
  */
 static __always_inline bool read_packet(struct __sk_buff *skb, struct packet *p)
 {
-	__u32 linear = skb->data_end - skb->data;
-
-	/* Headers may lie in pages: a raw socket or a tunnel makes such packets. */
-	if (linear < HEADERS_MAX && linear < skb->len)
-		bpf_skb_pull_data(skb, skb->len < HEADERS_MAX ? skb->len : HEADERS_MAX);
 	if (skb->protocol == bpf_htons(ETH_P_IP))
 		return read_ipv4(skb, p) && read_transport(skb, p);
 	if (skb->protocol == bpf_htons(ETH_P_IPV6))

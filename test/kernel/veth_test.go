@@ -214,6 +214,7 @@ type wire struct {
 	t  testing.TB
 	fd int
 	segment
+	skip int // bytes before each frame that comes in
 }
 
 func newWire(t testing.TB, f *fabric, pod *testkit.NetNS) *wire {
@@ -254,6 +255,7 @@ func (w *wire) receive(from string) seen {
 		if err != nil {
 			w.t.Fatalf("no packet from %s: %v", from, err)
 		}
+		b, n := b[w.skip:], n-w.skip
 		ethertype := int(b[12])<<8 | int(b[13])
 		if ethertype != unix.ETH_P_IP && ethertype != unix.ETH_P_IPV6 {
 			continue
@@ -349,4 +351,41 @@ func TestRefusalsOfUnfinishedPacketsAreRightOnceFinished(t *testing.T) {
 		})
 		w.receive(to.Addr().String())
 	}
+}
+
+// TestHeadersInPagesAreReadAlike sends packets of which only the Ethernet header is in place and all else in pages,
+// as packet sockets with large packets make them.
+func TestHeadersInPagesAreReadAlike(t *testing.T) {
+	f := newFabric(t, bpf.Options{})
+	f.putServices(t)
+	serve(t, f.backend, backend4+":8080")
+	serve(t, f.backend, "["+backend6+"]:8080")
+	for name, ns := range map[string]*testkit.NetNS{"client": f.node, "backend": f.node} {
+		setMTU(t, ns, name, 9000)
+	}
+	setMTU(t, f.client, "eth0", 9000)
+	setMTU(t, f.backend, "eth0", 9000)
+	setChecksumOffload(t, f.backend, "eth0", false)
+	w := newWire(t, f, f.client)
+	check(t, unix.SetsockoptInt(w.fd, unix.SOL_PACKET, unix.PACKET_VNET_HDR, 1))
+	for service, client := range map[string]string{service4: client4 + ":45000", service6: "[" + client6 + "]:45000"} {
+		packet := segment{from: client, to: service, udp: true, payload: 5000, sourceMAC: w.sourceMAC, dst: w.dst}
+		header := make([]byte, 10) // struct virtio_net_hdr
+		header[2] = 14             // hdr_len: what is to be in place
+		_, err := unix.Write(w.fd, append(header, packet.frame(t)...))
+		check(t, err)
+		w.skip = len(header)
+		if got := w.receive(netip.MustParseAddrPort(service).Addr().String()); got.from != service || got.to != client {
+			t.Errorf("the answer is %s → %s, want %s → %s", got.from, got.to, service, client)
+		}
+	}
+}
+
+func setMTU(t testing.TB, ns *testkit.NetNS, name string, mtu int) {
+	t.Helper()
+	ns.Do(t, func() {
+		l, err := netlink.LinkByName(name)
+		check(t, err)
+		check(t, netlink.LinkSetMTU(l, mtu))
+	})
 }
