@@ -59,8 +59,11 @@ func (c *Core) step(now time.Time) (out Output) {
 			out.Add(c.compilePending(now))
 		}
 	}
-	if c.compiled != nil && len(c.pending.units) == 0 && len(c.appending) == 0 {
-		c.compiling, c.done = c.seen, c.seen
+	if c.compiled != nil && len(c.appending) == 0 {
+		c.settled = true
+		if len(c.pending.units) == 0 {
+			c.compiling, c.done = c.seen, c.seen
+		}
 	}
 	if len(c.appending) == 0 && c.checkpointDue(now) {
 		c.beginCheckpoint(now)

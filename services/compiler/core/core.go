@@ -150,6 +150,7 @@ type Core struct {
 	revision model.Revision
 	last     committed
 	trusted  bool // layers are what the log says, or were compiled
+	settled  bool // the log has had all that was compiled, at least once
 
 	pending   pending
 	appending []step // the first is under way
@@ -242,14 +243,16 @@ func (c *Core) Next() time.Time {
 // Waiting says what keeps the compiler from compiling; nothing if it compiles.
 func (c *Core) Waiting() string {
 	switch {
-	case c.compiled != nil:
+	case c.settled:
 		return ""
+	case c.compiled != nil:
+		return "for DELTA to store what was compiled first"
 	case !c.caughtUp:
 		return "reading STATE to its end"
 	case !c.db.Snapshot().Complete():
 		return "for the watcher to announce that its list in STATE is complete; until then nothing is changed on any node"
 	}
-	return "for the first compilation to be appended to DELTA"
+	return "to compile"
 }
 
 // Stats returns what was counted so far.
