@@ -66,9 +66,7 @@ func (d *Driver) carryOut(e core.Effect) (answer core.Input, mine bool) {
 
 func (d *Driver) load() core.Loaded {
 	in := core.Loaded{Positions: map[model.LayerKind]model.Position{}}
-	in.State, in.Err = plan.Load(func(m abi.Map, each func(key, value []byte) error) error {
-		return maps.Dump(d.Maps, m, each)
-	})
+	in.State, in.Err = d.Load()
 	for _, kind := range []model.LayerKind{model.LayerCluster, model.LayerNode} {
 		p, err := d.Maps.Position(kind)
 		if err != nil && in.Err == nil {
@@ -77,6 +75,11 @@ func (d *Driver) load() core.Loaded {
 		in.Positions[kind] = p
 	}
 	return in
+}
+
+// Load reads what the maps hold.
+func (d *Driver) Load() (*plan.State, error) {
+	return plan.Load(func(m abi.Map, each func(key, value []byte) error) error { return maps.Dump(d.Maps, m, each) })
 }
 
 func (d *Driver) transact(e core.Transact) core.Done {

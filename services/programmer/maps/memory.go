@@ -14,7 +14,7 @@ import (
 var DefaultCapacities = [abi.MapCount]uint32{
 	abi.Frontends: 131_072,
 	abi.Sets:      131_072,
-	abi.Slots:     1_048_576,
+	abi.Slots:     524_288,
 	abi.Backends:  524_288,
 	abi.Endpoints: 4_096,
 }

@@ -297,4 +297,10 @@ func (s *State) serviceOf(id model.SetID) string {
 	return "no Service"
 }
 
+// Service returns the ServicePort of a set, if there is such a set.
+func (s *State) Service(id model.SetID) (port model.ServicePort, held bool) {
+	row, kind := s.set(id)
+	return row.Service, kind != 0
+}
+
 func word(kind model.LayerKind) string { return model.Layer{Kind: kind, Name: "this"}.String() }

@@ -1,0 +1,151 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"google.golang.org/protobuf/proto"
+
+	"github.com/deltaplane/deltaplane/internal/bus"
+	"github.com/deltaplane/deltaplane/internal/model"
+	"github.com/deltaplane/deltaplane/internal/wire"
+	"github.com/deltaplane/deltaplane/schemas"
+	"github.com/deltaplane/deltaplane/services/programmer/core"
+	"github.com/deltaplane/deltaplane/services/programmer/resync"
+)
+
+// link is the way to the bus. The bus may be away, at the start or later: then nothing comes and nothing goes, and the
+// service goes on with what it has.
+type link struct {
+	service *service
+	conn    atomic.Pointer[bus.Conn]
+	syncs   sync.WaitGroup
+}
+
+var errAway = errors.New("the bus was not reached yet")
+
+// run connects, listens, and waits for ctx.
+func (l *link) run(ctx context.Context) error {
+	v := l.service
+	conn, err := bus.Connect(ctx, bus.Options{
+		URL: v.settings.Bus, Name: "programmer " + v.settings.node, Log: v.log,
+		CredentialsFile: v.settings.BusCredentials, RootCAFile: v.settings.BusCA,
+		OnReconnect: func() { v.send(ctx, core.Reconnected{}) },
+		// What was lost is found as a gap; asking at once is faster.
+		OnDropped: func(string, int) { v.send(ctx, core.Reconnected{}) },
+	})
+	if err != nil {
+		if ctx.Err() != nil {
+			return nil
+		}
+		return err
+	}
+	defer func() {
+		l.syncs.Wait()
+		conn.Close()
+	}()
+	if err := l.listen(ctx, conn); err != nil {
+		return err
+	}
+	l.conn.Store(conn)
+	v.send(ctx, core.Reconnected{})
+	<-ctx.Done()
+	return nil
+}
+
+func (l *link) listen(ctx context.Context, conn *bus.Conn) error {
+	v := l.service
+	for _, layer := range []model.Layer{model.ClusterLayer, model.NodeLayer(v.settings.node)} {
+		var deltas resync.Deltas
+		_, err := conn.Subscribe(schemas.ApplySubject(layer.String()), func(m bus.Message) {
+			d, complete, err := deltas.Add(m.Data)
+			switch {
+			case err != nil:
+				v.send(ctx, core.Foreign{Subject: m.Subject, Err: err})
+			case complete:
+				v.send(ctx, d)
+			}
+		})
+		if err != nil {
+			return err
+		}
+	}
+	_, err := conn.Subscribe(schemas.SubjectHeartbeat, func(m bus.Message) {
+		h, err := wire.DecodeHeartbeat(m.Data)
+		if err != nil {
+			v.send(ctx, core.Foreign{Subject: m.Subject, Err: err})
+			return
+		}
+		v.send(ctx, core.Heartbeat(h))
+	})
+	if err == nil {
+		_, err = conn.Respond(schemas.ActualSubject(v.settings.node), "", l.dump)
+	}
+	return err
+}
+
+// syncWithin bounds one answer to a sync: a quarter of a million rows take some seconds.
+const syncWithin = time.Minute
+
+// sync asks a compiler and gives what it answers to the loop.
+func (l *link) sync(ctx context.Context, e core.Sync) {
+	l.syncs.Go(func() {
+		ctx, cancel := context.WithTimeout(ctx, syncWithin)
+		defer cancel()
+		l.service.send(ctx, core.SyncEnded{Err: l.ask(ctx, e)})
+	})
+}
+
+func (l *link) ask(ctx context.Context, e core.Sync) error {
+	conn := l.conn.Load()
+	if conn == nil {
+		return errAway
+	}
+	node := l.service.settings.node
+	request, err := proto.Marshal(&schemas.SyncRequest{Node: node, Positions: wire.PositionsToProto(e.Positions)})
+	if err != nil {
+		return err
+	}
+	var answer resync.Answer
+	err = conn.RequestMany(ctx, schemas.SyncSubject(node), request, func(message []byte) (bool, error) {
+		in, more, err := answer.Add(message)
+		if in != nil {
+			l.service.send(ctx, in)
+		}
+		return more, err
+	})
+	if errors.Is(err, bus.ErrNobody) {
+		return fmt.Errorf("no compiler answers: %w", err)
+	}
+	return err
+}
+
+// connected says whether the bus is there, for readyz.
+func (l *link) connected() error {
+	conn := l.conn.Load()
+	if conn == nil {
+		return errAway
+	}
+	return conn.Connected()
+}
+
+// publish sends a message; if the bus is away it is lost, which the log says at level debug: the bus says why itself.
+func (l *link) publish(subject string, m proto.Message) {
+	conn := l.conn.Load()
+	if conn == nil {
+		return
+	}
+	data, err := proto.Marshal(m)
+	if err == nil {
+		err = conn.Publish(subject, data)
+	}
+	if err != nil {
+		l.service.log.Debug("not published", "subject", subject, "error", err)
+	}
+}

@@ -1,0 +1,116 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Command programmer keeps one node's tables in its kernel: it applies the compiler's deltas to the node's BPF maps,
+// attaches the programs to the sockets and to the pods' interfaces, verifies what the maps hold, and reports.
+//
+// It is a shell around core, which decides everything, and holds no Kubernetes credential and no Kubernetes meaning. It
+// promises that whatever happens to it, to the bus or to the compiler, what is in the kernel goes on forwarding; that a
+// restart with nothing new writes nothing; and that what it can't do it names in its log, in readyz and on the bus.
+package main
+
+import (
+	"context"
+	"fmt"
+	"os"
+
+	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
+
+	"github.com/deltaplane/deltaplane/bpf"
+	"github.com/deltaplane/deltaplane/internal/abi"
+	"github.com/deltaplane/deltaplane/internal/config"
+	"github.com/deltaplane/deltaplane/internal/telemetry"
+)
+
+// The kinds of maps.
+const (
+	mapsKernel = "kernel"
+	mapsMemory = "memory"
+)
+
+// settings are what a programmer can be told.
+type settings struct {
+	config.Common
+	node       string
+	cgroup     string
+	pinDir     string
+	maps       string
+	capacities [abi.MapCount]uint32
+	flows      uint32
+}
+
+// Flags adds the flags.
+func (s *settings) Flags(flags *pflag.FlagSet) {
+	s.Common.Flags(flags, "127.0.0.1:10473")
+	flags.StringVar(&s.node, "node", "", "`name` of this node, as Kubernetes knows it (default the host's name)")
+	flags.StringVar(&s.cgroup, "cgroup", "", "cgroup (version 2) `folder` whose sockets reach Services (default the root cgroup)")
+	flags.StringVar(&s.pinDir, "pin-dir", "/sys/fs/bpf/deltaplane",
+		"`folder` on a bpffs where maps and programs outlive this process; empty lets them end with it")
+	flags.StringVar(&s.maps, "maps", mapsKernel, "where the tables go: `kernel`, or memory, which forwards nothing and needs no rights")
+	for m, name := range capacityFlags {
+		flags.Uint32Var(&s.capacities[m], name, bpf.DefaultCapacities[abi.Map(m)],
+			"`entries` that map "+abi.Map(m).String()+" has room for; pinned maps keep theirs")
+	}
+	flags.Uint32Var(&s.flows, "flows", bpf.DefaultFlows, "`entries` of the connection table of per-packet translation, two a flow")
+}
+
+var capacityFlags = [abi.MapCount]string{"max-frontends", "max-sets", "max-slots", "max-backends", "max-endpoints"}
+
+// check fills in defaults that depend on the machine.
+func (s *settings) check() (err error) {
+	if s.node == "" {
+		if s.node, err = os.Hostname(); err != nil {
+			return fmt.Errorf("find this node's name (give it with --node): %w", err)
+		}
+	}
+	if s.maps != mapsKernel && s.maps != mapsMemory {
+		return fmt.Errorf("--maps %q: want %s or %s", s.maps, mapsKernel, mapsMemory)
+	}
+	if s.maps == mapsKernel && s.cgroup == "" {
+		s.cgroup, err = rootCgroup("/proc/mounts")
+	}
+	return err
+}
+
+const example = `
+# On a node of a cluster:
+programmer --node node-a --bus nats://10.0.0.1:4222
+# Without privileges, to see what a node would hold:
+programmer --node node-a --maps memory
+# Take off everything that it left in the kernel:
+programmer cleanup`
+
+func main() {
+	var s settings
+	cmd := config.Command("programmer", "Keep one node's tables in its kernel", example, &s, s.run)
+	cmd.AddCommand(cleanupCommand())
+	os.Exit(config.Main(cmd))
+}
+
+func (s *settings) run(ctx context.Context) error {
+	log, err := telemetry.Logger(os.Stderr, s.LogFormat, s.LogLevel)
+	if err != nil {
+		return err
+	}
+	if err := s.check(); err != nil {
+		return err
+	}
+	return serve(ctx, s, log.With("node", s.node))
+}
+
+// cleanupCommand removes what programmers leave in the kernel on purpose.
+func cleanupCommand() *cobra.Command {
+	cmd := &cobra.Command{
+		Use: "cleanup", Short: "Detach all programs and remove the pinned maps: Services are no longer reached", Args: cobra.NoArgs,
+		SilenceUsage: true, SilenceErrors: true,
+	}
+	pinDir := cmd.Flags().String("pin-dir", "/sys/fs/bpf/deltaplane", "the `folder` that the programmer was given")
+	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
+		if err := bpf.RemovePins(*pinDir); err != nil {
+			return err
+		}
+		fmt.Fprintf(cmd.OutOrStdout(), "nothing of deltaplane is left in %s\n", *pinDir)
+		return nil
+	}
+	return cmd
+}

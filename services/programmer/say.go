@@ -1,0 +1,113 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"context"
+	"time"
+
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/durationpb"
+	"google.golang.org/protobuf/types/known/timestamppb"
+
+	"github.com/deltaplane/deltaplane/internal/abi"
+	"github.com/deltaplane/deltaplane/internal/wire"
+	"github.com/deltaplane/deltaplane/schemas"
+	"github.com/deltaplane/deltaplane/services/programmer/core"
+)
+
+// report publishes what this node holds.
+func (l *link) report(r core.Report, drops map[string]uint64) {
+	v := l.service
+	applied := &schemas.Applied{
+		Node: v.settings.node, Positions: wire.PositionsToProto(r.Positions), Maps: v.uses(r.Entries),
+		Sent: timestamppb.Now(), MapsKind: v.settings.maps, Drops: drops,
+	}
+	for _, d := range r.Deltas {
+		a := &schemas.AppliedDelta{
+			Layer: d.Layer.String(), Epoch: uint64(d.Epoch), Revision: uint64(d.To), Applied: timestamppb.New(d.Applied),
+			Writes: uint64(d.Writes), Bytes: uint64(d.Bytes),
+		}
+		if d.Latency > 0 {
+			a.Latency = durationpb.New(d.Latency)
+		}
+		applied.Deltas = append(applied.Deltas, a)
+	}
+	for _, f := range r.Faults {
+		fault := &schemas.Fault{Kind: f.Kind, Text: f.Text, Since: timestamppb.New(f.Since), Revision: uint64(f.Revision)}
+		if f.Layer.Kind != 0 {
+			fault.Layer = f.Layer.String()
+		}
+		applied.Faults = append(applied.Faults, fault)
+	}
+	l.publish(schemas.AppliedSubject(v.settings.node), applied)
+}
+
+// uses says how full the maps are.
+func (v *service) uses(entries [abi.MapCount]int) []*schemas.MapUse {
+	uses := make([]*schemas.MapUse, abi.MapCount)
+	for m := range uses {
+		uses[m] = &schemas.MapUse{
+			Name: abi.Map(m).String(), Entries: uint64(entries[m]), Capacity: v.metrics.capacities[m],
+		}
+	}
+	return uses
+}
+
+func (l *link) event(e core.Event) {
+	severity := schemas.Severity_SEVERITY_INFO
+	if e.Warning {
+		severity = schemas.Severity_SEVERITY_WARNING
+	}
+	l.say(&schemas.Event{Severity: severity, Kind: e.Kind, Text: e.Text})
+}
+
+// say publishes an event, with who says it and when filled in.
+func (l *link) say(e *schemas.Event) {
+	node := l.service.settings.node
+	e.Service, e.Node = "programmer", node
+	e.Happened = timestamppb.New(time.Now())
+	l.publish(schemas.EventSubject(e.Service, node), e)
+}
+
+// dumpBytes is the size of one message of a dump, with room for what is around the rows.
+const dumpBytes = schemas.MaxMessageBytes / 2
+
+// dump answers with all that the maps hold.
+func (l *link) dump(ctx context.Context, _ []byte, reply func([]byte) error) {
+	if err := l.sendDump(ctx, reply); err != nil {
+		l.service.log.Warn("a dump was not answered", "error", err)
+		refusal, _ := proto.Marshal(&schemas.DumpReply{Refused: err.Error(), Last: true}) // of plain fields, so it can't fail
+		_ = reply(refusal)                                                                // if the bus is away, nobody waits
+	}
+}
+
+func (l *link) sendDump(ctx context.Context, reply func([]byte) error) error {
+	layers, positions, err := l.service.actual(ctx)
+	if err != nil {
+		return err
+	}
+	var messages []*schemas.DumpReply
+	for _, rows := range layers {
+		parts, err := wire.SplitRows(rows, dumpBytes)
+		if err != nil {
+			return err
+		}
+		for _, part := range parts {
+			messages = append(messages, &schemas.DumpReply{Rows: part, Sequence: uint32(len(messages))})
+		}
+	}
+	messages[0].Positions = wire.PositionsToProto(positions)
+	messages[0].Maps = l.service.uses(l.service.health.counted())
+	messages[len(messages)-1].Last = true
+	for _, m := range messages {
+		data, err := proto.Marshal(m)
+		if err != nil {
+			return err
+		}
+		if err := reply(data); err != nil {
+			return err
+		}
+	}
+	return nil
+}

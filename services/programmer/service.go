@@ -1,0 +1,193 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"math/rand/v2"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/deltaplane/deltaplane/internal/model"
+	"github.com/deltaplane/deltaplane/internal/telemetry"
+	"github.com/deltaplane/deltaplane/services/programmer/carry"
+	"github.com/deltaplane/deltaplane/services/programmer/core"
+)
+
+// service is the shell around one core. One goroutine, loop, owns the driver and with it the maps; everything else
+// sends it inputs, or functions to run between two inputs.
+type service struct {
+	settings *settings
+	log      *slog.Logger
+	plane    dataplane
+	driver   carry.Driver
+	inputs   chan core.Input
+	calls    chan func()
+	link     link
+	pods     *pods
+	metrics  *metrics
+	health   health
+}
+
+// inputsMost bounds what waits for the loop. Whoever sends waits when it is full; the bus's own queue then fills, and
+// what it drops is asked for again.
+const inputsMost = 256
+
+func serve(ctx context.Context, s *settings, log *slog.Logger) error {
+	plane, err := openDataplane(s, log)
+	if err != nil {
+		return err
+	}
+	defer plane.close()
+	uses, err := plane.Use()
+	if err != nil {
+		return err
+	}
+	v := &service{
+		settings: s, log: log, plane: plane,
+		inputs: make(chan core.Input, inputsMost), calls: make(chan func()),
+		metrics: newMetrics(uses),
+	}
+	config := core.Config{Node: s.node, Seed: rand.Uint64()}
+	for _, use := range uses {
+		config.Capacities[use.Map] = int(use.Capacity)
+	}
+	v.driver = carry.Driver{Core: core.New(config), Maps: plane, Now: time.Now}
+	v.pods = newPods(plane, log, func(problem string) { v.send(ctx, core.Hooks{Problem: problem}) })
+	v.link.service = v
+
+	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error { return v.loop(ctx) })
+	g.Go(func() error { return v.link.run(ctx) })
+	g.Go(func() error { return telemetry.Serve(ctx, s.Listen, v.metrics.registry, v.checks()...) })
+	g.Go(func() error { return v.watchDrops(ctx) })
+	if s.maps == mapsKernel {
+		g.Go(func() error { return v.pods.run(ctx) })
+	}
+	err = g.Wait()
+	log.Info("the programmer stops; what is pinned in the kernel goes on forwarding")
+	return err
+}
+
+// loop puts inputs into the core and does what it wants.
+func (v *service) loop(ctx context.Context) error {
+	tick := time.NewTicker(core.TickInterval)
+	defer tick.Stop()
+	v.step(ctx, core.Tick{})
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-tick.C:
+			v.step(ctx, core.Tick{})
+			v.health.update(v.driver.Core)
+			v.metrics.update(v.driver.Core)
+		case in := <-v.inputs:
+			v.step(ctx, in)
+		case call := <-v.calls:
+			call()
+		}
+	}
+}
+
+func (v *service) step(ctx context.Context, in core.Input) {
+	for _, e := range v.driver.Step(in) {
+		switch e := e.(type) {
+		case core.Sync:
+			v.link.sync(ctx, e)
+		case core.Report:
+			v.metrics.applied(e.Deltas)
+			v.logApplied(e.Deltas)
+			v.link.report(e, v.drops())
+		case core.Event:
+			v.logEvent(e)
+			v.link.event(e)
+		case core.Endpoints:
+			v.pods.want(e.Wanted)
+		default:
+			panic(fmt.Sprintf("programmer: effect of type %T", e))
+		}
+	}
+}
+
+// send gives the loop an input, and waits while it has too many.
+func (v *service) send(ctx context.Context, in core.Input) {
+	select {
+	case v.inputs <- in:
+	case <-ctx.Done():
+	}
+}
+
+// within runs f between two inputs, and returns when it has run.
+func (v *service) within(ctx context.Context, f func()) error {
+	done := make(chan struct{})
+	select {
+	case v.calls <- func() { defer close(done); f() }:
+		<-done
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// drops returns the counts of drops so far; none if they can't be read, which is logged.
+func (v *service) drops() map[string]uint64 {
+	counts, err := v.plane.dropCounts()
+	if err != nil {
+		v.log.Warn("the drop counters can't be read", "error", err)
+	}
+	v.metrics.droppedSoFar(counts)
+	return counts
+}
+
+func (v *service) logApplied(deltas []core.AppliedDelta) {
+	for _, d := range deltas {
+		var cause string
+		if len(d.Causes) > 0 {
+			cause = d.Causes[0].String()
+		}
+		v.log.Info("applied", "layer", d.Layer.String(), "epoch", d.Epoch, "revision", d.To, "writes", d.Writes,
+			"bytes", d.Bytes, "latency", d.Latency, "object", cause, "causes", len(d.Causes))
+	}
+}
+
+func (v *service) logEvent(e core.Event) {
+	level := slog.LevelInfo
+	if e.Warning {
+		level = slog.LevelWarn
+	}
+	v.log.Log(context.Background(), level, "event", "kind", e.Kind, "text", e.Text)
+}
+
+func (v *service) checks() []telemetry.Check {
+	return []telemetry.Check{
+		{Name: "loop", Live: true, Run: func(context.Context) error { return v.health.alive() }},
+		{Name: "tables", Run: func(context.Context) error { return v.health.ready() }},
+		{Name: "bus", Run: func(context.Context) error { return v.link.connected() }},
+		{Name: "sync", Run: func(context.Context) error { return v.health.synced() }},
+	}
+}
+
+// actual is what the maps hold, read from them and not from memory.
+func (v *service) actual(ctx context.Context) (rows []model.Rows, positions map[model.Layer]model.Position, err error) {
+	errWithin := v.within(ctx, func() {
+		state, errLoad := v.driver.Load()
+		if errLoad != nil {
+			err = errLoad
+			return
+		}
+		for _, kind := range []model.LayerKind{model.LayerCluster, model.LayerNode} {
+			rows = append(rows, state.Tables(kind).Rows())
+		}
+		positions = v.driver.Core.Positions()
+		for l, p := range positions {
+			p.Digest = state.Digest(l.Kind)
+			positions[l] = p
+		}
+	})
+	return rows, positions, errors.Join(errWithin, err)
+}
