@@ -43,7 +43,11 @@ func (w *World) start(c connection) string {
 	case c.from.isHost:
 		what = "a process of node " + c.node
 	}
-	return fmt.Sprintf("%s, %s, sends %s to %s, %s", what, c.source, c.protocol, c.to.what, c.dialled)
+	to := c.dialled.String()
+	if c.to.what != to {
+		to = c.to.what + ", " + to
+	}
+	return fmt.Sprintf("%s, %s, sends %s to %s", what, c.source, c.protocol, to)
 }
 
 func (w *World) seen(c connection) string {
