@@ -17,6 +17,7 @@ import (
 	"log/slog"
 	"math/rand/v2"
 	"net/url"
+	"regexp"
 	"sync"
 	"time"
 
@@ -48,6 +49,9 @@ var (
 	ErrUncertain = errors.New("it is unknown whether it was stored")
 	// ErrNoStream says that the stream doesn't exist.
 	ErrNoStream = errors.New("the stream doesn't exist")
+	// ErrReplaced says that the stream was removed and made anew, or restored from a backup: what was read of it no longer
+	// counts, begin again.
+	ErrReplaced = errors.New("the stream was removed and made anew, or restored: begin again")
 	// ErrTooLarge says that a message or batch is larger than the bus takes.
 	ErrTooLarge = errors.New("too large for the bus")
 	// ErrClosed says that the connection was closed by its owner.
@@ -232,13 +236,11 @@ func checkURL(servers string) error {
 	return nil
 }
 
-// redacted hides passwords in an URL that goes to logs and errors.
-func redacted(servers string) string {
-	if u, err := url.Parse(servers); err == nil && u.User != nil {
-		return u.Redacted()
-	}
-	return servers
-}
+// secret is the password, or the token, of an URL.
+var secret = regexp.MustCompile(`://(?:([^:/@,\s]*):)?[^/@,\s]*@`)
+
+// redacted hides passwords and tokens in URLs that go to logs and errors.
+func redacted(servers string) string { return secret.ReplaceAllString(servers, "://$1:xxxxx@") }
 
 // backoff grows from backoffFirst to backoffMax, with a jitter of a half, so that nodes don't come back as one.
 func backoff(attempt int) time.Duration {

@@ -163,6 +163,15 @@ func TestPasswordsStayOutOfErrors(t *testing.T) {
 	if strings.Contains(err.Error(), "hunter2") {
 		t.Errorf("the password is in %q", err)
 	}
+	for url, want := range map[string]string{
+		"nats://a:secret@h:1,nats://b:secret@h:2": "nats://a:xxxxx@h:1,nats://b:xxxxx@h:2",
+		"nats://secret@h:1":                       "nats://:xxxxx@h:1",
+		"tls://h:4222,nats://[::1]:4222":          "tls://h:4222,nats://[::1]:4222",
+	} {
+		if got := redacted(url); got != want {
+			t.Errorf("%s is shown as %s, want %s", url, got, want)
+		}
+	}
 }
 
 func TestRestartOfTheServerIsLivedThrough(t *testing.T) {

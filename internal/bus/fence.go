@@ -258,11 +258,11 @@ const (
 func (c *Conn) commitAnswer(ctx context.Context, answers *nats.Subscription, count int) (uint64, error) {
 	for {
 		m, err := answers.NextMsgWithContext(ctx)
-		if err != nil {
-			return 0, errors.Join(ErrUncertain, c.explain(err))
+		if errors.Is(err, nats.ErrNoResponders) {
+			return 0, fmt.Errorf("nothing keeps its subjects: %w", ErrNoStream)
 		}
-		if len(m.Data) == 0 && m.Header.Get("Status") == "503" {
-			return 0, fmt.Errorf("no stream takes it: %w", ErrNoStream)
+		if err != nil {
+			return 0, fmt.Errorf("%w: %w", ErrUncertain, c.explain(err))
 		}
 		if len(m.Data) == 0 {
 			continue // the first message has arrived

@@ -211,6 +211,19 @@ func TestEpochOfAStreamThatIsNotThere(t *testing.T) {
 	}
 }
 
+func TestAppendToAStreamThatWasRemoved(t *testing.T) {
+	c := startWith(t, ledger)
+	f := take(t, c, "one")
+	if err := c.js.DeleteStream(t.Context(), "LEDGER"); err != nil {
+		t.Fatal(err)
+	}
+	for _, batch := range [][]Record{records("a"), records("a", "b")} {
+		if _, err := f.Append(t.Context(), batch); !errors.Is(err, ErrNoStream) {
+			t.Errorf("%d messages: %v, want ErrNoStream", len(batch), err)
+		}
+	}
+}
+
 func TestAppendWithoutAnAnswerIsUncertain(t *testing.T) {
 	c := startWith(t, ledger)
 	f := take(t, c, "one")

@@ -55,8 +55,10 @@ type reader struct {
 	each    func(Record) error
 	follow  bool
 
-	end    uint64 // the newest sequence when reading began
-	next   uint64 // what to continue with; 0 if nothing was read yet
+	begun  bool
+	made   time.Time // when the stream was
+	end    uint64    // the newest sequence when reading began
+	next   uint64    // what to continue with; 0 if nothing was read yet
 	caught bool
 }
 
@@ -67,10 +69,9 @@ func (e errOfEach) Unwrap() error { return e.error }
 
 func (c *Conn) read(ctx context.Context, o ReadOptions, each func(Record) error, follow bool) error {
 	r := &reader{options: o, each: each, follow: follow}
-	begun := false
 	for attempt := 0; ; attempt++ {
 		was := r.next
-		err := c.readOnce(ctx, r, &begun)
+		err := c.readOnce(ctx, r)
 		if own, ok := errors.AsType[errOfEach](err); ok {
 			return own.error
 		}
@@ -80,7 +81,7 @@ func (c *Conn) read(ctx context.Context, o ReadOptions, each func(Record) error,
 		if ctx.Err() != nil {
 			return fmt.Errorf("read stream %s: %w", o.Stream, errors.Join(ctx.Err(), err))
 		}
-		if c.ctx.Err() != nil || errors.Is(err, jetstream.ErrStreamNotFound) || !retryable(err) {
+		if c.ctx.Err() != nil || !retryable(err) {
 			return fmt.Errorf("read stream %s: %w", o.Stream, c.explainStream(err))
 		}
 		if r.next != was {
@@ -95,18 +96,21 @@ func (c *Conn) read(ctx context.Context, o ReadOptions, each func(Record) error,
 
 // retryable says whether an error may pass by itself: all but what the server says of the request.
 func retryable(err error) bool {
+	if errors.Is(err, ErrReplaced) || errors.Is(err, jetstream.ErrStreamNotFound) {
+		return false
+	}
 	refused, ok := errors.AsType[*jetstream.APIError](err)
 	return !ok || refused.Code >= 500 || errors.Is(err, jetstream.ErrConsumerNotFound)
 }
 
 // readOnce reads through one consumer, from where r has come to.
-func (c *Conn) readOnce(ctx context.Context, r *reader, begun *bool) error {
+func (c *Conn) readOnce(ctx context.Context, r *reader) error {
 	stream, err := c.js.Stream(ctx, r.options.Stream)
 	if err != nil {
 		return err
 	}
-	if !*begun {
-		*begun, r.end = true, stream.CachedInfo().State.LastSeq
+	if err := r.check(stream.CachedInfo()); err != nil {
+		return err
 	}
 	consumer, err := stream.OrderedConsumer(ctx, r.consumer())
 	if err != nil {
@@ -122,7 +126,18 @@ func (c *Conn) readOnce(ctx context.Context, r *reader, begun *bool) error {
 		return err
 	}
 	defer messages.Stop()
-	return r.drain(ctx, consumer, messages)
+	return r.drain(ctx, stream, consumer, messages)
+}
+
+// check notes what the stream is like when reading begins, and later says if it isn't the same any more.
+func (r *reader) check(info *jetstream.StreamInfo) error {
+	if !r.begun {
+		r.begun, r.made, r.end = true, info.Created, info.State.LastSeq
+	}
+	if !info.Created.Equal(r.made) || info.State.LastSeq+1 < r.next {
+		return ErrReplaced
+	}
+	return nil
 }
 
 func (r *reader) consumer() jetstream.OrderedConsumerConfig {
@@ -142,11 +157,11 @@ func (r *reader) consumer() jetstream.OrderedConsumerConfig {
 }
 
 // drain hands over messages until r has all it wants.
-func (r *reader) drain(ctx context.Context, consumer jetstream.Consumer, messages jetstream.MessagesContext) error {
+func (r *reader) drain(ctx context.Context, stream jetstream.Stream, consumer jetstream.Consumer, messages jetstream.MessagesContext) error {
 	for {
 		m, err := nextMessage(ctx, messages)
 		if errors.Is(err, context.DeadlineExceeded) && ctx.Err() == nil {
-			if done, err := r.quiet(ctx, consumer); done || err != nil {
+			if done, err := r.quiet(ctx, stream, consumer); done || err != nil {
 				return err
 			}
 			continue
@@ -183,10 +198,14 @@ func (r *reader) take(m jetstream.Msg) (done bool, err error) {
 	return (meta.NumPending == 0 || meta.Sequence.Stream >= r.end) && r.caughtUp(), nil
 }
 
-// quiet is when nothing came for a while: what was pending may have been deleted meanwhile.
-func (r *reader) quiet(ctx context.Context, consumer jetstream.Consumer) (done bool, err error) {
-	if r.caught {
-		return false, nil
+// quiet is when nothing came for a while: what was pending may have been deleted meanwhile, or the stream with it.
+func (r *reader) quiet(ctx context.Context, stream jetstream.Stream, consumer jetstream.Consumer) (done bool, err error) {
+	now, err := stream.Info(ctx)
+	if err != nil {
+		return false, err
+	}
+	if err := r.check(now); err != nil || r.caught {
+		return false, err
 	}
 	info, err := consumer.Info(ctx)
 	if err != nil {

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/deltaplane/deltaplane/internal/bus/embedded"
 	"github.com/deltaplane/deltaplane/schemas"
@@ -230,5 +231,67 @@ func TestReadOfManyMessages(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
+	}
+}
+
+// A stream that is lost with its server and made anew has other messages under the same numbers: nobody may go on as if
+// nothing had been.
+func TestFollowOfAStreamThatWasReplacedEnds(t *testing.T) {
+	c := startWith(t, ledger)
+	appendTo(t, take(t, c, "one"), "a", "b")
+	heard, ended := make(chan string, 16), make(chan error, 1)
+	go func() {
+		ended <- c.Follow(t.Context(), ReadOptions{Stream: "LEDGER"}, func(r Record) error { heard <- r.Subject; return nil })
+	}()
+	for range 3 {
+		receive(t, heard)
+	}
+	if err := c.js.DeleteStream(t.Context(), "LEDGER"); err != nil {
+		t.Fatal(err)
+	}
+	if err := c.EnsureStreams(t.Context(), 1, ledger); err != nil {
+		t.Fatal(err)
+	}
+	// In between there was none: which of both is seen depends on when it is looked.
+	if err := receive(t, ended); !errors.Is(err, ErrReplaced) && !errors.Is(err, ErrNoStream) {
+		t.Errorf("got %v, want ErrReplaced or ErrNoStream", err)
+	}
+}
+
+func TestAnotherStreamOfTheSameNameIsNotGoneOnWith(t *testing.T) {
+	made := time.Now()
+	stream := func(made time.Time, last uint64) *jetstream.StreamInfo {
+		return &jetstream.StreamInfo{Created: made, State: jetstream.StreamState{LastSeq: last}}
+	}
+	r := &reader{}
+	if err := r.check(stream(made, 7)); err != nil || r.end != 7 {
+		t.Fatalf("at first: %v, end %d", err, r.end)
+	}
+	r.next = 8
+	for name, now := range map[string]*jetstream.StreamInfo{
+		"made anew": stream(made.Add(time.Second), 100), "restored from a backup": stream(made, 5),
+	} {
+		if err := r.check(now); !errors.Is(err, ErrReplaced) || retryable(err) {
+			t.Errorf("%s: %v, want ErrReplaced, which no retry mends", name, err)
+		}
+	}
+	if err := r.check(stream(made, 7)); err != nil {
+		t.Errorf("unchanged: %v", err)
+	}
+}
+
+func TestFollowOfAStreamThatWasRemovedEnds(t *testing.T) {
+	c := startWith(t, ledger)
+	caughtUp, ended := make(chan struct{}), make(chan error, 1)
+	go func() {
+		o := ReadOptions{Stream: "LEDGER", OnCaughtUp: func() { close(caughtUp) }}
+		ended <- c.Follow(t.Context(), o, func(Record) error { return nil })
+	}()
+	receive(t, caughtUp)
+	if err := c.js.DeleteStream(t.Context(), "LEDGER"); err != nil {
+		t.Fatal(err)
+	}
+	if err := receive(t, ended); !errors.Is(err, ErrNoStream) {
+		t.Errorf("got %v, want ErrNoStream", err)
 	}
 }

@@ -69,11 +69,7 @@ func (c *Conn) RequestMany(ctx context.Context, subject string, data []byte, eac
 func next(ctx context.Context, answers *nats.Subscription) (*nats.Msg, error) {
 	ctx, cancel := context.WithTimeout(ctx, answerWithin)
 	defer cancel()
-	m, err := answers.NextMsgWithContext(ctx)
-	if err == nil && len(m.Data) == 0 && m.Header.Get("Status") == "503" {
-		return nil, nats.ErrNoResponders
-	}
-	return m, err
+	return answers.NextMsgWithContext(ctx)
 }
 
 func (c *Conn) requestError(subject string, got int, err error) error {

@@ -98,6 +98,13 @@ func TestMoreReplicasThanServersAreNamed(t *testing.T) {
 	wantError(t, c.EnsureStreams(t.Context(), 3, ledger), "create stream LEDGER with 3 replicas", "replicas > 1 not supported")
 }
 
+func TestServerWithoutRoomIsNamed(t *testing.T) {
+	file := write(t, "host: 127.0.0.1\nport: -1\njetstream { max_file_store: 1MB }\n")
+	server := startServer(t, embedded.Options{ConfigFile: file, Dir: t.TempDir()})
+	c := connect(t, Options{URL: server.URL()})
+	wantError(t, c.EnsureStreams(t.Context(), 1, ledger), "create stream LEDGER", "too little storage left", "max_file_store")
+}
+
 func TestAccountWithoutStreamsIsNamed(t *testing.T) {
 	file := write(t, "host: 127.0.0.1\nport: -1\naccounts { A: { users: [{user: a, password: a}] } }\n")
 	server := startServer(t, embedded.Options{ConfigFile: file, Dir: t.TempDir()})

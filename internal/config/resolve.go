@@ -5,8 +5,8 @@ package config
 import (
 	"fmt"
 	"io"
-	"net/url"
 	"os"
+	"regexp"
 	"strconv"
 	"strings"
 
@@ -88,6 +88,9 @@ func (o origins) print(w io.Writer, name string, flags *pflag.FlagSet) error {
 	return err
 }
 
+// secret is the password, or the token, of an URL.
+var secret = regexp.MustCompile(`://(?:([^:/@,\s]*):)?[^/@,\s]*@`)
+
 // yamlValue returns a flag's value as YAML, without passwords.
 func yamlValue(f *pflag.Flag) string {
 	if list, ok := f.Value.(pflag.SliceValue); ok {
@@ -105,9 +108,7 @@ func yamlValue(f *pflag.Flag) string {
 }
 
 func yamlText(text string) string {
-	if u, err := url.Parse(text); err == nil && u.User != nil {
-		text = u.Redacted()
-	}
+	text = secret.ReplaceAllString(text, "://$1:xxxxx@")
 	var back any
 	if plain := yaml.Unmarshal([]byte("v: "+text), &back) == nil; plain && text != "" {
 		if m, ok := back.(map[string]any); ok && m["v"] == text {
