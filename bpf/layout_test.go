@@ -42,8 +42,7 @@ func TestGoTypesAreLaidOutAsTheObjects(t *testing.T) {
 		}
 		offset := uint32(0)
 		fields := map[string][2]uint32{} // name → offset, size
-		for i := range g.NumField() {
-			f := g.Field(i)
+		for f := range g.Fields() {
 			fields[strings.ToLower(f.Name)] = [2]uint32{offset, uint32(f.Type.Size())}
 			offset += uint32(f.Type.Size())
 		}

@@ -4,15 +4,18 @@ package kernel
 
 import (
 	"bytes"
+	"context"
 	"maps"
 	"net/netip"
 	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
 	"github.com/gopacket/gopacket/layers"
 
 	"github.com/deltaplane/deltaplane/bpf"
+	"github.com/deltaplane/deltaplane/internal/abi"
 	"github.com/deltaplane/deltaplane/internal/model"
 	"github.com/deltaplane/deltaplane/internal/testkit"
 )
@@ -400,4 +403,27 @@ func TestPodThatDialsABackendItselfIsNotShownTheService(t *testing.T) {
 	if got := toPod(t, plane, segment{from: backend, to: client, syn: true, ack: true}); got.from != backend {
 		t.Errorf("the reply is shown as %s", got.from)
 	}
+}
+
+func TestDropEventSaysWhoWantedWhat(t *testing.T) {
+	plane := newPlane(t, testkit.Service{Set: 5, Protocol: model.TCP, Frontends: at("[fd00:96::1]:80")})
+	ctx, cancel := context.WithCancel(t.Context())
+	events, done := make(chan abi.DropEvent, 1), make(chan error)
+	go func() { done <- plane.Drops(ctx, func(e abi.DropEvent) { events <- e }) }()
+	fromPod(t, plane, segment{from: "[fd00:1::9]:40000", to: "[fd00:96::1]:80", syn: true})
+	got := <-events
+	if got.Time == 0 {
+		t.Error("the event has no time")
+	}
+	got.Time = 0
+	want := abi.DropEvent{
+		Source: netip.MustParseAddr("fd00:1::9").As16(), SourcePort: abi.Port(40000),
+		Destination: netip.MustParseAddr("fd00:96::1").As16(), DestinationPort: abi.Port(80),
+		Set: 5, Protocol: uint8(model.TCP), Reason: uint8(model.ReasonNoBackend), Via: 2,
+	}
+	if diff := cmp.Diff(want, got, cmpopts.IgnoreUnexported(abi.DropEvent{})); diff != "" {
+		t.Error(diff)
+	}
+	cancel()
+	check(t, <-done)
 }

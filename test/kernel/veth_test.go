@@ -8,6 +8,7 @@ import (
 	"io"
 	"net"
 	"net/netip"
+	"slices"
 	"syscall"
 	"testing"
 	"time"
@@ -370,9 +371,8 @@ func TestHeadersInPagesAreReadAlike(t *testing.T) {
 	check(t, unix.SetsockoptInt(w.fd, unix.SOL_PACKET, unix.PACKET_VNET_HDR, 1))
 	for service, client := range map[string]string{service4: client4 + ":45000", service6: "[" + client6 + "]:45000"} {
 		packet := segment{from: client, to: service, udp: true, payload: 5000, sourceMAC: w.sourceMAC, dst: w.dst}
-		header := make([]byte, 10) // struct virtio_net_hdr
-		header[2] = 14             // hdr_len: what is to be in place
-		_, err := unix.Write(w.fd, append(header, packet.frame(t)...))
+		header := [10]byte{2: 14} // struct virtio_net_hdr; hdr_len is what is to be in place
+		_, err := unix.Write(w.fd, slices.Concat(header[:], packet.frame(t)))
 		check(t, err)
 		w.skip = len(header)
 		if got := w.receive(netip.MustParseAddrPort(service).Addr().String()); got.from != service || got.to != client {
