@@ -75,7 +75,7 @@ func (l *Lab) inState(ctx context.Context) (uint64, error) {
 	ctx, cancel := context.WithTimeout(ctx, askWithin)
 	defer cancel()
 	newest, complete := uint64(0), false
-	err := l.conn.Read(ctx, bus.ReadOptions{Stream: schemas.StateFacts.Name}, func(r bus.Record) error {
+	err := l.conn.Read(ctx, bus.ReadOptions{Stream: schemas.StateFacts.Name, Subjects: []string{schemas.SubjectAllState}}, func(r bus.Record) error {
 		newest = max(newest, r.Sequence)
 		var fact schemas.Fact
 		if proto.Unmarshal(r.Data, &fact) != nil {

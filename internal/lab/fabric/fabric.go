@@ -75,6 +75,8 @@ func (f *Fabric) makeBridge() error {
 	defer links.Close()
 	attrs := netlink.NewLinkAttrs()
 	attrs.Name = bridge
+	// Without an address of its own a bridge takes its ports' lowest, which changes with each new port.
+	attrs.HardwareAddr = net.HardwareAddr{2, 0, 0, 0, 0, 1}
 	snooping := false
 	if err := links.LinkAdd(&netlink.Bridge{LinkAttrs: attrs, MulticastSnooping: &snooping}); err != nil {
 		return err

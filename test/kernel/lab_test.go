@@ -1,0 +1,150 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package kernel
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/deltaplane/deltaplane/internal/lab"
+	"github.com/deltaplane/deltaplane/internal/lab/agent"
+	"github.com/deltaplane/deltaplane/internal/testkit"
+)
+
+const labName = "test-pipeline"
+
+// cli is the command line of a lab of this test's own, with the services built beside it.
+type cli struct{ program string }
+
+func buildAll(t *testing.T) cli {
+	t.Helper()
+	dir := t.TempDir()
+	build := exec.Command("go", "build", "-o", dir, "./cmd/deltaplane", "./services/watcher", "./services/compiler", "./services/programmer")
+	build.Dir = "../.."
+	build.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if out, err := build.CombinedOutput(); err != nil {
+		t.Fatalf("build: %v\n%s", err, out)
+	}
+	return cli{filepath.Join(dir, "deltaplane")}
+}
+
+func (c cli) run(t *testing.T, args ...string) string {
+	t.Helper()
+	cmd := exec.CommandContext(t.Context(), c.program, args...)
+	var stderr bytes.Buffer
+	cmd.Stderr = &stderr
+	out, err := cmd.Output()
+	if err != nil {
+		t.Fatalf("deltaplane %s: %v\n%s%s%s", strings.Join(args, " "), err, out, stderr.Bytes(), logs())
+	}
+	return string(out)
+}
+
+func (c cli) lab(t *testing.T, command string, args ...string) string {
+	t.Helper()
+	return c.run(t, append([]string{"lab", command, "--name", labName}, args...)...)
+}
+
+func (c cli) probe(t *testing.T, from, to, protocol string, family int) agent.Result {
+	t.Helper()
+	out := c.lab(t, "probe", "--from", from, "--to", to, "--proto", protocol, "--family", fmt.Sprint(family), "-o", "json")
+	var report lab.ProbeReport
+	if err := json.Unmarshal([]byte(out), &report); err != nil || len(report.Results) != 1 {
+		t.Fatalf("probe says %s: %v", out, err)
+	}
+	return report.Results[0]
+}
+
+// logs are what the services of the lab have said, for failures.
+func logs() string {
+	state, err := lab.ReadState(labName)
+	if err != nil {
+		return err.Error()
+	}
+	files, _ := filepath.Glob(filepath.Join(state.Logs, "*.log"))
+	var text strings.Builder
+	for _, file := range files {
+		data, _ := os.ReadFile(file)
+		fmt.Fprintf(&text, "--- %s\n%s\n", filepath.Base(file), data[max(0, len(data)-2000):])
+	}
+	return text.String()
+}
+
+const shopWith = `
+apiVersion: apps/v1
+kind: Deployment
+metadata: {name: web, namespace: shop}
+spec:
+  replicas: %d
+  selector: {matchLabels: {app: web}}
+  template:
+    metadata: {labels: {app: web}}
+    spec: {containers: [{name: web, ports: [{name: http, containerPort: 8080}, {name: quote, containerPort: 5300, protocol: UDP}]}]}
+---
+apiVersion: v1
+kind: Service
+metadata: {name: web, namespace: shop}
+spec:
+  ipFamilyPolicy: PreferDualStack
+  selector: {app: web}
+  ports: [{name: http, port: 80, targetPort: http}, {name: quote, port: 53, protocol: UDP, targetPort: quote}]
+`
+
+// From YAML to packets, by the commands that people use: every place reaches the Service in both families and
+// protocols, changes are live when the command returns, and nothing is left at the end.
+func TestPipelineFromYAMLToPackets(t *testing.T) {
+	testkit.NeedKernel(t)
+	c := buildAll(t)
+	file := filepath.Join(t.TempDir(), "shop.yaml")
+	write := func(replicas int) {
+		if err := os.WriteFile(file, fmt.Appendf(nil, shopWith, replicas), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	write(2)
+	t.Cleanup(func() {
+		if _, err := lab.Down(context.WithoutCancel(t.Context()), labName); err != nil {
+			t.Error(err)
+		}
+	})
+	c.lab(t, "up", "-f", file, "--detach")
+	everyoneReaches(t, c)
+
+	write(4)
+	c.lab(t, "apply", "-f", file)
+	reached := map[string]bool{}
+	testkit.Eventually(t, 30*time.Second, func() bool {
+		reached[c.probe(t, "node/node-1", "shop/web:http", "tcp", 4).Reached] = true
+		return len(reached) == 4
+	})
+	write(0)
+	c.lab(t, "apply", "-f", file)
+	if got := c.probe(t, "node/node-2", "shop/web:http", "tcp", 6); got.Outcome != agent.Refused {
+		t.Errorf("without backends: %+v", got)
+	}
+	c.lab(t, "down")
+	if _, err := lab.ReadState(labName); err == nil {
+		t.Error("the lab is still there")
+	}
+}
+
+func everyoneReaches(t *testing.T, c cli) {
+	t.Helper()
+	for _, from := range []string{"shop/web-0", "node/node-1", "node/node-2", "node/node-3"} {
+		for _, family := range []int{4, 6} {
+			for protocol, port := range map[string]string{"tcp": "http", "udp": "quote"} {
+				if got := c.probe(t, from, "shop/web:"+port, protocol, family); got.Outcome != agent.OK || !strings.HasPrefix(got.Reached, "shop/web-") {
+					t.Errorf("%s over %s and IPv%d: %+v", from, protocol, family, got)
+				}
+			}
+		}
+	}
+}
