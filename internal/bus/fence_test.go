@@ -248,6 +248,27 @@ func TestAppendWhileTheServerIsAwayFailsAtOnce(t *testing.T) {
 	wantError(t, err, "append 2 messages to stream LEDGER", "not connected to the bus at")
 }
 
+// A restart of the server deposes nobody: the epoch is in the stream.
+func TestFenceHoldsOverARestart(t *testing.T) {
+	dir := t.TempDir()
+	server := startServer(t, embedded.Options{Dir: dir})
+	back := make(chan struct{}, 1)
+	c := connect(t, Options{URL: server.URL(), OnReconnect: func() { back <- struct{}{} }})
+	if err := c.EnsureStreams(t.Context(), 1, ledger); err != nil {
+		t.Fatal(err)
+	}
+	f := take(t, c, "one")
+	appendTo(t, f, "a", "b")
+	server.Shutdown()
+	startServer(t, embedded.Options{Dir: dir, Port: portOf(t, server.URL())})
+	receive(t, back)
+	appendTo(t, f, "c", "d")
+	want := []string{"ledger.entry.0=a", "ledger.entry.1=b", "ledger.entry.0=c", "ledger.entry.1=d"}
+	if diff := cmp.Diff(want, entries(t, c)); diff != "" {
+		t.Error(diff)
+	}
+}
+
 // This is the measurement that docs/adr/0008 rests on: who acts on deltas must not subscribe to a stream's subjects.
 func TestBatchReachesPlainSubscribersBeforeItIsStored(t *testing.T) {
 	c := startWith(t, ledger)
