@@ -14,6 +14,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/deltaplane/deltaplane/internal/cgroup"
 	"github.com/deltaplane/deltaplane/internal/lab/space"
 )
 
@@ -45,7 +46,7 @@ func dirOf(name string) (dir, error) {
 }
 
 func cgroupOf(name string) (string, error) {
-	root, err := space.CgroupRoot()
+	root, err := cgroup.Root()
 	if err != nil {
 		return "", err
 	}

@@ -3,7 +3,6 @@
 package testkit
 
 import (
-	"bufio"
 	"errors"
 	"fmt"
 	"os"
@@ -13,6 +12,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/deltaplane/deltaplane/internal/cgroup"
 )
 
 // EnterCgroup makes a version 2 cgroup and moves this process into it until the test ends, so that sockets made
@@ -38,7 +39,7 @@ func EnterCgroup(t testing.TB) string {
 // NewCgroup makes a version 2 cgroup that ends with the test.
 func NewCgroup(t testing.TB) string {
 	t.Helper()
-	root, err := cgroupRoot()
+	root, err := cgroup.Root()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -59,23 +60,8 @@ func joinCgroup(dir string) error {
 	return os.WriteFile(filepath.Join(dir, "cgroup.procs"), fmt.Appendf(nil, "%d", os.Getpid()), 0o644)
 }
 
-// cgroupRoot finds where the version 2 hierarchy is mounted: elsewhere on hybrid hosts than on others.
-func cgroupRoot() (string, error) {
-	mounts, err := os.Open("/proc/mounts")
-	if err != nil {
-		return "", err
-	}
-	defer mounts.Close()
-	for lines := bufio.NewScanner(mounts); lines.Scan(); {
-		if f := strings.Fields(lines.Text()); len(f) > 2 && f[2] == "cgroup2" {
-			return f[1], nil
-		}
-	}
-	return "", errors.New("no version 2 cgroup hierarchy is mounted: mount -t cgroup2 none /sys/fs/cgroup")
-}
-
 func ownCgroup() (string, error) {
-	root, err := cgroupRoot()
+	root, err := cgroup.Root()
 	if err != nil {
 		return "", err
 	}

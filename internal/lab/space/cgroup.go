@@ -3,7 +3,6 @@
 package space
 
 import (
-	"bufio"
 	"context"
 	"errors"
 	"fmt"
@@ -18,22 +17,7 @@ import (
 // Cgroup is a directory of the cgroup v2 hierarchy.
 type Cgroup struct{ path string }
 
-// CgroupRoot finds where cgroup v2 is mounted: at /sys/fs/cgroup, or below it where v1 is in use too.
-func CgroupRoot() (string, error) {
-	file, err := os.Open("/proc/mounts")
-	if err != nil {
-		return "", fmt.Errorf("find cgroup v2: %w", err)
-	}
-	defer file.Close()
-	for lines := bufio.NewScanner(file); lines.Scan(); {
-		if fields := strings.Fields(lines.Text()); len(fields) > 2 && fields[2] == "cgroup2" {
-			return fields[1], nil
-		}
-	}
-	return "", errors.New("find cgroup v2: it isn't mounted; run: mount -t cgroup2 none /sys/fs/cgroup")
-}
-
-// NewCgroup makes the cgroup at path, which is below CgroupRoot, if it isn't there.
+// NewCgroup makes the cgroup at path, which is below cgroup.Root, if it isn't there.
 func NewCgroup(path string) (*Cgroup, error) {
 	if err := os.MkdirAll(path, 0o755); err != nil {
 		return nil, fmt.Errorf("make cgroup: %w", err)
