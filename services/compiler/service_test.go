@@ -426,3 +426,34 @@ func TestLogThatNodesAreAheadOfIsOvertaken(t *testing.T) {
 		t.Errorf("the next delta is revision %d of epoch %d, want more than 900 and 41", d.To, d.Epoch)
 	}
 }
+
+func TestStatusKnowsNodesRightAfterAChangeOfLeaders(t *testing.T) {
+	c := newCluster(t)
+	c.makeStreams()
+	c.tell(append(webFacts(3), complete())...)
+	first, stop := c.start("first")
+	waitReady(t, first)
+	node := model.NodeLayer("node.with.dots")
+	report := &schemas.Applied{Node: node.Name}
+	for _, d := range c.waitDeltas(2) {
+		report.Positions = append(report.Positions,
+			wire.PositionToProto(d.Layer, model.Position{Epoch: d.Epoch, Revision: d.To, Digest: d.DigestAfter}))
+	}
+	if err := c.conn.Publish(schemas.AppliedSubject(node.Name), encode(report)); err != nil {
+		t.Fatal(err)
+	}
+	stop()
+	second, _ := c.start("second")
+	waitReady(t, second)
+	testkit.Eventually(t, patience, func() bool {
+		data, err := c.conn.Request(t.Context(), schemas.SubjectStatus, encode(&schemas.StatusRequest{}))
+		if err != nil {
+			t.Fatal(err)
+		}
+		var status schemas.Status
+		if err := proto.Unmarshal(data, &status); err != nil {
+			t.Fatal(err)
+		}
+		return len(status.GetNodes()) == 1 && status.GetNodes()[0].GetConverged()
+	})
+}

@@ -68,6 +68,8 @@ func (s *service) lead(ctx context.Context) (err error) {
 		return err
 	}
 	t.running.Go(func() { end(t.follow(ctx)) })
+	t.running.Go(func() { end(t.look(ctx)) })
+	t.running.Go(func() { t.lastReports(ctx) })
 	return t.work(ctx)
 }
 

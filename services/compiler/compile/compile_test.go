@@ -341,14 +341,11 @@ func apply(t testing.TB, db *state.DB, facts ...*schemas.Fact) []Unit {
 	if err != nil {
 		t.Fatal(err)
 	}
+	return touchedUnits(changes)
+}
+
+func touchedUnits(changes state.Changes) []Unit {
 	units := map[Unit]bool{}
-	for _, touch := range changes.Touched {
-		for _, name := range touch.Services {
-			units[ServiceUnit(name)] = true
-		}
-		for _, node := range touch.Nodes {
-			units[NodeUnit(node)] = true
-		}
-	}
+	addUnits(units, changes)
 	return slices.Collect(maps.Keys(units))
 }

@@ -125,7 +125,11 @@ func diffSet(c *model.Change, alloc *ids.Allocator, id model.SetID, before, afte
 			}
 		},
 		func(now backend) { putBackend(c, alloc, id, backend{}, now) },
-		func(old, now backend) { putBackend(c, alloc, id, old, now) })
+		func(old, now backend) {
+			if old != now {
+				putBackend(c, alloc, id, old, now)
+			}
+		})
 }
 
 func putBackend(c *model.Change, alloc *ids.Allocator, set model.SetID, old, now backend) {

@@ -74,7 +74,7 @@ func (f *Fleet) Know(names map[string]bool) {
 	}
 }
 
-// Report takes in what a node reports. The fleet owns the report from then on.
+// Report takes in what a node reports, in whatever order reports come. The fleet owns the report from then on.
 func (f *Fleet) Report(report *schemas.Applied, now time.Time) error {
 	name := report.GetNode()
 	if err := wire.Name("node", name); err != nil {
@@ -85,6 +85,9 @@ func (f *Fleet) Report(report *schemas.Applied, now time.Time) error {
 		return fmt.Errorf("report of node %s: %w", name, err)
 	}
 	n := f.nodes[name]
+	if n != nil && n.report != nil && report.GetSent().AsTime().Before(n.report.GetSent().AsTime()) {
+		return nil // an older one, out of the log
+	}
 	if n == nil {
 		if f.strangers >= MaxStrangers {
 			return fmt.Errorf("report of node %s: the cluster has no such node, and %d others report that it doesn't know either: it is ignored",

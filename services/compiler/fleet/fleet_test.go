@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"google.golang.org/protobuf/types/known/durationpb"
+	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"github.com/deltaplane/deltaplane/internal/model"
 	"github.com/deltaplane/deltaplane/internal/wire"
@@ -86,6 +87,20 @@ func TestLatenciesAreThoseOfTheLastDeltas(t *testing.T) {
 	}
 	if n := len(f.nodes["n1"].latencies.ring); n != maxLatencies {
 		t.Errorf("%d latencies are kept, want %d", n, maxLatencies)
+	}
+}
+
+func TestOlderReportDoesNotReplaceANewerOne(t *testing.T) {
+	f := New()
+	for _, sent := range []time.Duration{2, 1} {
+		r := report("n1", model.Position{Revision: model.Revision(sent)}, model.Position{})
+		r.Sent = timestamppb.New(start.Add(sent * time.Second))
+		if err := f.Report(r, start); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if got := f.nodes["n1"].positions[model.ClusterLayer].Revision; got != 2 {
+		t.Errorf("the node counts as at revision %d, want 2", got)
 	}
 }
 
