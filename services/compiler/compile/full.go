@@ -19,18 +19,12 @@ type Output struct {
 	// SetAside are the objects that aren't compiled, or not wholly: those that are invalid, and those that
 	// lost an address to another.
 	SetAside []state.SetAside
-	// ByUnit has those of SetAside that are due to one unit.
-	ByUnit map[Unit][]state.SetAside
-	// Units counts the units compiled.
-	Units int
 }
 
-// Full compiles everything. What has no id yet gets one, in order of names; what alloc knows keeps its id.
+// Full compiles everything, for those who want to see it all. What has no id yet gets one, in order of names; what alloc knows keeps its id.
 func Full(snap *state.Snapshot, alloc *ids.Allocator) Output {
 	cluster := model.NewTables()
-	out := Output{
-		Layers: map[model.Layer]*model.Tables{model.ClusterLayer: cluster}, ByUnit: map[Unit][]state.SetAside{},
-	}
+	out := Output{Layers: map[model.Layer]*model.Tables{model.ClusterLayer: cluster}}
 	for row := range snap.SetAside() {
 		out.SetAside = append(out.SetAside, *row)
 	}
@@ -39,11 +33,11 @@ func Full(snap *state.Snapshot, alloc *ids.Allocator) Output {
 		for _, s := range unit.sets {
 			putSet(cluster, alloc, model.BackendSet{ID: alloc.Set(s.key), SetKey: s.key}, s)
 		}
-		out.add(ServiceUnit(svc.Name), unit.aside)
+		out.SetAside = append(out.SetAside, unit.aside...)
 	}
 	for _, name := range nodesWithPods(snap) {
 		unit := compileNode(snap, name)
-		out.add(NodeUnit(name), unit.aside)
+		out.SetAside = append(out.SetAside, unit.aside...)
 		if len(unit.endpoints) == 0 {
 			continue
 		}
@@ -54,14 +48,6 @@ func Full(snap *state.Snapshot, alloc *ids.Allocator) Output {
 		out.Layers[model.NodeLayer(name)] = tables
 	}
 	return out
-}
-
-func (o *Output) add(unit Unit, aside []state.SetAside) {
-	o.Units++
-	if len(aside) > 0 {
-		o.SetAside = append(o.SetAside, aside...)
-		o.ByUnit[unit] = aside
-	}
 }
 
 func putSet(t *model.Tables, alloc *ids.Allocator, row model.BackendSet, s set) {

@@ -98,6 +98,9 @@ func TestIncrementalEqualsFull(t *testing.T) {
 			}
 			maps.Copy(aside, d.SetAside)
 
+			if again := Compare(db.Snapshot(), alloc, layers); len(again.Changes) != 0 {
+				t.Fatalf("compared with everything, the rows should change by %+v", again.Changes)
+			}
 			full := Full(db.Snapshot(), alloc)
 			compareLayers(t, layers, digests, full)
 			compareAside(t, db.Snapshot(), aside, full)
@@ -105,6 +108,52 @@ func TestIncrementalEqualsFull(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
+	})
+}
+
+// TestCompareEqualsFull compares rows of one random state, some of them spoilt, with another random state.
+func TestCompareEqualsFull(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		db, alloc := state.New(), ids.New(0)
+		some := func() {
+			for range rapid.IntRange(0, 20).Draw(t, "events") {
+				if _, err := db.Apply(randomFact(t)); err != nil {
+					t.Fatal(err)
+				}
+			}
+		}
+		some()
+		rows := Full(db.Snapshot(), alloc).Layers
+		some()
+		cluster := rows[model.ClusterLayer]
+		for id, b := range cluster.Backends {
+			switch rapid.IntRange(0, 9).Draw(t, "spoil") {
+			case 0:
+				b.State = 3 - b.State
+				cluster.Backends[id] = b
+			case 1:
+				delete(cluster.Backends, id)
+			case 2:
+				m := model.Member{Set: b.Set + 1, Backend: id}
+				cluster.Members[m] = m
+			case 3:
+				b.Set++
+				cluster.Backends[id] = b
+			}
+		}
+		d := Compare(db.Snapshot(), alloc, rows)
+		for layer, change := range d.Changes {
+			checkChange(t, change)
+			if rows[layer] == nil {
+				rows[layer] = model.NewTables()
+			}
+			rows[layer].Apply(change, model.Digest{})
+		}
+		digests := map[model.Layer]model.Digest{}
+		for layer := range rows {
+			digests[layer] = rows[layer].Digest()
+		}
+		compareLayers(t, rows, digests, Full(db.Snapshot(), alloc))
 	})
 }
 

@@ -44,6 +44,8 @@ type Difference struct {
 	Changed []Unit
 	// SetAside by unit, for each unit that was compiled; none if the unit has nothing set aside.
 	SetAside map[Unit][]state.SetAside
+	// Units counts the units compiled.
+	Units int
 }
 
 // Update compiles units from the state before and after and returns the difference. What has no id yet gets
@@ -52,6 +54,7 @@ func Update(before, after *state.Snapshot, alloc *ids.Allocator, units []Unit) D
 	units = slices.SortedFunc(slices.Values(units), Unit.Compare)
 	d := Difference{Changes: map[model.Layer]*model.Change{}, SetAside: map[Unit][]state.SetAside{}}
 	for _, unit := range slices.Compact(units) {
+		d.Units++
 		change := d.change(unit.Layer())
 		rows := change.Put.Len() + change.Remove.Len()
 		if unit.Node != "" {

@@ -72,8 +72,7 @@ func (c *Core) fullInterval() time.Duration {
 // reported.
 func (c *Core) checkAll(now time.Time, found string) (out Output) {
 	c.stats.Checks++
-	full := compile.Full(c.compiled, c.ids)
-	changes := c.differences(full)
+	changes := compile.Compare(c.compiled, c.ids, c.tables()).Changes
 	if len(changes) == 0 && found == "" {
 		return out
 	}

@@ -77,7 +77,7 @@ func (c *Core) compilePending(now time.Time) (out Output) {
 	after := c.db.Snapshot()
 	c.ids.Advance(now)
 	d := compile.Update(c.compiled, after, c.ids, c.pending.names())
-	c.stats.Units += len(c.pending.units)
+	c.stats.Units += d.Units
 	c.compiled, c.compiling = after, c.seen
 	for unit, aside := range d.SetAside {
 		out.Events = append(out.Events, c.setAside(now, unit, aside)...)
@@ -97,32 +97,22 @@ func (c *Core) compilePending(now time.Time) (out Output) {
 func (c *Core) compileAll(now time.Time) (out Output) {
 	c.compiled, c.compiling = c.db.Snapshot(), c.seen
 	c.ids.Advance(now)
-	full := compile.Full(c.compiled, c.ids)
-	c.stats.Units += full.Units
-	out.Events = append(out.Events, c.setAllAside(now, full.ByUnit)...)
-	changes := c.differences(full)
-	c.commit(now, changes, func(l model.Layer) causes { return c.causesOf(l, changes[l]) })
+	d := compile.Compare(c.compiled, c.ids, c.tables())
+	c.stats.Units += d.Units
+	out.Events = append(out.Events, c.setAllAside(now, d.SetAside)...)
+	c.commit(now, d.Changes, func(l model.Layer) causes { return c.causesOf(l, d.Changes[l]) })
 	c.pending, c.trusted = pending{}, true
 	out.Add(c.append())
 	return out
 }
 
-// differences returns what turns the present rows into those of a full compilation.
-func (c *Core) differences(full compile.Output) map[model.Layer]*model.Change {
-	changes := map[model.Layer]*model.Change{}
-	for l, want := range full.Layers {
-		if change := model.Diff(c.rows(l), want); !change.Empty() {
-			changes[l] = change
-		}
-	}
+// tables returns the present rows of all layers.
+func (c *Core) tables() map[model.Layer]*model.Tables {
+	all := make(map[model.Layer]*model.Tables, len(c.layers))
 	for l, held := range c.layers {
-		if full.Layers[l] == nil {
-			if change := model.Diff(held.rows, &model.Tables{}); !change.Empty() {
-				changes[l] = change
-			}
-		}
+		all[l] = held.rows
 	}
-	return changes
+	return all
 }
 
 func (c *Core) rows(l model.Layer) *model.Tables {
