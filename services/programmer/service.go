@@ -43,6 +43,11 @@ func serve(ctx context.Context, s *settings, log *slog.Logger) error {
 		return err
 	}
 	defer plane.close()
+	return serveOn(ctx, s, log, plane)
+}
+
+// serveOn serves until ctx ends. What it returns then is nil.
+func serveOn(ctx context.Context, s *settings, log *slog.Logger, plane dataplane) error {
 	uses, err := plane.Use()
 	if err != nil {
 		return err

@@ -139,6 +139,19 @@ func TestADeposedCompilersDeltasAreDropped(t *testing.T) {
 	}
 }
 
+func TestAHeartbeatThatLiesAboutItsEpochSilencesNobodyForLong(t *testing.T) {
+	n, c := settled(t, memory())
+	n.put(core.Heartbeat{Epoch: 1 << 60, Revision: 9})
+	n.put(c.commit(model.ClusterLayer, shop(3, 5, 1), n.now))
+	if n.driver.Core.Stats().StaleEpochs == 0 {
+		t.Error("a delta of a lower epoch was taken at once")
+	}
+	n.pass(7 * time.Second)
+	n.converged()
+	n.put(c.commit(model.ClusterLayer, shop(3, 6, 1), n.now))
+	n.converged()
+}
+
 func TestALogThatWasCutIsFollowedInTheEnd(t *testing.T) {
 	n, c := settled(t, memory())
 	n.put(c.commit(model.ClusterLayer, shop(5, 4, 1), n.now))

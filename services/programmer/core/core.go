@@ -38,6 +38,7 @@ type Core struct {
 	// state is what the maps hold once the effects given out are carried out; nil until they were first read.
 	state  *plan.State
 	epoch  model.Epoch // the highest heard of
+	led    time.Time   // when it was last heard of
 	random *rand.Rand
 
 	loading loading

@@ -19,11 +19,10 @@ func (c *Core) live(d Delta) {
 		c.wantSync(0) // once the maps are known
 		return
 	}
-	if d.Epoch < c.epoch && !d.Synced || d.Epoch < l.position.Epoch {
-		c.stats.StaleEpochs++ // of a compiler that no longer leads
+	if !d.Synced && c.deposed(d.Epoch) || d.Epoch < l.position.Epoch {
+		c.stats.StaleEpochs++
 		return
 	}
-	c.epoch = max(c.epoch, d.Epoch)
 	l.heard = max(l.heard, d.To)
 	switch {
 	case !l.known:
@@ -39,6 +38,25 @@ func (c *Core) live(d Delta) {
 		c.transact(&transaction{kind: l.Kind, position: position, delta: &d},
 			plan.LayerChange{Kind: l.Kind, Change: &d.Change, After: &d.DigestAfter})
 	}
+}
+
+// hearsay is how long an epoch counts that no more is heard of. So one message that lies about its epoch, or a leader
+// that was gone before it committed anything, doesn't silence the others for good.
+const hearsay = 5 * time.Second
+
+// deposed says whether a message of an epoch comes from a compiler that no longer leads.
+func (c *Core) deposed(epoch model.Epoch) bool {
+	if epoch < c.epoch && c.now.Sub(c.led) > hearsay {
+		c.epoch = 0
+		for _, kind := range kinds {
+			c.epoch = max(c.epoch, c.layers[kind].position.Epoch)
+		}
+	}
+	if epoch < c.epoch {
+		return true
+	}
+	c.epoch, c.led = epoch, c.now
+	return false
 }
 
 // snapshot makes a layer's rows those of the snapshot, by difference.
@@ -95,11 +113,10 @@ const rollback = 1500 * time.Millisecond
 
 // heartbeat finds out about deltas that never came, and about rows that aren't the compiler's.
 func (c *Core) heartbeat(h Heartbeat) {
-	if h.Epoch < c.epoch {
+	if c.deposed(h.Epoch) {
 		c.stats.StaleEpochs++
 		return
 	}
-	c.epoch = h.Epoch
 	for _, kind := range kinds {
 		l := &c.layers[kind]
 		theirs, said := h.Positions[l.Layer]
