@@ -14,6 +14,7 @@ import (
 	"context"
 	"fmt"
 	"os"
+	"runtime/debug"
 
 	"github.com/spf13/pflag"
 	"golang.org/x/sync/errgroup"
@@ -49,7 +50,14 @@ func (s *settings) check() error {
 const example = `# Compile for all nodes; a second one on another host stands by.
 compiler --bus nats://10.0.0.1:4222,nats://10.0.0.2:4222,nats://10.0.0.3:4222 --replicas 3`
 
+// garbagePercent trades some CPU for memory: a first compilation makes much that is garbage soon after. GOGC in
+// the environment overrules it.
+const garbagePercent = 50
+
 func main() {
+	if os.Getenv("GOGC") == "" {
+		debug.SetGCPercent(garbagePercent)
+	}
 	s := &settings{}
 	os.Exit(config.Main(config.Command("compiler", "Work out what every node's tables must hold.", example, s,
 		func(ctx context.Context) error { return run(ctx, s) })))
