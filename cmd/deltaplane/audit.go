@@ -41,7 +41,7 @@ func newAuditTailCommand() *cobra.Command {
 		Long: `tail reads the log of deltas and the nodes' reports. Each commit is told once, with the objects that caused it and the
 rows that it put and removed in each layer; then each node that has it in its kernel.
 
-With -o json each line is one object, with "type": "commit", "applied", or "event".`,
+With -o json each line is one object, with "type": "commit", "applied", "live" (every node has it), or "event".`,
 		Example: `  deltaplane audit tail
   deltaplane audit tail --since 1h --follow=false
   deltaplane audit tail --since 812344 -o json | jq -c 'select(.type == "commit") | .causes[]'`,
@@ -56,7 +56,7 @@ With -o json each line is one object, with "type": "commit", "applied", or "even
 				return err
 			}
 			defer conn.Close()
-			t := &tail{since: since, follow: follow, format: format, out: cmd.OutOrStdout(), names: newNames()}
+			t := &tail{since: since, follow: follow, format: format, out: cmd.OutOrStdout(), names: newNames(), underway: map[uint64]*rollout{}}
 			t.paint = paintFor(t.out)
 			return t.run(cmd.Context(), conn)
 		},
@@ -102,6 +102,7 @@ type tail struct {
 
 	assembler wire.Assembler
 	open      *commitJSON
+	underway  map[uint64]*rollout // commits that some node still has to apply, by revision
 }
 
 // stored is a record and the stream it is from.
@@ -111,9 +112,10 @@ type stored struct {
 }
 
 func (t *tail) run(ctx context.Context, conn *bus.Conn) error {
-	if err := t.names.readPods(ctx, conn); err != nil {
+	if err := t.names.readFacts(ctx, conn); err != nil {
 		return fmt.Errorf("read the pods' names: %w", err)
 	}
+	t.learnRows(ctx, conn)
 	streams := []bus.ReadOptions{
 		{Stream: schemas.Deltas.Name, FromTime: t.since.time},
 		{Stream: schemas.AppliedReports.Name, FromTime: t.since.time},
@@ -123,6 +125,17 @@ func (t *tail) run(ctx context.Context, conn *bus.Conn) error {
 		return t.readAll(ctx, conn, streams)
 	}
 	return t.followAll(ctx, conn, streams)
+}
+
+// learnRows asks for the rows there are, so that what a change only names by number has a name. Nobody may answer, or
+// not for this user: then numbers stay.
+func (t *tail) learnRows(ctx context.Context, conn *bus.Conn) {
+	for node := range t.names.nodes {
+		if rows, err := (&dumpJSON{Node: node}).request(ctx, conn, schemas.SubjectDesired, "compiler"); err == nil {
+			t.names.addRows(rows)
+		}
+		return
+	}
 }
 
 // readAll reads one stream after the other: commits first, then who applied them.

@@ -4,6 +4,7 @@ package main
 
 import (
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/deltaplane/deltaplane/internal/model"
@@ -105,10 +106,10 @@ func (t *tail) before(revision uint64) bool {
 func (t *tail) add(d *model.Delta) {
 	if t.open == nil {
 		t.open = &commitJSON{
-			Type: "commit", Revision: uint64(d.To), Epoch: uint64(d.Epoch), Committed: d.Committed,
-			Causes: causesOf(d.Causes), CausesLeftOut: d.CausesLeftOut,
+			Type: "commit", Revision: uint64(d.To), Epoch: uint64(d.Epoch), Committed: d.Committed, Causes: []causeJSON{},
 		}
 	}
+	t.open.addCauses(d)
 	t.names.addRows(&d.Change.Put)
 	t.open.Deltas = append(t.open.Deltas, deltaJSON{
 		Layer: d.Layer.String(), From: uint64(d.From), To: uint64(d.To), DigestAfter: d.DigestAfter.String(),
@@ -123,7 +124,18 @@ func (t *tail) flush() error {
 	}
 	c := *t.open
 	t.open = nil
+	t.begin(c)
 	return t.print(c)
+}
+
+// addCauses adds what a delta names and no delta of the same commit has named before.
+func (c *commitJSON) addCauses(d *model.Delta) {
+	c.CausesLeftOut = max(c.CausesLeftOut, d.CausesLeftOut)
+	for _, cause := range causesOf(d.Causes) {
+		if !slices.ContainsFunc(c.Causes, func(o causeJSON) bool { return o.title() == cause.title() }) {
+			c.Causes = append(c.Causes, cause)
+		}
+	}
 }
 
 func (t *tail) takeApplied(r stored) error {
@@ -138,11 +150,17 @@ func (t *tail) takeApplied(r stored) error {
 		if err := t.flush(); err != nil {
 			return err
 		}
-		if err := t.print(appliedJSON{
+		applied := appliedJSON{
 			"applied", m.GetNode(), d.GetLayer(), d.GetEpoch(), d.GetRevision(), timeOf(d.GetApplied()),
 			millis(d.GetLatency().AsDuration()), d.GetWrites(), d.GetBytes(),
-		}); err != nil {
+		}
+		if err := t.print(applied); err != nil {
 			return err
+		}
+		if live := t.arrived(applied); live != nil {
+			if err := t.print(*live); err != nil {
+				return err
+			}
 		}
 	}
 	return nil

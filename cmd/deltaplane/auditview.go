@@ -40,8 +40,13 @@ func (t *tail) line(what any) string {
 	case commitJSON:
 		return t.commitLines(v)
 	case appliedJSON:
-		return fmt.Sprintf("%s  %s  %s  in the kernel after %s  %s map writes, %s bytes\n", clock(v.Applied), t.paint.faint("rev "+grouped(v.Revision)),
-			padded(v.Node+" "+v.Layer, 28), inMillis(v.LatencyMillis), grouped(v.Writes), grouped(v.Bytes))
+		how := fmt.Sprintf("in the kernel after %s  %s map writes, %s bytes", inMillis(v.LatencyMillis), grouped(v.Writes), grouped(v.Bytes))
+		if v.Bytes == 0 { // no delta brought it
+			how = fmt.Sprintf("in the kernel by synchronisation  %s map writes", grouped(v.Writes))
+		}
+		return fmt.Sprintf("%s  %s  %s  %s\n", clock(v.Applied), t.paint.faint("rev "+grouped(v.Revision)), padded(v.Node+" "+v.Layer, 28), how)
+	case liveJSON:
+		return fmt.Sprintf("%s  %s  %s\n", clock(&v.Live), t.paint.faint("rev "+grouped(v.Revision)), t.paint.green(v.line()))
 	case eventJSON:
 		who := v.Service
 		if v.Node != "" {

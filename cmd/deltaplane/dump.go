@@ -84,7 +84,7 @@ type dumpJSON struct {
 }
 
 func (o *dumpOptions) run(ctx context.Context, conn *bus.Conn) (*dumpJSON, error) {
-	d := &dumpJSON{Node: o.node, Source: "actual"}
+	d := &dumpJSON{Node: o.node, Source: "actual", Positions: []positionJSON{}}
 	subject, who := schemas.ActualSubject(o.node), "programmer of node "+o.node
 	if o.desired {
 		d.Source, subject, who = "desired", schemas.SubjectDesired, "compiler"
@@ -94,7 +94,7 @@ func (o *dumpOptions) run(ctx context.Context, conn *bus.Conn) (*dumpJSON, error
 		return nil, err
 	}
 	n := newNames()
-	if err := n.readPods(ctx, conn); err != nil {
+	if err := n.readFacts(ctx, conn); err != nil {
 		return nil, fmt.Errorf("read the pods' names: %w", err)
 	}
 	n.addRows(rows)

@@ -73,14 +73,18 @@ type names struct {
 	sets     map[model.SetID]model.BackendSet
 	backends map[model.BackendID]model.Backend
 	pods     map[netip.Addr]string
+	nodes    map[string]bool
 }
 
 func newNames() *names {
-	return &names{sets: map[model.SetID]model.BackendSet{}, backends: map[model.BackendID]model.Backend{}, pods: map[netip.Addr]string{}}
+	return &names{
+		sets: map[model.SetID]model.BackendSet{}, backends: map[model.BackendID]model.Backend{},
+		pods: map[netip.Addr]string{}, nodes: map[string]bool{},
+	}
 }
 
-// readPods learns the pods' addresses from the facts on the bus.
-func (n *names) readPods(ctx context.Context, conn *bus.Conn) error {
+// readFacts learns nodes and the pods' addresses from the facts on the bus.
+func (n *names) readFacts(ctx context.Context, conn *bus.Conn) error {
 	return conn.Read(ctx, bus.ReadOptions{Stream: schemas.StateFacts.Name, Subjects: []string{schemas.SubjectAllState}}, func(r bus.Record) error {
 		var fact schemas.Fact
 		if wire.Unmarshal(r.Data, &fact) != nil {
@@ -92,6 +96,9 @@ func (n *names) readPods(ctx context.Context, conn *bus.Conn) error {
 }
 
 func (n *names) addFact(fact *schemas.Fact) {
+	if fact.GetNode() != nil {
+		n.nodes[fact.GetObject().GetName()] = true
+	}
 	pod := fact.GetPod()
 	if pod == nil || pod.GetHostNetwork() || pod.GetFinished() {
 		return

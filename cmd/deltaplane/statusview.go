@@ -212,12 +212,20 @@ func (v statusView) nodes(b *strings.Builder) {
 		if n.Reported != nil {
 			reported = ago(v.now, *n.Reported)
 		}
-		t.row(n.Node, state, grouped(n.Behind), n.MapsKind, inMillis(n.LatencyP50Millis), inMillis(n.LatencyP99Millis), reported, clusterDigest(n))
+		t.row(n.Node, state, grouped(n.Behind), n.MapsKind, latency(n.LatencyP50Millis), latency(n.LatencyP99Millis), reported, clusterDigest(n))
 	}
 	b.WriteString(t.String())
 }
 
 func inMillis(ms float64) string { return strconv.FormatFloat(ms, 'f', -1, 64) + " ms" }
+
+// latency is a dash where nothing has been measured.
+func latency(ms float64) string {
+	if ms == 0 {
+		return "-"
+	}
+	return inMillis(ms)
+}
 
 // grouped writes a number with a comma every three digits.
 func grouped(n uint64) string {

@@ -1,0 +1,381 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"net/netip"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/durationpb"
+	"google.golang.org/protobuf/types/known/timestamppb"
+
+	"github.com/deltaplane/deltaplane/internal/bus"
+	"github.com/deltaplane/deltaplane/internal/bus/embedded"
+	"github.com/deltaplane/deltaplane/internal/model"
+	"github.com/deltaplane/deltaplane/internal/wire"
+	"github.com/deltaplane/deltaplane/schemas"
+)
+
+// stage is a bus with what services would have said on it: node a is converged, node b as a test wants it.
+type stage struct {
+	conn *bus.Conn
+	rows model.Rows
+
+	mu     sync.Mutex
+	status *schemas.Status
+}
+
+// change changes what status answers.
+func (s *stage) change(f func(*schemas.Status)) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	f(s.status)
+}
+
+func (s *stage) answerStatus(t *testing.T) func(context.Context, []byte, func([]byte) error) {
+	return func(_ context.Context, _ []byte, reply func([]byte) error) {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		_ = reply(encoded(t, s.status))
+	}
+}
+
+var committed = time.Date(2026, 11, 22, 12, 0, 0, 0, time.UTC)
+
+func newStage(t *testing.T) *stage {
+	t.Helper()
+	server, err := embedded.Start(embedded.Options{Dir: t.TempDir(), Port: -1})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(server.Shutdown)
+	t.Setenv("DELTAPLANE_BUS", server.URL())
+	conn, err := bus.Connect(t.Context(), bus.Options{URL: server.URL(), Name: "stage"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(conn.Close)
+	if err := conn.EnsureStreams(t.Context(), 1, schemas.Streams...); err != nil {
+		t.Fatal(err)
+	}
+	s := &stage{conn: conn, rows: someRows(), status: someStatus()}
+	s.facts(t)
+	s.answers(t)
+	return s
+}
+
+func someRows() model.Rows {
+	service := model.ServicePort{Namespace: "shop", Name: "cart", Port: 80, Protocol: model.TCP}
+	front := model.FrontendKey{Addr: netip.MustParseAddr("10.96.0.10"), Port: 80, Protocol: model.TCP}
+	key := model.BackendKey{Set: 1, Addr: netip.MustParseAddr("10.244.1.3"), Port: 8080}
+	return model.Rows{
+		Frontends: []model.Frontend{{FrontendKey: front, Set: 1, Kind: model.FrontendClusterIP}},
+		Sets:      []model.BackendSet{{ID: 1, SetKey: model.SetKey{Service: service, Family: model.IPv4, Scope: model.ScopeAll}}},
+		Backends:  []model.Backend{{ID: 7, BackendKey: key, State: model.BackendActive}},
+		Members:   []model.Member{{Set: 1, Backend: 7}},
+		Endpoints: []model.Endpoint{{Addr: netip.MustParseAddr("10.244.1.3"), Pod: "shop/cart-0"}},
+	}
+}
+
+func someStatus() *schemas.Status {
+	node := func(name string, converged bool) *schemas.NodeStatus {
+		return &schemas.NodeStatus{Node: name, Converged: converged, LatencyP50: durationpb.New(6 * time.Millisecond), LatencyP99: durationpb.New(31 * time.Millisecond), Applied: &schemas.Applied{
+			Node: name, MapsKind: "kernel", Sent: timestamppb.New(committed), Maps: []*schemas.MapUse{{Name: "backends_v1", Entries: 1200, Capacity: 524288}},
+			Positions: []*schemas.Position{{Layer: "cluster", Epoch: 2, Revision: 812344, Digest: model.Digest{1, 2}.Bytes()}},
+		}}
+	}
+	return &schemas.Status{
+		Epoch: 2, Revision: 812344, Committed: timestamppb.New(committed), Leader: "compiler-0", Rows: 5,
+		Causes: []*schemas.Cause{{Object: &schemas.ObjectRef{Kind: "EndpointSlice", Namespace: "shop", Name: "cart-x"}, Manager: "argocd"}},
+		Nodes:  []*schemas.NodeStatus{node("b", true), node("a", true)},
+	}
+}
+
+func (s *stage) facts(t *testing.T) {
+	t.Helper()
+	fence, err := s.conn.TakeEpoch(t.Context(), schemas.StateFacts.Name, schemas.SubjectStateEpoch, "stage")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var records []bus.Record
+	for _, f := range []*schemas.Fact{
+		{Object: &schemas.ObjectRef{Kind: "Node", Name: "a"}, State: &schemas.Fact_Node{Node: &schemas.Node{}}},
+		{Object: &schemas.ObjectRef{Kind: "Pod", Namespace: "shop", Name: "cart-0"}, State: &schemas.Fact_Pod{Pod: &schemas.Pod{Node: "a", Addresses: [][]byte{{10, 244, 1, 3}}}}},
+		{Object: &schemas.ObjectRef{Kind: "Pod", Namespace: "shop", Name: "front"}, State: &schemas.Fact_Pod{Pod: &schemas.Pod{Node: "a", Addresses: [][]byte{{10, 244, 1, 2}}}}},
+		{Object: &schemas.ObjectRef{Kind: "Service", Namespace: "shop", Name: "cart"}, State: &schemas.Fact_Service{Service: &schemas.Service{ClusterIps: [][]byte{{10, 96, 0, 10}}}}},
+	} {
+		o := f.GetObject()
+		records = append(records, bus.Record{Subject: schemas.StateSubject(o.GetKind(), o.GetNamespace(), o.GetName()), Data: encoded(t, f)})
+	}
+	if _, err := fence.Append(t.Context(), records); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func (s *stage) answers(t *testing.T) {
+	t.Helper()
+	dump := func(_ context.Context, _ []byte, reply func([]byte) error) {
+		first := &schemas.DumpReply{Rows: wire.RowsToProto(model.Rows{Frontends: s.rows.Frontends, Sets: s.rows.Sets})}
+		rest := s.rows
+		rest.Frontends, rest.Sets = nil, nil
+		_ = reply(encoded(t, first))
+		_ = reply(encoded(t, &schemas.DumpReply{Rows: wire.RowsToProto(rest), Sequence: 1, Last: true}))
+	}
+	for subject, handle := range map[string]func(context.Context, []byte, func([]byte) error){
+		schemas.SubjectStatus:      s.answerStatus(t),
+		schemas.SubjectDesired:     dump,
+		schemas.ActualSubject("a"): dump,
+		schemas.SubjectApprove:     approve(t),
+		schemas.ActualSubject("b"): func(_ context.Context, _ []byte, reply func([]byte) error) {
+			_ = reply(encoded(t, &schemas.DumpReply{Refused: "not ready"}))
+		},
+	} {
+		if _, err := s.conn.Respond(subject, "", handle); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+func approve(t *testing.T) func(context.Context, []byte, func([]byte) error) {
+	return func(_ context.Context, data []byte, reply func([]byte) error) {
+		var request schemas.ApproveRequest
+		if proto.Unmarshal(data, &request) == nil && request.GetId() == "6f1c" {
+			_ = reply(encoded(t, &schemas.ApproveReply{Approved: true, Text: "12 objects are deleted"}))
+			return
+		}
+		_ = reply(encoded(t, &schemas.ApproveReply{Text: "nothing of that ID is held"}))
+	}
+}
+
+// log appends a commit of a cluster delta and node a's report of it.
+func (s *stage) log(t *testing.T) {
+	t.Helper()
+	fence, err := s.conn.TakeEpoch(t.Context(), schemas.Deltas.Name, schemas.SubjectEpoch, "stage")
+	if err != nil {
+		t.Fatal(err)
+	}
+	messages, err := wire.EncodeDelta(model.Delta{
+		Epoch: 2, Layer: model.ClusterLayer, From: 3, To: 4, Committed: committed,
+		Change: model.Change{Put: model.Rows{Backends: s.rows.Backends, Members: s.rows.Members}},
+		Causes: []model.Cause{{Kind: "EndpointSlice", Namespace: "shop", Name: "cart-x", Manager: "argocd"}},
+	}, schemas.MaxMessageBytes)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := fence.Append(t.Context(), []bus.Record{{Subject: schemas.DeltaSubject("cluster"), Data: messages[0]}}); err != nil {
+		t.Fatal(err)
+	}
+	report := &schemas.Applied{Node: "a", Deltas: []*schemas.AppliedDelta{{
+		Layer: "cluster", Epoch: 2, Revision: 4, Applied: timestamppb.New(committed.Add(7 * time.Millisecond)),
+		Latency: durationpb.New(11 * time.Millisecond), Writes: 3, Bytes: 393,
+	}}}
+	if err := s.conn.Publish(schemas.AppliedSubject("a"), encoded(t, report)); err != nil {
+		t.Fatal(err)
+	}
+	event := &schemas.Event{Severity: schemas.Severity_SEVERITY_WARNING, Service: "programmer", Node: "a", Kind: "drift", Text: "backend 7 was edited", Happened: timestamppb.New(committed)}
+	if err := s.conn.Publish(schemas.EventSubject("programmer", "a"), encoded(t, event)); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.conn.Flush(); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func encoded(t *testing.T, m proto.Message) []byte {
+	data, err := proto.Marshal(m)
+	if err != nil {
+		t.Error(err)
+	}
+	return data
+}
+
+// command runs a command line and returns what it printed and its exit code.
+func command(t *testing.T, args ...string) (stdout, stderr string, code int) {
+	t.Helper()
+	var out, errs bytes.Buffer
+	root := newRootCommand("deltaplane")
+	root.SetArgs(args)
+	root.SetOut(&out)
+	root.SetErr(&errs)
+	err := root.ExecuteContext(t.Context())
+	if message := messageOf(err); message != "" {
+		errs.WriteString(message + "\n")
+	}
+	return out.String(), errs.String(), exitCode(err)
+}
+
+func TestStatusOfAConvergedCluster(t *testing.T) {
+	newStage(t)
+	stdout, stderr, code := command(t, "status")
+	if code != exitOK || stderr != "" {
+		t.Errorf("exit %d, %s", code, stderr)
+	}
+	for _, want := range []string{
+		"CLUSTER  rev 812,344   ", ": EndpointSlice shop/cart-x changed by argocd\n",
+		"Converged   2 / 2 nodes   change to kernel: p50 6 ms  slowest node's p99 31 ms",
+		"Integrity   digest equal on 2/2 converged nodes", "Maps        backends 1,200 / 524,288", "Drops       none",
+	} {
+		if !strings.Contains(stdout, want) {
+			t.Errorf("%q is missing in:\n%s", want, stdout)
+		}
+	}
+}
+
+func TestStatusNamesWhatIsWrongAndExitsWith3(t *testing.T) {
+	s := newStage(t)
+	s.change(func(status *schemas.Status) {
+		b := status.Nodes[0]
+		b.Converged, b.Behind, b.Reason = false, 3, "bus reconnecting"
+		b.Applied.Faults = []*schemas.Fault{{Kind: "capacity", Text: "map backends_v1 is full"}}
+		b.Applied.Drops = map[string]uint64{"no_backend": 12}
+		status.SetAside = []*schemas.SetAside{{Object: &schemas.ObjectRef{Kind: "Service", Namespace: "shop", Name: "bad"}, Reason: "10.96.0.10 belongs to shop/cart"}}
+		status.Held = &schemas.HeldDeletions{Id: "6f1c", Deletions: 12, Objects: 14}
+	})
+	stdout, _, code := command(t, "status")
+	if code != exitNotHealthy {
+		t.Errorf("exit %d, want %d", code, exitNotHealthy)
+	}
+	for _, want := range []string{
+		"Converged   1 / 2 nodes", "Behind      b  rev 812,341 (-3)", "bus reconnecting", "Fault       b: capacity: map backends_v1 is full",
+		"Drops       12 no_backend", "Set aside   Service shop/bad: 10.96.0.10 belongs to shop/cart",
+		"Held        12 of 14 objects would be deleted: if that is meant, run 'deltaplane approve 6f1c'",
+	} {
+		if !strings.Contains(stdout, want) {
+			t.Errorf("%q is missing in:\n%s", want, stdout)
+		}
+	}
+}
+
+func TestDumpNamesWhatRowsNumber(t *testing.T) {
+	newStage(t)
+	stdout, stderr, code := command(t, "dump", "--node", "a", "--table", "backends", "-o", "json")
+	if code != exitOK {
+		t.Fatalf("exit %d: %s", code, stderr)
+	}
+	var got map[string]any
+	if err := json.Unmarshal([]byte(stdout), &got); err != nil {
+		t.Fatal(err)
+	}
+	want := map[string]any{"node": "a", "source": "actual", "positions": []any{}, "backends": []any{map[string]any{
+		"id": 7.0, "address": "10.244.1.3", "port": 8080.0, "state": "active", "pod": "shop/cart-0", "set": 1.0, "service": "shop/cart:80",
+	}}}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("(-want +got):\n%s", diff)
+	}
+	if desired, _, _ := command(t, "dump", "--node", "a", "--desired"); !strings.Contains(desired, "10.96.0.10:80/TCP  ClusterIP  1    shop/cart:80") {
+		t.Errorf("desired rows:\n%s", desired)
+	}
+}
+
+func TestDumpOfANodeThatCannotAnswer(t *testing.T) {
+	newStage(t)
+	for node, says := range map[string]string{
+		"b": "the programmer of node b refuses: not ready",
+		"z": "the programmer of node z doesn't answer on the bus: does it run, and is the name right?",
+	} {
+		if _, stderr, code := command(t, "dump", "--node", node); code != exitError || !strings.Contains(stderr, says) {
+			t.Errorf("exit %d, %q doesn't say %q", code, stderr, says)
+		}
+	}
+}
+
+func TestApprove(t *testing.T) {
+	newStage(t)
+	if stdout, stderr, code := command(t, "approve", "6f1c"); code != exitOK || stdout != "approved: 12 objects are deleted\n" {
+		t.Errorf("exit %d: %s%s", code, stdout, stderr)
+	}
+	if _, stderr, code := command(t, "approve", "other"); code != exitError || !strings.Contains(stderr, "not approved: nothing of that ID is held") {
+		t.Errorf("exit %d: %s", code, stderr)
+	}
+}
+
+func TestAuditTellsTheCommitItsCauseAndWhoHasIt(t *testing.T) {
+	newStage(t).log(t)
+	stdout, stderr, code := command(t, "audit", "tail", "--since", "all", "--follow=false", "-o", "json")
+	if code != exitOK {
+		t.Fatalf("exit %d: %s", code, stderr)
+	}
+	var got []string
+	for line := range strings.Lines(stdout) {
+		var o struct {
+			Type, Node, Text string
+			Revision         int
+			Causes           []struct{ Name string }
+			AfterMillis      float64
+		}
+		if err := json.Unmarshal([]byte(line), &o); err != nil {
+			t.Fatalf("%s: %v", line, err)
+		}
+		text := o.Type + " " + o.Node + o.Text
+		if len(o.Causes) > 0 {
+			text += o.Causes[0].Name
+		}
+		got = append(got, text)
+	}
+	if diff := cmp.Diff([]string{"commit cart-x", "applied a", "live ", "event abackend 7 was edited"}, got); diff != "" {
+		t.Errorf("(-want +got):\n%s\n%s", diff, stdout)
+	}
+	people, _, _ := command(t, "audit", "tail", "--since", "3", "--follow=false")
+	for _, want := range []string{
+		"rev 4  EndpointSlice shop/cart-x changed by argocd\n", "cluster  +1 backend +1 member\n",
+		"in the kernel after 11 ms  3 map writes, 393 bytes\n", "live on every node it is for (1), 7 ms after the commit, on a last\n",
+		"programmer a drift: backend 7 was edited\n",
+	} {
+		if !strings.Contains(people, want) {
+			t.Errorf("%q is missing in:\n%s", want, people)
+		}
+	}
+	if later, _, _ := command(t, "audit", "tail", "--since", "4", "--follow=false"); strings.Contains(later, "rev 4") {
+		t.Errorf("revision 4 isn't after revision 4:\n%s", later)
+	}
+}
+
+func TestWait(t *testing.T) {
+	s := newStage(t)
+	s.log(t)
+	s.change(func(status *schemas.Status) { status.Revision = 4 })
+	for _, args := range [][]string{{"wait"}, {"wait", "4"}, {"wait", "endpointslice/shop/cart-x"}} {
+		if stdout, stderr, code := command(t, args...); code != exitOK || stdout != "live on 2 of 2 nodes: revision 4\n" {
+			t.Errorf("%v: exit %d: %s%s", args, code, stdout, stderr)
+		}
+	}
+	s.change(func(status *schemas.Status) { status.Nodes[0].Converged, status.Nodes[0].Behind = false, 1 })
+	for want, args := range map[string][]string{
+		"revision 4 isn't on b":                                 {"wait", "4"},
+		"the cluster is at revision 4, before 9":                {"wait", "9"},
+		"no change that service/shop/none caused has been seen": {"wait", "service/shop/none"},
+	} {
+		_, stderr, code := command(t, append(args, "--timeout", "200ms")...)
+		if code != exitNotHealthy || !strings.Contains(stderr, want) {
+			t.Errorf("%v: exit %d: %q doesn't say %q", args, code, stderr, want)
+		}
+	}
+}
+
+func TestExplainLiveReadsTheNodesOwnRows(t *testing.T) {
+	newStage(t)
+	stdout, stderr, code := command(t, "explain", "--live", "--from", "shop/front", "--to", "shop/cart:80")
+	if code != exitOK || !strings.Contains(stdout, "its one backend takes it: 10.244.1.3:8080 (pod shop/cart-0 on a)") {
+		t.Errorf("exit %d: %s%s", code, stdout, stderr)
+	}
+}
+
+func TestNobodyAnswers(t *testing.T) {
+	server, err := embedded.Start(embedded.Options{Dir: t.TempDir(), Port: -1})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(server.Shutdown)
+	_, stderr, code := command(t, "status", "--bus", server.URL())
+	if code != exitError || !strings.Contains(stderr, "no compiler answers on the bus: is one running, and does it lead?") {
+		t.Errorf("exit %d: %s", code, stderr)
+	}
+}
