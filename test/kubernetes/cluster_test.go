@@ -39,12 +39,13 @@ type Cluster struct {
 	door    *door
 	stop    func() // nil while the API server is down
 	tokens  string
+	flags   []string
 }
 
-// NewCluster starts etcd and an API server.
-func NewCluster(t *testing.T) *Cluster {
+// NewCluster starts etcd and an API server. flags are the API server's, besides those it always gets.
+func NewCluster(t *testing.T, flags ...string) *Cluster {
 	t.Helper()
-	c := &Cluster{etcd: startEtcd(t), door: newDoor(t), tokens: filepath.Join(t.TempDir(), "tokens.csv")}
+	c := &Cluster{etcd: startEtcd(t), door: newDoor(t), tokens: filepath.Join(t.TempDir(), "tokens.csv"), flags: flags}
 	if err := os.WriteFile(c.tokens, []byte(users), 0o600); err != nil {
 		t.Fatal(err)
 	}
@@ -61,11 +62,12 @@ func (c *Cluster) Start(t *testing.T) {
 	t.Helper()
 	storage := storagebackend.NewDefaultConfig("/registry", nil)
 	storage.Transport.ServerList = []string{c.etcd.Clients[0].Addr().String()}
-	server := apiserver.StartTestServerOrDie(quiet{t}, apiserver.NewDefaultTestServerOptions(), []string{
+	flags := append([]string{
 		"--disable-admission-plugins=ServiceAccount",
 		"--authorization-mode=RBAC",
 		"--token-auth-file=" + c.tokens,
-	}, storage)
+	}, c.flags...)
+	server := apiserver.StartTestServerOrDie(quiet{t}, apiserver.NewDefaultTestServerOptions(), flags, storage)
 	c.stop = server.TearDownFn
 	address, err := url.Parse(server.ClientConfig.Host)
 	if err != nil {

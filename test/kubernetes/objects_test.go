@@ -8,6 +8,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
 
@@ -51,13 +52,17 @@ func (c *Cluster) Slice(t *testing.T, namespace, service string, n int) {
 			NodeName:   new("node-a"),
 		})
 	}
-	slices := c.Client.DiscoveryV1().EndpointSlices(namespace)
-	if _, err := slices.Get(t.Context(), slice.Name, metav1.GetOptions{}); err == nil {
-		_, err = slices.Update(t.Context(), slice, metav1.UpdateOptions{})
-		fatal(t, err)
-		return
+	c.PutSlice(t, slice)
+}
+
+// PutSlice makes or replaces an EndpointSlice.
+func (c *Cluster) PutSlice(t *testing.T, slice *discoveryv1.EndpointSlice) {
+	t.Helper()
+	slices := c.Client.DiscoveryV1().EndpointSlices(slice.Namespace)
+	_, err := slices.Update(t.Context(), slice, metav1.UpdateOptions{})
+	if apierrors.IsNotFound(err) {
+		_, err = slices.Create(t.Context(), slice, metav1.CreateOptions{})
 	}
-	_, err := slices.Create(t.Context(), slice, metav1.CreateOptions{})
 	fatal(t, err)
 }
 

@@ -25,14 +25,7 @@ type Process struct {
 // Run starts bin/name, and ends it with the test. What it logs is shown if the test fails.
 func Run(t *testing.T, name string, args ...string) *Process {
 	t.Helper()
-	bin := os.Getenv("DELTAPLANE_BIN")
-	if bin == "" {
-		bin = "../../bin"
-	}
-	path, err := filepath.Abs(filepath.Join(bin, name))
-	if err != nil {
-		t.Fatal(err)
-	}
+	path := binary(t, name)
 	p := &Process{command: exec.Command(path, args...), ended: make(chan struct{})}
 	p.command.Stdout, p.command.Stderr = p, p
 	if err := p.command.Start(); err != nil {
@@ -50,6 +43,28 @@ func Run(t *testing.T, name string, args ...string) *Process {
 		}
 	})
 	return p
+}
+
+// binary returns the path of one of the binaries.
+func binary(t *testing.T, name string) string {
+	t.Helper()
+	bin := os.Getenv("DELTAPLANE_BIN")
+	if bin == "" {
+		bin = "../../bin"
+	}
+	path, err := filepath.Abs(filepath.Join(bin, name))
+	fatal(t, err)
+	return path
+}
+
+// Ended says whether the process is over.
+func (p *Process) Ended() bool {
+	select {
+	case <-p.ended:
+		return true
+	default:
+		return false
+	}
 }
 
 // Write takes what the process says.

@@ -8,6 +8,7 @@ package apiserver
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"slices"
 	"strings"
@@ -19,6 +20,7 @@ import (
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/dynamic"
 	"k8s.io/client-go/tools/clientcmd"
 
@@ -101,14 +103,23 @@ func (s *Server) apply(ctx context.Context, k key, content *unstructured.Unstruc
 	options := metav1.ApplyOptions{FieldManager: s.manager, Force: true}
 	if part == "status" {
 		if k.resource.Resource == "pods" || k.resource.Resource == "nodes" {
-			unstructured.RemoveNestedField(content.Object, "spec")
-			_, err := s.resource(k).ApplyStatus(ctx, k.name, content, options)
-			return err
+			return s.patchStatus(ctx, k, content.Object["status"])
 		}
 		return nil
 	}
 	unstructured.RemoveNestedField(content.Object, "status")
 	_, err := s.resource(k).Apply(ctx, k.name, content, options)
+	return err
+}
+
+// patchStatus replaces the status. It isn't applied: two addresses of one type, as a Node of two families has them,
+// are duplicates to server-side apply.
+func (s *Server) patchStatus(ctx context.Context, k key, status any) error {
+	patch, err := json.Marshal(map[string]any{"status": status})
+	if err != nil {
+		return fmt.Errorf("write the status as JSON: %w", err)
+	}
+	_, err = s.resource(k).Patch(ctx, k.name, types.MergePatchType, patch, metav1.PatchOptions{FieldManager: s.manager}, "status")
 	return err
 }
 
