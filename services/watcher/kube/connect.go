@@ -18,8 +18,13 @@ import (
 	"k8s.io/klog/v2"
 )
 
-// dialTime bounds how long one API server is tried before the next.
-const dialTime = 3 * time.Second
+const (
+	// dialTime bounds how long one API server is tried before the next.
+	dialTime = 3 * time.Second
+	// What one watcher may ask of an API server. A start takes some 25 requests, running a few a minute.
+	requestsPerSecond = 20
+	requestsAtOnce    = 50
+)
 
 // Options say which API server to watch.
 type Options struct {
@@ -50,6 +55,7 @@ func Connect(o Options) (*Client, error) {
 		config.Host = o.APIServer
 	}
 	config.UserAgent = "deltaplane " + o.UserAgent
+	config.QPS, config.Burst = requestsPerSecond, requestsAtOnce
 	config.ContentType, config.AcceptContentTypes = "application/vnd.kubernetes.protobuf", "application/vnd.kubernetes.protobuf,application/json"
 	c := &Client{Server: config.Host, Log: o.Log}
 	if o.Kubeconfig == "" && o.APIServer == "" {

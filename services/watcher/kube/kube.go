@@ -72,14 +72,18 @@ func (s *Source) reflector(k kind, to *store) *cache.Reflector {
 			if o.ResourceVersion == "0" {
 				o.ResourceVersion = "" // the newest, not what this API server happens to have cached
 			}
-			return k.list(ctx, o)
+			l, err := k.list(ctx, o)
+			if err != nil && ctx.Err() == nil {
+				s.Log.Warn("objects can't be listed; trying again", "kind", k.name, "error", err)
+			}
+			return l, err
 		},
 		WatchFuncWithContext: func(ctx context.Context, o metav1.ListOptions) (watch.Interface, error) {
 			if s.OnWatch != nil {
 				s.OnWatch(k.name)
 			}
 			w, err := k.watch(ctx, o)
-			if err != nil && ctx.Err() == nil {
+			if err != nil && ctx.Err() == nil && o.SendInitialEvents == nil { // old servers can't send those: then it lists
 				s.Log.Warn("the API server can't be watched; trying again", "kind", k.name, "error", err)
 			}
 			return w, err
