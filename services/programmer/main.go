@@ -18,6 +18,7 @@ import (
 
 	"github.com/deltaplane/deltaplane/bpf"
 	"github.com/deltaplane/deltaplane/internal/abi"
+	"github.com/deltaplane/deltaplane/internal/cgroup"
 	"github.com/deltaplane/deltaplane/internal/config"
 	"github.com/deltaplane/deltaplane/internal/telemetry"
 )
@@ -67,9 +68,11 @@ func (s *settings) check() (err error) {
 		return fmt.Errorf("--maps %q: want %s or %s", s.maps, mapsKernel, mapsMemory)
 	}
 	if s.maps == mapsKernel && s.cgroup == "" {
-		s.cgroup, err = rootCgroup("/proc/mounts")
+		if s.cgroup, err = cgroup.Root(); err != nil {
+			return fmt.Errorf("find the root cgroup (give it with --cgroup): %w", err)
+		}
 	}
-	return err
+	return nil
 }
 
 const example = `

@@ -39,6 +39,8 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 // soon is how long anything may take here: the machine may be busy with other tests.
 const soon = 20 * time.Second
 
+var testTime = time.Unix(1, 0)
+
 // compiler is the other end of the bus, played by the test: one layer's rows for every node.
 type compiler struct {
 	t      testing.TB
@@ -482,9 +484,6 @@ func TestDropsAreToldByNameAndNotTooOften(t *testing.T) {
 func TestSettingsThatCannotBeAreRefusedByName(t *testing.T) {
 	s := settings{node: "a", maps: "paper"}
 	if err := s.check(); err == nil || err.Error() != `--maps "paper": want kernel or memory` {
-		t.Errorf("got %v", err)
-	}
-	if _, err := rootCgroup("/dev/null"); err == nil || !strings.Contains(err.Error(), "--cgroup") {
 		t.Errorf("got %v", err)
 	}
 }

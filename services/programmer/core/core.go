@@ -113,6 +113,7 @@ func (c *Core) Step(now time.Time, in Input) []Effect {
 	case SyncEnded:
 		c.syncEnded(in)
 	case Reconnected:
+		c.sync.tries, c.sync.notBefore = 0, c.now
 		c.wantSync(c.jitter(syncSpread))
 	case Foreign:
 		c.foreign(in)

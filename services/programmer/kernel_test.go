@@ -1,0 +1,114 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"fmt"
+	"log/slog"
+	"net/netip"
+	"path/filepath"
+	"testing"
+
+	"github.com/deltaplane/deltaplane/bpf"
+	"github.com/deltaplane/deltaplane/internal/abi"
+	"github.com/deltaplane/deltaplane/internal/model"
+	"github.com/deltaplane/deltaplane/internal/testkit"
+	"github.com/deltaplane/deltaplane/schemas"
+	"github.com/deltaplane/deltaplane/services/programmer/maps"
+)
+
+// openKernel opens the kernel's maps with pins in dir.
+func openKernel(t *testing.T, dir, cgroup string) dataplane {
+	t.Helper()
+	plane, err := openDataplane(&settings{node: "node.a", maps: mapsKernel, pinDir: dir, cgroup: cgroup}, slog.New(slog.DiscardHandler))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return plane
+}
+
+func TestARestartOnPinnedMapsWritesNothing(t *testing.T) {
+	testkit.NeedKernel(t)
+	dir, cgroup := filepath.Join(testkit.BPFFS(t), "deltaplane"), testkit.NewCgroup(t)
+	server := startBus(t, -1)
+	c := startCompiler(t, server.URL())
+	c.commit(web(300), false)
+
+	plane := openKernel(t, dir, cgroup)
+	p := startProgrammer(t, server.URL(), plane)
+	c.converged()
+	c.commit(web(299), true)
+	a := c.converged()
+	if n := a.GetDeltas()[len(a.GetDeltas())-1].GetWrites(); n > 4 {
+		t.Errorf("removing one of 300 backends made %d writes", n)
+	}
+	dumped(t, c)
+	p.stop()
+	plane.close()
+
+	plane = openKernel(t, dir, cgroup)
+	p = startProgrammer(t, server.URL(), plane)
+	heard := len(c.heard)
+	testkit.Eventually(t, soon, func() bool {
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		return len(c.heard) > heard
+	})
+	c.converged()
+	dumped(t, c)
+	if n := plane.Writes(); n != 0 {
+		t.Errorf("a restart with nothing new made %d writes", n)
+	}
+	p.says("/readyz?verbose", "[+]tables ok")
+	p.stop()
+
+	// While no programmer runs, someone edits a map.
+	if err := plane.Write([]maps.Write{{Map: abi.Backends, Key: abi.Encode(uint32(7))}}); err != nil {
+		t.Fatal(err)
+	}
+	plane.close()
+	plane = openKernel(t, dir, cgroup)
+	t.Cleanup(func() {
+		plane.close()
+		if err := bpf.RemovePins(dir); err != nil {
+			t.Error(err)
+		}
+	})
+	startProgrammer(t, server.URL(), plane)
+	if e := c.event("drift"); e.GetSeverity() != schemas.Severity_SEVERITY_WARNING {
+		t.Errorf("event %v", e)
+	}
+	testkit.Eventually(t, soon, func() bool { return plane.Writes() > 0 })
+	c.converged()
+	dumped(t, c)
+}
+
+func TestPodsAreFoundByTheirRoutes(t *testing.T) {
+	testkit.NeedKernel(t)
+	host, pod := testkit.NewNetNS(t), testkit.NewNetNS(t)
+	v4, v6 := netip.MustParseAddr("10.1.0.7"), netip.MustParseAddr("fd00::7")
+	testkit.Veth(t, host, "pod7", nil, pod, "eth0", []netip.Prefix{netip.PrefixFrom(v4, 32), netip.PrefixFrom(v6, 128)})
+	for _, addr := range []netip.Addr{v4, v6} {
+		host.Route(t, netip.PrefixFrom(addr, addr.BitLen()), netip.Addr{}, "pod7")
+	}
+	want := host.Index(t, "pod7")
+	plane := openKernel(t, "", testkit.NewCgroup(t))
+	t.Cleanup(plane.close)
+	p := newPods(plane, slog.New(slog.DiscardHandler), func(text string) { t.Error(text) })
+	host.Do(t, func() {
+		routes, err := hostRoutes()
+		if err != nil || routes[v4] != want || routes[v6] != want {
+			t.Fatalf("routes %v (%v), want both addresses at interface %d", routes, err, want)
+		}
+		endpoints := []model.Endpoint{{Addr: v4, Pod: "shop/web-7"}, {Addr: v6, Pod: "shop/web-7"}}
+		if p.reconcile(endpoints, testTime) {
+			t.Error("not all was attached")
+		}
+		if got := fmt.Sprint(plane.attachedPods()); got != fmt.Sprint([]int{want}) {
+			t.Errorf("attached to %s, want %d", got, want)
+		}
+		if p.reconcile(nil, testTime) || len(plane.attachedPods()) != 0 {
+			t.Errorf("still attached: %v", plane.attachedPods())
+		}
+	})
+}
