@@ -10,11 +10,12 @@ import (
 
 // budgets are the most instructions that the verifier may have to walk through for each program, over all
 // paths: what loading costs (about 1 µs each), and how far from its limit of a million a program is. Raise one
-// only with a reason in the commit.
+// only with a reason in the commit. Older kernels prune less and take the helpers' way to checksums: 6.1 needs half
+// as much again for from_pod as 6.18.
 var budgets = map[string]uint32{
 	"connect4": 1500, "connect6": 1500, "sendmsg4": 5000, "sendmsg6": 5000,
 	"recvmsg4": 1000, "recvmsg6": 1000, "getpeername4": 200, "getpeername6": 200,
-	"from_pod": 60000, "to_pod": 10000,
+	"from_pod": 90000, "to_pod": 10000,
 }
 
 func TestVerifiedInstructionsStayInBudget(t *testing.T) {

@@ -81,8 +81,17 @@ func port(t *testing.T) (*testkit.NetNS, int) {
 	return ns, ns.Index(t, "pod")
 }
 
-func TestRestartExchangesProgramsInPlace(t *testing.T) {
+// needTCX skips on kernels that have filters instead; see TestFiltersOnKernelsWithoutTCX.
+func needTCX(t *testing.T) {
+	t.Helper()
 	testkit.NeedKernel(t)
+	if !load(t, "").ports.tcx {
+		t.Skip("this kernel has no tcx: that came with Linux 6.6")
+	}
+}
+
+func TestRestartExchangesProgramsInPlace(t *testing.T) {
+	needTCX(t)
 	dir := filepath.Join(testkit.BPFFS(t), "node")
 	cgroup := testkit.NewCgroup(t)
 	ns, ifindex := port(t)
@@ -139,7 +148,7 @@ func TestSocketProgramsMoveToAnotherCgroup(t *testing.T) {
 }
 
 func TestInterfaceThatGoesAndComesAgain(t *testing.T) {
-	testkit.NeedKernel(t)
+	needTCX(t)
 	dir := filepath.Join(testkit.BPFFS(t), "node")
 	d := load(t, dir)
 	ns, ifindex := port(t)
@@ -182,7 +191,7 @@ func attachedPrograms(t *testing.T, ifindex int) int {
 }
 
 func TestOthersProgramsStay(t *testing.T) {
-	testkit.NeedKernel(t)
+	needTCX(t)
 	d, other := load(t, ""), load(t, "")
 	ns, ifindex := port(t)
 	ns.Do(t, func() {

@@ -86,7 +86,7 @@ static __noinline int flow_insert_reverse(const struct tuple *forward, struct fl
 	reverse.sequence = flow->sequence;
 	flow->client_port = forward->source_port;
 	for (int i = 0; i < PORT_ATTEMPTS; i++) {
-		long error;
+		int error;
 
 		key = flow_reverse_key(forward, &flow->addr, flow->port, flow->client_port);
 		error = write_to(&flows_v1, &key, &reverse, BPF_NOEXIST);
@@ -130,7 +130,7 @@ static __always_inline int flow_begin(const struct packet *p, const struct pick 
 				      const struct flow *old, struct flow *flow)
 {
 	struct flow *first;
-	long error;
+	int error;
 	int reason;
 
 	if (p->tuple.protocol == IPPROTO_SCTP && pick->port != p->tuple.destination_port)

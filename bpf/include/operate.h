@@ -21,14 +21,16 @@ static __always_inline void *look_up(void *map, const void *key)
 	return bpf_map_lookup_elem(map, key);
 }
 
-static __always_inline long write_to(void *map, const void *key, const void *value, __u64 flags)
+/* An int: before Linux 6.4 the upper half of what the kernel returns here is not to be looked at.
+ */
+static __always_inline int write_to(void *map, const void *key, const void *value, __u64 flags)
 {
 	if (count_operations)
 		operations.writes++;
 	return bpf_map_update_elem(map, key, value, flags);
 }
 
-static __always_inline long delete_from(void *map, const void *key)
+static __always_inline int delete_from(void *map, const void *key)
 {
 	if (count_operations)
 		operations.writes++;

@@ -253,6 +253,9 @@ func (w *wire) receive(from string) seen {
 	b := make([]byte, 65536)
 	for {
 		n, _, err := unix.Recvfrom(w.fd, b, 0)
+		if errors.Is(err, unix.EINTR) {
+			continue
+		}
 		if err != nil {
 			w.t.Fatalf("no packet from %s: %v", from, err)
 		}
