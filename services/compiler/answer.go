@@ -70,7 +70,11 @@ func (t *term) answer(step func(time.Time, any, []byte) core.Output) func(contex
 
 func (t *term) applied(m bus.Message) {
 	step := func(now time.Time) core.Output {
-		out, err := t.core.Applied(now, m.Data)
+		node, err := schemas.NodeOfSubject(m.Subject)
+		var out core.Output
+		if err == nil {
+			out, err = t.core.Applied(now, node, m.Data)
+		}
 		if err != nil {
 			t.metrics.foreign.Inc()
 			t.log.Debug("a report is ignored", "subject", m.Subject, "error", err)

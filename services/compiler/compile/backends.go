@@ -68,6 +68,16 @@ func candidates(of iter.Seq[*state.Slice], port state.Port, family model.Family)
 	return all
 }
 
+// candidatesOf returns how many backends the slices of a Service come to at most, without making them.
+func candidatesOf(snap *state.Snapshot, svc *state.Service) (n int) {
+	for slice := range snap.SlicesOf(svc.Name) {
+		for _, port := range svc.Ports {
+			n += slice.Len() * len(targets(slice, port))
+		}
+	}
+	return n
+}
+
 // targets returns the numbers that a ServicePort has in one slice: by name and protocol, since the controller
 // has resolved target ports, which may differ from slice to slice. Most often it is one.
 func targets(slice *state.Slice, port state.Port) []uint16 {

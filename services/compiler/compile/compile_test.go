@@ -288,6 +288,27 @@ func TestOlderServiceKeepsAnAddressThatTwoClaim(t *testing.T) {
 	}
 }
 
+func TestServiceThatWouldTakeAllMemoryIsSetAside(t *testing.T) {
+	many := &schemas.Service{ClusterIps: ips("10.96.0.1")}
+	slice := endpoints(model.IPv4, nil)
+	for i := range 300 {
+		many.Ports = append(many.Ports, port(fmt.Sprint("p", i), model.TCP, uint32(i+1)))
+		slice.Ports = append(slice.Ports, target(fmt.Sprint("p", i), model.TCP, uint32(i+1)))
+	}
+	for i := range 1000 {
+		slice.Endpoints = append(slice.Endpoints, endpoint(fmt.Sprintf("10.1.%d.%d", i/250, i%250+1), "ready"))
+	}
+	good := serviceFact("good", &schemas.Service{ClusterIps: ips("10.96.0.2"), Ports: ports(port("", model.TCP, 80))})
+	out, aside := compiled(t, serviceFact("many", many), sliceFact("a", "many", slice), good)
+	want := "its slices come to 300000 backends, endpoints times ports: at most 262144 are compiled, so it has no rows"
+	if len(aside) != 1 || aside[0].Object.GetName() != "many" || aside[0].Reason != want {
+		t.Errorf("set aside %v, want many: %s", aside, want)
+	}
+	if n := len(out.Layers[model.ClusterLayer].Sets); n != 1 {
+		t.Errorf("%d sets, want that of the good service", n)
+	}
+}
+
 func TestNodeHasTheAddressesOfItsPods(t *testing.T) {
 	out, aside := compiled(t,
 		podFact("a", &schemas.Pod{Node: "n1", Addresses: ips("10.1.0.1", "fd00::1")}),

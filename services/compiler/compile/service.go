@@ -24,6 +24,10 @@ import (
 	"github.com/deltaplane/deltaplane/services/compiler/state"
 )
 
+// MaxBackends bounds the backends of one Service, endpoints times ports: a mistake in one object must not take
+// the memory that all others need.
+const MaxBackends = 1 << 18
+
 // service is what one Service comes to, without ids: its sets in order of their keys.
 type service struct {
 	sets  []set
@@ -54,6 +58,11 @@ func compileService(snap *state.Snapshot, name state.Name) service {
 	won, aside := claims(snap, svc)
 	unit.aside = aside
 	if svc.ProxyName != "" || svc.Type == "ExternalName" || len(won) == 0 {
+		return unit
+	}
+	if n := candidatesOf(snap, svc); n > MaxBackends {
+		unit.aside = append(unit.aside, setAside(svc, fmt.Sprintf(
+			"its slices come to %d backends, endpoints times ports: at most %d are compiled, so it has no rows", n, MaxBackends)))
 		return unit
 	}
 	for _, family := range []model.Family{model.IPv4, model.IPv6} {
@@ -103,14 +112,17 @@ func claims(snap *state.Snapshot, svc *state.Service) (won []netip.Addr, aside [
 			won = append(won, addr)
 			continue
 		}
-		aside = append(aside, state.SetAside{
-			Object: &schemas.ObjectRef{Kind: state.KindService, Namespace: svc.Namespace, Name: svc.Name.Name},
-			Reason: fmt.Sprintf("its address %s belongs to Service %s, which is older: give one of them another address",
-				addr, oldest.Name),
-		})
+		aside = append(aside, setAside(svc, fmt.Sprintf(
+			"its address %s belongs to Service %s, which is older: give one of them another address", addr, oldest.Name)))
 	}
 	slices.SortFunc(won, netip.Addr.Compare)
 	return won, aside
+}
+
+func setAside(svc *state.Service, reason string) state.SetAside {
+	return state.SetAside{
+		Object: &schemas.ObjectRef{Kind: state.KindService, Namespace: svc.Namespace, Name: svc.Name.Name}, Reason: reason,
+	}
 }
 
 func older(a, b *state.Service) bool {

@@ -184,11 +184,10 @@ func (c *Core) commitLayer(s *step, now time.Time, l model.Layer, change *model.
 	if err != nil {
 		panic(fmt.Sprintf("core: a delta of %d rows was cut to fit, but doesn't: %v", change.Put.Len()+change.Remove.Len(), err))
 	}
-	e := entry{layer: l, from: was, to: c.revision, messages: messages}
+	e := newEntry(l, was, messages)
 	for _, data := range messages {
 		s.records = append(s.records, Record{schemas.DeltaSubject(l.String()), data})
 		s.publish = append(s.publish, Message{schemas.ApplySubject(l.String()), data})
-		e.bytes += len(data)
 	}
 	s.entries = append(s.entries, e)
 	s.bytes += e.bytes

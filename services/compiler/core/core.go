@@ -59,7 +59,7 @@ func (o Options) withDefaults() Options {
 	number(&o.MaxMessage, schemas.MaxMessageBytes-answerRoom)
 	number(&o.MaxBatch, 900)
 	number(&o.MaxBatchBytes, 32<<20)
-	number(&o.RecentBytes, 32<<20)
+	number(&o.RecentBytes, recentBytes)
 	return o
 }
 
@@ -189,6 +189,7 @@ func New(o Options, log *Fold, epoch model.Epoch, now time.Time) *Core {
 		layers: log.layers, ids: log.ids, revision: log.revision, trusted: log.Whole() == nil && len(log.layers) > 0,
 		patience: map[string]*bucket{}, fleet: fleet.New(), beat: now,
 	}
+	c.recent = log.recent
 	c.recent.most = o.RecentBytes
 	c.checkpoint = checkpointState{last: log.checkpointed, bytes: log.bytesSince, size: log.checkpointBytes}
 	c.last = committed{revision: log.revision, at: log.committed, causes: log.causes}

@@ -29,6 +29,10 @@ type Fold struct {
 	committed time.Time
 	causes    []*schemas.Cause
 	parts     wire.Assembler
+	// raw are the messages of the delta that is being put together. The newest whole ones are kept, so that a new
+	// leader can give a node what it missed of the old one's.
+	raw    [][]byte
+	recent recent
 
 	// gap says why layers are not what the log says: something before is missing. A checkpoint mends it.
 	gap  error
@@ -53,7 +57,9 @@ func NewFold(quarantine time.Duration) *Fold {
 	if quarantine == 0 {
 		quarantine = ids.DefaultQuarantine
 	}
-	return &Fold{layers: map[model.Layer]*layer{}, ids: ids.New(quarantine), quarantine: quarantine}
+	return &Fold{
+		layers: map[model.Layer]*layer{}, ids: ids.New(quarantine), quarantine: quarantine, recent: recent{most: recentBytes},
+	}
 }
 
 // Whole returns nil if the rows are what the log says, else what is missing.
@@ -117,6 +123,10 @@ func (f *Fold) addDelta(data []byte) error {
 	}
 	f.revision = max(f.revision, part.To)
 	f.epoch = max(f.epoch, part.Epoch)
+	if part.Part == 0 {
+		f.raw = nil
+	}
+	f.raw = append(f.raw, data)
 	d, whole, err := f.parts.Add(part)
 	if err != nil || !whole || f.gap != nil {
 		return err
@@ -137,6 +147,7 @@ func (f *Fold) addDelta(data []byte) error {
 		return fmt.Errorf("the delta of layer %s to revision %d leads to digest %s, it should be %s",
 			d.Layer, d.To, digest, d.DigestAfter)
 	}
+	f.recent.add(newEntry(d.Layer, l.at, f.raw))
 	l.at, l.changed = model.Position{Epoch: d.Epoch, Revision: d.To, Digest: digest}, d.Committed
 	f.committed, f.causes = d.Committed, causesToProto(d.Causes)
 	return nil
@@ -192,7 +203,10 @@ func (f *Fold) closeCheckpoint() error {
 	if len(o.head.GetFreed()) >= maxFreed {
 		into.ids.RestBelow(model.SetID(o.head.GetNextSet()), model.BackendID(o.head.GetNextBackend()), o.head.GetCommitted().AsTime())
 	}
-	into.epoch, into.causes = max(f.epoch, model.Epoch(o.head.GetEpoch())), f.causes
+	into.epoch, into.causes, into.recent = max(f.epoch, model.Epoch(o.head.GetEpoch())), f.causes, f.recent
+	if f.gap != nil {
+		into.recent = recent{most: recentBytes} // they may lead to other rows
+	}
 	into.revision = max(f.revision, model.Revision(o.head.GetRevision()))
 	into.committed = o.head.GetCommitted().AsTime()
 	into.checkpointed, into.checkpointBytes = into.committed, o.bytes

@@ -16,13 +16,23 @@ type recent struct {
 	layers      map[model.Layer][]entry
 }
 
+// recentBytes is how much is kept unless Options say otherwise.
+const recentBytes = 32 << 20
+
 // entry is one delta.
 type entry struct {
 	layer    model.Layer
 	from     model.Position
-	to       model.Revision
 	messages [][]byte
 	bytes    int
+}
+
+func newEntry(l model.Layer, from model.Position, messages [][]byte) entry {
+	e := entry{layer: l, from: from, messages: messages}
+	for _, data := range messages {
+		e.bytes += len(data)
+	}
+	return e
 }
 
 func (r *recent) add(e entry) {

@@ -24,11 +24,14 @@ const (
 	maxSetAside = 1000 // in a status
 )
 
-// Applied takes in what a node reports. An error says why it is ignored.
-func (c *Core) Applied(now time.Time, data []byte) (out Output, err error) {
+// Applied takes in what a node reports, on the subject of that node. An error says why it is ignored.
+func (c *Core) Applied(now time.Time, node string, data []byte) (out Output, err error) {
 	report := &schemas.Applied{}
 	if err := wire.Unmarshal(data, report); err != nil {
 		return out, err
+	}
+	if report.GetNode() != node {
+		return out, fmt.Errorf("a report of node %.64q came on the subject of node %s: it is ignored", report.GetNode(), node)
 	}
 	if err := c.fleet.Report(report, now); err != nil {
 		return out, err

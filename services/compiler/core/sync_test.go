@@ -41,6 +41,20 @@ func TestNodeThatMissedDeltasGetsThem(t *testing.T) {
 	}
 }
 
+func TestNodeThatMissedTheLastDeltasOfAnotherLeaderGetsThem(t *testing.T) {
+	w := shop(t, Options{}, 3, 1)
+	missed := *w.nodes[model.ClusterLayer]
+	w.facts(sliceFact(1, 0, 2, w.now))
+	w.pass(time.Second)
+	w.nodes[model.ClusterLayer] = &missed
+	w.restart(Options{})
+	w.forget()
+	w.sync("n1", model.ClusterLayer, model.NodeLayer("n1"))
+	if r := w.replies(); len(r) != 1 || r[0].GetDelta().GetTo() != 2 {
+		t.Errorf("after a change of leaders it is told %v, want the delta to revision 2", r)
+	}
+}
+
 func TestNodeWithoutAnUsablePastGetsASnapshot(t *testing.T) {
 	w := shop(t, Options{MaxMessage: 9000, MaxBatchBytes: 20_000}, 30, 10)
 	for _, test := range []struct {
@@ -157,9 +171,12 @@ func TestNodeOfAHigherEpochIsNoticed(t *testing.T) {
 	if w.outranked == nil || *w.outranked != (Outranked{7, 812}) {
 		t.Errorf("outranked %v, want epoch 7, revision 812", w.outranked)
 	}
-	out, err := w.core.Applied(w.now, marshal(&schemas.Applied{Node: "n1", Positions: m.GetPositions()}))
+	out, err := w.core.Applied(w.now, "n1", marshal(&schemas.Applied{Node: "n1", Positions: m.GetPositions()}))
 	if err != nil || out.Outranked == nil {
 		t.Errorf("a report of epoch 7: %v, outranked %v", err, out.Outranked)
+	}
+	if _, err := w.core.Applied(w.now, "n2", marshal(&schemas.Applied{Node: "n1"})); err == nil {
+		t.Error("node n2 reported in the name of n1")
 	}
 }
 
