@@ -59,7 +59,7 @@ var levels = map[schemas.Severity]slog.Level{
 
 // tell logs an event and publishes it.
 func (t *term) tell(event *schemas.Event) error {
-	t.log.Log(context.Background(), levels[event.GetSeverity()], event.GetText(), "event", event.GetKind(), "object", convert.Name(event.GetObject()))
+	t.log.Log(context.Background(), levels[event.GetSeverity()], "event", "kind", event.GetKind(), "object", convert.Name(event.GetObject()), "text", event.GetText())
 	data, err := proto.Marshal(event)
 	if err != nil {
 		t.log.Error("an event can't be encoded", "event", event.GetKind(), "error", err)

@@ -59,11 +59,11 @@ func clusterIPs(s *corev1.Service) ([][]byte, error) {
 		if err != nil {
 			return nil, fmt.Errorf("%s[%d]: %w", field, i, err)
 		}
-		if family := model.FamilyOf(addr); seen[family] {
+		family := model.FamilyOf(addr)
+		if seen[family] {
 			return nil, fmt.Errorf("%s[%d]: %s is a second IPv%d address; a Service has one of each family", field, i, addr, family)
-		} else {
-			seen[family] = true
 		}
+		seen[family] = true
 		out = append(out, addr.AsSlice())
 	}
 	return out, nil

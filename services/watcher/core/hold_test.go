@@ -42,7 +42,7 @@ func TestAListThatLacksTooMuchDeletesNothingAndSaysSo(t *testing.T) {
 func TestOneKindGoneIsHeldHoweverMuchThereIsOfOthers(t *testing.T) {
 	c := newCore()
 	var facts []*schemas.Fact
-	for _, name := range strings.Fields("a b c d e f g h i j k") {
+	for name := range strings.FieldsSeq("a b c d e f g h i j k") {
 		facts = append(facts, &schemas.Fact{
 			Object: &schemas.ObjectRef{Kind: "Namespace", Name: name}, State: &schemas.Fact_Namespace{Namespace: &schemas.Namespace{}},
 		})

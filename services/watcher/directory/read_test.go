@@ -23,6 +23,7 @@ type folder struct {
 }
 
 func newFolder(t *testing.T) *folder {
+	t.Helper()
 	path := t.TempDir()
 	return &folder{t, path, newReader([]string{path})}
 }

@@ -87,7 +87,7 @@ func TestPrefixesAreMerged(t *testing.T) {
 		"10.0.0.0/25 10.0.0.128/25 10.0.1.0/24 10.0.2.0/23": "10.0.0.0/22",
 	} {
 		var prefixes []netip.Prefix
-		for _, text := range strings.Fields(in) {
+		for text := range strings.FieldsSeq(in) {
 			prefixes = append(prefixes, netip.MustParsePrefix(text))
 		}
 		var got []string
