@@ -26,8 +26,10 @@ import (
 
 // stage is a bus with what services would have said on it: node a is converged, node b as a test wants it.
 type stage struct {
-	conn *bus.Conn
-	rows model.Rows
+	t       *testing.T
+	conn    *bus.Conn
+	rows    model.Rows
+	watcher *bus.Subscription
 
 	mu     sync.Mutex
 	status *schemas.Status
@@ -66,7 +68,7 @@ func newStage(t *testing.T) *stage {
 	if err := conn.EnsureStreams(t.Context(), 1, schemas.Streams...); err != nil {
 		t.Fatal(err)
 	}
-	s := &stage{conn: conn, rows: someRows(), status: someStatus()}
+	s := &stage{t: t, conn: conn, rows: someRows(), status: someStatus()}
 	s.facts(t)
 	s.answers(t)
 	return s
@@ -133,7 +135,6 @@ func (s *stage) answers(t *testing.T) {
 		schemas.SubjectStatus:      s.answerStatus(t),
 		schemas.SubjectDesired:     dump,
 		schemas.ActualSubject("a"): dump,
-		schemas.SubjectApprove:     approve(t),
 		schemas.ActualSubject("b"): func(_ context.Context, _ []byte, reply func([]byte) error) {
 			_ = reply(encoded(t, &schemas.DumpReply{Refused: "not ready"}))
 		},
@@ -141,6 +142,10 @@ func (s *stage) answers(t *testing.T) {
 		if _, err := s.conn.Respond(subject, "", handle); err != nil {
 			t.Fatal(err)
 		}
+	}
+	var err error
+	if s.watcher, err = s.conn.Respond(schemas.SubjectApprove, "", approve(t)); err != nil {
+		t.Fatal(err)
 	}
 }
 
@@ -153,6 +158,25 @@ func approve(t *testing.T) func(context.Context, []byte, func([]byte) error) {
 		}
 		_ = reply(encoded(t, &schemas.ApproveReply{Text: "nothing of that ID is held"}))
 	}
+}
+
+// watch has a watcher that answers everything with reply; nil is none.
+func (s *stage) watch(reply *schemas.ApproveReply) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.watcher.Stop()
+	if err := s.conn.Flush(); err != nil {
+		s.t.Fatal(err)
+	}
+	if reply == nil {
+		return
+	}
+	data := encoded(s.t, reply)
+	watcher, err := s.conn.Respond(schemas.SubjectApprove, "", func(_ context.Context, _ []byte, answer func([]byte) error) { _ = answer(data) })
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	s.watcher = watcher
 }
 
 // log appends a commit of a cluster delta and node a's report of it.
@@ -251,6 +275,36 @@ func TestStatusNamesWhatIsWrongAndExitsWith3(t *testing.T) {
 		if !strings.Contains(stdout, want) {
 			t.Errorf("%q is missing in:\n%s", want, stdout)
 		}
+	}
+}
+
+// What the watcher refuses never becomes a fact, so the compiler can't tell of it.
+func TestStatusNamesWhatTheWatcherSetsAsideAndHolds(t *testing.T) {
+	s := newStage(t)
+	s.watch(&schemas.ApproveReply{
+		SetAside: []*schemas.SetAside{{Object: &schemas.ObjectRef{Kind: "Service", Namespace: "shop", Name: "far"}, Reason: `"10.96.0.300" is no IP address`}},
+		Held:     &schemas.HeldDeletions{Id: "6f1c", Deletions: 12, Objects: 14},
+	})
+	stdout, stderr, code := command(t, "status")
+	if code != exitNotHealthy {
+		t.Errorf("exit %d, want %d: %s", code, exitNotHealthy, stderr)
+	}
+	for _, want := range []string{
+		`Set aside   Service shop/far: "10.96.0.300" is no IP address`,
+		"Held        12 of 14 objects would be deleted: if that is meant, run 'deltaplane approve 6f1c'",
+	} {
+		if !strings.Contains(stdout, want) {
+			t.Errorf("%q is missing in:\n%s", want, stdout)
+		}
+	}
+}
+
+func TestStatusWithoutAWatcherSaysSo(t *testing.T) {
+	s := newStage(t)
+	s.watch(nil)
+	stdout, _, code := command(t, "status")
+	if want := "Watcher     no watcher answers on the bus: is one running, and does it lead?"; code != exitOK || !strings.Contains(stdout, want) {
+		t.Errorf("exit %d, %q is missing in:\n%s", code, want, stdout)
 	}
 }
 

@@ -24,7 +24,8 @@ func newStatusCommand() *cobra.Command {
 		Use:   "status",
 		Short: "Show how far every node has come",
 		Long: `status asks the leading compiler which revision the cluster is at, which nodes have it in their kernels, and what is
-wrong. It exits with 3 if a node is behind or reports a fault, or if deletions are held back.`,
+wrong, and the leading watcher which objects it can't use and which deletions it holds back. It exits with 3 if a node
+is behind or reports a fault, or if deletions are held back.`,
 		Example: `  deltaplane status
   deltaplane status -o wide
   deltaplane status -o json | jq '.nodes[] | select(.converged | not)'`,
@@ -39,6 +40,7 @@ wrong. It exits with 3 if a node is behind or reports a fault, or if deletions a
 			if err != nil {
 				return err
 			}
+			s.askWatcher(cmd.Context(), conn)
 			out := cmd.OutOrStdout()
 			view := statusView{clusterStatus: s, now: time.Now(), paint: paintFor(out), wide: format == formatWide}
 			if err := format.print(out, s, func(w io.Writer) error { return view.write(w) }); err != nil {
@@ -69,6 +71,8 @@ type clusterStatus struct {
 	SetAside  []setAsideJSON `json:"setAside"`
 	Held      *heldJSON      `json:"held"`
 	Cluster   clusterJSON    `json:"cluster"`
+	// WatcherProblem says why the watcher's part is missing; empty if it isn't.
+	WatcherProblem string `json:"watcherProblem,omitempty"`
 }
 
 type nodeStatus struct {
@@ -144,19 +148,15 @@ func statusFromProto(m *schemas.Status) *clusterStatus {
 	s := &clusterStatus{
 		Leader: m.GetLeader(), Epoch: m.GetEpoch(), Revision: m.GetRevision(), Committed: timeOf(m.GetCommitted()),
 		Causes: causesFromProto(m.GetCauses()), Rows: m.GetRows(),
-		Nodes: convertAll(m.GetNodes(), nodeFromProto),
-		SetAside: convertAll(m.GetSetAside(), func(a *schemas.SetAside) setAsideJSON {
-			return setAsideJSON{a.GetObject().GetKind(), a.GetObject().GetNamespace(), a.GetObject().GetName(), a.GetReason()}
-		}),
+		Nodes:    convertAll(m.GetNodes(), nodeFromProto),
+		SetAside: convertAll(m.GetSetAside(), setAsideFromProto),
 		Cluster: clusterJSON{
 			PodCIDRs:     convertAll(m.GetCluster().GetPodCidrs(), foundFromProto),
 			ServiceCIDRs: convertAll(m.GetCluster().GetServiceCidrs(), foundFromProto),
 			APIServers:   convertAll(m.GetCluster().GetApiServers(), foundFromProto),
 		},
 	}
-	if h := m.GetHeld(); h != nil {
-		s.Held = &heldJSON{h.GetId(), h.GetDeletions(), h.GetObjects(), timeOf(h.GetSince())}
-	}
+	s.Held = heldFromProto(m.GetHeld())
 	s.Healthy = s.Held == nil
 	for _, n := range s.Nodes {
 		if n.Converged {
@@ -166,6 +166,40 @@ func statusFromProto(m *schemas.Status) *clusterStatus {
 	}
 	slices.SortFunc(s.Nodes, func(a, b nodeStatus) int { return strings.Compare(a.Node, b.Node) })
 	return s
+}
+
+// watcherWithin bounds the wait for the watcher, without which a status is still worth having.
+const watcherWithin = 2 * time.Second
+
+// askWatcher adds what the compiler can't know: objects that never became facts, and deletions held back. A request
+// without an ID approves nothing.
+func (s *clusterStatus) askWatcher(ctx context.Context, conn *bus.Conn) {
+	ctx, cancel := context.WithTimeout(ctx, watcherWithin)
+	defer cancel()
+	var reply schemas.ApproveReply
+	if err := ask(ctx, conn, schemas.SubjectApprove, "watcher", &schemas.ApproveRequest{}, &reply); err != nil {
+		s.WatcherProblem = err.Error()
+		return
+	}
+	for _, a := range reply.GetSetAside() {
+		if aside := setAsideFromProto(a); !slices.Contains(s.SetAside, aside) {
+			s.SetAside = append(s.SetAside, aside)
+		}
+	}
+	if held := heldFromProto(reply.GetHeld()); held != nil {
+		s.Held, s.Healthy = held, false
+	}
+}
+
+func setAsideFromProto(m *schemas.SetAside) setAsideJSON {
+	return setAsideJSON{m.GetObject().GetKind(), m.GetObject().GetNamespace(), m.GetObject().GetName(), m.GetReason()}
+}
+
+func heldFromProto(m *schemas.HeldDeletions) *heldJSON {
+	if m == nil {
+		return nil
+	}
+	return &heldJSON{m.GetId(), m.GetDeletions(), m.GetObjects(), timeOf(m.GetSince())}
 }
 
 func nodeFromProto(m *schemas.NodeStatus) nodeStatus {

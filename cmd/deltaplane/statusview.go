@@ -195,6 +195,9 @@ func (v statusView) problems(b *strings.Builder) {
 	for _, a := range v.SetAside {
 		v.line(b, "Set aside", v.paint.yellow(causeJSON{Kind: a.Kind, Namespace: a.Namespace, Name: a.Name}.title())+": "+a.Reason)
 	}
+	if v.WatcherProblem != "" {
+		v.line(b, "Watcher", v.paint.yellow(v.WatcherProblem))
+	}
 	if h := v.Held; h != nil {
 		v.line(b, "Held", v.paint.red(fmt.Sprintf("%d of %d objects would be deleted", h.Deletions, h.Objects))+
 			": if that is meant, run 'deltaplane approve "+h.ID+"'")
