@@ -190,7 +190,7 @@ func TestServiceRules(t *testing.T) {
 				web("10.96.0.1"),
 				sliceFact("a", "web", endpoints(model.IPv4, http, endpoint("10.1.0.1"), endpoint("10.1.0.2", "ready"))),
 				sliceFact("b", "web", endpoints(model.IPv4, http, endpoint("10.1.0.1", "ready"), endpoint("10.1.0.2", "ready"))),
-				sliceFact("c", "web", endpoints(model.IPv4, http, endpoint("10.1.0.1", "serving", "terminating"))),
+				sliceFact("0", "web", endpoints(model.IPv4, http, endpoint("10.1.0.1", "serving", "terminating"))),
 			},
 			with("shop/web:80/TCP 10.1.0.1:8080 active member", "shop/web:80/TCP 10.1.0.2:8080 active member"),
 		},

@@ -139,6 +139,9 @@ func TestCompareEqualsFull(t *testing.T) {
 			case 3:
 				b.Set++
 				cluster.Backends[id] = b
+			case 4:
+				m := model.Member{Set: b.Set, Backend: id}
+				cluster.Members[m] = m
 			}
 		}
 		d := Compare(db.Snapshot(), alloc, rows)
