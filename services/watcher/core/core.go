@@ -152,7 +152,7 @@ func (c *Core) Step(now time.Time, in Input) Effects {
 	case Upsert:
 		s.upsert(in.Fact)
 	case Refusal:
-		s.refuse(in)
+		s.refuse(bounded(in))
 	case Delete:
 		s.gone(in.Object)
 	default:

@@ -217,6 +217,28 @@ func TestAFactTooLargeForTheBusIsSetAside(t *testing.T) {
 	}
 }
 
+// An event that doesn't fit the bus would end the watcher's term, again and again, for one bad object.
+func TestARefusalTooLongForTheBusIsCut(t *testing.T) {
+	c := newCore()
+	long := strings.Repeat("x", 2<<20)
+	refusal := Refusal{&schemas.ObjectRef{Kind: "Pod", Namespace: "a", Name: long}, "Pod a/" + long + ": metadata.name is \xff"}
+	for range 2 { // the second reading of the same file tells nothing new
+		e := c.Step(now, List{Kinds: kinds, Facts: []*schemas.Fact{pod("good", "n")}, Refused: []Refusal{refusal}})
+		for _, event := range e.Events {
+			if data, err := proto.Marshal(event); err != nil || len(data) > 4<<10 {
+				t.Errorf("an event of %d bytes, %v", len(data), err)
+			}
+			if got, want := event.GetText(), strings.Repeat("x", 1018)+"… (2097178 bytes). The object is set aside, "; !strings.Contains(got, want) {
+				t.Errorf("event %.40q…%.200q", got, got[min(len(got), 1000):])
+			}
+		}
+	}
+	if got := c.SetAside(); len(got) != 1 {
+		t.Errorf("set aside: %v", got)
+	}
+	expect(t, c.Step(now, list(pod("good", "n"))), "!object_accepted")
+}
+
 func TestAFactThatIsNoTextIsSetAside(t *testing.T) {
 	c := newCore()
 	bad := pod("bad", "\xff")

@@ -17,15 +17,17 @@ func (s *step) list(l List) {
 	for _, fact := range l.Facts {
 		present[KeyOf(fact.GetObject())] = true
 	}
-	for _, r := range l.Refused {
-		present[KeyOf(r.Object)] = true
+	refused := make([]Refusal, len(l.Refused))
+	for i, r := range l.Refused {
+		refused[i] = bounded(r)
+		present[KeyOf(refused[i].Object)] = true
 	}
 	missing := s.missing(l.Kinds, present) // before the upserts: shares are of what was published
 	hold := s.tooMany(missing, l.Kinds)
 	for _, fact := range l.Facts {
 		s.upsert(fact)
 	}
-	for _, r := range l.Refused {
+	for _, r := range refused {
 		s.refuse(r)
 	}
 	if l.Incomplete == "" {

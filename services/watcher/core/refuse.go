@@ -4,11 +4,39 @@ package core
 
 import (
 	"cmp"
+	"fmt"
 	"maps"
 	"slices"
+	"strings"
 
 	"github.com/deltaplane/deltaplane/schemas"
 )
+
+// What is told of one object is bounded, in bytes: it must fit a message of the bus whatever a file holds.
+const (
+	maxReason = 1 << 10
+	maxName   = 512 // Kubernetes allows 253; a document is named by its path
+)
+
+// bounded returns r with texts that an event can carry.
+func bounded(r Refusal) Refusal {
+	o := r.Object
+	return Refusal{
+		Object: &schemas.ObjectRef{
+			Kind: cut(o.GetKind(), maxName), Namespace: cut(o.GetNamespace(), maxName), Name: cut(o.GetName(), maxName),
+			Uid: cut(o.GetUid(), maxName), ResourceVersion: cut(o.GetResourceVersion(), maxName),
+		},
+		Reason: cut(r.Reason, maxReason),
+	}
+}
+
+// cut returns text if it is short, else its start and how long it was.
+func cut(text string, most int) string {
+	if len(text) <= most {
+		return strings.ToValidUTF8(text, "\uFFFD")
+	}
+	return fmt.Sprintf("%s… (%d bytes)", strings.ToValidUTF8(text[:most], ""), len(text))
+}
 
 // refuse sets an object aside and says so once. What was published of it stays: an object that can't be read is no
 // object that is gone.
