@@ -212,7 +212,7 @@ spec:
 	}
 }
 
-func TestASliceOfTenThousandEndpointsIsTaken(t *testing.T) {
+func TestASliceOfAThousandEndpointsIsTaken(t *testing.T) {
 	fact, err := Fact(sliceOf(MaxSliceEndpoints))
 	if err != nil {
 		t.Fatal(err)
@@ -268,7 +268,7 @@ func TestRefusalsNameObjectAndField(t *testing.T) {
 		{service(`{ports: [{name: a, port: 80}, {name: b, port: 80}]}`), `Service shop/cart: spec.ports[1].port: 80 is taken by an earlier port of the same protocol`},
 
 		{read[discoveryv1.EndpointSlice](t, `{metadata: {name: s, namespace: shop}, addressType: IPX}`), `EndpointSlice shop/s: addressType: "IPX" is not IPv4, IPv6 or FQDN`},
-		{sliceOf(MaxSliceEndpoints + 1), "EndpointSlice shop/big: endpoints: 10001 are more than 10000; spread them over several slices"},
+		{sliceOf(10_000), "EndpointSlice shop/big: endpoints: 10000 are more than 1000; spread them over several slices"},
 		{slice(`endpoints: [{addresses: []}]`), "EndpointSlice shop/s: endpoints[0].addresses: is empty; an endpoint has at least one address"},
 		{slice(`endpoints: [{addresses: [10.1.0.1]}, {addresses: [cart.example]}]`), `EndpointSlice shop/s: endpoints[1].addresses[0]: "cart.example" is no IP address`},
 		{slice(`endpoints: [{addresses: ["fd00::1"]}]`), "EndpointSlice shop/s: endpoints[0].addresses[0]: fd00::1 is no IPv4 address, which addressType asks for"},

@@ -13,9 +13,10 @@ import (
 	"github.com/deltaplane/deltaplane/schemas"
 )
 
-// MaxSliceEndpoints bounds the endpoints of one EndpointSlice. Kubernetes itself allows 1,000
-// (k8s.io/kubernetes pkg/apis/discovery/validation, maxEndpoints); files may hold ten times as many.
-const MaxSliceEndpoints = 10_000
+// MaxSliceEndpoints bounds the endpoints of one EndpointSlice as Kubernetes does (k8s.io/kubernetes
+// pkg/apis/discovery/validation, maxEndpoints). The compiler takes no more: refused here, a slice that grew too large
+// keeps the endpoints that it had.
+const MaxSliceEndpoints = 1000
 
 // endpointSlice converts a slice. One of type FQDN, which no proxy uses, has no family and no endpoints.
 func endpointSlice(s *discoveryv1.EndpointSlice) (*schemas.EndpointSlice, error) {
