@@ -22,7 +22,9 @@ type Driver struct {
 	Maps maps.Maps
 	Now  func() time.Time
 
-	cursor maps.Cursor
+	cursor  maps.Cursor
+	entries []core.Entry // of the last slice, and
+	bytes   []byte       // what is in them
 }
 
 // Step puts one input in, carries out the effects that touch the maps, puts their results in, and so on until nothing
@@ -116,10 +118,22 @@ func (d *Driver) read(e core.Read) core.Slice {
 	if e.Start {
 		d.cursor = maps.Cursor{}
 	}
+	d.entries, d.bytes = d.entries[:0], d.bytes[:0]
 	in := core.Slice{Map: e.Map}
 	in.End, in.Err = d.Maps.Read(e.Map, &d.cursor, e.Limit, func(key, value []byte) error {
-		in.Entries = append(in.Entries, core.Entry{Key: slices.Clone(key), Value: slices.Clone(value)})
+		d.entries = append(d.entries, core.Entry{Key: d.keep(key), Value: d.keep(value)})
 		return nil
 	})
+	in.Entries = d.entries
 	return in
+}
+
+// keep copies b to where it stays until the next slice.
+func (d *Driver) keep(b []byte) []byte {
+	if cap(d.bytes)-len(d.bytes) < len(b) {
+		d.bytes = make([]byte, 0, max(64<<10, 2*cap(d.bytes)))
+	}
+	from := len(d.bytes)
+	d.bytes = append(d.bytes, b...)
+	return d.bytes[from:len(d.bytes):len(d.bytes)]
 }

@@ -69,6 +69,7 @@ type transaction struct {
 	kind     model.LayerKind
 	position model.Position // to be recorded
 	delta    *Delta         // what brought it; none for a snapshot
+	bytes    int
 	writes   int
 	repair   bool // brings the maps to where the positions already are
 }

@@ -33,7 +33,7 @@ type Done struct {
 	Err      error
 }
 
-// Slice answers Read.
+// Slice answers Read. Its entries are good until the next Read.
 type Slice struct {
 	Map     abi.Map
 	Entries []Entry

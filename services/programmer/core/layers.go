@@ -35,7 +35,7 @@ func (c *Core) live(d Delta) {
 	default:
 		position := model.Position{Epoch: d.Epoch, Revision: d.To, Digest: d.DigestAfter}
 		c.stats.Bytes += uint64(d.Bytes)
-		c.transact(&transaction{kind: l.Kind, position: position, delta: &d},
+		c.transact(&transaction{kind: l.Kind, position: position, delta: &d, bytes: d.Bytes},
 			plan.LayerChange{Kind: l.Kind, Change: &d.Change, After: &d.DigestAfter})
 	}
 }
@@ -73,7 +73,7 @@ func (c *Core) snapshot(s Snapshot) {
 	c.stats.Bytes += uint64(s.Bytes)
 	l.heard = s.Position.Revision
 	change := &model.Change{Put: s.Rows, Remove: lacking(c.state.Tables(l.Kind), &s.Rows)}
-	c.transact(&transaction{kind: l.Kind, position: s.Position},
+	c.transact(&transaction{kind: l.Kind, position: s.Position, bytes: s.Bytes},
 		plan.LayerChange{Kind: l.Kind, Change: change, After: &s.Position.Digest, TakeOver: true})
 }
 

@@ -61,9 +61,9 @@ func (c *Core) applied(t *transaction, switched time.Time) {
 		c.clear(kind)
 		c.clear(kind + " " + l.String())
 	}
-	a := AppliedDelta{Layer: l.Layer, Epoch: t.position.Epoch, To: t.position.Revision, Applied: switched, Writes: t.writes}
+	a := AppliedDelta{Layer: l.Layer, Epoch: t.position.Epoch, To: t.position.Revision, Applied: switched, Writes: t.writes, Bytes: t.bytes}
 	if t.delta != nil {
-		a.Bytes, a.Causes = t.delta.Bytes, t.delta.Causes
+		a.Causes = t.delta.Causes
 		a.Latency = latency(t.delta, switched)
 	}
 	if len(c.report.deltas) == reportDeltas {

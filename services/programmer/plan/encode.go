@@ -19,6 +19,15 @@ import (
 // arena hands out byte slices cut from large blocks, for entries that live and die together.
 type arena struct{ free []byte }
 
+// scratch is an arena for one entry at a time.
+type scratch struct{ buffer [512]byte }
+
+// arena returns an empty one, in the same memory as the last.
+func (s *scratch) arena() *arena {
+	clear(s.buffer[:])
+	return &arena{free: s.buffer[:]}
+}
+
 func (a *arena) take(n int) []byte {
 	if len(a.free) < n {
 		a.free = make([]byte, max(n, 16<<10))
@@ -101,7 +110,7 @@ const (
 // The decoders accept exactly what the encoders make: an entry with a foreign layer, a padding byte set or an
 // IPv4-mapped address where there should be none does not come from this program.
 
-func decodeFrontend(key, value []byte) (model.Frontend, model.LayerKind, error) {
+func (s *scratch) decodeFrontend(key, value []byte) (model.Frontend, model.LayerKind, error) {
 	f := model.Frontend{
 		FrontendKey: model.FrontendKey{
 			Addr: abi.Addr([16]byte(key)), Port: binary.BigEndian.Uint16(key[16:]), Protocol: model.Protocol(key[18]),
@@ -109,11 +118,11 @@ func decodeFrontend(key, value []byte) (model.Frontend, model.LayerKind, error) 
 		Set: model.SetID(binary.NativeEndian.Uint32(value)), Kind: model.FrontendKind(value[4]),
 	}
 	kind := model.LayerKind(value[5])
-	var a arena
+	a := s.arena()
 	return f, kind, same(kind, key, a.frontendKey(f.FrontendKey), value, a.frontend(f, kind))
 }
 
-func decodeSet(key, value []byte) (s model.BackendSet, kind model.LayerKind, count uint32, err error) {
+func (sc *scratch) decodeSet(key, value []byte) (s model.BackendSet, kind model.LayerKind, count uint32, err error) {
 	namespace, name, _ := strings.Cut(abi.Text(value[12:]), "/")
 	s = model.BackendSet{ID: model.SetID(binary.NativeEndian.Uint32(key)), SetKey: model.SetKey{
 		Service: model.ServicePort{
@@ -123,11 +132,11 @@ func decodeSet(key, value []byte) (s model.BackendSet, kind model.LayerKind, cou
 		Family: model.Family(value[7]), Scope: model.Scope(value[8]),
 	}}
 	kind, count = model.LayerKind(value[9]), binary.NativeEndian.Uint32(value)
-	var a arena
+	a := sc.arena()
 	return s, kind, count, same(kind, nil, nil, value, a.set(s, kind, count))
 }
 
-func decodeBackend(key, value []byte) (model.Backend, model.LayerKind, error) {
+func (*scratch) decodeBackend(key, value []byte) (model.Backend, model.LayerKind, error) {
 	b := model.Backend{
 		ID: model.BackendID(binary.NativeEndian.Uint32(key)),
 		BackendKey: model.BackendKey{
@@ -140,10 +149,10 @@ func decodeBackend(key, value []byte) (model.Backend, model.LayerKind, error) {
 	return b, kind, same(kind, nil, nil, nil, nil)
 }
 
-func decodeEndpoint(key, value []byte) (model.Endpoint, model.LayerKind, error) {
+func (s *scratch) decodeEndpoint(key, value []byte) (model.Endpoint, model.LayerKind, error) {
 	e := model.Endpoint{Addr: abi.Addr([16]byte(key)), Pod: abi.Text(value[4:])}
 	kind := model.LayerKind(value[0])
-	var a arena
+	a := s.arena()
 	return e, kind, same(kind, nil, nil, value, a.endpoint(e, kind))
 }
 

@@ -118,7 +118,7 @@ func (r *round) unlessRead(held, read bool) *batches {
 }
 
 func (r *round) put(in *batches, m abi.Map, key, value []byte, added bool) {
-	in.puts[m] = append(in.puts[m], maps.Write{Map: m, Key: key, Value: value})
+	in.put(m, key, value)
 	if !added {
 		return
 	}
@@ -179,27 +179,42 @@ func (r *round) finish(capacities Capacities) ([]Phase, error) {
 }
 
 func (r *round) tooMuch(m abi.Map, more, capacity int) error {
-	puts := slices.Concat(r.prepare.puts[m], r.turn.puts[m], r.point.puts[m])
-	such := puts[len(puts)-1]
+	pieces := slices.Concat(r.prepare.puts[m], r.turn.puts[m], r.point.puts[m])
+	last := pieces[len(pieces)-1]
+	such := last[len(last)-1]
 	return refuse("capacity", "map %s has %d of %d entries in use and the change needs %d more, such as %s: "+
 		"nothing of the change is applied and what was before stays; give the map more room in the programmer's configuration",
 		m, r.entries[m], capacity, more, r.describe(m, such.Key, such.Value))
 }
 
-// batches keep puts and deletions of each map apart, since the kernel takes many of a kind in one call.
-type batches struct{ puts, deletions [abi.MapCount][]maps.Write }
+// batches keep puts and deletions of each map apart, since the kernel takes many of a kind in one call, and in pieces,
+// so that a cold start doesn't move half a million writes each time a list grows.
+type batches struct{ puts, deletions [abi.MapCount][][]maps.Write }
+
+// pieceMost is as many writes as go in one call.
+const pieceMost = 1024
+
+func (b *batches) put(m abi.Map, key, value []byte) {
+	b.puts[m] = piece(b.puts[m], maps.Write{Map: m, Key: key, Value: value})
+}
 
 func (b *batches) remove(m abi.Map, key []byte) {
-	b.deletions[m] = append(b.deletions[m], maps.Write{Map: m, Key: key})
+	b.deletions[m] = piece(b.deletions[m], maps.Write{Map: m, Key: key})
+}
+
+func piece(pieces [][]maps.Write, w maps.Write) [][]maps.Write {
+	last := len(pieces) - 1
+	if last < 0 || len(pieces[last]) == pieceMost {
+		pieces = append(pieces, nil)
+		last++
+	}
+	pieces[last] = append(pieces[last], w)
+	return pieces
 }
 
 func (b *batches) list() (list [][]maps.Write) {
 	for m := range b.puts {
-		for _, writes := range [][]maps.Write{b.puts[m], b.deletions[m]} {
-			if len(writes) > 0 {
-				list = append(list, writes)
-			}
-		}
+		list = append(append(list, b.puts[m]...), b.deletions[m]...)
 	}
 	return list
 }

@@ -23,6 +23,7 @@ type State struct {
 	slotsOf     map[model.BackendID]int32
 	entries     [abi.MapCount]int
 	digests     [model.LayerNode + 1]model.Digest
+	scratch     scratch
 
 	// What a crash, a failed write or a person left behind. All are empty once a plan has been carried out.
 	stray   map[slot]struct{}      // slots that no set counts
@@ -99,7 +100,7 @@ type foundSlot struct {
 func (l *loader) read(m abi.Map, key, value []byte) error {
 	switch m {
 	case abi.Sets:
-		row, kind, count, err := decodeSet(key, value)
+		row, kind, count, err := l.scratch.decodeSet(key, value)
 		if err != nil {
 			return err
 		}
@@ -111,20 +112,20 @@ func (l *loader) read(m abi.Map, key, value []byte) error {
 			model.BackendID(binary.NativeEndian.Uint32(value)),
 		})
 	case abi.Backends:
-		row, kind, err := decodeBackend(key, value)
+		row, kind, err := l.scratch.decodeBackend(key, value)
 		if err != nil {
 			return err
 		}
 		l.tables[kind].Backends[row.ID] = row
 	case abi.Frontends:
-		row, kind, err := decodeFrontend(key, value)
+		row, kind, err := l.scratch.decodeFrontend(key, value)
 		if err != nil {
 			return err
 		}
 		l.tables[kind].Frontends[row.FrontendKey] = row
 		l.frontendsOf[row.Set]++
 	case abi.Endpoints:
-		row, kind, err := decodeEndpoint(key, value)
+		row, kind, err := l.scratch.decodeEndpoint(key, value)
 		if err != nil {
 			return err
 		}
@@ -211,8 +212,9 @@ func (s *State) backend(id model.BackendID) (model.Backend, model.LayerKind) {
 }
 
 // Expected returns the value that the maps should hold for a key; nil for a key that they should not hold.
+// It is good until the next call.
 func (s *State) Expected(m abi.Map, key []byte) []byte {
-	var a arena
+	a := s.scratch.arena()
 	switch m {
 	case abi.Frontends:
 		k := model.FrontendKey{
@@ -253,6 +255,7 @@ func (s *State) Drift(m abi.Map, key, value []byte) string {
 	case want == nil:
 		return fmt.Sprintf("%s has an entry that nobody asked for: %s", m, s.describe(m, key, value))
 	case !bytes.Equal(want, value):
+		want = bytes.Clone(want)
 		return fmt.Sprintf("%s holds %s where it should hold %s", m, s.describe(m, key, value), s.describe(m, key, want))
 	}
 	return ""
@@ -262,12 +265,12 @@ func (s *State) Drift(m abi.Map, key, value []byte) string {
 func (s *State) describe(m abi.Map, key, value []byte) string {
 	switch m {
 	case abi.Frontends:
-		f, kind, err := decodeFrontend(key, value)
+		f, kind, err := s.scratch.decodeFrontend(key, value)
 		if err == nil {
 			return fmt.Sprintf("frontend %s → set %d (%s) of layer %s", f.FrontendKey, f.Set, s.serviceOf(f.Set), word(kind))
 		}
 	case abi.Sets:
-		set, kind, count, err := decodeSet(key, value)
+		set, kind, count, err := s.scratch.decodeSet(key, value)
 		if err == nil {
 			return fmt.Sprintf("set %d (%s) of %d backends in layer %s", set.ID, set.Service, count, word(kind))
 		}
@@ -276,13 +279,13 @@ func (s *State) describe(m abi.Map, key, value []byte) string {
 		return fmt.Sprintf("slot %d of set %d (%s) → backend %d", binary.NativeEndian.Uint32(key[4:]), set, s.serviceOf(set),
 			binary.NativeEndian.Uint32(value))
 	case abi.Backends:
-		b, kind, err := decodeBackend(key, value)
+		b, kind, err := s.scratch.decodeBackend(key, value)
 		if err == nil {
 			return fmt.Sprintf("backend %d (%s port %d, state %d) of %s in layer %s", b.ID, b.Addr, b.Port, b.State,
 				s.serviceOf(b.Set), word(kind))
 		}
 	case abi.Endpoints:
-		e, kind, err := decodeEndpoint(key, value)
+		e, kind, err := s.scratch.decodeEndpoint(key, value)
 		if err == nil {
 			return fmt.Sprintf("endpoint %s of pod %s in layer %s", e.Addr, e.Pod, word(kind))
 		}

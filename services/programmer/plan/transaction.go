@@ -72,6 +72,9 @@ func (t *transaction) run(capacities Capacities, changes []LayerChange) ([]Phase
 // take brings one layer's change into the tables.
 func (t *transaction) take(c *LayerChange) error {
 	rows := t.tables[c.Kind].Len()
+	if rows == 0 {
+		t.tables[c.Kind] = roomFor(&c.Change.Put)
+	}
 	o := overlap{t: t, kind: c.Kind, mayTake: c.TakeOver}
 	put, remove := &c.Change.Put, &c.Change.Remove
 	diff := &t.changes[c.Kind]
@@ -93,6 +96,17 @@ func (t *transaction) take(c *LayerChange) error {
 			word(c.Kind), t.digests[c.Kind], *c.After)
 	}
 	return nil
+}
+
+// roomFor returns empty tables that needn't grow when they take rows.
+func roomFor(rows *model.Rows) *model.Tables {
+	return &model.Tables{
+		Frontends: make(map[model.FrontendKey]model.Frontend, len(rows.Frontends)),
+		Sets:      make(map[model.SetID]model.BackendSet, len(rows.Sets)),
+		Backends:  make(map[model.BackendID]model.Backend, len(rows.Backends)),
+		Members:   make(map[model.Member]model.Member, len(rows.Members)),
+		Endpoints: make(map[netip.Addr]model.Endpoint, len(rows.Endpoints)),
+	}
 }
 
 func otherThan(kind model.LayerKind) model.LayerKind {
