@@ -3,7 +3,6 @@
 package bpf
 
 import (
-	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -62,9 +61,6 @@ func (d *Dataplane) AttachCgroup(path string) error {
 		}
 		h.close()
 		if h.link, err = keepLink(d.linkPin(h.name), program, fits, attach); err != nil {
-			if errors.Is(err, ebpf.ErrNotSupported) || errors.Is(err, syscall.EINVAL) {
-				err = fmt.Errorf("%w: the hook came with Linux %s", err, h.since)
-			}
 			return fmt.Errorf("attach %s to the cgroup %s: %w", h.name, path, err)
 		}
 	}

@@ -97,6 +97,9 @@ func (d *Dataplane) loadPrograms(options Options) error {
 		return err
 	}
 	if d.sockets, err = d.loadCollection(sockets); err != nil {
+		if missing := missingHook(probeHook); missing != nil {
+			return missing
+		}
 		return fmt.Errorf("load the socket programs: %w", err)
 	}
 	if d.pods, err = d.loadCollection(pods); err != nil {

@@ -26,12 +26,12 @@ func attachFilter(ifindex int, dir direction, program *ebpf.Program, pin string)
 		QdiscType:  "clsact",
 	}
 	if err := netlink.QdiscAdd(qdisc); err != nil && !errors.Is(err, syscall.EEXIST) {
-		return fmt.Errorf("add a clsact queueing discipline: %w", err)
+		return fmt.Errorf("add a clsact queueing discipline (it needs the kernel module sch_ingress): %w", err)
 	}
 	filter := ourFilter(ifindex, dir)
 	filter.Fd = program.FD()
 	if err := netlink.FilterReplace(filter); err != nil {
-		return fmt.Errorf("replace our filter: %w", err)
+		return fmt.Errorf("replace our filter (it needs the kernel module cls_bpf): %w", err)
 	}
 	if pin == "" {
 		return nil

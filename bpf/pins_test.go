@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 
 	"github.com/cilium/ebpf"
@@ -132,8 +133,9 @@ func TestRestartExchangesProgramsInPlace(t *testing.T) {
 func TestSocketProgramsMoveToAnotherCgroup(t *testing.T) {
 	testkit.NeedKernel(t)
 	dir := filepath.Join(testkit.BPFFS(t), "node")
-	check(t, load(t, dir).AttachCgroup(testkit.NewCgroup(t)))
-	second := testkit.NewCgroup(t)
+	first, second := testkit.NewCgroup(t), testkit.NewCgroup(t)
+	check(t, load(t, dir).AttachCgroup(first))
+	check(t, os.Remove(first)) // as a container's root goes when it is made anew
 	check(t, load(t, dir).AttachCgroup(second))
 	want, err := cgroupID(second)
 	check(t, err)
@@ -287,6 +289,20 @@ func TestWhatPeopleSee(t *testing.T) {
 		if err == nil || !strings.Contains(err.Error(), c.want) {
 			t.Errorf("%s: %v, want a message with %q", c.name, err, c.want)
 		}
+	}
+}
+
+// TestMissingHookIsNamed pretends that the kernel is older than it is.
+func TestMissingHookIsNamed(t *testing.T) {
+	err := missingHook(func(attach ebpf.AttachType) error {
+		if attach == ebpf.AttachCgroupInet6GetPeername {
+			return syscall.EINVAL
+		}
+		return nil
+	})
+	const want = "this kernel has no socket hook getpeername6, which came with Linux 5.8 (and needs CONFIG_CGROUP_BPF): invalid argument"
+	if err == nil || err.Error() != want {
+		t.Errorf("got %v\nwant %s", err, want)
 	}
 }
 

@@ -126,9 +126,11 @@ _Static_assert(sizeof(struct choice) == 40, "choice");
 #define CHOICES 8
 struct choices {
 	struct choice entries[CHOICES];
-	__u32 next; /* the entry to forget next */
+	__u32 next;   /* the entry to forget next */
+	__u32 hidden; /* a bit per entry: its backend was asked later in another's name
+		       */
 };
-_Static_assert(sizeof(struct choices) == 324, "choices");
+_Static_assert(sizeof(struct choices) == 328, "choices");
 
 struct drop_event {
 	__u64 time; /* CLOCK_MONOTONIC, ns */

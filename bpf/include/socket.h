@@ -136,15 +136,37 @@ static __always_inline bool choice_sends(const struct choice *choice, const stru
 	return choice->backend && choice->port == port && address_equal(&choice->addr, addr);
 }
 
-/* The entry for a Service: its own, else the one to forget. */
-static __always_inline struct choice *choice_entry(struct choices *choices,
-						   const struct address *addr, __be16 port)
+/* The index of the entry for a Service: its own, else the one to forget. */
+static __always_inline __u32 choice_index(struct choices *choices, const struct address *addr,
+					  __be16 port)
 {
-	for (int i = 0; i < CHOICES; i++) {
+	for (__u32 i = 0; i < CHOICES; i++) {
 		if (choice_is_of(&choices->entries[i], addr, port))
-			return &choices->entries[i];
+			return i;
 	}
-	return &choices->entries[choices->next++ % CHOICES];
+	return choices->next++ % CHOICES;
+}
+
+/*
+ * Notes in whose name a backend was asked last, by index; CHOICES for its own. Its answers will
+ * show that name: a client takes answers from whom it asked alone. Without branches, which would
+ * multiply what the verifier has to follow by 2^CHOICES.
+ */
+static __always_inline void choices_show(struct choices *choices, __u32 shown,
+					 const struct address *addr, __be16 port)
+{
+	__u32 hidden = choices->hidden;
+
+	for (__u32 i = 0; i < CHOICES; i++) {
+		const struct choice *c = &choices->entries[i];
+		__u64 differs = (c->addr.words[0] ^ addr->words[0]) |
+				(c->addr.words[1] ^ addr->words[1]) |
+				(c->addr.words[2] ^ addr->words[2]) |
+				(c->addr.words[3] ^ addr->words[3]) | (c->port ^ port);
+
+		hidden |= (__u32)((differs - 1) >> 63) << i;
+	}
+	choices->hidden = hidden & ~(1U << shown);
 }
 
 /* An unconnected datagram: the same Service keeps the same backend while that lives. */
@@ -157,20 +179,26 @@ static __always_inline int socket_send(struct bpf_sock_addr *ctx, bool v6)
 	struct frontend *frontend;
 	struct choices *choices;
 	struct pick pick = {};
-	__u32 set;
+	__u32 set, index = 0;
 	int reason;
 
 	if (protocol != IPPROTO_UDP)
 		return ALLOW;
 	frontend = find_frontend(&addr, port, protocol);
-	if (!frontend)
+	if (!frontend) {
+		choices = bpf_sk_storage_get(&datagrams_v1, ctx->sk, NULL, 0);
+		if (choices)
+			choices_show(choices, CHOICES, &addr, port);
 		return ALLOW;
+	}
 	set = frontend->set;
 	choices = bpf_sk_storage_get(&datagrams_v1, ctx->sk, NULL, BPF_SK_STORAGE_GET_F_CREATE);
 	if (choices) {
-		choice = choice_entry(choices, &addr, port);
+		index = choice_index(choices, &addr, port) % CHOICES;
+		choice = &choices->entries[index];
 		if (choice_is_of(choice, &addr, port) &&
 		    backend_serves(choice->backend, frontend)) {
+			choices_show(choices, index, &choice->addr, choice->port);
 			socket_redirect(ctx, v6, &choice->addr, choice->port);
 			return ALLOW;
 		}
@@ -186,11 +214,14 @@ static __always_inline int socket_send(struct bpf_sock_addr *ctx, bool v6)
 		choice->addr = pick.addr;
 		choice->port = pick.port;
 		choice->backend = pick.backend;
+		choices_show(choices, index, &pick.addr, pick.port);
 	}
 	return ALLOW;
 }
 
-/* Shows the Service as the sender only if the sender is the backend that was chosen for it. */
+/* Shows the Service as the sender only if the sender is the backend that was chosen for it, and was
+ * asked in its name last.
+ */
 static __always_inline int socket_receive(struct bpf_sock_addr *ctx, bool v6)
 {
 	struct address addr = socket_address(ctx, v6);
@@ -210,7 +241,7 @@ static __always_inline int socket_receive(struct bpf_sock_addr *ctx, bool v6)
 		return ALLOW;
 	for (int i = 0; i < CHOICES; i++) {
 		choice = &choices->entries[i];
-		if (choice_sends(choice, &addr, port)) {
+		if (!(choices->hidden & 1U << i) && choice_sends(choice, &addr, port)) {
 			socket_redirect(ctx, v6, &choice->service, choice->service_port);
 			return ALLOW;
 		}
