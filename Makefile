@@ -27,7 +27,7 @@ AGAINST ?= main
 
 C_SOURCES := $(wildcard bpf/programs/*.c bpf/programs/*.h bpf/include/*.h)
 SHELL_SOURCES := .ci/run $(shell git ls-files '*.sh' 2>/dev/null)
-GENERATED := $(wildcard schemas/*.pb.go bpf/include/reasons.h bpf/*_bpfel.go bpf/*_bpfel.o docs/reference/*.md)
+GENERATED := $(wildcard schemas/*.pb.go bpf/include/reasons.h bpf/*_bpfel*.go bpf/*_bpfel*.o docs/reference/*.md)
 
 .PHONY: help
 help: ## list the targets
