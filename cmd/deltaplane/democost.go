@@ -104,7 +104,7 @@ func (d *demo) costs(context.Context) error {
 	if len(d.changes) == 0 {
 		return nil
 	}
-	d.step("cost", "what each change cost a node: entries written to its maps, bytes from the bus, time from the change to the kernel")
+	d.step("cost", "what each change cost a node: entries written to its maps, bytes from the bus, time from the change to the %s", d.mapsWord())
 	table := newTable("CHANGE", "WRITES", "BYTES", "DELTAS", "SLOWEST")
 	for _, c := range d.changes {
 		t := d.tally(c)

@@ -9,11 +9,13 @@ import (
 	"io"
 	"os"
 	"os/exec"
+	"os/signal"
 	"strconv"
 	"strings"
 	"syscall"
 
 	"github.com/spf13/cobra"
+	"golang.org/x/sys/unix"
 
 	"github.com/deltaplane/deltaplane/internal/lab"
 )
@@ -46,10 +48,15 @@ func (p *parent) addFlags(cmd *cobra.Command) {
 
 // out is where the story goes.
 func (p *parent) out(cmd *cobra.Command) io.Writer {
+	// Whoever stops reading must not keep the lab from being taken down.
+	signal.Ignore(syscall.SIGPIPE)
 	if !p.detached {
 		return cmd.OutOrStdout()
 	}
 	if p.story == nil {
+		// What this process starts must not hold the parent up.
+		unix.CloseOnExec(resultFD)
+		unix.CloseOnExec(storyFD)
 		p.result, p.story = os.NewFile(resultFD, "result"), os.NewFile(storyFD, "story")
 	}
 	return p.story

@@ -52,9 +52,6 @@ func newLabDownCommand(name *string) *cobra.Command {
 		Example: "  deltaplane lab down",
 		Args:    cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			if err := needRoot("take a lab down"); err != nil {
-				return err
-			}
 			found, err := lab.Down(cmd.Context(), *name)
 			if err == nil && !found {
 				fmt.Fprintf(cmd.ErrOrStderr(), "there is no lab %q, and nothing is left of one\n", *name)

@@ -156,13 +156,14 @@ func Down(ctx context.Context, name string) (bool, error) {
 	if err != nil {
 		return false, err
 	}
-	cgroup, err := cgroupOf(name)
-	if err != nil && os.Geteuid() == 0 {
-		return false, err // without root there is none
-	}
 	_, noDir := os.Stat(string(d))
-	_, noCgroup := os.Stat(cgroup)
-	if noDir != nil && noCgroup != nil {
+	cgroup := ""
+	if os.Geteuid() == 0 { // without root a lab has no cgroup
+		if cgroup, err = cgroupOf(name); err != nil {
+			return false, err
+		}
+	}
+	if _, noCgroup := os.Stat(cgroup); noDir != nil && noCgroup != nil {
 		return false, nil
 	}
 	if state, err := d.readState(); err == nil && state.Process.PID != os.Getpid() {

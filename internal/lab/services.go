@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"os/exec"
 	"path/filepath"
 	"time"
@@ -42,11 +43,12 @@ func (l *Lab) startBus(ctx context.Context) (err error) {
 
 // startEmbedded takes the port that everyone knows if it is free.
 func startEmbedded(folder string, l *Lab) (*embedded.Server, error) {
-	s, err := embedded.Start(embedded.Options{Dir: folder, Port: busPort, Log: l.log})
-	if err == nil {
-		return s, nil
+	port := -1
+	if probe, err := net.Listen("tcp", "127.0.0.1:4222"); err == nil {
+		port = busPort
+		probe.Close()
 	}
-	return embedded.Start(embedded.Options{Dir: folder, Port: -1, Log: l.log})
+	return embedded.Start(embedded.Options{Dir: folder, Port: port, Log: l.log})
 }
 
 // startServices starts watcher and compiler. They need no node: they run where the lab runs.
