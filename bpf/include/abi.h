@@ -127,8 +127,7 @@ _Static_assert(sizeof(struct choice) == 40, "choice");
 struct choices {
 	struct choice entries[CHOICES];
 	__u32 next;   /* the entry to forget next */
-	__u32 hidden; /* a bit per entry: its backend was asked later in another's name
-		       */
+	__u32 hidden; /* a bit per entry: its backend was asked in another name since */
 };
 _Static_assert(sizeof(struct choices) == 328, "choices");
 

@@ -35,23 +35,32 @@ const refusalsPerSecond = 1_000_000_000
 
 // New loads the programs with maps that have room for rows, twice over.
 func New(rows int) (*Node, error) {
-	capacity := uint32(max(1024, 2*rows))
-	n := &Node{state: plan.Empty()}
+	capacity := max(1024, 2*rows)
 	capacities := map[abi.Map]uint32{}
 	for m := range abi.MapCount {
-		capacities[m] = capacity
-		n.limit[m] = int(capacity)
+		capacities[m] = uint32(capacity)
 	}
-	var err error
-	n.plane, err = bpf.Load(bpf.Options{Capacities: capacities, Flows: flows, RefusalsPerSecond: refusalsPerSecond})
+	plane, err := bpf.Load(bpf.Options{Capacities: capacities, Flows: flows, RefusalsPerSecond: refusalsPerSecond})
 	if err != nil {
 		return nil, err
 	}
-	if n.maps, err = maps.NewKernel(withGrace{n.plane}); err != nil {
-		n.plane.Close()
-		return nil, err
+	n, err := Over(plane, capacity)
+	if err != nil {
+		plane.Close()
 	}
-	return n, nil
+	return n, err
+}
+
+// Over is a Node of programs that the caller has loaded, with maps that have room for capacity entries each, and has
+// perhaps attached. Nothing may be sent while Set runs: it doesn't wait for readers. The caller closes plane.
+func Over(plane *bpf.Dataplane, capacity int) (*Node, error) {
+	n := &Node{plane: plane, state: plan.Empty()}
+	for m := range abi.MapCount {
+		n.limit[m] = capacity
+	}
+	var err error
+	n.maps, err = maps.NewKernel(withGrace{plane})
+	return n, err
 }
 
 // withGrace adds what package bpf has as a function.

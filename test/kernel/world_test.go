@@ -17,6 +17,9 @@ import (
 // world makes tables and packets that meet each other often: few addresses, few ports, every choice from choose.
 type world struct {
 	choose   func(int) int
+	vips     []netip.Addr
+	servers  []netip.Addr
+	of       []model.Protocol
 	tables   *model.Tables
 	services []service
 	ids      map[model.BackendKey]model.BackendID
@@ -67,7 +70,10 @@ func parseAddrs(texts ...string) (all []netip.Addr) {
 }
 
 func newWorld(choose func(int) int) *world {
-	return &world{choose: choose, tables: model.NewTables(), ids: map[model.BackendKey]model.BackendID{}}
+	return &world{
+		choose: choose, vips: vips, servers: servers, of: protocols,
+		tables: model.NewTables(), ids: map[model.BackendKey]model.BackendID{},
+	}
 }
 
 func one[T any](w *world, from []T) T { return from[w.choose(len(from))] }
@@ -104,7 +110,7 @@ func (w *world) change() {
 		s.deleted = true
 		w.changed = fmt.Sprintf("set %d is deleted", s.id)
 	case 2:
-		s.vip = w.ofFamily(s.vip, vips)
+		s.vip = w.ofFamily(s.vip, w.vips)
 		w.changed = fmt.Sprintf("set %d moves to %s", s.id, s.vip)
 	case 3, 4:
 		w.changed = fmt.Sprintf("set %d gets a backend", s.id)
@@ -123,7 +129,7 @@ func (w *world) addService() {
 	for _, s := range w.services {
 		id = max(id, s.id+1)
 	}
-	s := service{id: id, vip: one(w, vips), port: one(w, dialled), protocol: one(w, protocols)}
+	s := service{id: id, vip: one(w, w.vips), port: one(w, dialled), protocol: one(w, w.of)}
 	for range w.choose(4) {
 		w.addBackend(&s)
 	}
@@ -131,7 +137,7 @@ func (w *world) addService() {
 }
 
 func (w *world) addBackend(s *service) {
-	at := netip.AddrPortFrom(w.ofFamily(s.vip, servers), one(w, served))
+	at := netip.AddrPortFrom(w.ofFamily(s.vip, w.servers), one(w, served))
 	if s.protocol == model.SCTP {
 		at = netip.AddrPortFrom(at.Addr(), s.port) // other ports would need a CRC of the whole packet
 	}

@@ -1,0 +1,135 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package refmodel
+
+import (
+	"fmt"
+	"net/netip"
+	"slices"
+
+	"github.com/deltaplane/deltaplane/internal/model"
+)
+
+// Reached is what was seen to become of a connect or a datagram: refused, or sent to an address.
+type Reached struct {
+	Refused bool
+	At      netip.AddrPort
+}
+
+// Socket is what a node remembers of one socket, as long as the socket lives. Its methods take what the kernel did,
+// check that it was right to, and remember what it chose. A socket that sends datagrams to more Services than are
+// remembered forgets one; that is not modelled.
+type Socket struct {
+	connected *choice
+	sent      []choice // datagrams, what was sent to last at the end; without a backend's id if that is no Service
+}
+
+// choice is what was dialled and what it became.
+type choice struct {
+	dialled netip.AddrPort
+	backend model.Backend
+}
+
+// Connect checks what became of a connect. Every connect is new: the socket had no peer, or gives it up.
+func (s *Socket) Connect(n *Node, protocol model.Protocol, dialled netip.AddrPort, did Reached) error {
+	d := n.NewConnection(protocol, dialled)
+	if d.Frontend == nil {
+		s.connected = nil
+		return reachedItself(protocol, dialled, did)
+	}
+	backend, err := checkReached(d, dialled, did)
+	if err == nil && !did.Refused {
+		s.connected = &choice{dialled, backend}
+	}
+	return err
+}
+
+// Send checks what became of a datagram of a socket without a peer. Those to one Service go to one backend, as they
+// would by conntrack (kube-proxy; RFC 4787 REQ-1 for translators at large), for as long as it serves what the
+// address stands for; then to another.
+func (s *Socket) Send(n *Node, dialled netip.AddrPort, did Reached) error {
+	d := n.NewConnection(model.UDP, dialled)
+	if d.Frontend == nil {
+		s.sentDirectly(dialled)
+		return reachedItself(model.UDP, dialled, did)
+	}
+	for i, c := range s.sent {
+		if c.dialled != dialled || c.backend.ID == 0 {
+			continue
+		}
+		s.sent = append(s.sent[:i], s.sent[i+1:]...)
+		if b, lives := n.backend(c.backend.ID); lives && b.Set == d.Frontend.Set {
+			s.sent = append(s.sent, c)
+			if did.Refused || did.At != AddrPort(c.backend) {
+				return fmt.Errorf("a datagram to %s: want it sent to %s as before, got %s", dialled, AddrPort(c.backend), did)
+			}
+			return nil
+		}
+		break
+	}
+	backend, err := checkReached(d, dialled, did)
+	if err == nil && !did.Refused {
+		s.sent = append(s.sent, choice{dialled, backend})
+	}
+	return err
+}
+
+func (s *Socket) sentDirectly(dialled netip.AddrPort) {
+	itself := choice{dialled, model.Backend{BackendKey: model.BackendKey{Addr: dialled.Addr(), Port: dialled.Port()}}}
+	s.sent = slices.DeleteFunc(s.sent, func(c choice) bool { return c == itself })
+	s.sent = append(s.sent, itself)
+}
+
+// Sender returns who a datagram from an address seems to be from: the Service that the backend was chosen for, else
+// the address itself. A client takes answers from whom it asked alone (RFC 5452 9.1); where the socket has asked one
+// backend in several names, its own among them, the last one is the likeliest.
+func (s *Socket) Sender(from netip.AddrPort) netip.AddrPort {
+	if s.connected != nil && AddrPort(s.connected.backend) == from {
+		return s.connected.dialled
+	}
+	for i := len(s.sent) - 1; i >= 0; i-- {
+		if AddrPort(s.sent[i].backend) == from {
+			return s.sent[i].dialled
+		}
+	}
+	return from
+}
+
+// Peer returns what getpeername shows: what was dialled, never the backend: clients that compare
+// the two would take the backend for an impostor.
+func (s *Socket) Peer(actual netip.AddrPort) netip.AddrPort {
+	if s.connected != nil && AddrPort(s.connected.backend) == actual {
+		return s.connected.dialled
+	}
+	return actual
+}
+
+func reachedItself(protocol model.Protocol, dialled netip.AddrPort, did Reached) error {
+	// What is no Service's may be refused by whoever is there.
+	if !did.Refused && did.At != dialled {
+		return fmt.Errorf("%s to %s, which is no Service's: got %s", protocol, dialled, did)
+	}
+	return nil
+}
+
+func checkReached(d Decision, dialled netip.AddrPort, did Reached) (model.Backend, error) {
+	if d.Verdict != Forward { // a socket hook tells the client about faults in the tables too
+		if !did.Refused {
+			return model.Backend{}, fmt.Errorf("%s: want it refused (%s), got %s", dialled, d.Reason, did)
+		}
+		return model.Backend{}, nil
+	}
+	backend, legal := candidate(d, did.At)
+	if did.Refused || !legal {
+		return model.Backend{}, fmt.Errorf("%s: want one of %v, got %s", dialled, d.Candidates, did)
+	}
+	return backend, nil
+}
+
+// String returns the outcome in words, for messages.
+func (r Reached) String() string {
+	if r.Refused {
+		return "a refusal"
+	}
+	return "it sent to " + r.At.String()
+}
