@@ -335,6 +335,23 @@ func TestNodeHasTheAddressesOfItsPods(t *testing.T) {
 	}
 }
 
+func TestCompareRemovesAMemberThatOnlyKeepsItsConnections(t *testing.T) {
+	db, alloc := state.New(), ids.New(0)
+	apply(t, db, serviceFact("web", &schemas.Service{ClusterIps: ips("10.96.0.1"), Ports: ports(port("", model.TCP, 80))}),
+		sliceFact("a", "web", endpoints(model.IPv4, ports(target("", model.TCP, 8080)),
+			endpoint("10.1.0.1", "ready"), endpoint("10.1.0.2", "terminating"))))
+	layers := Full(db.Snapshot(), alloc).Layers
+	rows := layers[model.ClusterLayer]
+	for id, b := range rows.Backends {
+		m := model.Member{Set: b.Set, Backend: id}
+		rows.Members[m] = m
+	}
+	change := Compare(db.Snapshot(), alloc, layers).Changes[model.ClusterLayer]
+	if change == nil || len(change.Remove.Members) != 1 || change.Put.Len()+change.Remove.Len() != 1 {
+		t.Errorf("the rows should change by %+v, want one member less", change)
+	}
+}
+
 func TestAddressMovesFromOneServiceToAnotherInOneChange(t *testing.T) {
 	db, alloc := state.New(), ids.New(ids.DefaultQuarantine)
 	web := func(name string) *schemas.Fact {

@@ -46,7 +46,8 @@ type world struct {
 	commits   []Commit
 	mismatch  *Mismatch
 	outranked *Outranked
-	biggest   int // batch, in messages
+	// The biggest batches.
+	biggest, biggestBytes int
 }
 
 // replica is one layer as a node holds it.
@@ -129,7 +130,11 @@ func (w *world) do(out Output) {
 		if out.Append == nil {
 			return
 		}
-		w.biggest = max(w.biggest, len(out.Append))
+		bytes := 0
+		for _, r := range out.Append {
+			bytes += len(r.Data)
+		}
+		w.biggest, w.biggestBytes = max(w.biggest, len(out.Append)), max(w.biggestBytes, bytes)
 		w.log = append(w.log, out.Append...)
 		if w.slow {
 			w.owed++

@@ -1,0 +1,73 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package core
+
+import (
+	"testing"
+
+	"pgregory.net/rapid"
+
+	"github.com/deltaplane/deltaplane/internal/model"
+)
+
+// randomTables is some sets, each with backends, of which some are members, and frontends.
+func randomTables(t *rapid.T) *model.Tables {
+	tables := model.NewTables()
+	for id := model.SetID(1); id <= 6; id++ {
+		if rapid.Bool().Draw(t, "set") {
+			continue
+		}
+		tables.Sets[id] = model.BackendSet{ID: id, SetKey: model.SetKey{Family: model.IPv4, Scope: model.ScopeAll}}
+		for n := range rapid.IntRange(0, 8).Draw(t, "backends") {
+			b := model.Backend{
+				ID:         model.BackendID(int(id)*10 + n),
+				BackendKey: model.BackendKey{Set: id, Addr: ip(10, 1, byte(id), byte(n)), Port: 80},
+				State:      model.BackendState(rapid.IntRange(1, 2).Draw(t, "state")),
+			}
+			tables.Backends[b.ID] = b
+			if rapid.Bool().Draw(t, "member") {
+				m := model.Member{Set: id, Backend: b.ID}
+				tables.Members[m] = m
+			}
+		}
+		key := model.FrontendKey{Addr: ip(10, 96, 0, byte(rapid.IntRange(1, 3).Draw(t, "address"))), Port: 80, Protocol: model.TCP}
+		tables.Frontends[key] = model.Frontend{FrontendKey: key, Set: id, Kind: model.FrontendClusterIP}
+	}
+	return tables
+}
+
+// TestEachPieceOfACutLeavesWholeTables applies a change piece by piece: nothing may point at nothing, no piece
+// may be too large, and all together must be the change.
+func TestEachPieceOfACutLeavesWholeTables(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		from, to := randomTables(t), randomTables(t)
+		change := model.Diff(from, to)
+		most := rapid.IntRange(200, 1000).Draw(t, "most")
+		now := from.Clone()
+		for _, piece := range cut(change, most) {
+			if size(piece) > most {
+				t.Fatalf("a piece of %d bytes, the bound is %d", size(piece), most)
+			}
+			now.Apply(piece, model.Digest{})
+			for _, f := range now.Frontends {
+				if _, held := now.Sets[f.Set]; !held {
+					t.Fatalf("frontend %v points at no set", f)
+				}
+			}
+			for m := range now.Members {
+				if _, held := now.Backends[m.Backend]; !held {
+					t.Fatalf("member %v points at no backend", m)
+				}
+			}
+			for m := range from.Members {
+				_, stays := to.Members[m]
+				if _, held := now.Members[m]; stays && !held {
+					t.Fatalf("member %v is missing in between", m)
+				}
+			}
+		}
+		if rest := model.Diff(now, to); !rest.Empty() {
+			t.Fatalf("after all pieces this is still to change: %+v", rest)
+		}
+	})
+}
