@@ -168,6 +168,7 @@ type Core struct {
 	patience map[string]*bucket
 	fleet    *fleet.Fleet
 	nodesNew bool
+	strange  strange
 	stats    Stats
 }
 

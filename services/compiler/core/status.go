@@ -20,26 +20,48 @@ import (
 
 // The bounds of what people are told at once.
 const (
-	maxEvents   = 100  // of objects set aside, in one go
-	maxSetAside = 1000 // in a status
+	maxEvents      = 100  // of objects set aside, in one go
+	maxSetAside    = 1000 // in a status
+	leastSetAside  = 100  // in a status that would be too large for the bus
+	maxReason      = 1 << 10
+	foreignPerTime = 10 * time.Second // one event
 )
 
 // Applied takes in what a node reports, on the subject of that node. An error says why it is ignored.
 func (c *Core) Applied(now time.Time, node string, data []byte) (out Output, err error) {
 	report := &schemas.Applied{}
-	if err := wire.Unmarshal(data, report); err != nil {
-		return out, err
+	err = wire.Unmarshal(data, report)
+	if err == nil && report.GetNode() != node {
+		err = fmt.Errorf("a report of node %.64q came on the subject of node %.64q: it is ignored", report.GetNode(), node)
 	}
-	if report.GetNode() != node {
-		return out, fmt.Errorf("a report of node %.64q came on the subject of node %s: it is ignored", report.GetNode(), node)
+	if err == nil {
+		err = c.fleet.Report(report, now)
 	}
-	if err := c.fleet.Report(report, now); err != nil {
+	if err != nil {
+		out.Events = c.foreign(now, "report of a node", err)
 		return out, err
 	}
 	if positions, err := wire.PositionsFromProto(report.GetPositions()); err == nil {
 		out.Outranked = c.outranked(positions)
 	}
 	return out, nil
+}
+
+// strange counts messages that can't be used.
+type strange struct {
+	count int // since the last event
+	next  time.Time
+}
+
+// foreign counts messages that can't be used, and tells of the first in a while.
+func (c *Core) foreign(now time.Time, what string, err error) []*schemas.Event {
+	c.strange.count++
+	if now.Before(c.strange.next) {
+		return nil
+	}
+	text := fmt.Sprintf("a %s was set aside, all else works: %v (%d messages since the last time this was said)", what, err, c.strange.count)
+	c.strange.count, c.strange.next = 0, now.Add(foreignPerTime)
+	return []*schemas.Event{c.event(now, schemas.Severity_SEVERITY_WARNING, "foreign_message", text, nil)}
 }
 
 // Converged returns how many nodes hold what they should, and how many don't.
@@ -67,8 +89,8 @@ func (c *Core) Status(now time.Time, to any) Output {
 	return Output{Answers: []Answer{one(to, m)}}
 }
 
-// fit makes a status one message: in large clusters converged nodes are told without their reports, then not at
-// all, those that are behind stay.
+// fit makes a status one message: in large clusters converged nodes are told without their reports, then fewer
+// objects that are set aside; then converged nodes are not told at all, those that are behind stay.
 func (c *Core) fit(m *schemas.Status) {
 	if proto.Size(m) <= c.o.MaxMessage {
 		return
@@ -77,6 +99,9 @@ func (c *Core) fit(m *schemas.Status) {
 		if n.GetConverged() {
 			n.Applied = nil
 		}
+	}
+	for len(m.GetSetAside()) > leastSetAside && proto.Size(m) > c.o.MaxMessage {
+		m.SetAside = m.GetSetAside()[:max(leastSetAside, len(m.GetSetAside())/2)]
 	}
 	slices.SortStableFunc(m.Nodes, func(a, b *schemas.NodeStatus) int {
 		switch {
@@ -96,17 +121,28 @@ func (c *Core) fit(m *schemas.Status) {
 func (c *Core) allAside() []*schemas.SetAside {
 	var list []*schemas.SetAside
 	for row := range c.db.Snapshot().SetAside() {
-		list = append(list, &schemas.SetAside{Object: row.Object, Reason: row.Reason})
+		list = append(list, toldAside(*row))
 	}
 	for _, aside := range c.aside {
 		for _, row := range aside {
-			list = append(list, &schemas.SetAside{Object: row.Object, Reason: row.Reason})
+			list = append(list, toldAside(row))
 		}
 	}
 	slices.SortFunc(list, func(a, b *schemas.SetAside) int {
 		return strings.Compare(objectName(a.GetObject())+a.GetReason(), objectName(b.GetObject())+b.GetReason())
 	})
 	return list[:min(len(list), maxSetAside)]
+}
+
+// toldAside is what people are told of an object. Whatever a fact is called, it fits a message.
+func toldAside(s state.SetAside) *schemas.SetAside {
+	o := s.Object
+	named := wire.CauseToProto(model.Cause{Kind: o.GetKind(), Namespace: o.GetNamespace(), Name: o.GetName(), UID: o.GetUid()})
+	reason := s.Reason
+	if len(reason) > maxReason {
+		reason = fmt.Sprintf("%s… (%d bytes)", strings.ToValidUTF8(reason[:maxReason], ""), len(reason))
+	}
+	return &schemas.SetAside{Object: named.GetObject(), Reason: reason}
 }
 
 // SetAside returns how many objects aren't compiled.
@@ -160,8 +196,9 @@ func (c *Core) bound(now time.Time, events []*schemas.Event) []*schemas.Event {
 }
 
 func (c *Core) asideEvent(now time.Time, s state.SetAside) *schemas.Event {
-	text := objectName(s.Object) + " is set aside, all else works: " + s.Reason
-	return c.event(now, schemas.Severity_SEVERITY_WARNING, "object_set_aside", text, s.Object)
+	told := toldAside(s)
+	text := objectName(told.GetObject()) + " is set aside, all else works: " + told.GetReason()
+	return c.event(now, schemas.Severity_SEVERITY_WARNING, "object_set_aside", text, told.GetObject())
 }
 
 func (c *Core) event(now time.Time, severity schemas.Severity, kind, text string, object *schemas.ObjectRef) *schemas.Event {

@@ -48,7 +48,9 @@ func (a Answer) Messages() iter.Seq[[]byte] { return a.messages() }
 func (c *Core) Sync(now time.Time, to any, data []byte) Output {
 	node, positions, err := wire.DecodeSyncRequest(data)
 	if err != nil {
-		return refuse(to, err.Error())
+		out := refuse(to, err.Error())
+		out.Events = c.foreign(now, "request for what a node lacks", err)
+		return out
 	}
 	if wait := c.impatient(node, now); wait > 0 {
 		c.stats.SyncRefused++

@@ -3,6 +3,7 @@
 package core
 
 import (
+	"fmt"
 	"net/netip"
 	"strings"
 	"testing"
@@ -157,6 +158,53 @@ func TestForeignRequestsAreRefused(t *testing.T) {
 		w.do(w.core.Sync(w.now, nil, data))
 		if r := w.replies()[0]; r.GetRefused() == "" {
 			t.Errorf("%q was answered", data)
+		}
+	}
+}
+
+func TestForeignMessagesAreToldOnceInAWhile(t *testing.T) {
+	w := shop(t, Options{}, 1, 1)
+	w.forget()
+	for range 3 {
+		out, err := w.core.Applied(w.now, "n1", []byte("hello"))
+		if err == nil {
+			t.Fatal("a report that is none was taken")
+		}
+		w.do(out)
+	}
+	if len(w.events) != 1 {
+		t.Fatalf("%d events, want one", len(w.events))
+	}
+	w.pass(foreignPerTime)
+	w.forget()
+	w.do(w.core.Sync(w.now, nil, []byte("hello")))
+	want := "a request for what a node lacks was set aside, all else works: not a message that deltaplane writes: decode 5 bytes as SyncRequest: "
+	if got := w.events[0].GetText(); w.events[0].GetKind() != "foreign_message" || !strings.HasPrefix(got, want) ||
+		!strings.HasSuffix(got, " (3 messages since the last time this was said)") {
+		t.Errorf("event %s", got)
+	}
+	w.checkConverged()
+}
+
+// Nobody could read a status that is larger than a message, whatever someone has written to STATE.
+func TestStatusFitsWhateverObjectsAreCalled(t *testing.T) {
+	w := shop(t, Options{}, 1, 1)
+	w.forget()
+	for i := range 1200 {
+		bad := serviceFact(i + 10)
+		bad.Object.Name = fmt.Sprint(i, strings.Repeat("x", 4000))
+		w.facts(bad)
+	}
+	w.do(w.core.Status(w.now, nil))
+	for data := range w.answers[0].Messages() {
+		var m schemas.Status
+		if err := proto.Unmarshal(data, &m); err != nil || len(data) > schemas.MaxMessageBytes || len(m.GetSetAside()) < leastSetAside {
+			t.Errorf("%d bytes, %d objects set aside, %v", len(data), len(m.GetSetAside()), err)
+		}
+	}
+	for _, e := range w.events {
+		if n := proto.Size(e); n > 4<<10 {
+			t.Fatalf("an event of %d bytes: %.100q", n, e.GetText())
 		}
 	}
 }
