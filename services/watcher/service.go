@@ -36,6 +36,8 @@ type service struct {
 	log      *slog.Logger
 	metrics  *metrics
 	started  time.Time
+	// lookEvery is how often the leader looks whether STATE is still its own.
+	lookEvery time.Duration
 
 	source     source
 	sourceName string
@@ -60,7 +62,7 @@ type standing struct {
 }
 
 func newService(s *settings, name string, log *slog.Logger) *service {
-	return &service{settings: s, name: name, log: log, metrics: newMetrics(), started: time.Now()}
+	return &service{settings: s, name: name, log: log, metrics: newMetrics(), started: time.Now(), lookEvery: lookEvery}
 }
 
 // run leads whenever it may, until ctx ends.

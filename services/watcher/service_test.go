@@ -395,6 +395,79 @@ func TestADeposedWatcherStops(t *testing.T) {
 	}
 }
 
+func TestAnIdleWatcherNoticesThatItIsDeposed(t *testing.T) {
+	b, path := startBus(t), t.TempDir()
+	w := start(t, b.server.URL(), func(w *service) {
+		onFolder(path)(w)
+		w.lookEvery = 20 * time.Millisecond
+	})
+	w.complete(t)
+	if _, err := b.conn.TakeEpoch(t.Context(), "STATE", schemas.SubjectStateEpoch, "usurper"); err != nil {
+		t.Fatal(err)
+	}
+	err := <-w.done
+	w.done <- nil
+	if err == nil || !strings.Contains(err.Error(), "epoch 2 of STATE is usurper's") {
+		t.Errorf("it ended with %v", err)
+	}
+}
+
+func TestWhatIsNoFactOrRequestIsPassedOver(t *testing.T) {
+	b, path := startBus(t), t.TempDir()
+	if err := b.conn.EnsureStreams(t.Context(), 1, schemas.StateFacts); err != nil {
+		t.Fatal(err)
+	}
+	for _, garbage := range []string{"\xff\xff", ""} {
+		if err := b.conn.Publish(schemas.StateSubject("Service", "shop", "x"+garbage), []byte(garbage)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	write(t, filepath.Join(path, "a.yaml"), yamlOf("cart", 80))
+	w := start(t, b.server.URL(), onFolder(path))
+	w.complete(t)
+	if !strings.Contains(w.log.String(), "STATE holds something that is no Fact") {
+		t.Errorf("log: %s", w.log)
+	}
+	answer, err := b.conn.Request(t.Context(), schemas.SubjectApprove, []byte("\xff"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var reply schemas.ApproveReply
+	if err := proto.Unmarshal(answer, &reply); err != nil || reply.GetApproved() || !strings.HasPrefix(reply.GetText(), "This is no ApproveRequest: ") {
+		t.Errorf("reply: %v, %v", &reply, err)
+	}
+}
+
+// flood emits changes of a few objects as fast as they are taken, and then waits.
+type flood struct{ changes, objects int }
+
+func (f flood) Run(ctx context.Context, emit func(core.Input)) error {
+	emit(core.List{Kinds: []string{"Service"}})
+	for i := range f.changes {
+		emit(core.Upsert{Fact: &schemas.Fact{
+			Object: &schemas.ObjectRef{Kind: "Service", Namespace: "shop", Name: fmt.Sprint("s", i%f.objects)},
+			State:  &schemas.Fact_Service{Service: &schemas.Service{Ports: []*schemas.ServicePort{{Port: uint32(i + 1)}}}},
+		}})
+	}
+	<-ctx.Done()
+	return nil
+}
+
+func TestAFloodOfChangesEndsInTheLast(t *testing.T) {
+	b := startBus(t)
+	begun := time.Now()
+	start(t, b.server.URL(), func(w *service) {
+		w.source, w.sourceName, w.kinds = flood{20_000, 100}, "flood", []string{"Service"}
+		w.elect = func(ctx context.Context, lead func(context.Context) error) error { return lead(ctx) }
+	})
+	want := map[string]string{"Complete state": "there"}
+	for i := range 100 {
+		want[fmt.Sprint("Service shop/s", i)] = fmt.Sprint(19_900 + i + 1)
+	}
+	last := b.expect(want)
+	t.Logf("20,000 changes took %v and %d messages", time.Since(begun), last)
+}
+
 func TestThousandsOfFactsAreAppendedInBatches(t *testing.T) {
 	b, path := startBus(t), t.TempDir()
 	for i := range 25 {

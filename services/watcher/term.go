@@ -111,7 +111,7 @@ func (t *term) emit(ctx context.Context) func(core.Input) {
 
 // work takes inputs and approvals until ctx ends.
 func (t *term) work(ctx context.Context) error {
-	look := time.NewTicker(lookEvery)
+	look := time.NewTicker(t.lookEvery)
 	defer look.Stop()
 	for {
 		select {

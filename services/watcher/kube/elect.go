@@ -19,12 +19,12 @@ import (
 // LeaseName is the Lease that the leading watcher holds.
 const LeaseName = "deltaplane-watcher"
 
-// The times of the Lease, as Kubernetes' own controllers have them. They bound how long nobody leads; that two may lead
-// at once for a moment is what STATE's epoch is for.
+// The times of the Lease. They bound how long nobody leads after a crash, and are about half of what Kubernetes' own
+// controllers have: that two lead at once for a moment is harmless here, since STATE's epoch lets only one write.
 const (
-	leaseDuration = 15 * time.Second
-	renewDeadline = 10 * time.Second
-	retryPeriod   = 2 * time.Second
+	leaseDuration = 8 * time.Second
+	renewDeadline = 5 * time.Second
+	retryPeriod   = time.Second
 )
 
 // Elector chooses one of several watchers by a Lease.

@@ -1,0 +1,79 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package convert
+
+import (
+	"encoding/json"
+	"strings"
+	"testing"
+
+	corev1 "k8s.io/api/core/v1"
+	discoveryv1 "k8s.io/api/discovery/v1"
+	networkingv1 "k8s.io/api/networking/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+
+	"google.golang.org/protobuf/proto"
+
+	"github.com/deltaplane/deltaplane/schemas"
+)
+
+// FuzzFact holds Fact to what those who read facts rely on, for any object that JSON can say.
+func FuzzFact(f *testing.F) {
+	for kind, text := range []string{
+		`{"metadata":{"name":"a"},"spec":{"clusterIPs":["10.0.0.1","fd00::1"],"ports":[{"port":80,"protocol":"UDP"}]}}`,
+		`{"metadata":{"name":"a"},"addressType":"IPv6","ports":[{"port":1}],"endpoints":[{"addresses":["fd00::1"],"conditions":{"ready":false}}]}`,
+		`{"metadata":{"name":"a"},"spec":{"containers":[{"ports":[{"containerPort":1}]}]},"status":{"podIPs":[{"ip":"10.0.0.1"}]}}`,
+		`{"metadata":{"name":"a"},"spec":{"podCIDRs":["10.0.0.0/8"]},"status":{"addresses":[{"type":"InternalIP","address":"10.0.0.1"}]}}`,
+		`{"metadata":{"name":"a","labels":{"a":"b"}}}`,
+		`{"metadata":{"name":"a"},"spec":{"podSelector":{},"ingress":[{"from":[{"ipBlock":{"cidr":"10.0.0.0/8"}}],"ports":[{"port":1,"endPort":2}]}]}}`,
+	} {
+		f.Add(uint8(kind), text)
+	}
+	f.Fuzz(func(t *testing.T, kind uint8, text string) {
+		object := []runtime.Object{
+			&corev1.Service{}, &discoveryv1.EndpointSlice{}, &corev1.Pod{}, &corev1.Node{}, &corev1.Namespace{}, &networkingv1.NetworkPolicy{},
+		}[kind%6]
+		if json.Unmarshal([]byte(text), object) != nil {
+			return
+		}
+		fact, err := Fact(object)
+		if err != nil {
+			if ref, refErr := Ref(object); refErr == nil && !strings.HasPrefix(err.Error(), Name(ref)+": ") {
+				t.Errorf("%q doesn't name %s", err, Name(ref))
+			}
+			return
+		}
+		if _, err := proto.Marshal(fact); err != nil {
+			t.Error(err)
+		}
+		wellFormed(t, fact)
+	})
+}
+
+func wellFormed(t *testing.T, fact *schemas.Fact) {
+	t.Helper()
+	var addresses [][]byte
+	var ports []uint32
+	addresses = append(addresses, fact.GetService().GetClusterIps()...)
+	addresses = append(addresses, fact.GetPod().GetAddresses()...)
+	addresses = append(addresses, fact.GetNode().GetAddresses()...)
+	for _, e := range fact.GetEndpointSlice().GetEndpoints() {
+		addresses = append(addresses, e.GetAddress())
+	}
+	for _, p := range fact.GetService().GetPorts() {
+		ports = append(ports, p.GetPort())
+	}
+	for _, p := range fact.GetPod().GetPorts() {
+		ports = append(ports, p.GetPort())
+	}
+	for _, a := range addresses {
+		if len(a) != 4 && len(a) != 16 {
+			t.Errorf("an address of %d bytes", len(a))
+		}
+	}
+	for _, p := range ports {
+		if p < 1 || p > 65535 {
+			t.Errorf("port %d", p)
+		}
+	}
+}
