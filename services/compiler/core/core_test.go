@@ -272,8 +272,8 @@ func TestCheckpointAloneGivesTheSameRowsAndIDs(t *testing.T) {
 		}
 	}
 	probe := model.SetKey{Scope: model.ScopeAll}
-	if a, p := all.ids.Set(probe), part.ids.Set(probe); a != p {
-		t.Errorf("the next id is %d by the whole log, %d by the checkpoint", a, p)
+	if c, a, p := w.core.ids.Set(probe), all.ids.Set(probe), part.ids.Set(probe); c != a || c != p {
+		t.Errorf("the next id is %d for the leader, %d by the whole log, %d by the checkpoint", c, a, p)
 	}
 }
 
