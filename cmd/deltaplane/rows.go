@@ -141,26 +141,26 @@ func (n *names) rows(rows *model.Rows, tables ...string) rowsJSON {
 	var out rowsJSON
 	wanted := func(table string) bool { return len(tables) == 0 || slices.Contains(tables, table) }
 	if wanted("frontends") {
-		out.Frontends = ptr(convertAll(sortedBy(rows.Frontends, compareFrontends), n.frontend))
+		out.Frontends = new(convertAll(sortedBy(rows.Frontends, compareFrontends), n.frontend))
 	}
 	if wanted("sets") {
 		count := map[model.SetID]int{}
 		for _, m := range rows.Members {
 			count[m.Set]++
 		}
-		out.Sets = ptr(convertAll(sortedBy(rows.Sets, func(a, b model.BackendSet) int { return cmp.Compare(a.ID, b.ID) }),
+		out.Sets = new(convertAll(sortedBy(rows.Sets, func(a, b model.BackendSet) int { return cmp.Compare(a.ID, b.ID) }),
 			func(s model.BackendSet) setJSON {
 				return setJSON{uint32(s.ID), s.Service.String(), s.Service.Protocol.String(), int(s.Family), scopeName(s.Scope), count[s.ID]}
 			}))
 	}
 	if wanted("backends") {
-		out.Backends = ptr(convertAll(sortedBy(rows.Backends, func(a, b model.Backend) int { return cmp.Compare(a.ID, b.ID) }), n.backend))
+		out.Backends = new(convertAll(sortedBy(rows.Backends, func(a, b model.Backend) int { return cmp.Compare(a.ID, b.ID) }), n.backend))
 	}
 	if wanted("members") {
-		out.Members = ptr(convertAll(sortedBy(rows.Members, compareMembers), n.member))
+		out.Members = new(convertAll(sortedBy(rows.Members, compareMembers), n.member))
 	}
 	if wanted("endpoints") {
-		out.Endpoints = ptr(convertAll(sortedBy(rows.Endpoints, func(a, b model.Endpoint) int { return a.Addr.Compare(b.Addr) }),
+		out.Endpoints = new(convertAll(sortedBy(rows.Endpoints, func(a, b model.Endpoint) int { return a.Addr.Compare(b.Addr) }),
 			func(e model.Endpoint) endpointJSON { return endpointJSON{e.Addr.String(), e.Pod} }))
 	}
 	return out
@@ -212,5 +212,3 @@ func sortedBy[T any](list []T, compare func(a, b T) int) []T {
 	slices.SortFunc(list, compare)
 	return list
 }
-
-func ptr[T any](v T) *T { return &v }

@@ -36,7 +36,7 @@ func (w *World) Batch(ctx context.Context, engine Engine, defaults Question, in 
 			}
 		}
 		line, readErr := readLine(reader)
-		if readErr == io.EOF {
+		if errors.Is(readErr, io.EOF) {
 			return asked, failed, writer.Flush()
 		}
 		if len(bytes.TrimSpace(line)) == 0 && readErr == nil {
@@ -98,12 +98,12 @@ func readLine(r *bufio.Reader) ([]byte, error) {
 	switch {
 	case err == nil:
 		return line[:len(line)-1], nil
-	case err == io.EOF && len(line) > 0:
+	case errors.Is(err, io.EOF) && len(line) > 0:
 		return line, nil
-	case err != bufio.ErrBufferFull:
+	case !errors.Is(err, bufio.ErrBufferFull):
 		return nil, err
 	}
-	for err == bufio.ErrBufferFull {
+	for errors.Is(err, bufio.ErrBufferFull) {
 		_, err = r.ReadSlice('\n')
 	}
 	return nil, errLineTooLong

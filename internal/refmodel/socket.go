@@ -87,9 +87,9 @@ func (s *Socket) Sender(from netip.AddrPort) netip.AddrPort {
 	if s.connected != nil && AddrPort(s.connected.backend) == from {
 		return s.connected.dialled
 	}
-	for i := len(s.sent) - 1; i >= 0; i-- {
-		if AddrPort(s.sent[i].backend) == from {
-			return s.sent[i].dialled
+	for _, c := range slices.Backward(s.sent) {
+		if AddrPort(c.backend) == from {
+			return c.dialled
 		}
 	}
 	return from

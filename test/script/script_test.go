@@ -5,6 +5,7 @@
 package script
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -65,7 +66,7 @@ func exits(ts *testscript.TestScript, neg bool, args []string) {
 	}
 	err := ts.Exec(args[1], args[2:]...)
 	code := "0"
-	if exit, ok := err.(*exec.ExitError); ok {
+	if exit, ok := errors.AsType[*exec.ExitError](err); ok {
 		code = fmt.Sprint(exit.ExitCode())
 	} else if err != nil {
 		ts.Fatalf("%v: %v", args[1:], err)
