@@ -30,8 +30,12 @@ func setSwitches(sockets, pods *ebpf.CollectionSpec, options Options, log *slog.
 		return fmt.Errorf("set refusals_per_second: %w", err)
 	}
 	for name, value := range options.forTests {
-		if err := pods.Variables[name].Set(value); err != nil {
-			return fmt.Errorf("set %s: %w", name, err)
+		for _, spec := range []*ebpf.CollectionSpec{sockets, pods} {
+			if v, ok := spec.Variables[name]; ok {
+				if err := v.Set(value); err != nil {
+					return fmt.Errorf("set %s: %w", name, err)
+				}
+			}
 		}
 	}
 	return nil

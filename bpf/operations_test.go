@@ -8,6 +8,7 @@ import (
 	"net/netip"
 	"testing"
 
+	"github.com/cilium/ebpf"
 	"github.com/gopacket/gopacket"
 	"github.com/gopacket/gopacket/layers"
 
@@ -73,6 +74,62 @@ func putServices(t testing.TB, d *Dataplane) {
 	}
 }
 
+// counted is map operations, the socket's own storage not among them.
+type counted struct{ Lookups, Writes uint64 }
+
+// count returns the operations that programs do while f runs.
+func count(t *testing.T, programs *ebpf.Collection, f func()) counted {
+	t.Helper()
+	var before, after counted
+	check(t, programs.Variables["operations"].Get(&before))
+	f()
+	check(t, programs.Variables["operations"].Get(&after))
+	return counted{after.Lookups - before.Lookups, after.Writes - before.Writes}
+}
+
+// TestMapOperationsPerDial holds what programs/sockets.c promises about the cost of a dial and of a datagram.
+func TestMapOperationsPerDial(t *testing.T) {
+	testkit.NeedKernel(t)
+	cgroup := testkit.EnterCgroup(t)
+	d, err := Load(Options{Capacities: small, Flows: 1024, forTests: map[string]any{"count_operations": true}})
+	check(t, err)
+	t.Cleanup(d.Close)
+	check(t, d.AttachCgroup(cgroup))
+	putServices(t, d)
+	ns := testkit.NewNetNS(t)
+	ns.Up(t, "lo", netip.MustParsePrefix("10.1.0.1/32"))
+	ns.Do(t, func() {
+		connect := func(to string) func() {
+			return func() {
+				conn, err := net.Dial("udp4", to)
+				check(t, err)
+				check(t, conn.Close())
+			}
+		}
+		socket, err := net.ListenUDP("udp4", nil)
+		check(t, err)
+		defer socket.Close()
+		send := func() {
+			_, err := socket.WriteToUDPAddrPort([]byte("x"), netip.MustParseAddrPort("10.96.0.1:80"))
+			check(t, err)
+		}
+		for _, c := range []struct {
+			name string
+			do   func()
+			want counted
+		}{
+			{"a dial of no Service", connect("10.1.0.1:9"), counted{1, 0}},
+			{"a dial of a Service", connect("10.96.0.1:80"), counted{4, 0}},
+			{"a first datagram", send, counted{4, 0}},
+			{"another datagram", send, counted{2, 0}},
+		} {
+			if got := count(t, d.sockets, c.do); got != c.want {
+				t.Errorf("%s: %+v, want %+v", c.name, got, c.want)
+			}
+		}
+	})
+}
+
 // TestMapOperationsPerPacket holds what include/pod.h promises about the cost of a packet.
 func TestMapOperationsPerPacket(t *testing.T) {
 	testkit.NeedKernel(t)
@@ -81,7 +138,6 @@ func TestMapOperationsPerPacket(t *testing.T) {
 	t.Cleanup(d.Close)
 	putServices(t, d)
 	const client, service, backend, empty = "10.1.0.9:4000", "10.96.0.1:80", "10.1.0.1:8080", "10.96.0.9:80"
-	type counted struct{ Lookups, Writes uint64 }
 	for _, c := range []struct {
 		name  string
 		run   func([]byte, int) (Verdict, []byte, error)
@@ -99,13 +155,11 @@ func TestMapOperationsPerPacket(t *testing.T) {
 		{"known datagrams", d.RunFromPod, frame(t, model.UDP, client, service, "", 9), counted{3, 0}},
 		{"refused", d.RunFromPod, frame(t, model.TCP, client, empty, "S", 0), counted{5, 0}},
 	} {
-		var before, after counted
-		operations := d.pods.Variables["operations"]
-		check(t, operations.Get(&before))
-		_, _, err := c.run(c.frame, 0)
-		check(t, err)
-		check(t, operations.Get(&after))
-		if got := (counted{after.Lookups - before.Lookups, after.Writes - before.Writes}); got != c.want {
+		got := count(t, d.pods, func() {
+			_, _, err := c.run(c.frame, 0)
+			check(t, err)
+		})
+		if got != c.want {
 			t.Errorf("%s: %+v, want %+v", c.name, got, c.want)
 		}
 	}
