@@ -82,8 +82,10 @@ func (t *tail) takeDelta(r stored) error {
 	}
 	part, err := wire.DecodeDelta(r.Data)
 	if err != nil {
-		return t.print(eventJSON{Type: "event", Happened: &r.Time, Severity: "error", Service: "audit", Kind: "unreadable",
-			Text: fmt.Sprintf("message %d of DELTA can't be read: %v", r.Sequence, err)})
+		return t.print(eventJSON{
+			Type: "event", Happened: &r.Time, Severity: "error", Service: "audit", Kind: "unreadable",
+			Text: fmt.Sprintf("message %d of DELTA can't be read: %v", r.Sequence, err),
+		})
 	}
 	d, complete, err := t.assembler.Add(part)
 	if err != nil || !complete || t.before(uint64(d.To)) {

@@ -43,6 +43,7 @@ func (s *stage) change(f func(*schemas.Status)) {
 }
 
 func (s *stage) answerStatus(t *testing.T) func(context.Context, []byte, func([]byte) error) {
+	t.Helper()
 	return func(_ context.Context, _ []byte, reply func([]byte) error) {
 		s.mu.Lock()
 		defer s.mu.Unlock()
@@ -150,6 +151,7 @@ func (s *stage) answers(t *testing.T) {
 }
 
 func approve(t *testing.T) func(context.Context, []byte, func([]byte) error) {
+	t.Helper()
 	return func(_ context.Context, data []byte, reply func([]byte) error) {
 		var request schemas.ApproveRequest
 		if proto.Unmarshal(data, &request) == nil && request.GetId() == "6f1c" {
@@ -214,6 +216,7 @@ func (s *stage) log(t *testing.T) {
 }
 
 func encoded(t *testing.T, m proto.Message) []byte {
+	t.Helper()
 	data, err := proto.Marshal(m)
 	if err != nil {
 		t.Error(err)

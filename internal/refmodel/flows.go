@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
+	"strings"
 
 	"github.com/deltaplane/deltaplane/internal/model"
 )
@@ -270,22 +271,22 @@ func translated(p Packet, w *flow, did Outcome) error {
 
 // String returns the packet in one line, for messages.
 func (p Packet) String() string {
-	text := fmt.Sprintf("%s %s → %s", p.Protocol, p.Source, p.Destination)
+	words := []string{fmt.Sprintf("%s %s → %s", p.Protocol, p.Source, p.Destination)}
 	for _, f := range []struct {
 		set  bool
 		word string
 	}{
-		{p.SYN, fmt.Sprintf(" SYN %d", p.Sequence)},
-		{p.FIN, " FIN"},
-		{p.RST, " RST"},
-		{p.Fault != model.ReasonNone, " " + p.Fault.String()},
-		{p.LengthsLie, " lengths lie"},
+		{p.SYN, fmt.Sprintf("SYN %d", p.Sequence)},
+		{p.FIN, "FIN"},
+		{p.RST, "RST"},
+		{p.Fault != model.ReasonNone, p.Fault.String()},
+		{p.LengthsLie, "lengths lie"},
 	} {
 		if f.set {
-			text += f.word
+			words = append(words, f.word)
 		}
 	}
-	return text
+	return strings.Join(words, " ")
 }
 
 // String returns the outcome in one line, for messages.

@@ -68,6 +68,7 @@ func FuzzProgramsAgreeWithTheModel(f *testing.F) {
 }
 
 func newKernelNode(t testing.TB) *kernelnode.Node {
+	t.Helper()
 	kernel, err := kernelnode.New(1024)
 	if err != nil {
 		t.Fatal(err)
@@ -99,6 +100,7 @@ type judge struct {
 
 // differential runs one world. It reports false after the first disagreement, having told all about it.
 func differential(t *testing.T, kernel *kernelnode.Node, choose func(int) int, more func() bool, total *tally) bool {
+	t.Helper()
 	if err := kernel.Reset(); err != nil {
 		t.Fatal(err)
 	}
