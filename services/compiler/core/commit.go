@@ -44,8 +44,8 @@ func (c *Core) commitDue() (due time.Time, ok bool) {
 	if latest := c.pending.first.Add(c.o.Latest); due.After(latest) {
 		due = latest
 	}
-	if due.Before(c.notBefore) {
-		due = c.notBefore
+	if due.Before(c.pace.next) {
+		due = c.pace.next
 	}
 	return due, true
 }
@@ -141,7 +141,7 @@ func (c *Core) commit(now time.Time, changes map[model.Layer]*model.Change, why 
 		}
 	}
 	if len(changes) > 0 {
-		c.notBefore = now.Add(time.Duration(max(most, 1)+own(changes)) * c.o.PerMessage)
+		c.pace.spend(max(most, 1)+own(changes), now)
 	}
 }
 

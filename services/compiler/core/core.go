@@ -28,8 +28,9 @@ type Options struct {
 	Holder string // who leads, for people
 	// Changes are committed once it has been quiet for Quiet, at the latest Latest after the first.
 	Quiet, Latest time.Duration // 5 ms, 50 ms
-	// After a commit, PerMessage passes for each message that a node got in it: 20 messages a second a node.
-	PerMessage time.Duration // 50 ms
+	// A node gets at most Burst messages at once, and one each PerMessage: at most 20 in any second.
+	Burst      int           // 4
+	PerMessage time.Duration // 1/15 s
 	// Quarantine is how long a freed id stays unused.
 	Quarantine time.Duration // 60 s
 	// Heartbeat is how often nodes are told how far they should be.
@@ -53,9 +54,10 @@ func (o Options) withDefaults() Options {
 	}
 	duration(&o.Quiet, 5*time.Millisecond)
 	duration(&o.Latest, 50*time.Millisecond)
-	duration(&o.PerMessage, 50*time.Millisecond)
+	duration(&o.PerMessage, time.Second/15)
 	duration(&o.Quarantine, ids.DefaultQuarantine)
 	duration(&o.Heartbeat, time.Second)
+	number(&o.Burst, 4)
 	number(&o.MaxMessage, schemas.MaxMessageBytes-answerRoom)
 	number(&o.MaxBatch, 900)
 	number(&o.MaxBatchBytes, 32<<20)
@@ -157,7 +159,7 @@ type Core struct {
 	// Sequences of STATE, seen >= compiling >= done: the newest fact there is, the newest in what is being
 	// appended, and the newest in what the log has.
 	seen, compiling, done uint64
-	notBefore             time.Time
+	pace                  pace
 	checkpoint            checkpointState
 	recent                recent
 	snapshots             cache
@@ -190,6 +192,7 @@ func New(o Options, log *Fold, epoch model.Epoch, now time.Time) *Core {
 		layers: log.layers, ids: log.ids, revision: log.revision, trusted: log.Whole() == nil && len(log.layers) > 0,
 		patience: map[string]*bucket{}, fleet: fleet.New(), beat: now,
 	}
+	c.pace = newPace(o.Burst, o.PerMessage, now)
 	c.recent = log.recent
 	c.recent.most = o.RecentBytes
 	c.checkpoint = checkpointState{last: log.checkpointed, bytes: log.bytesSince, size: log.checkpointBytes}
