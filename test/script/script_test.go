@@ -13,6 +13,9 @@ import (
 	"testing"
 
 	"github.com/rogpeppe/go-internal/testscript"
+
+	"github.com/deltaplane/deltaplane/bpf"
+	"github.com/deltaplane/deltaplane/internal/testkit"
 )
 
 // bin is where TestMain put the binary.
@@ -54,6 +57,12 @@ func TestScripts(t *testing.T) {
 			// A bus that isn't there, so that no script talks to one that happens to run here.
 			e.Setenv("DELTAPLANE_BUS", "nats://127.0.0.1:1")
 			return nil
+		},
+		Condition: func(name string) (bool, error) {
+			if name != "kernel" {
+				return false, fmt.Errorf("condition %q: want kernel", name)
+			}
+			return os.Getenv(testkit.RequireKernel) == "1" || bpf.Probe() == nil, nil
 		},
 		Cmds: map[string]func(ts *testscript.TestScript, neg bool, args []string){"exits": exits},
 	})
