@@ -125,7 +125,7 @@ func summary(c *model.Change) string {
 		{len(c.Remove.Endpoints), "-", "endpoint"},
 	} {
 		if n.count > 0 {
-			parts = append(parts, fmt.Sprintf("%s%d %s%s", n.sign, n.count, n.noun, plural(n.count)))
+			parts = append(parts, fmt.Sprintf("%s%d %s%s", n.sign, n.count, n.noun, ending(n.count)))
 		}
 	}
 	if len(parts) == 0 {
@@ -134,7 +134,7 @@ func summary(c *model.Change) string {
 	return strings.Join(parts, " ")
 }
 
-func plural(n int) string {
+func ending(n int) string {
 	if n == 1 {
 		return ""
 	}
