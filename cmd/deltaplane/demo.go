@@ -124,8 +124,8 @@ func (d *demo) start(ctx context.Context) error {
 	if d.memory != "" {
 		what = "whose maps are in memory"
 	}
-	d.step("lab", "%d nodes with %d pods and %d Services, from %d objects of YAML, %s (%s)", len(cluster.Nodes), len(cluster.Pods),
-		len(cluster.Services), countAll(d.objects), what, watch())
+	d.step("lab", "%s with %s and %s, from %s of YAML, %s (%s)", counted(len(cluster.Nodes), "node"), counted(len(cluster.Pods), "pod"),
+		counted(len(cluster.Services), "Service"), counted(countAll(d.objects), "object"), what, watch())
 	return nil
 }
 
@@ -149,8 +149,11 @@ func (d *demo) services(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	d.step("services", "watcher, compiler and %d programmers run; every node has all %d rows at revision %d (%s)",
-		len(d.lab.Nodes()), status.GetRows(), status.GetRevision(), watch())
+	d.step("services", "watcher, compiler and %s run; every node has its rows at revision %d, of %d in the cluster (%s)",
+		counted(len(d.lab.Nodes()), "programmer"), status.GetRevision(), status.GetRows(), watch())
+	for _, s := range status.GetSetAside() {
+		d.note("%sset aside: %s: %s", indent, refName(s.GetObject()), s.GetReason())
+	}
 	return nil
 }
 

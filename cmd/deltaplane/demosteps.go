@@ -139,13 +139,11 @@ func (d *demo) cell(ctx context.Context, s source, protocol string, family int) 
 		if t.protocol() != protocol || !t.has(family) {
 			continue
 		}
-		request := t.request(s, family)
-		request.Count = attemptsEach
-		report, err := d.lab.Probe(ctx, request)
+		results, err := d.attempts(ctx, t, s, family)
 		if err != nil {
 			return "", err
 		}
-		for _, r := range report.Results {
+		for _, r := range results {
 			all++
 			if r.Outcome == agent.OK && r.Reached != "" {
 				good++
@@ -159,6 +157,25 @@ func (d *demo) cell(ctx context.Context, s source, protocol string, family int) 
 		return "-", nil
 	}
 	return strconv.Itoa(good) + "/" + strconv.Itoa(all), nil
+}
+
+// attempts dials one target; over UDP by connected sockets and by others.
+func (d *demo) attempts(ctx context.Context, t target, s source, family int) ([]agent.Result, error) {
+	request := t.request(s, family)
+	request.Count = attemptsEach
+	report, err := d.lab.Probe(ctx, request)
+	if err != nil {
+		return nil, err
+	}
+	if t.protocol() != "udp" {
+		return report.Results, nil
+	}
+	request.Unconnected = true
+	more, err := d.lab.Probe(ctx, request)
+	if err != nil {
+		return nil, err
+	}
+	return append(report.Results, more.Results...), nil
 }
 
 // loadPause is the time from one attempt of a load client to the next.

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
 
 	"github.com/spf13/cobra"
 	"sigs.k8s.io/yaml"
@@ -70,7 +71,7 @@ func (f *manifestFlags) add(cmd *cobra.Command) {
 
 // load reads all files. Documents that can't be used are told one by one; the second result says if there were any.
 func (f *manifestFlags) load(cmd *cobra.Command, args []string) (objects *manifest.Objects, spoilt error, err error) {
-	paths := append(f.paths[:len(f.paths):len(f.paths)], args...)
+	paths := append(slices.Clip(f.paths), args...)
 	if len(paths) == 0 {
 		return nil, nil, errors.New("which objects? give files or folders of Kubernetes YAML with -f PATH")
 	}

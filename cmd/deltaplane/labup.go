@@ -4,6 +4,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -14,6 +15,7 @@ import (
 	"github.com/deltaplane/deltaplane/bpf"
 	"github.com/deltaplane/deltaplane/internal/lab"
 	"github.com/deltaplane/deltaplane/internal/manifest"
+	"github.com/deltaplane/deltaplane/schemas"
 )
 
 // labUp is what `lab up` is told.
@@ -96,17 +98,17 @@ func (u *labUp) run(cmd *cobra.Command, args []string, name string) (err error) 
 	serving, stop := context.WithCancel(ctx)
 	served := make(chan error, 1)
 	go func() { served <- l.Serve(serving) }()
-	defer func() { stop(); <-served }()
+	defer func() { stop(); err = errors.Join(err, <-served) }()
 	if err := converge(ctx, l); err != nil {
 		return err
 	}
-	tell(out, name, l)
+	tell(ctx, out, name, l)
 	u.parent.release(nil)
 	select {
 	case <-ctx.Done():
 		return nil
 	case err := <-served:
-		served <- nil
+		served <- nil // for the deferred look
 		return err
 	}
 }
@@ -124,12 +126,35 @@ func takeDown(cmd *cobra.Command, l *lab.Lab) {
 	}
 }
 
-func tell(w io.Writer, name string, l *lab.Lab) {
+// counted counts things in words.
+func counted(n int, thing string) string {
+	if n != 1 {
+		thing += "s"
+	}
+	return fmt.Sprintf("%d %s", n, thing)
+}
+
+// refName is an object as people write it.
+func refName(o *schemas.ObjectRef) string {
+	if o.GetNamespace() == "" {
+		return o.GetKind() + " " + o.GetName()
+	}
+	return o.GetKind() + " " + o.GetNamespace() + "/" + o.GetName()
+}
+
+// tell says what is there, and which objects the compiler has set aside.
+func tell(ctx context.Context, w io.Writer, name string, l *lab.Lab) {
 	cluster := l.Cluster()
-	fmt.Fprintf(w, "lab %s is up: %d nodes, %d pods, %d Services; every node is converged\n", name, len(cluster.Nodes), len(cluster.Pods), len(cluster.Services))
+	fmt.Fprintf(w, "lab %s is up: %s, %s, %s; every node is converged\n", name,
+		counted(len(cluster.Nodes), "node"), counted(len(cluster.Pods), "pod"), counted(len(cluster.Services), "Service"))
 	for _, s := range cluster.Services {
 		for _, p := range s.Spec.Ports {
 			fmt.Fprintf(w, "  %-24s %s %d  %s\n", manifest.Name(s), p.Protocol, p.Port, strings.Join(s.Spec.ClusterIPs, " "))
+		}
+	}
+	if status, err := l.Status(ctx); err == nil {
+		for _, s := range status.GetSetAside() {
+			fmt.Fprintf(w, "set aside: %s: %s\n", refName(s.GetObject()), s.GetReason())
 		}
 	}
 	fmt.Fprintf(w, "bus %s, logs in %s\n", l.BusURL(), l.Logs())

@@ -58,6 +58,7 @@ func (l *Lab) changeTo(ctx context.Context, edit func(*manifest.Objects) error) 
 	if err != nil {
 		return err
 	}
+	start := l.Cluster()
 	leaving := l.leaving(target)
 	l.mu.Lock()
 	l.declared = wanted
@@ -74,7 +75,22 @@ func (l *Lab) changeTo(ctx context.Context, edit func(*manifest.Objects) error) 
 	if err := l.Converged(ctx); err != nil {
 		return err
 	}
-	return errors.Join(l.removeAll(ctx, removed), l.dir.writeState(l.State()))
+	return errors.Join(l.removeAll(ctx, removed), l.dir.writeState(l.State()), newlySetAside(start, l.Cluster()))
+}
+
+// newlySetAside tells which objects this change could not expand; all else is live.
+func newlySetAside(before, after *manifest.Objects) error {
+	known := map[string]bool{}
+	for _, e := range before.SetAside {
+		known[e.Error()] = true
+	}
+	var errs []error
+	for _, e := range after.SetAside {
+		if !known[e.Error()] {
+			errs = append(errs, fmt.Errorf("set aside: %w", e))
+		}
+	}
+	return errors.Join(errs...)
 }
 
 // leaving lists the pods that won't be there, or not as they are.

@@ -9,6 +9,7 @@ import (
 	"net"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"github.com/deltaplane/deltaplane/bpf"
@@ -85,9 +86,10 @@ func (l *Lab) startProgrammer(name string, n *node) error {
 			"--node", name, "--bus", l.BusURL(), "--listen", "", "--maps", "memory",
 		})
 	}
+	// A bpffs takes no dots in names, and a node's name has no underscores.
 	return l.startService("programmer-"+name, "programmer", n.namespace, []string{
 		"--node", name, "--bus", l.proxy.urlFor(n.host.Addrs), "--listen", "",
-		"--cgroup", n.cgroup.Path(), "--pin-dir", filepath.Join(l.dir.bpf(), name), "--maps", "kernel",
+		"--cgroup", n.cgroup.Path(), "--pin-dir", filepath.Join(l.dir.bpf(), strings.ReplaceAll(name, ".", "_")), "--maps", "kernel",
 	})
 }
 
