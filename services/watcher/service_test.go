@@ -484,6 +484,27 @@ func TestThousandsOfFactsAreAppendedInBatches(t *testing.T) {
 	}
 }
 
+func TestAFolderThatIsntThereYetIsWaitedFor(t *testing.T) {
+	b, path := startBus(t), filepath.Join(t.TempDir(), "later")
+	w := start(t, b.server.URL(), onFolder(path))
+	eventually(t, func() error {
+		if reply := b.approve(""); len(reply.GetSetAside()) != 1 || !strings.HasPrefix(reply.GetSetAside()[0].GetReason(), "the folder can't be read: ") {
+			return fmt.Errorf("answer: %v", reply)
+		}
+		return nil
+	})
+	b.expect(map[string]string{})
+	if err := w.ready(); err == nil || err.Error() != "state: the source has not listed everything yet" {
+		t.Errorf("ready: %v", err)
+	}
+	if err := os.Mkdir(path, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	write(t, filepath.Join(path, "a.yaml"), yamlOf("cart", 80))
+	b.expect(map[string]string{"Service shop/cart": "80", "Complete state": "there"})
+	eventually(t, w.ready)
+}
+
 func TestSettingsThatCantBeAreRefused(t *testing.T) {
 	for want, s := range map[string]settings{
 		`--source "x": want kubernetes or directory`:                                   {source: "x"},

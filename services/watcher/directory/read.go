@@ -60,7 +60,7 @@ func (r *reader) read() (list core.List, changed bool) {
 	names, err := manifest.Files(r.paths)
 	if err != nil {
 		reason := fmt.Sprintf("the folder can't be read: %v", err)
-		list.Incomplete = reason
+		list.Kinds, list.Incomplete = nil, reason // this lists nothing, not even in part
 		list.Refused = []core.Refusal{{Object: document(strings.Join(r.paths, ", ")), Reason: reason}}
 		return list, true
 	}

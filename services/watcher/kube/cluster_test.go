@@ -116,7 +116,7 @@ func TestOnlyWhatIsNewWakesTheFinder(t *testing.T) {
 			}},
 		}
 	}
-	e := evidence{nodes: map[string][]string{}}
+	e := newEvidence()
 	for i, step := range []struct {
 		in   core.Input
 		want bool

@@ -28,6 +28,8 @@ const (
 	findEvery = 5 * time.Minute
 	// findQuiet gathers what is watched and changes at once, such as all Nodes at the start.
 	findQuiet = 250 * time.Millisecond
+	// findAgain is when it is asked again for what could not be answered.
+	findAgain = 2 * time.Second
 	findTime  = 10 * time.Second
 )
 
@@ -38,13 +40,14 @@ type finder struct {
 	emit   func(core.Input)
 	wake   chan struct{}
 
-	mu   sync.Mutex
-	seen evidence
-	said *schemas.Cluster
+	mu    sync.Mutex
+	seen  evidence
+	asked bool // everything was answered at least once
+	said  *schemas.Cluster
 }
 
 func newFinder(client kubernetes.Interface, log *slog.Logger, emit func(core.Input)) *finder {
-	return &finder{client: client, log: log, emit: emit, wake: make(chan struct{}, 1), seen: evidence{nodes: map[string][]string{}}}
+	return &finder{client: client, log: log, emit: emit, wake: make(chan struct{}, 1), seen: newEvidence()}
 }
 
 // see takes what is watched anyway: the Nodes' pod CIDRs, and where the Service "kubernetes" leads.
@@ -62,16 +65,14 @@ func (f *finder) see(in core.Input) {
 
 // run publishes what is found until ctx ends.
 func (f *finder) run(ctx context.Context) {
-	ask := time.NewTicker(findEvery)
-	defer ask.Stop()
-	f.ask(ctx)
+	next := time.After(f.ask(ctx))
 	for {
 		f.say()
 		select {
 		case <-ctx.Done():
 			return
-		case <-ask.C:
-			f.ask(ctx)
+		case <-next:
+			next = time.After(f.ask(ctx))
 		case <-f.wake:
 			select {
 			case <-time.After(findQuiet):
@@ -81,10 +82,14 @@ func (f *finder) run(ctx context.Context) {
 	}
 }
 
-// say emits what was found if it has changed, and logs each value with its origin.
+// say emits what was found if it has changed, and logs each value with its origin. It says nothing before everything
+// was looked at once: half of what STATE has from an earlier watcher would look like a change.
 func (f *finder) say() {
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	if !f.asked || !f.seen.listed[convert.KindNode] || !f.seen.listed[convert.KindEndpointSlice] {
+		return
+	}
 	cluster := f.seen.cluster()
 	if f.said != nil && proto.Equal(f.said, cluster) {
 		return
@@ -106,54 +111,76 @@ func (f *finder) say() {
 	}})
 }
 
-// ask asks for what isn't watched. What isn't there, or isn't allowed, is no error: clusters differ.
-func (f *finder) ask(ctx context.Context) {
+// ask asks for what isn't watched and returns when to ask again. What isn't there, or isn't allowed, is no error:
+// clusters differ. What could not be answered stays as it was.
+func (f *finder) ask(ctx context.Context) (again time.Duration) {
 	ctx, cancel := context.WithTimeout(ctx, findTime)
 	defer cancel()
-	maps := map[string]map[string]string{}
+	again = findEvery
 	for _, name := range []string{kubeadmConfig, kubeProxy, clusterInfo} {
 		namespace, short, _ := strings.Cut(name, "/")
 		m, err := f.client.CoreV1().ConfigMaps(namespace).Get(ctx, short, metav1.GetOptions{})
+		if f.unanswered("ConfigMap "+name, err) {
+			again = findAgain
+			continue
+		}
+		f.mu.Lock()
+		delete(f.seen.configMaps, name)
 		if err == nil {
-			maps[name] = m.Data
-		} else {
-			f.missing("ConfigMap "+name, err)
+			f.seen.configMaps[name] = m.Data
 		}
+		f.mu.Unlock()
 	}
-	cidrs := map[string][]string{}
 	list, err := f.client.NetworkingV1().ServiceCIDRs().List(ctx, metav1.ListOptions{})
-	if err == nil {
-		for _, c := range list.Items {
-			cidrs[c.Name] = c.Spec.CIDRs
-		}
+	if f.unanswered("ServiceCIDRs", err) {
+		again = findAgain
 	} else {
-		f.missing("ServiceCIDRs", err)
+		f.mu.Lock()
+		f.seen.serviceCIDRs = map[string][]string{}
+		if err == nil {
+			for _, c := range list.Items {
+				f.seen.serviceCIDRs[c.Name] = c.Spec.CIDRs
+			}
+		}
+		f.mu.Unlock()
 	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	f.seen.configMaps, f.seen.serviceCIDRs = maps, cidrs
+	f.asked = f.asked || again == findEvery
+	return again
 }
 
-func (f *finder) missing(what string, err error) {
-	level := slog.LevelWarn
-	if apierrors.IsNotFound(err) || apierrors.IsForbidden(err) {
-		level = slog.LevelDebug
+// unanswered says that a question must be asked again.
+func (f *finder) unanswered(what string, err error) bool {
+	switch {
+	case err == nil:
+		return false
+	case apierrors.IsNotFound(err) || apierrors.IsForbidden(err):
+		f.log.Debug("one of the places to learn about the cluster from is missing", "place", what, "error", err)
+		return false
 	}
-	f.log.Log(context.Background(), level, "one of the places to learn about the cluster from is missing", "place", what, "error", err)
+	f.log.Warn("one of the places to learn about the cluster from can't be read; trying again", "place", what, "error", err)
+	return true
 }
 
 // evidence is what was seen of the cluster so far.
 type evidence struct {
+	listed       map[string]bool              // kinds
 	nodes        map[string][]string          // pod CIDRs by Node
 	servers      []netip.AddrPort             // endpoints of the Service default/kubernetes
 	configMaps   map[string]map[string]string // data by "namespace/name"
 	serviceCIDRs map[string][]string          // by name
 }
 
+func newEvidence() evidence {
+	return evidence{listed: map[string]bool{}, nodes: map[string][]string{}, configMaps: map[string]map[string]string{}}
+}
+
 // see takes an input and says whether it holds anything new.
 func (e *evidence) see(in core.Input) (changed bool) {
 	switch in := in.(type) {
 	case core.List:
+		changed = e.list(in)
 		for _, fact := range in.Facts {
 			changed = e.fact(fact) || changed
 		}
@@ -163,6 +190,19 @@ func (e *evidence) see(in core.Input) (changed bool) {
 		if in.Object.GetKind() == convert.KindNode {
 			_, changed = e.nodes[in.Object.GetName()]
 			delete(e.nodes, in.Object.GetName())
+		}
+	}
+	return changed
+}
+
+// list takes a complete list: Nodes that aren't in it are gone.
+func (e *evidence) list(in core.List) (changed bool) {
+	for _, kind := range in.Kinds {
+		changed = changed || !e.listed[kind]
+		e.listed[kind] = true
+		if kind == convert.KindNode {
+			changed = changed || len(e.nodes) != len(in.Facts)
+			e.nodes = map[string][]string{}
 		}
 	}
 	return changed

@@ -72,6 +72,13 @@ func (a *api) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 				return
 			}
 		}
+	case strings.HasSuffix(r.URL.Path, "/servicecidrs"):
+		w.Header().Set("Content-Type", "application/json")
+		fmt.Fprint(w, `{"kind":"ServiceCIDRList","apiVersion":"networking.k8s.io/v1","items":[{"metadata":{"name":"kubernetes"},"spec":{"cidrs":["10.96.0.0/12"]}}]}`)
+	case strings.Contains(r.URL.Path, "/configmaps/"):
+		w.Header().Set("Content-Type", "application/json")
+		w.WriteHeader(http.StatusNotFound)
+		fmt.Fprint(w, `{"kind":"Status","apiVersion":"v1","status":"Failure","reason":"NotFound","code":404,"message":"not found"}`)
 	default:
 		a.stale = a.stale || query.Get("resourceVersion") == "0"
 		a.list(w, r)
@@ -135,9 +142,9 @@ func watching(t *testing.T, names ...string) (*api, func(want string)) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	inputs := make(chan string, 64)
+	inputs, clusters := make(chan string, 64), make(chan string, 64)
 	listed := sync.Map{}
-	ctx, stop := context.WithCancel(t.Context())
+	ctx, stop := context.WithCancel(context.WithoutCancel(t.Context())) // Cleanup waits for what comes late
 	done := make(chan error)
 	source := &Source{Client: client, Log: slog.New(slog.DiscardHandler)}
 	go func() {
@@ -145,7 +152,10 @@ func watching(t *testing.T, names ...string) (*api, func(want string)) {
 			if l, ok := in.(core.List); ok {
 				listed.Store(l.Kinds[0], true)
 			}
-			if said := words(in); said != "" {
+			switch said := words(in); {
+			case strings.HasPrefix(said, "cluster"):
+				clusters <- said
+			case said != "":
 				inputs <- said
 			}
 		})
@@ -157,9 +167,15 @@ func watching(t *testing.T, names ...string) (*api, func(want string)) {
 				return ok
 			})
 		}
+		if got, want := <-clusters, "cluster 10.96.0.0/12 from ServiceCIDR kubernetes, spec.cidrs"; got != want {
+			t.Errorf("got %q, want %q", got, want)
+		}
 		stop()
 		if err := <-done; err != nil {
 			t.Error(err)
+		}
+		if len(clusters) > 0 {
+			t.Errorf("what was found of the cluster was said again: %s", <-clusters)
 		}
 		a.mu.Lock()
 		defer a.mu.Unlock()
@@ -195,6 +211,9 @@ func words(in core.Input) string {
 	case core.Upsert:
 		if in.Fact.GetNamespace() != nil {
 			return "put " + in.Fact.GetObject().GetName()
+		}
+		if c := in.Fact.GetCluster(); c != nil {
+			return fmt.Sprint("cluster ", c.GetServiceCidrs()[0].GetValue(), " from ", c.GetServiceCidrs()[0].GetOrigin())
 		}
 	case core.Delete:
 		return "delete " + in.Object.GetName()
