@@ -59,6 +59,14 @@ fuzz: ## run each fuzz target for FUZZTIME
 bench: ## run the benchmarks; prints benchstat's format
 	go test -run '^$$' -bench . -benchmem -benchtime $(BENCHTIME) ./...
 
+.PHONY: bench-packet
+bench-packet: ## measure the packet programs against a floor program in the same run (root)
+	go test -run '^$$' -bench BenchmarkPacket -benchtime $(BENCHTIME) -count 5 ./bpf
+
+.PHONY: bench-pipeline
+bench-pipeline: build ## measure the services over a real bus: event to kernel, a cold start (root)
+	go run ./test/bench/pipeline
+
 .PHONY: test-kubernetes
 test-kubernetes: build build-kubernetes ## run the pipeline against a real kube-apiserver (builds one: ten minutes the first time)
 	cd test/kubernetes && DELTAPLANE_BIN=$(CURDIR)/bin $(KUBERNETES_TEST) -test.v -test.timeout 10m
