@@ -26,7 +26,13 @@ type link struct {
 	service *service
 	conn    atomic.Pointer[bus.Conn]
 	syncs   sync.WaitGroup
+
+	mu     sync.Mutex
+	unsaid []*schemas.Event // while the bus was away
 }
+
+// unsaidMost bounds what is kept to be said later; the oldest is given up.
+const unsaidMost = 256
 
 var errAway = errors.New("the bus was not reached yet")
 
@@ -36,7 +42,7 @@ func (l *link) run(ctx context.Context) error {
 	conn, err := bus.Connect(ctx, bus.Options{
 		URL: v.settings.Bus, Name: "programmer " + v.settings.node, Log: v.log,
 		CredentialsFile: v.settings.BusCredentials, RootCAFile: v.settings.BusCA,
-		OnReconnect: func() { v.send(ctx, core.Reconnected{}) },
+		OnReconnect: func() { l.back(ctx) },
 		// What was lost is found as a gap; asking at once is faster.
 		OnDropped: func(string, int) { v.send(ctx, core.Reconnected{}) },
 	})
@@ -54,9 +60,15 @@ func (l *link) run(ctx context.Context) error {
 		return err
 	}
 	l.conn.Store(conn)
-	v.send(ctx, core.Reconnected{})
+	l.back(ctx)
 	<-ctx.Done()
 	return nil
+}
+
+// back says what could not be said, and lets the core ask for what it missed.
+func (l *link) back(ctx context.Context) {
+	l.sayRest()
+	l.service.send(ctx, core.Reconnected{})
 }
 
 func (l *link) listen(ctx context.Context, conn *bus.Conn) error {
@@ -98,7 +110,9 @@ func (l *link) sync(ctx context.Context, e core.Sync) {
 	l.syncs.Go(func() {
 		ctx, cancel := context.WithTimeout(ctx, syncWithin)
 		defer cancel()
-		l.service.send(ctx, core.SyncEnded{Err: l.ask(ctx, e)})
+		err := l.ask(ctx, e)
+		l.service.log.Debug("asked a compiler for what is missing", "known", len(e.Positions), "error", err)
+		l.service.send(ctx, core.SyncEnded{Err: err})
 	})
 }
 
@@ -135,11 +149,12 @@ func (l *link) connected() error {
 	return conn.Connected()
 }
 
-// publish sends a message; if the bus is away it is lost, which the log says at level debug: the bus says why itself.
-func (l *link) publish(subject string, m proto.Message) {
+// publish sends a message and says whether it could. If the bus is away the message is lost, which the log says at
+// level debug: why, the bus says itself.
+func (l *link) publish(subject string, m proto.Message) bool {
 	conn := l.conn.Load()
 	if conn == nil {
-		return
+		return false
 	}
 	data, err := proto.Marshal(m)
 	if err == nil {
@@ -148,4 +163,5 @@ func (l *link) publish(subject string, m proto.Message) {
 	if err != nil {
 		l.service.log.Debug("not published", "subject", subject, "error", err)
 	}
+	return err == nil
 }

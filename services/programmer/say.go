@@ -16,8 +16,8 @@ import (
 	"github.com/deltaplane/deltaplane/services/programmer/core"
 )
 
-// report publishes what this node holds.
-func (l *link) report(r core.Report, drops map[string]uint64) {
+// report publishes what this node holds, and says whether it could.
+func (l *link) report(r core.Report, drops map[string]uint64) bool {
 	v := l.service
 	applied := &schemas.Applied{
 		Node: v.settings.node, Positions: wire.PositionsToProto(r.Positions), Maps: v.uses(r.Entries),
@@ -40,7 +40,7 @@ func (l *link) report(r core.Report, drops map[string]uint64) {
 		}
 		applied.Faults = append(applied.Faults, fault)
 	}
-	l.publish(schemas.AppliedSubject(v.settings.node), applied)
+	return l.publish(schemas.AppliedSubject(v.settings.node), applied)
 }
 
 // uses says how full the maps are.
@@ -62,12 +62,27 @@ func (l *link) event(e core.Event) {
 	l.say(&schemas.Event{Severity: severity, Kind: e.Kind, Text: e.Text})
 }
 
-// say publishes an event, with who says it and when filled in.
+// say publishes an event, with who says it and when filled in. While the bus is away it is kept for later.
 func (l *link) say(e *schemas.Event) {
-	node := l.service.settings.node
-	e.Service, e.Node = "programmer", node
+	e.Service, e.Node = "programmer", l.service.settings.node
 	e.Happened = timestamppb.New(time.Now())
-	l.publish(schemas.EventSubject(e.Service, node), e)
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.unsaid = append(l.unsaid[max(0, len(l.unsaid)-unsaidMost+1):], e)
+	l.sayUnsaid()
+}
+
+// sayRest publishes what was kept.
+func (l *link) sayRest() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.sayUnsaid()
+}
+
+func (l *link) sayUnsaid() {
+	for len(l.unsaid) > 0 && l.publish(schemas.EventSubject("programmer", l.service.settings.node), l.unsaid[0]) {
+		l.unsaid = l.unsaid[1:]
+	}
 }
 
 // dumpBytes is the size of one message of a dump, with room for what is around the rows.

@@ -100,14 +100,18 @@ func (v *service) loop(ctx context.Context) error {
 }
 
 func (v *service) step(ctx context.Context, in core.Input) {
-	for _, e := range v.driver.Step(in) {
+	for todo := v.driver.Step(in); len(todo) > 0; {
+		e := todo[0]
+		todo = todo[1:]
 		switch e := e.(type) {
 		case core.Sync:
 			v.link.sync(ctx, e)
 		case core.Report:
 			v.metrics.applied(e.Deltas)
 			v.logApplied(e.Deltas)
-			v.link.report(e, v.drops())
+			if !v.link.report(e, v.drops()) {
+				todo = append(todo, v.driver.Step(core.Unreported{Deltas: e.Deltas})...)
+			}
 		case core.Event:
 			v.logEvent(e)
 			v.link.event(e)

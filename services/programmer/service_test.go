@@ -265,7 +265,14 @@ func startProgrammer(t testing.TB, busURL string, plane dataplane) *programmer {
 	s := &settings{Common: config.Common{Bus: busURL, Listen: addr}, node: "node.a", maps: mapsMemory}
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error, 1)
-	go func() { done <- serveOn(ctx, s, slog.New(slog.NewTextHandler(p.log, nil)), plane) }()
+	go func() {
+		done <- serveOn(ctx, s, slog.New(slog.NewTextHandler(p.log, &slog.HandlerOptions{Level: slog.LevelDebug})), plane)
+	}()
+	t.Cleanup(func() {
+		if t.Failed() {
+			t.Logf("the programmer's log:\n%s", p.log)
+		}
+	})
 	p.stop = sync.OnceFunc(func() {
 		cancel()
 		if err := <-done; err != nil {
@@ -296,7 +303,7 @@ func (p *programmer) says(path, text string) {
 	var got string
 	defer func() {
 		if p.t.Failed() {
-			p.t.Logf("%s says:\n%s\nlog:\n%s", path, got, p.log)
+			p.t.Logf("%s says:\n%s", path, got)
 		}
 	}()
 	testkit.Eventually(p.t, soon, func() bool {
@@ -405,6 +412,7 @@ func TestTheBusMayBeAwayAtTheStartAndLater(t *testing.T) {
 	c.converged()
 	p.says("/readyz?verbose", "[+]bus ok")
 
+	c.conn.Close()
 	second.Shutdown()
 	p.says("/readyz?verbose", "[-]bus failed: not connected to the bus")
 	third := startBus(t, port)

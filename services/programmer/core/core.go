@@ -116,6 +116,9 @@ func (c *Core) Step(now time.Time, in Input) []Effect {
 	case Reconnected:
 		c.sync.tries, c.sync.notBefore = 0, c.now
 		c.wantSync(c.jitter(syncSpread))
+		c.report.wanted = true
+	case Unreported:
+		c.unreported(in)
 	case Foreign:
 		c.foreign(in)
 	case Unrecorded:
@@ -213,7 +216,9 @@ func (c *Core) Ready() error {
 		}
 	}
 	for _, f := range c.Faults() {
-		return fmt.Errorf("%s: %s", f.Kind, f.Text)
+		if f.Kind != "drift" { // which was repaired
+			return fmt.Errorf("%s: %s", f.Kind, f.Text)
+		}
 	}
 	return nil
 }

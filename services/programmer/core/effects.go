@@ -69,7 +69,7 @@ type Fault struct {
 // Event is something people should know.
 type Event struct {
 	Warning bool
-	Kind    string // as of a Fault, or "foreign_message", "repaired"
+	Kind    string // as of a Fault, or "foreign_message", "repaired", "resumed"
 	Text    string
 }
 

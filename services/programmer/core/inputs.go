@@ -80,6 +80,9 @@ type Foreign struct {
 // Unrecorded says that a Record failed.
 type Unrecorded struct{ Err error }
 
+// Unreported says that a Report with these deltas could not be published.
+type Unreported struct{ Deltas []AppliedDelta }
+
 // Hooks says what could not be attached; empty if all is well.
 type Hooks struct{ Problem string }
 
@@ -94,4 +97,5 @@ func (SyncEnded) input()   {}
 func (Reconnected) input() {}
 func (Foreign) input()     {}
 func (Unrecorded) input()  {}
+func (Unreported) input()  {}
 func (Hooks) input()       {}

@@ -65,6 +65,9 @@ func (c *Core) resume(in Loaded) {
 		l.position = recorded
 		l.known = recorded.Epoch != 0 && recorded.Digest == c.state.Digest(kind)
 		c.epoch = max(c.epoch, recorded.Epoch)
+		if l.known {
+			c.event(false, "resumed", "layer %s: the maps hold revision %d of epoch %d; nothing is written", l, recorded.Revision, recorded.Epoch)
+		}
 		if recorded.Epoch != 0 && !l.known {
 			c.stats.Mismatches++
 			c.event(true, "drift", "layer %s: the maps' rows have digest %s and not %s as recorded at revision %d: they were edited, "+

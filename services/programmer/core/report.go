@@ -16,8 +16,9 @@ const (
 	reportTroubled = 3 * time.Second
 	// reportDeltas bounds what one report lists.
 	reportDeltas = 256
-	// driftShown is how long drift that was repaired is reported as a fault.
-	driftShown = time.Minute
+	// driftShown is how long drift that was repaired is reported as a fault, so that whoever looks sees it; the event
+	// stays on the bus.
+	driftShown = 5 * time.Second
 	// foreignEvery bounds events about messages that were set aside.
 	foreignEvery = 10 * time.Second
 )
@@ -109,6 +110,12 @@ func (c *Core) clear(key string) {
 
 func (c *Core) event(warning bool, kind, format string, args ...any) {
 	c.do(Event{Warning: warning, Kind: kind, Text: fmt.Sprintf(format, args...)})
+}
+
+// unreported takes back what a report could not be published with; it goes out once the bus is back.
+func (c *Core) unreported(in Unreported) {
+	all := append(in.Deltas, c.report.deltas...)
+	c.report.deltas = all[max(0, len(all)-reportDeltas):]
 }
 
 // foreign counts messages that were set aside and tells about the first in a while.
