@@ -93,7 +93,11 @@ func (w *World) connection(q Question) (connection, error) {
 	if c.source, c.dialled, err = pair(c.from, c.to); err != nil {
 		return connection{}, err
 	}
-	if c.node, err = w.where(q.Node, c.from, q.From); err != nil {
+	asked := q.Node
+	if asked == "" && c.from.node == "" {
+		asked = q.orNode
+	}
+	if c.node, err = w.where(asked, c.from, q.From); err != nil {
 		return connection{}, err
 	}
 	c.via, err = path(q.Via, c.from, protocol)

@@ -185,11 +185,13 @@ func TestBatchGoesOnAfterABadQuestion(t *testing.T) {
 		`{"id":{"n":3},"from":"shop/none","to":"shop/cart:80"}`,
 		strings.Repeat(" ", maxLine+1),
 		`{"id":null,"to":"shop/empty:80"}`,
+		`{"id":8,"from":"other/front","to":"shop/empty:80"}`,
+		`{"id":9,"from":"192.0.2.1","to":"shop/empty:80"}`,
 	}, "\n")
 	var out strings.Builder
-	asked, failed, err := shop().Batch(t.Context(), Model{}, Question{From: "shop/front"}, strings.NewReader(in), &out)
-	if err != nil || asked != 6 || failed != 4 {
-		t.Errorf("asked %d, failed %d, error %v: want 6, 4 and none", asked, failed, err)
+	asked, failed, err := shop().Batch(t.Context(), Model{}, Question{From: "shop/front", Node: "a"}, strings.NewReader(in), &out)
+	if err != nil || asked != 8 || failed != 4 {
+		t.Errorf("asked %d, failed %d, error %v: want 8, 4 and none", asked, failed, err)
 	}
 	var got []string
 	for line := range strings.Lines(out.String()) {
@@ -202,7 +204,7 @@ func TestBatchGoesOnAfterABadQuestion(t *testing.T) {
 		}
 		got = append(got, string(o.ID)+" "+o.Verdict+strings.SplitN(o.Error, ":", 2)[0])
 	}
-	want := []string{`1 forward`, `"x" not a question`, ` not a question`, `{"n":3} from "shop/none"`, ` the line is longer than 1048576 bytes`, `null reject`}
+	want := []string{`1 forward`, `"x" not a question`, ` not a question`, `{"n":3} from "shop/none"`, ` the line is longer than 1048576 bytes`, `null reject`, `8 reject`, `9 forward`}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("answers (-want +got):\n%s\n%s", diff, out.String())
 	}

@@ -15,6 +15,8 @@ type Question struct {
 	To    string          `json:"to,omitempty"`
 	Proto string          `json:"proto,omitempty"`
 	Via   string          `json:"via,omitempty"`
+
+	orNode string // the node for a source that is on none, if Node is empty
 }
 
 // Answer is what becomes of it. Scripts read it.
@@ -62,10 +64,12 @@ const (
 	viaNone   = "none" // no hook of ours sees it
 )
 
-// withDefaults fills what q leaves open from d.
+// withDefaults fills what q leaves open from d. The node that d names is for sources that are on none: a batch has
+// sources of many nodes.
 func (q Question) withDefaults(d Question) Question {
+	q.orNode = d.Node
 	for _, field := range []struct{ own, or *string }{
-		{&q.Node, &d.Node}, {&q.From, &d.From}, {&q.To, &d.To}, {&q.Proto, &d.Proto}, {&q.Via, &d.Via},
+		{&q.From, &d.From}, {&q.To, &d.To}, {&q.Proto, &d.Proto}, {&q.Via, &d.Via},
 	} {
 		if *field.own == "" {
 			*field.own = *field.or
