@@ -261,7 +261,7 @@ func TestLargeCommitsAreCutIntoWholeRevisions(t *testing.T) {
 }
 
 func TestCheckpointAloneGivesTheSameRowsAndIDs(t *testing.T) {
-	w := shop(t, Options{MaxBatch: 3}, 20, 5)
+	w := shop(t, Options{MaxBatch: 3, Heartbeat: 2 * time.Second}, 20, 5)
 	w.pass(schemas.CheckpointInterval - 3*time.Second)
 	w.facts(goneFact(serviceFact(3))) // its ids are in quarantine when the checkpoint is written
 	w.pass(5 * time.Second)
@@ -438,6 +438,69 @@ func (w *world) beats() (beats []wire.Heartbeat) {
 		beats = append(beats, b)
 	}
 	return beats
+}
+
+// TestChurnKeepsNumbersAndMemoryFlat replaces endpoints by ones with other addresses for five minutes.
+func TestChurnKeepsNumbersAndMemoryFlat(t *testing.T) {
+	w := shop(t, Options{RecentBytes: 100_000}, 10, 10)
+	for i := range 3000 {
+		w.facts(sliceFact(i%10, i, 10, w.now))
+		w.pass(100 * time.Millisecond)
+		w.published, w.commits = nil, nil
+	}
+	w.checkConverged()
+	// 10 endpoints are replaced ten times a second, and each id rests for a minute.
+	if _, next := w.core.ids.Next(); next > 100+10*10*60+500 {
+		t.Errorf("ids have got to %d for 100 backends", next)
+	}
+	if r := w.core.recent; r.bytes > 100_000 || len(r.layers) > 3 {
+		t.Errorf("%d bytes of deltas in %d layers are kept", r.bytes, len(r.layers))
+	}
+}
+
+// TestSpoiltLogIsNoticed drops, repeats, swaps, cuts and changes records of a log: folding it must never panic,
+// and what it takes for whole must be rows that belong together.
+func TestSpoiltLogIsNoticed(t *testing.T) {
+	good := shop(t, Options{MaxMessage: 9000, MaxBatch: 5}, 30, 20)
+	for i := range 5 {
+		good.facts(sliceFact(i, 0, 25, good.now), podFact(fmt.Sprint("p", i), "n1", fmt.Sprint("10.200.0.", i+2)))
+		good.pass(time.Second)
+	}
+	rapid.Check(t, func(t *rapid.T) {
+		log := slices.Clone(good.log)
+		for range rapid.IntRange(1, 3).Draw(t, "spoils") {
+			i := rapid.IntRange(0, len(log)-1).Draw(t, "record")
+			switch r := &log[i]; rapid.IntRange(0, 4).Draw(t, "how") {
+			case 0:
+				log = slices.Delete(log, i, i+1)
+			case 1:
+				log = slices.Insert(log, i, log[i])
+			case 2:
+				j := rapid.IntRange(0, len(log)-1).Draw(t, "other")
+				log[i], log[j] = log[j], log[i]
+			case 3:
+				r.Data = r.Data[:rapid.IntRange(0, len(r.Data)).Draw(t, "length")]
+			case 4:
+				r.Data = slices.Clone(r.Data)
+				r.Data[rapid.IntRange(0, len(r.Data)-1).Draw(t, "byte")] ^= rapid.ByteRange(1, 255).Draw(t, "bits")
+			}
+		}
+		f := NewFold(0)
+		for _, r := range log {
+			_ = f.Add(r.Subject, r.Data)
+		}
+		if f.Whole() != nil {
+			f.Lose()
+		}
+		for l, held := range f.layers {
+			if held.rows.Digest() != held.at.Digest {
+				t.Fatalf("layer %s counts as whole, but has other rows than its digest", l)
+			}
+		}
+		if err := f.ids.Check(); err != nil {
+			t.Fatalf("%v; the log counts as whole", err)
+		}
+	})
 }
 
 // TestRandomHistories lets random events, pauses, slow logs and restarts happen, and holds nodes and log to a

@@ -116,9 +116,29 @@ func (c *Core) missing(r request) Answer {
 			continue
 		}
 		c.stats.SyncSnapshots++
-		parts = append(parts, part{fieldSnapshot, c.snapshots.of(l, should, c.rows(l), c.o.MaxMessage)})
+		parts = append(parts, c.snapshot(l, should)...)
 	}
 	return Answer{To: r.to, messages: func() iter.Seq[[]byte] { return replies(parts) }}
+}
+
+// snapshot answers with all rows of a layer. Of the cluster layer an older snapshot that is encoded already does
+// too, with the deltas since: when thousands of nodes start while things change, encoding must not be done for
+// each of them.
+func (c *Core) snapshot(l model.Layer, at model.Position) []part {
+	if l == model.ClusterLayer && c.snapshots.messages != nil && c.snapshots.at != at {
+		deltas, ok := c.recent.since(l, c.snapshots.at)
+		if ok && 4*bytesOf(deltas) <= bytesOf(c.snapshots.messages) {
+			return []part{{fieldSnapshot, c.snapshots.messages}, {fieldDelta, deltas}}
+		}
+	}
+	return []part{{fieldSnapshot, c.snapshots.of(l, at, c.rows(l), c.o.MaxMessage)}}
+}
+
+func bytesOf(messages [][]byte) (n int) {
+	for _, m := range messages {
+		n += len(m)
+	}
+	return n
 }
 
 // outranked returns the highest position if it is of a higher epoch than ours.

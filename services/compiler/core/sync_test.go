@@ -100,6 +100,37 @@ func TestNodeWithoutAnUsablePastGetsASnapshot(t *testing.T) {
 	}
 }
 
+func TestOlderSnapshotWithDeltasSavesEncoding(t *testing.T) {
+	w := shop(t, Options{}, 100, 20)
+	w.sync("n1", model.NodeLayer("n1"))
+	w.replies()
+	encoded := &w.core.snapshots.messages[0]
+	for i := range 3 {
+		w.facts(sliceFact(i, 0, 21, w.now))
+		w.pass(time.Second)
+	}
+	w.forget()
+	w.sync("n1", model.NodeLayer("n1"))
+	replies := w.replies()
+	if len(replies) != 4 || replies[0].GetSnapshot() == nil || replies[3].GetDelta() == nil || encoded != &w.core.snapshots.messages[0] {
+		t.Fatalf("%d replies, want the older snapshot and 3 deltas", len(replies))
+	}
+	part, err := wire.SnapshotFromProto(replies[0].GetSnapshot())
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := w.nodes[model.ClusterLayer].at
+	started := &replica{rows: model.NewTables(), at: part.Position}
+	started.rows.Apply(&model.Change{Put: part.Rows}, model.Digest{})
+	w.nodes[model.ClusterLayer] = started
+	for _, r := range replies[1:] {
+		w.hear(Message{schemas.ApplySubject("cluster"), marshal(r.GetDelta())})
+	}
+	if started.at != want {
+		t.Errorf("the node is at %v, want %v", started.at, want)
+	}
+}
+
 func TestOldDeltasAreForgotten(t *testing.T) {
 	w := shop(t, Options{RecentBytes: 1000}, 3, 1)
 	for i := range 20 {
