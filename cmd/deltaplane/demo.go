@@ -20,6 +20,7 @@ import (
 func newDemoCommand() *cobra.Command {
 	var files manifestFlags
 	var keep, noKernel bool
+	name := lab.DefaultName
 	var caller parent
 	cmd := &cobra.Command{
 		Use:   "demo [-f PATH...]",
@@ -34,7 +35,7 @@ Without root or BPF it runs the same story on maps in memory, and the reference 
   deltaplane lab down`,
 		RunE: func(cmd *cobra.Command, args []string) (err error) {
 			if keep && !caller.detached {
-				return detach(cmd, lab.DefaultName)
+				return detach(cmd, name)
 			}
 			out := caller.out(cmd)
 			defer func() { caller.release(err) }()
@@ -44,7 +45,7 @@ Without root or BPF it runs the same story on maps in memory, and the reference 
 					return err
 				}
 			}
-			d := &demo{out: out, paint: caller.paint(out), objects: objects}
+			d := &demo{out: out, paint: caller.paint(out), objects: objects, name: name}
 			if noKernel {
 				d.memory = "as asked"
 			} else if err := canUseKernel(); err != nil {
@@ -58,6 +59,7 @@ Without root or BPF it runs the same story on maps in memory, and the reference 
 	}
 	files.add(cmd)
 	caller.addFlags(cmd)
+	cmd.Flags().StringVar(&name, "name", lab.DefaultName, "name of the demo's lab, if several run on this machine")
 	cmd.Flags().BoolVar(&keep, "keep", false, "leave the lab up for status, dump, audit, lab probe; 'lab down' takes it down")
 	cmd.Flags().BoolVar(&noKernel, "no-kernel", false, "use maps in memory and the reference model, even if this kernel could be used")
 	return cmd
@@ -105,15 +107,15 @@ func (d *demo) start(ctx context.Context) error {
 	for _, e := range d.objects.SetAside {
 		d.note("set aside: %v", e)
 	}
-	if left, err := lab.ReadState(lab.DefaultName); err != nil && left.Process.PID != 0 {
+	if left, err := lab.ReadState(d.name); err != nil && left.Process.PID != 0 {
 		// An earlier run was killed before it could clean up.
-		if _, err := lab.Down(ctx, lab.DefaultName); err != nil {
+		if _, err := lab.Down(ctx, d.name); err != nil {
 			return err
 		}
 	}
 	log := slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelError}))
 	watch := d.stopwatch()
-	l, err := lab.Up(ctx, d.objects, lab.Options{Memory: d.memory != "", Log: log})
+	l, err := lab.Up(ctx, d.objects, lab.Options{Name: d.name, Memory: d.memory != "", Log: log})
 	if err != nil {
 		return err
 	}

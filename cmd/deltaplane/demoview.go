@@ -20,6 +20,7 @@ import (
 type demo struct {
 	out     io.Writer
 	paint   paint
+	name    string // the lab's
 	objects *manifest.Objects
 	keep    func(error) // lets the command end while the lab stays; nil takes the lab down
 	memory  string      // why maps are in memory; empty if they are the kernel's

@@ -10,6 +10,8 @@ import (
 	"testing"
 	"time"
 
+	corev1 "k8s.io/api/core/v1"
+
 	"github.com/deltaplane/deltaplane/internal/lab/agent"
 	"github.com/deltaplane/deltaplane/internal/lab/space"
 	"github.com/deltaplane/deltaplane/internal/manifest"
@@ -134,6 +136,34 @@ func TestPodsComeAndGo(t *testing.T) {
 	}
 	if err := l.Delete(t.Context(), more); err == nil || !strings.Contains(err.Error(), "Deployment shop/web isn't there") {
 		t.Errorf("deleting twice gives %v", err)
+	}
+}
+
+// Nodes come with their pods and go without a trace on the others.
+func TestNodesComeAndGo(t *testing.T) {
+	t.Parallel()
+	l := plainLab(t, "test-nodes", pods)
+	more := manifest.Decode("f", []byte("apiVersion: v1\nkind: Node\nmetadata: {name: node-1}\n---\napiVersion: v1\nkind: Node\nmetadata: {name: extra}\n---\n"+
+		"apiVersion: v1\nkind: Pod\nmetadata: {name: there, namespace: shop}\nspec: {nodeName: extra, containers: [{name: main, ports: [{containerPort: 80}]}]}\n"))
+	host := manifest.Decode("f", []byte(pods)).Pods[0]
+	if err := l.Delete(t.Context(), &manifest.Objects{Pods: []*corev1.Pod{host}}); err != nil {
+		t.Fatal(err)
+	}
+	if err := l.Apply(t.Context(), more); err != nil {
+		t.Fatal(err)
+	}
+	if got := probe(t, l, ProbeRequest{From: "node/node-1", To: "shop/there:80"}); got.Outcome != agent.OK {
+		t.Errorf("a pod on a new node: %+v", got)
+	}
+	if got := l.Nodes(); len(got) != 2 {
+		t.Errorf("nodes %v, want those that were applied", got)
+	}
+	more.Namespaces, more.Nodes = nil, more.Nodes[1:]
+	if err := l.Delete(t.Context(), more); err != nil {
+		t.Fatal(err)
+	}
+	if got := probe(t, l, ProbeRequest{From: "node/node-1", To: "shop/web-0:8080"}); got.Outcome != agent.OK {
+		t.Errorf("after the node has gone: %+v", got)
 	}
 }
 

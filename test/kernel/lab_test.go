@@ -148,3 +148,23 @@ func everyoneReaches(t *testing.T, c cli) {
 		}
 	}
 }
+
+// The demo tells its whole story, with the kernel and without, and leaves nothing behind.
+func TestDemoFailsNoConnection(t *testing.T) {
+	testkit.NeedKernel(t)
+	c := buildAll(t)
+	for name, args := range map[string][]string{"kernel": nil, "memory": {"--no-kernel"}} {
+		t.Run(name, func(t *testing.T) {
+			lab := "test-demo-" + name
+			out := c.run(t, append([]string{"demo", "--name", lab}, args...)...)
+			for _, want := range []string{" connections, 0 failed", "nodes converged with equal digests    yes", "refused at once", "no_backend"} {
+				if !strings.Contains(out, want) {
+					t.Errorf("the story has no %q:\n%s", want, out)
+				}
+			}
+			if _, err := os.Stat("/run/deltaplane/" + lab); !os.IsNotExist(err) {
+				t.Errorf("the demo left something behind: %v", err)
+			}
+		})
+	}
+}

@@ -3,7 +3,7 @@
 // Package server answers for lab pods: on each port one line that names the pod and the client it sees, so that a
 // client learns where it has got to and as whom.
 //
-// It promises that a client that says nothing gets its line within some 20 ms and the end of the connection after a
+// It promises that a client that says nothing gets its line within half a second and the end of the connection after a
 // second, that a client that goes on talking keeps its connection, and that one TCP port speaks both this and HTTP.
 package server
 
