@@ -7,6 +7,7 @@ import (
 	"flag"
 	"fmt"
 	"math/rand/v2"
+	"slices"
 	"testing"
 	"time"
 
@@ -37,10 +38,12 @@ func TestProgramsAgreeWithTheModel(t *testing.T) {
 	for i := range *runsFlag {
 		rng := rand.New(rand.NewPCG(seed, uint64(i)))
 		steps := *stepsFlag
-		choose := func(n int) int { return rng.IntN(n) }
+		var made []int
+		choose := func(n int) int { made = append(made, rng.IntN(n)); return made[len(made)-1] }
 		more := func() bool { steps--; return steps >= 0 }
-		if !differential(t, kernel, choose, more, &total) {
-			t.Fatalf("world %d of seed %d", i, seed)
+		if err := differential(t, kernel, choose, more, &total); err != nil {
+			err = shrink(made, err, func(choices []int) error { return replay(t, kernel, choices) })
+			t.Fatalf("world %d of seed %d: %v", i, seed, err)
 		}
 	}
 	t.Logf("%d packets: %s", total.packets(), total)
@@ -55,16 +58,44 @@ func FuzzProgramsAgreeWithTheModel(f *testing.F) {
 	f.Add([]byte("any bytes make a world and the packets in it, one choice a byte, until they are used up"))
 	kernel := newKernelNode(f)
 	f.Fuzz(func(t *testing.T, choices []byte) {
-		choose := func(n int) int {
-			if len(choices) == 0 {
-				return 0
-			}
-			c := int(choices[0]) % n
-			choices = choices[1:]
-			return c
+		if err := replay(t, kernel, choices); err != nil {
+			t.Error(err)
 		}
-		differential(t, kernel, choose, func() bool { return len(choices) > 0 }, &tally{})
 	})
+}
+
+// replay runs the world that choices make, as far as they reach.
+func replay[C byte | int](t *testing.T, kernel *kernelnode.Node, choices []C) error {
+	t.Helper()
+	choose := func(n int) int {
+		if len(choices) == 0 {
+			return 0
+		}
+		c := int(choices[0]) % n
+		choices = choices[1:]
+		return c
+	}
+	return differential(t, kernel, choose, func() bool { return len(choices) > 0 }, &tally{})
+}
+
+// shrinkReplays bounds the time that a failure takes to become small.
+const shrinkReplays = 3000
+
+// shrink leaves out choices, many at first and then single ones, as long as the world that is left still fails, and
+// returns how the smallest fails.
+func shrink(choices []int, err error, run func([]int) error) error {
+	replays := 0
+	for size := len(choices) / 2; size > 0; size /= 2 {
+		for at := 0; at+size <= len(choices) && replays < shrinkReplays; replays++ {
+			fewer := slices.Concat(choices[:at], choices[at+size:])
+			if smaller := run(fewer); smaller != nil {
+				choices, err = fewer, smaller
+			} else {
+				at += size
+			}
+		}
+	}
+	return err
 }
 
 func newKernelNode(t testing.TB) *kernelnode.Node {
@@ -98,8 +129,8 @@ type judge struct {
 	told   []string // the last steps, for people
 }
 
-// differential runs one world. It reports false after the first disagreement, having told all about it.
-func differential(t *testing.T, kernel *kernelnode.Node, choose func(int) int, more func() bool, total *tally) bool {
+// differential runs one world up to the first disagreement, and tells all about that.
+func differential(t *testing.T, kernel *kernelnode.Node, choose func(int) int, more func() bool, total *tally) error {
 	t.Helper()
 	if err := kernel.Reset(); err != nil {
 		t.Fatal(err)
@@ -114,11 +145,10 @@ func differential(t *testing.T, kernel *kernelnode.Node, choose func(int) int, m
 			err = j.packet(w.packet())
 		}
 		if err != nil {
-			t.Errorf("%v\nthe tables:\n%s\nthe last steps:\n%s", err, w, j.history())
-			return false
+			return fmt.Errorf("%w\nthe tables:\n%s\nthe last steps:\n%s", err, w, j.history())
 		}
 	}
-	return true
+	return nil
 }
 
 func (j *judge) change(w *world) error {
