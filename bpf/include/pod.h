@@ -8,6 +8,7 @@
 
 #include "drop.h"
 #include "flow.h"
+#include "icmp.h"
 #include "maps.h"
 #include "operate.h"
 #include "packet.h"
@@ -117,7 +118,9 @@ static __always_inline int pod_gets(struct __sk_buff *skb)
 	struct packet p = {};
 	struct flow *flow;
 
-	if (!read_packet(skb, &p) || p.reason)
+	if (!read_packet(skb, &p))
+		return error_to_pod(skb);
+	if (p.reason)
 		return PASS;
 	p.tuple.reverse = 1;
 	flow = look_up(&flows_v1, &p.tuple);

@@ -11,7 +11,8 @@
  *   set has backends? ── no ──► RST or ICMP port unreachable to the pod
  *   pick one, begin a flow, translate, pass
  *
- * to_pod, what the pod gets: a known reverse flow's packets are given the Service's address.
+ * to_pod, what the pod gets: a known reverse flow's packets are given the Service's address, and an
+ * ICMP error about a known flow quotes what the pod sent.
  *
  * Lookups: no Service 2 (a SYN 3), known TCP flow 1, known UDP flow 3, new flow 7 and 2 writes,
  * refused 5, reply 1, no reply 1. A test counts them.

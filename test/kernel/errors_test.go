@@ -1,0 +1,143 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package kernel
+
+import (
+	"fmt"
+	"io"
+	"net"
+	"net/netip"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/gopacket/gopacket"
+	"github.com/gopacket/gopacket/layers"
+
+	"github.com/deltaplane/deltaplane/bpf"
+	"github.com/deltaplane/deltaplane/internal/model"
+)
+
+// icmpError returns an error from a router or a host that quotes a packet, Ethernet header first.
+func icmpError(t testing.TB, from, to string, kind uint8, quote []byte) []byte {
+	t.Helper()
+	source, destination := netip.MustParseAddr(from), netip.MustParseAddr(to)
+	eth := &layers.Ethernet{SrcMAC: make([]byte, 6), DstMAC: make([]byte, 6), EthernetType: layers.EthernetTypeIPv4}
+	var stack []gopacket.SerializableLayer
+	if source.Is4() {
+		ip := &layers.IPv4{Version: 4, TTL: 64, Protocol: layers.IPProtocolICMPv4, SrcIP: source.AsSlice(), DstIP: destination.AsSlice()}
+		stack = append(stack, eth, ip, &layers.ICMPv4{TypeCode: layers.CreateICMPv4TypeCode(kind, 4), Seq: 1400})
+	} else {
+		eth.EthernetType = layers.EthernetTypeIPv6
+		ip := &layers.IPv6{Version: 6, HopLimit: 64, NextHeader: layers.IPProtocolICMPv6, SrcIP: source.AsSlice(), DstIP: destination.AsSlice()}
+		icmp := &layers.ICMPv6{TypeCode: layers.CreateICMPv6TypeCode(kind, 0)}
+		check(t, icmp.SetNetworkLayerForChecksum(ip))
+		stack = append(stack, eth, ip, icmp)
+		quote = append([]byte{0, 0, 5, 120}, quote...) // MTU 1400
+	}
+	buffer := gopacket.NewSerializeBuffer()
+	options := gopacket.SerializeOptions{FixLengths: true, ComputeChecksums: true}
+	check(t, gopacket.SerializeLayers(buffer, options, append(stack, gopacket.Payload(quote))...))
+	return buffer.Bytes()
+}
+
+func TestErrorsQuoteWhatTheClientSent(t *testing.T) {
+	for _, c := range []struct {
+		client, service, backend, router string
+		kinds                            []uint8
+		shortest                         int // what a quote has at least: the IP header and eight bytes
+	}{
+		{"10.1.0.9:40000", "10.96.0.1:80", "10.1.0.1", "10.1.0.254", []uint8{3, 11, 12}, 28},
+		{"[fd00:1::9]:40000", "[fd00:96::1]:80", "fd00:1::1", "fd00:1::fe", []uint8{1, 2, 3, 4}, 48},
+	} {
+		for _, sent := range []segment{{syn: true}, {udp: true, payload: 40}, {udp: true, payload: 40, noUDPChecksum: c.shortest == 28}} {
+			sent.from, sent.to = c.client, c.service
+			protocol := model.TCP
+			if sent.udp {
+				protocol = model.UDP
+			}
+			plane := newPlane(t, oneService(protocol)...)
+			original := sent.frame(t)
+			_, translated, err := plane.RunFromPod(original, 0)
+			check(t, err)
+			client, service := netip.MustParseAddrPort(c.client).Addr().String(), netip.MustParseAddrPort(c.service).Addr().String()
+			for _, kind := range c.kinds {
+				for _, length := range []int{c.shortest, c.shortest + 8, c.shortest + 10, len(original) - 14} {
+					for from, seenFrom := range map[string]string{c.router: c.router, c.backend: service} {
+						packet := icmpError(t, from, client, kind, translated[14:14+length])
+						verdict, out, err := plane.RunToPod(packet, 0)
+						check(t, err)
+						got := decode(t, out)
+						if verdict != bpf.Pass || got.from != seenFrom || got.to != client {
+							t.Errorf("%v, %s → %s, want %s → %s", verdict, got.from, got.to, seenFrom, client)
+						}
+						quote := out[len(packet)-length:]
+						want := original[14 : 14+length]
+						if diff := cmp.Diff(want, quote[:length]); diff != "" {
+							t.Errorf("type %d of %s, %d bytes quoted: %s", kind, from, length, diff)
+						}
+					}
+				}
+			}
+		}
+	}
+}
+
+func TestOtherICMPPassesUntouched(t *testing.T) {
+	plane := newPlane(t, oneService(model.TCP)...)
+	_, flow, err := plane.RunFromPod(segment{from: "10.1.0.9:40000", to: "10.96.0.1:80", syn: true}.frame(t), 0)
+	check(t, err)
+	for name, packet := range map[string][]byte{
+		"an echo":                         icmpError(t, "10.1.0.1", "10.1.0.9", 8, flow[14:]),
+		"an error of no flow":             icmpError(t, "10.1.0.1", "10.1.0.9", 3, segment{from: "10.1.0.9:4", to: "10.1.0.1:8080"}.frame(t)[14:]),
+		"an error that quotes too little": icmpError(t, "10.1.0.1", "10.1.0.9", 3, flow[14:14+20]),
+		"an error that quotes ICMP":       icmpError(t, "10.1.0.1", "10.1.0.9", 3, icmpError(t, "10.1.0.9", "10.1.0.1", 8, nil)[14:]),
+		"a neighbour's":                   icmpError(t, "fd00::1", "fd00::2", 135, make([]byte, 20)),
+	} {
+		verdict, out, err := plane.RunToPod(packet, 0)
+		check(t, err)
+		if diff := cmp.Diff(packet, out); verdict != bpf.Pass || diff != "" {
+			t.Errorf("%s: %v %s", name, verdict, diff)
+		}
+	}
+}
+
+// TestPathMTUIsDiscoveredThroughServices has a link on the way that takes less than both ends think.
+func TestPathMTUIsDiscoveredThroughServices(t *testing.T) {
+	f := newFabric(t, bpf.Options{})
+	f.putServices(t)
+	setMTU(t, f.node, "backend", 1400)
+	data := make([]byte, 256<<10)
+	for service, pod := range map[string]string{service4: backend4 + ":8080", service6: "[" + backend6 + "]:8080"} {
+		var listener net.Listener
+		f.backend.Do(t, func() {
+			l, err := net.Listen("tcp", pod)
+			check(t, err)
+			listener = l
+		})
+		arrived := make(chan string, 1)
+		go func() {
+			conn, err := listener.Accept()
+			if err != nil {
+				arrived <- err.Error()
+				return
+			}
+			defer conn.Close()
+			conn.SetDeadline(time.Now().Add(10 * time.Second))
+			n, err := io.Copy(io.Discard, conn)
+			arrived <- fmt.Sprint(n, err)
+		}()
+		f.client.Do(t, func() {
+			conn, err := net.Dial("tcp", service)
+			check(t, err)
+			conn.SetDeadline(time.Now().Add(10 * time.Second))
+			_, err = conn.Write(data)
+			check(t, err)
+			check(t, conn.Close())
+		})
+		if got, want := <-arrived, fmt.Sprint(len(data), nil); got != want {
+			t.Errorf("to %s arrived %s, want %s", service, got, want)
+		}
+		listener.Close()
+	}
+}
