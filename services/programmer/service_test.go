@@ -524,7 +524,8 @@ func TestPodsInterfacesAreAttachedAsTheyComeAndDetachedAsTheyGo(t *testing.T) {
 	routes := map[netip.Addr]int{netip.MustParseAddr("10.1.0.1"): 3, netip.MustParseAddr("fd00::1"): 3}
 	p.routes = func() (map[netip.Addr]int, error) { return routes, nil }
 	wanted := []model.Endpoint{
-		{Addr: netip.MustParseAddr("10.1.0.1"), Pod: "shop/web-1"}, {Addr: netip.MustParseAddr("fd00::1"), Pod: "shop/web-1"},
+		{Addr: netip.MustParseAddr("10.1.0.1"), Pod: "shop/web-1"},
+		{Addr: netip.MustParseAddr("fd00::1"), Pod: "shop/web-1"},
 		{Addr: netip.MustParseAddr("10.1.0.2"), Pod: "shop/web-2"},
 	}
 	now := time.Unix(1, 0)

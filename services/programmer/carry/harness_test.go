@@ -105,6 +105,7 @@ type node struct {
 }
 
 func start(t testing.TB, c *compiler, m maps.Maps, capacities ...plan.Capacities) *node {
+	t.Helper()
 	n := &node{t: t, compiler: c, maps: m, now: time.Unix(1_000_000, 0)}
 	config := core.Config{Node: "a", Seed: 7}
 	if len(capacities) > 0 {

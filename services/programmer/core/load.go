@@ -130,17 +130,16 @@ func few(texts []string) string {
 	return strings.Join(texts, "; ")
 }
 
-// transact plans changes and gives out the writes. It says whether they were taken.
-func (c *Core) transact(t *transaction, changes ...plan.LayerChange) bool {
+// transact plans changes and gives out the writes, if they are taken.
+func (c *Core) transact(t *transaction, changes ...plan.LayerChange) {
 	p, err := c.state.Apply(c.config.Capacities, changes...)
 	if err != nil {
 		c.refused(t, err)
-		return false
+		return
 	}
 	t.writes = p.Writes()
 	c.pending = t
 	c.do(Transact{Phases: p.Phases})
-	return true
 }
 
 // refused keeps what was there and says why. What doesn't fit may fit later; rows or a digest that can't be right are

@@ -36,6 +36,7 @@ func TestFaultyThatNeverFailsKeepsTheContract(t *testing.T) {
 func TestKernelKeepsTheContract(t *testing.T) {
 	testkit.NeedKernel(t)
 	contract(t, func(t *testing.T) Maps {
+		t.Helper()
 		k, err := NewKernel(newPlane(t))
 		if err != nil {
 			t.Fatal(err)
@@ -51,6 +52,7 @@ type plane struct {
 }
 
 func newPlane(t testing.TB) *plane {
+	t.Helper()
 	p := &plane{positions: map[model.LayerKind]model.Position{}}
 	for i, layout := range abi.Layouts {
 		m, err := ebpf.NewMap(&ebpf.MapSpec{
@@ -105,6 +107,7 @@ func contents(t *testing.T, from Maps, m abi.Map) map[uint32]uint32 {
 }
 
 func contract(t *testing.T, open func(*testing.T) Maps) {
+	t.Helper()
 	for which := range abi.MapCount {
 		t.Run("a written entry is read, replaced and deleted in "+which.String(), func(t *testing.T) {
 			m := open(t)

@@ -23,9 +23,9 @@ type arena struct{ free []byte }
 type scratch struct{ buffer [512]byte }
 
 // arena returns an empty one, in the same memory as the last.
-func (s *scratch) arena() *arena {
-	clear(s.buffer[:])
-	return &arena{free: s.buffer[:]}
+func (sc *scratch) arena() *arena {
+	clear(sc.buffer[:])
+	return &arena{free: sc.buffer[:]}
 }
 
 func (a *arena) take(n int) []byte {
@@ -110,7 +110,7 @@ const (
 // The decoders accept exactly what the encoders make: an entry with a foreign layer, a padding byte set or an
 // IPv4-mapped address where there should be none does not come from this program.
 
-func (s *scratch) decodeFrontend(key, value []byte) (model.Frontend, model.LayerKind, error) {
+func (sc *scratch) decodeFrontend(key, value []byte) (model.Frontend, model.LayerKind, error) {
 	f := model.Frontend{
 		FrontendKey: model.FrontendKey{
 			Addr: abi.Addr([16]byte(key)), Port: binary.BigEndian.Uint16(key[16:]), Protocol: model.Protocol(key[18]),
@@ -118,7 +118,7 @@ func (s *scratch) decodeFrontend(key, value []byte) (model.Frontend, model.Layer
 		Set: model.SetID(binary.NativeEndian.Uint32(value)), Kind: model.FrontendKind(value[4]),
 	}
 	kind := model.LayerKind(value[5])
-	a := s.arena()
+	a := sc.arena()
 	return f, kind, same(kind, key, a.frontendKey(f.FrontendKey), value, a.frontend(f, kind))
 }
 
@@ -149,10 +149,10 @@ func (*scratch) decodeBackend(key, value []byte) (model.Backend, model.LayerKind
 	return b, kind, same(kind, nil, nil, nil, nil)
 }
 
-func (s *scratch) decodeEndpoint(key, value []byte) (model.Endpoint, model.LayerKind, error) {
+func (sc *scratch) decodeEndpoint(key, value []byte) (model.Endpoint, model.LayerKind, error) {
 	e := model.Endpoint{Addr: abi.Addr([16]byte(key)), Pod: abi.Text(value[4:])}
 	kind := model.LayerKind(value[0])
-	a := s.arena()
+	a := sc.arena()
 	return e, kind, same(kind, nil, nil, value, a.endpoint(e, kind))
 }
 

@@ -90,7 +90,8 @@ func TestWhatDoesNotFitIsRefusedWholeAndByName(t *testing.T) {
 		want       string
 	}{
 		{
-			"backends", plan.Capacities{abi.Backends: 4},
+			"backends",
+			plan.Capacities{abi.Backends: 4},
 			&model.Change{Put: model.Rows{
 				Backends: []model.Backend{backend(8, 1, 8), backend(9, 1, 9)},
 				Members:  []model.Member{{Set: 1, Backend: 8}, {Set: 1, Backend: 9}},
@@ -98,15 +99,20 @@ func TestWhatDoesNotFitIsRefusedWholeAndByName(t *testing.T) {
 			"map backends_v1 has 3 of 4 entries in use and the change needs 2 more, such as backend 9 (10.1.0.9 port 8080, state 1) of shop/s1:80",
 		},
 		{
-			"sets", plan.Capacities{abi.Sets: 1}, &model.Change{Put: model.Rows{Sets: []model.BackendSet{set(2, 2)}}},
+			"sets",
+			plan.Capacities{abi.Sets: 1},
+			&model.Change{Put: model.Rows{Sets: []model.BackendSet{set(2, 2)}}},
 			"map sets_v1 has 1 of 1 entries in use and the change needs 1 more, such as set 2 (shop/s2:80)",
 		},
 		{
-			"frontends", plan.Capacities{abi.Frontends: 1}, &model.Change{Put: model.Rows{Frontends: []model.Frontend{frontend(7, 1)}}},
+			"frontends",
+			plan.Capacities{abi.Frontends: 1},
+			&model.Change{Put: model.Rows{Frontends: []model.Frontend{frontend(7, 1)}}},
 			"map frontends_v1 has 1 of 1 entries in use and the change needs 1 more, such as frontend 10.96.0.7:80/TCP → set 1 (shop/s1:80)",
 		},
 		{
-			"room for old and new side by side", plan.Capacities{abi.Backends: 3},
+			"room for old and new side by side",
+			plan.Capacities{abi.Backends: 3},
 			&model.Change{Put: addition(9, 9).Put, Remove: removal(1).Remove},
 			"map backends_v1 has 3 of 3 entries in use and the change needs 1 more",
 		},

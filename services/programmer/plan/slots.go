@@ -19,12 +19,12 @@ func rearrange(now []model.BackendID, leaves func(model.BackendID) bool, newcome
 			holes = append(holes, i)
 		}
 	}
-	filled := min(len(holes), len(newcomers))
-	for i, b := range newcomers[:filled] {
+	taken := min(len(holes), len(newcomers))
+	for i, b := range newcomers[:taken] {
 		next[holes[i]] = b
 	}
-	next = append(next, newcomers[filled:]...)
-	holes = holes[filled:]
+	next = append(next, newcomers[taken:]...)
+	holes = holes[taken:]
 	for len(holes) > 0 {
 		last := len(next) - 1
 		if holes[len(holes)-1] == last {
@@ -84,7 +84,7 @@ func (t *transaction) linkSet(id model.SetID, m *moves) {
 	t.slotsBefore[id] = now
 	t.wasRead[id] = t.frontendsOf[id] > 0
 	if _, kind := t.set(id); kind == 0 {
-		t.left = append(t.left, real(now)...)
+		t.left = append(t.left, filled(now)...)
 		delete(t.slots, id)
 		return
 	}
@@ -130,13 +130,13 @@ func (t *transaction) linkCarefully(id model.SetID, now, join []model.BackendID)
 		seen[b] = true
 		return leaves
 	}, newcomers)
-	t.left = append(t.left, real(now)...)
+	t.left = append(t.left, filled(now)...)
 	t.joined = append(t.joined, next...)
 	return next
 }
 
-// real returns the slots that are not empty.
-func real(slots []model.BackendID) []model.BackendID {
+// filled returns the slots that are not empty.
+func filled(slots []model.BackendID) []model.BackendID {
 	return slices.DeleteFunc(slices.Clone(slots), func(b model.BackendID) bool { return b == 0 })
 }
 

@@ -53,6 +53,7 @@ func encode(t *testing.T, m proto.Message) []byte {
 
 // take puts replies into an answer and returns what they bring, until an error.
 func take(t *testing.T, replies []*schemas.SyncReply) (inputs []core.Input, more bool, err error) {
+	t.Helper()
 	var a Answer
 	for _, r := range replies {
 		var in core.Input
