@@ -18,8 +18,8 @@ import (
 // How long a connection waits.
 const (
 	sniffTime  = 500 * time.Millisecond // for a client that may speak HTTP, on a machine that may be busy
-	silentTime = time.Second           // for a client that has said nothing at all
-	idleTime   = 10 * time.Minute      // for a client that has talked before
+	silentTime = time.Second            // for a client that has said nothing at all
+	idleTime   = 10 * time.Minute       // for a client that has talked before
 )
 
 func (s *Server) accept(listener net.Listener) {
