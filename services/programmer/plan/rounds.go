@@ -28,8 +28,9 @@ func (t *transaction) phases(capacities Capacities) ([]Phase, error) {
 	return append(phases, more...), err
 }
 
-// standIns are temporary ids for sets and backends whose id means something else after the change. They are far
-// above those that the compiler gives out, which are the lowest free ones.
+// standIns are temporary ids for sets and backends whose id means something else after the change, and for all
+// backends of such a set, since programs check that a backend is of the set that led to it. They are far above those
+// that the compiler gives out, which are the lowest free ones.
 type standIns struct {
 	sets     map[model.SetID]model.SetID
 	backends map[model.BackendID]model.BackendID
@@ -40,8 +41,8 @@ const firstStandIn = 1 << 31
 func (s *standIns) none() bool { return len(s.sets)+len(s.backends) == 0 }
 
 func (t *transaction) standIns() *standIns {
-	swap := &standIns{map[model.SetID]model.SetID{}, map[model.BackendID]model.BackendID{}}
-	freeSet, freeBackend := model.SetID(firstStandIn), model.BackendID(firstStandIn)
+	swap := &standIns{sets: map[model.SetID]model.SetID{}, backends: map[model.BackendID]model.BackendID{}}
+	freeSet := model.SetID(firstStandIn)
 	for id, before := range t.setsBefore {
 		now, kind := t.State.set(id)
 		if kind == 0 || now.SetKey == before.row.SetKey || !t.wasRead[id] {
@@ -53,6 +54,24 @@ func (t *transaction) standIns() *standIns {
 		swap.sets[id] = freeSet
 		freeSet++
 	}
+	freeBackend := model.BackendID(firstStandIn)
+	for id := range t.reusedBackends(swap) {
+		for t.backendTaken(freeBackend) {
+			freeBackend++
+		}
+		swap.backends[id] = freeBackend
+		freeBackend++
+	}
+	return swap
+}
+
+func (t *transaction) reusedBackends(swap *standIns) map[model.BackendID]struct{} {
+	reused := map[model.BackendID]struct{}{}
+	for id := range swap.sets {
+		for _, b := range t.slots[id] {
+			reused[b] = struct{}{}
+		}
+	}
 	var moved map[model.BackendID]bool
 	for id, before := range t.backendsBefore {
 		now, kind := t.State.backend(id)
@@ -62,16 +81,12 @@ func (t *transaction) standIns() *standIns {
 		if moved == nil {
 			moved = t.moved()
 		}
-		if _, reused := swap.sets[now.Set]; now.Set == before.row.Set && !reused && !moved[id] {
-			continue // another address in the same place: one write is the switch
+		// Another address in the same place is one write, and that is the switch.
+		if now.Set != before.row.Set || moved[id] {
+			reused[id] = struct{}{}
 		}
-		for t.backendTaken(freeBackend) {
-			freeBackend++
-		}
-		swap.backends[id] = freeBackend
-		freeBackend++
 	}
-	return swap
+	return reused
 }
 
 // moved returns the backends that get or lose a slot.
@@ -118,14 +133,23 @@ func (r *round) leave(swap *standIns) {
 			r.set(id, r.setBefore(id), swap.set(r.setNow(id)))
 		}
 	}
+	put := map[model.BackendID]bool{} // of those with stand-ins
 	for _, kind := range kinds {
 		for _, b := range r.changes[kind].Put.Backends {
-			if other, reused := swap.backends[b.ID]; reused {
-				r.backend(b.ID, r.backendBefore(b.ID), backend{})
-				b.ID = other
+			if swap.reuses(b.ID) {
+				put[b.ID] = true
+			} else {
+				r.backend(b.ID, r.backendBefore(b.ID), backend{row: b, kind: kind})
 			}
-			r.backend(b.ID, r.backendBefore(b.ID), backend{row: b, kind: kind})
 		}
+	}
+	for _, id := range slices.Sorted(maps.Keys(swap.backends)) {
+		before, now := r.backendBefore(id), r.backendNow(id)
+		if before.kind == 0 && !put[id] {
+			before = now
+		}
+		r.backend(id, before, backend{})
+		r.backend(swap.backends[id], backend{}, swap.backend(now))
 	}
 	for _, id := range slices.Sorted(maps.Keys(r.backendsBefore)) {
 		if _, kind := r.State.backend(id); kind == 0 {
@@ -150,11 +174,10 @@ func (r *round) arrive(swap *standIns) {
 			r.set(id, before, now)
 		}
 	}
-	for id, other := range swap.backends {
-		row, kind := r.State.backend(id)
-		r.backend(id, backend{}, backend{row: row, kind: kind})
-		row.ID = other
-		r.backend(other, backend{row: row, kind: kind}, backend{})
+	for _, id := range slices.Sorted(maps.Keys(swap.backends)) {
+		now := r.backendNow(id)
+		r.backend(id, backend{}, now)
+		r.backend(swap.backends[id], swap.backend(now), backend{})
 	}
 }
 
@@ -163,6 +186,14 @@ func (s *standIns) frontend(f frontend) frontend {
 		f.row.Set = other
 	}
 	return f
+}
+
+func (s *standIns) backend(b backend) backend {
+	b.row.ID = s.backends[b.row.ID]
+	if other, reused := s.sets[b.row.Set]; reused {
+		b.row.Set = other
+	}
+	return b
 }
 
 func (s *standIns) set(of set) set {
@@ -265,6 +296,11 @@ func (t *transaction) setNow(id model.SetID) set {
 func (t *transaction) backendBefore(id model.BackendID) backend {
 	w := t.backendsBefore[id]
 	return backend{row: w.row, kind: w.kind, read: t.wasLinked[id]}
+}
+
+func (t *transaction) backendNow(id model.BackendID) backend {
+	row, kind := t.State.backend(id)
+	return backend{row: row, kind: kind, read: true}
 }
 
 func (r *round) endpoints() {

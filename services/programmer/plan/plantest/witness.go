@@ -229,7 +229,7 @@ func (w *Witness) next(r reader) []reader {
 		}
 		var id uint32
 		must(abi.Decode(value, &id))
-		return []reader{{frontend: r.frontend, at: 3, backend: id}}
+		return []reader{{frontend: r.frontend, at: 3, set: r.set, backend: id}}
 	}
 	value, found := w.Lookup(abi.Backends, abi.Encode(r.backend))
 	if !found {
@@ -238,6 +238,11 @@ func (w *Witness) next(r reader) []reader {
 	}
 	var b abi.Backend
 	must(abi.Decode(value, &b))
+	if b.Set != r.set {
+		// What programs take for a slot that was used again: bpf/include/service.h.
+		w.broken(r, "backend %d is of set %d, and set %d led to it", r.backend, b.Set, r.set)
+		return nil
+	}
 	w.end(r.frontend, to(abi.Addr(b.Addr), abi.HostPort(b.Port)))
 	return nil
 }
