@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -129,7 +130,7 @@ func (c *cluster) hearEvent(m bus.Message) {
 func (c *cluster) heard() []model.Delta {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return c.deltas[:len(c.deltas):len(c.deltas)]
+	return slices.Clip(c.deltas)
 }
 
 func (c *cluster) event(kind string) *schemas.Event {

@@ -166,7 +166,8 @@ func (t *term) work(ctx context.Context) error {
 	defer timer.Stop()
 	for {
 		timer.Reset(time.Until(t.core.Next()))
-		begun, err := time.Now(), error(nil)
+		var err error
+		begun := time.Now()
 		select {
 		case <-ctx.Done():
 			return context.Cause(ctx)

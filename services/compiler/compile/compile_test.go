@@ -130,20 +130,23 @@ func TestServiceRules(t *testing.T) {
 	}{
 		{
 			"without slices there is a frontend with an empty set, so that clients are refused",
-			[]*schemas.Fact{web("10.96.0.1")}, frontends,
+			[]*schemas.Fact{web("10.96.0.1")},
+			frontends,
 		},
 		{"a headless service has no rows", []*schemas.Fact{web()}, nil},
 		{
 			"a service of another proxy has no rows",
 			[]*schemas.Fact{serviceFact("web", &schemas.Service{
 				ClusterIps: ips("10.96.0.1"), Ports: ports(port("", model.TCP, 80)), ProxyName: "other",
-			})}, nil,
+			})},
+			nil,
 		},
 		{
 			"an ExternalName service has no rows",
 			[]*schemas.Fact{serviceFact("web", &schemas.Service{
 				ClusterIps: ips("10.96.0.1"), Ports: ports(port("", model.TCP, 80)), Type: "ExternalName",
-			})}, nil,
+			})},
+			nil,
 		},
 		{"a slice of a service that doesn't exist has no rows", []*schemas.Fact{
 			sliceFact("a", "missing", endpoints(model.IPv4, http, endpoint("10.1.0.1", "ready"))),
@@ -225,7 +228,8 @@ func TestServiceRules(t *testing.T) {
 			"slices of the other family are not used",
 			[]*schemas.Fact{
 				web("10.96.0.1"), sliceFact("a", "web", endpoints(model.IPv6, http, endpoint("fd00::1", "ready"))),
-			}, frontends,
+			},
+			frontends,
 		},
 		{
 			"dual stack has a set for each family",

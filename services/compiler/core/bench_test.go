@@ -10,7 +10,6 @@ import (
 
 	"google.golang.org/protobuf/proto"
 
-	"github.com/deltaplane/deltaplane/internal/model"
 	"github.com/deltaplane/deltaplane/schemas"
 )
 
@@ -20,8 +19,7 @@ func BenchmarkMillionEndpoints(b *testing.B) {
 	for b.Loop() {
 		begun := time.Now()
 		before := heap()
-		w := &world{t: b, now: start, nodes: map[model.Layer]*replica{}}
-		w.core = New(Options{}, NewFold(0), 1, w.now)
+		w := newWorld(b, Options{})
 		for i := range 10_000 {
 			w.core.Facts(w.now, uint64(i), largeFacts(i, 100)...)
 		}
@@ -52,8 +50,7 @@ func BenchmarkMillionEndpoints(b *testing.B) {
 
 // BenchmarkOneEndpointOfAMillion changes one endpoint there, from the fact to the delta.
 func BenchmarkOneEndpointAmong10000Services(b *testing.B) {
-	w := &world{t: b, now: start, nodes: map[model.Layer]*replica{}}
-	w.core = New(Options{}, NewFold(0), 1, w.now)
+	w := newWorld(b, Options{})
 	for i := range 10_000 {
 		w.core.Facts(w.now, uint64(i), largeFacts(i, 20)...)
 	}

@@ -236,7 +236,7 @@ func (c *Core) Appended(now time.Time) (out Output) {
 	waiting := c.waiting
 	c.waiting = nil
 	for _, r := range waiting {
-		out.Add(c.answer(now, r))
+		out.Add(c.answer(r))
 	}
 	out.Add(c.step(now))
 	return out

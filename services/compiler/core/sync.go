@@ -56,11 +56,11 @@ func (c *Core) Sync(now time.Time, to any, data []byte) Output {
 		c.stats.SyncRefused++
 		return refuse(to, fmt.Sprintf("node %s asks too often: ask again in %s", node, wait.Round(time.Millisecond)))
 	}
-	return c.answer(now, request{to: to, node: node, positions: positions})
+	return c.answer(request{to: to, node: node, positions: positions})
 }
 
 // Dump answers a DumpRequest with the rows that a node should have.
-func (c *Core) Dump(now time.Time, to any, data []byte) Output {
+func (c *Core) Dump(_ time.Time, to any, data []byte) Output {
 	var m schemas.DumpRequest
 	err := wire.Unmarshal(data, &m)
 	if err == nil {
@@ -69,10 +69,10 @@ func (c *Core) Dump(now time.Time, to any, data []byte) Output {
 	if err != nil {
 		return Output{Answers: []Answer{refusedDump(to, err.Error())}}
 	}
-	return c.answer(now, request{to: to, node: m.GetNode(), dump: true})
+	return c.answer(request{to: to, node: m.GetNode(), dump: true})
 }
 
-func (c *Core) answer(now time.Time, r request) Output {
+func (c *Core) answer(r request) Output {
 	switch {
 	case len(c.appending) > 0 && len(c.waiting) < maxWaiting:
 		c.waiting = append(c.waiting, r)

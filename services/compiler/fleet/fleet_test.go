@@ -92,9 +92,9 @@ func TestLatenciesAreThoseOfTheLastDeltas(t *testing.T) {
 
 func TestOlderReportDoesNotReplaceANewerOne(t *testing.T) {
 	f := New()
-	for _, sent := range []time.Duration{2, 1} {
-		r := report("n1", model.Position{Revision: model.Revision(sent)}, model.Position{})
-		r.Sent = timestamppb.New(start.Add(sent * time.Second))
+	for _, revision := range []model.Revision{2, 1} {
+		r := report("n1", model.Position{Revision: revision}, model.Position{})
+		r.Sent = timestamppb.New(start.Add(time.Duration(revision) * time.Second))
 		if err := f.Report(r, start); err != nil {
 			t.Fatal(err)
 		}

@@ -2,7 +2,10 @@
 
 package ids
 
-import "math/bits"
+import (
+	"math/bits"
+	"slices"
+)
 
 // bitmap is a set of numbers that finds the lowest one missing in some six steps, whatever its size: a tree in
 // which a bit of one level says that the word below it is full.
@@ -44,12 +47,12 @@ func (b *bitmap) clear(n uint32) {
 // lowestClear returns the lowest number that is not in the set.
 func (b *bitmap) lowestClear() uint32 {
 	n := uint32(0)
-	for level := len(b.levels) - 1; level >= 0; level-- {
-		if int(n) >= len(b.levels[level]) {
+	for _, words := range slices.Backward(b.levels) {
+		if int(n) >= len(words) {
 			n *= 64 // below this nothing was ever set
 			continue
 		}
-		n = n*64 + uint32(bits.TrailingZeros64(^b.levels[level][n]))
+		n = n*64 + uint32(bits.TrailingZeros64(^words[n]))
 	}
 	return n
 }
@@ -59,10 +62,9 @@ func (b *bitmap) highest() uint32 {
 	if len(b.levels) == 0 {
 		return 0
 	}
-	words := b.levels[0]
-	for i := len(words) - 1; i >= 0; i-- {
-		if words[i] != 0 {
-			return uint32(i*64 + 63 - bits.LeadingZeros64(words[i]))
+	for i, word := range slices.Backward(b.levels[0]) {
+		if word != 0 {
+			return uint32(i*64 + 63 - bits.LeadingZeros64(word))
 		}
 	}
 	return 0
