@@ -32,9 +32,9 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 const within = 20 * time.Second
 
 // eventually waits until check returns nil.
-func eventually(t *testing.T, check func() error) {
+func eventually(t testing.TB, check func() error) {
 	t.Helper()
-	tick := time.NewTicker(50 * time.Millisecond)
+	tick := time.NewTicker(20 * time.Millisecond)
 	defer tick.Stop()
 	var err error
 	for deadline := time.Now().Add(within); time.Now().Before(deadline); <-tick.C {
@@ -153,7 +153,7 @@ func (l *logBuffer) String() string {
 	return l.text.String()
 }
 
-func start(t *testing.T, url string, choose func(*service)) *watcher {
+func start(t testing.TB, url string, choose func(*service)) *watcher {
 	t.Helper()
 	ctx, cancel := context.WithCancel(t.Context())
 	log := &logBuffer{}
@@ -189,7 +189,7 @@ func (w *watcher) ready() error {
 }
 
 // complete waits until the watcher leads and STATE is complete.
-func (w *watcher) complete(t *testing.T) {
+func (w *watcher) complete(t testing.TB) {
 	t.Helper()
 	eventually(t, func() error {
 		if s, _ := w.stands(); !s.complete {
