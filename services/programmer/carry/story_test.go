@@ -4,6 +4,7 @@ package carry_test
 
 import (
 	"fmt"
+	"net/netip"
 	"strings"
 	"testing"
 	"time"
@@ -382,4 +383,48 @@ func TestAMissingHookIsAFaultUntilItIsThere(t *testing.T) {
 	if f := n.lastReport().Faults; len(f) != 0 {
 		t.Errorf("faults %+v", f)
 	}
+}
+
+func BenchmarkDeltaOfOneBackendOf5000(b *testing.B) {
+	c := newCompiler()
+	rows := shop(1, 0, 1)
+	for i := range 5000 {
+		addBackend(rows, i)
+	}
+	c.commit(model.ClusterLayer, rows, time.Unix(1, 0))
+	n := start(b, c, memory())
+	n.pass(2 * time.Second)
+	l := model.ClusterLayer
+	without, with := c.at[l], c.at[l]
+	one := shop(1, 0, 1)
+	addBackend(one, 5000)
+	row := one.Rows()
+	digest := rows.Clone()
+	with.Digest = digest.Apply(&model.Change{Put: model.Rows{Backends: row.Backends, Members: row.Members}}, without.Digest)
+	b.ReportAllocs()
+	revision := without.Revision
+	for b.Loop() {
+		n.put(core.Delta{Delta: model.Delta{
+			Epoch: 1, Layer: l, From: revision, To: revision + 1, DigestAfter: with.Digest,
+			Change: model.Change{Put: model.Rows{Backends: row.Backends, Members: row.Members}},
+		}})
+		n.put(core.Delta{Delta: model.Delta{
+			Epoch: 1, Layer: l, From: revision + 1, To: revision + 2, DigestAfter: without.Digest,
+			Change: model.Change{Remove: model.Keys{Backends: []model.BackendID{row.Backends[0].ID}, Members: row.Members}},
+		}})
+		revision += 2
+	}
+	if got := n.driver.Core.Positions()[l].Revision; got != revision {
+		b.Fatalf("at revision %d, want %d", got, revision)
+	}
+}
+
+// addBackend gives the first Service one backend more.
+func addBackend(t *model.Tables, i int) {
+	b := model.Backend{ID: model.BackendID(100_000 + i), State: model.BackendActive, BackendKey: model.BackendKey{
+		Set: 1, Addr: netip.AddrFrom4([4]byte{10, 9, byte(i >> 8), byte(i)}), Port: 8080,
+	}}
+	t.Backends[b.ID] = b
+	m := model.Member{Set: 1, Backend: b.ID}
+	t.Members[m] = m
 }

@@ -9,11 +9,13 @@ import (
 	"github.com/deltaplane/deltaplane/internal/abi"
 )
 
-// A sweep reads the maps again and again, a slice a second, to find what someone has edited. A slice is a quarter of
-// all entries, so that drift is named within 5 s, but at most sliceMost: some 6 ms a second. Then a sweep of n entries
-// takes n / sliceMost seconds.
+// A sweep reads the maps again and again, a slice a second, to find what someone has edited. A slice is a third of all
+// entries, so that drift is named within 5 s, but at most sliceMost: some 6 ms a second. Then a sweep of n entries takes
+// n / sliceMost seconds. Small maps are read at once, every sweepPause: reading an empty map still looks at each of its
+// buckets.
 const (
 	sweepEvery = time.Second
+	sweepPause = 4 * time.Second
 	sliceLeast = 1024
 	sliceMost  = 16384
 	// After this many passes over one map that writes disturbed, the maps are read as a whole between two writes.
@@ -28,6 +30,7 @@ type sweep struct {
 	passes    int  // over this map, all disturbed
 	left      int  // entries to be read this second
 	next      time.Time
+	began     time.Time // when the first map's pass did
 	busy      bool
 }
 
@@ -41,13 +44,16 @@ func (c *Core) sweepIfDue() {
 		for _, n := range c.state.Entries() {
 			total += n
 		}
-		s.left = min(max(total/4, sliceLeast), sliceMost)
+		s.left = min(max(total/3, sliceLeast), sliceMost)
 		s.next = c.now.Add(sweepEvery)
 	}
 	if s.left <= 0 {
 		return
 	}
 	s.busy = true
+	if !s.started && s.at == 0 {
+		s.began = c.now
+	}
 	c.do(Read{Map: s.at, Start: !s.started, Limit: s.left})
 	if !s.started {
 		s.started, s.seen, s.disturbed = true, 0, false
@@ -97,6 +103,9 @@ func (c *Core) endOfPass(m abi.Map) (drift []string) {
 	s.passes = 0
 	if s.at++; s.at == abi.MapCount {
 		s.at, s.left = 0, 0
+		if next := s.began.Add(sweepPause); next.After(s.next) {
+			s.next = next
+		}
 	}
 	return drift
 }
