@@ -133,10 +133,14 @@ func (l *Lab) build(ctx context.Context, objects *manifest.Objects) error {
 	if err := l.startSink(ctx); err != nil {
 		return err
 	}
+	if err := l.populate(ctx, objects); err != nil {
+		return err
+	}
+	// After the objects, so that the watcher's first list has them all.
 	if err := l.startServices(); err != nil {
 		return err
 	}
-	return l.populate(ctx, objects)
+	return l.dir.writeState(l.State())
 }
 
 func (l *Lab) startFabric() (err error) {
@@ -159,10 +163,7 @@ func (l *Lab) populate(ctx context.Context, objects *manifest.Objects) error {
 		l.declared.Add(object)
 	}
 	_, err := l.advance(ctx, l.declared)
-	if err != nil {
-		return err
-	}
-	return l.dir.writeState(l.State())
+	return err
 }
 
 // Close takes the lab down: processes, servers, namespaces, cgroups, mounts, files.

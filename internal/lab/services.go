@@ -21,10 +21,20 @@ import (
 // connectTime bounds how long a bus that should be there is looked for.
 const connectTime = 15 * time.Second
 
-// startBus starts a bus, or finds the one that was given, and opens it to the nodes.
+// startBus starts a bus, or finds the one that was given, and opens it to the nodes; and it makes sure of what services need.
 func (l *Lab) startBus(ctx context.Context) (err error) {
 	if l.options.NoServices {
 		return nil
+	}
+	for _, name := range []string{"watcher", "compiler", "programmer"} {
+		if _, err := l.binary(name); err != nil {
+			return err
+		}
+	}
+	if !l.options.Memory {
+		if err := bpf.MountBPFFS(l.dir.bpf()); err != nil {
+			return err
+		}
 	}
 	if l.options.Bus == "" {
 		if l.bus, err = startEmbedded(l.dir.bus(), l); err != nil {
@@ -56,11 +66,6 @@ func startEmbedded(folder string, l *Lab) (*embedded.Server, error) {
 func (l *Lab) startServices() error {
 	if l.options.NoServices {
 		return nil
-	}
-	if !l.options.Memory {
-		if err := bpf.MountBPFFS(l.dir.bpf()); err != nil {
-			return err
-		}
 	}
 	watcher := []string{
 		"--bus", l.BusURL(), "--listen", "", "--source", "directory", "--directory", l.dir.manifests(),

@@ -11,6 +11,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -117,6 +118,7 @@ func TestPipelineFromYAMLToPackets(t *testing.T) {
 	})
 	c.lab(t, "up", "-f", file, "--detach")
 	everyoneReaches(t, c)
+	nobodyNoticesDeath(t, c)
 
 	write(4)
 	c.lab(t, "apply", "-f", file)
@@ -145,6 +147,41 @@ func everyoneReaches(t *testing.T, c cli) {
 					t.Errorf("%s over %s and IPv%d: %+v", from, protocol, family, got)
 				}
 			}
+		}
+	}
+}
+
+// nobodyNoticesDeath kills every service while clients connect: the kernel goes on, and the services come back.
+func nobodyNoticesDeath(t *testing.T, c cli) {
+	t.Helper()
+	state, err := lab.ReadState(labName)
+	if err != nil {
+		t.Fatal(err)
+	}
+	load := exec.CommandContext(t.Context(), c.program, "lab", "probe", "--name", labName, "--from", "shop/web-0", "--to", "shop/web:http", "--count", "3000", "-o", "json")
+	var out bytes.Buffer
+	load.Stdout = &out
+	if err := load.Start(); err != nil {
+		t.Fatal(err)
+	}
+	if len(state.Services) != 5 {
+		t.Errorf("services %v, want watcher, compiler and three programmers", state.Services)
+	}
+	for _, service := range state.Services {
+		if err := service.Signal(syscall.SIGKILL); err != nil {
+			t.Error(err)
+		}
+	}
+	if err := load.Wait(); err != nil {
+		t.Fatal(err)
+	}
+	var report lab.ProbeReport
+	if err := json.Unmarshal(out.Bytes(), &report); err != nil {
+		t.Fatal(err)
+	}
+	for i, r := range report.Results {
+		if r.Outcome != agent.OK {
+			t.Fatalf("connection %d of %d: %+v", i, len(report.Results), r)
 		}
 	}
 }
