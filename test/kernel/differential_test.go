@@ -47,7 +47,7 @@ func TestProgramsAgreeWithTheModel(t *testing.T) {
 		}
 	}
 	t.Logf("%d packets: %s", total.packets(), total)
-	if total.translated == 0 || total.refused == 0 || total.dropped == 0 || total.replies == 0 || total.reported == 0 {
+	if total.translated == 0 || total.refused == 0 || total.dropped == 0 || total.replies == 0 || total.errors == 0 || total.reported == 0 {
 		t.Errorf("the worlds are too tame: %s", total)
 	}
 }
@@ -109,14 +109,16 @@ func newKernelNode(t testing.TB) *kernelnode.Node {
 }
 
 // tally counts what was seen, so that a generator that no longer reaches something is noticed.
-type tally struct{ untouched, translated, replies, refused, dropped, reported, changes int }
+type tally struct{ untouched, translated, replies, refused, dropped, reported, errors, changes int }
 
-func (c tally) packets() int { return c.untouched + c.translated + c.replies + c.refused + c.dropped }
+func (c tally) packets() int {
+	return c.untouched + c.translated + c.replies + c.errors + c.refused + c.dropped
+}
 
 // String names the counts.
 func (c tally) String() string {
-	return fmt.Sprintf("%d untouched, %d translated (%d with another client port), %d replies translated, %d refused, %d dropped; %d changes of tables",
-		c.untouched, c.translated, c.reported, c.replies, c.refused, c.dropped, c.changes)
+	return fmt.Sprintf("%d untouched, %d translated (%d with another client port), %d replies and %d errors translated, %d refused, %d dropped; %d changes of tables",
+		c.untouched, c.translated, c.reported, c.replies, c.errors, c.refused, c.dropped, c.changes)
 }
 
 // judge holds the programs and the model to each other.
@@ -172,6 +174,9 @@ func (j *judge) packet(frame []byte, toPod bool) error {
 		return fmt.Errorf("frame %x: %w", frame, err)
 	}
 	p, readable := refmodel.Parse(frame)
+	if !readable && toPod {
+		return j.errorToPod(frame, verdict, out)
+	}
 	if !readable {
 		j.tally.untouched++
 		if verdict != bpf.Pass || !bytes.Equal(out, frame) {
@@ -192,6 +197,21 @@ func (j *judge) packet(frame []byte, toPod bool) error {
 	}
 	if err != nil {
 		return fmt.Errorf("%w\nframe in  %x\nframe out %x", err, frame, out)
+	}
+	return nil
+}
+
+// errorToPod judges what is no packet of a flow but may be an ICMP error about one.
+func (j *judge) errorToPod(frame []byte, verdict bpf.Verdict, out []byte) error {
+	want := j.flows.ErrorToPod(frame)
+	j.tell("to pod, no flow's packet, to be translated: %v", !bytes.Equal(want, frame))
+	if verdict != bpf.Pass || !bytes.Equal(out, want) {
+		return fmt.Errorf("%s of\nframe in  %x\nframe out %x\nwanted    %x", verdict, frame, out, want)
+	}
+	if bytes.Equal(want, frame) {
+		j.tally.untouched++
+	} else {
+		j.tally.errors++
 	}
 	return nil
 }

@@ -269,11 +269,48 @@ func (w *world) reply() []byte {
 		port = one(w, dialled)
 	}
 	s.source = netip.AddrPortFrom(w.ofFamily(s.dst.Addr(), servers), port)
+	if w.choose(4) == 0 {
+		return w.icmpError(s)
+	}
 	if service := one(w, w.services); len(service.backends) > 0 && w.likely(3) {
 		s.source, s.protocol = one(w, service.backends).at, service.protocol
 		s.dst = netip.AddrPortFrom(w.ofFamily(s.source.Addr(), pods), s.dst.Port())
 	}
 	return w.frame(s)
+}
+
+// icmpError makes a router, or the server itself, say something about what a pod sent to a server.
+func (w *world) icmpError(reply sent) []byte {
+	if service := one(w, w.services); len(service.backends) > 0 && w.likely(6) {
+		reply.source, reply.protocol = one(w, service.backends).at, service.protocol
+		reply.dst = netip.AddrPortFrom(w.ofFamily(reply.source.Addr(), pods), reply.dst.Port())
+	}
+	about := frameOf(sent{protocol: reply.protocol, source: reply.dst, dst: reply.source, sequence: 5}, []byte("what was sent"))
+	about.withoutChecksum = reply.protocol == model.UDP && w.choose(4) == 0
+	if w.choose(12) == 0 {
+		about.options = bytesOf(1, 8)
+	}
+	if w.choose(12) == 0 {
+		about.fragment = uint16(0x2000 | w.choose(2)*7)
+	}
+	quoted := about.bytes()[14:]
+	whole := w.choose(3) == 0
+	if !whole {
+		quoted = quoted[:min(len(quoted), one(w, []int{20, 27, 28, 35, 38, 47, 48, 57, 58}))]
+	}
+	sayer := w.ofFamily(reply.source.Addr(), parseAddrs("10.0.0.1", "fd00::1"))
+	if w.choose(2) == 0 {
+		sayer = reply.source.Addr()
+	}
+	f := frameSpec{sent: sent{source: netip.AddrPortFrom(sayer, 0), dst: netip.AddrPortFrom(reply.dst.Addr(), 0)}, payload: quoted}
+	f.icmp = one(w, []byte{3, 3, 11, 12, 2, 1, 8})
+	if whole && w.choose(10) == 0 { // no link pads what is longer than 60 bytes; the programs take padding for more of a cut quote
+		f.padding = 1 + w.choose(30)
+	}
+	if w.choose(20) == 0 {
+		f.options = bytesOf(1, 4)
+	}
+	return f.bytes()
 }
 
 // String orders packets for people.
@@ -326,12 +363,16 @@ type frameSpec struct {
 	dataOffset      byte   // TCP: instead of the right one, if not 0
 	padding         int
 	withoutChecksum bool
+	icmp            byte // a message of this kind instead of protocol's packet, if not 0
 }
 
 func frameOf(s sent, payload []byte) frameSpec { return frameSpec{sent: s, payload: payload} }
 
 func (f frameSpec) bytes() []byte {
 	transport := f.transport()
+	if f.icmp != 0 {
+		f.protocol, transport = f.message()
+	}
 	var ip []byte
 	etherType := uint16(0x0800)
 	if f.source.Addr().Is4() {
@@ -373,6 +414,19 @@ func (f frameSpec) ipv6(transport int) []byte {
 	}
 	binary.BigEndian.PutUint16(header[4:], uint16(len(header)-40+transport+f.lengthOff))
 	return header
+}
+
+// message is an ICMP message about the payload.
+func (f frameSpec) message() (protocol model.Protocol, message []byte) {
+	message = append([]byte{f.icmp, 1, 0, 0, 0, 0, 5, 0xdc}, f.payload...)
+	if f.source.Addr().Is4() {
+		binary.BigEndian.PutUint16(message[2:], refmodel.Checksum(message))
+		return 1, message
+	}
+	pseudo := append(f.source.Addr().AsSlice(), f.dst.Addr().AsSlice()...)
+	pseudo = binary.BigEndian.AppendUint32(pseudo, uint32(len(message)))
+	binary.BigEndian.PutUint16(message[2:], refmodel.Checksum(append(pseudo, 0, 0, 0, 58), message))
+	return 58, message
 }
 
 func (f frameSpec) transport() []byte {
