@@ -141,10 +141,17 @@ func bytesOf(messages [][]byte) (n int) {
 	return n
 }
 
+// farthest is how far ahead of ours an epoch or revision may be to be believed. No log that was lost comes to that, and
+// whoever lies must not lead the numbers to where they end.
+const farthest = 1 << 32
+
 // outranked returns the highest position if it is of a higher epoch than ours.
 func (c *Core) outranked(positions map[model.Layer]model.Position) *Outranked {
 	var o Outranked
 	for _, p := range positions {
+		if p.Epoch > c.epoch && p.Epoch-c.epoch > farthest || p.Revision > c.revision && p.Revision-c.revision > farthest {
+			continue
+		}
 		o.Epoch, o.Revision = max(o.Epoch, p.Epoch), max(o.Revision, p.Revision)
 	}
 	if o.Epoch <= c.epoch {

@@ -259,6 +259,18 @@ func TestNodeOfAHigherEpochIsNoticed(t *testing.T) {
 	}
 }
 
+func TestNodeThatLiesAboutItsEpochIsNotFollowed(t *testing.T) {
+	w := shop(t, Options{}, 1, 1)
+	for _, p := range []model.Position{
+		{Epoch: 1<<64 - 1, Revision: 5}, {Epoch: 2, Revision: 1<<64 - 1}, {Epoch: farthest + 100, Revision: farthest + 100},
+	} {
+		lie := &schemas.Applied{Node: "n1", Positions: []*schemas.Position{wire.PositionToProto(model.ClusterLayer, p)}}
+		if out, err := w.core.Applied(w.now, "n1", marshal(lie)); err != nil || out.Outranked != nil {
+			t.Errorf("%v: outranked %v, %v", p, out.Outranked, err)
+		}
+	}
+}
+
 func TestDumpHasAllRowsOfANode(t *testing.T) {
 	w := shop(t, Options{MaxMessage: 9000, MaxBatchBytes: 20_000}, 30, 10)
 	w.forget()
