@@ -27,6 +27,8 @@ const (
 	restBetween = time.Second
 	// stuckAfter is how long the loop may take for one turn until the process counts as beyond help.
 	stuckAfter = 2 * time.Minute
+	// raiseEvery is how often a node's word ends a term at most, so that a node that lies can't keep all from leading.
+	raiseEvery = time.Minute
 )
 
 // service is a compiler: it stands by until nobody leads, then leads until it is deposed or something fails.
@@ -45,6 +47,7 @@ type service struct {
 	beat    time.Time               // of the newest heartbeat of another compiler
 	turn    time.Time               // when the loop last came round; zero when it doesn't run
 	above   core.Outranked          // what a node has seen that the log had lost
+	raised  time.Time               // when above was set last
 }
 
 func newService(s *settings, name string, log *slog.Logger) *service {
@@ -80,7 +83,11 @@ func (s *service) run(ctx context.Context) error {
 		if ctx.Err() != nil {
 			return nil
 		}
-		s.set(func() { s.trouble = err })
+		s.set(func() {
+			if s.trouble = err; errors.Is(err, bus.ErrDeposed) {
+				s.trouble = nil // that another leads is no trouble
+			}
+		})
 		s.log.Warn("no longer leading; another term may follow", "error", err)
 		select {
 		case <-rest:
@@ -94,10 +101,13 @@ func (s *service) run(ctx context.Context) error {
 func (s *service) standBy(ctx context.Context) error {
 	s.set(func() { s.phase = "" })
 	_, err := s.conn.Request(ctx, schemas.SubjectStatus, encode(&schemas.StatusRequest{}))
-	if errors.Is(err, bus.ErrNobody) && s.silence() >= leaderless {
+	switch {
+	case errors.Is(err, bus.ErrNobody) && s.silence() >= leaderless:
 		return ctx.Err()
+	case err == nil:
+		s.log.Info("standing by: another compiler leads")
+		s.set(func() { s.trouble = nil })
 	}
-	s.log.Info("standing by: another compiler leads")
 	begun := time.Now()
 	for {
 		if since := min(s.silence(), time.Since(begun)); since >= leaderless {

@@ -232,8 +232,7 @@ func (t *term) do(out core.Output) error {
 		t.report(out.Mismatch)
 	}
 	t.metrics.commits(out.Commits)
-	if o := out.Outranked; o != nil {
-		t.set(func() { t.above = *o })
+	if o := out.Outranked; o != nil && t.raise(*o) {
 		return fmt.Errorf("a node has seen epoch %d and revision %d, this compiler leads in epoch %d: the log was lost or rolled back, so it goes on above them",
 			o.Epoch, o.Revision, t.fence.Epoch())
 	}
@@ -251,6 +250,17 @@ func (t *term) do(out core.Output) error {
 		t.appended <- err
 	})
 	return nil
+}
+
+// raise notes that the next term must go above what a node has seen, unless that was said only just.
+func (t *term) raise(o core.Outranked) bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if !t.raised.IsZero() && time.Since(t.raised) < raiseEvery {
+		return false
+	}
+	t.above, t.raised = o, time.Now()
+	return true
 }
 
 func (t *term) lastBeat() time.Time {

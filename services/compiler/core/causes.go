@@ -99,6 +99,14 @@ func (p *pending) gather(units []compile.Unit) causes {
 	return all
 }
 
+// forgetTriggers is for the first compilation there is: its objects may be years old, and how long it took from
+// their last changes until now tells nothing.
+func (c *causes) forgetTriggers() {
+	for i := range c.list {
+		c.list[i].Trigger = time.Time{}
+	}
+}
+
 // oldest returns when the first of the causes came about, zero if unknown.
 func (c *causes) oldest() time.Time {
 	for _, cause := range c.list {

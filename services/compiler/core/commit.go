@@ -100,7 +100,14 @@ func (c *Core) compileAll(now time.Time) (out Output) {
 	d := compile.Compare(c.compiled, c.ids, c.tables())
 	c.stats.Units += d.Units
 	out.Events = append(out.Events, c.setAllAside(now, d.SetAside)...)
-	c.commit(now, d.Changes, func(l model.Layer) causes { return c.causesOf(l, d.Changes[l]) })
+	first := !c.trusted
+	c.commit(now, d.Changes, func(l model.Layer) causes {
+		why := c.causesOf(l, d.Changes[l])
+		if first {
+			why.forgetTriggers()
+		}
+		return why
+	})
 	c.pending, c.trusted = pending{}, true
 	out.Add(c.append())
 	return out

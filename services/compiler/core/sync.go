@@ -145,6 +145,12 @@ func bytesOf(messages [][]byte) (n int) {
 // whoever lies must not lead the numbers to where they end.
 const farthest = 1 << 32
 
+// How far a node may be ahead to be believed. Numbers grow by one, so that what is far beyond is no number of ours.
+const (
+	maxEpochAhead = 1 << 32
+	maxRevision   = 1 << 62
+)
+
 // outranked returns the highest position if it is of a higher epoch than ours.
 func (c *Core) outranked(positions map[model.Layer]model.Position) *Outranked {
 	var o Outranked
@@ -154,7 +160,7 @@ func (c *Core) outranked(positions map[model.Layer]model.Position) *Outranked {
 		}
 		o.Epoch, o.Revision = max(o.Epoch, p.Epoch), max(o.Revision, p.Revision)
 	}
-	if o.Epoch <= c.epoch {
+	if o.Epoch <= c.epoch || o.Epoch-c.epoch > maxEpochAhead || o.Revision > maxRevision {
 		return nil
 	}
 	return &o

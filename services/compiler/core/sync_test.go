@@ -250,6 +250,14 @@ func TestNodeOfAHigherEpochIsNoticed(t *testing.T) {
 	if w.outranked == nil || *w.outranked != (Outranked{7, 812}) {
 		t.Errorf("outranked %v, want epoch 7, revision 812", w.outranked)
 	}
+	absurd := &schemas.SyncRequest{Node: "n1", Positions: []*schemas.Position{
+		wire.PositionToProto(model.ClusterLayer, model.Position{Epoch: 1 << 63}),
+	}}
+	w.outranked = nil
+	w.do(w.core.Sync(w.now, nil, marshal(absurd)))
+	if w.outranked != nil {
+		t.Error("a node that claims epoch 2^63 is believed")
+	}
 	out, err := w.core.Applied(w.now, "n1", marshal(&schemas.Applied{Node: "n1", Positions: m.GetPositions()}))
 	if err != nil || out.Outranked == nil {
 		t.Errorf("a report of epoch 7: %v, outranked %v", err, out.Outranked)

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"time"
 
 	"github.com/hashicorp/go-memdb"
 	"google.golang.org/protobuf/proto"
@@ -69,10 +70,14 @@ func (c *Changes) aside(txn *memdb.Txn, object *schemas.ObjectRef, err error) {
 
 func causeOf(fact *schemas.Fact) model.Cause {
 	o := fact.GetObject()
+	var trigger time.Time // zero if the source doesn't know it
+	if fact.GetTriggerTime() != nil {
+		trigger = fact.GetTriggerTime().AsTime()
+	}
 	return model.Cause{
 		Kind: o.GetKind(), Namespace: o.GetNamespace(), Name: o.GetName(), UID: o.GetUid(),
 		ResourceVersion: o.GetResourceVersion(), Manager: fact.GetManager(),
-		Trigger: fact.GetTriggerTime().AsTime(), Deleted: fact.State == nil,
+		Trigger: trigger, Deleted: fact.State == nil,
 	}
 }
 

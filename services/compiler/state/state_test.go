@@ -109,6 +109,12 @@ func TestTouchNamesItsCause(t *testing.T) {
 	}
 }
 
+func TestUnknownTriggerStaysUnknown(t *testing.T) {
+	if got := apply(t, New(), service("web", ip("10.96.0.1"))).Touched[0].Cause.Trigger; !got.IsZero() {
+		t.Errorf("without a trigger the cause was triggered at %s", got)
+	}
+}
+
 func TestInvalidObjectsAreSetAsideByName(t *testing.T) {
 	tcp := func(name string, number uint32) *schemas.ServicePort {
 		return &schemas.ServicePort{Name: name, Protocol: schemas.Protocol_PROTOCOL_TCP, Port: number}
