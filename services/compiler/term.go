@@ -22,6 +22,8 @@ const (
 	factsWaiting  = 8192
 	factsAtOnce   = 1024
 	inputsWaiting = 256
+	// unreadableTold is of how many messages of STATE that can't be read each is told; then each thousandth.
+	unreadableTold = 20
 )
 
 // term is one time of leading: it has taken DELTA's epoch, knows what the log says and follows STATE.
@@ -141,15 +143,19 @@ func (t *term) follow(ctx context.Context) error {
 			return ctx.Err()
 		}
 	}
+	unreadable := 0
 	err := t.conn.Follow(ctx, bus.ReadOptions{
 		Stream: schemas.StateFacts.Name, Subjects: []string{schemas.SubjectAllState},
 		OnCaughtUp: func() { _ = give(told{}) }, // fails only when the term has ended
 	}, func(r bus.Record) error {
 		fact, err := decodeFact(r)
 		if err != nil {
-			t.tell(&schemas.Event{
-				Severity: schemas.Severity_SEVERITY_WARNING, Service: "compiler", Kind: "fact_unreadable", Text: err.Error(), Happened: now(),
-			})
+			if unreadable++; unreadable <= unreadableTold || unreadable%1000 == 0 {
+				t.tell(&schemas.Event{
+					Severity: schemas.Severity_SEVERITY_WARNING, Service: "compiler", Kind: "fact_unreadable", Happened: now(),
+					Text: fmt.Sprintf("%v (number %d of this term)", err, unreadable),
+				})
+			}
 			return nil
 		}
 		return give(told{r.Sequence, fact})
