@@ -4,11 +4,14 @@ package main
 
 import "github.com/deltaplane/deltaplane/internal/lab"
 
-// labBus returns the URL of the bus of a lab that runs on this machine; empty if none does.
+// labBus returns the URL of the bus of the lab that runs on this machine; empty if none does, or if several do and
+// none has the default name.
 func labBus() string {
-	state, err := lab.ReadState(lab.DefaultName)
-	if err != nil {
-		return ""
+	if state, err := lab.ReadState(lab.DefaultName); err == nil {
+		return state.Bus
 	}
-	return state.Bus
+	if running := lab.Running(); len(running) == 1 {
+		return running[0].Bus
+	}
+	return ""
 }

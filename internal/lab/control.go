@@ -14,6 +14,9 @@ import (
 	"os"
 	"time"
 
+	"golang.org/x/sys/unix"
+
+	"github.com/deltaplane/deltaplane/internal/lab/space"
 	"github.com/deltaplane/deltaplane/internal/manifest"
 )
 
@@ -128,10 +131,27 @@ func Connect(name string) (*Control, error) {
 	return &Control{&http.Client{Transport: &http.Transport{
 		DisableKeepAlives: true,
 		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
-			var dialer net.Dialer
-			return dialer.DialContext(ctx, "unix", d.socket())
+			return dialSoon(ctx, d.socket())
 		},
 	}}}, nil
+}
+
+// startTime is how long a lab that is being built may take to open its socket.
+const startTime = 10 * time.Second
+
+// dialSoon waits for a lab that has just been started.
+func dialSoon(ctx context.Context, socket string) (connection net.Conn, err error) {
+	ctx, cancel := context.WithTimeout(ctx, startTime)
+	defer cancel()
+	var dialer net.Dialer
+	waited := space.Poll(ctx, 20*time.Millisecond, func() (bool, error) {
+		connection, err = dialer.DialContext(ctx, "unix", socket)
+		return err == nil || !errors.Is(err, unix.ENOENT) && !errors.Is(err, unix.ECONNREFUSED), nil
+	})
+	if waited != nil && err == nil {
+		err = waited
+	}
+	return connection, err
 }
 
 // Apply applies YAML; with wait it returns when that is live on every node.

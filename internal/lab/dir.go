@@ -146,6 +146,21 @@ func ReadState(name string) (State, error) {
 	return state, err
 }
 
+// Running returns the states of all labs that run here.
+func Running() []State {
+	var running []State
+	files, err := filepath.Glob(filepath.Join(stateRoot(), "*", "state.json"))
+	if err != nil {
+		return nil // the pattern is fixed and good
+	}
+	for _, file := range files {
+		if state, err := dir(filepath.Dir(file)).readState(); err == nil && state.Process.Alive() {
+			running = append(running, state)
+		}
+	}
+	return running
+}
+
 // Down ends the lab with this name if it runs, and removes whatever it or a crashed one has left. It reports whether
 // there was anything.
 func Down(ctx context.Context, name string) (bool, error) {

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"net/netip"
 	"path/filepath"
+	"slices"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
@@ -19,7 +20,9 @@ import (
 type Pod struct {
 	Namespace *space.Namespace
 	Link      string // the node's end of the pod's link
+	fabric    *Fabric
 	node      *Host
+	strays    []netip.Addr // addresses out of the node's prefixes: routed one by one
 }
 
 // AddPod makes a namespace behind a node. name makes the names of the namespace's file and of the link.
@@ -28,8 +31,14 @@ func (f *Fabric) AddPod(file, name string, node *Host, addrs []netip.Addr) (*Pod
 	if err != nil {
 		return nil, err
 	}
-	p := &Pod{Namespace: namespace, Link: LinkName(name), node: node}
-	if err := p.wire(addrs); err != nil {
+	p := &Pod{Namespace: namespace, Link: LinkName(name), fabric: f, node: node}
+	err = p.wire(addrs)
+	for _, addr := range addrs {
+		if err == nil && !node.holds(addr) {
+			err = p.routeStray(addr)
+		}
+	}
+	if err != nil {
 		return nil, errors.Join(fmt.Errorf("connect pod %s to node %s: %w", name, node.Name, err), p.Close())
 	}
 	return p, nil
@@ -110,8 +119,62 @@ func (p *Pod) routesInNode(links *netlink.Handle, nodeEnd, podEnd netlink.Link, 
 	return nil
 }
 
+// holds says whether the others' routes to the host's pods cover an address.
+func (h *Host) holds(addr netip.Addr) bool {
+	return slices.ContainsFunc(h.PodCIDRs, func(p netip.Prefix) bool { return p.Contains(addr) })
+}
+
+// routeStray tells all other hosts where an address is that their routes don't cover.
+func (p *Pod) routeStray(addr netip.Addr) error {
+	via, ok := ofFamily(p.node.Addrs, addr)
+	if !ok {
+		return nil
+	}
+	p.strays = append(p.strays, addr)
+	return p.others(func(links *netlink.Handle, link netlink.Link) error { return addRoute(links, link, host(addr), via) })
+}
+
+func (p *Pod) unrouteStrays() error {
+	return p.others(func(links *netlink.Handle, link netlink.Link) error {
+		for _, addr := range p.strays {
+			err := links.RouteDel(&netlink.Route{LinkIndex: link.Attrs().Index, Dst: ipNet(host(addr))})
+			if err != nil && !errors.Is(err, unix.ESRCH) {
+				return fmt.Errorf("remove the route to %s: %w", addr, err)
+			}
+		}
+		return nil
+	})
+}
+
+// others calls do for each host but the pod's.
+func (p *Pod) others(do func(*netlink.Handle, netlink.Link) error) error {
+	for _, h := range p.fabric.hosts {
+		if h == p.node {
+			continue
+		}
+		links, err := h.Namespace.Links()
+		if err != nil {
+			return err
+		}
+		link, err := links.LinkByName(uplink)
+		if err == nil {
+			err = do(links, link)
+		}
+		links.Close()
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // Close removes the pod's link and lets its namespace go.
 func (p *Pod) Close() error {
+	if len(p.strays) > 0 {
+		if err := p.unrouteStrays(); err != nil {
+			return errors.Join(err, p.Namespace.Close())
+		}
+	}
 	links, err := p.node.Namespace.Links()
 	if err != nil {
 		return errors.Join(err, p.Namespace.Close())
