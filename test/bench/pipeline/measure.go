@@ -66,7 +66,7 @@ func (r *reports) waitFor(ctx context.Context, conn *bus.Conn, sequence uint64, 
 		case <-moved:
 		case <-time.After(20 * time.Millisecond): // the compiler may move without any report
 		case <-ctx.Done():
-			return fmt.Errorf("wait for %d nodes, %d are behind: %w (last answer: %v)", nodes, behind, ctx.Err(), err)
+			return fmt.Errorf("wait for %d nodes, %d are behind: %w (last answer: %v)", nodes, behind, ctx.Err(), fmt.Sprint(err))
 		}
 	}
 }
