@@ -116,6 +116,7 @@ func (c *Conn) readOnce(ctx context.Context, r *reader) error {
 	if err != nil {
 		return err
 	}
+	defer c.forget(stream, consumer)
 	if consumer.CachedInfo().NumPending == 0 && r.caughtUp() {
 		return nil
 	}
@@ -127,6 +128,18 @@ func (c *Conn) readOnce(ctx context.Context, r *reader) error {
 	}
 	defer messages.Stop()
 	return r.drain(ctx, stream, consumer, messages)
+}
+
+// forget has the server remove what it keeps for a reader at once. It keeps 1,000 of them for a stream by default: who
+// reads often, such as a script that runs deltaplane dump again and again, would use them up for the services.
+func (c *Conn) forget(stream jetstream.Stream, consumer jetstream.Consumer) {
+	info := consumer.CachedInfo()
+	if info == nil || c.Connected() != nil {
+		return
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), quiet) // also when the reader's own has ended
+	defer cancel()
+	_ = stream.DeleteConsumer(ctx, info.Name) // else it goes after forgetAfter
 }
 
 // check notes what the stream is like when reading begins, and later says if it isn't the same any more.

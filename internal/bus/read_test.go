@@ -295,3 +295,28 @@ func TestFollowOfAStreamThatWasRemovedEnds(t *testing.T) {
 		t.Errorf("got %v, want ErrNoStream", err)
 	}
 }
+
+func TestReadersLeaveNothingOnTheServer(t *testing.T) {
+	c := start(t)
+	if err := c.EnsureStreams(t.Context(), 1, schemas.StateFacts); err != nil {
+		t.Fatal(err)
+	}
+	o := ReadOptions{Stream: schemas.StateFacts.Name}
+	for range 10 {
+		if err := c.Read(t.Context(), o, func(Record) error { return nil }); err != nil {
+			t.Fatal(err)
+		}
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	o.OnCaughtUp = cancel
+	if err := c.Follow(ctx, o, func(Record) error { return nil }); err != nil {
+		t.Fatal(err)
+	}
+	stream, err := c.js.Stream(t.Context(), schemas.StateFacts.Name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if n := stream.CachedInfo().State.Consumers; n != 0 {
+		t.Errorf("%d readers are still kept by the server, want none", n)
+	}
+}
