@@ -21,6 +21,8 @@ func listening(t *testing.T, protocol string) (*Server, string) {
 	if err := s.Listen([]netip.Addr{netip.MustParseAddr("127.0.0.1")}, Port{Protocol: protocol}); err != nil {
 		t.Fatal(err)
 	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
 	for socket := range s.sockets {
 		switch x := socket.(type) {
 		case net.Listener:
