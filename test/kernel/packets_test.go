@@ -163,9 +163,9 @@ func TestCutTCPHeaderToAServiceIsMalformed(t *testing.T) {
 }
 
 func TestRefusalAnswersForTheService(t *testing.T) {
-	services := func(p model.Protocol) []testkit.Service {
-		return []testkit.Service{{Set: 1, Protocol: p, Frontends: at("10.96.0.1:80", "[fd00:96::1]:80")}}
-	}
+	plane := newPlane(t,
+		testkit.Service{Set: 1, Protocol: model.TCP, Frontends: at("10.96.0.1:80", "[fd00:96::1]:80")},
+		testkit.Service{Set: 2, Protocol: model.UDP, Frontends: at("10.96.0.1:80", "[fd00:96::1]:80")})
 	const seq, acked = 1000, 77
 	for _, c := range []struct {
 		name         string
@@ -183,7 +183,6 @@ func TestRefusalAnswersForTheService(t *testing.T) {
 			"v4": {"10.1.0.9:40000", "10.96.0.1:80"}, "v6": {"[fd00:1::9]:40000", "[fd00:96::1]:80"},
 		} {
 			t.Run(c.name+" "+family, func(t *testing.T) {
-				plane := newPlane(t, services(model.TCP)...)
 				packet := c.packet
 				packet.from, packet.to = ends[0], ends[1]
 				verdict, got := fromPod(t, plane, packet)
@@ -206,7 +205,6 @@ func TestRefusalAnswersForTheService(t *testing.T) {
 	}
 	for _, payload := range []int{0, 1, 1000} {
 		t.Run("udp4", func(t *testing.T) {
-			plane := newPlane(t, services(model.UDP)...)
 			packet := segment{from: "10.1.0.9:40000", to: "10.96.0.1:80", udp: true, payload: payload}
 			verdict, got := fromPod(t, plane, packet)
 			icmp, ok := got.Layer(layers.LayerTypeICMPv4).(*layers.ICMPv4)
@@ -221,7 +219,6 @@ func TestRefusalAnswersForTheService(t *testing.T) {
 			}
 		})
 		t.Run("udp6", func(t *testing.T) {
-			plane := newPlane(t, services(model.UDP)...)
 			packet := segment{from: "[fd00:1::9]:40000", to: "[fd00:96::1]:80", udp: true, payload: payload}
 			verdict, got := fromPod(t, plane, packet)
 			icmp, ok := got.Layer(layers.LayerTypeICMPv6).(*layers.ICMPv6)
@@ -239,7 +236,7 @@ func TestRefusalAnswersForTheService(t *testing.T) {
 }
 
 func TestRefusalNeverAnswersResetsOrGroups(t *testing.T) {
-	services := []testkit.Service{{Set: 1, Protocol: model.TCP, Frontends: at("10.96.0.1:80", "[fd00:96::1]:80")}}
+	plane := newPlane(t, testkit.Service{Set: 1, Protocol: model.TCP, Frontends: at("10.96.0.1:80", "[fd00:96::1]:80")})
 	for name, packet := range map[string]segment{
 		"RST":             {from: "10.1.0.9:40000", to: "10.96.0.1:80", rst: true},
 		"from a group":    {from: "224.0.0.5:40000", to: "10.96.0.1:80", syn: true},
@@ -248,10 +245,10 @@ func TestRefusalNeverAnswersResetsOrGroups(t *testing.T) {
 		"from a v6 group": {from: "[ff02::1]:40000", to: "[fd00:96::1]:80", syn: true},
 		"from v6 nobody":  {from: "[::]:40000", to: "[fd00:96::1]:80", syn: true},
 	} {
-		plane := newPlane(t, services...)
+		before := drops(t, plane)[model.ReasonNoBackend]
 		verdict, _, err := plane.RunFromPod(packet.frame(t), 0)
 		check(t, err)
-		if verdict != bpf.Drop || drops(t, plane)[model.ReasonNoBackend] != 1 {
+		if verdict != bpf.Drop || drops(t, plane)[model.ReasonNoBackend] != before+1 {
 			t.Errorf("%s: %v %v", name, verdict, drops(t, plane))
 		}
 	}
