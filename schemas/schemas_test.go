@@ -167,16 +167,16 @@ func TestEachSubjectIsInTheStreamThatItIsMeantFor(t *testing.T) {
 		SubjectEpoch: "DELTA", SubjectCheckpoint: "DELTA", AppliedSubject("a.b"): "APPLIED", EventSubject("watcher", ""): "EVENTS",
 		ApplySubject("cluster"): "", SubjectHeartbeat: "", SyncSubject("a"): "", ActualSubject("a"): "", SubjectStatus: "",
 	} {
-		got := ""
+		var got strings.Builder
 		for _, s := range Streams {
 			for _, pattern := range s.Subjects {
 				if matches(pattern, subject) {
-					got += s.Name
+					got.WriteString(s.Name)
 				}
 			}
 		}
-		if got != want {
-			t.Errorf("%s is in stream %q, want %q", subject, got, want)
+		if got.String() != want {
+			t.Errorf("%s is in stream %q, want %q", subject, got.String(), want)
 		}
 	}
 }

@@ -211,7 +211,7 @@ func TestFollowLivesThroughARestart(t *testing.T) {
 func TestReadOfManyMessages(t *testing.T) {
 	c := startWith(t, schemas.EventLog)
 	for i := range 20_000 {
-		if err := c.Publish(schemas.EventSubject("test", ""), []byte(fmt.Sprint(i))); err != nil {
+		if err := c.Publish(schemas.EventSubject("test", ""), fmt.Append(nil, i)); err != nil {
 			t.Fatal(err)
 		}
 	}

@@ -203,11 +203,12 @@ func words(in core.Input) string {
 		if in.Kinds[0] != "Namespace" {
 			return ""
 		}
-		said := "list"
+		var said strings.Builder
+		said.WriteString("list")
 		for _, fact := range in.Facts {
-			said += " " + fact.GetObject().GetName()
+			said.WriteString(" " + fact.GetObject().GetName())
 		}
-		return said
+		return said.String()
 	case core.Upsert:
 		if in.Fact.GetNamespace() != nil {
 			return "put " + in.Fact.GetObject().GetName()
