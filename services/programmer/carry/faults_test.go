@@ -8,7 +8,9 @@ import (
 	"testing"
 	"time"
 
+	"github.com/deltaplane/deltaplane/bpf"
 	"github.com/deltaplane/deltaplane/internal/model"
+	"github.com/deltaplane/deltaplane/internal/testkit"
 	"github.com/deltaplane/deltaplane/services/programmer/core"
 	"github.com/deltaplane/deltaplane/services/programmer/maps"
 	"github.com/deltaplane/deltaplane/services/programmer/plan/plantest"
@@ -116,46 +118,9 @@ func survive(f func()) (finished bool) {
 func TestChaosConverges(t *testing.T) {
 	for seed := range uint64(60) {
 		t.Run(fmt.Sprint("seed ", seed), func(t *testing.T) {
-			random := rand.New(rand.NewPCG(seed, 42))
 			c := newCompiler()
 			w := plantest.NewWitness(memory(), merged(c)...)
-			f := &maps.Faulty{Maps: w, Probability: 0.01, Random: random}
-			n := start(t, c, f)
-			var late []core.Delta
-			for range 60 {
-				rows := shop(random.IntN(4), 1+random.IntN(4), random.IntN(4))
-				var d core.Delta
-				if random.IntN(4) == 0 {
-					d = c.commit(model.NodeLayer("a"), pods([]string{"x", "y", "z"}[:random.IntN(4)]...), n.now)
-				} else {
-					d = c.commit(model.ClusterLayer, rows, n.now)
-					w.Expect(merged(c)...)
-				}
-				switch random.IntN(10) {
-				case 0: // lost
-				case 1:
-					late = append(late, d)
-				case 2:
-					n.put(d)
-					n.put(d)
-				case 3:
-					n = start(t, c, f)
-				case 4:
-					c.epoch++
-				case 5:
-					n.put(core.Reconnected{})
-				default:
-					n.put(d)
-				}
-				if len(late) > 0 && random.IntN(3) == 0 {
-					n.put(late[0])
-					late = late[1:]
-				}
-				n.pass(time.Duration(random.IntN(8)) * 100 * time.Millisecond)
-			}
-			f.Probability = 0
-			n.pass(time.Minute)
-			n.converged()
+			chaos(t, c, w, rand.New(rand.NewPCG(seed, 42)), 60, func() { w.Expect(merged(c)...) })
 			// What a node that lags behind sends to old backends is old, not broken; so only broken paths count here.
 			for problem := range w.Problems {
 				if !plantest.Stale(problem) {
@@ -163,5 +128,103 @@ func TestChaosConverges(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+func TestChaosConvergesOnTheKernelsMaps(t *testing.T) {
+	testkit.NeedKernel(t)
+	for seed := range uint64(3) {
+		t.Run(fmt.Sprint("seed ", seed), func(t *testing.T) {
+			loaded, err := bpf.Load(bpf.Options{})
+			if err != nil {
+				t.Fatal(err)
+			}
+			t.Cleanup(loaded.Close)
+			kernel, err := maps.NewKernel(plane{loaded})
+			if err != nil {
+				t.Fatal(err)
+			}
+			chaos(t, newCompiler(), kernel, rand.New(rand.NewPCG(seed, 43)), 20, func() {})
+		})
+	}
+}
+
+// plane gives loaded programs the grace period as a method.
+type plane struct{ *bpf.Dataplane }
+
+func (plane) Grace() error { return bpf.Grace() }
+
+// chaos commits changes, calls expect after each to the cluster's layer, and lets everything go wrong that can. In the
+// end the node must have converged.
+func chaos(t *testing.T, c *compiler, m maps.Maps, random *rand.Rand, commits int, expect func()) {
+	t.Helper()
+	f := &maps.Faulty{Maps: m, Probability: 0.01, Random: random}
+	n := start(t, c, f)
+	var late []core.Delta
+	for range commits {
+		rows := shop(random.IntN(4), 1+random.IntN(4), random.IntN(4))
+		var d core.Delta
+		if random.IntN(4) == 0 {
+			d = c.commit(model.NodeLayer("a"), pods([]string{"x", "y", "z"}[:random.IntN(4)]...), n.now)
+		} else {
+			d = c.commit(model.ClusterLayer, rows, n.now)
+			expect()
+		}
+		switch random.IntN(10) {
+		case 0: // lost
+		case 1:
+			late = append(late, d)
+		case 2:
+			n.put(d)
+			n.put(d)
+		case 3:
+			n = start(t, c, f)
+		case 4:
+			c.epoch++
+		case 5:
+			n.put(core.Reconnected{})
+		default:
+			n.put(d)
+		}
+		if len(late) > 0 && random.IntN(3) == 0 {
+			n.put(late[0])
+			late = late[1:]
+		}
+		n.pass(time.Duration(random.IntN(8)) * 100 * time.Millisecond)
+	}
+	f.Probability = 0
+	n.pass(time.Minute)
+	n.converged()
+}
+
+func TestMapsThatRefuseForAWhileAreAFaultAndThenRepaired(t *testing.T) {
+	c := newCompiler()
+	f := &maps.Faulty{Maps: memory(), Random: rand.New(rand.NewPCG(1, 1))}
+	n := start(t, c, f)
+	n.pass(time.Second)
+	f.Probability = 1
+	n.put(c.commit(model.ClusterLayer, shop(3, 4, 1), n.now))
+	before := f.Operations()
+	for i := range 30 {
+		n.put(c.commit(model.ClusterLayer, shop(3, 4+i%3, 1), n.now))
+		n.pass(time.Second)
+	}
+	if tries := f.Operations() - before; tries < 4 || tries > 40 {
+		t.Errorf("%d operations tried in 30 s", tries)
+	}
+	if err := n.driver.Core.Ready(); err == nil {
+		t.Error("ready while the maps refuse")
+	}
+	if faults := n.driver.Core.Faults(); len(faults) != 1 || faults[0].Kind != "map" {
+		t.Errorf("faults %+v", faults)
+	}
+	f.Probability = 0
+	n.pass(30 * time.Second)
+	n.converged()
+	if err := n.driver.Core.Ready(); err != nil {
+		t.Error(err)
+	}
+	if faults := n.lastReport().Faults; len(faults) != 0 {
+		t.Errorf("after healing: %+v", faults)
 	}
 }
