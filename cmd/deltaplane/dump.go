@@ -138,6 +138,9 @@ func (d *dumpJSON) request(ctx context.Context, conn *bus.Conn, subject, who str
 	if errors.Is(err, bus.ErrNobody) {
 		return nil, fmt.Errorf("the %s doesn't answer on the bus: does it run, and is the name right?", who)
 	}
+	if errors.Is(err, context.DeadlineExceeded) {
+		return nil, fmt.Errorf("the %s doesn't answer in time: it may be stopped, or too busy", who)
+	}
 	return &rows, err
 }
 

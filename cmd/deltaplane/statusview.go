@@ -220,7 +220,16 @@ func (v statusView) nodes(b *strings.Builder) {
 	b.WriteString(t.String())
 }
 
-func inMillis(ms float64) string { return strconv.FormatFloat(ms, 'f', -1, 64) + " ms" }
+// inMillis writes a time given in milliseconds, to the precision that matters.
+func inMillis(ms float64) string {
+	switch {
+	case ms >= 1000:
+		return strconv.FormatFloat(ms/1000, 'f', 1, 64) + " s"
+	case ms >= 10:
+		return strconv.FormatFloat(ms, 'f', 0, 64) + " ms"
+	}
+	return strings.TrimSuffix(strconv.FormatFloat(ms, 'f', 1, 64), ".0") + " ms"
+}
 
 // latency is a dash where nothing has been measured.
 func latency(ms float64) string {
