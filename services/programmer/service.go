@@ -61,7 +61,7 @@ func serveOn(ctx context.Context, s *settings, log *slog.Logger, plane dataplane
 	for _, use := range uses {
 		config.Capacities[use.Map] = int(use.Capacity)
 	}
-	v.driver = carry.Driver{Core: core.New(config), Maps: plane, Now: time.Now}
+	v.driver = carry.Driver{Core: core.New(config), Maps: plane, Now: time.Now, Defer: true, Background: true}
 	v.pods = newPods(plane, log, func(problem string) { v.send(ctx, core.Hooks{Problem: problem}) })
 	v.link.service = v
 
@@ -86,7 +86,10 @@ func (v *service) loop(ctx context.Context) error {
 	for {
 		select {
 		case <-ctx.Done():
+			v.driver.Finish()
 			return nil
+		case err := <-v.driver.Late():
+			v.do(ctx, v.driver.Finish(err))
 		case <-tick.C:
 			v.step(ctx, core.Tick{})
 			v.health.update(v.driver.Core)
@@ -100,7 +103,12 @@ func (v *service) loop(ctx context.Context) error {
 }
 
 func (v *service) step(ctx context.Context, in core.Input) {
-	for todo := v.driver.Step(in); len(todo) > 0; {
+	v.do(ctx, v.driver.Step(in))
+}
+
+// do does what the core wants and has nothing to do with maps.
+func (v *service) do(ctx context.Context, todo []core.Effect) {
+	for len(todo) > 0 {
 		e := todo[0]
 		todo = todo[1:]
 		switch e := e.(type) {
@@ -184,6 +192,7 @@ func (v *service) checks() []telemetry.Check {
 // actual is what the maps hold, read from them and not from memory.
 func (v *service) actual(ctx context.Context) (rows []model.Rows, positions map[model.Layer]model.Position, err error) {
 	errWithin := v.within(ctx, func() {
+		v.do(ctx, v.driver.Finish())
 		state, errLoad := v.driver.Load()
 		if errLoad != nil {
 			err = errLoad

@@ -21,6 +21,13 @@ type Driver struct {
 	Core *core.Core
 	Maps maps.Maps
 	Now  func() time.Time
+	// Defer lets the last phase of a plan, reclaim, wait for its grace period while other inputs are worked on. Then
+	// Late tells when to call Finish.
+	Defer bool
+	// Background runs deferred grace periods in a goroutine, which Finish waits for.
+	Background bool
+
+	late *late
 
 	cursor  maps.Cursor
 	entries []core.Entry // of the last slice, and
@@ -30,8 +37,10 @@ type Driver struct {
 // Step puts one input in, carries out the effects that touch the maps, puts their results in, and so on until nothing
 // is to be done with the maps. It returns the other effects, in order.
 func (d *Driver) Step(in core.Input) []core.Effect {
-	var others []core.Effect
-	todo := d.Core.Step(d.Now(), in)
+	return d.do(d.Core.Step(d.Now(), in))
+}
+
+func (d *Driver) do(todo []core.Effect) (others []core.Effect) {
 	for len(todo) > 0 {
 		e := todo[0]
 		todo = todo[1:]
@@ -51,12 +60,17 @@ func (d *Driver) Step(in core.Input) []core.Effect {
 func (d *Driver) carryOut(e core.Effect) (answer core.Input, mine bool) {
 	switch e := e.(type) {
 	case core.Load:
+		_ = d.finish() // what it could not reclaim, reading shows
 		return d.load(), true
 	case core.Transact:
 		return d.transact(e), true
 	case core.Read:
 		return d.read(e), true
 	case core.Record:
+		if d.late != nil {
+			d.late.records = append(d.late.records, e) // not before the rows are all that is there
+			return nil, true
+		}
 		if err := d.Maps.SetPosition(e.Kind, e.Position); err != nil {
 			// Without its position the next start reads rows that it can't place, and asks for them.
 			return core.Unrecorded{Err: err}, true
@@ -84,11 +98,21 @@ func (d *Driver) Load() (*plan.State, error) {
 	return plan.Load(func(m abi.Map, each func(key, value []byte) error) error { return maps.Dump(d.Maps, m, each) })
 }
 
-func (d *Driver) transact(e core.Transact) core.Done {
-	var done core.Done
-	for _, phase := range e.Phases {
+func (d *Driver) transact(e core.Transact) (done core.Done) {
+	if d.late != nil && d.late.inTheWay(e.Phases) {
+		if done.Err = d.finish(); done.Err != nil {
+			return done
+		}
+	}
+	for i, phase := range e.Phases {
 		if phase.Name == "reclaim" && done.Switched.IsZero() {
 			done.Switched = d.Now()
+		}
+		if d.Defer && phase.Name == "reclaim" && i == len(e.Phases)-1 {
+			if done.Err = d.finish(); done.Err == nil {
+				d.postpone(phase)
+			}
+			return done
 		}
 		if done.Err = d.phase(phase); done.Err != nil {
 			return done
@@ -115,6 +139,9 @@ func (d *Driver) phase(phase plan.Phase) error {
 }
 
 func (d *Driver) read(e core.Read) core.Slice {
+	if err := d.finish(); err != nil {
+		return core.Slice{Map: e.Map, Err: err}
+	}
 	if e.Start {
 		d.cursor = maps.Cursor{}
 	}

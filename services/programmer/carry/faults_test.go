@@ -34,12 +34,24 @@ func exchange(a, b model.BackendSet) (model.BackendSet, model.BackendSet) {
 	return a, b
 }
 
+// inBothWays runs a test with plans that are carried out at once, and with reclaiming put off.
+func inBothWays(t *testing.T, test func(t *testing.T, puttingOff bool)) {
+	t.Helper()
+	t.Run("at once", func(t *testing.T) { test(t, false) })
+	t.Run("putting off", func(t *testing.T) { test(t, true) })
+}
+
 func TestAfterAFailureAtAnyOperationTheMapsAreRepairedUnseen(t *testing.T) {
+	inBothWays(t, failAtAnyOperation)
+}
+
+func failAtAnyOperation(t *testing.T, puttingOff bool) {
+	t.Helper()
 	for at := 1; ; at++ {
 		c := newCompiler()
 		w := plantest.NewWitness(memory(), merged(c)...)
 		f := &maps.Faulty{Maps: w, FailAt: at}
-		n := start(t, c, f)
+		n := startWith(t, c, f, puttingOff)
 		n.pass(time.Second)
 		for _, rows := range changes() {
 			d := c.commit(model.ClusterLayer, rows, n.now)
@@ -68,6 +80,11 @@ func TestAfterAFailureAtAnyOperationTheMapsAreRepairedUnseen(t *testing.T) {
 }
 
 func TestKilledAtAnyOperationTheNextProgrammerFinishesUnseen(t *testing.T) {
+	inBothWays(t, killAtAnyOperation)
+}
+
+func killAtAnyOperation(t *testing.T, puttingOff bool) {
+	t.Helper()
 	for at, finished := 1, false; !finished; at++ {
 		c := newCompiler()
 		w := plantest.NewWitness(memory(), merged(c)...)
@@ -77,7 +94,7 @@ func TestKilledAtAnyOperationTheNextProgrammerFinishesUnseen(t *testing.T) {
 			}
 		}}
 		finished = survive(func() {
-			n := start(t, c, f)
+			n := startWith(t, c, f, puttingOff)
 			n.pass(time.Second)
 			for _, rows := range changes() {
 				d := c.commit(model.ClusterLayer, rows, n.now)
@@ -86,7 +103,7 @@ func TestKilledAtAnyOperationTheNextProgrammerFinishesUnseen(t *testing.T) {
 			}
 		})
 		f.Before = nil
-		n := start(t, c, f)
+		n := startWith(t, c, f, puttingOff)
 		n.pass(2 * time.Second)
 		n.converged()
 		for problem := range w.Problems {
@@ -116,11 +133,16 @@ func survive(f func()) (finished bool) {
 // A bus that loses, doubles and reorders, maps that fail, a compiler that changes its epoch, a programmer that is
 // restarted: in the end the maps hold what they should, and no reader ever saw anything else.
 func TestChaosConverges(t *testing.T) {
+	inBothWays(t, chaosInMemory)
+}
+
+func chaosInMemory(t *testing.T, puttingOff bool) {
+	t.Helper()
 	for seed := range uint64(60) {
 		t.Run(fmt.Sprint("seed ", seed), func(t *testing.T) {
 			c := newCompiler()
 			w := plantest.NewWitness(memory(), merged(c)...)
-			chaos(t, c, w, rand.New(rand.NewPCG(seed, 42)), 60, func() { w.Expect(merged(c)...) })
+			chaos(t, c, w, puttingOff, rand.New(rand.NewPCG(seed, 42)), 60, func() { w.Expect(merged(c)...) })
 			// What a node that lags behind sends to old backends is old, not broken; so only broken paths count here.
 			for problem := range w.Problems {
 				if !plantest.Stale(problem) {
@@ -144,7 +166,7 @@ func TestChaosConvergesOnTheKernelsMaps(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			chaos(t, newCompiler(), kernel, rand.New(rand.NewPCG(seed, 43)), 20, func() {})
+			chaos(t, newCompiler(), kernel, seed%2 == 0, rand.New(rand.NewPCG(seed, 43)), 20, func() {})
 		})
 	}
 }
@@ -156,10 +178,10 @@ func (plane) Grace() error { return bpf.Grace() }
 
 // chaos commits changes, calls expect after each to the cluster's layer, and lets everything go wrong that can. In the
 // end the node must have converged.
-func chaos(t *testing.T, c *compiler, m maps.Maps, random *rand.Rand, commits int, expect func()) {
+func chaos(t *testing.T, c *compiler, m maps.Maps, puttingOff bool, random *rand.Rand, commits int, expect func()) {
 	t.Helper()
 	f := &maps.Faulty{Maps: m, Probability: 0.01, Random: random}
-	n := start(t, c, f)
+	n := startWith(t, c, f, puttingOff)
 	var late []core.Delta
 	for range commits {
 		rows := shop(random.IntN(4), 1+random.IntN(4), random.IntN(4))
@@ -178,7 +200,7 @@ func chaos(t *testing.T, c *compiler, m maps.Maps, random *rand.Rand, commits in
 			n.put(d)
 			n.put(d)
 		case 3:
-			n = start(t, c, f)
+			n = startWith(t, c, f, puttingOff)
 		case 4:
 			c.epoch++
 		case 5:

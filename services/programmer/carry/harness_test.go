@@ -106,36 +106,44 @@ type node struct {
 
 func start(t testing.TB, c *compiler, m maps.Maps, capacities ...plan.Capacities) *node {
 	t.Helper()
+	return startWith(t, c, m, false, capacities...)
+}
+
+// startWith starts a node that may put off what its plans have left to reclaim.
+func startWith(t testing.TB, c *compiler, m maps.Maps, puttingOff bool, capacities ...plan.Capacities) *node {
+	t.Helper()
 	n := &node{t: t, compiler: c, maps: m, now: time.Unix(1_000_000, 0)}
 	config := core.Config{Node: "a", Seed: 7}
 	if len(capacities) > 0 {
 		config.Capacities = capacities[0]
 	}
-	n.driver = carry.Driver{Core: core.New(config), Maps: m, Now: func() time.Time { return n.now }}
+	n.driver = carry.Driver{Core: core.New(config), Maps: m, Now: func() time.Time { return n.now }, Defer: puttingOff}
 	n.put(core.Tick{})
 	return n
 }
 
 // put gives the core an input, and answers its syncs.
-func (n *node) put(in core.Input) {
-	inputs := []core.Input{in}
-	for len(inputs) > 0 {
-		effects := n.driver.Step(inputs[0])
-		inputs = inputs[1:]
-		for _, e := range effects {
-			switch e := e.(type) {
-			case core.Sync:
-				n.syncs = append(n.syncs, e)
-				if !n.deaf {
-					inputs = append(inputs, n.compiler.answer(e)...)
-				}
-			case core.Report:
-				n.reports = append(n.reports, e)
-			case core.Event:
-				n.events = append(n.events, e)
-			case core.Endpoints:
-				n.wanted = e.Wanted
+func (n *node) put(in core.Input) { n.react(n.driver.Step(in)) }
+
+func (n *node) react(effects []core.Effect) {
+	for len(effects) > 0 {
+		e := effects[0]
+		effects = effects[1:]
+		switch e := e.(type) {
+		case core.Sync:
+			n.syncs = append(n.syncs, e)
+			if n.deaf {
+				continue
 			}
+			for _, in := range n.compiler.answer(e) {
+				effects = append(effects, n.driver.Step(in)...)
+			}
+		case core.Report:
+			n.reports = append(n.reports, e)
+		case core.Event:
+			n.events = append(n.events, e)
+		case core.Endpoints:
+			n.wanted = e.Wanted
 		}
 	}
 }
@@ -144,6 +152,7 @@ func (n *node) put(in core.Input) {
 func (n *node) pass(d time.Duration) {
 	for end := n.now.Add(d); n.now.Before(end); {
 		n.now = n.now.Add(core.TickInterval)
+		n.react(n.driver.Finish())
 		n.put(core.Tick{})
 		if n.now.UnixMilli()%1000 == 0 {
 			n.put(n.compiler.heartbeat())
@@ -154,6 +163,7 @@ func (n *node) pass(d time.Duration) {
 // converged checks that the maps hold what the compiler wants, and that the node says so.
 func (n *node) converged() {
 	n.t.Helper()
+	n.react(n.driver.Finish())
 	found := n.load()
 	for l, rows := range n.compiler.layers {
 		if diff := cmp.Diff(rows, found.Tables(l.Kind), cmp.Comparer(func(a, b netip.Addr) bool { return a == b })); diff != "" {

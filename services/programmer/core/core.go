@@ -121,6 +121,8 @@ func (c *Core) Step(now time.Time, in Input) []Effect {
 		c.unreported(in)
 	case Foreign:
 		c.foreign(in)
+	case Failed:
+		c.distrust(in.Err.Error(), true)
 	case Unrecorded:
 		c.fault(Fault{Kind: "map", Text: "recording how far the maps have come: " + in.Err.Error()})
 	case Hooks:

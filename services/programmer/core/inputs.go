@@ -77,6 +77,9 @@ type Foreign struct {
 	Err     error
 }
 
+// Failed says that what a plan left to be reclaimed could not be. What the maps hold is unknown.
+type Failed struct{ Err error }
+
 // Unrecorded says that a Record failed.
 type Unrecorded struct{ Err error }
 
@@ -96,6 +99,7 @@ func (Heartbeat) input()   {}
 func (SyncEnded) input()   {}
 func (Reconnected) input() {}
 func (Foreign) input()     {}
+func (Failed) input()      {}
 func (Unrecorded) input()  {}
 func (Unreported) input()  {}
 func (Hooks) input()       {}

@@ -1,0 +1,100 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package carry
+
+import (
+	"fmt"
+
+	"github.com/deltaplane/deltaplane/internal/abi"
+	"github.com/deltaplane/deltaplane/services/programmer/core"
+	"github.com/deltaplane/deltaplane/services/programmer/plan"
+)
+
+// late is what a plan has left to do once its grace period is over: nothing points at it any more, so it can wait,
+// and what comes next need not. The next plan was made as if it were done; so if that plan writes one of the same
+// entries, late comes first.
+type late struct {
+	phase   plan.Phase
+	grace   chan error // of a grace period in the background; nil if there is none
+	entries map[entry]struct{}
+	records []core.Record
+}
+
+type entry struct {
+	in  abi.Map
+	key string
+}
+
+func (d *Driver) postpone(phase plan.Phase) {
+	d.late = &late{phase: phase, entries: map[entry]struct{}{}}
+	for _, batch := range phase.Batches {
+		for _, w := range batch {
+			d.late.entries[entry{w.Map, string(w.Key)}] = struct{}{}
+		}
+	}
+	if d.Background {
+		grace := make(chan error, 1)
+		d.late.grace = grace
+		go func() { grace <- d.Maps.Grace() }() // finish waits for it
+	}
+}
+
+// inTheWay says whether late must be done before phases.
+func (l *late) inTheWay(phases []plan.Phase) bool {
+	for _, phase := range phases {
+		for _, batch := range phase.Batches {
+			for _, w := range batch {
+				if _, same := l.entries[entry{w.Map, string(w.Key)}]; same {
+					return true
+				}
+			}
+		}
+	}
+	return len(phases) > 0 && phases[0].Grace
+}
+
+// finish does what is late, if anything is.
+func (d *Driver) finish() error {
+	l := d.late
+	if l == nil {
+		return nil
+	}
+	d.late = nil
+	if l.grace != nil {
+		if err := <-l.grace; err != nil {
+			return fmt.Errorf("before the phase %q: %w", l.phase.Name, err)
+		}
+		l.phase.Grace = false
+	}
+	if err := d.phase(l.phase); err != nil {
+		return err
+	}
+	for _, r := range l.records {
+		if err := d.Maps.SetPosition(r.Kind, r.Position); err != nil {
+			return fmt.Errorf("recording how far the maps have come: %w", err)
+		}
+	}
+	return nil
+}
+
+// Late is readable when Finish has something to do that needs no more waiting; nil if there is nothing to do.
+func (d *Driver) Late() <-chan error {
+	if d.late == nil {
+		return nil
+	}
+	return d.late.grace
+}
+
+// Finish does what is late, having waited for its grace period, and what follows if that fails. It returns effects as
+// Step does. waited is what was read from Late, if it was.
+func (d *Driver) Finish(waited ...error) (others []core.Effect) {
+	if len(waited) > 0 && d.late != nil && d.late.grace != nil {
+		d.late.grace <- waited[0]
+	}
+	for d.late != nil {
+		if err := d.finish(); err != nil {
+			others = append(others, d.Step(core.Failed{Err: err})...)
+		}
+	}
+	return others
+}
