@@ -179,36 +179,23 @@ func (d *demo) attempts(ctx context.Context, t target, s source, family int) ([]
 }
 
 // loadPause is the time from one attempt of a load client to the next.
-const loadPause = 10 * time.Millisecond
+const loadPause = 20 * time.Millisecond
 
-// change scales a Deployment up and down and replaces its pods, while clients connect without pause.
+// change scales a Deployment up and down and replaces its pods, and those of one that speaks UDP, while clients connect
+// without pause.
 func (d *demo) change(ctx context.Context) error {
-	deployment := d.deployment()
-	if deployment == nil {
+	edits := d.edits()
+	if len(edits) == 0 {
 		d.step("change", "no Deployment serves a Service: there is nothing to scale")
 		return nil
 	}
-	name := manifest.Name(deployment)
-	d.step("change", "%s is scaled and its pods replaced, while a client in every pod and node above connects to it without pause", name)
-	stop, err := d.startLoads(deployment)
+	d.step("change", "pods come and go, while a client in every pod and node above connects to their Services without pause")
+	stop, err := d.startLoads(edits)
 	if err != nil {
 		return err
 	}
-	before := replicasOf(deployment)
-	more, fewer := before+3, max(before-1, 1)
-	steps := []struct {
-		what string
-		edit func(*appsv1.Deployment)
-	}{
-		{fmt.Sprintf("scale %s from %d to %d pods", name, before, more), scaleTo(more)},
-		{fmt.Sprintf("scale %s from %d to %d pods", name, more, fewer), scaleTo(fewer)},
-		{fmt.Sprintf("replace all %d pods of %s", fewer, name), restart},
-		{fmt.Sprintf("scale %s from %d to %d pods", name, fewer, before), scaleTo(before)},
-	}
-	for _, s := range steps {
-		deployment = deployment.DeepCopy()
-		s.edit(deployment)
-		if err := d.apply(ctx, s.what, deployment); err != nil {
+	for _, e := range edits {
+		if err := d.edit(ctx, e); err != nil {
 			return errors.Join(err, d.stopLoads(ctx, stop))
 		}
 	}
@@ -220,6 +207,42 @@ func (d *demo) change(ctx context.Context) error {
 		d.fault("under load: %s", text)
 	}
 	return nil
+}
+
+// edit is one change of a Deployment.
+type edit struct {
+	deployment string // namespace/name
+	what       string
+	make       func(*appsv1.Deployment)
+}
+
+// edits are what the demo changes: all of the first Deployment's life, and the pods of the first that speaks UDP.
+func (d *demo) edits() []edit {
+	deployment := d.deployment("")
+	if deployment == nil {
+		return nil
+	}
+	name, before := manifest.Name(deployment), replicasOf(deployment)
+	more, fewer := before+3, max(before-1, 1)
+	scale := func(from, to int32) edit {
+		return edit{name, fmt.Sprintf("scale %s from %d to %d pods", name, from, to), scaleTo(to)}
+	}
+	edits := []edit{scale(before, more), scale(more, fewer), {name, fmt.Sprintf("replace all %d pods of %s", fewer, name), restart}, scale(fewer, before)}
+	if udp := d.deployment("udp"); udp != nil && udp != deployment {
+		edits = append(edits, edit{manifest.Name(udp), fmt.Sprintf("replace all %d pods of %s", replicasOf(udp), manifest.Name(udp)), restart})
+	}
+	return edits
+}
+
+func (d *demo) edit(ctx context.Context, e edit) error {
+	for _, deployment := range d.lab.Declared().Deployments {
+		if manifest.Name(deployment) == e.deployment {
+			deployment = deployment.DeepCopy()
+			e.make(deployment)
+			return d.apply(ctx, e.what, deployment)
+		}
+	}
+	return fmt.Errorf("there is no Deployment %s any more", e.deployment)
 }
 
 // apply changes one object and notes what it took.
@@ -266,10 +289,11 @@ func restart(o *appsv1.Deployment) {
 	metav1.SetMetaDataAnnotation(&o.Spec.Template.ObjectMeta, "kubectl.kubernetes.io/restartedAt", time.Now().UTC().Format(time.RFC3339))
 }
 
-// deployment picks the first that serves a Service.
-func (d *demo) deployment() *appsv1.Deployment {
+// deployment picks the first that serves a Service, by this protocol if one is given.
+func (d *demo) deployment(protocol string) *appsv1.Deployment {
 	for _, deployment := range d.lab.Declared().Deployments {
-		if len(d.targetsOf(deployment)) > 0 && replicasOf(deployment) > 0 {
+		serves := slices.ContainsFunc(d.targetsOf(deployment), func(t target) bool { return protocol == "" || t.protocol() == protocol })
+		if serves && replicasOf(deployment) > 0 {
 			return deployment
 		}
 	}
@@ -290,11 +314,21 @@ func (d *demo) targetsOf(deployment *appsv1.Deployment) (found []target) {
 	return found
 }
 
+func (d *demo) targetsOfAll(edits []edit) (found []target) {
+	for _, deployment := range d.lab.Declared().Deployments {
+		if slices.ContainsFunc(edits, func(e edit) bool { return e.deployment == manifest.Name(deployment) }) {
+			found = append(found, d.targetsOf(deployment)...)
+		}
+	}
+	return found
+}
+
 type stopLoad = func(context.Context) (*agent.Load, error)
 
-func (d *demo) startLoads(deployment *appsv1.Deployment) ([]stopLoad, error) {
+// startLoads connects to every Service whose pods will change, from everywhere.
+func (d *demo) startLoads(edits []edit) ([]stopLoad, error) {
 	var stops []stopLoad
-	for _, t := range d.targetsOf(deployment) {
+	for _, t := range d.targetsOfAll(edits) {
 		for _, s := range d.sources {
 			for _, family := range []int{4, 6} {
 				if !t.has(family) {
