@@ -23,35 +23,48 @@ const (
 
 // look returns why the term must end, once it must.
 func (t *term) look(ctx context.Context) error {
-	var state uint64
+	state := uint64(0)
 	for sleep(ctx, lookEvery) == nil {
 		epoch, _, err := t.newestEpoch(ctx, schemas.Deltas.Name, schemas.SubjectEpoch)
-		switch {
-		case err != nil:
+		if err != nil {
 			return err
-		case epoch.GetEpoch() > t.fence.Epoch():
-			return fmt.Errorf("epoch %d of DELTA is %s's: %w", epoch.GetEpoch(), epoch.GetHolder(), bus.ErrDeposed)
-		case epoch.GetEpoch() < t.fence.Epoch():
-			return fmt.Errorf("DELTA has gone back from epoch %d to %d: it was removed or restored", t.fence.Epoch(), epoch.GetEpoch())
 		}
 		_, sequence, err := t.newestEpoch(ctx, schemas.StateFacts.Name, schemas.SubjectStateEpoch)
-		switch {
-		case err != nil:
+		if err != nil {
 			return err
-		case sequence < state:
-			return fmt.Errorf("STATE has gone back from message %d to %d: it was removed or restored", state, sequence)
+		}
+		if err := changed(t.fence.Epoch(), epoch, state, sequence); err != nil {
+			return err
 		}
 		state = sequence
 	}
 	return ctx.Err()
 }
 
-// newestEpoch returns the newest epoch of a stream and its sequence; none if the stream has none.
+// changed says why the streams are no longer those that were read: DELTA's epoch is another than ours, or the
+// message that STATE's epoch is in was a later one before.
+func changed(ours uint64, epoch *schemas.Epoch, before, now uint64) error {
+	switch {
+	case epoch.GetEpoch() > ours:
+		return fmt.Errorf("epoch %d of DELTA is %s's: %w", epoch.GetEpoch(), epoch.GetHolder(), bus.ErrDeposed)
+	case epoch.GetEpoch() < ours:
+		return fmt.Errorf("DELTA has gone back from epoch %d to %d: it was removed or restored", ours, epoch.GetEpoch())
+	case now < before:
+		return fmt.Errorf("STATE has gone back from message %d to %d: it was removed or restored", before, now)
+	}
+	return nil
+}
+
+// newestEpoch returns the newest epoch of a stream and its sequence; none if the stream has none. What is no epoch is
+// passed over: whoever takes the next one says so.
 func (t *term) newestEpoch(ctx context.Context, stream, subject string) (*schemas.Epoch, uint64, error) {
 	newest, sequence := &schemas.Epoch{}, uint64(0)
 	err := t.conn.Read(ctx, bus.ReadOptions{Stream: stream, Subjects: []string{subject}}, func(r bus.Record) error {
-		sequence = r.Sequence
-		return proto.Unmarshal(r.Data, newest)
+		var epoch schemas.Epoch
+		if proto.Unmarshal(r.Data, &epoch) == nil {
+			newest, sequence = &epoch, r.Sequence
+		}
+		return nil
 	})
 	return newest, sequence, err
 }

@@ -166,6 +166,17 @@ func (c *cluster) logged() (n int) {
 	return n
 }
 
+// checkpointed says whether DELTA has a checkpoint.
+func (c *cluster) checkpointed() (is bool) {
+	c.t.Helper()
+	err := c.conn.Read(c.t.Context(), bus.ReadOptions{Stream: schemas.Deltas.Name, Subjects: []string{schemas.SubjectCheckpoint}},
+		func(bus.Record) error { is = true; return nil })
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	return is
+}
+
 // start runs a compiler until stop or the test's end.
 func (c *cluster) start(name string) (s *service, stop func()) {
 	c.t.Helper()
@@ -425,6 +436,61 @@ func TestLogThatNodesAreAheadOfIsOvertaken(t *testing.T) {
 	c.tell(webFacts(4)[1])
 	if d := c.waitDeltas(before + 1)[before]; d.Epoch <= 41 || d.To <= 900 {
 		t.Errorf("the next delta is revision %d of epoch %d, want more than 900 and 41", d.To, d.Epoch)
+	}
+}
+
+func TestLogWithAGapIsToldAndCompiledAnew(t *testing.T) {
+	c := newCluster(t)
+	c.makeStreams()
+	rival, err := c.conn.TakeEpoch(t.Context(), schemas.Deltas.Name, schemas.SubjectEpoch, "rival")
+	if err != nil {
+		t.Fatal(err)
+	}
+	parts, err := wire.EncodeDelta(model.Delta{Epoch: 1, Layer: model.ClusterLayer, From: 5, To: 6}, schemas.MaxMessageBytes)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := rival.Append(t.Context(), []bus.Record{{Subject: schemas.DeltaSubject("cluster"), Data: parts[0]}}); err != nil {
+		t.Fatal(err)
+	}
+	s, stop := c.start("first")
+	testkit.Eventually(t, patience, func() bool { return c.event("log_lost") != nil })
+	want := "the delta of layer cluster to revision 6 begins at 5, the log before it ends at 0"
+	if got := c.event("log_lost").GetText(); !strings.Contains(got, want) {
+		t.Errorf("event %q, want %q in it", got, want)
+	}
+	c.tell(append(webFacts(2), complete())...)
+	waitReady(t, s)
+	if d := c.waitDeltas(2)[0]; d.From != 0 || d.To != 7 {
+		t.Errorf("the first delta goes from %d to %d, want 0 to 7", d.From, d.To)
+	}
+	testkit.Eventually(t, patience, c.checkpointed)
+	logged := c.logged()
+	stop()
+	second, _ := c.start("second") // the log is whole again from its checkpoint on
+	waitReady(t, second)
+	if n := c.logged(); n != logged {
+		t.Errorf("after a restart there are %d new deltas, want none", n-logged)
+	}
+}
+
+func TestWhatEndsATermAtALook(t *testing.T) {
+	for _, test := range []struct {
+		name        string
+		epoch       uint64
+		before, now uint64
+		want        string
+	}{
+		{"nothing changed", 3, 7, 7, ""},
+		{"the watcher's epoch was written again", 3, 7, 9, ""},
+		{"another compiler leads", 4, 7, 7, "epoch 4 of DELTA is rival's: another has taken the epoch"},
+		{"DELTA was restored", 2, 7, 7, "DELTA has gone back from epoch 3 to 2: it was removed or restored"},
+		{"STATE was made anew", 3, 7, 1, "STATE has gone back from message 7 to 1: it was removed or restored"},
+	} {
+		err := changed(3, &schemas.Epoch{Epoch: test.epoch, Holder: "rival"}, test.before, test.now)
+		if got := fmt.Sprint(err); got != test.want && (err != nil || test.want != "") {
+			t.Errorf("%s: %v, want %q", test.name, err, test.want)
+		}
 	}
 }
 
