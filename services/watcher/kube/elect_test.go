@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -87,11 +88,13 @@ func TestWhoStopsLeadingGivesTheLeaseUpAndStandsAgain(t *testing.T) {
 
 func TestALostLeaseEndsLeading(t *testing.T) {
 	client := fake.NewClientset()
+	var away atomic.Bool
+	client.PrependReactor("update", "leases", func(clienttesting.Action) (bool, runtime.Object, error) {
+		return away.Load(), nil, errors.New("the API server is away")
+	})
 	l := elect(t, client, "first")
 	leading := <-l.began
-	client.PrependReactor("update", "leases", func(clienttesting.Action) (bool, runtime.Object, error) {
-		return true, nil, errors.New("the API server is away")
-	})
+	away.Store(true)
 	<-leading.Done()
 }
 
