@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"sync"
 	"time"
 
 	"google.golang.org/protobuf/proto"
@@ -30,11 +31,10 @@ func (l *Lab) Converged(ctx context.Context) error {
 	}
 	var missing error
 	var sequence uint64
+	wanted := l.wanted()
 	err := pollQuick(ctx, func() bool {
-		if sequence, missing = l.inState(ctx); missing != nil {
-			return false
-		}
-		return true
+		sequence, missing = l.inState(ctx, wanted)
+		return missing == nil
 	})
 	if err == nil {
 		err = pollQuick(ctx, func() bool {
@@ -61,8 +61,8 @@ func pollQuick(ctx context.Context, done func() bool) error {
 	}
 }
 
-// inState looks whether the watcher has published all objects as they are, and returns the newest sequence of STATE.
-func (l *Lab) inState(ctx context.Context) (uint64, error) {
+// wanted are the facts that the watcher is to publish, by subject.
+func (l *Lab) wanted() map[string]*schemas.Fact {
 	wanted := map[string]*schemas.Fact{}
 	for object := range l.Cluster().Watched() {
 		fact, err := convert.Fact(object)
@@ -70,49 +70,73 @@ func (l *Lab) inState(ctx context.Context) (uint64, error) {
 			continue // set aside: it never comes
 		}
 		o := fact.GetObject()
-		wanted[schemas.StateSubject(o.GetKind(), o.GetNamespace(), o.GetName())] = fact
+		wanted[schemas.StateSubject(o.GetKind(), o.GetNamespace(), o.GetName())] = plain(fact)
 	}
-	ctx, cancel := context.WithTimeout(ctx, askWithin)
-	defer cancel()
-	newest, complete := uint64(0), false
-	err := l.conn.Read(ctx, bus.ReadOptions{Stream: schemas.StateFacts.Name, Subjects: []string{schemas.SubjectAllState}}, func(r bus.Record) error {
-		newest = max(newest, r.Sequence)
-		var fact schemas.Fact
-		if proto.Unmarshal(r.Data, &fact) != nil {
-			return nil
-		}
-		complete = complete || fact.GetComplete() != nil
-		if want, ours := wanted[r.Subject]; ours && sameState(want, &fact) {
-			delete(wanted, r.Subject)
-		} else if !ours && l.ours(&fact) {
-			wanted[r.Subject] = &fact // still there and shouldn't be
+	return wanted
+}
+
+// stateView is what STATE holds, read on from where it was read last.
+type stateView struct {
+	mu       sync.Mutex
+	sequence uint64
+	facts    map[string]*schemas.Fact // by subject, those that are there
+	complete bool
+}
+
+func (v *stateView) update(ctx context.Context, conn *bus.Conn) error {
+	options := bus.ReadOptions{Stream: schemas.StateFacts.Name, Subjects: []string{schemas.SubjectAllState}, FromSequence: v.sequence + 1}
+	err := conn.Read(ctx, options, func(r bus.Record) error {
+		v.sequence = max(v.sequence, r.Sequence)
+		fact := &schemas.Fact{}
+		switch err := wire.Unmarshal(r.Data, fact); {
+		case err != nil || fact.GetState() == nil:
+			delete(v.facts, r.Subject)
+		case fact.GetComplete() != nil:
+			v.complete = true
+		default:
+			v.facts[r.Subject] = plain(fact)
 		}
 		return nil
 	})
 	if err != nil {
-		return 0, fmt.Errorf("the watcher's objects can't be read: %w", err)
+		return fmt.Errorf("the watcher's objects can't be read: %w", err)
 	}
-	for subject := range wanted {
-		return 0, fmt.Errorf("the watcher hasn't published %s as it is (and %d more)", subject, len(wanted)-1)
+	return nil
+}
+
+// inState looks whether the watcher has published all objects as they are, and returns the newest sequence of STATE.
+func (l *Lab) inState(ctx context.Context, wanted map[string]*schemas.Fact) (uint64, error) {
+	ctx, cancel := context.WithTimeout(ctx, askWithin)
+	defer cancel()
+	v := &l.state
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	if err := v.update(ctx, l.conn); err != nil {
+		return 0, err
 	}
-	if !complete {
+	for subject, fact := range wanted {
+		if !proto.Equal(v.facts[subject], fact) {
+			return 0, fmt.Errorf("the watcher hasn't published %s as it is", subject)
+		}
+	}
+	for subject, fact := range v.facts {
+		if wanted[subject] == nil && l.ours(fact) {
+			return 0, fmt.Errorf("the watcher hasn't published that %s is gone", subject)
+		}
+	}
+	if !v.complete {
 		return 0, errors.New("the watcher hasn't listed everything yet")
 	}
-	return newest, nil
+	return v.sequence, nil
 }
 
 // ours says whether a fact that isn't wanted is one that the lab would have removed: of a real API server's objects
 // only some are the lab's.
 func (l *Lab) ours(fact *schemas.Fact) bool {
-	return fact.GetState() != nil && l.options.Kubeconfig == "" && l.options.Bus == "" &&
-		fact.GetComplete() == nil && fact.GetCluster() == nil
+	return l.options.Kubeconfig == "" && l.options.Bus == "" && fact.GetCluster() == nil
 }
 
-// sameState compares what facts say of the object, not of its history.
-func sameState(a, b *schemas.Fact) bool {
-	return proto.Equal(plain(a), plain(b))
-}
-
+// plain is what a fact says of the object, without its history.
 func plain(fact *schemas.Fact) *schemas.Fact {
 	p := proto.CloneOf(fact)
 	p.Object, p.Manager, p.TriggerTime = nil, "", nil

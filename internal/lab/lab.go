@@ -24,6 +24,7 @@ import (
 	"github.com/deltaplane/deltaplane/internal/lab/fabric"
 	"github.com/deltaplane/deltaplane/internal/lab/space"
 	"github.com/deltaplane/deltaplane/internal/manifest"
+	"github.com/deltaplane/deltaplane/schemas"
 )
 
 // Options say what kind of lab to build. The zero value is the lab named "lab" with three nodes and all services.
@@ -62,6 +63,7 @@ type Lab struct {
 	proxy   *proxy
 	sink    sink
 	fleet   *fleet
+	state   stateView
 
 	// change is held by whoever changes the cluster, from the first step to the last.
 	change sync.Mutex
@@ -105,6 +107,7 @@ func prepare(options Options) (*Lab, error) {
 		return nil, err
 	}
 	l := &Lab{
+		state:   stateView{facts: map[string]*schemas.Fact{}},
 		options: options, dir: d, log: options.Log, fleet: newFleet(options.Log),
 		declared: &manifest.Objects{}, cluster: &manifest.Objects{}, nodes: map[string]*node{}, pods: map[string]*pod{},
 	}
