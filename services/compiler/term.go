@@ -19,8 +19,8 @@ import (
 
 // The bounds of what waits for the loop; beyond, whoever brings it waits too.
 const (
-	factsWaiting  = 8192
-	factsAtOnce   = 1024
+	factsWaiting  = 1024
+	factsAtOnce   = 512
 	inputsWaiting = 256
 	// unreadableTold is of how many messages of STATE that can't be read each is told; then each thousandth.
 	unreadableTold = 20
