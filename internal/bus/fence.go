@@ -109,10 +109,26 @@ func (c *Conn) newestEpoch(ctx context.Context, stream, subject string) (*schema
 		return nil, 0, c.explainStream(err)
 	}
 	var epoch schemas.Epoch
-	if err := proto.Unmarshal(m.Data, &epoch); err != nil {
-		return nil, 0, fmt.Errorf("message %d on %s is no Epoch: %w", m.Sequence, subject, err)
+	if err := proto.Unmarshal(m.Data, &epoch); err != nil || epoch.GetEpoch() == 0 {
+		c.log.Warn("what stands on the epoch's subject is no Epoch; the highest before it counts", "subject", subject, "sequence", m.Sequence, "error", err)
+		highest, err := c.highestEpoch(ctx, stream, subject)
+		return highest, m.Sequence, err
 	}
 	return &epoch, m.Sequence, nil
+}
+
+// highestEpoch reads all that is kept on the epoch subject. What is no Epoch doesn't count: else one message of
+// whoever may publish there would keep everyone from leading.
+func (c *Conn) highestEpoch(ctx context.Context, stream, subject string) (*schemas.Epoch, error) {
+	highest := &schemas.Epoch{}
+	err := c.Read(ctx, ReadOptions{Stream: stream, Subjects: []string{subject}}, func(r Record) error {
+		var epoch schemas.Epoch
+		if proto.Unmarshal(r.Data, &epoch) == nil && epoch.GetEpoch() > highest.GetEpoch() {
+			highest = &epoch
+		}
+		return nil
+	})
+	return highest, err
 }
 
 // Epoch returns the epoch that was taken.

@@ -13,6 +13,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/deltaplane/deltaplane/internal/bus/embedded"
+	"github.com/deltaplane/deltaplane/schemas"
 )
 
 func take(t testing.TB, c *Conn, holder string) *Fence {
@@ -373,5 +374,28 @@ func BenchmarkPublish(b *testing.B) {
 	}
 	if err := c.Flush(); err != nil {
 		b.Fatal(err)
+	}
+}
+
+func TestForeignMessageOnTheEpochSubjectIsPassedOver(t *testing.T) {
+	c := start(t)
+	if err := c.EnsureStreams(t.Context(), 1, schemas.Deltas); err != nil {
+		t.Fatal(err)
+	}
+	first, err := c.TakeEpoch(t.Context(), schemas.Deltas.Name, schemas.SubjectEpoch, "first")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, foreign := range []string{"hello", ""} {
+		if err := c.Publish(schemas.SubjectEpoch, []byte(foreign)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	second, err := c.TakeEpoch(t.Context(), schemas.Deltas.Name, schemas.SubjectEpoch, "second")
+	if err != nil || second.Epoch() != first.Epoch()+1 {
+		t.Fatalf("epoch %v, %v; want the one after %d", second, err, first.Epoch())
+	}
+	if _, err := first.Append(t.Context(), []Record{{Subject: schemas.DeltaSubject("cluster"), Data: []byte("b")}}); !errors.Is(err, ErrDeposed) {
+		t.Errorf("the first may still append: %v", err)
 	}
 }
