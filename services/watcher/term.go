@@ -4,6 +4,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"sync"
 	"time"
@@ -67,7 +68,7 @@ func (w *service) term(ctx context.Context) (err error) {
 		}
 		end(err)
 	})
-	return t.work(ctx)
+	return t.usurped(ctx, t.work(ctx))
 }
 
 // begin takes the epoch and reads what STATE holds.
@@ -203,9 +204,7 @@ func batches(publications []core.Publication) func(yield func([]bus.Record) bool
 
 // look ends the term if STATE's epoch is no longer its own.
 func (t *term) look(ctx context.Context) error {
-	var newest schemas.Epoch
-	err := t.conn.Read(ctx, bus.ReadOptions{Stream: schemas.StateFacts.Name, Subjects: []string{schemas.SubjectStateEpoch}},
-		func(r bus.Record) error { return proto.Unmarshal(r.Data, &newest) })
+	newest, err := t.newestEpoch(ctx)
 	switch {
 	case err != nil:
 		return err
@@ -215,4 +214,29 @@ func (t *term) look(ctx context.Context) error {
 		return fmt.Errorf("STATE has gone back from epoch %d to %d: it was removed or restored", t.fence.Epoch(), newest.GetEpoch())
 	}
 	return nil
+}
+
+// newestEpoch returns what stands on STATE's epoch subject: epoch 0 if nothing does, or something that is no Epoch.
+func (t *term) newestEpoch(ctx context.Context) (*schemas.Epoch, error) {
+	newest := &schemas.Epoch{}
+	err := t.conn.Read(ctx, bus.ReadOptions{Stream: schemas.StateFacts.Name, Subjects: []string{schemas.SubjectStateEpoch}},
+		func(r bus.Record) error {
+			if proto.Unmarshal(r.Data, newest) != nil {
+				newest.Reset()
+			}
+			return nil
+		})
+	return newest, err
+}
+
+// usurped returns why the term has ended. To the server a foreign message on the epoch's subject looks like another
+// watcher; then nobody has taken over, and this one goes on in another term.
+func (t *term) usurped(ctx context.Context, err error) error {
+	if !errors.Is(err, bus.ErrDeposed) {
+		return err
+	}
+	if newest, readErr := t.newestEpoch(ctx); readErr != nil || newest.GetEpoch() != 0 {
+		return err
+	}
+	return errors.New("something that is no Epoch was published on " + schemas.SubjectStateEpoch + ", so the epoch is taken again")
 }

@@ -266,9 +266,12 @@ func TestForeignMessagesInTheStreamsAreToldOf(t *testing.T) {
 	b.event("compiler", "fact_unreadable", "of STATE is no fact, so its object is as it was: not a message that deltaplane writes: ")
 	b.say(schemas.DeltaSubject("cluster"), garbage()...)
 	b.say(schemas.SubjectCheckpoint, garbage()[2])
+	b.say(schemas.SubjectEpoch, garbage()...)
+	b.say(schemas.SubjectStateEpoch, garbage()...)
+	p.holdBoth(4)
 	stop()
 	stopCompiler()
 	p.service("compiler")
 	p.service("watcher", "--source", "directory", "--directory", p.folder)
-	p.holdBoth(4)
+	p.holdBoth(5)
 }
