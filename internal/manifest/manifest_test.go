@@ -44,6 +44,8 @@ func TestBadDocumentsAreSetAside(t *testing.T) {
 		{"huge slice", "apiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\nmetadata: {name: c}\naddressType: IPv4\nendpoints:\n" + strings.Repeat("- addresses: [10.0.0.1]\n", 10000), "endpoints: 10000 of them, and Kubernetes takes at most 1000"},
 		{"huge document", "apiVersion: v1\nkind: Namespace\nmetadata: {name: x, annotations: {a: " + strings.Repeat("x", 10<<20) + "}}\n", "Kubernetes takes at most 3145728"},
 		{"selector", "apiVersion: apps/v1\nkind: Deployment\nmetadata: {name: c}\nspec: {selector: {matchLabels: {a: b}}, template: {metadata: {labels: {a: c}}, spec: {containers: [{name: x}]}}}\n", "doesn't match the labels of spec.template"},
+		{"replicas", "apiVersion: apps/v1\nkind: StatefulSet\nmetadata: {name: c}\nspec: {replicas: 2000000000, selector: {matchLabels: {a: c}}, template: {metadata: {labels: {a: c}}, spec: {containers: [{name: x}]}}}\n", "StatefulSet default/c: spec.replicas: 2000000000: want 0 to 20000"},
+		{"fewer than no replicas", "apiVersion: apps/v1\nkind: ReplicaSet\nmetadata: {name: c}\nspec: {replicas: -1, selector: {matchLabels: {a: c}}, template: {metadata: {labels: {a: c}}, spec: {containers: [{name: x}]}}}\n", "spec.replicas: -1: want 0 to 20000"},
 		{"pod CIDR", "apiVersion: v1\nkind: Node\nmetadata: {name: c}\nspec: {podCIDR: 10.0.0.0}\n", `spec.podCIDRs[0]: "10.0.0.0" is no CIDR`},
 		{"twice", fmt.Sprintf(pod, "first"), "Pod shop/first is here twice: the first, in f.yaml, counts"},
 	} {

@@ -22,6 +22,9 @@ const (
 	maxSlicePorts     = 20000
 )
 
+// maxReplicas is more than any machine that expands a workload has room for.
+const maxReplicas = 20000
+
 // Validate refuses what the API server would refuse, as far as it decides about packets. The error names the field.
 func Validate(object Object) error {
 	if err := validName(object); err != nil {
@@ -37,7 +40,10 @@ func Validate(object Object) error {
 	case *corev1.Node:
 		return validNode(x)
 	}
-	if template, selector, _, isWorkload := workload(object); isWorkload {
+	if template, selector, replicas, isWorkload := workload(object); isWorkload {
+		if replicas < 0 && replicas != perNode || replicas > maxReplicas {
+			return fmt.Errorf("spec.replicas: %d: want 0 to %d", replicas, maxReplicas)
+		}
 		return validTemplate(template, selector)
 	}
 	return nil

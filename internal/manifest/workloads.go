@@ -7,6 +7,7 @@ import (
 	"encoding/base32"
 	"encoding/json"
 	"fmt"
+	"math"
 	"strings"
 
 	appsv1 "k8s.io/api/apps/v1"
@@ -19,7 +20,7 @@ import (
 const LabelTemplate = "pod-template-hash"
 
 // perNode as a number of replicas asks for one pod on each node.
-const perNode = -1
+const perNode = math.MinInt
 
 // workload takes a Deployment, ReplicaSet, StatefulSet or DaemonSet apart.
 func workload(object Object) (template *corev1.PodTemplateSpec, selector *metav1.LabelSelector, replicas int, ok bool) {
