@@ -3,10 +3,13 @@
 package agent
 
 import (
+	"bufio"
 	"context"
 	"fmt"
 	"io"
 	"net"
+	"net/http"
+	"net/http/httptest"
 	"net/netip"
 	"os"
 	"os/exec"
@@ -39,7 +42,17 @@ func client(t *testing.T) *Client {
 	return c
 }
 
-// pod answers like a lab pod until the test ends.
+// web is a pod that speaks HTTP.
+func web(t *testing.T) netip.AddrPort {
+	t.Helper()
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		fmt.Fprintf(w, "shop/web-0 %s\n", r.RemoteAddr)
+	}))
+	t.Cleanup(server.Close)
+	return server.Listener.Addr().(*net.TCPAddr).AddrPort()
+}
+
+// pod answers like a lab pod until the test ends: a line for a line.
 func pod(t *testing.T) netip.AddrPort {
 	t.Helper()
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
@@ -53,8 +66,13 @@ func pod(t *testing.T) netip.AddrPort {
 			if err != nil {
 				return
 			}
-			fmt.Fprintf(c, "shop/web-0 %s\n", c.RemoteAddr())
-			c.Close()
+			go func() {
+				defer c.Close()
+				if _, err := bufio.NewReader(c).ReadString('\n'); err == nil {
+					fmt.Fprintf(c, "shop/web-0 %s\n", c.RemoteAddr())
+				}
+				io.Copy(io.Discard, c)
+			}()
 		}
 	}()
 	return listener.Addr().(*net.TCPAddr).AddrPort()
@@ -106,6 +124,40 @@ func TestResultNamesPodAndClient(t *testing.T) {
 	}
 	if got[0].Reached != "shop/web-0" || got[0].ClientAddress != "127.0.0.1" || got[0].ClientPort == 0 {
 		t.Errorf("got %+v", got[0])
+	}
+}
+
+// freePort is one that nothing on this machine uses at the moment.
+func freePort(t *testing.T) uint16 {
+	t.Helper()
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer listener.Close()
+	return listener.Addr().(*net.TCPAddr).AddrPort().Port()
+}
+
+func TestEachAttemptComesFromTheChosenPort(t *testing.T) {
+	t.Parallel()
+	c := client(t)
+	for _, test := range []struct {
+		name   string
+		target Target
+	}{
+		{"a line", Target{Protocol: "tcp", Address: pod(t)}},
+		{"HTTP", Target{Protocol: "tcp", Address: web(t), HTTP: true}},
+	} {
+		test.target.SourcePort, test.target.Timeout = freePort(t), 5*time.Second
+		got, err := c.Probe(t.Context(), test.target, 3)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for i, result := range got {
+			if result.Outcome != OK || result.ClientPort != test.target.SourcePort {
+				t.Errorf("%s, attempt %d: got %+v, want ok from port %d", test.name, i, result, test.target.SourcePort)
+			}
+		}
 	}
 }
 

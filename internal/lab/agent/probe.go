@@ -68,6 +68,13 @@ func dial(ctx context.Context, network string, target Target) (net.Conn, error) 
 	if err := connection.SetDeadline(end); err != nil {
 		return nil, errors.Join(err, connection.Close())
 	}
+	// A connection that is closed in good order keeps its port for another minute (RFC 9293, TIME-WAIT); a chosen port
+	// must be free for the next attempt at once, so its connections end with RST.
+	if stream, ok := connection.(*net.TCPConn); ok && target.SourcePort != 0 {
+		if err := stream.SetLinger(0); err != nil {
+			return nil, errors.Join(err, connection.Close())
+		}
+	}
 	return connection, nil
 }
 
