@@ -6,6 +6,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"fmt"
 	"net/netip"
 	"strings"
 	"sync"
@@ -299,6 +300,22 @@ func TestStatusNamesWhatTheWatcherSetsAsideAndHolds(t *testing.T) {
 		if !strings.Contains(stdout, want) {
 			t.Errorf("%q is missing in:\n%s", want, stdout)
 		}
+	}
+}
+
+func TestStatusNamesSomeOfManyObjectsSetAside(t *testing.T) {
+	s := newStage(t)
+	s.change(func(status *schemas.Status) {
+		for i := range 30 {
+			status.SetAside = append(status.SetAside, &schemas.SetAside{Object: &schemas.ObjectRef{Kind: "Pod", Namespace: "shop", Name: fmt.Sprint("p", i)}, Reason: "bad"})
+		}
+	})
+	stdout, _, _ := command(t, "status")
+	if n := strings.Count(stdout, "Set aside   Pod"); n != 20 || !strings.Contains(stdout, "and 10 more objects are set aside (-o wide names all)") {
+		t.Errorf("%d objects are named in:\n%s", n, stdout)
+	}
+	if wide, _, _ := command(t, "status", "-o", "wide"); strings.Count(wide, "Set aside   Pod") != 30 {
+		t.Errorf("-o wide doesn't name all 30:\n%s", wide)
 	}
 }
 

@@ -13,8 +13,11 @@ import (
 	"time"
 )
 
-// behindShown bounds the laggards that a table names; -o wide names all.
-const behindShown = 20
+// The bounds of the laggards and of the objects set aside that a table names; -o wide names all.
+const (
+	behindShown = 20
+	asideShown  = 20
+)
 
 // statusView writes a status for people.
 type statusView struct {
@@ -192,7 +195,11 @@ func (v statusView) problems(b *strings.Builder) {
 			v.line(b, "Fault", v.paint.red(n.Node+": "+f.Kind)+": "+f.Text)
 		}
 	}
-	for _, a := range v.SetAside {
+	for i, a := range v.SetAside {
+		if left := len(v.SetAside) - i; i >= asideShown && left > 1 && !v.wide {
+			v.line(b, "", fmt.Sprintf("and %d more objects are set aside (-o wide names all)", left))
+			break
+		}
 		v.line(b, "Set aside", v.paint.yellow(causeJSON{Kind: a.Kind, Namespace: a.Namespace, Name: a.Name}.title())+": "+a.Reason)
 	}
 	if v.WatcherProblem != "" {
