@@ -158,6 +158,7 @@ func (c *Core) Step(now time.Time, in Input) Effects {
 	default:
 		panic(fmt.Sprintf("core: no such input: %T", in))
 	}
+	s.tellRest()
 	return s.effects
 }
 
@@ -195,6 +196,7 @@ type step struct {
 	*Core
 	now     time.Time
 	effects Effects
+	told    int // objects that were set aside or are good again
 }
 
 func (s *step) event(severity schemas.Severity, kind string, object *schemas.ObjectRef, text string) {

@@ -239,6 +239,22 @@ func TestARefusalTooLongForTheBusIsCut(t *testing.T) {
 	expect(t, c.Step(now, list(pod("good", "n"))), "!object_accepted")
 }
 
+func TestAFloodOfBadObjectsIsToldInFewEvents(t *testing.T) {
+	c := newCore()
+	var refused []Refusal
+	for i := range 1000 {
+		refused = append(refused, Refusal{pod(fmt.Sprint("p", i), "").Object, "bad"})
+	}
+	e := c.Step(now, List{Kinds: kinds, Refused: refused})
+	want := "900 more objects are set aside or good again; `deltaplane status` names those that are set aside"
+	if n := len(e.Events); n != 101 || e.Events[n-1].GetText() != want {
+		t.Errorf("%d events, the last is %v; want 101 and %s", n, e.Events[n-1], want)
+	}
+	if n := len(c.SetAside()); n != 1000 {
+		t.Errorf("%d objects are set aside, want 1000", n)
+	}
+}
+
 func TestAFactThatIsNoTextIsSetAside(t *testing.T) {
 	c := newCore()
 	bad := pod("bad", "\xff")

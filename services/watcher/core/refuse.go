@@ -16,6 +16,7 @@ import (
 const (
 	maxReason = 1 << 10
 	maxName   = 512 // Kubernetes allows 253; a document is named by its path
+	maxTold   = 100 // events in one step
 )
 
 // bounded returns r with texts that an event can carry.
@@ -47,7 +48,7 @@ func (s *step) refuse(r Refusal) {
 		return
 	}
 	s.setAside[key] = r.Reason
-	s.event(schemas.Severity_SEVERITY_WARNING, "object_set_aside", r.Object,
+	s.tell(schemas.Severity_SEVERITY_WARNING, "object_set_aside", r.Object,
 		r.Reason+". The object is set aside, what was known of it before stays, and all others go on")
 }
 
@@ -57,7 +58,22 @@ func (s *step) accept(key Key, ref *schemas.ObjectRef) {
 		return
 	}
 	delete(s.setAside, key)
-	s.event(schemas.Severity_SEVERITY_INFO, "object_accepted", ref, key.String()+": what was wrong with it is gone")
+	s.tell(schemas.Severity_SEVERITY_INFO, "object_accepted", ref, key.String()+": what was wrong with it is gone")
+}
+
+// tell makes an event of one object, up to maxTold in a step: a flood would drown what else is said.
+func (s *step) tell(severity schemas.Severity, kind string, object *schemas.ObjectRef, text string) {
+	if s.told++; s.told <= maxTold {
+		s.event(severity, kind, object, text)
+	}
+}
+
+// tellRest says how many objects were not told of one by one.
+func (s *step) tellRest() {
+	if rest := s.told - maxTold; rest > 0 {
+		s.event(schemas.Severity_SEVERITY_WARNING, "object_set_aside", nil,
+			fmt.Sprintf("%d more objects are set aside or good again; `deltaplane status` names those that are set aside", rest))
+	}
 }
 
 // SetAside returns the objects that can't be used and why, ordered by kind and name.
