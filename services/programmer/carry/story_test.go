@@ -140,6 +140,26 @@ func TestADeposedCompilersDeltasAreDropped(t *testing.T) {
 	}
 }
 
+func TestADeltaFromTooFarAheadIsNotBelieved(t *testing.T) {
+	n, c := settled(t, memory())
+	writes, at := n.maps.Writes(), c.at[model.ClusterLayer]
+	for _, d := range []model.Delta{
+		{Epoch: 1 << 60, From: at.Revision, To: at.Revision + 1}, {Epoch: 1, From: at.Revision, To: 1 << 60},
+	} {
+		d.Layer, d.DigestAfter = model.ClusterLayer, at.Digest
+		n.put(core.Delta{Delta: d, Bytes: 100})
+	}
+	if s := n.driver.Core.Stats(); s.Foreign != 2 || n.maps.Writes() != writes {
+		t.Errorf("%d deltas were set aside, %d writes made; want 2 and none", s.Foreign, n.maps.Writes()-writes)
+	}
+	want := "a message on layer cluster was set aside: a delta of epoch 1152921504606846976 from revision "
+	if e := n.events[len(n.events)-1]; !strings.HasPrefix(e.Text, want) {
+		t.Errorf("event %q, want %q", e.Text, want)
+	}
+	n.put(c.commit(model.ClusterLayer, shop(3, 5, 1), n.now))
+	n.converged()
+}
+
 func TestAHeartbeatThatLiesAboutItsEpochSilencesNobodyForLong(t *testing.T) {
 	n, c := settled(t, memory())
 	n.put(core.Heartbeat{Epoch: 1 << 60, Revision: 9})

@@ -3,11 +3,16 @@
 package core
 
 import (
+	"fmt"
 	"time"
 
 	"github.com/deltaplane/deltaplane/internal/model"
 	"github.com/deltaplane/deltaplane/services/programmer/plan"
 )
+
+// farthest is how far a delta may lead, in epochs or revisions, to be believed. No compiler comes to that; one message
+// must not take a node to where numbers end, since it follows nobody who is behind it.
+const farthest = 1 << 32
 
 // live takes a delta, from the bus or from a sync, if it continues exactly what the layer has.
 func (c *Core) live(d Delta) {
@@ -17,6 +22,11 @@ func (c *Core) live(d Delta) {
 	}
 	if c.state == nil || c.loading.wanted {
 		c.wantSync(0) // once the maps are known
+		return
+	}
+	if d.To-d.From > farthest || d.Epoch > l.position.Epoch && d.Epoch-l.position.Epoch > farthest {
+		c.foreign(Foreign{Subject: "layer " + l.String(), Err: fmt.Errorf("a delta of epoch %d from revision %d to %d, "+
+			"where epoch %d is known, is too far ahead to be believed", d.Epoch, d.From, d.To, l.position.Epoch)})
 		return
 	}
 	if !d.Synced && c.deposed(d.Epoch) || d.Epoch < l.position.Epoch {
