@@ -228,6 +228,20 @@ func TestDeltasOutOfOrderChangeNothing(t *testing.T) {
 	p.holdBoth(4)
 }
 
+// A well-formed delta that leads to where numbers end would leave the node deaf to every compiler.
+func TestADeltaFromTooFarAheadIsNotBelieved(t *testing.T) {
+	p, b := started(t)
+	deltas := b.heard()
+	var far schemas.Delta
+	if err := proto.Unmarshal(deltas[len(deltas)-1], &far); err != nil {
+		t.Fatal(err)
+	}
+	far.Epoch, far.From, far.To, far.Put, far.Remove = 1<<60, far.GetTo(), far.GetTo()+1, nil, nil
+	b.say(schemas.ApplySubject("cluster"), marshal(t, &far))
+	b.event("programmer", "foreign_message", "is too far ahead to be believed")
+	p.holdBoth(4)
+}
+
 // A message that lies about its epoch makes the leader stand down for a moment, and no more.
 func TestAHeartbeatThatLiesIsOutlived(t *testing.T) {
 	p, b := started(t)
