@@ -63,7 +63,10 @@ func newLabDownCommand(name *string) *cobra.Command {
 }
 
 // manifestFlags name files of Kubernetes YAML, after -f or without.
-type manifestFlags struct{ paths []string }
+type manifestFlags struct {
+	paths     []string
+	namesOnly bool // the objects are only to be found, not made
+}
 
 func (f *manifestFlags) add(cmd *cobra.Command) {
 	cmd.Flags().StringArrayVarP(&f.paths, "file", "f", nil, "file or folder of Kubernetes YAML, or - for standard input; may be given again, and more may follow")
@@ -75,7 +78,7 @@ func (f *manifestFlags) load(cmd *cobra.Command, args []string) (objects *manife
 	if len(paths) == 0 {
 		return nil, nil, errors.New("which objects? give files or folders of Kubernetes YAML with -f PATH")
 	}
-	var loader manifest.Loader
+	loader := manifest.Loader{NamesOnly: f.namesOnly}
 	for _, path := range paths {
 		if err := loadPath(cmd, &loader, path); err != nil {
 			return nil, nil, err
@@ -149,7 +152,7 @@ func newLabDeleteCommand(name *string) *cobra.Command {
 }
 
 func newLabChangeCommand(verb, short string, name *string, change func(context.Context, *lab.Control, []byte, bool) error) *cobra.Command {
-	var files manifestFlags
+	files := manifestFlags{namesOnly: verb == "delete"}
 	wait := true
 	cmd := &cobra.Command{
 		Use:     verb + " -f PATH...",

@@ -50,8 +50,12 @@ func (l *Lab) Serve(ctx context.Context) error {
 	}
 	// What a client has asked for goes on when it hangs up, but not when the lab ends.
 	mux := http.NewServeMux()
-	mux.Handle("POST "+pathApply, handle(func(_ context.Context, r changeRequest) (any, error) { return nil, l.changeBy(ctx, r, l.Apply) }))
-	mux.Handle("POST "+pathDelete, handle(func(_ context.Context, r changeRequest) (any, error) { return nil, l.changeBy(ctx, r, l.Delete) }))
+	mux.Handle("POST "+pathApply, handle(func(_ context.Context, r changeRequest) (any, error) {
+		return nil, l.changeBy(ctx, r, manifest.Loader{}, l.Apply)
+	}))
+	mux.Handle("POST "+pathDelete, handle(func(_ context.Context, r changeRequest) (any, error) {
+		return nil, l.changeBy(ctx, r, manifest.Loader{NamesOnly: true}, l.Delete)
+	}))
 	mux.Handle("POST "+pathProbe, handle(func(ctx context.Context, r ProbeRequest) (any, error) { return l.Probe(ctx, r) }))
 	mux.Handle("POST "+pathPlace, handle(func(_ context.Context, r placeRequest) (any, error) { return l.Place(r.Name) }))
 	mux.Handle("POST "+pathReady, handle(func(ctx context.Context, _ struct{}) (any, error) { return nil, l.Converged(ctx) }))
@@ -64,8 +68,9 @@ func (l *Lab) Serve(ctx context.Context) error {
 	return nil
 }
 
-func (l *Lab) changeBy(ctx context.Context, r changeRequest, change func(context.Context, *manifest.Objects) error) error {
-	objects := manifest.Decode("standard input", r.YAML)
+func (l *Lab) changeBy(ctx context.Context, r changeRequest, loader manifest.Loader, change func(context.Context, *manifest.Objects) error) error {
+	loader.Decode("standard input", r.YAML)
+	objects := loader.Objects()
 	if err := objects.Err(); err != nil {
 		return err
 	}

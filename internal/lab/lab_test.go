@@ -209,6 +209,12 @@ func TestControlSocket(t *testing.T) {
 	if err := c.Delete(t.Context(), []byte(pods), true); err != nil {
 		t.Error(err)
 	}
+	if err := c.Apply(t.Context(), []byte(pods), true); err != nil {
+		t.Error(err)
+	}
+	if err := c.Delete(t.Context(), []byte("apiVersion: v1\nkind: Pod\nmetadata: {name: stray, namespace: shop}"), true); err != nil {
+		t.Errorf("delete by name alone: %v", err)
+	}
 	if err := c.Apply(t.Context(), []byte("kind: Nonsense"), true); err == nil || !strings.Contains(err.Error(), "Nonsense") {
 		t.Errorf("apply nonsense: %v", err)
 	}

@@ -55,6 +55,9 @@ func newScheme() *runtime.Scheme {
 
 // Loader collects the objects of several files and sets aside a second object of the same kind and name.
 type Loader struct {
+	// NamesOnly reads no further than what an object is called: enough to delete it, as kubectl does.
+	NamesOnly bool
+
 	objects Objects
 	seen    map[string]string // kind and name → where it was first
 }
@@ -100,7 +103,7 @@ type head struct {
 		Name      string `json:"name"`
 		Namespace string `json:"namespace"`
 	} `json:"metadata"`
-	Items []json.RawMessage `json:"items"`
+	Items []json.RawMessage `json:"items,omitempty"`
 }
 
 func (h *head) name() string {
@@ -110,6 +113,17 @@ func (h *head) name() string {
 	default:
 		return cmp.Or(h.Metadata.Namespace, metav1.NamespaceDefault) + "/" + h.Metadata.Name
 	}
+}
+
+// alone is the document without all that the head doesn't have.
+func (h *head) alone() []byte {
+	short := *h
+	short.Items = nil
+	data, err := json.Marshal(short)
+	if err != nil {
+		panic(fmt.Sprintf("manifest: four strings don't become JSON: %v", err))
+	}
+	return data
 }
 
 func (l *Loader) object(at *DocumentError, data []byte) {
@@ -123,6 +137,9 @@ func (l *Loader) object(at *DocumentError, data []byte) {
 	if element, isList := strings.CutSuffix(h.Kind, "List"); isList && (element == "" || kinds[element] != "") {
 		l.list(at, element, h)
 		return
+	}
+	if l.NamesOnly {
+		data = h.alone()
 	}
 	object, err := decodeOne(h, data)
 	if err == nil {
@@ -186,7 +203,11 @@ func (l *Loader) add(at *DocumentError, object Object) error {
 		object.SetNamespace(metav1.NamespaceDefault)
 	}
 	at.Name = Name(object)
-	if err := Validate(object); err != nil {
+	check := Validate
+	if l.NamesOnly {
+		check = func(object Object) error { return validName(object) }
+	}
+	if err := check(object); err != nil {
 		return err
 	}
 	key := kind + " " + Name(object)

@@ -62,6 +62,25 @@ func TestBadDocumentsAreSetAside(t *testing.T) {
 	}
 }
 
+func TestNamesAreEnoughToDelete(t *testing.T) {
+	t.Parallel()
+	loader := Loader{NamesOnly: true}
+	loader.Decode("f.yaml", []byte("apiVersion: v1\nkind: Service\nmetadata: {name: cart, namespace: shop}\n"+
+		"---\napiVersion: apps/v1\nkind: Deployment\nmetadata: {name: web, labels: {a: b}}\nspec: {no: sense}\n"+
+		"---\napiVersion: v1\nkind: Service\nmetadata: {namespace: shop}\n"+
+		"---\napiVersion: v1\nkind: List\nitems:\n- {apiVersion: v1, kind: Node, metadata: {name: node-1}}\n"))
+	var names []string
+	for object := range loader.Objects().All() {
+		names = append(names, object.GetObjectKind().GroupVersionKind().Kind+" "+Name(object))
+	}
+	if diff := cmp.Diff([]string{"Node node-1", "Service shop/cart", "Deployment default/web"}, names); diff != "" {
+		t.Errorf("(-want +got):\n%s", diff)
+	}
+	if err := loader.Objects().Err(); err == nil || !strings.Contains(err.Error(), "document 3: Service shop/: metadata.name is missing") {
+		t.Errorf("set aside %v", err)
+	}
+}
+
 func TestListsAndEmptyDocuments(t *testing.T) {
 	t.Parallel()
 	got := Decode("f.yaml", []byte("# nothing yet\n---\n---\napiVersion: v1\nkind: List\nitems:\n- {apiVersion: v1, kind: Namespace, metadata: {name: a}}\n- {apiVersion: v1, kind: Namespac, metadata: {name: b}}\n"+
