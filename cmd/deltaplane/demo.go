@@ -41,8 +41,12 @@ Without root or BPF it runs the same story on maps in memory, and the reference 
 			defer func() { caller.release(err) }()
 			objects := shop.Objects()
 			if len(files.paths)+len(args) > 0 {
-				if objects, _, err = files.load(cmd, args); err != nil {
+				var spoilt error
+				if objects, spoilt, err = files.load(cmd, args); err != nil {
 					return err
+				}
+				if countAll(objects) == 0 {
+					return errors.Join(errors.New("there is nothing to show: no object in these files can be used"), spoilt)
 				}
 			}
 			d := &demo{out: out, paint: caller.paint(out), objects: objects, name: name}
@@ -162,14 +166,14 @@ func (d *demo) services(ctx context.Context) error {
 // keeping says what can be done with a lab that stays.
 func (d *demo) keeping() {
 	d.say("")
-	d.say("The lab stays up until 'deltaplane lab down'. Try:")
+	d.say(fmt.Sprintf("The lab stays up until '%s'. Try:", lab.DownCommand(d.name)))
 	for _, line := range []string{
 		"deltaplane status", "deltaplane dump --node " + d.lab.Nodes()[0], "deltaplane audit tail --since 10m",
 	} {
 		d.say("  " + line)
 	}
 	if len(d.sources) > 0 && len(d.targets) > 0 {
-		d.say(fmt.Sprintf("  deltaplane lab probe --from %s --to %s", d.sources[0].name, d.targets[0].address(4)))
+		d.say(fmt.Sprintf("  deltaplane lab probe%s --from %s --to %s", lab.NameFlag(d.name), d.sources[0].name, d.targets[0].address(4)))
 	}
 }
 
@@ -177,7 +181,7 @@ func (d *demo) keeping() {
 func (d *demo) end() error {
 	watch := d.stopwatch()
 	if err := d.lab.Shutdown(); err != nil {
-		return fmt.Errorf("clean up: %w; try: deltaplane lab down", err)
+		return fmt.Errorf("clean up: %w; try: %s", err, lab.DownCommand(d.name))
 	}
 	if d.keep != nil {
 		return nil // nobody reads this any more

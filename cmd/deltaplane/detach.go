@@ -87,7 +87,7 @@ func (p *parent) release(err error) {
 // detach runs the same command in a session of its own, shows its story, and returns when it is released.
 func detach(cmd *cobra.Command, name string) error {
 	if state, err := lab.ReadState(name); err == nil {
-		return fmt.Errorf("lab %s is up already, run by process %d; take it down with: deltaplane lab down", name, state.Process.PID)
+		return fmt.Errorf("lab %s is up already, run by process %d; take it down with: %s", name, state.Process.PID, lab.DownCommand(name))
 	}
 	log, err := lab.LogFile(name)
 	if err != nil {

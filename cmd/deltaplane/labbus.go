@@ -2,16 +2,33 @@
 
 package main
 
-import "github.com/deltaplane/deltaplane/internal/lab"
+import (
+	"errors"
+	"fmt"
+	"strings"
 
-// labBus returns the URL of the bus of the lab that runs on this machine; empty if none does, or if several do and
-// none has the default name.
-func labBus() string {
+	"github.com/deltaplane/deltaplane/internal/lab"
+)
+
+// labBus returns the URL of the bus of the lab that runs on this machine: of the one with the default name if several
+// do.
+func labBus() (string, error) {
 	if state, err := lab.ReadState(lab.DefaultName); err == nil {
-		return state.Bus
+		return state.Bus, nil
 	}
-	if running := lab.Running(); len(running) == 1 {
-		return running[0].Bus
+	return onlyBus(lab.Running())
+}
+
+func onlyBus(running []lab.State) (string, error) {
+	switch len(running) {
+	case 0:
+		return "", errors.New("no bus is known: give --bus nats://HOST:PORT, set DELTAPLANE_BUS, or start a lab with 'deltaplane lab up'")
+	case 1:
+		return running[0].Bus, nil
 	}
-	return ""
+	var choices []string
+	for _, state := range running {
+		choices = append(choices, fmt.Sprintf("%s for lab %s", state.Bus, state.Name))
+	}
+	return "", fmt.Errorf("which bus? several labs run here: give --bus or set DELTAPLANE_BUS: %s", strings.Join(choices, ", "))
 }

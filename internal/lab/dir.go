@@ -30,6 +30,17 @@ func stateRoot() string {
 	return "/run/deltaplane"
 }
 
+// DownCommand is what a person types to take the lab down.
+func DownCommand(name string) string { return "deltaplane lab down" + NameFlag(name) }
+
+// NameFlag is how commands are told which lab, with a space before it; empty for the default.
+func NameFlag(name string) string {
+	if name == "" || name == DefaultName {
+		return ""
+	}
+	return " --name " + name
+}
+
 // dir is a lab's folder: all that a lab leaves on the machine but its cgroup.
 type dir string
 
@@ -53,6 +64,7 @@ func cgroupOf(name string) (string, error) {
 	return filepath.Join(root, "deltaplane-"+name), nil
 }
 
+func (d dir) name() string       { return filepath.Base(string(d)) }
 func (d dir) namespaces() string { return filepath.Join(string(d), "netns") }
 func (d dir) manifests() string  { return filepath.Join(string(d), "manifests") }
 func (d dir) logs() string       { return filepath.Join(string(d), "logs") }
@@ -64,6 +76,7 @@ func (d dir) state() string      { return filepath.Join(string(d), "state.json")
 
 // State is what other processes need to know of a lab.
 type State struct {
+	Name    string        `json:"name"`
 	Process space.Process `json:"process"` // that runs the lab
 	Bus     string        `json:"bus"`     // URL, from outside the lab's namespaces
 	Logs    string        `json:"logs"`
@@ -82,9 +95,9 @@ type Place struct {
 // claim makes the folder, or says who has it.
 func (d dir) claim() error {
 	if state, err := d.readState(); err == nil && state.Process.Alive() {
-		return fmt.Errorf("lab %s is up already, run by process %d; take it down with: deltaplane lab down", filepath.Base(string(d)), state.Process.PID)
+		return fmt.Errorf("lab %s is up already, run by process %d; take it down with: %s", d.name(), state.Process.PID, DownCommand(d.name()))
 	} else if err == nil || !errors.Is(err, fs.ErrNotExist) {
-		return fmt.Errorf("lab %s has left things behind in %s; clean up with: deltaplane lab down", filepath.Base(string(d)), d)
+		return fmt.Errorf("lab %s has left things behind in %s; clean up with: %s", d.name(), d, DownCommand(d.name()))
 	}
 	for _, path := range []string{d.namespaces(), d.manifests(), d.logs()} {
 		if err := os.MkdirAll(path, 0o755); err != nil {
@@ -95,7 +108,7 @@ func (d dir) claim() error {
 	if err != nil {
 		return err
 	}
-	return d.writeState(State{Process: self})
+	return d.writeState(State{Name: d.name(), Process: self})
 }
 
 func (d dir) writeState(state State) error {
@@ -141,7 +154,7 @@ func ReadState(name string) (State, error) {
 		return state, fmt.Errorf("there is no lab %q; start one with: deltaplane lab up -f PATH", filepath.Base(string(d)))
 	}
 	if err == nil && !state.Process.Alive() {
-		err = fmt.Errorf("lab %q has ended without cleaning up; do it with: deltaplane lab down", filepath.Base(string(d)))
+		err = fmt.Errorf("lab %q has ended without cleaning up; do it with: %s", d.name(), DownCommand(d.name()))
 	}
 	return state, err
 }

@@ -219,7 +219,7 @@ func (l *Lab) removePod(ctx context.Context, name string) error {
 
 // State describes the lab for other processes.
 func (l *Lab) State() State {
-	state := State{Bus: l.BusURL(), Logs: l.Logs(), Services: l.fleet.processes()}
+	state := State{Name: l.dir.name(), Bus: l.BusURL(), Logs: l.Logs(), Services: l.fleet.processes()}
 	if self, err := space.ProcessOf(os.Getpid()); err == nil {
 		state.Process = self
 	}
