@@ -58,6 +58,7 @@ type reader struct {
 	begun  bool
 	made   time.Time // when the stream was
 	end    uint64    // the newest sequence when reading began
+	moving bool      // a newer message of a subject takes the older one's place
 	next   uint64    // what to continue with; 0 if nothing was read yet
 	caught bool
 }
@@ -146,6 +147,7 @@ func (c *Conn) forget(stream jetstream.Stream, consumer jetstream.Consumer) {
 func (r *reader) check(info *jetstream.StreamInfo) error {
 	if !r.begun {
 		r.begun, r.made, r.end = true, info.Created, info.State.LastSeq
+		r.moving = info.Config.MaxMsgsPerSubject == 1
 	}
 	if !info.Created.Equal(r.made) || info.State.LastSeq+1 < r.next {
 		return ErrReplaced
@@ -200,7 +202,7 @@ func (r *reader) take(m jetstream.Msg) (done bool, err error) {
 	if err != nil {
 		return false, err
 	}
-	if meta.Sequence.Stream > r.end && r.caughtUp() {
+	if !r.moving && meta.Sequence.Stream > r.end && r.caughtUp() {
 		return true, nil
 	}
 	err = r.each(Record{Subject: m.Subject(), Data: m.Data(), Sequence: meta.Sequence.Stream, Time: meta.Timestamp})
@@ -208,7 +210,13 @@ func (r *reader) take(m jetstream.Msg) (done bool, err error) {
 		return false, errOfEach{err}
 	}
 	r.next = meta.Sequence.Stream + 1
-	return (meta.NumPending == 0 || meta.Sequence.Stream >= r.end) && r.caughtUp(), nil
+	return r.all(meta) && r.caughtUp(), nil
+}
+
+// all says whether a message was the last of what was stored when reading began. Where only the last of a subject is
+// kept, what was stored may have moved beyond the end meanwhile: then only nothing pending means that nothing is missing.
+func (r *reader) all(meta *jetstream.MsgMetadata) bool {
+	return meta.NumPending == 0 || !r.moving && meta.Sequence.Stream >= r.end
 }
 
 // quiet is when nothing came for a while: what was pending may have been deleted meanwhile, or the stream with it.

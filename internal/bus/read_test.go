@@ -320,3 +320,32 @@ func TestReadersLeaveNothingOnTheServer(t *testing.T) {
 		t.Errorf("%d readers are still kept by the server, want none", n)
 	}
 }
+
+// An object that changes while STATE is read must not look as if it were gone.
+func TestReadMissesNothingThatMovesMeanwhile(t *testing.T) {
+	c := start(t)
+	if err := c.EnsureStreams(t.Context(), 1, schemas.StateFacts); err != nil {
+		t.Fatal(err)
+	}
+	const objects = 300 // of 64 KiB: more than is under way to a reader at once
+	subject := func(i int) string { return schemas.StateSubject("Pod", "a", fmt.Sprint("p", i)) }
+	publish := func(i int) {
+		if _, err := c.js.Publish(t.Context(), subject(i), make([]byte, 64<<10)); err != nil {
+			t.Error(err)
+		}
+	}
+	for i := range objects {
+		publish(i)
+	}
+	seen := map[string]bool{}
+	err := c.Read(t.Context(), ReadOptions{Stream: schemas.StateFacts.Name}, func(r Record) error {
+		if len(seen) == 0 {
+			publish(objects - 1)
+		}
+		seen[r.Subject] = true
+		return nil
+	})
+	if err != nil || len(seen) != objects || !seen[subject(objects-1)] {
+		t.Errorf("%d objects were read, %v; want %d, also the one that changed", len(seen), err, objects)
+	}
+}
