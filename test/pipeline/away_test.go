@@ -8,12 +8,16 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"github.com/deltaplane/deltaplane/internal/testkit"
 )
 
-// watchEntries looks at a node's maps all the time, without the bus, and returns the fewest backends that it saw.
-func (p *pipeline) watchEntries(node string) (stop func() (fewest int)) {
+// watchEntries looks at a node's maps all the time, without the bus, and returns the fewest backends that it saw. The
+// metrics that it reads are made once in 100 ms, so it begins when they have come to what there is.
+func (p *pipeline) watchEntries(node string, now int) (stop func() (fewest int)) {
 	p.t.Helper()
-	fewest := p.entries(node)
+	fewest := now
+	testkit.Eventually(p.t, patience, func() bool { return p.entries(node) == now })
 	end, ended := make(chan struct{}), make(chan struct{})
 	go func() {
 		defer close(ended)
@@ -55,7 +59,7 @@ func TestTheBusMayBeAwayAndLoseEverything(t *testing.T) {
 		}
 	}
 	all(backendsOf("cart", 1, 3)...)
-	fewest := p.watchEntries("node-2")
+	fewest := p.watchEntries("node-2", 3)
 
 	p.server.Shutdown()
 	p.write("slice.yaml", sliceYAML("cart-1", "cart", 1, 5))

@@ -27,7 +27,7 @@ func TestAFullMapRefusesByNameAndHeals(t *testing.T) {
 	p.programmer("node-1")
 	p.programmer("node-2", "--max-backends", "8")
 	p.healthy(2)
-	fewest := p.watchEntries("node-2")
+	fewest := p.watchEntries("node-2", 4)
 
 	p.write("slice.yaml", sliceYAML("cart-1", "cart", 1, 20))
 	p.holds("node-1", backendsOf("cart", 1, 20)...)
