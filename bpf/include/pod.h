@@ -47,7 +47,7 @@ static __always_inline bool flow_goes_on(const struct packet *p, const struct fl
 		return true;
 	if (p->syn && p->sequence != flow->sequence)
 		return false;
-	return backend_serves(flow->backend, dialled(p));
+	return backend_serves(flow->backend, &flow->addr, flow->port, dialled(p));
 }
 
 /* A pod that dials directly from a port that a flow's replies come to: the flow is over. */

@@ -6,6 +6,7 @@
 #include <bpf/bpf_helpers.h>
 
 #include "abi.h"
+#include "address.h"
 #include "maps.h"
 #include "operate.h"
 #include "reasons.h"
@@ -76,12 +77,15 @@ static __always_inline struct frontend *find_frontend(const struct address *addr
 
 /*
  * Says if a backend that was chosen earlier still serves what frontend now stands for: an address
- * may have gone to another Service while the backend lives. Without a frontend it is enough that
- * the backend lives. One lookup.
+ * may have gone to another Service while the backend lives, and its id to another backend while the
+ * client was silent for longer than ids are kept from use. Without a frontend it is enough that the
+ * backend lives. One lookup.
  */
-static __always_inline bool backend_serves(__u32 id, const struct frontend *frontend)
+static __always_inline bool backend_serves(__u32 id, const struct address *addr, __be16 port,
+					   const struct frontend *frontend)
 {
 	struct backend *backend = look_up(&backends_v1, &id);
 
-	return backend && (!frontend || backend->set == frontend->set);
+	return backend && backend->port == port && address_equal(&backend->addr, addr) &&
+	       (!frontend || backend->set == frontend->set);
 }

@@ -169,7 +169,36 @@ static __always_inline void choices_show(struct choices *choices, __u32 shown,
 	choices->hidden = hidden & ~(1U << shown);
 }
 
-/* An unconnected datagram: the same Service keeps the same backend while that lives. */
+/*
+ * What a datagram socket is connected to. Being disconnected (connect to AF_UNSPEC) passes no hook,
+ * so what was noted when it connected counts only as long as it has a peer.
+ */
+static __always_inline struct choice *choice_of_peer(struct bpf_sock_addr *ctx)
+{
+	struct bpf_sock *sk = ctx->sk;
+
+	if (!sk || sk->state != BPF_TCP_ESTABLISHED)
+		return NULL;
+	return bpf_sk_storage_get(&sockets_v1, sk, NULL, 0);
+}
+
+/*
+ * The choice of a socket that is connected to the Service which a datagram names once more, as long
+ * as its backend serves: the socket takes answers from no other. __noinline: a rare path, to be
+ * followed once.
+ */
+static __noinline struct choice *choice_named(struct bpf_sock_addr *ctx, const struct address *addr,
+					      __be16 port, const struct frontend *frontend)
+{
+	struct choice *choice = choice_of_peer(ctx);
+
+	if (choice && choice_is_of(choice, addr, port) &&
+	    backend_serves(choice->backend, &choice->addr, choice->port, frontend))
+		return choice;
+	return NULL;
+}
+
+/* A datagram that says where to: the same Service keeps the same backend while that lives. */
 static __always_inline int socket_send(struct bpf_sock_addr *ctx, bool v6)
 {
 	struct address addr = socket_address(ctx, v6);
@@ -192,12 +221,17 @@ static __always_inline int socket_send(struct bpf_sock_addr *ctx, bool v6)
 		return ALLOW;
 	}
 	set = frontend->set;
+	choice = choice_named(ctx, &addr, port, frontend);
+	if (choice) {
+		socket_redirect(ctx, v6, &choice->addr, choice->port);
+		return ALLOW;
+	}
 	choices = bpf_sk_storage_get(&datagrams_v1, ctx->sk, NULL, BPF_SK_STORAGE_GET_F_CREATE);
 	if (choices) {
 		index = choice_index(choices, &addr, port) % CHOICES;
 		choice = &choices->entries[index];
 		if (choice_is_of(choice, &addr, port) &&
-		    backend_serves(choice->backend, frontend)) {
+		    backend_serves(choice->backend, &choice->addr, choice->port, frontend)) {
 			choices_show(choices, index, &choice->addr, choice->port);
 			socket_redirect(ctx, v6, &choice->addr, choice->port);
 			return ALLOW;
@@ -231,7 +265,7 @@ static __always_inline int socket_receive(struct bpf_sock_addr *ctx, bool v6)
 
 	if (socket_protocol(ctx) != IPPROTO_UDP)
 		return ALLOW;
-	choice = bpf_sk_storage_get(&sockets_v1, ctx->sk, NULL, 0);
+	choice = choice_of_peer(ctx);
 	if (choice && choice_sends(choice, &addr, port)) {
 		socket_redirect(ctx, v6, &choice->service, choice->service_port);
 		return ALLOW;

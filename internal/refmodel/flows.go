@@ -94,7 +94,7 @@ func (f *Flows) goesOn(n *Node, p Packet, known *flow) bool {
 	}
 	backend, lives := n.backend(known.backend)
 	frontend, dialled := n.frontend(frontendKey(p.Protocol, p.Destination))
-	return lives && (!dialled || frontend.Set == backend.Set)
+	return lives && AddrPort(backend) == known.destination && (!dialled || frontend.Set == backend.Set)
 }
 
 // NewPacket decides about the first packet of a flow from a pod. Besides what NewConnection says:

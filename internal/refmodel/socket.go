@@ -58,7 +58,7 @@ func (s *Socket) Send(n *Node, dialled netip.AddrPort, did Reached) error {
 			continue
 		}
 		s.sent = append(s.sent[:i], s.sent[i+1:]...)
-		if b, lives := n.backend(c.backend.ID); lives && b.Set == d.Frontend.Set {
+		if b, lives := n.backend(c.backend.ID); lives && AddrPort(b) == AddrPort(c.backend) && b.Set == d.Frontend.Set {
 			s.sent = append(s.sent, c)
 			if did.Refused || did.At != AddrPort(c.backend) {
 				return fmt.Errorf("a datagram to %s: want it sent to %s as before, got %s", dialled, AddrPort(c.backend), did)

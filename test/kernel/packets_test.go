@@ -375,6 +375,19 @@ func TestFlowsWhenTheirBackendGoes(t *testing.T) {
 	}
 }
 
+func TestDatagramsLeaveABackendWhoseIDIsAnothersByNow(t *testing.T) {
+	plane := newPlane(t, oneService(model.UDP)...)
+	datagram := segment{from: "10.1.0.9:40000", to: "10.96.0.1:80", udp: true, payload: 5}
+	if _, got := fromPod(t, plane, datagram); got.to != "10.1.0.1:8080" {
+		t.Fatalf("reached %s", got.to)
+	}
+	testkit.RemoveBackend(t, plane, 1)
+	testkit.Put(t, plane, testkit.Service{Set: 1, Protocol: model.UDP, Frontends: at("10.96.0.1:80"), Backends: backends(1, "10.1.0.2:8080")})
+	if _, got := fromPod(t, plane, datagram); got.to != "10.1.0.2:8080" {
+		t.Errorf("reached %s, which is gone", got.to)
+	}
+}
+
 func TestTwoServicesOfOneClientPortAndOneBackend(t *testing.T) {
 	plane := newPlane(t,
 		testkit.Service{Set: 1, Protocol: model.TCP, Frontends: at("10.96.0.1:80"), Backends: backends(1, "10.1.0.1:8080")},

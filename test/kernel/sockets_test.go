@@ -10,6 +10,7 @@ import (
 	"syscall"
 	"testing"
 	"time"
+	"unsafe"
 
 	"github.com/deltaplane/deltaplane/bpf"
 	"github.com/deltaplane/deltaplane/internal/abi"
@@ -249,6 +250,134 @@ func TestUnconnectedDatagramsKeepTheirBackend(t *testing.T) {
 			})
 		})
 	}
+}
+
+func TestDatagramSocketLeavesABackendWhoseIDIsAnothersByNow(t *testing.T) {
+	n := newNode(t, "10.1.0.1", "10.1.0.2")
+	serve(t, n.NetNS, "10.1.0.1:5353")
+	serve(t, n.NetNS, "10.1.0.2:5353")
+	service := netip.MustParseAddrPort("10.96.0.2:53")
+	n.Do(t, func() {
+		conn, err := net.ListenUDP("udp4", nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer conn.Close()
+		for _, pod := range []string{"10.1.0.1:5353", "10.1.0.2:5353"} {
+			testkit.Put(t, n.plane, testkit.Service{Set: 1, Protocol: model.UDP, Frontends: []netip.AddrPort{service}, Backends: backends(1, pod)})
+			if got := exchange(t, conn, service, service); got != pod {
+				t.Errorf("reached %s, want %s", got, pod)
+			}
+		}
+	})
+}
+
+// TestConnectedSocketMayNameItsPeer: a datagram of a connected socket may name an address too. Naming the Service that
+// it is connected to, it must reach the same backend: the socket takes answers from no other.
+func TestConnectedSocketMayNameItsPeer(t *testing.T) {
+	pods := []string{"10.1.0.1", "10.1.0.2", "10.1.0.3", "10.1.0.4"}
+	n := newNode(t, pods...)
+	for i := range pods {
+		pods[i] += ":5353"
+		serve(t, n.NetNS, pods[i])
+	}
+	service := netip.MustParseAddrPort("10.96.0.2:53")
+	testkit.Put(t, n.plane, testkit.Service{Set: 1, Protocol: model.UDP, Frontends: []netip.AddrPort{service}, Backends: backends(1, pods...)})
+	for _, network := range []string{"udp4", "udp6"} { // the latter with mapped addresses
+		n.Do(t, func() {
+			s := dialDatagrams(t, network, service)
+			first, _ := s.exchange(t, netip.AddrPort{})
+			for range 20 {
+				if got, from := s.exchange(t, service); got != first || from != service {
+					t.Fatalf("%s: %s answers as %s, want %s as %s", network, got, from, first, service)
+				}
+			}
+		})
+	}
+}
+
+// TestDisconnectedSocketForgetsItsPeer: a socket that was connected to a Service, gave that up and asks the backend
+// itself is answered by the backend.
+func TestDisconnectedSocketForgetsItsPeer(t *testing.T) {
+	n := newNode(t, "10.1.0.1")
+	serve(t, n.NetNS, "10.1.0.1:5353")
+	service, pod := netip.MustParseAddrPort("10.96.0.2:53"), netip.MustParseAddrPort("10.1.0.1:5353")
+	testkit.Put(t, n.plane, testkit.Service{Set: 1, Protocol: model.UDP, Frontends: []netip.AddrPort{service}, Backends: backends(1, pod.String())})
+	n.Do(t, func() {
+		s := dialDatagrams(t, "udp4", service)
+		if _, from := s.exchange(t, netip.AddrPort{}); from != service {
+			t.Errorf("connected, it is answered by %s, want %s", from, service)
+		}
+		unspecified := make([]byte, 16) // family AF_UNSPEC
+		if _, _, errno := syscall.Syscall(syscall.SYS_CONNECT, uintptr(s.fd), uintptr(unsafe.Pointer(&unspecified[0])), uintptr(len(unspecified))); errno != 0 {
+			t.Fatal(errno)
+		}
+		for _, to := range []netip.AddrPort{pod, service, pod} {
+			if _, from := s.exchange(t, to); from != to {
+				t.Errorf("asked %s, answered by %s", to, from)
+			}
+		}
+	})
+}
+
+// datagrams is a UDP socket as C programs use it.
+type datagrams struct {
+	fd     int
+	mapped bool // an IPv6 socket
+}
+
+func dialDatagrams(t testing.TB, network string, to netip.AddrPort) datagrams {
+	t.Helper()
+	s := datagrams{mapped: network == "udp6"}
+	family := syscall.AF_INET
+	if s.mapped {
+		family = syscall.AF_INET6
+	}
+	var err error
+	if s.fd, err = syscall.Socket(family, syscall.SOCK_DGRAM|syscall.SOCK_CLOEXEC, 0); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { syscall.Close(s.fd) })
+	if err := syscall.SetsockoptTimeval(s.fd, syscall.SOL_SOCKET, syscall.SO_RCVTIMEO, &syscall.Timeval{Sec: 2}); err != nil {
+		t.Fatal(err)
+	}
+	if err := syscall.Connect(s.fd, s.sockaddr(to)); err != nil {
+		t.Fatalf("connect to %s: %v", to, err)
+	}
+	return s
+}
+
+func (s datagrams) sockaddr(to netip.AddrPort) syscall.Sockaddr {
+	if s.mapped {
+		return &syscall.SockaddrInet6{Port: int(to.Port()), Addr: to.Addr().As16()}
+	}
+	return &syscall.SockaddrInet4{Port: int(to.Port()), Addr: to.Addr().As4()}
+}
+
+// exchange sends a datagram, to the peer if to is the zero address, and returns who answers and as whom.
+func (s datagrams) exchange(t testing.TB, to netip.AddrPort) (who string, from netip.AddrPort) {
+	t.Helper()
+	var err error
+	if to.IsValid() {
+		err = syscall.Sendto(s.fd, []byte("who"), 0, s.sockaddr(to))
+	} else {
+		_, err = syscall.Write(s.fd, []byte("who"))
+	}
+	if err != nil {
+		t.Fatalf("send to %s: %v", to, err)
+	}
+	b := make([]byte, 64)
+	count, sender, err := syscall.Recvfrom(s.fd, b, 0)
+	if err != nil {
+		t.Fatalf("answer of %s: %v", to, err)
+	}
+	switch sa := sender.(type) {
+	case *syscall.SockaddrInet4:
+		from = netip.AddrPortFrom(netip.AddrFrom4(sa.Addr), uint16(sa.Port))
+	case *syscall.SockaddrInet6:
+		from = netip.AddrPortFrom(netip.AddrFrom16(sa.Addr).Unmap(), uint16(sa.Port))
+	}
+	return string(b[:count]), from
 }
 
 // exchange sends a datagram and checks whom the answer seems to come from.
