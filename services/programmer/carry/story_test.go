@@ -186,6 +186,20 @@ func TestALogThatWasCutIsFollowedInTheEnd(t *testing.T) {
 	n.converged()
 }
 
+// A heartbeat names a node's layer only shortly after it changed; so the answer to a sync alone must do.
+func TestALogThatWasCutIsFollowedWithoutHeartbeats(t *testing.T) {
+	n, c := settled(t, memory())
+	l := model.NodeLayer("a")
+	rows, at := c.layers[l], c.at[l]
+	n.put(c.commit(l, pods("web-8", "web-9"), n.now))
+	c.epoch, c.layers[l], c.at[l], c.log = 2, rows, at, nil
+	for range 450 {
+		n.now = n.now.Add(core.TickInterval)
+		n.put(core.Tick{})
+	}
+	n.converged()
+}
+
 func TestADeltaWithTheWrongDigestIsNotAppliedAndHealed(t *testing.T) {
 	n, c := settled(t, memory())
 	d := c.commit(model.ClusterLayer, shop(3, 5, 1), n.now)

@@ -75,7 +75,8 @@ func (c *Core) snapshot(s Snapshot) {
 	if l == nil || c.state == nil || c.loading.wanted {
 		return
 	}
-	if l.known && s.Position.Epoch <= l.position.Epoch && s.Position.Revision < l.position.Revision {
+	older := s.Position.Epoch <= l.position.Epoch && s.Position.Revision < l.position.Revision
+	if l.known && older && !c.sync.goesBack(s.Snapshot) {
 		c.stats.Duplicates++ // a live delta was faster
 		return
 	}
