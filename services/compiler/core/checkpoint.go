@@ -79,7 +79,8 @@ func (c *Core) freed() []*schemas.FreedId {
 }
 
 // heartbeat tells nodes once in a while how far they should be. While something is being appended it names no
-// positions: they are not the log's yet.
+// positions: they are not the log's yet. Nor before all was compiled: the log may have been cut, and nodes that are
+// ahead of it would give up their rows for older ones.
 func (c *Core) heartbeat(now time.Time) (out Output) {
 	if now.Before(c.beat) {
 		return out
@@ -95,7 +96,7 @@ func (c *Core) heartbeat(now time.Time) (out Output) {
 	}
 	c.fleet.Forget(now, time.Hour)
 	m := &schemas.Heartbeat{Epoch: uint64(c.epoch), Revision: uint64(c.last.revision), Sent: timestamp(now)}
-	if c.trusted && len(c.appending) == 0 {
+	if c.compiled != nil && len(c.appending) == 0 {
 		m.Positions = c.positions(now)
 	}
 	out.Publish = []Message{{schemas.SubjectHeartbeat, encode(m)}}

@@ -57,6 +57,27 @@ func TestEmptyStateDeletesNothing(t *testing.T) {
 	}
 }
 
+// TestCutLogTakesNothingFromNodes loses the end of DELTA, as a server that lost power may. Nodes have what was there.
+func TestCutLogTakesNothingFromNodes(t *testing.T) {
+	w := shop(t, Options{}, 3, 2)
+	before := len(w.log)
+	w.facts(serviceFact(7), sliceFact(7, 0, 3, w.now), podFact("late", "n1", "10.1.9.9"))
+	w.pass(time.Second)
+	w.log = w.log[:before]
+	w.restart(Options{})
+	w.forget()
+	w.pass(5 * time.Second) // STATE isn't read yet
+	for _, b := range w.beats() {
+		if len(b.Positions) != 0 {
+			t.Fatalf("a heartbeat tells %v of a log that may have been cut", b.Positions)
+		}
+	}
+	w.sync("n1", model.ClusterLayer, model.NodeLayer("n1"))
+	if r := w.replies()[0]; !strings.Contains(r.GetRefused(), "was cut") {
+		t.Errorf("a node that is ahead of the log is told %v, want that it waits", r)
+	}
+}
+
 func (w *world) checkFoldedRows(sets int) {
 	w.t.Helper()
 	if n := len(w.core.rows(model.ClusterLayer).Sets); n != sets {

@@ -90,8 +90,24 @@ func (c *Core) answer(r request) Output {
 		out.Outranked = o
 		return out
 	}
+	if l, ahead := c.cut(r); ahead {
+		return r.refuse(fmt.Sprintf("the log is behind what node %s holds of layer %s, so it was cut: it waits %s", r.node, l, c.Waiting()))
+	}
 	out.Answers = []Answer{c.missing(r)}
 	return out
+}
+
+// cut says whether a node has rows of a layer that the log has lost, while nothing but the log says what they should
+// be. Until all is compiled such a node keeps what it has: the log's rows are older.
+func (c *Core) cut(r request) (model.Layer, bool) {
+	for _, l := range []model.Layer{model.ClusterLayer, model.NodeLayer(r.node)} {
+		is, told := r.positions[l]
+		should := c.Position(l)
+		if told && c.compiled == nil && (is.Revision > should.Revision || is.Revision == should.Revision && is.Digest != should.Digest) {
+			return l, true
+		}
+	}
+	return model.Layer{}, false
 }
 
 func (r *request) refuse(reason string) Output {
