@@ -40,6 +40,7 @@ const (
 type Fleet struct {
 	nodes     map[string]*node
 	strangers int // of nodes, those that the cluster doesn't know
+	known     int // how many nodes the cluster has
 }
 
 type node struct {
@@ -53,14 +54,15 @@ type node struct {
 // New returns a Fleet without nodes.
 func New() *Fleet { return &Fleet{nodes: map[string]*node{}} }
 
-// Know tells which nodes the cluster has. Others are forgotten, unless they have reported.
+// Know tells which nodes the cluster has. One that it has no longer is forgotten; should its programmer go on, the next
+// report brings it back as a stranger.
 func (f *Fleet) Know(names map[string]bool) {
-	f.strangers = 0
+	f.strangers, f.known = 0, len(names)
 	for name, n := range f.nodes {
-		n.known = names[name]
-		if !n.known && n.report == nil {
+		if n.known && !names[name] {
 			delete(f.nodes, name)
 		}
+		n.known = names[name]
 	}
 	for name := range names {
 		if f.nodes[name] == nil {
@@ -112,8 +114,12 @@ func (f *Fleet) Report(report *schemas.Applied, now time.Time) error {
 	return nil
 }
 
-// Forget drops nodes that the cluster doesn't have and that have been silent for longer than after.
+// Forget drops nodes that the cluster doesn't have and that have fallen silent: nobody should wait for a machine that
+// was taken away. If the cluster has no nodes at all, reports are all that tells of them, and they stay for so long.
 func (f *Fleet) Forget(now time.Time, after time.Duration) {
+	if f.known > 0 {
+		after = SilentAfter
+	}
 	for name, n := range f.nodes {
 		if !n.known && now.Sub(n.heard) > after {
 			delete(f.nodes, name)

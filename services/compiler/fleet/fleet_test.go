@@ -8,6 +8,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/google/go-cmp/cmp"
 	"google.golang.org/protobuf/types/known/durationpb"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
@@ -104,6 +105,49 @@ func TestOlderReportDoesNotReplaceANewerOne(t *testing.T) {
 	}
 }
 
+func TestNobodyWaitsForARemovedNode(t *testing.T) {
+	names := func(f *Fleet) (names []string) {
+		for _, p := range f.Progress(want, start) {
+			names = append(names, p.Node)
+		}
+		return names
+	}
+	f := New()
+	f.Know(map[string]bool{"n1": true, "n2": true})
+	for _, name := range []string{"n1", "n2"} {
+		if err := f.Report(report(name, model.Position{}, model.Position{}), start); err != nil {
+			t.Fatal(err)
+		}
+	}
+	f.Know(map[string]bool{"n1": true})
+	if diff := cmp.Diff([]string{"n1"}, names(f)); diff != "" {
+		t.Errorf("n2 was removed (-want +got):\n%s", diff)
+	}
+	if err := f.Report(report("n2", model.Position{}, model.Position{}), start.Add(time.Second)); err != nil {
+		t.Fatal(err)
+	}
+	f.Forget(start.Add(SilentAfter), time.Hour)
+	if diff := cmp.Diff([]string{"n1", "n2"}, names(f)); diff != "" {
+		t.Errorf("the programmer of n2 still reports (-want +got):\n%s", diff)
+	}
+	f.Forget(start.Add(time.Second+SilentAfter+1), time.Hour)
+	if diff := cmp.Diff([]string{"n1"}, names(f)); diff != "" {
+		t.Errorf("n2 fell silent (-want +got):\n%s", diff)
+	}
+}
+
+func TestWithoutNodesTheSilentAreNamed(t *testing.T) {
+	f := New()
+	f.Know(nil)
+	if err := f.Report(report("n1", model.Position{}, model.Position{}), start); err != nil {
+		t.Fatal(err)
+	}
+	f.Forget(start.Add(time.Hour), time.Hour)
+	if got := f.Progress(want, start.Add(time.Hour)); len(got) != 1 || !strings.HasPrefix(got[0].Reason, "silent for 1h0m0s") {
+		t.Errorf("got %+v, want n1, silent for an hour", got)
+	}
+}
+
 func TestStrangersAreBoundedAndForgotten(t *testing.T) {
 	f := New()
 	f.Know(map[string]bool{"n1": true})
@@ -119,9 +163,9 @@ func TestStrangersAreBoundedAndForgotten(t *testing.T) {
 	if err := f.Report(report("n1", model.Position{}, model.Position{}), start); err != nil {
 		t.Errorf("a known node was refused too: %v", err)
 	}
-	f.Forget(start.Add(time.Hour), time.Minute)
+	f.Forget(start.Add(SilentAfter+1), time.Hour)
 	if got := f.Progress(want, start); len(got) != 1 || got[0].Node != "n1" {
-		t.Errorf("after an hour there are %d nodes, want n1 alone", len(got))
+		t.Errorf("when they are silent there are %d nodes, want n1 alone", len(got))
 	}
 	if f.strangers != 0 {
 		t.Errorf("%d strangers are counted, want 0", f.strangers)
