@@ -4,8 +4,10 @@ package bpf
 
 import (
 	"bytes"
+	"errors"
 	"net"
 	"net/netip"
+	"syscall"
 	"testing"
 
 	"github.com/cilium/ebpf"
@@ -190,6 +192,32 @@ func TestChecksumsByHelpersAreTheSame(t *testing.T) {
 					if v1 != v2 || !bytes.Equal(out1, out2) {
 						t.Fatalf("%v %s → %s of %d bytes: %v by helpers, %v inline\n%x\n%x", p, family[0], to, size, v2, v1, out2, out1)
 					}
+				}
+			}
+		}
+	}
+}
+
+// TestSumsOfWholePacketsStayRight gives packets whose sum the device has taken (CHECKSUM_COMPLETE). The kernel itself
+// compares that sum with the packet afterwards, and says EBADMSG if they are not the same.
+func TestSumsOfWholePacketsStayRight(t *testing.T) {
+	d := load(t, "")
+	putServices(t, d)
+	for _, p := range []model.Protocol{model.TCP, model.UDP} {
+		for _, c := range [][3]string{
+			{"10.1.0.9:4000", "10.96.0.1:80", "10.1.0.1:8080"},
+			{"[fd00:1::9]:4000", "[fd00:96::1]:80", "[fd00:1::1]:8080"},
+		} {
+			for _, way := range []struct{ program, from, to string }{{"from_pod", c[0], c[1]}, {"to_pod", c[2], c[0]}} {
+				const complete = 1 << 2 // BPF_F_TEST_SKB_CHECKSUM_COMPLETE, include/uapi/linux/bpf.h
+				b := frame(t, p, way.from, way.to, "S", 9)
+				out := make([]byte, len(b)+growth)
+				_, err := d.pods.Programs[way.program].Run(&ebpf.RunOptions{Data: b, DataOut: out, Flags: complete})
+				if errors.Is(err, syscall.EINVAL) {
+					t.Skip("this kernel does not compare: that came with Linux 6.12")
+				}
+				if err != nil {
+					t.Errorf("%s, %v %s → %s: %v", way.program, p, way.from, way.to, err)
 				}
 			}
 		}

@@ -113,6 +113,13 @@ static __always_inline int rewrite_packet(struct __sk_buff *skb, const struct pa
 		return REASON_UNSUPPORTED;
 	if (p->v6 == (address_is_v4(&to->source) || address_is_v4(&to->destination)))
 		return REASON_STALE_TABLES;
+	/*
+	 * The device's sum of the whole packet: what changes in IPv6 addresses the transport's
+	 * checksum takes back, where in IPv4 the header's does so once more. The helpers know the
+	 * latter only (their flag for the former, BPF_F_IPV6, came with Linux 6.16).
+	 */
+	if (state == CHECKSUM_COMPLETE && p->v6)
+		state = CHECKSUM_NONE;
 	if (state == CHECKSUM_COMPLETE || state == CHECKSUM_UNKNOWN) {
 		reason = checksum_by_helpers(skb, p, sum_fold32(addresses), sum_fold32(ports));
 		if (reason)
