@@ -310,6 +310,12 @@ func TestGraceEnds(t *testing.T) {
 	check(t, Grace())
 }
 
+// TestGraceWithoutMembarrier is what kernels with nohz_full processors do.
+func TestGraceWithoutMembarrier(t *testing.T) {
+	testkit.NeedKernel(t)
+	check(t, graceByMap())
+}
+
 func TestProbeFindsNothingMissing(t *testing.T) {
 	testkit.NeedKernel(t)
 	check(t, Probe())
