@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
 
 	"github.com/deltaplane/deltaplane/internal/model"
 )
@@ -150,19 +151,34 @@ func (p *pods) tell(missing map[string]time.Time, now time.Time) {
 
 // hostRoutes returns the interface of each route to one address alone.
 func hostRoutes() (map[netip.Addr]int, error) {
+	return routesFrom(func(family int) ([]netlink.Route, error) { return netlink.RouteList(nil, family) })
+}
+
+// routeAttempts is how often a list that routes changed under is made again.
+const routeAttempts = 10
+
+// routesFrom makes hostRoutes of lists. A list that was interrupted by a change is no list: what it lacks is not gone.
+func routesFrom(list func(family int) ([]netlink.Route, error)) (map[netip.Addr]int, error) {
 	interfaces := map[netip.Addr]int{}
 	for _, family := range []int{netlink.FAMILY_V4, netlink.FAMILY_V6} {
-		routes, err := netlink.RouteList(nil, family)
-		if err != nil && !errors.Is(err, netlink.ErrDumpInterrupted) {
+		routes, err := list(family)
+		for n := 1; n < routeAttempts && errors.Is(err, netlink.ErrDumpInterrupted); n++ {
+			routes, err = list(family)
+		}
+		if err != nil {
 			return nil, err
 		}
 		for _, r := range routes {
-			if r.Dst == nil || r.Gw != nil || r.LinkIndex == 0 {
+			if r.Dst == nil || r.Gw != nil || r.LinkIndex == 0 || r.Type != unix.RTN_UNICAST {
 				continue
 			}
 			ones, bits := r.Dst.Mask.Size()
 			addr, ok := netip.AddrFromSlice(r.Dst.IP)
-			if ok && ones == bits {
+			if !ok || ones != bits {
+				continue
+			}
+			// The kernel lists, and takes, the one of the lowest metric first.
+			if _, better := interfaces[addr.Unmap()]; !better {
 				interfaces[addr.Unmap()] = r.LinkIndex
 			}
 		}
