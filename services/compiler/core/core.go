@@ -151,7 +151,7 @@ type Core struct {
 	ids      *ids.Allocator
 	revision model.Revision
 	last     committed
-	trusted  bool // layers are what the log says, or were compiled
+	trusted  bool // layers are what the log says from a checkpoint on, or were compiled
 	settled  bool // the log has had all that was compiled, at least once
 
 	pending   pending
@@ -189,7 +189,7 @@ func New(o Options, log *Fold, epoch model.Epoch, now time.Time) *Core {
 	o = o.withDefaults()
 	c := &Core{
 		o: o, epoch: epoch, db: state.New(), aside: map[compile.Unit][]state.SetAside{},
-		layers: log.layers, ids: log.ids, revision: log.revision, trusted: log.Whole() == nil && len(log.layers) > 0,
+		layers: log.layers, ids: log.ids, revision: log.revision, trusted: log.Whole() == nil && log.Checkpointed(),
 		patience: map[string]*bucket{}, fleet: fleet.New(), beat: now,
 	}
 	c.pace = newPace(o.Burst, o.PerMessage, now)

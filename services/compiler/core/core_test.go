@@ -78,6 +78,21 @@ func TestCutLogTakesNothingFromNodes(t *testing.T) {
 	}
 }
 
+// TestRestOfALogIsNotTakenForAllOfIt leaves of DELTA, which forgets by age, what has no gap and no beginning.
+func TestRestOfALogIsNotTakenForAllOfIt(t *testing.T) {
+	w := shop(t, Options{}, 3, 2)
+	before := len(w.log)
+	w.facts(podFact("first", "n9", "10.1.9.9"))
+	w.pass(time.Second)
+	w.log = w.log[before:]
+	w.restart(Options{})
+	w.forget()
+	w.sync("n8")
+	if r := w.replies()[0]; r.GetRefused() == "" {
+		t.Errorf("a node is told %v for all there is, want that it waits", r)
+	}
+}
+
 func (w *world) checkFoldedRows(sets int) {
 	w.t.Helper()
 	if n := len(w.core.rows(model.ClusterLayer).Sets); n != sets {
