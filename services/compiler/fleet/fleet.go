@@ -41,6 +41,8 @@ type Fleet struct {
 	nodes     map[string]*node
 	strangers int // of nodes, those that the cluster doesn't know
 	known     int // how many nodes the cluster has
+	// removed are nodes that the cluster had until not long ago, and since when Forget knows; zero before that.
+	removed map[string]time.Time
 }
 
 type node struct {
@@ -52,19 +54,21 @@ type node struct {
 }
 
 // New returns a Fleet without nodes.
-func New() *Fleet { return &Fleet{nodes: map[string]*node{}} }
+func New() *Fleet { return &Fleet{nodes: map[string]*node{}, removed: map[string]time.Time{}} }
 
-// Know tells which nodes the cluster has. One that it has no longer is forgotten; should its programmer go on, the next
-// report brings it back as a stranger.
+// Know tells which nodes the cluster has. One that it has no longer is forgotten. Its programmer may have a few
+// last things to say; if it goes on for longer, it is a stranger.
 func (f *Fleet) Know(names map[string]bool) {
 	f.strangers, f.known = 0, len(names)
 	for name, n := range f.nodes {
 		if n.known && !names[name] {
 			delete(f.nodes, name)
+			f.removed[name] = time.Time{}
 		}
 		n.known = names[name]
 	}
 	for name := range names {
+		delete(f.removed, name)
 		if f.nodes[name] == nil {
 			f.nodes[name] = &node{known: true}
 		}
@@ -85,6 +89,9 @@ func (f *Fleet) Report(report *schemas.Applied, now time.Time) error {
 	positions, err := wire.PositionsFromProto(report.GetPositions())
 	if err != nil {
 		return fmt.Errorf("report of node %s: %w", name, err)
+	}
+	if _, removed := f.removed[name]; removed {
+		return nil // its last words
 	}
 	n := f.nodes[name]
 	if n != nil && n.report != nil && report.GetSent().AsTime().Before(n.report.GetSent().AsTime()) {
@@ -117,6 +124,13 @@ func (f *Fleet) Report(report *schemas.Applied, now time.Time) error {
 // Forget drops nodes that the cluster doesn't have and that have fallen silent: nobody should wait for a machine that
 // was taken away. If the cluster has no nodes at all, reports are all that tells of them, and they stay for so long.
 func (f *Fleet) Forget(now time.Time, after time.Duration) {
+	for name, since := range f.removed {
+		if since.IsZero() {
+			f.removed[name] = now
+		} else if now.Sub(since) > SilentAfter {
+			delete(f.removed, name)
+		}
+	}
 	if f.known > 0 {
 		after = SilentAfter
 	}

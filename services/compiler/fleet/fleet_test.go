@@ -123,16 +123,28 @@ func TestNobodyWaitsForARemovedNode(t *testing.T) {
 	if diff := cmp.Diff([]string{"n1"}, names(f)); diff != "" {
 		t.Errorf("n2 was removed (-want +got):\n%s", diff)
 	}
-	if err := f.Report(report("n2", model.Position{}, model.Position{}), start.Add(time.Second)); err != nil {
-		t.Fatal(err)
+	f.Forget(start, time.Hour)
+	says := func(at time.Duration, want ...string) {
+		t.Helper()
+		if err := f.Report(report("n2", model.Position{}, model.Position{}), start.Add(at)); err != nil {
+			t.Fatal(err)
+		}
+		f.Forget(start.Add(at), time.Hour)
+		if diff := cmp.Diff(want, names(f)); diff != "" {
+			t.Errorf("n2 reports %v after it was removed (-want +got):\n%s", at, diff)
+		}
 	}
-	f.Forget(start.Add(SilentAfter), time.Hour)
-	if diff := cmp.Diff([]string{"n1", "n2"}, names(f)); diff != "" {
-		t.Errorf("the programmer of n2 still reports (-want +got):\n%s", diff)
-	}
-	f.Forget(start.Add(time.Second+SilentAfter+1), time.Hour)
+	says(time.Second, "n1")
+	says(SilentAfter+1, "n1")
+	says(SilentAfter+2, "n1", "n2")
+	f.Forget(start.Add(3*SilentAfter), time.Hour)
 	if diff := cmp.Diff([]string{"n1"}, names(f)); diff != "" {
 		t.Errorf("n2 fell silent (-want +got):\n%s", diff)
+	}
+	f.Know(map[string]bool{})
+	f.Know(map[string]bool{"n1": true})
+	if err := f.Report(report("n1", model.Position{}, model.Position{}), start); err != nil || f.Progress(want, start)[0].Report == nil {
+		t.Errorf("n1 is back and nobody listens (%v)", err)
 	}
 }
 
