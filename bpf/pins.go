@@ -39,8 +39,13 @@ func onBPFFS(dir string) bool {
 // checkBPFFS says what to do if a directory that is to hold pins, or the one it will be in, is on no bpffs.
 func checkBPFFS(dir string) error {
 	for at := dir; ; at = filepath.Dir(at) {
-		if _, err := os.Stat(at); errors.Is(err, fs.ErrNotExist) && at != filepath.Dir(at) {
+		_, err := os.Stat(at)
+		if errors.Is(err, fs.ErrNotExist) && at != filepath.Dir(at) {
 			continue
+		}
+		if err != nil {
+			return fmt.Errorf("look for the bpffs that is to hold pins (by default it is root's alone; "+
+				"another user needs a folder of its own there): %w", err)
 		}
 		if onBPFFS(at) {
 			return nil

@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"syscall"
 	"testing"
@@ -15,6 +16,7 @@ import (
 	"github.com/cilium/ebpf/link"
 	"github.com/google/go-cmp/cmp"
 	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
 
 	"github.com/deltaplane/deltaplane/internal/abi"
 	"github.com/deltaplane/deltaplane/internal/model"
@@ -280,6 +282,7 @@ func TestWhatPeopleSee(t *testing.T) {
 			return err
 		}},
 		{"pins on no bpffs", "mount -t bpf", func() error { _, err := Load(Options{PinDir: t.TempDir()}); return err }},
+		{"a bpffs that this user may not look into", "it is root's alone", func() error { return as(65534, func() error { return checkBPFFS(dir) }) }},
 		{"no cgroup there", "no such file", func() error { return d.AttachCgroup("/nowhere") }},
 		{"a directory that is no cgroup", "is no cgroup: find the version 2", func() error { return d.AttachCgroup(t.TempDir()) }},
 		{"interface zero", "want an index above 0", func() error { return d.AttachPod(0) }},
@@ -290,6 +293,15 @@ func TestWhatPeopleSee(t *testing.T) {
 			t.Errorf("%s: %v, want a message with %q", c.name, err, c.want)
 		}
 	}
+}
+
+// as runs f with another user's rights to files.
+func as(uid uintptr, f func() error) error {
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	_, _, _ = unix.RawSyscall(unix.SYS_SETFSUID, uid, 0, 0) // this thread's alone
+	defer func() { _, _, _ = unix.RawSyscall(unix.SYS_SETFSUID, 0, 0, 0) }()
+	return f()
 }
 
 // TestMissingHookIsNamed pretends that the kernel is older than it is.
