@@ -12,6 +12,7 @@ import (
 	"context"
 	"fmt"
 	"os"
+	"runtime/debug"
 
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
@@ -83,7 +84,14 @@ programmer --node node-a --maps memory
 # Take off everything that it left in the kernel:
 programmer cleanup`
 
+// garbagePercent trades little CPU for memory: taking a first snapshot of 250,000 backends makes much that is garbage
+// soon after (measured: 140 to 170 MiB at the most instead of 155 to 280, with as much CPU). GOGC in the environment overrules it.
+const garbagePercent = 50
+
 func main() {
+	if os.Getenv("GOGC") == "" {
+		debug.SetGCPercent(garbagePercent)
+	}
 	var s settings
 	cmd := config.Command("programmer", "Keep one node's tables in its kernel", example, &s, s.run)
 	cmd.AddCommand(cleanupCommand())
