@@ -2,11 +2,7 @@
 
 package core
 
-import (
-	"slices"
-
-	"github.com/deltaplane/deltaplane/internal/model"
-)
+import "github.com/deltaplane/deltaplane/internal/model"
 
 // recent are the newest deltas of all layers as they went out, bounded by their bytes: what a node that missed
 // some can be given.
@@ -47,11 +43,14 @@ func (r *recent) add(e entry) {
 	}
 }
 
+// evict forgets the oldest delta. The lists lose their first entry by moving on, since there are 100,000 of them: what
+// lies before is emptied here, and given back when a list grows.
 func (r *recent) evict() {
-	oldest := r.order[0]
-	r.order = slices.Delete(r.order, 0, 1)
+	oldest, of := r.order[0], r.layers[r.order[0].layer]
+	r.order[0], of[0] = entry{}, entry{}
+	r.order = r.order[1:]
 	r.bytes -= oldest.bytes
-	if rest := r.layers[oldest.layer][1:]; len(rest) > 0 {
+	if rest := of[1:]; len(rest) > 0 {
 		r.layers[oldest.layer] = rest
 	} else {
 		delete(r.layers, oldest.layer)

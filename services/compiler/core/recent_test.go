@@ -1,0 +1,42 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package core
+
+import (
+	"testing"
+
+	"github.com/deltaplane/deltaplane/internal/model"
+)
+
+// BenchmarkRecentOfManyNodes keeps small deltas of 5,000 nodes while it forgets as many.
+func BenchmarkRecentOfManyNodes(b *testing.B) {
+	r := recent{most: recentBytes}
+	add := func(i int) {
+		r.add(newEntry(model.Layer{Kind: model.LayerNode, Name: string(rune(i % 5000))},
+			model.Position{Revision: model.Revision(i)}, [][]byte{make([]byte, 250)}))
+	}
+	for i := range recentBytes / 250 {
+		add(i)
+	}
+	for i := 0; b.Loop(); i++ {
+		add(i)
+	}
+}
+
+// TestOldDeltasAreForgottenOneByOne adds far more than is kept.
+func TestOldDeltasAreForgottenOneByOne(t *testing.T) {
+	r := recent{most: 1000}
+	l := model.ClusterLayer
+	for i := range 10_000 {
+		r.add(newEntry(l, model.Position{Revision: model.Revision(i)}, [][]byte{make([]byte, 10)}))
+	}
+	if len(r.order) != 100 || len(r.layers[l]) != 100 || r.bytes != 1000 || cap(r.order) > 1000 {
+		t.Errorf("%d and %d deltas of %d bytes are kept, in room for %d; want 100 of 1000", len(r.order), len(r.layers[l]), r.bytes, cap(r.order))
+	}
+	if m, ok := r.since(l, model.Position{Revision: 9950}); !ok || len(m) != 50 {
+		t.Errorf("%d deltas since revision 9950 (%v), want 50", len(m), ok)
+	}
+	if _, ok := r.since(l, model.Position{Revision: 9899}); ok {
+		t.Error("a delta that was forgotten is given")
+	}
+}
