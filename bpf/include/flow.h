@@ -108,17 +108,40 @@ static __noinline int flow_insert_reverse(const struct tuple *forward, struct fl
 	return REASON_FLOWS_FULL;
 }
 
-/* Deletes the reverse entry of a flow, unless a flow that took its place has it by now. */
+/* Says if a flow has the reverse entry of this key: a flow that took its place may, or none. */
+static __always_inline bool flow_has_reverse(const struct tuple *forward, const struct tuple *key)
+{
+	struct flow *reverse = look_up(&flows_v1, key);
+
+	return reverse && reverse->port == forward->destination_port &&
+	       reverse->client_port == forward->source_port &&
+	       address_equal(&reverse->addr, &forward->destination);
+}
+
+/* Deletes the reverse entry of a flow, if it still has it. */
 static __always_inline void flow_delete_reverse(const struct tuple *forward,
 						const struct flow *flow)
 {
 	struct tuple key = flow_reverse_key(forward, &flow->addr, flow->port, flow->client_port);
-	struct flow *reverse = look_up(&flows_v1, &key);
 
-	if (reverse && reverse->port == forward->destination_port &&
-	    reverse->client_port == forward->source_port &&
-	    address_equal(&reverse->addr, &forward->destination))
+	if (flow_has_reverse(forward, &key))
 		delete_from(&flows_v1, &key);
+}
+
+/*
+ * Says if answers to a flow would be translated. Where a client sends much and hears little, only
+ * its forward entry is ever read, and the other is evicted: for datagrams that would be for good,
+ * since nothing else ends such a flow. Being read here, both entries also grow old together. A
+ * connection's answers come at least as acknowledgments.
+ */
+static __always_inline bool flow_is_whole(const struct tuple *forward, const struct flow *flow)
+{
+	struct tuple key;
+
+	if (forward->protocol != IPPROTO_UDP)
+		return true;
+	key = flow_reverse_key(forward, &flow->addr, flow->port, flow->client_port);
+	return flow_has_reverse(forward, &key);
 }
 
 /*

@@ -66,8 +66,9 @@ static __always_inline void end_flow_of_reused_port(const struct packet *p)
 		delete_from(&flows_v1, &key);
 }
 
+/* keep says that the flow is begun again with its old backend. */
 static __always_inline int begin(struct __sk_buff *skb, const struct packet *p,
-				 const struct flow *old, __u32 set)
+				 const struct flow *old, __u32 set, bool keep)
 {
 	struct pick pick = {};
 	struct flow flow;
@@ -77,7 +78,14 @@ static __always_inline int begin(struct __sk_buff *skb, const struct packet *p,
 		return drop(p, set, p->reason);
 	if (lengths_contradict(skb, p))
 		return drop(p, set, REASON_MALFORMED);
-	reason = pick_backend(set, &pick);
+	if (keep && old) {
+		pick.addr = old->addr;
+		pick.port = old->port;
+		pick.backend = old->backend;
+		reason = REASON_NONE;
+	} else {
+		reason = pick_backend(set, &pick);
+	}
 	if (reason == REASON_NO_BACKEND) {
 		drop_report(&p->tuple, set, reason, VIA_PACKET);
 		return refuse_packet(skb, p);
@@ -96,11 +104,13 @@ static __always_inline int pod_sends(struct __sk_buff *skb)
 	struct frontend *frontend;
 	struct packet p = {};
 	struct flow *flow;
+	bool goes_on;
 
 	if (!read_packet(skb, &p))
 		return PASS;
 	flow = look_up(&flows_v1, &p.tuple);
-	if (flow && !p.reason && flow_goes_on(&p, flow)) {
+	goes_on = flow && !p.reason && flow_goes_on(&p, flow);
+	if (goes_on && flow_is_whole(&p.tuple, flow)) {
 		flow_note_end(&p, flow);
 		return translated(&p, flow_apply_forward(skb, &p, flow));
 	}
@@ -110,7 +120,7 @@ static __always_inline int pod_sends(struct __sk_buff *skb)
 			end_flow_of_reused_port(&p);
 		return PASS;
 	}
-	return begin(skb, &p, flow, frontend->set);
+	return begin(skb, &p, flow, frontend->set, goes_on);
 }
 
 static __always_inline int pod_gets(struct __sk_buff *skb)

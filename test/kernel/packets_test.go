@@ -388,6 +388,24 @@ func TestDatagramsLeaveABackendWhoseIDIsAnothersByNow(t *testing.T) {
 	}
 }
 
+// TestClientThatHearsLittleIsAnsweredWhenTheTableIsFull: the answers to a flow must find their entry however long the
+// last one is ago, as long as the client sends.
+func TestClientThatHearsLittleIsAnsweredWhenTheTableIsFull(t *testing.T) {
+	plane := newPlane(t, oneService(model.UDP)...)
+	const client, service, backend = "10.1.0.9:40000", "10.96.0.1:80", "10.1.0.1:8080"
+	for i := range 10_000 { // twice what there is room for, and again
+		other := netip.AddrPortFrom(netip.AddrFrom4([4]byte{10, 1, 1, byte(i >> 8)}), uint16(1024+i%256))
+		for _, from := range []string{client, other.String()} {
+			if _, got := fromPod(t, plane, segment{from: from, to: service, udp: true}); got.to != backend {
+				t.Fatalf("%s reached %s", from, got.to)
+			}
+		}
+	}
+	if got := toPod(t, plane, segment{from: backend, to: client, udp: true}); got.from != service {
+		t.Errorf("the answer is shown as from %s, want %s", got.from, service)
+	}
+}
+
 func TestTwoServicesOfOneClientPortAndOneBackend(t *testing.T) {
 	plane := newPlane(t,
 		testkit.Service{Set: 1, Protocol: model.TCP, Frontends: at("10.96.0.1:80"), Backends: backends(1, "10.1.0.1:8080")},
