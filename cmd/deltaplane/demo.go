@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"os"
 
@@ -41,12 +42,11 @@ Without root or BPF it runs the same story on maps in memory, and the reference 
 			defer func() { caller.release(err) }()
 			objects := shop.Objects()
 			if len(files.paths)+len(args) > 0 {
-				var spoilt error
-				if objects, spoilt, err = files.load(cmd, args); err != nil {
+				if objects, _, err = files.load(cmd, args, io.Discard); err != nil { // the story tells
 					return err
 				}
 				if countAll(objects) == 0 {
-					return errors.Join(errors.New("there is nothing to show: no object in these files can be used"), spoilt)
+					return errors.Join(errors.New("there is nothing to show: no object in these files can be used"), objects.Err())
 				}
 			}
 			d := &demo{out: out, paint: caller.paint(out), objects: objects, name: name}

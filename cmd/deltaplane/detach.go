@@ -62,6 +62,15 @@ func (p *parent) out(cmd *cobra.Command) io.Writer {
 	return p.story
 }
 
+// complaints is where things go that aren't right and don't end the command: to the person, who doesn't see what a
+// detached process has for its errors.
+func (p *parent) complaints(cmd *cobra.Command) io.Writer {
+	if p.detached {
+		return p.out(cmd)
+	}
+	return cmd.ErrOrStderr()
+}
+
 func (p *parent) paint(w io.Writer) paint {
 	if p.detached {
 		return paint{on: p.colour}
@@ -122,7 +131,12 @@ func detach(cmd *cobra.Command, name string) error {
 	if err := errors.Join(copied, err, cmd.Context().Err()); err != nil {
 		return errors.Join(err, ignoreExit(child.Wait()))
 	}
-	return released(string(text), name, log.Name())
+	err = released(string(text), name, log.Name())
+	if _, noLab := lab.ReadState(name); err != nil && noLab != nil {
+		// All that is known has been said.
+		err = errors.Join(err, os.Remove(log.Name()))
+	}
+	return err
 }
 
 // released reads what release has said.

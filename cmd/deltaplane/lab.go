@@ -72,8 +72,9 @@ func (f *manifestFlags) add(cmd *cobra.Command) {
 	cmd.Flags().StringArrayVarP(&f.paths, "file", "f", nil, "file or folder of Kubernetes YAML, or - for standard input; may be given again, and more may follow")
 }
 
-// load reads all files. Documents that can't be used are told one by one; the second result says if there were any.
-func (f *manifestFlags) load(cmd *cobra.Command, args []string) (objects *manifest.Objects, spoilt error, err error) {
+// load reads all files. Documents that can't be used are told to aside one by one; the second result says if there were
+// any.
+func (f *manifestFlags) load(cmd *cobra.Command, args []string, aside io.Writer) (objects *manifest.Objects, spoilt error, err error) {
 	paths := append(slices.Clip(f.paths), args...)
 	if len(paths) == 0 {
 		return nil, nil, errors.New("which objects? give files or folders of Kubernetes YAML with -f PATH")
@@ -86,7 +87,7 @@ func (f *manifestFlags) load(cmd *cobra.Command, args []string) (objects *manife
 	}
 	objects = loader.Objects()
 	for _, e := range objects.SetAside {
-		fmt.Fprintln(cmd.ErrOrStderr(), "set aside:", e)
+		fmt.Fprintln(aside, "set aside:", e)
 	}
 	if n := len(objects.SetAside); n > 0 {
 		spoilt = fmt.Errorf("%d of the documents can't be used; see above", n)
@@ -159,7 +160,7 @@ func newLabChangeCommand(verb, short string, name *string, change func(context.C
 		Short:   short,
 		Example: "  deltaplane lab " + verb + " -f web.yaml\n  deltaplane lab " + verb + " --wait=false -f web.yaml",
 		RunE: func(cmd *cobra.Command, args []string) error {
-			objects, spoilt, err := files.load(cmd, args)
+			objects, spoilt, err := files.load(cmd, args, cmd.ErrOrStderr())
 			if err != nil {
 				return err
 			}

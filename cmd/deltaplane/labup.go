@@ -81,7 +81,7 @@ func (u *labUp) run(cmd *cobra.Command, args []string, name string) (err error) 
 	out := u.parent.out(cmd)
 	defer func() { u.parent.release(err) }()
 	ctx := cmd.Context()
-	objects, _, err := u.files.load(cmd, args)
+	objects, _, err := u.files.load(cmd, args, u.parent.complaints(cmd))
 	if err != nil {
 		return err
 	}

@@ -151,7 +151,7 @@ func ReadState(name string) (State, error) {
 	}
 	state, err := d.readState()
 	if errors.Is(err, fs.ErrNotExist) {
-		return state, fmt.Errorf("there is no lab %q; start one with: deltaplane lab up -f PATH", filepath.Base(string(d)))
+		return state, fmt.Errorf("there is no lab %q; start one with: deltaplane lab up%s -f PATH", d.name(), NameFlag(d.name()))
 	}
 	if err == nil && !state.Process.Alive() {
 		err = fmt.Errorf("lab %q has ended without cleaning up; do it with: %s", d.name(), DownCommand(d.name()))
@@ -185,13 +185,14 @@ func Down(ctx context.Context, name string) (bool, error) {
 		return false, err
 	}
 	_, noDir := os.Stat(string(d))
+	_, noLog := os.Stat(d.log())
 	cgroup := ""
 	if os.Geteuid() == 0 { // without root a lab has no cgroup
 		if cgroup, err = cgroupOf(name); err != nil {
 			return false, err
 		}
 	}
-	if _, noCgroup := os.Stat(cgroup); noDir != nil && noCgroup != nil {
+	if _, noCgroup := os.Stat(cgroup); noDir != nil && noCgroup != nil && noLog != nil {
 		return false, nil
 	}
 	if state, err := d.readState(); err == nil && state.Process.PID != os.Getpid() {
