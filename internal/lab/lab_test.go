@@ -4,6 +4,7 @@ package lab
 
 import (
 	"context"
+	"fmt"
 	"os"
 	"strings"
 	"testing"
@@ -59,6 +60,9 @@ func plainLab(t *testing.T, name, yaml string) *Lab {
 	return l
 }
 
+// unique is a lab's name that no other run of these tests on this machine has, now or before it was killed.
+func unique(name string) string { return fmt.Sprintf("%s-%d", name, os.Getpid()) }
+
 func nothingLeft(t *testing.T, name string) {
 	t.Helper()
 	d, _ := dirOf(name)
@@ -88,7 +92,7 @@ func probe(t *testing.T, l *Lab, r ProbeRequest) agent.Result {
 // Everyone reaches every pod by its own address, in both families and protocols, and is seen as who they are.
 func TestPodsReachEachOther(t *testing.T) {
 	t.Parallel()
-	l := plainLab(t, "test-reach", pods)
+	l := plainLab(t, unique("test-reach"), pods)
 	for _, from := range []string{"shop/web-0", "node/node-1", "node/node-3", "outside"} {
 		for _, to := range []string{"shop/web-0:http", "shop/web-1:http", "shop/host:9000", "shop/stray:9000"} {
 			for _, family := range []int{4, 6} {
@@ -116,7 +120,7 @@ func TestPodsReachEachOther(t *testing.T) {
 
 func TestPodsComeAndGo(t *testing.T) {
 	t.Parallel()
-	l := plainLab(t, "test-change", pods)
+	l := plainLab(t, unique("test-change"), pods)
 	more := manifest.Decode("f", []byte(strings.Replace(pods, "replicas: 3", "replicas: 5", 1)))
 	if err := l.Apply(t.Context(), more); err != nil {
 		t.Fatal(err)
@@ -145,7 +149,7 @@ func TestPodsComeAndGo(t *testing.T) {
 // Nodes come with their pods and go without a trace on the others.
 func TestNodesComeAndGo(t *testing.T) {
 	t.Parallel()
-	l := plainLab(t, "test-nodes", pods)
+	l := plainLab(t, unique("test-nodes"), pods)
 	more := manifest.Decode("f", []byte("apiVersion: v1\nkind: Node\nmetadata: {name: node-1}\n---\napiVersion: v1\nkind: Node\nmetadata: {name: extra}\n---\n"+
 		"apiVersion: v1\nkind: Pod\nmetadata: {name: there, namespace: shop}\nspec: {nodeName: extra, containers: [{name: main, ports: [{containerPort: 80}]}]}\n"))
 	bound := manifest.Decode("f", []byte(pods)).Pods
@@ -173,29 +177,30 @@ func TestNodesComeAndGo(t *testing.T) {
 // A later process takes down what a crashed one has left, and a second lab of the same name is refused until then.
 func TestDownAfterACrash(t *testing.T) {
 	t.Parallel()
-	l := plainLab(t, "test-crash", pods)
+	name := unique("test-crash")
+	l := plainLab(t, name, pods)
 	if _, err := l.outside.client(); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := Up(t.Context(), &manifest.Objects{}, Options{Name: "test-crash", NoServices: true}); err == nil || !strings.Contains(err.Error(), "lab test-crash is up already") {
+	if _, err := Up(t.Context(), &manifest.Objects{}, Options{Name: name, NoServices: true}); err == nil || !strings.Contains(err.Error(), "lab "+name+" is up already") {
 		t.Errorf("a second lab gives %v", err)
 	}
-	if found, err := Down(t.Context(), "test-crash"); !found || err != nil {
+	if found, err := Down(t.Context(), name); !found || err != nil {
 		t.Errorf("down: found %t, %v", found, err)
 	}
-	nothingLeft(t, "test-crash")
-	if found, err := Down(t.Context(), "test-crash"); found || err != nil {
+	nothingLeft(t, name)
+	if found, err := Down(t.Context(), name); found || err != nil {
 		t.Errorf("down again: found %t, %v", found, err)
 	}
 }
 
 func TestControlSocket(t *testing.T) {
 	t.Parallel()
-	l := plainLab(t, "test-control", pods)
+	l := plainLab(t, unique("test-control"), pods)
 	ctx, cancel := context.WithCancel(t.Context())
 	served := make(chan error, 1)
 	go func() { served <- l.Serve(ctx) }()
-	c, err := Connect("test-control")
+	c, err := Connect(l.State().Name)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -20,7 +20,8 @@ import (
 	"github.com/deltaplane/deltaplane/internal/testkit"
 )
 
-const labName = "test-pipeline"
+// labName is that of no other run of these tests on this machine, now or before it was killed.
+var labName = fmt.Sprintf("test-pipeline-%d", os.Getpid())
 
 // cli is the command line of a lab of this test's own, with the services built beside it.
 type cli struct{ program string }
@@ -192,7 +193,7 @@ func TestDemoFailsNoConnection(t *testing.T) {
 	c := buildAll(t)
 	for name, args := range map[string][]string{"kernel": nil, "memory": {"--no-kernel"}} {
 		t.Run(name, func(t *testing.T) {
-			lab := "test-demo-" + name
+			lab := fmt.Sprintf("test-demo-%s-%d", name, os.Getpid())
 			out := c.run(t, append([]string{"demo", "--name", lab}, args...)...)
 			for _, want := range []string{" connections, 0 failed", "nodes converged with equal digests    yes", "refused at once", "no_backend"} {
 				if !strings.Contains(out, want) {
