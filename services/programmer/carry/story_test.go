@@ -254,6 +254,23 @@ func TestAFullMapRefusesByNameAndHealsWhenThereIsRoom(t *testing.T) {
 	}
 }
 
+// What doesn't fit one node fits none of 5,000: they must not all ask for all rows again and again.
+func TestAFullMapAsksSeldomForAllRows(t *testing.T) {
+	n, c := settled(t, memory(), plan.Capacities{abi.Backends: 13})
+	n.syncs = nil
+	for i := range 600 {
+		n.put(c.commit(model.ClusterLayer, shop(3, 6+i%2, 1), n.now))
+		c.log = nil // it forgets deltas, so each answer is all rows
+		n.pass(time.Second)
+	}
+	if len(n.syncs) > 10 {
+		t.Errorf("asked %d times for all rows in 10 minutes, want 10 at most", len(n.syncs))
+	}
+	n.put(c.commit(model.ClusterLayer, shop(3, 4, 1), n.now))
+	n.pass(20 * time.Second)
+	n.converged()
+}
+
 func TestARestartWithNothingNewWritesNothing(t *testing.T) {
 	m := memory()
 	_, c := settled(t, m)

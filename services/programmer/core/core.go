@@ -57,8 +57,12 @@ type layer struct {
 	// position is what the maps hold, if known: the rows are exactly those of that revision.
 	position model.Position
 	known    bool
-	// full says that what was to come didn't fit. Only a whole snapshot can tell whether it fits by now.
-	full bool
+	// full says that what was to come didn't fit, refusals how often in a row. Only a whole snapshot can tell whether
+	// it fits by now; it is asked for at retry, or when what came since took away as many rows as there was no room for.
+	full     bool
+	refusals int
+	retry    time.Time
+	lacking  int
 	// behind is when a heartbeat said that there is more than we have; zero if it doesn't.
 	behind time.Time
 	heard  model.Revision // the newest revision that a heartbeat or delta spoke of

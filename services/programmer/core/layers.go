@@ -41,6 +41,7 @@ func (c *Core) live(d Delta) {
 		c.stats.Duplicates++
 	case d.From != l.position.Revision:
 		c.stats.Gaps++
+		c.passed(l, &d)
 		c.ask(l)
 	default:
 		position := model.Position{Epoch: d.Epoch, Revision: d.To, Digest: d.DigestAfter}

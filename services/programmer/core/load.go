@@ -146,9 +146,9 @@ func (c *Core) transact(t *transaction, changes ...plan.LayerChange) {
 // asked for as a whole.
 func (c *Core) refused(t *transaction, err error) {
 	c.stats.Refused++
-	kind := "rows"
+	kind, lacking := "rows", 0
 	if refusal, ok := errors.AsType[*plan.Refusal](err); ok {
-		kind = refusal.Kind
+		kind, lacking = refusal.Kind, refusal.Lacking
 	}
 	if t.repair {
 		c.fault(Fault{Kind: kind, Text: "repairing the maps: " + err.Error()})
@@ -158,9 +158,11 @@ func (c *Core) refused(t *transaction, err error) {
 	}
 	l := &c.layers[t.kind]
 	text := fmt.Sprintf("layer %s, revision %d: %v", l, t.position.Revision, err)
-	if l.full = kind == "capacity"; !l.full {
+	if kind == "capacity" {
+		c.overflowed(l, lacking)
+	} else {
 		c.stats.Mismatches++
-		l.known = false
+		l.known, l.full = false, false
 	}
 	c.ask(l)
 	c.fault(Fault{Kind: kind, Text: text, Layer: l.Layer, Revision: t.position.Revision})
@@ -195,7 +197,7 @@ func (c *Core) done(in Done) {
 // accept moves the layer's position.
 func (c *Core) accept(t *transaction) {
 	l := &c.layers[t.kind]
-	l.position, l.known, l.full = t.position, true, false
+	l.position, l.known, l.full, l.refusals = t.position, true, false, 0
 	l.heard = max(l.heard, t.position.Revision)
 	if l.heard <= t.position.Revision {
 		l.behind = time.Time{}

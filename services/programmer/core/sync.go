@@ -4,6 +4,7 @@ package core
 
 import (
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/deltaplane/deltaplane/internal/model"
@@ -42,15 +43,47 @@ func backoff(tries int) time.Duration {
 	return min(backoffMost, backoffFirst<<min(tries, 10))
 }
 
-// fullPause is how long a layer that didn't fit waits before it is tried again.
-const fullPause = 5 * time.Second
+// How long a layer that didn't fit waits until all of it is asked for again: longer each time, since what doesn't fit
+// here fits no node, and all would ask for all of it again and again.
+const (
+	fullPause = 5 * time.Second
+	fullMost  = 5 * time.Minute
+)
+
+// overflowed notes that a layer doesn't fit, by so many entries.
+func (c *Core) overflowed(l *layer, lacking int) {
+	if l.full && c.now.Before(l.retry) {
+		return
+	}
+	pause := min(fullMost, fullPause<<min(l.refusals, 10))
+	l.full, l.retry = true, c.now.Add(pause+c.jitter(pause))
+	l.refusals++
+	l.lacking = lacking
+}
 
 // ask wants a sync for what a layer lacks.
 func (c *Core) ask(l *layer) {
 	if l.full {
-		c.wantSync(fullPause)
+		c.wantSync(l.retry.Sub(c.now))
 	} else {
 		c.wantSync(0)
+	}
+}
+
+// waitsForRoom says whether a layer that didn't fit is not to be tried yet. Meanwhile the node doesn't ask without a
+// reason: the compiler no longer has the deltas since, and would answer with all rows.
+func (c *Core) waitsForRoom() bool {
+	return slices.ContainsFunc(c.layers[:], func(l layer) bool { return l.full && c.now.Before(l.retry) })
+}
+
+// passed looks at a delta that a layer can't take: if it is full, it is tried again soon once there may be room.
+func (c *Core) passed(l *layer, d *Delta) {
+	if !l.full || d.Synced {
+		return
+	}
+	l.lacking += d.Change.Put.Len() - d.Change.Remove.Len()
+	if soon := c.now.Add(fullPause/2 + c.jitter(fullPause)); l.lacking <= 0 && soon.Before(l.retry) {
+		l.retry = soon
 	}
 }
 
@@ -68,7 +101,7 @@ func (c *Core) syncIfDue() {
 	if s.next.IsZero() {
 		s.next = c.now.Add(syncEvery)
 	}
-	due := s.wanted && !c.now.Before(s.due) || !c.now.Before(s.next)
+	due := s.wanted && !c.now.Before(s.due) || !c.now.Before(s.next) && !c.waitsForRoom()
 	if !due || s.busy || c.now.Before(s.notBefore) {
 		return
 	}
@@ -79,7 +112,7 @@ func (c *Core) syncIfDue() {
 	c.stats.Syncs++
 	positions := map[model.Layer]model.Position{}
 	for _, kind := range kinds {
-		if l := &c.layers[kind]; l.known && !l.full {
+		if l := &c.layers[kind]; l.known && (!l.full || c.now.Before(l.retry)) {
 			positions[l.Layer] = l.position
 		}
 	}

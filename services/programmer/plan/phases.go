@@ -3,6 +3,7 @@
 package plan
 
 import (
+	"fmt"
 	"slices"
 
 	"github.com/deltaplane/deltaplane/internal/abi"
@@ -182,9 +183,10 @@ func (r *round) tooMuch(m abi.Map, more, capacity int) error {
 	pieces := slices.Concat(r.prepare.puts[m], r.turn.puts[m], r.point.puts[m])
 	last := pieces[len(pieces)-1]
 	such := last[len(last)-1]
-	return refuse("capacity", "map %s has %d of %d entries in use and the change needs %d more, such as %s: "+
-		"nothing of the change is applied and what was before stays; give the map more room in the programmer's configuration",
-		m, r.entries[m], capacity, more, r.describe(m, such.Key, such.Value))
+	return &Refusal{Kind: "capacity", Lacking: r.entries[m] + more - capacity, Text: fmt.Sprintf(
+		"map %s has %d of %d entries in use and the change needs %d more, such as %s: "+
+			"nothing of the change is applied and what was before stays; give the map more room in the programmer's configuration",
+		m, r.entries[m], capacity, more, r.describe(m, such.Key, such.Value))}
 }
 
 // batches keep puts and deletions of each map apart, since the kernel takes many of a kind in one call, and in pieces,

@@ -79,8 +79,9 @@ func (s *State) Apply(capacities Capacities, changes ...LayerChange) (*Plan, err
 
 // Refusal is a change that is not made, as a whole, while the state before stays.
 type Refusal struct {
-	Kind string // "capacity", "digest" or "rows"
-	Text string
+	Kind    string // "capacity", "digest" or "rows"
+	Text    string
+	Lacking int // entries that there is no room for, if that is why
 }
 
 // Error implements error.
