@@ -51,7 +51,7 @@ func (s *settings) Flags(flags *pflag.FlagSet) {
 	flags.StringVar(&s.maps, "maps", mapsKernel, "where the tables go: `kernel`, or memory, which forwards nothing and needs no rights")
 	for m, name := range capacityFlags {
 		flags.Uint32Var(&s.capacities[m], name, bpf.DefaultCapacities[abi.Map(m)],
-			"`entries` that map "+abi.Map(m).String()+" has room for; pinned maps keep theirs")
+			"`entries` that map "+abi.Map(m).String()+" has room for; pinned maps of another size are refused")
 	}
 	flags.Uint32Var(&s.flows, "flows", bpf.DefaultFlows, "`entries` of the connection table of per-packet translation, two a flow")
 }
