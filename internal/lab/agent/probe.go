@@ -137,18 +137,23 @@ func attemptSendTo(ctx context.Context, target Target) (string, error) {
 	return string(buffer[:n]), nil
 }
 
+// attemptHTTP owns its connection, so that it is closed when this returns and a chosen port is free again:
+// http.Transport closes in its own time.
 func attemptHTTP(ctx context.Context, target Target) (string, error) {
-	transport := &http.Transport{
-		DisableKeepAlives: true,
-		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
-			return dial(ctx, "tcp", target)
-		},
-	}
 	request, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+target.Address.String()+"/", nil)
 	if err != nil {
 		return "", err
 	}
-	response, err := transport.RoundTrip(request)
+	request.Close = true
+	connection, err := dial(ctx, "tcp", target)
+	if err != nil {
+		return "", err
+	}
+	defer connection.Close()
+	if err := request.Write(connection); err != nil {
+		return "", err
+	}
+	response, err := http.ReadResponse(bufio.NewReader(connection), request)
 	if err != nil {
 		return "", err
 	}
