@@ -5,6 +5,7 @@
 package carry
 
 import (
+	"errors"
 	"fmt"
 	"slices"
 	"time"
@@ -114,7 +115,14 @@ func (d *Driver) transact(e core.Transact) (done core.Done) {
 			}
 			return done
 		}
-		if done.Err = d.phase(phase); done.Err != nil {
+		done.Err = d.phase(phase)
+		if errors.Is(done.Err, maps.ErrFull) && d.late != nil {
+			// What was put off may take up the room that this needs.
+			if done.Err = d.finish(); done.Err == nil {
+				done.Err = d.phase(phase)
+			}
+		}
+		if done.Err != nil {
 			return done
 		}
 	}
