@@ -130,7 +130,7 @@ func (d *dumpJSON) request(ctx context.Context, conn *bus.Conn, subject, who str
 		if err != nil {
 			return false, err
 		}
-		appendRows(&rows, &part)
+		rows.Append(&part)
 		d.Positions = append(d.Positions, convertAll(reply.GetPositions(), positionFromProto)...)
 		d.Maps = append(d.Maps, convertAll(reply.GetMaps(), mapUseFromProto)...)
 		return !reply.GetLast(), nil
@@ -142,14 +142,6 @@ func (d *dumpJSON) request(ctx context.Context, conn *bus.Conn, subject, who str
 		return nil, fmt.Errorf("the %s doesn't answer in time: it may be stopped, or too busy", who)
 	}
 	return &rows, err
-}
-
-func appendRows(to, from *model.Rows) {
-	to.Frontends = append(to.Frontends, from.Frontends...)
-	to.Sets = append(to.Sets, from.Sets...)
-	to.Backends = append(to.Backends, from.Backends...)
-	to.Members = append(to.Members, from.Members...)
-	to.Endpoints = append(to.Endpoints, from.Endpoints...)
 }
 
 // write prints the tables for people. Positions are left out, so that two dumps can be compared.

@@ -33,6 +33,15 @@ type Rows struct {
 	Endpoints []Endpoint
 }
 
+// Append adds the rows of another part.
+func (r *Rows) Append(part *Rows) {
+	r.Frontends = append(r.Frontends, part.Frontends...)
+	r.Sets = append(r.Sets, part.Sets...)
+	r.Backends = append(r.Backends, part.Backends...)
+	r.Members = append(r.Members, part.Members...)
+	r.Endpoints = append(r.Endpoints, part.Endpoints...)
+}
+
 // Keys name rows of all tables.
 type Keys struct {
 	Frontends []FrontendKey

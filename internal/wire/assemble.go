@@ -28,7 +28,7 @@ func (a *Assembler) Add(p DeltaPart) (d model.Delta, complete bool, err error) {
 	d = parts[0].Delta
 	for _, p := range parts[1:] {
 		appendKeys(&d.Change.Remove, &p.Change.Remove)
-		appendRows(&d.Change.Put, &p.Change.Put)
+		d.Change.Put.Append(&p.Change.Put)
 	}
 	if err := checkChange(&d.Change); err != nil {
 		return model.Delta{}, false, foreign("delta of layer %s to revision %d: %w", d.Layer, d.To, err)
@@ -50,7 +50,7 @@ func (a *SnapshotAssembler) Add(p SnapshotPart) (s model.Snapshot, complete bool
 	}
 	s = parts[0].Snapshot
 	for _, p := range parts[1:] {
-		appendRows(&s.Rows, &p.Rows)
+		s.Rows.Append(&p.Rows)
 	}
 	if err := checkChange(&model.Change{Put: s.Rows}); err != nil {
 		return model.Snapshot{}, false, foreign("snapshot of layer %s at revision %d: %w", s.Layer, s.Position.Revision, err)
@@ -131,14 +131,6 @@ func (a *assembly[P]) giveUpOldest() {
 		}
 	}
 	delete(a.layers, oldest.of.layer)
-}
-
-func appendRows(to, from *model.Rows) {
-	to.Frontends = append(to.Frontends, from.Frontends...)
-	to.Sets = append(to.Sets, from.Sets...)
-	to.Backends = append(to.Backends, from.Backends...)
-	to.Members = append(to.Members, from.Members...)
-	to.Endpoints = append(to.Endpoints, from.Endpoints...)
 }
 
 func appendKeys(to, from *model.Keys) {

@@ -137,7 +137,7 @@ func TestRowsOfADumpAreSplit(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			appendRows(&got, &rows)
+			got.Append(&rows)
 		}
 		if diff := cmp.Diff(tables.Rows(), got, sameValue); diff != "" {
 			t.Fatal(diff)
