@@ -231,26 +231,9 @@ func web(backends int) *model.Tables {
 type programmer struct {
 	t     testing.TB
 	plane dataplane
-	log   *syncBuffer
+	log   *testkit.Log
 	url   string // of metrics and health
 	stop  func()
-}
-
-type syncBuffer struct {
-	mu sync.Mutex
-	b  bytes.Buffer
-}
-
-func (b *syncBuffer) Write(p []byte) (int, error) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.b.Write(p)
-}
-
-func (b *syncBuffer) String() string {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.b.String()
 }
 
 func startProgrammer(t testing.TB, busURL string, plane dataplane) *programmer {
@@ -261,7 +244,7 @@ func startProgrammer(t testing.TB, busURL string, plane dataplane) *programmer {
 	}
 	addr := listener.Addr().String()
 	listener.Close()
-	p := &programmer{t: t, plane: plane, log: &syncBuffer{}, url: "http://" + addr}
+	p := &programmer{t: t, plane: plane, log: &testkit.Log{}, url: "http://" + addr}
 	s := &settings{Common: config.Common{Bus: busURL, Listen: addr}, node: "node.a", maps: mapsMemory}
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error, 1)

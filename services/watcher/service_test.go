@@ -22,6 +22,7 @@ import (
 
 	"github.com/deltaplane/deltaplane/internal/bus"
 	"github.com/deltaplane/deltaplane/internal/bus/embedded"
+	"github.com/deltaplane/deltaplane/internal/testkit"
 	"github.com/deltaplane/deltaplane/schemas"
 	"github.com/deltaplane/deltaplane/services/watcher/core"
 )
@@ -133,30 +134,13 @@ type watcher struct {
 	*service
 	stop func()
 	done chan error
-	log  *logBuffer
-}
-
-type logBuffer struct {
-	mu   sync.Mutex
-	text strings.Builder
-}
-
-func (l *logBuffer) Write(p []byte) (int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.text.Write(p)
-}
-
-func (l *logBuffer) String() string {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.text.String()
+	log  *testkit.Log
 }
 
 func start(t testing.TB, url string, choose func(*service)) *watcher {
 	t.Helper()
 	ctx, cancel := context.WithCancel(t.Context())
-	log := &logBuffer{}
+	log := &testkit.Log{}
 	s := &settings{maxDeleteShare: core.DefaultMaxDeleteShare, replicas: 1}
 	s.Bus = url
 	w := &watcher{service: newService(s, "test", slog.New(slog.NewTextHandler(log, nil))), done: make(chan error, 1), log: log}
