@@ -148,6 +148,7 @@ func TestMapOperationsPerPacket(t *testing.T) {
 	}{
 		{"no Service", d.RunFromPod, frame(t, model.TCP, client, backend, "A", 0), counted{2, 0}},
 		{"no Service, a SYN", d.RunFromPod, frame(t, model.TCP, client, backend, "S", 0), counted{3, 0}},
+		{"no Service, a datagram", d.RunFromPod, frame(t, model.UDP, client, backend, "", 9), counted{3, 0}},
 		{"to a pod, no reply", d.RunToPod, frame(t, model.TCP, client, backend, "A", 0), counted{1, 0}},
 		{"a new connection", d.RunFromPod, frame(t, model.TCP, client, service, "S", 0), counted{7, 2}},
 		{"a known connection", d.RunFromPod, frame(t, model.TCP, client, service, "A", 9), counted{1, 0}},

@@ -50,7 +50,11 @@ static __always_inline bool flow_goes_on(const struct packet *p, const struct fl
 	return backend_serves(flow->backend, &flow->addr, flow->port, dialled(p));
 }
 
-/* A pod that dials directly from a port that a flow's replies come to: the flow is over. */
+/*
+ * A pod that dials directly from a port that a flow's replies come to: the flow is over. It may be
+ * another pod by now, with the same address. For datagrams, of which each may be the first, the one
+ * asked last is whom the answers are from.
+ */
 static __always_inline void end_flow_of_reused_port(const struct packet *p)
 {
 	struct tuple key = {
@@ -116,7 +120,7 @@ static __always_inline int pod_sends(struct __sk_buff *skb)
 	}
 	frontend = dialled(&p);
 	if (!frontend) {
-		if (p.syn)
+		if (p.syn || (p.tuple.protocol == IPPROTO_UDP && !p.reason))
 			end_flow_of_reused_port(&p);
 		return PASS;
 	}

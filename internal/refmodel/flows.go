@@ -53,11 +53,18 @@ func tupleOf(p Packet) tuple { return tuple{p.Protocol, p.Source, p.Destination}
 
 // FromPod checks what became of a packet that a pod sent.
 func (f *Flows) FromPod(n *Node, p Packet, did Outcome) error {
-	if known := f.forward[tupleOf(p)]; known != nil && p.Fault == model.ReasonNone && f.goesOn(n, p, known) {
-		known.noteEnd(p)
-		return translated(p, known, did)
-	}
 	d := n.NewPacket(p)
+	if known := f.forward[tupleOf(p)]; known != nil && p.Fault == model.ReasonNone && f.goesOn(n, p, known) {
+		if p.Protocol != model.UDP || f.hasAnswers(p, known) {
+			known.noteEnd(p)
+			return translated(p, known, did)
+		}
+		// It begins again with the same backend.
+		if d.Frontend != nil && !p.LengthsLie {
+			backend, _ := n.backend(known.backend)
+			d.Verdict, d.Reason, d.Candidates = Forward, model.ReasonNone, []model.Backend{backend}
+		}
+	}
 	if d.Frontend == nil {
 		f.dialsDirectly(p)
 		return untouched(p, did)
@@ -189,9 +196,8 @@ func (f *Flows) chose(p Packet, d Decision, did Outcome) error {
 
 // forgetAnswers forgets the answers to a flow that another takes the place of, unless they are another's by now.
 func (f *Flows) forgetAnswers(p Packet, old *flow) {
-	key := replies(p.Protocol, old)
-	if r := f.reverse[key]; r != nil && r.source == p.Destination && r.destination == p.Source {
-		delete(f.reverse, key)
+	if f.hasAnswers(p, old) {
+		delete(f.reverse, replies(p.Protocol, old))
 	}
 }
 
@@ -227,10 +233,16 @@ func (f *Flows) taken(p Packet, now *flow) bool {
 	return forward != nil && replies(p.Protocol, forward) == key && !forward.closing && !theirs.closing
 }
 
+// hasAnswers says whether the answers to the flow of p are known as such, and not as another's.
+func (f *Flows) hasAnswers(p Packet, flow *flow) bool {
+	r := f.reverse[replies(p.Protocol, flow)]
+	return r != nil && r.source == p.Destination && r.destination == p.Source
+}
+
 // dialsDirectly forgets whose answers came to a port from which a pod now dials the backend itself: the answers are
-// to that connection from here on.
+// to that connection from here on. Of datagrams each may be the first: whom a port asked last is who answers it.
 func (f *Flows) dialsDirectly(p Packet) {
-	if p.SYN && p.Fault == model.ReasonNone {
+	if (p.SYN || p.Protocol == model.UDP) && p.Fault == model.ReasonNone {
 		delete(f.reverse, tuple{p.Protocol, p.Destination, p.Source})
 	}
 }

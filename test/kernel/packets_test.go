@@ -433,6 +433,19 @@ func TestPodThatDialsABackendItselfIsNotShownTheService(t *testing.T) {
 	}
 }
 
+// TestDatagramsAreAnsweredByWhomTheyAskedLast: a flow has no end, so the pod that asks a backend itself may be another
+// one with the address, and the port, of one that asked the Service long ago.
+func TestDatagramsAreAnsweredByWhomTheyAskedLast(t *testing.T) {
+	plane := newPlane(t, oneService(model.UDP)...)
+	const client, service, backend = "10.1.0.9:40000", "10.96.0.1:80", "10.1.0.1:8080"
+	for _, to := range []string{service, backend, service, service, backend, backend} {
+		fromPod(t, plane, segment{from: client, to: to, udp: true})
+		if got := toPod(t, plane, segment{from: backend, to: client, udp: true}); got.from != to {
+			t.Errorf("asked %s, the answer is shown as from %s", to, got.from)
+		}
+	}
+}
+
 func TestDropEventSaysWhoWantedWhat(t *testing.T) {
 	plane := newPlane(t, testkit.Service{Set: 5, Protocol: model.TCP, Frontends: at("[fd00:96::1]:80")})
 	ctx, cancel := context.WithCancel(t.Context())
