@@ -186,7 +186,11 @@ func (d *demo) end() error {
 	if d.keep != nil {
 		return nil // nobody reads this any more
 	}
+	what := "processes, namespaces, programs, maps"
+	if d.memory != "" {
+		what = "processes"
+	}
 	d.say("")
-	d.say(d.paint.faint(fmt.Sprintf("Everything is taken down: processes, namespaces, programs, maps (%s).", watch())))
+	d.say(d.paint.faint(fmt.Sprintf("Everything is taken down: %s (%s).", what, watch())))
 	return nil
 }
