@@ -16,21 +16,29 @@ import (
 //
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
-	floorMapBackendsV1         = "backends_v1"
+	floorMapAffinitiesV1       = "affinities_v1"
+	floorMapBackendsV2         = "backends_v2"
 	floorMapCountersV1         = "counters_v1"
-	floorMapDatagramsV1        = "datagrams_v1"
+	floorMapDatagramsV2        = "datagrams_v2"
 	floorMapDropsV1            = "drops_v1"
 	floorMapEndpointsV1        = "endpoints_v1"
 	floorMapFloorBackends      = "floor_backends"
 	floorMapFloorFlows         = "floor_flows"
 	floorMapFloorFrontends     = "floor_frontends"
-	floorMapFlowsV1            = "flows_v1"
-	floorMapFrontendsV1        = "frontends_v1"
-	floorMapPositionsV1        = "positions_v1"
+	floorMapFlowsV2            = "flows_v2"
+	floorMapFrontendsV2        = "frontends_v2"
+	floorMapHealthChecksV1     = "health_checks_v1"
+	floorMapLocalsV1           = "locals_v1"
+	floorMapNetworksV1         = "networks_v1"
+	floorMapPositionsV2        = "positions_v2"
 	floorMapRefusals           = "refusals"
-	floorMapSetsV1             = "sets_v1"
+	floorMapSelfV1             = "self_v1"
+	floorMapSetsV2             = "sets_v2"
 	floorMapSlotsV1            = "slots_v1"
-	floorMapSocketsV1          = "sockets_v1"
+	floorMapSocketsV2          = "sockets_v2"
+	floorMapSourceRangesV1     = "source_ranges_v1"
+	floorMapUplinksV1          = "uplinks_v1"
+	floorMapViewsV1            = "views_v1"
 	floorProgFloorEstablished  = "floor_established"
 	floorProgFloorNew          = "floor_new"
 	floorProgFloorNoService    = "floor_no_service"
@@ -100,21 +108,29 @@ type floorProgramSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type floorMapSpecs struct {
-	BackendsV1     *ebpf.MapSpec `ebpf:"backends_v1"`
+	AffinitiesV1   *ebpf.MapSpec `ebpf:"affinities_v1"`
+	BackendsV2     *ebpf.MapSpec `ebpf:"backends_v2"`
 	CountersV1     *ebpf.MapSpec `ebpf:"counters_v1"`
-	DatagramsV1    *ebpf.MapSpec `ebpf:"datagrams_v1"`
+	DatagramsV2    *ebpf.MapSpec `ebpf:"datagrams_v2"`
 	DropsV1        *ebpf.MapSpec `ebpf:"drops_v1"`
 	EndpointsV1    *ebpf.MapSpec `ebpf:"endpoints_v1"`
 	FloorBackends  *ebpf.MapSpec `ebpf:"floor_backends"`
 	FloorFlows     *ebpf.MapSpec `ebpf:"floor_flows"`
 	FloorFrontends *ebpf.MapSpec `ebpf:"floor_frontends"`
-	FlowsV1        *ebpf.MapSpec `ebpf:"flows_v1"`
-	FrontendsV1    *ebpf.MapSpec `ebpf:"frontends_v1"`
-	PositionsV1    *ebpf.MapSpec `ebpf:"positions_v1"`
+	FlowsV2        *ebpf.MapSpec `ebpf:"flows_v2"`
+	FrontendsV2    *ebpf.MapSpec `ebpf:"frontends_v2"`
+	HealthChecksV1 *ebpf.MapSpec `ebpf:"health_checks_v1"`
+	LocalsV1       *ebpf.MapSpec `ebpf:"locals_v1"`
+	NetworksV1     *ebpf.MapSpec `ebpf:"networks_v1"`
+	PositionsV2    *ebpf.MapSpec `ebpf:"positions_v2"`
 	Refusals       *ebpf.MapSpec `ebpf:"refusals"`
-	SetsV1         *ebpf.MapSpec `ebpf:"sets_v1"`
+	SelfV1         *ebpf.MapSpec `ebpf:"self_v1"`
+	SetsV2         *ebpf.MapSpec `ebpf:"sets_v2"`
 	SlotsV1        *ebpf.MapSpec `ebpf:"slots_v1"`
-	SocketsV1      *ebpf.MapSpec `ebpf:"sockets_v1"`
+	SocketsV2      *ebpf.MapSpec `ebpf:"sockets_v2"`
+	SourceRangesV1 *ebpf.MapSpec `ebpf:"source_ranges_v1"`
+	UplinksV1      *ebpf.MapSpec `ebpf:"uplinks_v1"`
+	ViewsV1        *ebpf.MapSpec `ebpf:"views_v1"`
 }
 
 // floorVariableSpecs contains global variables before they are loaded into the kernel.
@@ -148,40 +164,56 @@ func (o *floorObjects) Close() error {
 //
 // It can be passed to loadFloorObjects or ebpf.CollectionSpec.LoadAndAssign.
 type floorMaps struct {
-	BackendsV1     *ebpf.Map `ebpf:"backends_v1"`
+	AffinitiesV1   *ebpf.Map `ebpf:"affinities_v1"`
+	BackendsV2     *ebpf.Map `ebpf:"backends_v2"`
 	CountersV1     *ebpf.Map `ebpf:"counters_v1"`
-	DatagramsV1    *ebpf.Map `ebpf:"datagrams_v1"`
+	DatagramsV2    *ebpf.Map `ebpf:"datagrams_v2"`
 	DropsV1        *ebpf.Map `ebpf:"drops_v1"`
 	EndpointsV1    *ebpf.Map `ebpf:"endpoints_v1"`
 	FloorBackends  *ebpf.Map `ebpf:"floor_backends"`
 	FloorFlows     *ebpf.Map `ebpf:"floor_flows"`
 	FloorFrontends *ebpf.Map `ebpf:"floor_frontends"`
-	FlowsV1        *ebpf.Map `ebpf:"flows_v1"`
-	FrontendsV1    *ebpf.Map `ebpf:"frontends_v1"`
-	PositionsV1    *ebpf.Map `ebpf:"positions_v1"`
+	FlowsV2        *ebpf.Map `ebpf:"flows_v2"`
+	FrontendsV2    *ebpf.Map `ebpf:"frontends_v2"`
+	HealthChecksV1 *ebpf.Map `ebpf:"health_checks_v1"`
+	LocalsV1       *ebpf.Map `ebpf:"locals_v1"`
+	NetworksV1     *ebpf.Map `ebpf:"networks_v1"`
+	PositionsV2    *ebpf.Map `ebpf:"positions_v2"`
 	Refusals       *ebpf.Map `ebpf:"refusals"`
-	SetsV1         *ebpf.Map `ebpf:"sets_v1"`
+	SelfV1         *ebpf.Map `ebpf:"self_v1"`
+	SetsV2         *ebpf.Map `ebpf:"sets_v2"`
 	SlotsV1        *ebpf.Map `ebpf:"slots_v1"`
-	SocketsV1      *ebpf.Map `ebpf:"sockets_v1"`
+	SocketsV2      *ebpf.Map `ebpf:"sockets_v2"`
+	SourceRangesV1 *ebpf.Map `ebpf:"source_ranges_v1"`
+	UplinksV1      *ebpf.Map `ebpf:"uplinks_v1"`
+	ViewsV1        *ebpf.Map `ebpf:"views_v1"`
 }
 
 func (m *floorMaps) Close() error {
 	return _FloorClose(
-		m.BackendsV1,
+		m.AffinitiesV1,
+		m.BackendsV2,
 		m.CountersV1,
-		m.DatagramsV1,
+		m.DatagramsV2,
 		m.DropsV1,
 		m.EndpointsV1,
 		m.FloorBackends,
 		m.FloorFlows,
 		m.FloorFrontends,
-		m.FlowsV1,
-		m.FrontendsV1,
-		m.PositionsV1,
+		m.FlowsV2,
+		m.FrontendsV2,
+		m.HealthChecksV1,
+		m.LocalsV1,
+		m.NetworksV1,
+		m.PositionsV2,
 		m.Refusals,
-		m.SetsV1,
+		m.SelfV1,
+		m.SetsV2,
 		m.SlotsV1,
-		m.SocketsV1,
+		m.SocketsV2,
+		m.SourceRangesV1,
+		m.UplinksV1,
+		m.ViewsV1,
 	)
 }
 

@@ -5,7 +5,7 @@ package bpf
 import (
 	"errors"
 	"fmt"
-	"strings"
+	"regexp"
 
 	"github.com/cilium/ebpf"
 
@@ -14,20 +14,28 @@ import (
 
 // The maps that only this package touches.
 const (
-	positionsMap = "positions_v1"
+	positionsMap = "positions_v2"
 	dropsMap     = "drops_v1"
 	countersMap  = "counters_v1"
-	flowsMap     = "flows_v1"
+	flowsMap     = "flows_v2"
 )
+
+// versioned matches the names of maps that programs share.
+var versioned = regexp.MustCompile(`_v\d+$`)
 
 // DefaultCapacities are entries. Slots and backends take some 100 bytes an entry in use and 16 for one that
 // isn't; the others less.
 var DefaultCapacities = map[abi.Map]uint32{
-	abi.Frontends: 131072,
-	abi.Sets:      131072,
-	abi.Slots:     524288,
-	abi.Backends:  524288,
-	abi.Endpoints: 4096,
+	abi.Frontends:    131072,
+	abi.Sets:         131072,
+	abi.Slots:        524288,
+	abi.Backends:     524288,
+	abi.Endpoints:    4096,
+	abi.Views:        65536,
+	abi.SourceRanges: 65536,
+	abi.Networks:     16384,
+	abi.HealthChecks: 4096,
+	abi.Selves:       1,
 }
 
 const (
@@ -48,7 +56,7 @@ func openMaps(spec *ebpf.CollectionSpec, options Options) (_ map[string]*ebpf.Ma
 		}
 	}()
 	for name, m := range spec.Maps {
-		if !strings.HasSuffix(name, "_v1") {
+		if !versioned.MatchString(name) {
 			continue
 		}
 		m = m.Copy()

@@ -16,18 +16,26 @@ import (
 //
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
-	podsMapBackendsV1        = "backends_v1"
+	podsMapAffinitiesV1      = "affinities_v1"
+	podsMapBackendsV2        = "backends_v2"
 	podsMapCountersV1        = "counters_v1"
-	podsMapDatagramsV1       = "datagrams_v1"
+	podsMapDatagramsV2       = "datagrams_v2"
 	podsMapDropsV1           = "drops_v1"
 	podsMapEndpointsV1       = "endpoints_v1"
-	podsMapFlowsV1           = "flows_v1"
-	podsMapFrontendsV1       = "frontends_v1"
-	podsMapPositionsV1       = "positions_v1"
+	podsMapFlowsV2           = "flows_v2"
+	podsMapFrontendsV2       = "frontends_v2"
+	podsMapHealthChecksV1    = "health_checks_v1"
+	podsMapLocalsV1          = "locals_v1"
+	podsMapNetworksV1        = "networks_v1"
+	podsMapPositionsV2       = "positions_v2"
 	podsMapRefusals          = "refusals"
-	podsMapSetsV1            = "sets_v1"
+	podsMapSelfV1            = "self_v1"
+	podsMapSetsV2            = "sets_v2"
 	podsMapSlotsV1           = "slots_v1"
-	podsMapSocketsV1         = "sockets_v1"
+	podsMapSocketsV2         = "sockets_v2"
+	podsMapSourceRangesV1    = "source_ranges_v1"
+	podsMapUplinksV1         = "uplinks_v1"
+	podsMapViewsV1           = "views_v1"
 	podsProgFromPod          = "from_pod"
 	podsProgToPod            = "to_pod"
 	podsVarCountOperations   = "count_operations"
@@ -86,18 +94,26 @@ type podsProgramSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type podsMapSpecs struct {
-	BackendsV1  *ebpf.MapSpec `ebpf:"backends_v1"`
-	CountersV1  *ebpf.MapSpec `ebpf:"counters_v1"`
-	DatagramsV1 *ebpf.MapSpec `ebpf:"datagrams_v1"`
-	DropsV1     *ebpf.MapSpec `ebpf:"drops_v1"`
-	EndpointsV1 *ebpf.MapSpec `ebpf:"endpoints_v1"`
-	FlowsV1     *ebpf.MapSpec `ebpf:"flows_v1"`
-	FrontendsV1 *ebpf.MapSpec `ebpf:"frontends_v1"`
-	PositionsV1 *ebpf.MapSpec `ebpf:"positions_v1"`
-	Refusals    *ebpf.MapSpec `ebpf:"refusals"`
-	SetsV1      *ebpf.MapSpec `ebpf:"sets_v1"`
-	SlotsV1     *ebpf.MapSpec `ebpf:"slots_v1"`
-	SocketsV1   *ebpf.MapSpec `ebpf:"sockets_v1"`
+	AffinitiesV1   *ebpf.MapSpec `ebpf:"affinities_v1"`
+	BackendsV2     *ebpf.MapSpec `ebpf:"backends_v2"`
+	CountersV1     *ebpf.MapSpec `ebpf:"counters_v1"`
+	DatagramsV2    *ebpf.MapSpec `ebpf:"datagrams_v2"`
+	DropsV1        *ebpf.MapSpec `ebpf:"drops_v1"`
+	EndpointsV1    *ebpf.MapSpec `ebpf:"endpoints_v1"`
+	FlowsV2        *ebpf.MapSpec `ebpf:"flows_v2"`
+	FrontendsV2    *ebpf.MapSpec `ebpf:"frontends_v2"`
+	HealthChecksV1 *ebpf.MapSpec `ebpf:"health_checks_v1"`
+	LocalsV1       *ebpf.MapSpec `ebpf:"locals_v1"`
+	NetworksV1     *ebpf.MapSpec `ebpf:"networks_v1"`
+	PositionsV2    *ebpf.MapSpec `ebpf:"positions_v2"`
+	Refusals       *ebpf.MapSpec `ebpf:"refusals"`
+	SelfV1         *ebpf.MapSpec `ebpf:"self_v1"`
+	SetsV2         *ebpf.MapSpec `ebpf:"sets_v2"`
+	SlotsV1        *ebpf.MapSpec `ebpf:"slots_v1"`
+	SocketsV2      *ebpf.MapSpec `ebpf:"sockets_v2"`
+	SourceRangesV1 *ebpf.MapSpec `ebpf:"source_ranges_v1"`
+	UplinksV1      *ebpf.MapSpec `ebpf:"uplinks_v1"`
+	ViewsV1        *ebpf.MapSpec `ebpf:"views_v1"`
 }
 
 // podsVariableSpecs contains global variables before they are loaded into the kernel.
@@ -130,34 +146,50 @@ func (o *podsObjects) Close() error {
 //
 // It can be passed to loadPodsObjects or ebpf.CollectionSpec.LoadAndAssign.
 type podsMaps struct {
-	BackendsV1  *ebpf.Map `ebpf:"backends_v1"`
-	CountersV1  *ebpf.Map `ebpf:"counters_v1"`
-	DatagramsV1 *ebpf.Map `ebpf:"datagrams_v1"`
-	DropsV1     *ebpf.Map `ebpf:"drops_v1"`
-	EndpointsV1 *ebpf.Map `ebpf:"endpoints_v1"`
-	FlowsV1     *ebpf.Map `ebpf:"flows_v1"`
-	FrontendsV1 *ebpf.Map `ebpf:"frontends_v1"`
-	PositionsV1 *ebpf.Map `ebpf:"positions_v1"`
-	Refusals    *ebpf.Map `ebpf:"refusals"`
-	SetsV1      *ebpf.Map `ebpf:"sets_v1"`
-	SlotsV1     *ebpf.Map `ebpf:"slots_v1"`
-	SocketsV1   *ebpf.Map `ebpf:"sockets_v1"`
+	AffinitiesV1   *ebpf.Map `ebpf:"affinities_v1"`
+	BackendsV2     *ebpf.Map `ebpf:"backends_v2"`
+	CountersV1     *ebpf.Map `ebpf:"counters_v1"`
+	DatagramsV2    *ebpf.Map `ebpf:"datagrams_v2"`
+	DropsV1        *ebpf.Map `ebpf:"drops_v1"`
+	EndpointsV1    *ebpf.Map `ebpf:"endpoints_v1"`
+	FlowsV2        *ebpf.Map `ebpf:"flows_v2"`
+	FrontendsV2    *ebpf.Map `ebpf:"frontends_v2"`
+	HealthChecksV1 *ebpf.Map `ebpf:"health_checks_v1"`
+	LocalsV1       *ebpf.Map `ebpf:"locals_v1"`
+	NetworksV1     *ebpf.Map `ebpf:"networks_v1"`
+	PositionsV2    *ebpf.Map `ebpf:"positions_v2"`
+	Refusals       *ebpf.Map `ebpf:"refusals"`
+	SelfV1         *ebpf.Map `ebpf:"self_v1"`
+	SetsV2         *ebpf.Map `ebpf:"sets_v2"`
+	SlotsV1        *ebpf.Map `ebpf:"slots_v1"`
+	SocketsV2      *ebpf.Map `ebpf:"sockets_v2"`
+	SourceRangesV1 *ebpf.Map `ebpf:"source_ranges_v1"`
+	UplinksV1      *ebpf.Map `ebpf:"uplinks_v1"`
+	ViewsV1        *ebpf.Map `ebpf:"views_v1"`
 }
 
 func (m *podsMaps) Close() error {
 	return _PodsClose(
-		m.BackendsV1,
+		m.AffinitiesV1,
+		m.BackendsV2,
 		m.CountersV1,
-		m.DatagramsV1,
+		m.DatagramsV2,
 		m.DropsV1,
 		m.EndpointsV1,
-		m.FlowsV1,
-		m.FrontendsV1,
-		m.PositionsV1,
+		m.FlowsV2,
+		m.FrontendsV2,
+		m.HealthChecksV1,
+		m.LocalsV1,
+		m.NetworksV1,
+		m.PositionsV2,
 		m.Refusals,
-		m.SetsV1,
+		m.SelfV1,
+		m.SetsV2,
 		m.SlotsV1,
-		m.SocketsV1,
+		m.SocketsV2,
+		m.SourceRangesV1,
+		m.UplinksV1,
+		m.ViewsV1,
 	)
 }
 

@@ -16,17 +16,25 @@ import (
 //
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
-	socketsMapBackendsV1      = "backends_v1"
+	socketsMapAffinitiesV1    = "affinities_v1"
+	socketsMapBackendsV2      = "backends_v2"
 	socketsMapCountersV1      = "counters_v1"
-	socketsMapDatagramsV1     = "datagrams_v1"
+	socketsMapDatagramsV2     = "datagrams_v2"
 	socketsMapDropsV1         = "drops_v1"
 	socketsMapEndpointsV1     = "endpoints_v1"
-	socketsMapFlowsV1         = "flows_v1"
-	socketsMapFrontendsV1     = "frontends_v1"
-	socketsMapPositionsV1     = "positions_v1"
-	socketsMapSetsV1          = "sets_v1"
+	socketsMapFlowsV2         = "flows_v2"
+	socketsMapFrontendsV2     = "frontends_v2"
+	socketsMapHealthChecksV1  = "health_checks_v1"
+	socketsMapLocalsV1        = "locals_v1"
+	socketsMapNetworksV1      = "networks_v1"
+	socketsMapPositionsV2     = "positions_v2"
+	socketsMapSelfV1          = "self_v1"
+	socketsMapSetsV2          = "sets_v2"
 	socketsMapSlotsV1         = "slots_v1"
-	socketsMapSocketsV1       = "sockets_v1"
+	socketsMapSocketsV2       = "sockets_v2"
+	socketsMapSourceRangesV1  = "source_ranges_v1"
+	socketsMapUplinksV1       = "uplinks_v1"
+	socketsMapViewsV1         = "views_v1"
 	socketsProgConnect4       = "connect4"
 	socketsProgConnect6       = "connect6"
 	socketsProgGetpeername4   = "getpeername4"
@@ -96,17 +104,25 @@ type socketsProgramSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type socketsMapSpecs struct {
-	BackendsV1  *ebpf.MapSpec `ebpf:"backends_v1"`
-	CountersV1  *ebpf.MapSpec `ebpf:"counters_v1"`
-	DatagramsV1 *ebpf.MapSpec `ebpf:"datagrams_v1"`
-	DropsV1     *ebpf.MapSpec `ebpf:"drops_v1"`
-	EndpointsV1 *ebpf.MapSpec `ebpf:"endpoints_v1"`
-	FlowsV1     *ebpf.MapSpec `ebpf:"flows_v1"`
-	FrontendsV1 *ebpf.MapSpec `ebpf:"frontends_v1"`
-	PositionsV1 *ebpf.MapSpec `ebpf:"positions_v1"`
-	SetsV1      *ebpf.MapSpec `ebpf:"sets_v1"`
-	SlotsV1     *ebpf.MapSpec `ebpf:"slots_v1"`
-	SocketsV1   *ebpf.MapSpec `ebpf:"sockets_v1"`
+	AffinitiesV1   *ebpf.MapSpec `ebpf:"affinities_v1"`
+	BackendsV2     *ebpf.MapSpec `ebpf:"backends_v2"`
+	CountersV1     *ebpf.MapSpec `ebpf:"counters_v1"`
+	DatagramsV2    *ebpf.MapSpec `ebpf:"datagrams_v2"`
+	DropsV1        *ebpf.MapSpec `ebpf:"drops_v1"`
+	EndpointsV1    *ebpf.MapSpec `ebpf:"endpoints_v1"`
+	FlowsV2        *ebpf.MapSpec `ebpf:"flows_v2"`
+	FrontendsV2    *ebpf.MapSpec `ebpf:"frontends_v2"`
+	HealthChecksV1 *ebpf.MapSpec `ebpf:"health_checks_v1"`
+	LocalsV1       *ebpf.MapSpec `ebpf:"locals_v1"`
+	NetworksV1     *ebpf.MapSpec `ebpf:"networks_v1"`
+	PositionsV2    *ebpf.MapSpec `ebpf:"positions_v2"`
+	SelfV1         *ebpf.MapSpec `ebpf:"self_v1"`
+	SetsV2         *ebpf.MapSpec `ebpf:"sets_v2"`
+	SlotsV1        *ebpf.MapSpec `ebpf:"slots_v1"`
+	SocketsV2      *ebpf.MapSpec `ebpf:"sockets_v2"`
+	SourceRangesV1 *ebpf.MapSpec `ebpf:"source_ranges_v1"`
+	UplinksV1      *ebpf.MapSpec `ebpf:"uplinks_v1"`
+	ViewsV1        *ebpf.MapSpec `ebpf:"views_v1"`
 }
 
 // socketsVariableSpecs contains global variables before they are loaded into the kernel.
@@ -138,32 +154,48 @@ func (o *socketsObjects) Close() error {
 //
 // It can be passed to loadSocketsObjects or ebpf.CollectionSpec.LoadAndAssign.
 type socketsMaps struct {
-	BackendsV1  *ebpf.Map `ebpf:"backends_v1"`
-	CountersV1  *ebpf.Map `ebpf:"counters_v1"`
-	DatagramsV1 *ebpf.Map `ebpf:"datagrams_v1"`
-	DropsV1     *ebpf.Map `ebpf:"drops_v1"`
-	EndpointsV1 *ebpf.Map `ebpf:"endpoints_v1"`
-	FlowsV1     *ebpf.Map `ebpf:"flows_v1"`
-	FrontendsV1 *ebpf.Map `ebpf:"frontends_v1"`
-	PositionsV1 *ebpf.Map `ebpf:"positions_v1"`
-	SetsV1      *ebpf.Map `ebpf:"sets_v1"`
-	SlotsV1     *ebpf.Map `ebpf:"slots_v1"`
-	SocketsV1   *ebpf.Map `ebpf:"sockets_v1"`
+	AffinitiesV1   *ebpf.Map `ebpf:"affinities_v1"`
+	BackendsV2     *ebpf.Map `ebpf:"backends_v2"`
+	CountersV1     *ebpf.Map `ebpf:"counters_v1"`
+	DatagramsV2    *ebpf.Map `ebpf:"datagrams_v2"`
+	DropsV1        *ebpf.Map `ebpf:"drops_v1"`
+	EndpointsV1    *ebpf.Map `ebpf:"endpoints_v1"`
+	FlowsV2        *ebpf.Map `ebpf:"flows_v2"`
+	FrontendsV2    *ebpf.Map `ebpf:"frontends_v2"`
+	HealthChecksV1 *ebpf.Map `ebpf:"health_checks_v1"`
+	LocalsV1       *ebpf.Map `ebpf:"locals_v1"`
+	NetworksV1     *ebpf.Map `ebpf:"networks_v1"`
+	PositionsV2    *ebpf.Map `ebpf:"positions_v2"`
+	SelfV1         *ebpf.Map `ebpf:"self_v1"`
+	SetsV2         *ebpf.Map `ebpf:"sets_v2"`
+	SlotsV1        *ebpf.Map `ebpf:"slots_v1"`
+	SocketsV2      *ebpf.Map `ebpf:"sockets_v2"`
+	SourceRangesV1 *ebpf.Map `ebpf:"source_ranges_v1"`
+	UplinksV1      *ebpf.Map `ebpf:"uplinks_v1"`
+	ViewsV1        *ebpf.Map `ebpf:"views_v1"`
 }
 
 func (m *socketsMaps) Close() error {
 	return _SocketsClose(
-		m.BackendsV1,
+		m.AffinitiesV1,
+		m.BackendsV2,
 		m.CountersV1,
-		m.DatagramsV1,
+		m.DatagramsV2,
 		m.DropsV1,
 		m.EndpointsV1,
-		m.FlowsV1,
-		m.FrontendsV1,
-		m.PositionsV1,
-		m.SetsV1,
+		m.FlowsV2,
+		m.FrontendsV2,
+		m.HealthChecksV1,
+		m.LocalsV1,
+		m.NetworksV1,
+		m.PositionsV2,
+		m.SelfV1,
+		m.SetsV2,
 		m.SlotsV1,
-		m.SocketsV1,
+		m.SocketsV2,
+		m.SourceRangesV1,
+		m.UplinksV1,
+		m.ViewsV1,
 	)
 }
 

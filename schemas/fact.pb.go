@@ -327,9 +327,23 @@ type Service struct {
 	// ClusterIP, NodePort, LoadBalancer or ExternalName.
 	Type string `protobuf:"bytes,5,opt,name=type,proto3" json:"type,omitempty"`
 	// Orders claims to the same address: the older Service wins.
-	Created       *timestamppb.Timestamp `protobuf:"bytes,6,opt,name=created,proto3" json:"created,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	Created *timestamppb.Timestamp `protobuf:"bytes,6,opt,name=created,proto3" json:"created,omitempty"`
+	// spec.externalIPs: addresses of 4 or 16 bytes.
+	ExternalIps [][]byte `protobuf:"bytes,7,rep,name=external_ips,json=externalIps,proto3" json:"external_ips,omitempty"`
+	// status.loadBalancer.ingress with ipMode VIP: addresses of 4 or 16 bytes.
+	LoadBalancerIps [][]byte `protobuf:"bytes,8,rep,name=load_balancer_ips,json=loadBalancerIps,proto3" json:"load_balancer_ips,omitempty"`
+	// spec.loadBalancerSourceRanges, or the annotation of that name, in CIDR notation.
+	SourceRanges []string `protobuf:"bytes,9,rep,name=source_ranges,json=sourceRanges,proto3" json:"source_ranges,omitempty"`
+	// spec.internalTrafficPolicy is Local.
+	InternalLocal bool `protobuf:"varint,10,opt,name=internal_local,json=internalLocal,proto3" json:"internal_local,omitempty"`
+	// spec.externalTrafficPolicy is Local.
+	ExternalLocal bool `protobuf:"varint,11,opt,name=external_local,json=externalLocal,proto3" json:"external_local,omitempty"`
+	// spec.healthCheckNodePort; 0 for none.
+	HealthCheckNodePort uint32 `protobuf:"varint,12,opt,name=health_check_node_port,json=healthCheckNodePort,proto3" json:"health_check_node_port,omitempty"`
+	// spec.sessionAffinity is ClientIP: its timeout in seconds, 1 to 86,400; 0 for no affinity.
+	AffinitySeconds uint32 `protobuf:"varint,13,opt,name=affinity_seconds,json=affinitySeconds,proto3" json:"affinity_seconds,omitempty"`
+	unknownFields   protoimpl.UnknownFields
+	sizeCache       protoimpl.SizeCache
 }
 
 func (x *Service) Reset() {
@@ -404,6 +418,55 @@ func (x *Service) GetCreated() *timestamppb.Timestamp {
 	return nil
 }
 
+func (x *Service) GetExternalIps() [][]byte {
+	if x != nil {
+		return x.ExternalIps
+	}
+	return nil
+}
+
+func (x *Service) GetLoadBalancerIps() [][]byte {
+	if x != nil {
+		return x.LoadBalancerIps
+	}
+	return nil
+}
+
+func (x *Service) GetSourceRanges() []string {
+	if x != nil {
+		return x.SourceRanges
+	}
+	return nil
+}
+
+func (x *Service) GetInternalLocal() bool {
+	if x != nil {
+		return x.InternalLocal
+	}
+	return false
+}
+
+func (x *Service) GetExternalLocal() bool {
+	if x != nil {
+		return x.ExternalLocal
+	}
+	return false
+}
+
+func (x *Service) GetHealthCheckNodePort() uint32 {
+	if x != nil {
+		return x.HealthCheckNodePort
+	}
+	return 0
+}
+
+func (x *Service) GetAffinitySeconds() uint32 {
+	if x != nil {
+		return x.AffinitySeconds
+	}
+	return 0
+}
+
 // ServicePort is one port of a Service.
 type ServicePort struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -411,7 +474,9 @@ type ServicePort struct {
 	Name     string   `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
 	Protocol Protocol `protobuf:"varint,2,opt,name=protocol,proto3,enum=deltaplane.v1.Protocol" json:"protocol,omitempty"`
 	// 1 to 65535, host byte order.
-	Port          uint32 `protobuf:"varint,3,opt,name=port,proto3" json:"port,omitempty"`
+	Port uint32 `protobuf:"varint,3,opt,name=port,proto3" json:"port,omitempty"`
+	// 1 to 65535, host byte order; 0 for none.
+	NodePort      uint32 `protobuf:"varint,4,opt,name=node_port,json=nodePort,proto3" json:"node_port,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -463,6 +528,13 @@ func (x *ServicePort) GetProtocol() Protocol {
 func (x *ServicePort) GetPort() uint32 {
 	if x != nil {
 		return x.Port
+	}
+	return 0
+}
+
+func (x *ServicePort) GetNodePort() uint32 {
+	if x != nil {
+		return x.NodePort
 	}
 	return 0
 }
@@ -604,12 +676,16 @@ func (x *EndpointPort) GetPort() uint32 {
 type SliceEndpoint struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// 4 or 16 bytes. Kubernetes says that all addresses of an endpoint are alike; the first is used.
-	Address       []byte `protobuf:"bytes,1,opt,name=address,proto3" json:"address,omitempty"`
-	Ready         bool   `protobuf:"varint,2,opt,name=ready,proto3" json:"ready,omitempty"`
-	Serving       bool   `protobuf:"varint,3,opt,name=serving,proto3" json:"serving,omitempty"`
-	Terminating   bool   `protobuf:"varint,4,opt,name=terminating,proto3" json:"terminating,omitempty"`
-	Node          string `protobuf:"bytes,5,opt,name=node,proto3" json:"node,omitempty"`
-	Zone          string `protobuf:"bytes,6,opt,name=zone,proto3" json:"zone,omitempty"`
+	Address     []byte `protobuf:"bytes,1,opt,name=address,proto3" json:"address,omitempty"`
+	Ready       bool   `protobuf:"varint,2,opt,name=ready,proto3" json:"ready,omitempty"`
+	Serving     bool   `protobuf:"varint,3,opt,name=serving,proto3" json:"serving,omitempty"`
+	Terminating bool   `protobuf:"varint,4,opt,name=terminating,proto3" json:"terminating,omitempty"`
+	Node        string `protobuf:"bytes,5,opt,name=node,proto3" json:"node,omitempty"`
+	Zone        string `protobuf:"bytes,6,opt,name=zone,proto3" json:"zone,omitempty"`
+	// hints.forZones: zones whose clients should use this endpoint.
+	ZoneHints []string `protobuf:"bytes,7,rep,name=zone_hints,json=zoneHints,proto3" json:"zone_hints,omitempty"`
+	// hints.forNodes: nodes whose clients should use this endpoint.
+	NodeHints     []string `protobuf:"bytes,8,rep,name=node_hints,json=nodeHints,proto3" json:"node_hints,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -686,6 +762,20 @@ func (x *SliceEndpoint) GetZone() string {
 	return ""
 }
 
+func (x *SliceEndpoint) GetZoneHints() []string {
+	if x != nil {
+		return x.ZoneHints
+	}
+	return nil
+}
+
+func (x *SliceEndpoint) GetNodeHints() []string {
+	if x != nil {
+		return x.NodeHints
+	}
+	return nil
+}
+
 // Pod is what of a Kubernetes Pod decides about packets.
 type Pod struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -697,6 +787,7 @@ type Pod struct {
 	Finished      bool              `protobuf:"varint,4,opt,name=finished,proto3" json:"finished,omitempty"`
 	Labels        map[string]string `protobuf:"bytes,5,rep,name=labels,proto3" json:"labels,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
 	Ports         []*EndpointPort   `protobuf:"bytes,6,rep,name=ports,proto3" json:"ports,omitempty"`
+	HostPorts     []*HostPort       `protobuf:"bytes,7,rep,name=host_ports,json=hostPorts,proto3" json:"host_ports,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -773,6 +864,85 @@ func (x *Pod) GetPorts() []*EndpointPort {
 	return nil
 }
 
+func (x *Pod) GetHostPorts() []*HostPort {
+	if x != nil {
+		return x.HostPorts
+	}
+	return nil
+}
+
+// HostPort is a containerPort with a hostPort.
+type HostPort struct {
+	state    protoimpl.MessageState `protogen:"open.v1"`
+	Protocol Protocol               `protobuf:"varint,1,opt,name=protocol,proto3,enum=deltaplane.v1.Protocol" json:"protocol,omitempty"`
+	// On the node: 1 to 65535, host byte order.
+	HostPort uint32 `protobuf:"varint,2,opt,name=host_port,json=hostPort,proto3" json:"host_port,omitempty"`
+	// In the pod: 1 to 65535, host byte order.
+	ContainerPort uint32 `protobuf:"varint,3,opt,name=container_port,json=containerPort,proto3" json:"container_port,omitempty"`
+	// Of 4 or 16 bytes; none or the unspecified address is each address of the node.
+	HostIp        []byte `protobuf:"bytes,4,opt,name=host_ip,json=hostIp,proto3" json:"host_ip,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *HostPort) Reset() {
+	*x = HostPort{}
+	mi := &file_deltaplane_v1_fact_proto_msgTypes[8]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *HostPort) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*HostPort) ProtoMessage() {}
+
+func (x *HostPort) ProtoReflect() protoreflect.Message {
+	mi := &file_deltaplane_v1_fact_proto_msgTypes[8]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use HostPort.ProtoReflect.Descriptor instead.
+func (*HostPort) Descriptor() ([]byte, []int) {
+	return file_deltaplane_v1_fact_proto_rawDescGZIP(), []int{8}
+}
+
+func (x *HostPort) GetProtocol() Protocol {
+	if x != nil {
+		return x.Protocol
+	}
+	return Protocol_PROTOCOL_UNSPECIFIED
+}
+
+func (x *HostPort) GetHostPort() uint32 {
+	if x != nil {
+		return x.HostPort
+	}
+	return 0
+}
+
+func (x *HostPort) GetContainerPort() uint32 {
+	if x != nil {
+		return x.ContainerPort
+	}
+	return 0
+}
+
+func (x *HostPort) GetHostIp() []byte {
+	if x != nil {
+		return x.HostIp
+	}
+	return nil
+}
+
 // Node is what of a Kubernetes Node decides about packets.
 type Node struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -781,14 +951,16 @@ type Node struct {
 	// The pods' prefixes, in CIDR notation.
 	PodCidrs []string `protobuf:"bytes,2,rep,name=pod_cidrs,json=podCidrs,proto3" json:"pod_cidrs,omitempty"`
 	// Label topology.kubernetes.io/zone.
-	Zone          string `protobuf:"bytes,3,opt,name=zone,proto3" json:"zone,omitempty"`
+	Zone string `protobuf:"bytes,3,opt,name=zone,proto3" json:"zone,omitempty"`
+	// About to be deleted: it has a deletion time or the cluster autoscaler's taint ToBeDeletedByClusterAutoscaler.
+	Draining      bool `protobuf:"varint,4,opt,name=draining,proto3" json:"draining,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Node) Reset() {
 	*x = Node{}
-	mi := &file_deltaplane_v1_fact_proto_msgTypes[8]
+	mi := &file_deltaplane_v1_fact_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -800,7 +972,7 @@ func (x *Node) String() string {
 func (*Node) ProtoMessage() {}
 
 func (x *Node) ProtoReflect() protoreflect.Message {
-	mi := &file_deltaplane_v1_fact_proto_msgTypes[8]
+	mi := &file_deltaplane_v1_fact_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -813,7 +985,7 @@ func (x *Node) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Node.ProtoReflect.Descriptor instead.
 func (*Node) Descriptor() ([]byte, []int) {
-	return file_deltaplane_v1_fact_proto_rawDescGZIP(), []int{8}
+	return file_deltaplane_v1_fact_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *Node) GetAddresses() [][]byte {
@@ -837,6 +1009,13 @@ func (x *Node) GetZone() string {
 	return ""
 }
 
+func (x *Node) GetDraining() bool {
+	if x != nil {
+		return x.Draining
+	}
+	return false
+}
+
 // Namespace is a Kubernetes Namespace's labels.
 type Namespace struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -847,7 +1026,7 @@ type Namespace struct {
 
 func (x *Namespace) Reset() {
 	*x = Namespace{}
-	mi := &file_deltaplane_v1_fact_proto_msgTypes[9]
+	mi := &file_deltaplane_v1_fact_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -859,7 +1038,7 @@ func (x *Namespace) String() string {
 func (*Namespace) ProtoMessage() {}
 
 func (x *Namespace) ProtoReflect() protoreflect.Message {
-	mi := &file_deltaplane_v1_fact_proto_msgTypes[9]
+	mi := &file_deltaplane_v1_fact_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -872,7 +1051,7 @@ func (x *Namespace) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Namespace.ProtoReflect.Descriptor instead.
 func (*Namespace) Descriptor() ([]byte, []int) {
-	return file_deltaplane_v1_fact_proto_rawDescGZIP(), []int{9}
+	return file_deltaplane_v1_fact_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *Namespace) GetLabels() map[string]string {
@@ -893,7 +1072,7 @@ type NetworkPolicy struct {
 
 func (x *NetworkPolicy) Reset() {
 	*x = NetworkPolicy{}
-	mi := &file_deltaplane_v1_fact_proto_msgTypes[10]
+	mi := &file_deltaplane_v1_fact_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -905,7 +1084,7 @@ func (x *NetworkPolicy) String() string {
 func (*NetworkPolicy) ProtoMessage() {}
 
 func (x *NetworkPolicy) ProtoReflect() protoreflect.Message {
-	mi := &file_deltaplane_v1_fact_proto_msgTypes[10]
+	mi := &file_deltaplane_v1_fact_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -918,7 +1097,7 @@ func (x *NetworkPolicy) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NetworkPolicy.ProtoReflect.Descriptor instead.
 func (*NetworkPolicy) Descriptor() ([]byte, []int) {
-	return file_deltaplane_v1_fact_proto_rawDescGZIP(), []int{10}
+	return file_deltaplane_v1_fact_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *NetworkPolicy) GetSpecJson() []byte {
@@ -941,7 +1120,7 @@ type Cluster struct {
 
 func (x *Cluster) Reset() {
 	*x = Cluster{}
-	mi := &file_deltaplane_v1_fact_proto_msgTypes[11]
+	mi := &file_deltaplane_v1_fact_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -953,7 +1132,7 @@ func (x *Cluster) String() string {
 func (*Cluster) ProtoMessage() {}
 
 func (x *Cluster) ProtoReflect() protoreflect.Message {
-	mi := &file_deltaplane_v1_fact_proto_msgTypes[11]
+	mi := &file_deltaplane_v1_fact_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -966,7 +1145,7 @@ func (x *Cluster) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Cluster.ProtoReflect.Descriptor instead.
 func (*Cluster) Descriptor() ([]byte, []int) {
-	return file_deltaplane_v1_fact_proto_rawDescGZIP(), []int{11}
+	return file_deltaplane_v1_fact_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *Cluster) GetPodCidrs() []*Found {
@@ -1002,7 +1181,7 @@ type Found struct {
 
 func (x *Found) Reset() {
 	*x = Found{}
-	mi := &file_deltaplane_v1_fact_proto_msgTypes[12]
+	mi := &file_deltaplane_v1_fact_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1014,7 +1193,7 @@ func (x *Found) String() string {
 func (*Found) ProtoMessage() {}
 
 func (x *Found) ProtoReflect() protoreflect.Message {
-	mi := &file_deltaplane_v1_fact_proto_msgTypes[12]
+	mi := &file_deltaplane_v1_fact_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1027,7 +1206,7 @@ func (x *Found) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Found.ProtoReflect.Descriptor instead.
 func (*Found) Descriptor() ([]byte, []int) {
-	return file_deltaplane_v1_fact_proto_rawDescGZIP(), []int{12}
+	return file_deltaplane_v1_fact_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *Found) GetValue() string {
@@ -1057,7 +1236,7 @@ type Complete struct {
 
 func (x *Complete) Reset() {
 	*x = Complete{}
-	mi := &file_deltaplane_v1_fact_proto_msgTypes[13]
+	mi := &file_deltaplane_v1_fact_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1069,7 +1248,7 @@ func (x *Complete) String() string {
 func (*Complete) ProtoMessage() {}
 
 func (x *Complete) ProtoReflect() protoreflect.Message {
-	mi := &file_deltaplane_v1_fact_proto_msgTypes[13]
+	mi := &file_deltaplane_v1_fact_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1082,7 +1261,7 @@ func (x *Complete) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Complete.ProtoReflect.Descriptor instead.
 func (*Complete) Descriptor() ([]byte, []int) {
-	return file_deltaplane_v1_fact_proto_rawDescGZIP(), []int{13}
+	return file_deltaplane_v1_fact_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *Complete) GetSource() string {
@@ -1123,7 +1302,7 @@ const file_deltaplane_v1_fact_proto_rawDesc = "" +
 	"\tnamespace\x18\x02 \x01(\tR\tnamespace\x12\x12\n" +
 	"\x04name\x18\x03 \x01(\tR\x04name\x12\x10\n" +
 	"\x03uid\x18\x04 \x01(\tR\x03uid\x12)\n" +
-	"\x10resource_version\x18\x05 \x01(\tR\x0fresourceVersion\"\x84\x02\n" +
+	"\x10resource_version\x18\x05 \x01(\tR\x0fresourceVersion\"\xa6\x04\n" +
 	"\aService\x12\x1f\n" +
 	"\vcluster_ips\x18\x01 \x03(\fR\n" +
 	"clusterIps\x120\n" +
@@ -1132,11 +1311,20 @@ const file_deltaplane_v1_fact_proto_rawDesc = "" +
 	"\n" +
 	"proxy_name\x18\x04 \x01(\tR\tproxyName\x12\x12\n" +
 	"\x04type\x18\x05 \x01(\tR\x04type\x124\n" +
-	"\acreated\x18\x06 \x01(\v2\x1a.google.protobuf.TimestampR\acreated\"j\n" +
+	"\acreated\x18\x06 \x01(\v2\x1a.google.protobuf.TimestampR\acreated\x12!\n" +
+	"\fexternal_ips\x18\a \x03(\fR\vexternalIps\x12*\n" +
+	"\x11load_balancer_ips\x18\b \x03(\fR\x0floadBalancerIps\x12#\n" +
+	"\rsource_ranges\x18\t \x03(\tR\fsourceRanges\x12%\n" +
+	"\x0einternal_local\x18\n" +
+	" \x01(\bR\rinternalLocal\x12%\n" +
+	"\x0eexternal_local\x18\v \x01(\bR\rexternalLocal\x123\n" +
+	"\x16health_check_node_port\x18\f \x01(\rR\x13healthCheckNodePort\x12)\n" +
+	"\x10affinity_seconds\x18\r \x01(\rR\x0faffinitySeconds\"\x87\x01\n" +
 	"\vServicePort\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x123\n" +
 	"\bprotocol\x18\x02 \x01(\x0e2\x17.deltaplane.v1.ProtocolR\bprotocol\x12\x12\n" +
-	"\x04port\x18\x03 \x01(\rR\x04port\"\xc9\x01\n" +
+	"\x04port\x18\x03 \x01(\rR\x04port\x12\x1b\n" +
+	"\tnode_port\x18\x04 \x01(\rR\bnodePort\"\xc9\x01\n" +
 	"\rEndpointSlice\x12\x18\n" +
 	"\aservice\x18\x01 \x01(\tR\aservice\x12/\n" +
 	"\x06family\x18\x02 \x01(\x0e2\x17.deltaplane.v1.IPFamilyR\x06family\x121\n" +
@@ -1145,28 +1333,40 @@ const file_deltaplane_v1_fact_proto_rawDesc = "" +
 	"\fEndpointPort\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x123\n" +
 	"\bprotocol\x18\x02 \x01(\x0e2\x17.deltaplane.v1.ProtocolR\bprotocol\x12\x12\n" +
-	"\x04port\x18\x03 \x01(\rR\x04port\"\xa3\x01\n" +
+	"\x04port\x18\x03 \x01(\rR\x04port\"\xe1\x01\n" +
 	"\rSliceEndpoint\x12\x18\n" +
 	"\aaddress\x18\x01 \x01(\fR\aaddress\x12\x14\n" +
 	"\x05ready\x18\x02 \x01(\bR\x05ready\x12\x18\n" +
 	"\aserving\x18\x03 \x01(\bR\aserving\x12 \n" +
 	"\vterminating\x18\x04 \x01(\bR\vterminating\x12\x12\n" +
 	"\x04node\x18\x05 \x01(\tR\x04node\x12\x12\n" +
-	"\x04zone\x18\x06 \x01(\tR\x04zone\"\x9c\x02\n" +
+	"\x04zone\x18\x06 \x01(\tR\x04zone\x12\x1d\n" +
+	"\n" +
+	"zone_hints\x18\a \x03(\tR\tzoneHints\x12\x1d\n" +
+	"\n" +
+	"node_hints\x18\b \x03(\tR\tnodeHints\"\xd4\x02\n" +
 	"\x03Pod\x12\x12\n" +
 	"\x04node\x18\x01 \x01(\tR\x04node\x12\x1c\n" +
 	"\taddresses\x18\x02 \x03(\fR\taddresses\x12!\n" +
 	"\fhost_network\x18\x03 \x01(\bR\vhostNetwork\x12\x1a\n" +
 	"\bfinished\x18\x04 \x01(\bR\bfinished\x126\n" +
 	"\x06labels\x18\x05 \x03(\v2\x1e.deltaplane.v1.Pod.LabelsEntryR\x06labels\x121\n" +
-	"\x05ports\x18\x06 \x03(\v2\x1b.deltaplane.v1.EndpointPortR\x05ports\x1a9\n" +
+	"\x05ports\x18\x06 \x03(\v2\x1b.deltaplane.v1.EndpointPortR\x05ports\x126\n" +
+	"\n" +
+	"host_ports\x18\a \x03(\v2\x17.deltaplane.v1.HostPortR\thostPorts\x1a9\n" +
 	"\vLabelsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"U\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\x9c\x01\n" +
+	"\bHostPort\x123\n" +
+	"\bprotocol\x18\x01 \x01(\x0e2\x17.deltaplane.v1.ProtocolR\bprotocol\x12\x1b\n" +
+	"\thost_port\x18\x02 \x01(\rR\bhostPort\x12%\n" +
+	"\x0econtainer_port\x18\x03 \x01(\rR\rcontainerPort\x12\x17\n" +
+	"\ahost_ip\x18\x04 \x01(\fR\x06hostIp\"q\n" +
 	"\x04Node\x12\x1c\n" +
 	"\taddresses\x18\x01 \x03(\fR\taddresses\x12\x1b\n" +
 	"\tpod_cidrs\x18\x02 \x03(\tR\bpodCidrs\x12\x12\n" +
-	"\x04zone\x18\x03 \x01(\tR\x04zone\"\x84\x01\n" +
+	"\x04zone\x18\x03 \x01(\tR\x04zone\x12\x1a\n" +
+	"\bdraining\x18\x04 \x01(\bR\bdraining\"\x84\x01\n" +
 	"\tNamespace\x12<\n" +
 	"\x06labels\x18\x01 \x03(\v2$.deltaplane.v1.Namespace.LabelsEntryR\x06labels\x1a9\n" +
 	"\vLabelsEntry\x12\x10\n" +
@@ -1198,7 +1398,7 @@ func file_deltaplane_v1_fact_proto_rawDescGZIP() []byte {
 	return file_deltaplane_v1_fact_proto_rawDescData
 }
 
-var file_deltaplane_v1_fact_proto_msgTypes = make([]protoimpl.MessageInfo, 16)
+var file_deltaplane_v1_fact_proto_msgTypes = make([]protoimpl.MessageInfo, 17)
 var file_deltaplane_v1_fact_proto_goTypes = []any{
 	(*Fact)(nil),                  // 0: deltaplane.v1.Fact
 	(*ObjectRef)(nil),             // 1: deltaplane.v1.ObjectRef
@@ -1208,47 +1408,50 @@ var file_deltaplane_v1_fact_proto_goTypes = []any{
 	(*EndpointPort)(nil),          // 5: deltaplane.v1.EndpointPort
 	(*SliceEndpoint)(nil),         // 6: deltaplane.v1.SliceEndpoint
 	(*Pod)(nil),                   // 7: deltaplane.v1.Pod
-	(*Node)(nil),                  // 8: deltaplane.v1.Node
-	(*Namespace)(nil),             // 9: deltaplane.v1.Namespace
-	(*NetworkPolicy)(nil),         // 10: deltaplane.v1.NetworkPolicy
-	(*Cluster)(nil),               // 11: deltaplane.v1.Cluster
-	(*Found)(nil),                 // 12: deltaplane.v1.Found
-	(*Complete)(nil),              // 13: deltaplane.v1.Complete
-	nil,                           // 14: deltaplane.v1.Pod.LabelsEntry
-	nil,                           // 15: deltaplane.v1.Namespace.LabelsEntry
-	(*timestamppb.Timestamp)(nil), // 16: google.protobuf.Timestamp
-	(Protocol)(0),                 // 17: deltaplane.v1.Protocol
-	(IPFamily)(0),                 // 18: deltaplane.v1.IPFamily
+	(*HostPort)(nil),              // 8: deltaplane.v1.HostPort
+	(*Node)(nil),                  // 9: deltaplane.v1.Node
+	(*Namespace)(nil),             // 10: deltaplane.v1.Namespace
+	(*NetworkPolicy)(nil),         // 11: deltaplane.v1.NetworkPolicy
+	(*Cluster)(nil),               // 12: deltaplane.v1.Cluster
+	(*Found)(nil),                 // 13: deltaplane.v1.Found
+	(*Complete)(nil),              // 14: deltaplane.v1.Complete
+	nil,                           // 15: deltaplane.v1.Pod.LabelsEntry
+	nil,                           // 16: deltaplane.v1.Namespace.LabelsEntry
+	(*timestamppb.Timestamp)(nil), // 17: google.protobuf.Timestamp
+	(Protocol)(0),                 // 18: deltaplane.v1.Protocol
+	(IPFamily)(0),                 // 19: deltaplane.v1.IPFamily
 }
 var file_deltaplane_v1_fact_proto_depIdxs = []int32{
 	1,  // 0: deltaplane.v1.Fact.object:type_name -> deltaplane.v1.ObjectRef
-	16, // 1: deltaplane.v1.Fact.trigger_time:type_name -> google.protobuf.Timestamp
+	17, // 1: deltaplane.v1.Fact.trigger_time:type_name -> google.protobuf.Timestamp
 	2,  // 2: deltaplane.v1.Fact.service:type_name -> deltaplane.v1.Service
 	4,  // 3: deltaplane.v1.Fact.endpoint_slice:type_name -> deltaplane.v1.EndpointSlice
 	7,  // 4: deltaplane.v1.Fact.pod:type_name -> deltaplane.v1.Pod
-	8,  // 5: deltaplane.v1.Fact.node:type_name -> deltaplane.v1.Node
-	9,  // 6: deltaplane.v1.Fact.namespace:type_name -> deltaplane.v1.Namespace
-	10, // 7: deltaplane.v1.Fact.network_policy:type_name -> deltaplane.v1.NetworkPolicy
-	11, // 8: deltaplane.v1.Fact.cluster:type_name -> deltaplane.v1.Cluster
-	13, // 9: deltaplane.v1.Fact.complete:type_name -> deltaplane.v1.Complete
+	9,  // 5: deltaplane.v1.Fact.node:type_name -> deltaplane.v1.Node
+	10, // 6: deltaplane.v1.Fact.namespace:type_name -> deltaplane.v1.Namespace
+	11, // 7: deltaplane.v1.Fact.network_policy:type_name -> deltaplane.v1.NetworkPolicy
+	12, // 8: deltaplane.v1.Fact.cluster:type_name -> deltaplane.v1.Cluster
+	14, // 9: deltaplane.v1.Fact.complete:type_name -> deltaplane.v1.Complete
 	3,  // 10: deltaplane.v1.Service.ports:type_name -> deltaplane.v1.ServicePort
-	16, // 11: deltaplane.v1.Service.created:type_name -> google.protobuf.Timestamp
-	17, // 12: deltaplane.v1.ServicePort.protocol:type_name -> deltaplane.v1.Protocol
-	18, // 13: deltaplane.v1.EndpointSlice.family:type_name -> deltaplane.v1.IPFamily
+	17, // 11: deltaplane.v1.Service.created:type_name -> google.protobuf.Timestamp
+	18, // 12: deltaplane.v1.ServicePort.protocol:type_name -> deltaplane.v1.Protocol
+	19, // 13: deltaplane.v1.EndpointSlice.family:type_name -> deltaplane.v1.IPFamily
 	5,  // 14: deltaplane.v1.EndpointSlice.ports:type_name -> deltaplane.v1.EndpointPort
 	6,  // 15: deltaplane.v1.EndpointSlice.endpoints:type_name -> deltaplane.v1.SliceEndpoint
-	17, // 16: deltaplane.v1.EndpointPort.protocol:type_name -> deltaplane.v1.Protocol
-	14, // 17: deltaplane.v1.Pod.labels:type_name -> deltaplane.v1.Pod.LabelsEntry
+	18, // 16: deltaplane.v1.EndpointPort.protocol:type_name -> deltaplane.v1.Protocol
+	15, // 17: deltaplane.v1.Pod.labels:type_name -> deltaplane.v1.Pod.LabelsEntry
 	5,  // 18: deltaplane.v1.Pod.ports:type_name -> deltaplane.v1.EndpointPort
-	15, // 19: deltaplane.v1.Namespace.labels:type_name -> deltaplane.v1.Namespace.LabelsEntry
-	12, // 20: deltaplane.v1.Cluster.pod_cidrs:type_name -> deltaplane.v1.Found
-	12, // 21: deltaplane.v1.Cluster.service_cidrs:type_name -> deltaplane.v1.Found
-	12, // 22: deltaplane.v1.Cluster.api_servers:type_name -> deltaplane.v1.Found
-	23, // [23:23] is the sub-list for method output_type
-	23, // [23:23] is the sub-list for method input_type
-	23, // [23:23] is the sub-list for extension type_name
-	23, // [23:23] is the sub-list for extension extendee
-	0,  // [0:23] is the sub-list for field type_name
+	8,  // 19: deltaplane.v1.Pod.host_ports:type_name -> deltaplane.v1.HostPort
+	18, // 20: deltaplane.v1.HostPort.protocol:type_name -> deltaplane.v1.Protocol
+	16, // 21: deltaplane.v1.Namespace.labels:type_name -> deltaplane.v1.Namespace.LabelsEntry
+	13, // 22: deltaplane.v1.Cluster.pod_cidrs:type_name -> deltaplane.v1.Found
+	13, // 23: deltaplane.v1.Cluster.service_cidrs:type_name -> deltaplane.v1.Found
+	13, // 24: deltaplane.v1.Cluster.api_servers:type_name -> deltaplane.v1.Found
+	25, // [25:25] is the sub-list for method output_type
+	25, // [25:25] is the sub-list for method input_type
+	25, // [25:25] is the sub-list for extension type_name
+	25, // [25:25] is the sub-list for extension extendee
+	0,  // [0:25] is the sub-list for field type_name
 }
 
 func init() { file_deltaplane_v1_fact_proto_init() }
@@ -1273,7 +1476,7 @@ func file_deltaplane_v1_fact_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_deltaplane_v1_fact_proto_rawDesc), len(file_deltaplane_v1_fact_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   16,
+			NumMessages:   17,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

@@ -23,12 +23,72 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
+// Match says which addresses a FrontendKey stands for. Those of a node's own addresses have the unspecified
+// address of their family in the key.
+type Match int32
+
+const (
+	// Exactly the address.
+	Match_MATCH_UNSPECIFIED Match = 0
+	// Each of the node's addresses that serves NodePorts.
+	Match_MATCH_NODE_PORT Match = 1
+	// Each of the node's addresses.
+	Match_MATCH_HOST_PORT Match = 2
+)
+
+// Enum value maps for Match.
+var (
+	Match_name = map[int32]string{
+		0: "MATCH_UNSPECIFIED",
+		1: "MATCH_NODE_PORT",
+		2: "MATCH_HOST_PORT",
+	}
+	Match_value = map[string]int32{
+		"MATCH_UNSPECIFIED": 0,
+		"MATCH_NODE_PORT":   1,
+		"MATCH_HOST_PORT":   2,
+	}
+)
+
+func (x Match) Enum() *Match {
+	p := new(Match)
+	*p = x
+	return p
+}
+
+func (x Match) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (Match) Descriptor() protoreflect.EnumDescriptor {
+	return file_deltaplane_v1_tables_proto_enumTypes[0].Descriptor()
+}
+
+func (Match) Type() protoreflect.EnumType {
+	return &file_deltaplane_v1_tables_proto_enumTypes[0]
+}
+
+func (x Match) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use Match.Descriptor instead.
+func (Match) EnumDescriptor() ([]byte, []int) {
+	return file_deltaplane_v1_tables_proto_rawDescGZIP(), []int{0}
+}
+
 // FrontendKind says what kind of address a client dials.
 type FrontendKind int32
 
 const (
-	FrontendKind_FRONTEND_KIND_UNSPECIFIED FrontendKind = 0
-	FrontendKind_FRONTEND_KIND_CLUSTER_IP  FrontendKind = 1
+	FrontendKind_FRONTEND_KIND_UNSPECIFIED   FrontendKind = 0
+	FrontendKind_FRONTEND_KIND_CLUSTER_IP    FrontendKind = 1
+	FrontendKind_FRONTEND_KIND_NODE_PORT     FrontendKind = 2
+	FrontendKind_FRONTEND_KIND_EXTERNAL_IP   FrontendKind = 3
+	FrontendKind_FRONTEND_KIND_LOAD_BALANCER FrontendKind = 4
+	FrontendKind_FRONTEND_KIND_HOST_PORT     FrontendKind = 5
+	// A ClusterIP's row for all ports that it doesn't serve: no port, protocol or set.
+	FrontendKind_FRONTEND_KIND_REFUSED FrontendKind = 6
 )
 
 // Enum value maps for FrontendKind.
@@ -36,10 +96,20 @@ var (
 	FrontendKind_name = map[int32]string{
 		0: "FRONTEND_KIND_UNSPECIFIED",
 		1: "FRONTEND_KIND_CLUSTER_IP",
+		2: "FRONTEND_KIND_NODE_PORT",
+		3: "FRONTEND_KIND_EXTERNAL_IP",
+		4: "FRONTEND_KIND_LOAD_BALANCER",
+		5: "FRONTEND_KIND_HOST_PORT",
+		6: "FRONTEND_KIND_REFUSED",
 	}
 	FrontendKind_value = map[string]int32{
-		"FRONTEND_KIND_UNSPECIFIED": 0,
-		"FRONTEND_KIND_CLUSTER_IP":  1,
+		"FRONTEND_KIND_UNSPECIFIED":   0,
+		"FRONTEND_KIND_CLUSTER_IP":    1,
+		"FRONTEND_KIND_NODE_PORT":     2,
+		"FRONTEND_KIND_EXTERNAL_IP":   3,
+		"FRONTEND_KIND_LOAD_BALANCER": 4,
+		"FRONTEND_KIND_HOST_PORT":     5,
+		"FRONTEND_KIND_REFUSED":       6,
 	}
 )
 
@@ -54,11 +124,11 @@ func (x FrontendKind) String() string {
 }
 
 func (FrontendKind) Descriptor() protoreflect.EnumDescriptor {
-	return file_deltaplane_v1_tables_proto_enumTypes[0].Descriptor()
+	return file_deltaplane_v1_tables_proto_enumTypes[1].Descriptor()
 }
 
 func (FrontendKind) Type() protoreflect.EnumType {
-	return &file_deltaplane_v1_tables_proto_enumTypes[0]
+	return &file_deltaplane_v1_tables_proto_enumTypes[1]
 }
 
 func (x FrontendKind) Number() protoreflect.EnumNumber {
@@ -67,7 +137,7 @@ func (x FrontendKind) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use FrontendKind.Descriptor instead.
 func (FrontendKind) EnumDescriptor() ([]byte, []int) {
-	return file_deltaplane_v1_tables_proto_rawDescGZIP(), []int{0}
+	return file_deltaplane_v1_tables_proto_rawDescGZIP(), []int{1}
 }
 
 // Scope says which backends of a ServicePort a set holds.
@@ -77,6 +147,14 @@ const (
 	Scope_SCOPE_UNSPECIFIED Scope = 0
 	// Every usable backend in the cluster.
 	Scope_SCOPE_ALL Scope = 1
+	// Those that topology hints give to one zone.
+	Scope_SCOPE_ZONE Scope = 2
+	// Those that topology hints give to one node.
+	Scope_SCOPE_NODE Scope = 3
+	// Those on one node, for traffic policy Local.
+	Scope_SCOPE_LOCAL Scope = 4
+	// The one pod behind a hostPort.
+	Scope_SCOPE_HOST_PORT Scope = 5
 )
 
 // Enum value maps for Scope.
@@ -84,10 +162,18 @@ var (
 	Scope_name = map[int32]string{
 		0: "SCOPE_UNSPECIFIED",
 		1: "SCOPE_ALL",
+		2: "SCOPE_ZONE",
+		3: "SCOPE_NODE",
+		4: "SCOPE_LOCAL",
+		5: "SCOPE_HOST_PORT",
 	}
 	Scope_value = map[string]int32{
 		"SCOPE_UNSPECIFIED": 0,
 		"SCOPE_ALL":         1,
+		"SCOPE_ZONE":        2,
+		"SCOPE_NODE":        3,
+		"SCOPE_LOCAL":       4,
+		"SCOPE_HOST_PORT":   5,
 	}
 )
 
@@ -102,11 +188,11 @@ func (x Scope) String() string {
 }
 
 func (Scope) Descriptor() protoreflect.EnumDescriptor {
-	return file_deltaplane_v1_tables_proto_enumTypes[1].Descriptor()
+	return file_deltaplane_v1_tables_proto_enumTypes[2].Descriptor()
 }
 
 func (Scope) Type() protoreflect.EnumType {
-	return &file_deltaplane_v1_tables_proto_enumTypes[1]
+	return &file_deltaplane_v1_tables_proto_enumTypes[2]
 }
 
 func (x Scope) Number() protoreflect.EnumNumber {
@@ -115,7 +201,7 @@ func (x Scope) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use Scope.Descriptor instead.
 func (Scope) EnumDescriptor() ([]byte, []int) {
-	return file_deltaplane_v1_tables_proto_rawDescGZIP(), []int{1}
+	return file_deltaplane_v1_tables_proto_rawDescGZIP(), []int{2}
 }
 
 // BackendState says whether a backend takes new connections.
@@ -152,11 +238,11 @@ func (x BackendState) String() string {
 }
 
 func (BackendState) Descriptor() protoreflect.EnumDescriptor {
-	return file_deltaplane_v1_tables_proto_enumTypes[2].Descriptor()
+	return file_deltaplane_v1_tables_proto_enumTypes[3].Descriptor()
 }
 
 func (BackendState) Type() protoreflect.EnumType {
-	return &file_deltaplane_v1_tables_proto_enumTypes[2]
+	return &file_deltaplane_v1_tables_proto_enumTypes[3]
 }
 
 func (x BackendState) Number() protoreflect.EnumNumber {
@@ -165,17 +251,75 @@ func (x BackendState) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use BackendState.Descriptor instead.
 func (BackendState) EnumDescriptor() ([]byte, []int) {
-	return file_deltaplane_v1_tables_proto_rawDescGZIP(), []int{2}
+	return file_deltaplane_v1_tables_proto_rawDescGZIP(), []int{3}
+}
+
+// NetworkKind says whose addresses a prefix has.
+type NetworkKind int32
+
+const (
+	NetworkKind_NETWORK_KIND_UNSPECIFIED NetworkKind = 0
+	// Pods' addresses: who sends from there is inside the cluster.
+	NetworkKind_NETWORK_KIND_PODS NetworkKind = 1
+	// ClusterIPs: what no frontend stands for is dropped.
+	NetworkKind_NETWORK_KIND_SERVICES NetworkKind = 2
+)
+
+// Enum value maps for NetworkKind.
+var (
+	NetworkKind_name = map[int32]string{
+		0: "NETWORK_KIND_UNSPECIFIED",
+		1: "NETWORK_KIND_PODS",
+		2: "NETWORK_KIND_SERVICES",
+	}
+	NetworkKind_value = map[string]int32{
+		"NETWORK_KIND_UNSPECIFIED": 0,
+		"NETWORK_KIND_PODS":        1,
+		"NETWORK_KIND_SERVICES":    2,
+	}
+)
+
+func (x NetworkKind) Enum() *NetworkKind {
+	p := new(NetworkKind)
+	*p = x
+	return p
+}
+
+func (x NetworkKind) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (NetworkKind) Descriptor() protoreflect.EnumDescriptor {
+	return file_deltaplane_v1_tables_proto_enumTypes[4].Descriptor()
+}
+
+func (NetworkKind) Type() protoreflect.EnumType {
+	return &file_deltaplane_v1_tables_proto_enumTypes[4]
+}
+
+func (x NetworkKind) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use NetworkKind.Descriptor instead.
+func (NetworkKind) EnumDescriptor() ([]byte, []int) {
+	return file_deltaplane_v1_tables_proto_rawDescGZIP(), []int{4}
 }
 
 // Rows are rows of a node's tables.
 type Rows struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Frontends     []*Frontend            `protobuf:"bytes,1,rep,name=frontends,proto3" json:"frontends,omitempty"`
-	Sets          []*BackendSet          `protobuf:"bytes,2,rep,name=sets,proto3" json:"sets,omitempty"`
-	Backends      []*Backend             `protobuf:"bytes,3,rep,name=backends,proto3" json:"backends,omitempty"`
-	Members       []*Members             `protobuf:"bytes,4,rep,name=members,proto3" json:"members,omitempty"`
-	Endpoints     []*Endpoint            `protobuf:"bytes,5,rep,name=endpoints,proto3" json:"endpoints,omitempty"`
+	state        protoimpl.MessageState `protogen:"open.v1"`
+	Frontends    []*Frontend            `protobuf:"bytes,1,rep,name=frontends,proto3" json:"frontends,omitempty"`
+	Sets         []*BackendSet          `protobuf:"bytes,2,rep,name=sets,proto3" json:"sets,omitempty"`
+	Backends     []*Backend             `protobuf:"bytes,3,rep,name=backends,proto3" json:"backends,omitempty"`
+	Members      []*Members             `protobuf:"bytes,4,rep,name=members,proto3" json:"members,omitempty"`
+	Endpoints    []*Endpoint            `protobuf:"bytes,5,rep,name=endpoints,proto3" json:"endpoints,omitempty"`
+	Views        []*View                `protobuf:"bytes,6,rep,name=views,proto3" json:"views,omitempty"`
+	SourceRanges []*SourceRange         `protobuf:"bytes,7,rep,name=source_ranges,json=sourceRanges,proto3" json:"source_ranges,omitempty"`
+	Networks     []*Network             `protobuf:"bytes,8,rep,name=networks,proto3" json:"networks,omitempty"`
+	HealthChecks []*HealthCheck         `protobuf:"bytes,9,rep,name=health_checks,json=healthChecks,proto3" json:"health_checks,omitempty"`
+	// At most one.
+	Selves        []*Self `protobuf:"bytes,10,rep,name=selves,proto3" json:"selves,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -245,6 +389,41 @@ func (x *Rows) GetEndpoints() []*Endpoint {
 	return nil
 }
 
+func (x *Rows) GetViews() []*View {
+	if x != nil {
+		return x.Views
+	}
+	return nil
+}
+
+func (x *Rows) GetSourceRanges() []*SourceRange {
+	if x != nil {
+		return x.SourceRanges
+	}
+	return nil
+}
+
+func (x *Rows) GetNetworks() []*Network {
+	if x != nil {
+		return x.Networks
+	}
+	return nil
+}
+
+func (x *Rows) GetHealthChecks() []*HealthCheck {
+	if x != nil {
+		return x.HealthChecks
+	}
+	return nil
+}
+
+func (x *Rows) GetSelves() []*Self {
+	if x != nil {
+		return x.Selves
+	}
+	return nil
+}
+
 // Keys name rows of a node's tables.
 type Keys struct {
 	state     protoimpl.MessageState `protogen:"open.v1"`
@@ -253,7 +432,14 @@ type Keys struct {
 	Backends  []uint32               `protobuf:"varint,3,rep,packed,name=backends,proto3" json:"backends,omitempty"`
 	Members   []*Members             `protobuf:"bytes,4,rep,name=members,proto3" json:"members,omitempty"`
 	// Addresses of 4 or 16 bytes.
-	Endpoints     [][]byte `protobuf:"bytes,5,rep,name=endpoints,proto3" json:"endpoints,omitempty"`
+	Endpoints    [][]byte       `protobuf:"bytes,5,rep,name=endpoints,proto3" json:"endpoints,omitempty"`
+	Views        []*ViewKey     `protobuf:"bytes,6,rep,name=views,proto3" json:"views,omitempty"`
+	SourceRanges []*SourceRange `protobuf:"bytes,7,rep,name=source_ranges,json=sourceRanges,proto3" json:"source_ranges,omitempty"`
+	Networks     []*Prefix      `protobuf:"bytes,8,rep,name=networks,proto3" json:"networks,omitempty"`
+	// Ports.
+	HealthChecks []uint32 `protobuf:"varint,9,rep,packed,name=health_checks,json=healthChecks,proto3" json:"health_checks,omitempty"`
+	// The node's Self row is gone.
+	Self          bool `protobuf:"varint,10,opt,name=self,proto3" json:"self,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -323,14 +509,51 @@ func (x *Keys) GetEndpoints() [][]byte {
 	return nil
 }
 
+func (x *Keys) GetViews() []*ViewKey {
+	if x != nil {
+		return x.Views
+	}
+	return nil
+}
+
+func (x *Keys) GetSourceRanges() []*SourceRange {
+	if x != nil {
+		return x.SourceRanges
+	}
+	return nil
+}
+
+func (x *Keys) GetNetworks() []*Prefix {
+	if x != nil {
+		return x.Networks
+	}
+	return nil
+}
+
+func (x *Keys) GetHealthChecks() []uint32 {
+	if x != nil {
+		return x.HealthChecks
+	}
+	return nil
+}
+
+func (x *Keys) GetSelf() bool {
+	if x != nil {
+		return x.Self
+	}
+	return false
+}
+
 // FrontendKey is what a client dials.
 type FrontendKey struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// 4 or 16 bytes.
 	Address []byte `protobuf:"bytes,1,opt,name=address,proto3" json:"address,omitempty"`
-	// 1 to 65535, host byte order.
-	Port          uint32   `protobuf:"varint,2,opt,name=port,proto3" json:"port,omitempty"`
+	// 1 to 65535, host byte order; 0 only for FRONTEND_KIND_REFUSED.
+	Port uint32 `protobuf:"varint,2,opt,name=port,proto3" json:"port,omitempty"`
+	// Unspecified only for FRONTEND_KIND_REFUSED.
 	Protocol      Protocol `protobuf:"varint,3,opt,name=protocol,proto3,enum=deltaplane.v1.Protocol" json:"protocol,omitempty"`
+	Match         Match    `protobuf:"varint,4,opt,name=match,proto3,enum=deltaplane.v1.Match" json:"match,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -386,13 +609,26 @@ func (x *FrontendKey) GetProtocol() Protocol {
 	return Protocol_PROTOCOL_UNSPECIFIED
 }
 
+func (x *FrontendKey) GetMatch() Match {
+	if x != nil {
+		return x.Match
+	}
+	return Match_MATCH_UNSPECIFIED
+}
+
 // Frontend sends what arrives at its key to a backend of its set.
 type Frontend struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	Key   *FrontendKey           `protobuf:"bytes,1,opt,name=key,proto3" json:"key,omitempty"`
-	// A BackendSet's id.
-	Set           uint32       `protobuf:"varint,2,opt,name=set,proto3" json:"set,omitempty"`
-	Kind          FrontendKind `protobuf:"varint,3,opt,name=kind,proto3,enum=deltaplane.v1.FrontendKind" json:"kind,omitempty"`
+	// The id of a root: a BackendSet of SCOPE_ALL or SCOPE_HOST_PORT; 0 only for FRONTEND_KIND_REFUSED.
+	Set  uint32       `protobuf:"varint,2,opt,name=set,proto3" json:"set,omitempty"`
+	Kind FrontendKind `protobuf:"varint,3,opt,name=kind,proto3,enum=deltaplane.v1.FrontendKind" json:"kind,omitempty"`
+	// Pods and node processes get backends of their own node alone.
+	InternalLocal bool `protobuf:"varint,4,opt,name=internal_local,json=internalLocal,proto3" json:"internal_local,omitempty"`
+	// Clients from outside get backends of the node that they reach alone, and keep their address.
+	ExternalLocal bool `protobuf:"varint,5,opt,name=external_local,json=externalLocal,proto3" json:"external_local,omitempty"`
+	// Clients in none of the set's source ranges are dropped.
+	SourceRanges  bool `protobuf:"varint,6,opt,name=source_ranges,json=sourceRanges,proto3" json:"source_ranges,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -448,6 +684,27 @@ func (x *Frontend) GetKind() FrontendKind {
 	return FrontendKind_FRONTEND_KIND_UNSPECIFIED
 }
 
+func (x *Frontend) GetInternalLocal() bool {
+	if x != nil {
+		return x.InternalLocal
+	}
+	return false
+}
+
+func (x *Frontend) GetExternalLocal() bool {
+	if x != nil {
+		return x.ExternalLocal
+	}
+	return false
+}
+
+func (x *Frontend) GetSourceRanges() bool {
+	if x != nil {
+		return x.SourceRanges
+	}
+	return false
+}
+
 // BackendSet is the backends of one ServicePort in one family and scope.
 type BackendSet struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -456,12 +713,24 @@ type BackendSet struct {
 	Namespace string `protobuf:"bytes,2,opt,name=namespace,proto3" json:"namespace,omitempty"`
 	Service   string `protobuf:"bytes,3,opt,name=service,proto3" json:"service,omitempty"`
 	// 1 to 65535, host byte order.
-	Port          uint32   `protobuf:"varint,4,opt,name=port,proto3" json:"port,omitempty"`
-	Protocol      Protocol `protobuf:"varint,5,opt,name=protocol,proto3,enum=deltaplane.v1.Protocol" json:"protocol,omitempty"`
-	Family        IPFamily `protobuf:"varint,6,opt,name=family,proto3,enum=deltaplane.v1.IPFamily" json:"family,omitempty"`
-	Scope         Scope    `protobuf:"varint,7,opt,name=scope,proto3,enum=deltaplane.v1.Scope" json:"scope,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	Port     uint32   `protobuf:"varint,4,opt,name=port,proto3" json:"port,omitempty"`
+	Protocol Protocol `protobuf:"varint,5,opt,name=protocol,proto3,enum=deltaplane.v1.Protocol" json:"protocol,omitempty"`
+	Family   IPFamily `protobuf:"varint,6,opt,name=family,proto3,enum=deltaplane.v1.IPFamily" json:"family,omitempty"`
+	Scope    Scope    `protobuf:"varint,7,opt,name=scope,proto3,enum=deltaplane.v1.Scope" json:"scope,omitempty"`
+	// The zone or node of the scope: the first 8 bytes of the SHA-256 of its name, big endian. 0 is everywhere.
+	Place uint64 `protobuf:"fixed64,8,opt,name=place,proto3" json:"place,omitempty"`
+	// The set of SCOPE_ALL or SCOPE_HOST_PORT that this one is a part of; its own id if it is one.
+	Root uint32 `protobuf:"varint,9,opt,name=root,proto3" json:"root,omitempty"`
+	// All ready backends have hints for nodes; only in a root.
+	NodeHints bool `protobuf:"varint,10,opt,name=node_hints,json=nodeHints,proto3" json:"node_hints,omitempty"`
+	// All ready backends have hints for zones; only in a root.
+	ZoneHints bool `protobuf:"varint,11,opt,name=zone_hints,json=zoneHints,proto3" json:"zone_hints,omitempty"`
+	// No backend of the set is ready: its members terminate, and still serve.
+	Fallback bool `protobuf:"varint,12,opt,name=fallback,proto3" json:"fallback,omitempty"`
+	// How long a client that dials again gets the same backend, in seconds up to 86,400; 0 is not.
+	AffinitySeconds uint32 `protobuf:"varint,13,opt,name=affinity_seconds,json=affinitySeconds,proto3" json:"affinity_seconds,omitempty"`
+	unknownFields   protoimpl.UnknownFields
+	sizeCache       protoimpl.SizeCache
 }
 
 func (x *BackendSet) Reset() {
@@ -543,25 +812,188 @@ func (x *BackendSet) GetScope() Scope {
 	return Scope_SCOPE_UNSPECIFIED
 }
 
+func (x *BackendSet) GetPlace() uint64 {
+	if x != nil {
+		return x.Place
+	}
+	return 0
+}
+
+func (x *BackendSet) GetRoot() uint32 {
+	if x != nil {
+		return x.Root
+	}
+	return 0
+}
+
+func (x *BackendSet) GetNodeHints() bool {
+	if x != nil {
+		return x.NodeHints
+	}
+	return false
+}
+
+func (x *BackendSet) GetZoneHints() bool {
+	if x != nil {
+		return x.ZoneHints
+	}
+	return false
+}
+
+func (x *BackendSet) GetFallback() bool {
+	if x != nil {
+		return x.Fallback
+	}
+	return false
+}
+
+func (x *BackendSet) GetAffinitySeconds() uint32 {
+	if x != nil {
+		return x.AffinitySeconds
+	}
+	return 0
+}
+
+// ViewKey names a part of a root set.
+type ViewKey struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The root's id.
+	Set uint32 `protobuf:"varint,1,opt,name=set,proto3" json:"set,omitempty"`
+	// SCOPE_ZONE, SCOPE_NODE or SCOPE_LOCAL.
+	Scope Scope `protobuf:"varint,2,opt,name=scope,proto3,enum=deltaplane.v1.Scope" json:"scope,omitempty"`
+	// The zone for SCOPE_ZONE; 0 else, since the row is in the node's layer.
+	Place         uint64 `protobuf:"fixed64,3,opt,name=place,proto3" json:"place,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ViewKey) Reset() {
+	*x = ViewKey{}
+	mi := &file_deltaplane_v1_tables_proto_msgTypes[5]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ViewKey) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ViewKey) ProtoMessage() {}
+
+func (x *ViewKey) ProtoReflect() protoreflect.Message {
+	mi := &file_deltaplane_v1_tables_proto_msgTypes[5]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ViewKey.ProtoReflect.Descriptor instead.
+func (*ViewKey) Descriptor() ([]byte, []int) {
+	return file_deltaplane_v1_tables_proto_rawDescGZIP(), []int{5}
+}
+
+func (x *ViewKey) GetSet() uint32 {
+	if x != nil {
+		return x.Set
+	}
+	return 0
+}
+
+func (x *ViewKey) GetScope() Scope {
+	if x != nil {
+		return x.Scope
+	}
+	return Scope_SCOPE_UNSPECIFIED
+}
+
+func (x *ViewKey) GetPlace() uint64 {
+	if x != nil {
+		return x.Place
+	}
+	return 0
+}
+
+// View leads from a root set to one of its parts. Without one of SCOPE_ZONE or SCOPE_NODE the root is used; without
+// one of SCOPE_LOCAL no backend is on the node.
+type View struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Key   *ViewKey               `protobuf:"bytes,1,opt,name=key,proto3" json:"key,omitempty"`
+	// A BackendSet's id, in the same layer.
+	Target        uint32 `protobuf:"varint,2,opt,name=target,proto3" json:"target,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *View) Reset() {
+	*x = View{}
+	mi := &file_deltaplane_v1_tables_proto_msgTypes[6]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *View) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*View) ProtoMessage() {}
+
+func (x *View) ProtoReflect() protoreflect.Message {
+	mi := &file_deltaplane_v1_tables_proto_msgTypes[6]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use View.ProtoReflect.Descriptor instead.
+func (*View) Descriptor() ([]byte, []int) {
+	return file_deltaplane_v1_tables_proto_rawDescGZIP(), []int{6}
+}
+
+func (x *View) GetKey() *ViewKey {
+	if x != nil {
+		return x.Key
+	}
+	return nil
+}
+
+func (x *View) GetTarget() uint32 {
+	if x != nil {
+		return x.Target
+	}
+	return 0
+}
+
 // Backend is an address and port that serve a ServicePort.
 type Backend struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Never 0.
 	Id uint32 `protobuf:"varint,1,opt,name=id,proto3" json:"id,omitempty"`
-	// The ServicePort's SCOPE_ALL set.
+	// The root set.
 	Set uint32 `protobuf:"varint,2,opt,name=set,proto3" json:"set,omitempty"`
 	// 4 or 16 bytes.
 	Address []byte `protobuf:"bytes,3,opt,name=address,proto3" json:"address,omitempty"`
 	// 1 to 65535, host byte order.
-	Port          uint32       `protobuf:"varint,4,opt,name=port,proto3" json:"port,omitempty"`
-	State         BackendState `protobuf:"varint,5,opt,name=state,proto3,enum=deltaplane.v1.BackendState" json:"state,omitempty"`
+	Port  uint32       `protobuf:"varint,4,opt,name=port,proto3" json:"port,omitempty"`
+	State BackendState `protobuf:"varint,5,opt,name=state,proto3,enum=deltaplane.v1.BackendState" json:"state,omitempty"`
+	// The node, in a node's layer, which has rows of its own for the backends of its sets; 0 else.
+	Place         uint64 `protobuf:"fixed64,6,opt,name=place,proto3" json:"place,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Backend) Reset() {
 	*x = Backend{}
-	mi := &file_deltaplane_v1_tables_proto_msgTypes[5]
+	mi := &file_deltaplane_v1_tables_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -573,7 +1005,7 @@ func (x *Backend) String() string {
 func (*Backend) ProtoMessage() {}
 
 func (x *Backend) ProtoReflect() protoreflect.Message {
-	mi := &file_deltaplane_v1_tables_proto_msgTypes[5]
+	mi := &file_deltaplane_v1_tables_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -586,7 +1018,7 @@ func (x *Backend) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Backend.ProtoReflect.Descriptor instead.
 func (*Backend) Descriptor() ([]byte, []int) {
-	return file_deltaplane_v1_tables_proto_rawDescGZIP(), []int{5}
+	return file_deltaplane_v1_tables_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *Backend) GetId() uint32 {
@@ -624,6 +1056,13 @@ func (x *Backend) GetState() BackendState {
 	return BackendState_BACKEND_STATE_UNSPECIFIED
 }
 
+func (x *Backend) GetPlace() uint64 {
+	if x != nil {
+		return x.Place
+	}
+	return 0
+}
+
 // Members says that backends are in a set.
 type Members struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -635,7 +1074,7 @@ type Members struct {
 
 func (x *Members) Reset() {
 	*x = Members{}
-	mi := &file_deltaplane_v1_tables_proto_msgTypes[6]
+	mi := &file_deltaplane_v1_tables_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -647,7 +1086,7 @@ func (x *Members) String() string {
 func (*Members) ProtoMessage() {}
 
 func (x *Members) ProtoReflect() protoreflect.Message {
-	mi := &file_deltaplane_v1_tables_proto_msgTypes[6]
+	mi := &file_deltaplane_v1_tables_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -660,7 +1099,7 @@ func (x *Members) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Members.ProtoReflect.Descriptor instead.
 func (*Members) Descriptor() ([]byte, []int) {
-	return file_deltaplane_v1_tables_proto_rawDescGZIP(), []int{6}
+	return file_deltaplane_v1_tables_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *Members) GetSet() uint32 {
@@ -690,7 +1129,7 @@ type Endpoint struct {
 
 func (x *Endpoint) Reset() {
 	*x = Endpoint{}
-	mi := &file_deltaplane_v1_tables_proto_msgTypes[7]
+	mi := &file_deltaplane_v1_tables_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -702,7 +1141,7 @@ func (x *Endpoint) String() string {
 func (*Endpoint) ProtoMessage() {}
 
 func (x *Endpoint) ProtoReflect() protoreflect.Message {
-	mi := &file_deltaplane_v1_tables_proto_msgTypes[7]
+	mi := &file_deltaplane_v1_tables_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -715,7 +1154,7 @@ func (x *Endpoint) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Endpoint.ProtoReflect.Descriptor instead.
 func (*Endpoint) Descriptor() ([]byte, []int) {
-	return file_deltaplane_v1_tables_proto_rawDescGZIP(), []int{7}
+	return file_deltaplane_v1_tables_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *Endpoint) GetAddress() []byte {
@@ -732,31 +1171,325 @@ func (x *Endpoint) GetPod() string {
 	return ""
 }
 
+// Prefix is an address prefix.
+type Prefix struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// 4 or 16 bytes, with no bit set behind the prefix.
+	Address []byte `protobuf:"bytes,1,opt,name=address,proto3" json:"address,omitempty"`
+	// 0 to 32 or 128.
+	Bits          uint32 `protobuf:"varint,2,opt,name=bits,proto3" json:"bits,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Prefix) Reset() {
+	*x = Prefix{}
+	mi := &file_deltaplane_v1_tables_proto_msgTypes[10]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Prefix) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Prefix) ProtoMessage() {}
+
+func (x *Prefix) ProtoReflect() protoreflect.Message {
+	mi := &file_deltaplane_v1_tables_proto_msgTypes[10]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Prefix.ProtoReflect.Descriptor instead.
+func (*Prefix) Descriptor() ([]byte, []int) {
+	return file_deltaplane_v1_tables_proto_rawDescGZIP(), []int{10}
+}
+
+func (x *Prefix) GetAddress() []byte {
+	if x != nil {
+		return x.Address
+	}
+	return nil
+}
+
+func (x *Prefix) GetBits() uint32 {
+	if x != nil {
+		return x.Bits
+	}
+	return 0
+}
+
+// SourceRange is a prefix that a root set's frontends with source ranges take clients from.
+type SourceRange struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Set           uint32                 `protobuf:"varint,1,opt,name=set,proto3" json:"set,omitempty"`
+	Prefix        *Prefix                `protobuf:"bytes,2,opt,name=prefix,proto3" json:"prefix,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SourceRange) Reset() {
+	*x = SourceRange{}
+	mi := &file_deltaplane_v1_tables_proto_msgTypes[11]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SourceRange) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SourceRange) ProtoMessage() {}
+
+func (x *SourceRange) ProtoReflect() protoreflect.Message {
+	mi := &file_deltaplane_v1_tables_proto_msgTypes[11]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SourceRange.ProtoReflect.Descriptor instead.
+func (*SourceRange) Descriptor() ([]byte, []int) {
+	return file_deltaplane_v1_tables_proto_rawDescGZIP(), []int{11}
+}
+
+func (x *SourceRange) GetSet() uint32 {
+	if x != nil {
+		return x.Set
+	}
+	return 0
+}
+
+func (x *SourceRange) GetPrefix() *Prefix {
+	if x != nil {
+		return x.Prefix
+	}
+	return nil
+}
+
+// Network is a prefix of the cluster.
+type Network struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Prefix        *Prefix                `protobuf:"bytes,1,opt,name=prefix,proto3" json:"prefix,omitempty"`
+	Kind          NetworkKind            `protobuf:"varint,2,opt,name=kind,proto3,enum=deltaplane.v1.NetworkKind" json:"kind,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Network) Reset() {
+	*x = Network{}
+	mi := &file_deltaplane_v1_tables_proto_msgTypes[12]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Network) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Network) ProtoMessage() {}
+
+func (x *Network) ProtoReflect() protoreflect.Message {
+	mi := &file_deltaplane_v1_tables_proto_msgTypes[12]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Network.ProtoReflect.Descriptor instead.
+func (*Network) Descriptor() ([]byte, []int) {
+	return file_deltaplane_v1_tables_proto_rawDescGZIP(), []int{12}
+}
+
+func (x *Network) GetPrefix() *Prefix {
+	if x != nil {
+		return x.Prefix
+	}
+	return nil
+}
+
+func (x *Network) GetKind() NetworkKind {
+	if x != nil {
+		return x.Kind
+	}
+	return NetworkKind_NETWORK_KIND_UNSPECIFIED
+}
+
+// HealthCheck is a healthCheckNodePort: each node answers there whether it has local backends of a Service.
+type HealthCheck struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// 1 to 65535, host byte order.
+	Port          uint32 `protobuf:"varint,1,opt,name=port,proto3" json:"port,omitempty"`
+	Namespace     string `protobuf:"bytes,2,opt,name=namespace,proto3" json:"namespace,omitempty"`
+	Service       string `protobuf:"bytes,3,opt,name=service,proto3" json:"service,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *HealthCheck) Reset() {
+	*x = HealthCheck{}
+	mi := &file_deltaplane_v1_tables_proto_msgTypes[13]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *HealthCheck) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*HealthCheck) ProtoMessage() {}
+
+func (x *HealthCheck) ProtoReflect() protoreflect.Message {
+	mi := &file_deltaplane_v1_tables_proto_msgTypes[13]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use HealthCheck.ProtoReflect.Descriptor instead.
+func (*HealthCheck) Descriptor() ([]byte, []int) {
+	return file_deltaplane_v1_tables_proto_rawDescGZIP(), []int{13}
+}
+
+func (x *HealthCheck) GetPort() uint32 {
+	if x != nil {
+		return x.Port
+	}
+	return 0
+}
+
+func (x *HealthCheck) GetNamespace() string {
+	if x != nil {
+		return x.Namespace
+	}
+	return ""
+}
+
+func (x *HealthCheck) GetService() string {
+	if x != nil {
+		return x.Service
+	}
+	return ""
+}
+
+// Self is what a node must know of itself: one row, in the node's layer.
+type Self struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Label topology.kubernetes.io/zone, at most 63 bytes; may be empty.
+	Zone string `protobuf:"bytes,1,opt,name=zone,proto3" json:"zone,omitempty"`
+	// The node is about to be deleted: load balancers should send nothing new.
+	Draining      bool `protobuf:"varint,2,opt,name=draining,proto3" json:"draining,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Self) Reset() {
+	*x = Self{}
+	mi := &file_deltaplane_v1_tables_proto_msgTypes[14]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Self) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Self) ProtoMessage() {}
+
+func (x *Self) ProtoReflect() protoreflect.Message {
+	mi := &file_deltaplane_v1_tables_proto_msgTypes[14]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Self.ProtoReflect.Descriptor instead.
+func (*Self) Descriptor() ([]byte, []int) {
+	return file_deltaplane_v1_tables_proto_rawDescGZIP(), []int{14}
+}
+
+func (x *Self) GetZone() string {
+	if x != nil {
+		return x.Zone
+	}
+	return ""
+}
+
+func (x *Self) GetDraining() bool {
+	if x != nil {
+		return x.Draining
+	}
+	return false
+}
+
 var File_deltaplane_v1_tables_proto protoreflect.FileDescriptor
 
 const file_deltaplane_v1_tables_proto_rawDesc = "" +
 	"\n" +
-	"\x1adeltaplane/v1/tables.proto\x12\rdeltaplane.v1\x1a\x1bdeltaplane/v1/network.proto\"\x89\x02\n" +
+	"\x1adeltaplane/v1/tables.proto\x12\rdeltaplane.v1\x1a\x1bdeltaplane/v1/network.proto\"\x97\x04\n" +
 	"\x04Rows\x125\n" +
 	"\tfrontends\x18\x01 \x03(\v2\x17.deltaplane.v1.FrontendR\tfrontends\x12-\n" +
 	"\x04sets\x18\x02 \x03(\v2\x19.deltaplane.v1.BackendSetR\x04sets\x122\n" +
 	"\bbackends\x18\x03 \x03(\v2\x16.deltaplane.v1.BackendR\bbackends\x120\n" +
 	"\amembers\x18\x04 \x03(\v2\x16.deltaplane.v1.MembersR\amembers\x125\n" +
-	"\tendpoints\x18\x05 \x03(\v2\x17.deltaplane.v1.EndpointR\tendpoints\"\xc0\x01\n" +
+	"\tendpoints\x18\x05 \x03(\v2\x17.deltaplane.v1.EndpointR\tendpoints\x12)\n" +
+	"\x05views\x18\x06 \x03(\v2\x13.deltaplane.v1.ViewR\x05views\x12?\n" +
+	"\rsource_ranges\x18\a \x03(\v2\x1a.deltaplane.v1.SourceRangeR\fsourceRanges\x122\n" +
+	"\bnetworks\x18\b \x03(\v2\x16.deltaplane.v1.NetworkR\bnetworks\x12?\n" +
+	"\rhealth_checks\x18\t \x03(\v2\x1a.deltaplane.v1.HealthCheckR\fhealthChecks\x12+\n" +
+	"\x06selves\x18\n" +
+	" \x03(\v2\x13.deltaplane.v1.SelfR\x06selves\"\x9b\x03\n" +
 	"\x04Keys\x128\n" +
 	"\tfrontends\x18\x01 \x03(\v2\x1a.deltaplane.v1.FrontendKeyR\tfrontends\x12\x12\n" +
 	"\x04sets\x18\x02 \x03(\rR\x04sets\x12\x1a\n" +
 	"\bbackends\x18\x03 \x03(\rR\bbackends\x120\n" +
 	"\amembers\x18\x04 \x03(\v2\x16.deltaplane.v1.MembersR\amembers\x12\x1c\n" +
-	"\tendpoints\x18\x05 \x03(\fR\tendpoints\"p\n" +
+	"\tendpoints\x18\x05 \x03(\fR\tendpoints\x12,\n" +
+	"\x05views\x18\x06 \x03(\v2\x16.deltaplane.v1.ViewKeyR\x05views\x12?\n" +
+	"\rsource_ranges\x18\a \x03(\v2\x1a.deltaplane.v1.SourceRangeR\fsourceRanges\x121\n" +
+	"\bnetworks\x18\b \x03(\v2\x15.deltaplane.v1.PrefixR\bnetworks\x12#\n" +
+	"\rhealth_checks\x18\t \x03(\rR\fhealthChecks\x12\x12\n" +
+	"\x04self\x18\n" +
+	" \x01(\bR\x04self\"\x9c\x01\n" +
 	"\vFrontendKey\x12\x18\n" +
 	"\aaddress\x18\x01 \x01(\fR\aaddress\x12\x12\n" +
 	"\x04port\x18\x02 \x01(\rR\x04port\x123\n" +
-	"\bprotocol\x18\x03 \x01(\x0e2\x17.deltaplane.v1.ProtocolR\bprotocol\"{\n" +
+	"\bprotocol\x18\x03 \x01(\x0e2\x17.deltaplane.v1.ProtocolR\bprotocol\x12*\n" +
+	"\x05match\x18\x04 \x01(\x0e2\x14.deltaplane.v1.MatchR\x05match\"\xee\x01\n" +
 	"\bFrontend\x12,\n" +
 	"\x03key\x18\x01 \x01(\v2\x1a.deltaplane.v1.FrontendKeyR\x03key\x12\x10\n" +
 	"\x03set\x18\x02 \x01(\rR\x03set\x12/\n" +
-	"\x04kind\x18\x03 \x01(\x0e2\x1b.deltaplane.v1.FrontendKindR\x04kind\"\xfa\x01\n" +
+	"\x04kind\x18\x03 \x01(\x0e2\x1b.deltaplane.v1.FrontendKindR\x04kind\x12%\n" +
+	"\x0einternal_local\x18\x04 \x01(\bR\rinternalLocal\x12%\n" +
+	"\x0eexternal_local\x18\x05 \x01(\bR\rexternalLocal\x12#\n" +
+	"\rsource_ranges\x18\x06 \x01(\bR\fsourceRanges\"\xa9\x03\n" +
 	"\n" +
 	"BackendSet\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\rR\x02id\x12\x1c\n" +
@@ -765,29 +1498,81 @@ const file_deltaplane_v1_tables_proto_rawDesc = "" +
 	"\x04port\x18\x04 \x01(\rR\x04port\x123\n" +
 	"\bprotocol\x18\x05 \x01(\x0e2\x17.deltaplane.v1.ProtocolR\bprotocol\x12/\n" +
 	"\x06family\x18\x06 \x01(\x0e2\x17.deltaplane.v1.IPFamilyR\x06family\x12*\n" +
-	"\x05scope\x18\a \x01(\x0e2\x14.deltaplane.v1.ScopeR\x05scope\"\x8c\x01\n" +
+	"\x05scope\x18\a \x01(\x0e2\x14.deltaplane.v1.ScopeR\x05scope\x12\x14\n" +
+	"\x05place\x18\b \x01(\x06R\x05place\x12\x12\n" +
+	"\x04root\x18\t \x01(\rR\x04root\x12\x1d\n" +
+	"\n" +
+	"node_hints\x18\n" +
+	" \x01(\bR\tnodeHints\x12\x1d\n" +
+	"\n" +
+	"zone_hints\x18\v \x01(\bR\tzoneHints\x12\x1a\n" +
+	"\bfallback\x18\f \x01(\bR\bfallback\x12)\n" +
+	"\x10affinity_seconds\x18\r \x01(\rR\x0faffinitySeconds\"]\n" +
+	"\aViewKey\x12\x10\n" +
+	"\x03set\x18\x01 \x01(\rR\x03set\x12*\n" +
+	"\x05scope\x18\x02 \x01(\x0e2\x14.deltaplane.v1.ScopeR\x05scope\x12\x14\n" +
+	"\x05place\x18\x03 \x01(\x06R\x05place\"H\n" +
+	"\x04View\x12(\n" +
+	"\x03key\x18\x01 \x01(\v2\x16.deltaplane.v1.ViewKeyR\x03key\x12\x16\n" +
+	"\x06target\x18\x02 \x01(\rR\x06target\"\xa2\x01\n" +
 	"\aBackend\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\rR\x02id\x12\x10\n" +
 	"\x03set\x18\x02 \x01(\rR\x03set\x12\x18\n" +
 	"\aaddress\x18\x03 \x01(\fR\aaddress\x12\x12\n" +
 	"\x04port\x18\x04 \x01(\rR\x04port\x121\n" +
-	"\x05state\x18\x05 \x01(\x0e2\x1b.deltaplane.v1.BackendStateR\x05state\"7\n" +
+	"\x05state\x18\x05 \x01(\x0e2\x1b.deltaplane.v1.BackendStateR\x05state\x12\x14\n" +
+	"\x05place\x18\x06 \x01(\x06R\x05place\"7\n" +
 	"\aMembers\x12\x10\n" +
 	"\x03set\x18\x01 \x01(\rR\x03set\x12\x1a\n" +
 	"\bbackends\x18\x02 \x03(\rR\bbackends\"6\n" +
 	"\bEndpoint\x12\x18\n" +
 	"\aaddress\x18\x01 \x01(\fR\aaddress\x12\x10\n" +
-	"\x03pod\x18\x02 \x01(\tR\x03pod*K\n" +
+	"\x03pod\x18\x02 \x01(\tR\x03pod\"6\n" +
+	"\x06Prefix\x12\x18\n" +
+	"\aaddress\x18\x01 \x01(\fR\aaddress\x12\x12\n" +
+	"\x04bits\x18\x02 \x01(\rR\x04bits\"N\n" +
+	"\vSourceRange\x12\x10\n" +
+	"\x03set\x18\x01 \x01(\rR\x03set\x12-\n" +
+	"\x06prefix\x18\x02 \x01(\v2\x15.deltaplane.v1.PrefixR\x06prefix\"h\n" +
+	"\aNetwork\x12-\n" +
+	"\x06prefix\x18\x01 \x01(\v2\x15.deltaplane.v1.PrefixR\x06prefix\x12.\n" +
+	"\x04kind\x18\x02 \x01(\x0e2\x1a.deltaplane.v1.NetworkKindR\x04kind\"Y\n" +
+	"\vHealthCheck\x12\x12\n" +
+	"\x04port\x18\x01 \x01(\rR\x04port\x12\x1c\n" +
+	"\tnamespace\x18\x02 \x01(\tR\tnamespace\x12\x18\n" +
+	"\aservice\x18\x03 \x01(\tR\aservice\"6\n" +
+	"\x04Self\x12\x12\n" +
+	"\x04zone\x18\x01 \x01(\tR\x04zone\x12\x1a\n" +
+	"\bdraining\x18\x02 \x01(\bR\bdraining*H\n" +
+	"\x05Match\x12\x15\n" +
+	"\x11MATCH_UNSPECIFIED\x10\x00\x12\x13\n" +
+	"\x0fMATCH_NODE_PORT\x10\x01\x12\x13\n" +
+	"\x0fMATCH_HOST_PORT\x10\x02*\xe0\x01\n" +
 	"\fFrontendKind\x12\x1d\n" +
 	"\x19FRONTEND_KIND_UNSPECIFIED\x10\x00\x12\x1c\n" +
-	"\x18FRONTEND_KIND_CLUSTER_IP\x10\x01*-\n" +
+	"\x18FRONTEND_KIND_CLUSTER_IP\x10\x01\x12\x1b\n" +
+	"\x17FRONTEND_KIND_NODE_PORT\x10\x02\x12\x1d\n" +
+	"\x19FRONTEND_KIND_EXTERNAL_IP\x10\x03\x12\x1f\n" +
+	"\x1bFRONTEND_KIND_LOAD_BALANCER\x10\x04\x12\x1b\n" +
+	"\x17FRONTEND_KIND_HOST_PORT\x10\x05\x12\x19\n" +
+	"\x15FRONTEND_KIND_REFUSED\x10\x06*s\n" +
 	"\x05Scope\x12\x15\n" +
 	"\x11SCOPE_UNSPECIFIED\x10\x00\x12\r\n" +
-	"\tSCOPE_ALL\x10\x01*f\n" +
+	"\tSCOPE_ALL\x10\x01\x12\x0e\n" +
+	"\n" +
+	"SCOPE_ZONE\x10\x02\x12\x0e\n" +
+	"\n" +
+	"SCOPE_NODE\x10\x03\x12\x0f\n" +
+	"\vSCOPE_LOCAL\x10\x04\x12\x13\n" +
+	"\x0fSCOPE_HOST_PORT\x10\x05*f\n" +
 	"\fBackendState\x12\x1d\n" +
 	"\x19BACKEND_STATE_UNSPECIFIED\x10\x00\x12\x18\n" +
 	"\x14BACKEND_STATE_ACTIVE\x10\x01\x12\x1d\n" +
-	"\x19BACKEND_STATE_TERMINATING\x10\x02B2Z0github.com/deltaplane/deltaplane/schemas;schemasb\x06proto3"
+	"\x19BACKEND_STATE_TERMINATING\x10\x02*]\n" +
+	"\vNetworkKind\x12\x1c\n" +
+	"\x18NETWORK_KIND_UNSPECIFIED\x10\x00\x12\x15\n" +
+	"\x11NETWORK_KIND_PODS\x10\x01\x12\x19\n" +
+	"\x15NETWORK_KIND_SERVICES\x10\x02B2Z0github.com/deltaplane/deltaplane/schemas;schemasb\x06proto3"
 
 var (
 	file_deltaplane_v1_tables_proto_rawDescOnce sync.Once
@@ -801,43 +1586,66 @@ func file_deltaplane_v1_tables_proto_rawDescGZIP() []byte {
 	return file_deltaplane_v1_tables_proto_rawDescData
 }
 
-var file_deltaplane_v1_tables_proto_enumTypes = make([]protoimpl.EnumInfo, 3)
-var file_deltaplane_v1_tables_proto_msgTypes = make([]protoimpl.MessageInfo, 8)
+var file_deltaplane_v1_tables_proto_enumTypes = make([]protoimpl.EnumInfo, 5)
+var file_deltaplane_v1_tables_proto_msgTypes = make([]protoimpl.MessageInfo, 15)
 var file_deltaplane_v1_tables_proto_goTypes = []any{
-	(FrontendKind)(0),   // 0: deltaplane.v1.FrontendKind
-	(Scope)(0),          // 1: deltaplane.v1.Scope
-	(BackendState)(0),   // 2: deltaplane.v1.BackendState
-	(*Rows)(nil),        // 3: deltaplane.v1.Rows
-	(*Keys)(nil),        // 4: deltaplane.v1.Keys
-	(*FrontendKey)(nil), // 5: deltaplane.v1.FrontendKey
-	(*Frontend)(nil),    // 6: deltaplane.v1.Frontend
-	(*BackendSet)(nil),  // 7: deltaplane.v1.BackendSet
-	(*Backend)(nil),     // 8: deltaplane.v1.Backend
-	(*Members)(nil),     // 9: deltaplane.v1.Members
-	(*Endpoint)(nil),    // 10: deltaplane.v1.Endpoint
-	(Protocol)(0),       // 11: deltaplane.v1.Protocol
-	(IPFamily)(0),       // 12: deltaplane.v1.IPFamily
+	(Match)(0),          // 0: deltaplane.v1.Match
+	(FrontendKind)(0),   // 1: deltaplane.v1.FrontendKind
+	(Scope)(0),          // 2: deltaplane.v1.Scope
+	(BackendState)(0),   // 3: deltaplane.v1.BackendState
+	(NetworkKind)(0),    // 4: deltaplane.v1.NetworkKind
+	(*Rows)(nil),        // 5: deltaplane.v1.Rows
+	(*Keys)(nil),        // 6: deltaplane.v1.Keys
+	(*FrontendKey)(nil), // 7: deltaplane.v1.FrontendKey
+	(*Frontend)(nil),    // 8: deltaplane.v1.Frontend
+	(*BackendSet)(nil),  // 9: deltaplane.v1.BackendSet
+	(*ViewKey)(nil),     // 10: deltaplane.v1.ViewKey
+	(*View)(nil),        // 11: deltaplane.v1.View
+	(*Backend)(nil),     // 12: deltaplane.v1.Backend
+	(*Members)(nil),     // 13: deltaplane.v1.Members
+	(*Endpoint)(nil),    // 14: deltaplane.v1.Endpoint
+	(*Prefix)(nil),      // 15: deltaplane.v1.Prefix
+	(*SourceRange)(nil), // 16: deltaplane.v1.SourceRange
+	(*Network)(nil),     // 17: deltaplane.v1.Network
+	(*HealthCheck)(nil), // 18: deltaplane.v1.HealthCheck
+	(*Self)(nil),        // 19: deltaplane.v1.Self
+	(Protocol)(0),       // 20: deltaplane.v1.Protocol
+	(IPFamily)(0),       // 21: deltaplane.v1.IPFamily
 }
 var file_deltaplane_v1_tables_proto_depIdxs = []int32{
-	6,  // 0: deltaplane.v1.Rows.frontends:type_name -> deltaplane.v1.Frontend
-	7,  // 1: deltaplane.v1.Rows.sets:type_name -> deltaplane.v1.BackendSet
-	8,  // 2: deltaplane.v1.Rows.backends:type_name -> deltaplane.v1.Backend
-	9,  // 3: deltaplane.v1.Rows.members:type_name -> deltaplane.v1.Members
-	10, // 4: deltaplane.v1.Rows.endpoints:type_name -> deltaplane.v1.Endpoint
-	5,  // 5: deltaplane.v1.Keys.frontends:type_name -> deltaplane.v1.FrontendKey
-	9,  // 6: deltaplane.v1.Keys.members:type_name -> deltaplane.v1.Members
-	11, // 7: deltaplane.v1.FrontendKey.protocol:type_name -> deltaplane.v1.Protocol
-	5,  // 8: deltaplane.v1.Frontend.key:type_name -> deltaplane.v1.FrontendKey
-	0,  // 9: deltaplane.v1.Frontend.kind:type_name -> deltaplane.v1.FrontendKind
-	11, // 10: deltaplane.v1.BackendSet.protocol:type_name -> deltaplane.v1.Protocol
-	12, // 11: deltaplane.v1.BackendSet.family:type_name -> deltaplane.v1.IPFamily
-	1,  // 12: deltaplane.v1.BackendSet.scope:type_name -> deltaplane.v1.Scope
-	2,  // 13: deltaplane.v1.Backend.state:type_name -> deltaplane.v1.BackendState
-	14, // [14:14] is the sub-list for method output_type
-	14, // [14:14] is the sub-list for method input_type
-	14, // [14:14] is the sub-list for extension type_name
-	14, // [14:14] is the sub-list for extension extendee
-	0,  // [0:14] is the sub-list for field type_name
+	8,  // 0: deltaplane.v1.Rows.frontends:type_name -> deltaplane.v1.Frontend
+	9,  // 1: deltaplane.v1.Rows.sets:type_name -> deltaplane.v1.BackendSet
+	12, // 2: deltaplane.v1.Rows.backends:type_name -> deltaplane.v1.Backend
+	13, // 3: deltaplane.v1.Rows.members:type_name -> deltaplane.v1.Members
+	14, // 4: deltaplane.v1.Rows.endpoints:type_name -> deltaplane.v1.Endpoint
+	11, // 5: deltaplane.v1.Rows.views:type_name -> deltaplane.v1.View
+	16, // 6: deltaplane.v1.Rows.source_ranges:type_name -> deltaplane.v1.SourceRange
+	17, // 7: deltaplane.v1.Rows.networks:type_name -> deltaplane.v1.Network
+	18, // 8: deltaplane.v1.Rows.health_checks:type_name -> deltaplane.v1.HealthCheck
+	19, // 9: deltaplane.v1.Rows.selves:type_name -> deltaplane.v1.Self
+	7,  // 10: deltaplane.v1.Keys.frontends:type_name -> deltaplane.v1.FrontendKey
+	13, // 11: deltaplane.v1.Keys.members:type_name -> deltaplane.v1.Members
+	10, // 12: deltaplane.v1.Keys.views:type_name -> deltaplane.v1.ViewKey
+	16, // 13: deltaplane.v1.Keys.source_ranges:type_name -> deltaplane.v1.SourceRange
+	15, // 14: deltaplane.v1.Keys.networks:type_name -> deltaplane.v1.Prefix
+	20, // 15: deltaplane.v1.FrontendKey.protocol:type_name -> deltaplane.v1.Protocol
+	0,  // 16: deltaplane.v1.FrontendKey.match:type_name -> deltaplane.v1.Match
+	7,  // 17: deltaplane.v1.Frontend.key:type_name -> deltaplane.v1.FrontendKey
+	1,  // 18: deltaplane.v1.Frontend.kind:type_name -> deltaplane.v1.FrontendKind
+	20, // 19: deltaplane.v1.BackendSet.protocol:type_name -> deltaplane.v1.Protocol
+	21, // 20: deltaplane.v1.BackendSet.family:type_name -> deltaplane.v1.IPFamily
+	2,  // 21: deltaplane.v1.BackendSet.scope:type_name -> deltaplane.v1.Scope
+	2,  // 22: deltaplane.v1.ViewKey.scope:type_name -> deltaplane.v1.Scope
+	10, // 23: deltaplane.v1.View.key:type_name -> deltaplane.v1.ViewKey
+	3,  // 24: deltaplane.v1.Backend.state:type_name -> deltaplane.v1.BackendState
+	15, // 25: deltaplane.v1.SourceRange.prefix:type_name -> deltaplane.v1.Prefix
+	15, // 26: deltaplane.v1.Network.prefix:type_name -> deltaplane.v1.Prefix
+	4,  // 27: deltaplane.v1.Network.kind:type_name -> deltaplane.v1.NetworkKind
+	28, // [28:28] is the sub-list for method output_type
+	28, // [28:28] is the sub-list for method input_type
+	28, // [28:28] is the sub-list for extension type_name
+	28, // [28:28] is the sub-list for extension extendee
+	0,  // [0:28] is the sub-list for field type_name
 }
 
 func init() { file_deltaplane_v1_tables_proto_init() }
@@ -851,8 +1659,8 @@ func file_deltaplane_v1_tables_proto_init() {
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_deltaplane_v1_tables_proto_rawDesc), len(file_deltaplane_v1_tables_proto_rawDesc)),
-			NumEnums:      3,
-			NumMessages:   8,
+			NumEnums:      5,
+			NumMessages:   15,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

@@ -21,15 +21,15 @@ struct frontend_key {
 	struct address addr;
 	__be16 port;
 	__u8 protocol;
-	__u8 pad;
+	__u8 match; /* Match of internal/model */
 };
 _Static_assert(sizeof(struct frontend_key) == 20, "frontend_key");
 
 struct frontend {
-	__u32 set;
-	__u8 kind;  /* FrontendKind of internal/model */
-	__u8 layer; /* LayerKind of internal/model: whose row this is */
-	__u16 pad;
+	__u32 set;   /* a root; 0: all that dial are refused */
+	__u8 kind;   /* FrontendKind of internal/model */
+	__u8 layer;  /* LayerKind of internal/model: whose row this is */
+	__u16 flags; /* FrontendFlags of internal/model */
 };
 _Static_assert(sizeof(struct frontend) == 8, "frontend");
 
@@ -41,10 +41,31 @@ struct backend_set {
 	__u8 family;
 	__u8 scope;
 	__u8 layer;
-	__u16 pad;
+	__u8 flags; /* SetFlags of internal/model */
+	__u8 pad;
+	__u32 root;	/* the set that this one is a part of, or itself */
+	__u64 place;	/* the zone or node of the scope */
+	__u32 affinity; /* seconds; 0: none */
+	__u32 pad2;
 	char service[128]; /* "namespace/name", NUL-terminated */
 };
-_Static_assert(sizeof(struct backend_set) == 140, "backend_set");
+_Static_assert(sizeof(struct backend_set) == 160, "backend_set");
+
+/* value: __u32 set id. Parts of a root set. */
+struct view_key {
+	__u64 place; /* the zone for scope zone, else 0 */
+	__u32 set;   /* the root */
+	__u8 scope;
+	__u8 pad[3];
+};
+_Static_assert(sizeof(struct view_key) == 16, "view_key");
+
+struct view {
+	__u32 set;
+	__u8 layer;
+	__u8 pad[3];
+};
+_Static_assert(sizeof(struct view) == 8, "view");
 
 /* value: __u32 backend id */
 struct slot_key {
@@ -56,13 +77,13 @@ _Static_assert(sizeof(struct slot_key) == 8, "slot_key");
 /* key: __u32 backend id */
 struct backend {
 	struct address addr;
-	__u32 set; /* the ServicePort's set of all backends: what a reader checks a slot's backend
-		      by */
+	__u64 place; /* the node, in a node's own layer */
+	__u32 set;   /* the root set: what a reader checks a slot's backend by */
 	__be16 port;
 	__u8 state; /* BackendState of internal/model */
 	__u8 layer;
 };
-_Static_assert(sizeof(struct backend) == 24, "backend");
+_Static_assert(sizeof(struct backend) == 32, "backend");
 
 /* key: struct address */
 struct endpoint {
@@ -71,6 +92,71 @@ struct endpoint {
 	char pod[320]; /* "namespace/name", NUL-terminated */
 };
 _Static_assert(sizeof(struct endpoint) == 324, "endpoint");
+
+/* Prefixes of clients that a set's frontends take. In a longest-prefix-match trie. */
+struct source_range_key {
+	__u32 bits; /* 32 for the set, and those of the prefix; IPv4's count from 96 */
+	__be32 set;
+	struct address addr;
+};
+_Static_assert(sizeof(struct source_range_key) == 24, "source_range_key");
+
+struct source_range {
+	__u8 layer;
+	__u8 pad[3];
+};
+_Static_assert(sizeof(struct source_range) == 4, "source_range");
+
+/* Prefixes of the cluster. In a longest-prefix-match trie. */
+struct network_key {
+	__u32 bits; /* IPv4's count from 96 */
+	struct address addr;
+};
+_Static_assert(sizeof(struct network_key) == 20, "network_key");
+
+struct network {
+	__u8 kind; /* NetworkKind of internal/model */
+	__u8 layer;
+	__u16 pad;
+};
+_Static_assert(sizeof(struct network) == 4, "network");
+
+/* key: __u32 port, host byte order. Not read by programs: kept with the maps so that a restart
+ * knows them. */
+struct health_check {
+	__u8 layer;
+	__u8 pad[3];
+	char service[128]; /* "namespace/name", NUL-terminated */
+};
+_Static_assert(sizeof(struct health_check) == 132, "health_check");
+
+/* key: __u32 0 */
+struct self {
+	__u64 place; /* of the zone; 0: none */
+	__u8 layer;
+	__u8 draining;
+	__u8 pad[6];
+	char zone[64]; /* NUL-terminated */
+};
+_Static_assert(sizeof(struct self) == 80, "self");
+
+/* Written by user space of what it finds on the node, not of rows. key: struct address */
+struct local {
+	__u8 flags; /* LOCAL_ */
+	__u8 pad[3];
+};
+_Static_assert(sizeof(struct local) == 4, "local");
+
+#define LOCAL_NODE_PORT 1 /* serves NodePorts */
+#define LOCAL_LOOPBACK \
+	2 /* 127.0.0.0/8 or ::1: the node's own processes alone mean this node by it */
+
+/* key: __u32 ifindex. What is masqueraded that leaves by the interface; zero: nothing can be. */
+struct uplink {
+	struct address v4;
+	struct address v6;
+};
+_Static_assert(sizeof(struct uplink) == 32, "uplink");
 
 /* One per layer kind, in a memory-mapped array: how far the maps have come. */
 struct position {
@@ -83,8 +169,14 @@ _Static_assert(sizeof(struct position) == 32, "position");
 /* Written by the programs, read by user space. */
 
 /*
- * Key of a flow: the packet as it arrives. Forward: what the client sends, to the Service. Reverse:
- * what the backend sends, to the client.
+ * Key of a flow: the packet as a hook sees it. Destinations are exchanged where packets come in to
+ * the node, sources where they leave, so that the stack in between routes client and backend as if
+ * there were no Service:
+ *
+ *   in   client → Service        destination becomes the backend
+ *   out  client → backend        source becomes the node's, if masqueraded
+ *   in   backend → node          destination becomes the client, if masqueraded
+ *   out  backend → client        source becomes the Service
  */
 struct tuple {
 	struct address source;
@@ -92,34 +184,62 @@ struct tuple {
 	__be16 source_port;
 	__be16 destination_port;
 	__u8 protocol;
-	__u8 reverse; /* 1 in the key of a reverse flow */
+	__u8 leaving; /* 1 in the key of what leaves the node */
 	__u16 pad;
 };
 _Static_assert(sizeof(struct tuple) == 40, "tuple");
 
-/* What to put into the packet in place of the Service's address (forward) or the backend's
- * (reverse). */
+/* What to put into the packet. */
 struct flow {
-	struct address addr;
-	__u32 backend;	/* its id */
+	struct address addr; /* the new destination (in) or source (out); zero: to be masqueraded */
+	__u32 backend;	     /* its id; 0 where the flow is masqueraded's other half */
+	__u32 set;	     /* the root set */
 	__u32 sequence; /* of the SYN that began it (TCP), host byte order: a retransmitted SYN has
 			   the same */
+	__u32 acknowledged; /* what this direction has acknowledged last (TCP), host byte order:
+			       what a valid RST from the other side is at or just above */
+	__u32 seen; /* the last packet, seconds of CLOCK_MONOTONIC, some seconds late at most */
 	__be16 port;
-	__be16 client_port; /* the client's port as the other side of the translation knows it */
-	__u8 closing;	    /* 1 once a RST or FIN was seen in this direction */
-	__u8 pad[3];
+	__be16 other_port; /* of the other end, as the far side of the translation knows it */
+	__u8 state;	   /* FLOW_ bits */
+	__u8 pad[7];
 };
-_Static_assert(sizeof(struct flow) == 32, "flow");
+_Static_assert(sizeof(struct flow) == 48, "flow");
+
+#define FLOW_ANSWERED	1  /* something came in the other direction */
+#define FLOW_FIN	2  /* this direction has ended */
+#define FLOW_RESET	4  /* a valid RST was seen in this direction and nothing since */
+#define FLOW_MASQUERADE 8  /* masquerade it if it leaves by an uplink, or to where it came from */
+#define FLOW_FORWARD	16 /* the client's direction; else the backend's */
+#define FLOW_MOVED	32 /* the key's destination is a backend that went: of a connected UDP socket \
+			    */
+#define FLOW_ENDED 64	   /* the same of a TCP socket: answer with a RST */
+
+/* The backend that a client of a Service with affinity has. */
+struct affinity_key {
+	struct address client; /* packets: the source address; sockets: zero */
+	__u64 cookie;	       /* sockets: of the network namespace; packets: 0 */
+	__u32 set;	       /* the one that was picked from: a root or a part of it */
+	__u32 pad;
+};
+_Static_assert(sizeof(struct affinity_key) == 32, "affinity_key");
+
+struct affinity {
+	__u32 backend;
+	__u32 seen; /* seconds of CLOCK_MONOTONIC */
+};
+_Static_assert(sizeof(struct affinity) == 8, "affinity");
 
 /* What a socket dialled and what it got: the socket's own storage. */
 struct choice {
 	struct address service;
 	struct address addr;
 	__u32 backend;
+	__u32 set; /* the root */
 	__be16 service_port;
 	__be16 port;
 };
-_Static_assert(sizeof(struct choice) == 40, "choice");
+_Static_assert(sizeof(struct choice) == 44, "choice");
 
 /* The Services that one unconnected UDP socket sends to. One that sends to more forgets the oldest
  * choice. */
@@ -129,7 +249,7 @@ struct choices {
 	__u32 next;   /* the entry to forget next */
 	__u32 hidden; /* a bit per entry: its backend was asked in another name since */
 };
-_Static_assert(sizeof(struct choices) == 328, "choices");
+_Static_assert(sizeof(struct choices) == 360, "choices");
 
 struct drop_event {
 	__u64 time; /* CLOCK_MONOTONIC, ns */

@@ -29,15 +29,15 @@
 
 static __always_inline struct tuple flow_reverse_key(const struct tuple *forward,
 						     const struct address *addr, __be16 port,
-						     __be16 client_port)
+						     __be16 other_port)
 {
 	return (struct tuple){
 		.source = *addr,
 		.destination = forward->source,
 		.source_port = port,
-		.destination_port = client_port,
+		.destination_port = other_port,
 		.protocol = forward->protocol,
-		.reverse = 1,
+		.leaving = 1,
 	};
 }
 
@@ -47,7 +47,7 @@ static __always_inline struct tuple flow_forward_key(const struct tuple *reverse
 	return (struct tuple){
 		.source = reverse_key->destination,
 		.destination = reverse->addr,
-		.source_port = reverse->client_port,
+		.source_port = reverse->other_port,
 		.destination_port = reverse->port,
 		.protocol = reverse_key->protocol,
 	};
@@ -57,19 +57,19 @@ static __always_inline struct tuple flow_forward_key(const struct tuple *reverse
  */
 static __always_inline bool flow_reverse_taken(const struct tuple *key, const struct flow *ours)
 {
-	struct flow *theirs = look_up(&flows_v1, key);
+	struct flow *theirs = look_up(&flows_v2, key);
 	struct tuple forward_key;
 	struct flow *forward;
 
 	if (!theirs)
 		return false;
 	forward_key = flow_forward_key(key, theirs);
-	if (theirs->port == ours->port && theirs->client_port == ours->client_port &&
+	if (theirs->port == ours->port && theirs->other_port == ours->other_port &&
 	    address_equal(&theirs->addr, &ours->addr))
 		return false;
-	forward = look_up(&flows_v1, &forward_key);
-	return forward && !forward->closing && !theirs->closing &&
-	       forward->port == key->source_port && forward->client_port == key->destination_port &&
+	forward = look_up(&flows_v2, &forward_key);
+	return forward && !((forward->state | theirs->state) & (FLOW_FIN | FLOW_RESET)) &&
+	       forward->port == key->source_port && forward->other_port == key->destination_port &&
 	       address_equal(&forward->addr, &key->source);
 }
 
@@ -81,20 +81,20 @@ static __noinline int flow_insert_reverse(const struct tuple *forward, struct fl
 
 	reverse.addr = forward->destination;
 	reverse.port = forward->destination_port;
-	reverse.client_port = forward->source_port;
+	reverse.other_port = forward->source_port;
 	reverse.backend = flow->backend;
 	reverse.sequence = flow->sequence;
-	flow->client_port = forward->source_port;
+	flow->other_port = forward->source_port;
 	for (int i = 0; i < PORT_ATTEMPTS; i++) {
 		int error;
 
-		key = flow_reverse_key(forward, &flow->addr, flow->port, flow->client_port);
-		error = write_to(&flows_v1, &key, &reverse, BPF_NOEXIST);
+		key = flow_reverse_key(forward, &flow->addr, flow->port, flow->other_port);
+		error = write_to(&flows_v2, &key, &reverse, BPF_NOEXIST);
 		if (error == -EEXIST && !flow_reverse_taken(&key, &reverse))
-			error = write_to(&flows_v1, &key, &reverse, BPF_ANY);
+			error = write_to(&flows_v2, &key, &reverse, BPF_ANY);
 		if (!error) {
 			/* A fresh entry is the first to be evicted until something has read it. */
-			look_up(&flows_v1, &key);
+			look_up(&flows_v2, &key);
 			return REASON_NONE;
 		}
 		if (error != -EEXIST)
@@ -102,7 +102,7 @@ static __noinline int flow_insert_reverse(const struct tuple *forward, struct fl
 		/* See rewrite_packet: a flow whose packets would all be dropped is not begun. */
 		if (forward->protocol == IPPROTO_SCTP)
 			return REASON_UNSUPPORTED;
-		flow->client_port =
+		flow->other_port =
 			bpf_htons(PORT_LOWEST + bpf_get_prandom_u32() % (65536 - PORT_LOWEST));
 	}
 	return REASON_FLOWS_FULL;
@@ -111,10 +111,10 @@ static __noinline int flow_insert_reverse(const struct tuple *forward, struct fl
 /* Says if a flow has the reverse entry of this key: a flow that took its place may, or none. */
 static __always_inline bool flow_has_reverse(const struct tuple *forward, const struct tuple *key)
 {
-	struct flow *reverse = look_up(&flows_v1, key);
+	struct flow *reverse = look_up(&flows_v2, key);
 
 	return reverse && reverse->port == forward->destination_port &&
-	       reverse->client_port == forward->source_port &&
+	       reverse->other_port == forward->source_port &&
 	       address_equal(&reverse->addr, &forward->destination);
 }
 
@@ -122,10 +122,10 @@ static __always_inline bool flow_has_reverse(const struct tuple *forward, const 
 static __always_inline void flow_delete_reverse(const struct tuple *forward,
 						const struct flow *flow)
 {
-	struct tuple key = flow_reverse_key(forward, &flow->addr, flow->port, flow->client_port);
+	struct tuple key = flow_reverse_key(forward, &flow->addr, flow->port, flow->other_port);
 
 	if (flow_has_reverse(forward, &key))
-		delete_from(&flows_v1, &key);
+		delete_from(&flows_v2, &key);
 }
 
 /*
@@ -140,7 +140,7 @@ static __always_inline bool flow_is_whole(const struct tuple *forward, const str
 
 	if (forward->protocol != IPPROTO_UDP)
 		return true;
-	key = flow_reverse_key(forward, &flow->addr, flow->port, flow->client_port);
+	key = flow_reverse_key(forward, &flow->addr, flow->port, flow->other_port);
 	return flow_has_reverse(forward, &key);
 }
 
@@ -167,8 +167,8 @@ static __always_inline int flow_begin(const struct packet *p, const struct pick 
 	reason = flow_insert_reverse(&p->tuple, flow);
 	if (reason)
 		return reason;
-	error = write_to(&flows_v1, &p->tuple, flow, old ? BPF_ANY : BPF_NOEXIST);
-	first = look_up(&flows_v1, &p->tuple); /* and so it is read, see above */
+	error = write_to(&flows_v2, &p->tuple, flow, old ? BPF_ANY : BPF_NOEXIST);
+	first = look_up(&flows_v2, &p->tuple); /* and so it is read, see above */
 	if (error == -EEXIST && first) {
 		if (first->port != flow->port || !address_equal(&first->addr, &flow->addr))
 			flow_delete_reverse(&p->tuple, flow);
@@ -181,8 +181,8 @@ static __always_inline int flow_begin(const struct packet *p, const struct pick 
 /* Remembers an end. At most two writes a flow and direction, in place. */
 static __always_inline void flow_note_end(const struct packet *p, struct flow *flow)
 {
-	if ((p->fin || p->rst) && !flow->closing)
-		flow->closing = 1;
+	if ((p->fin || p->rst))
+		flow->state |= p->rst ? FLOW_RESET : FLOW_FIN;
 }
 
 static __always_inline int flow_apply_forward(struct __sk_buff *skb, const struct packet *p,
@@ -191,7 +191,7 @@ static __always_inline int flow_apply_forward(struct __sk_buff *skb, const struc
 	struct rewrite to = {
 		.source = p->tuple.source,
 		.destination = flow->addr,
-		.source_port = flow->client_port,
+		.source_port = flow->other_port,
 		.destination_port = flow->port,
 	};
 
@@ -205,7 +205,7 @@ static __always_inline int flow_apply_reverse(struct __sk_buff *skb, const struc
 		.source = flow->addr,
 		.destination = p->tuple.destination,
 		.source_port = flow->port,
-		.destination_port = flow->client_port,
+		.destination_port = flow->other_port,
 	};
 
 	return rewrite_packet(skb, p, &to);

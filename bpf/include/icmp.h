@@ -55,7 +55,7 @@ static __always_inline bool quoted_key(void *ip, const __be16 *ports, bool v6, s
 	}
 	key->source_port = ports[1];
 	key->destination_port = ports[0];
-	key->reverse = 1;
+	key->leaving = 1;
 	return true;
 }
 
@@ -102,16 +102,16 @@ static __always_inline int translate_error(struct __sk_buff *skb, bool v6)
 	    !icmp_is_error(*(__u8 *)(start + message), v6) ||
 	    !quoted_key(start + quoted, ports, v6, &key))
 		return TC_ACT_UNSPEC;
-	flow = look_up(&flows_v1, &key);
+	flow = look_up(&flows_v2, &key);
 	if (!flow || v6 == address_is_v4(&flow->addr))
 		return TC_ACT_UNSPEC;
 
 	addresses = sum_change_address(&key.source, &flow->addr);
-	ports_changed = sum_change_port(ports[0], flow->client_port) +
+	ports_changed = sum_change_port(ports[0], flow->other_port) +
 			sum_change_port(ports[1], flow->port);
 	change = addresses + ports_changed;
 	change += update_quoted(start + transport, end, key.protocol, change);
-	ports[0] = flow->client_port;
+	ports[0] = flow->other_port;
 	ports[1] = flow->port;
 	if (v6) {
 		struct ipv6hdr *outer = start + ETH_HLEN, *inner = start + quoted;

@@ -20,7 +20,7 @@ struct {
 	__uint(map_flags, BPF_F_NO_PREALLOC);
 	__type(key, struct frontend_key);
 	__type(value, struct frontend);
-} frontends_v1 SEC(".maps");
+} frontends_v2 SEC(".maps");
 
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
@@ -28,7 +28,7 @@ struct {
 	__uint(map_flags, BPF_F_NO_PREALLOC);
 	__type(key, __u32);
 	__type(value, struct backend_set);
-} sets_v1 SEC(".maps");
+} sets_v2 SEC(".maps");
 
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
@@ -44,7 +44,7 @@ struct {
 	__uint(map_flags, BPF_F_NO_PREALLOC);
 	__type(key, __u32);
 	__type(value, struct backend);
-} backends_v1 SEC(".maps");
+} backends_v2 SEC(".maps");
 
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
@@ -53,6 +53,64 @@ struct {
 	__type(key, struct address);
 	__type(value, struct endpoint);
 } endpoints_v1 SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 1024);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, struct view_key);
+	__type(value, struct view);
+} views_v1 SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_LPM_TRIE);
+	__uint(max_entries, 1024);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, struct source_range_key);
+	__type(value, struct source_range);
+} source_ranges_v1 SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_LPM_TRIE);
+	__uint(max_entries, 1024);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, struct network_key);
+	__type(value, struct network);
+} networks_v1 SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 64);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, __u32);
+	__type(value, struct health_check);
+} health_checks_v1 SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 1);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, __u32);
+	__type(value, struct self);
+} self_v1 SEC(".maps");
+
+/* Written by user space of what it finds on the node. */
+
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 256);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, struct address);
+	__type(value, struct local);
+} locals_v1 SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 64);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, __u32);
+	__type(value, struct uplink);
+} uplinks_v1 SEC(".maps");
 
 /* Indexed by LayerKind. Memory-mapped by user space, never touched by a program: it is kept with
  * the maps whose state it describes.
@@ -63,7 +121,7 @@ struct {
 	__uint(map_flags, BPF_F_MMAPABLE);
 	__type(key, __u32);
 	__type(value, struct position);
-} positions_v1 SEC(".maps");
+} positions_v2 SEC(".maps");
 
 /* Written by the programs. */
 
@@ -73,7 +131,15 @@ struct {
 	__uint(max_entries, 1024);
 	__type(key, struct tuple);
 	__type(value, struct flow);
-} flows_v1 SEC(".maps");
+} flows_v2 SEC(".maps");
+
+/* Which backend a client with affinity has. The least recently used make room for new ones. */
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, 1024);
+	__type(key, struct affinity_key);
+	__type(value, struct affinity);
+} affinities_v1 SEC(".maps");
 
 /* Which backend a connected socket has. */
 struct {
@@ -81,7 +147,7 @@ struct {
 	__uint(map_flags, BPF_F_NO_PREALLOC);
 	__type(key, int);
 	__type(value, struct choice);
-} sockets_v1 SEC(".maps");
+} sockets_v2 SEC(".maps");
 
 /* Which backends an unconnected UDP socket has. */
 struct {
@@ -89,7 +155,7 @@ struct {
 	__uint(map_flags, BPF_F_NO_PREALLOC);
 	__type(key, int);
 	__type(value, struct choices);
-} datagrams_v1 SEC(".maps");
+} datagrams_v2 SEC(".maps");
 
 struct {
 	__uint(type, BPF_MAP_TYPE_RINGBUF);

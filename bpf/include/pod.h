@@ -63,11 +63,11 @@ static __always_inline void end_flow_of_reused_port(const struct packet *p)
 		.source_port = p->tuple.destination_port,
 		.destination_port = p->tuple.source_port,
 		.protocol = p->tuple.protocol,
-		.reverse = 1,
+		.leaving = 1,
 	};
 
-	if (look_up(&flows_v1, &key))
-		delete_from(&flows_v1, &key);
+	if (look_up(&flows_v2, &key))
+		delete_from(&flows_v2, &key);
 }
 
 /* keep says that the flow is begun again with its old backend. */
@@ -112,7 +112,7 @@ static __always_inline int pod_sends(struct __sk_buff *skb)
 
 	if (!read_packet(skb, &p))
 		return PASS;
-	flow = look_up(&flows_v1, &p.tuple);
+	flow = look_up(&flows_v2, &p.tuple);
 	goes_on = flow && !p.reason && flow_goes_on(&p, flow);
 	if (goes_on && flow_is_whole(&p.tuple, flow)) {
 		flow_note_end(&p, flow);
@@ -136,8 +136,8 @@ static __always_inline int pod_gets(struct __sk_buff *skb)
 		return error_to_pod(skb);
 	if (p.reason)
 		return PASS;
-	p.tuple.reverse = 1;
-	flow = look_up(&flows_v1, &p.tuple);
+	p.tuple.leaving = 1;
+	flow = look_up(&flows_v2, &p.tuple);
 	if (!flow)
 		return PASS;
 	flow_note_end(&p, flow);

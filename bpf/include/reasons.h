@@ -14,6 +14,22 @@ enum reason {
 	REASON_FLOWS_FULL = 4,
 	/* the kernel refused to rewrite the packet's headers */
 	REASON_REWRITE = 5,
-	/* a fragment or extension header on a path that does not translate them yet */
+	/* the packet's extension headers cannot be translated */
 	REASON_UNSUPPORTED = 6,
+	/* the traffic policy is Local and no backend is on this node; other nodes have some */
+	REASON_NO_LOCAL_BACKEND = 7,
+	/* the client's address is in none of the Service's loadBalancerSourceRanges */
+	REASON_SOURCE_RANGE = 8,
+	/* the Service does not serve this port; the client is refused at once */
+	REASON_WRONG_PORT = 9,
+	/* no Service has this address of the service CIDR */
+	REASON_UNALLOCATED = 10,
+	/* the packet belongs to no known connection; the client is refused at once */
+	REASON_NO_FLOW = 11,
+	/* the connection's backend is gone; the client is told by a reset */
+	REASON_BACKEND_GONE = 12,
+	/* the datagram's first fragment was not seen, or too many fragments came before it */
+	REASON_FRAGMENT = 13,
+	/* no port was free for a masqueraded connection */
+	REASON_PORTS_EXHAUSTED = 14,
 };

@@ -32,7 +32,7 @@ static __always_inline int pick_once(__u32 set, struct pick *pick)
 	struct slot_key slot = { .set = set };
 	__u32 count, *id;
 
-	backends = look_up(&sets_v1, &set);
+	backends = look_up(&sets_v2, &set);
 	if (!backends)
 		return REASON_STALE_TABLES;
 	count = *(volatile __u32 *)&backends->count;
@@ -43,7 +43,7 @@ static __always_inline int pick_once(__u32 set, struct pick *pick)
 	if (!id)
 		return REASON_STALE_TABLES;
 	pick->backend = *(volatile __u32 *)id;
-	backend = look_up(&backends_v1, &pick->backend);
+	backend = look_up(&backends_v2, &pick->backend);
 	if (!backend)
 		return REASON_STALE_TABLES;
 	pick->addr = backend->addr;
@@ -72,7 +72,7 @@ static __always_inline struct frontend *find_frontend(const struct address *addr
 {
 	struct frontend_key key = { .addr = *addr, .port = port, .protocol = protocol };
 
-	return look_up(&frontends_v1, &key);
+	return look_up(&frontends_v2, &key);
 }
 
 /*
@@ -84,7 +84,7 @@ static __always_inline struct frontend *find_frontend(const struct address *addr
 static __always_inline bool backend_serves(__u32 id, const struct address *addr, __be16 port,
 					   const struct frontend *frontend)
 {
-	struct backend *backend = look_up(&backends_v1, &id);
+	struct backend *backend = look_up(&backends_v2, &id);
 
 	return backend && backend->port == port && address_equal(&backend->addr, addr) &&
 	       (!frontend || backend->set == frontend->set);

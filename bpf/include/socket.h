@@ -102,7 +102,7 @@ static __always_inline int socket_connect(struct bpf_sock_addr *ctx, bool v6)
 	if (!frontend) {
 		/* A socket may connect again: what it dialled before says nothing about this peer.
 		 */
-		bpf_sk_storage_delete(&sockets_v1, ctx->sk);
+		bpf_sk_storage_delete(&sockets_v2, ctx->sk);
 		return ALLOW;
 	}
 	set = frontend->set;
@@ -112,7 +112,7 @@ static __always_inline int socket_connect(struct bpf_sock_addr *ctx, bool v6)
 	if (!socket_redirect(ctx, v6, &pick.addr, pick.port))
 		return socket_refuse(&addr, port, protocol, set, REASON_STALE_TABLES);
 	/* Without storage (no memory) the connection works; the peer shows as the backend. */
-	choice = bpf_sk_storage_get(&sockets_v1, ctx->sk, NULL, BPF_SK_STORAGE_GET_F_CREATE);
+	choice = bpf_sk_storage_get(&sockets_v2, ctx->sk, NULL, BPF_SK_STORAGE_GET_F_CREATE);
 	if (choice) {
 		choice->service = addr;
 		choice->service_port = port;
@@ -179,7 +179,7 @@ static __always_inline struct choice *choice_of_peer(struct bpf_sock_addr *ctx)
 
 	if (!sk || sk->state != BPF_TCP_ESTABLISHED)
 		return NULL;
-	return bpf_sk_storage_get(&sockets_v1, sk, NULL, 0);
+	return bpf_sk_storage_get(&sockets_v2, sk, NULL, 0);
 }
 
 /*
@@ -215,7 +215,7 @@ static __always_inline int socket_send(struct bpf_sock_addr *ctx, bool v6)
 		return ALLOW;
 	frontend = find_frontend(&addr, port, protocol);
 	if (!frontend) {
-		choices = bpf_sk_storage_get(&datagrams_v1, ctx->sk, NULL, 0);
+		choices = bpf_sk_storage_get(&datagrams_v2, ctx->sk, NULL, 0);
 		if (choices)
 			choices_show(choices, CHOICES, &addr, port);
 		return ALLOW;
@@ -226,7 +226,7 @@ static __always_inline int socket_send(struct bpf_sock_addr *ctx, bool v6)
 		socket_redirect(ctx, v6, &choice->addr, choice->port);
 		return ALLOW;
 	}
-	choices = bpf_sk_storage_get(&datagrams_v1, ctx->sk, NULL, BPF_SK_STORAGE_GET_F_CREATE);
+	choices = bpf_sk_storage_get(&datagrams_v2, ctx->sk, NULL, BPF_SK_STORAGE_GET_F_CREATE);
 	if (choices) {
 		index = choice_index(choices, &addr, port) % CHOICES;
 		choice = &choices->entries[index];
@@ -270,7 +270,7 @@ static __always_inline int socket_receive(struct bpf_sock_addr *ctx, bool v6)
 		socket_redirect(ctx, v6, &choice->service, choice->service_port);
 		return ALLOW;
 	}
-	choices = bpf_sk_storage_get(&datagrams_v1, ctx->sk, NULL, 0);
+	choices = bpf_sk_storage_get(&datagrams_v2, ctx->sk, NULL, 0);
 	if (!choices)
 		return ALLOW;
 	for (int i = 0; i < CHOICES; i++) {
@@ -290,7 +290,7 @@ static __always_inline int socket_peer(struct bpf_sock_addr *ctx, bool v6)
 
 	if (!socket_protocol(ctx))
 		return ALLOW;
-	choice = bpf_sk_storage_get(&sockets_v1, ctx->sk, NULL, 0);
+	choice = bpf_sk_storage_get(&sockets_v2, ctx->sk, NULL, 0);
 	if (choice && choice_sends(choice, &addr, ctx->user_port))
 		socket_redirect(ctx, v6, &choice->service, choice->service_port);
 	return ALLOW;

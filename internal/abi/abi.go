@@ -21,11 +21,16 @@ type Map uint8
 
 // The maps, in the order in which a row of one may point at a row of another: an earlier one at a later one.
 const (
-	Frontends Map = iota // FrontendKey → Frontend
-	Sets                 // set id → BackendSet
-	Slots                // SlotKey → backend id
-	Backends             // backend id → Backend
-	Endpoints            // address → Endpoint
+	Frontends    Map = iota // FrontendKey → Frontend
+	Views                   // ViewKey → View
+	Sets                    // set id → BackendSet
+	Slots                   // SlotKey → backend id
+	Backends                // backend id → Backend
+	Endpoints               // address → Endpoint
+	SourceRanges            // SourceRangeKey → SourceRange
+	Networks                // NetworkKey → Network
+	HealthChecks            // port → HealthCheck
+	Selves                  // 0 → Self
 	MapCount
 )
 
@@ -38,11 +43,16 @@ type Layout struct {
 
 // Layouts has the layout of each Map.
 var Layouts = [MapCount]Layout{
-	Frontends: {"frontends_v1", 20, 8},
-	Sets:      {"sets_v1", 4, 140},
-	Slots:     {"slots_v1", 8, 4},
-	Backends:  {"backends_v1", 4, 24},
-	Endpoints: {"endpoints_v1", 16, 324},
+	Frontends:    {"frontends_v2", 20, 8},
+	Views:        {"views_v1", 16, 8},
+	Sets:         {"sets_v2", 4, 160},
+	Slots:        {"slots_v1", 8, 4},
+	Backends:     {"backends_v2", 4, 32},
+	Endpoints:    {"endpoints_v1", 16, 324},
+	SourceRanges: {"source_ranges_v1", 24, 4},
+	Networks:     {"networks_v1", 20, 4},
+	HealthChecks: {"health_checks_v1", 4, 132},
+	Selves:       {"self_v1", 4, 80},
 }
 
 // String returns the map's name.
@@ -53,7 +63,7 @@ type FrontendKey struct {
 	Addr     [16]byte
 	Port     [2]byte
 	Protocol uint8
-	_        uint8
+	Match    uint8
 }
 
 // Frontend is struct frontend.
@@ -61,7 +71,7 @@ type Frontend struct {
 	Set   uint32
 	Kind  uint8
 	Layer uint8
-	_     uint16
+	Flags uint16
 }
 
 // BackendSet is struct backend_set.
@@ -72,8 +82,28 @@ type BackendSet struct {
 	Family   uint8
 	Scope    uint8
 	Layer    uint8
-	_        uint16
+	Flags    uint8
+	_        uint8
+	Root     uint32
+	Place    uint64
+	Affinity uint32
+	_        uint32
 	Service  [128]byte
+}
+
+// ViewKey is struct view_key.
+type ViewKey struct {
+	Place uint64
+	Set   uint32
+	Scope uint8
+	_     [3]uint8
+}
+
+// View is struct view.
+type View struct {
+	Set   uint32
+	Layer uint8
+	_     [3]uint8
 }
 
 // SlotKey is struct slot_key.
@@ -85,6 +115,7 @@ type SlotKey struct {
 // Backend is struct backend.
 type Backend struct {
 	Addr  [16]byte
+	Place uint64
 	Set   uint32
 	Port  [2]byte
 	State uint8
@@ -96,6 +127,65 @@ type Endpoint struct {
 	Layer uint8
 	_     [3]uint8
 	Pod   [320]byte
+}
+
+// SourceRangeKey is struct source_range_key.
+type SourceRangeKey struct {
+	Bits uint32
+	Set  [4]byte // big endian
+	Addr [16]byte
+}
+
+// SourceRange is struct source_range.
+type SourceRange struct {
+	Layer uint8
+	_     [3]uint8
+}
+
+// NetworkKey is struct network_key.
+type NetworkKey struct {
+	Bits uint32
+	Addr [16]byte
+}
+
+// Network is struct network.
+type Network struct {
+	Kind  uint8
+	Layer uint8
+	_     uint16
+}
+
+// HealthCheck is struct health_check.
+type HealthCheck struct {
+	Layer   uint8
+	_       [3]uint8
+	Service [128]byte
+}
+
+// Self is struct self.
+type Self struct {
+	Place    uint64
+	Layer    uint8
+	Draining uint8
+	_        [6]uint8
+	Zone     [64]byte
+}
+
+// Local is struct local: an address of the node.
+type Local struct {
+	Flags uint8
+	_     [3]uint8
+}
+
+// The flags of a Local.
+const (
+	LocalNodePort uint8 = 1 // serves NodePorts
+	LocalLoopback uint8 = 2 // 127.0.0.0/8 or ::1
+)
+
+// Uplink is struct uplink: what leaves by an interface is masqueraded with these addresses.
+type Uplink struct {
+	V4, V6 [16]byte
 }
 
 // Position is struct position.
@@ -152,7 +242,7 @@ func Addr(b [16]byte) netip.Addr { return netip.AddrFrom16(b).Unmap() }
 
 // KeyOfFrontend returns the key that the maps hold for k.
 func KeyOfFrontend(k model.FrontendKey) FrontendKey {
-	return FrontendKey{Addr: k.Addr.As16(), Port: Port(k.Port), Protocol: uint8(k.Protocol)}
+	return FrontendKey{Addr: k.Addr.As16(), Port: Port(k.Port), Protocol: uint8(k.Protocol), Match: uint8(k.Match)}
 }
 
 // Text reads a NUL-terminated string.

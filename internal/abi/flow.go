@@ -2,26 +2,54 @@
 
 package abi
 
-// Tuple is struct tuple: a packet as it arrives, the key of a flow.
+// Tuple is struct tuple: a packet as a hook sees it, the key of a flow.
 type Tuple struct {
 	Source          [16]byte
 	Destination     [16]byte
 	SourcePort      [2]byte
 	DestinationPort [2]byte
 	Protocol        uint8
-	Reverse         uint8
+	Leaving         uint8
 	_               uint16
 }
 
 // Flow is struct flow: what to put into the packet.
 type Flow struct {
-	Addr       [16]byte
-	Backend    uint32
-	Sequence   uint32
-	Port       [2]byte
-	ClientPort [2]byte
-	Closing    uint8
-	_          [3]uint8
+	Addr         [16]byte
+	Backend      uint32
+	Set          uint32
+	Sequence     uint32
+	Acknowledged uint32
+	Seen         uint32 // seconds of CLOCK_MONOTONIC
+	Port         [2]byte
+	OtherPort    [2]byte
+	State        uint8
+	_            [7]uint8
+}
+
+// The bits of a Flow's State.
+const (
+	FlowAnswered   uint8 = 1 << iota // something came in the other direction
+	FlowFIN                          // this direction has ended
+	FlowReset                        // a valid RST was seen in this direction and nothing since
+	FlowMasquerade                   // masquerade it if it leaves by an uplink, or to where it came from
+	FlowForward                      // the client's direction; else the backend's
+	FlowMoved                        // the key's destination is a backend that went: of a connected UDP socket
+	FlowEnded                        // the same of a TCP socket: answer with a RST
+)
+
+// AffinityKey is struct affinity_key.
+type AffinityKey struct {
+	Client [16]byte
+	Cookie uint64
+	Set    uint32
+	_      uint32
+}
+
+// Affinity is struct affinity.
+type Affinity struct {
+	Backend uint32
+	Seen    uint32 // seconds of CLOCK_MONOTONIC
 }
 
 // Choice is struct choice: what a socket dialled and what it got.
@@ -29,6 +57,7 @@ type Choice struct {
 	Service     [16]byte
 	Addr        [16]byte
 	Backend     uint32
+	Set         uint32
 	ServicePort [2]byte
 	Port        [2]byte
 }

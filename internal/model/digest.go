@@ -72,6 +72,24 @@ func (s BackendSet) Key() SetID { return s.ID }
 // Key returns the backend's id.
 func (r Backend) Key() BackendID { return r.ID }
 
+// Key returns what leads to the view's target.
+func (v View) Key() ViewKey { return v.ViewKey }
+
+// Key returns the range itself: a range has nothing but its key.
+func (r SourceRange) Key() SourceRange { return r }
+
+// Key returns the network's prefix.
+func (n Network) Key() netip.Prefix { return n.Prefix }
+
+// Key returns the port.
+func (h HealthCheck) Key() uint16 { return h.Port }
+
+// SelfKey is the key of the one row of its table.
+type SelfKey struct{}
+
+// Key returns the one key there is.
+func (s Self) Key() SelfKey { return SelfKey{} }
+
 // Key returns the member itself: a member has nothing but its key.
 func (m Member) Key() Member { return m }
 
@@ -82,8 +100,8 @@ func (f Frontend) appendCanonical(b []byte) []byte {
 	b = appendAddr(append(b, 'F'), f.Addr)
 	b = binary.BigEndian.AppendUint16(b, f.Port)
 	b = append(b, byte(f.Protocol))
-	b = binary.BigEndian.AppendUint32(b, uint32(f.Set))
-	return append(b, byte(f.Kind))
+	b = binary.BigEndian.AppendUint32(append(b, byte(f.Match)), uint32(f.Set))
+	return binary.BigEndian.AppendUint16(append(b, byte(f.Kind)), uint16(f.Flags))
 }
 
 func (s BackendSet) appendCanonical(b []byte) []byte {
@@ -91,7 +109,10 @@ func (s BackendSet) appendCanonical(b []byte) []byte {
 	b = appendString(b, s.Service.Namespace)
 	b = appendString(b, s.Service.Name)
 	b = binary.BigEndian.AppendUint16(b, s.Service.Port)
-	return append(b, byte(s.Service.Protocol), byte(s.Family), byte(s.Scope))
+	b = append(b, byte(s.Service.Protocol), byte(s.Family), byte(s.Scope), byte(s.Flags))
+	b = binary.BigEndian.AppendUint64(b, uint64(s.Place))
+	b = binary.BigEndian.AppendUint32(b, uint32(s.Root))
+	return binary.BigEndian.AppendUint32(b, s.Affinity)
 }
 
 func (r Backend) appendCanonical(b []byte) []byte {
@@ -99,6 +120,7 @@ func (r Backend) appendCanonical(b []byte) []byte {
 	b = binary.BigEndian.AppendUint32(b, uint32(r.Set))
 	b = appendAddr(b, r.Addr)
 	b = binary.BigEndian.AppendUint16(b, r.Port)
+	b = binary.BigEndian.AppendUint64(b, uint64(r.Place))
 	return append(b, byte(r.State))
 }
 
@@ -109,6 +131,38 @@ func (m Member) appendCanonical(b []byte) []byte {
 
 func (e Endpoint) appendCanonical(b []byte) []byte {
 	return appendString(appendAddr(append(b, 'E'), e.Addr), e.Pod)
+}
+
+func (v View) appendCanonical(b []byte) []byte {
+	b = binary.BigEndian.AppendUint32(append(b, 'V'), uint32(v.Set))
+	b = binary.BigEndian.AppendUint64(append(b, byte(v.Scope)), uint64(v.Place))
+	return binary.BigEndian.AppendUint32(b, uint32(v.Target))
+}
+
+func (r SourceRange) appendCanonical(b []byte) []byte {
+	return appendPrefix(binary.BigEndian.AppendUint32(append(b, 'R'), uint32(r.Set)), r.Prefix)
+}
+
+func (n Network) appendCanonical(b []byte) []byte {
+	return append(appendPrefix(append(b, 'N'), n.Prefix), byte(n.Kind))
+}
+
+func (h HealthCheck) appendCanonical(b []byte) []byte {
+	b = binary.BigEndian.AppendUint16(append(b, 'H'), h.Port)
+	return appendString(appendString(b, h.Namespace), h.Name)
+}
+
+func (s Self) appendCanonical(b []byte) []byte {
+	b = appendString(append(b, 'O'), s.Zone)
+	if s.Draining {
+		return append(b, 1)
+	}
+	return append(b, 0)
+}
+
+// appendPrefix writes the address and the length in bits of its own family, so that 0.0.0.0/0 isn't ::/0.
+func appendPrefix(b []byte, p netip.Prefix) []byte {
+	return append(appendAddr(b, p.Addr()), byte(p.Bits()), byte(p.Addr().BitLen()))
 }
 
 func appendAddr(b []byte, addr netip.Addr) []byte {

@@ -22,8 +22,24 @@ const (
 	ReasonFlowsFull DropReason = 4
 	// ReasonRewrite is a packet whose headers the kernel refused to rewrite.
 	ReasonRewrite DropReason = 5
-	// ReasonUnsupported is a packet to a frontend of a kind that is not translated per packet yet: a fragment, or an extension header.
+	// ReasonUnsupported is a packet to a frontend of a kind that is not translated: more extension headers than anyone sends, a routing header with segments left, an encrypted one.
 	ReasonUnsupported DropReason = 6
+	// ReasonNoLocalBackend is a frontend with traffic policy Local on a node without backends of it, while others have some: dropped, so that clients try elsewhere.
+	ReasonNoLocalBackend DropReason = 7
+	// ReasonSourceRange is a client that is in none of the Service's loadBalancerSourceRanges: dropped.
+	ReasonSourceRange DropReason = 8
+	// ReasonWrongPort is a ClusterIP dialled at a port or protocol that it doesn't serve: refused at once.
+	ReasonWrongPort DropReason = 9
+	// ReasonUnallocated is an address of the service CIDR that no Service has: dropped, so that it never loops.
+	ReasonUnallocated DropReason = 10
+	// ReasonNoFlow is a TCP packet to a frontend, not a SYN, of a connection that is not known: refused by RST.
+	ReasonNoFlow DropReason = 11
+	// ReasonBackendGone is a TCP packet of a connection to a backend that is gone: refused by RST.
+	ReasonBackendGone DropReason = 12
+	// ReasonFragment is a fragment whose first one was never seen, or more of them than are held.
+	ReasonFragment DropReason = 13
+	// ReasonPortsExhausted is a connection to be masqueraded for which no port was free.
+	ReasonPortsExhausted DropReason = 14
 )
 
 // DropReasons lists all reasons but ReasonNone, with the word that metrics, events and the C enum use.
@@ -37,7 +53,15 @@ var DropReasons = []struct {
 	{ReasonStaleTables, "stale_tables", "a table entry points at a missing one; report this as a bug"},
 	{ReasonFlowsFull, "flows_full", "the connection table had no room for a new flow"},
 	{ReasonRewrite, "rewrite", "the kernel refused to rewrite the packet's headers"},
-	{ReasonUnsupported, "unsupported", "a fragment or extension header on a path that does not translate them yet"},
+	{ReasonUnsupported, "unsupported", "the packet's extension headers cannot be translated"},
+	{ReasonNoLocalBackend, "no_local_backend", "the traffic policy is Local and no backend is on this node; other nodes have some"},
+	{ReasonSourceRange, "source_range", "the client's address is in none of the Service's loadBalancerSourceRanges"},
+	{ReasonWrongPort, "wrong_port", "the Service does not serve this port; the client is refused at once"},
+	{ReasonUnallocated, "unallocated", "no Service has this address of the service CIDR"},
+	{ReasonNoFlow, "no_flow", "the packet belongs to no known connection; the client is refused at once"},
+	{ReasonBackendGone, "backend_gone", "the connection's backend is gone; the client is told by a reset"},
+	{ReasonFragment, "fragment", "the datagram's first fragment was not seen, or too many fragments came before it"},
+	{ReasonPortsExhausted, "ports_exhausted", "no port was free for a masqueraded connection"},
 }
 
 // String returns the reason's word.

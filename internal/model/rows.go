@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
 // Package model has the words of the data plane as types: what a node's tables hold (frontends, backend
-// sets, members, backends, endpoints), who a row is for (layers), how far a node has come (positions and
+// sets, views, members, backends, endpoints and a few more), who a row is for (layers), how far a node has come (positions and
 // digests), why something changed (causes) and why a packet was dropped (reasons).
 //
 // It promises to be pure: no input or output, no clock, no dependency outside the standard library, so that
@@ -11,6 +11,8 @@
 package model
 
 import (
+	"crypto/sha256"
+	"encoding/binary"
 	"fmt"
 	"net/netip"
 )
@@ -35,14 +37,66 @@ func (p ServicePort) String() string { return fmt.Sprintf("%s/%s:%d", p.Namespac
 // Scope says which of a ServicePort's backends a set holds.
 type Scope uint8
 
-// ScopeAll is every usable backend in the cluster. Zone and node scopes come with traffic distribution.
-const ScopeAll Scope = 1
+// The scopes. A ServicePort has one ScopeAll set a family: the root of its other sets, which Views lead to.
+const (
+	// ScopeAll is every usable backend in the cluster.
+	ScopeAll Scope = 1
+	// ScopeZone is those that topology hints give to one zone.
+	ScopeZone Scope = 2
+	// ScopeNode is those that topology hints give to one node; in that node's layer.
+	ScopeNode Scope = 3
+	// ScopeLocal is those on one node, for traffic policy Local; in that node's layer.
+	ScopeLocal Scope = 4
+	// ScopeHostPort is the one pod behind a hostPort; a root, in the layer of the pod's node.
+	ScopeHostPort Scope = 5
+)
+
+// Place is a zone or a node as a number: the first 8 bytes of the SHA-256 of its name, big endian. Zero is
+// everywhere.
+type Place uint64
+
+// PlaceOf returns the number of a zone's or node's name; an empty name has none.
+func PlaceOf(name string) Place {
+	if name == "" {
+		return 0
+	}
+	hash := sha256.Sum256([]byte(name))
+	return Place(binary.BigEndian.Uint64(hash[:]))
+}
 
 // FrontendKind says what kind of address a client dials.
 type FrontendKind uint8
 
-// FrontendClusterIP is an address out of the service CIDR, reachable from pods and nodes.
-const FrontendClusterIP FrontendKind = 1
+// The kinds of frontends.
+const (
+	// FrontendClusterIP is an address out of the service CIDR, reachable from pods and nodes.
+	FrontendClusterIP FrontendKind = 1
+	// FrontendNodePort is a port of each node.
+	FrontendNodePort FrontendKind = 2
+	// FrontendExternalIP is an address of spec.externalIPs.
+	FrontendExternalIP FrontendKind = 3
+	// FrontendLoadBalancer is an address of status.loadBalancer.
+	FrontendLoadBalancer FrontendKind = 4
+	// FrontendHostPort is a hostPort of a pod of the node whose layer holds the row.
+	FrontendHostPort FrontendKind = 5
+	// FrontendRefused is a ClusterIP's row for all ports that it doesn't serve: port and protocol 0, no set.
+	// Clients are refused at once.
+	FrontendRefused FrontendKind = 6
+)
+
+// FrontendFlags are properties of a frontend.
+type FrontendFlags uint16
+
+// The flags.
+const (
+	// InternalLocal sends pods and node processes to backends of their own node alone (internalTrafficPolicy).
+	InternalLocal FrontendFlags = 1 << iota
+	// ExternalLocal sends clients from outside to backends of the node that they reach alone
+	// (externalTrafficPolicy), with their own address. Pods and node processes still get all backends.
+	ExternalLocal
+	// SourceRanges drops clients whose address is in none of the root set's SourceRanges.
+	SourceRanges
+)
 
 // BackendState says whether a backend takes new connections.
 type BackendState uint8
@@ -53,37 +107,93 @@ const (
 	BackendTerminating BackendState = 2
 )
 
+// Match says which addresses a FrontendKey stands for.
+type Match uint8
+
+// The matches. Those of a node's own addresses have the unspecified address of their family in the key.
+const (
+	// MatchAddress is exactly the address.
+	MatchAddress Match = 0
+	// MatchNodePort is each of the node's addresses that serves NodePorts.
+	MatchNodePort Match = 1
+	// MatchHostPort is each of the node's addresses.
+	MatchHostPort Match = 2
+)
+
 // FrontendKey is what a client dials.
 type FrontendKey struct {
 	Addr     netip.Addr // never IPv4-mapped
-	Port     uint16     // host byte order, never 0
-	Protocol Protocol
+	Port     uint16     // host byte order; 0 only for FrontendRefused
+	Protocol Protocol   // 0 only for FrontendRefused
+	Match    Match
 }
 
-// String returns "address:port/PROTOCOL".
+// String returns "address:port/PROTOCOL"; a node's own address is "node".
 func (k FrontendKey) String() string {
+	switch {
+	case k.Port == 0:
+		return k.Addr.String() + " (other ports)"
+	case k.Match != MatchAddress:
+		family := "4"
+		if k.Addr.Is6() {
+			family = "6"
+		}
+		return fmt.Sprintf("node%s:%d/%s", family, k.Port, k.Protocol)
+	}
 	return netip.AddrPortFrom(k.Addr, k.Port).String() + "/" + k.Protocol.String()
 }
 
-// Frontend sends what arrives at its key to a backend of Set.
+// Frontend sends what arrives at its key to a backend of Set, or of one of its Views.
 type Frontend struct {
 	FrontendKey
-	Set  SetID
-	Kind FrontendKind
+	Set   SetID // a root; 0 only for FrontendRefused
+	Kind  FrontendKind
+	Flags FrontendFlags
 }
 
 // SetKey is the meaning of a SetID.
 type SetKey struct {
-	Service ServicePort
+	Service ServicePort // for ScopeHostPort the pod's name and the hostPort
 	Family  Family
 	Scope   Scope
+	Place   Place // the zone or node of the scope; 0 for ScopeAll
 }
 
-// BackendSet is the backends of one ServicePort in one family and scope. A set without members refuses
+// SetFlags are properties of a set.
+type SetFlags uint8
+
+// The flags. The first two are a root's: all its ready backends have hints of that sort, so that the View of a
+// client's node or zone counts, if there is one (kube-proxy's topologyModeFromHints).
+const (
+	NodeHints SetFlags = 1 << iota
+	ZoneHints
+	// Fallback says that no backend of the set is ready: its members terminate, and still serve.
+	Fallback
+)
+
+// BackendSet is the backends of one ServicePort in one family and scope. A root without members refuses
 // connections: that is how a Service without endpoints answers.
 type BackendSet struct {
 	ID SetID
 	SetKey
+	Root  SetID // the set of ScopeAll or ScopeHostPort that this one is a part of; its own id if it is one
+	Flags SetFlags
+	// Affinity is how long a client that dials again gets the same backend, in seconds up to 86,400; 0 is not.
+	Affinity uint32
+}
+
+// ViewKey names a part of a root set.
+type ViewKey struct {
+	Set   SetID // the root
+	Scope Scope // ScopeZone, ScopeNode or ScopeLocal
+	Place Place // the zone for ScopeZone; 0 else, since the row is in the node's layer
+}
+
+// View leads from a root set to one of its parts. Where there is no View of ScopeZone or ScopeNode the root is
+// used; where there is none of ScopeLocal no backend is on the node.
+type View struct {
+	ViewKey
+	Target SetID // in the layer of the View, with its members and, in a node's layer, its backends
 }
 
 // Member puts one backend into one set. The order of members has no meaning.
@@ -92,12 +202,14 @@ type Member struct {
 	Backend BackendID
 }
 
-// BackendKey is the meaning of a BackendID. Set is the ServicePort's ScopeAll set of the address's family:
-// a backend belongs to one ServicePort, so a backend that is gone is gone for all who chose it.
+// BackendKey is the meaning of a BackendID. Set is the root: a backend belongs to one ServicePort, so a backend
+// that is gone is gone for all who chose it. Layers are closed in themselves, so a node's layer has rows of its own,
+// with Place, for backends that are in sets of that layer.
 type BackendKey struct {
-	Set  SetID
-	Addr netip.Addr // never IPv4-mapped
-	Port uint16     // host byte order, never 0
+	Set   SetID
+	Addr  netip.Addr // never IPv4-mapped
+	Port  uint16     // host byte order, never 0
+	Place Place      // the node in a node's layer, else 0
 }
 
 // Backend is an address and port that serve a ServicePort.
@@ -105,6 +217,42 @@ type Backend struct {
 	ID BackendID
 	BackendKey
 	State BackendState
+}
+
+// SourceRange is a prefix that a root set's frontends with flag SourceRanges take clients from.
+type SourceRange struct {
+	Set    SetID
+	Prefix netip.Prefix // masked, never IPv4-mapped
+}
+
+// NetworkKind says whose addresses a prefix has.
+type NetworkKind uint8
+
+// The kinds of networks.
+const (
+	// NetworkPods is pods' addresses: who sends from there is inside the cluster.
+	NetworkPods NetworkKind = 1
+	// NetworkServices is ClusterIPs: what no frontend stands for is dropped, so that it never loops.
+	NetworkServices NetworkKind = 2
+)
+
+// Network is a prefix of the cluster.
+type Network struct {
+	Prefix netip.Prefix // masked, never IPv4-mapped
+	Kind   NetworkKind
+}
+
+// HealthCheck is a healthCheckNodePort: each node answers there whether it has local backends of a Service.
+type HealthCheck struct {
+	Port      uint16
+	Namespace string
+	Name      string
+}
+
+// Self is what a node must know of itself: one row, in the node's layer.
+type Self struct {
+	Zone     string // topology.kubernetes.io/zone, at most 63 bytes; may be empty
+	Draining bool   // about to be deleted: load balancers should send nothing new
 }
 
 // Endpoint is a local attachment: one address of one pod of the node whose layer holds the row. The

@@ -10,11 +10,16 @@ import (
 // Tables are the rows of one layer, or of all layers of one node. A zero Tables is empty and ready for
 // reading; NewTables makes one for writing.
 type Tables struct {
-	Frontends map[FrontendKey]Frontend
-	Sets      map[SetID]BackendSet
-	Backends  map[BackendID]Backend
-	Members   map[Member]Member
-	Endpoints map[netip.Addr]Endpoint
+	Frontends    map[FrontendKey]Frontend
+	Sets         map[SetID]BackendSet
+	Backends     map[BackendID]Backend
+	Members      map[Member]Member
+	Endpoints    map[netip.Addr]Endpoint
+	Views        map[ViewKey]View
+	SourceRanges map[SourceRange]SourceRange
+	Networks     map[netip.Prefix]Network
+	HealthChecks map[uint16]HealthCheck
+	Selves       map[SelfKey]Self
 }
 
 // Change is what turns one Tables into another. A row to put replaces the row of the same key. No key is both
@@ -26,11 +31,16 @@ type Change struct {
 
 // Rows are rows of all tables.
 type Rows struct {
-	Frontends []Frontend
-	Sets      []BackendSet
-	Backends  []Backend
-	Members   []Member
-	Endpoints []Endpoint
+	Frontends    []Frontend
+	Sets         []BackendSet
+	Backends     []Backend
+	Members      []Member
+	Endpoints    []Endpoint
+	Views        []View
+	SourceRanges []SourceRange
+	Networks     []Network
+	HealthChecks []HealthCheck
+	Selves       []Self
 }
 
 // Append adds the rows of another part.
@@ -40,25 +50,37 @@ func (r *Rows) Append(part *Rows) {
 	r.Backends = append(r.Backends, part.Backends...)
 	r.Members = append(r.Members, part.Members...)
 	r.Endpoints = append(r.Endpoints, part.Endpoints...)
+	r.Views = append(r.Views, part.Views...)
+	r.SourceRanges = append(r.SourceRanges, part.SourceRanges...)
+	r.Networks = append(r.Networks, part.Networks...)
+	r.HealthChecks = append(r.HealthChecks, part.HealthChecks...)
+	r.Selves = append(r.Selves, part.Selves...)
 }
 
 // Keys name rows of all tables.
 type Keys struct {
-	Frontends []FrontendKey
-	Sets      []SetID
-	Backends  []BackendID
-	Members   []Member
-	Endpoints []netip.Addr
+	Frontends    []FrontendKey
+	Sets         []SetID
+	Backends     []BackendID
+	Members      []Member
+	Endpoints    []netip.Addr
+	Views        []ViewKey
+	SourceRanges []SourceRange
+	Networks     []netip.Prefix
+	HealthChecks []uint16
+	Selves       []SelfKey
 }
 
 // Len returns the number of rows.
 func (r *Rows) Len() int {
-	return len(r.Frontends) + len(r.Sets) + len(r.Backends) + len(r.Members) + len(r.Endpoints)
+	return len(r.Frontends) + len(r.Sets) + len(r.Backends) + len(r.Members) + len(r.Endpoints) +
+		len(r.Views) + len(r.SourceRanges) + len(r.Networks) + len(r.HealthChecks) + len(r.Selves)
 }
 
 // Len returns the number of keys.
 func (k *Keys) Len() int {
-	return len(k.Frontends) + len(k.Sets) + len(k.Backends) + len(k.Members) + len(k.Endpoints)
+	return len(k.Frontends) + len(k.Sets) + len(k.Backends) + len(k.Members) + len(k.Endpoints) +
+		len(k.Views) + len(k.SourceRanges) + len(k.Networks) + len(k.HealthChecks) + len(k.Selves)
 }
 
 // Empty says that the change changes nothing.
@@ -67,11 +89,16 @@ func (c *Change) Empty() bool { return c.Put.Len() == 0 && c.Remove.Len() == 0 }
 // NewTables returns empty tables.
 func NewTables() *Tables {
 	return &Tables{
-		Frontends: map[FrontendKey]Frontend{},
-		Sets:      map[SetID]BackendSet{},
-		Backends:  map[BackendID]Backend{},
-		Members:   map[Member]Member{},
-		Endpoints: map[netip.Addr]Endpoint{},
+		Frontends:    map[FrontendKey]Frontend{},
+		Sets:         map[SetID]BackendSet{},
+		Backends:     map[BackendID]Backend{},
+		Members:      map[Member]Member{},
+		Endpoints:    map[netip.Addr]Endpoint{},
+		Views:        map[ViewKey]View{},
+		SourceRanges: map[SourceRange]SourceRange{},
+		Networks:     map[netip.Prefix]Network{},
+		HealthChecks: map[uint16]HealthCheck{},
+		Selves:       map[SelfKey]Self{},
 	}
 }
 
@@ -83,12 +110,18 @@ func (t *Tables) Clone() *Tables {
 	maps.Copy(c.Backends, t.Backends)
 	maps.Copy(c.Members, t.Members)
 	maps.Copy(c.Endpoints, t.Endpoints)
+	maps.Copy(c.Views, t.Views)
+	maps.Copy(c.SourceRanges, t.SourceRanges)
+	maps.Copy(c.Networks, t.Networks)
+	maps.Copy(c.HealthChecks, t.HealthChecks)
+	maps.Copy(c.Selves, t.Selves)
 	return c
 }
 
 // Len returns the number of rows.
 func (t *Tables) Len() int {
-	return len(t.Frontends) + len(t.Sets) + len(t.Backends) + len(t.Members) + len(t.Endpoints)
+	return len(t.Frontends) + len(t.Sets) + len(t.Backends) + len(t.Members) + len(t.Endpoints) +
+		len(t.Views) + len(t.SourceRanges) + len(t.Networks) + len(t.HealthChecks) + len(t.Selves)
 }
 
 // Apply changes t by c and returns digest moved by exactly the rows that differ, so that applying the same
@@ -100,11 +133,21 @@ func (t *Tables) Apply(c *Change, digest Digest) Digest {
 	removeAll(t.Sets, c.Remove.Sets, sum)
 	removeAll(t.Backends, c.Remove.Backends, sum)
 	removeAll(t.Endpoints, c.Remove.Endpoints, sum)
+	removeAll(t.Views, c.Remove.Views, sum)
+	removeAll(t.SourceRanges, c.Remove.SourceRanges, sum)
+	removeAll(t.Networks, c.Remove.Networks, sum)
+	removeAll(t.HealthChecks, c.Remove.HealthChecks, sum)
+	removeAll(t.Selves, c.Remove.Selves, sum)
 	putAll(t.Backends, c.Put.Backends, sum)
 	putAll(t.Sets, c.Put.Sets, sum)
 	putAll(t.Members, c.Put.Members, sum)
 	putAll(t.Frontends, c.Put.Frontends, sum)
 	putAll(t.Endpoints, c.Put.Endpoints, sum)
+	putAll(t.Views, c.Put.Views, sum)
+	putAll(t.SourceRanges, c.Put.SourceRanges, sum)
+	putAll(t.Networks, c.Put.Networks, sum)
+	putAll(t.HealthChecks, c.Put.HealthChecks, sum)
+	putAll(t.Selves, c.Put.Selves, sum)
 	return sum.Digest
 }
 
@@ -116,6 +159,11 @@ func Diff(from, to *Tables) *Change {
 	c.Put.Backends, c.Remove.Backends = diff(from.Backends, to.Backends)
 	c.Put.Members, c.Remove.Members = diff(from.Members, to.Members)
 	c.Put.Endpoints, c.Remove.Endpoints = diff(from.Endpoints, to.Endpoints)
+	c.Put.Views, c.Remove.Views = diff(from.Views, to.Views)
+	c.Put.SourceRanges, c.Remove.SourceRanges = diff(from.SourceRanges, to.SourceRanges)
+	c.Put.Networks, c.Remove.Networks = diff(from.Networks, to.Networks)
+	c.Put.HealthChecks, c.Remove.HealthChecks = diff(from.HealthChecks, to.HealthChecks)
+	c.Put.Selves, c.Remove.Selves = diff(from.Selves, to.Selves)
 	return &c
 }
 
@@ -138,6 +186,21 @@ func (t *Tables) Digest() Digest {
 		sum.add(row)
 	}
 	for _, row := range t.Endpoints {
+		sum.add(row)
+	}
+	for _, row := range t.Views {
+		sum.add(row)
+	}
+	for _, row := range t.SourceRanges {
+		sum.add(row)
+	}
+	for _, row := range t.Networks {
+		sum.add(row)
+	}
+	for _, row := range t.HealthChecks {
+		sum.add(row)
+	}
+	for _, row := range t.Selves {
 		sum.add(row)
 	}
 	return sum.Digest
