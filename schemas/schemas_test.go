@@ -35,6 +35,24 @@ var (
 		Members:   []*Members{{Set: 1, Backends: []uint32{2, 300}}},
 		Endpoints: []*Endpoint{{Address: v6, Pod: "shop/cart-0"}},
 	}
+	block    = &Prefix{Address: v4, Bits: 32}
+	moreRows = &Rows{
+		Frontends: []*Frontend{
+			{Key: &FrontendKey{Address: make([]byte, 4), Port: 30080, Protocol: Protocol_PROTOCOL_TCP, Match: Match_MATCH_NODE_PORT}, Set: 1, Kind: FrontendKind_FRONTEND_KIND_NODE_PORT, InternalLocal: true, ExternalLocal: true},
+			{Key: &FrontendKey{Address: v6, Port: 80, Protocol: Protocol_PROTOCOL_UDP}, Set: 1, Kind: FrontendKind_FRONTEND_KIND_LOAD_BALANCER, SourceRanges: true},
+			{Key: &FrontendKey{Address: v4}, Kind: FrontendKind_FRONTEND_KIND_REFUSED},
+		},
+		Sets: []*BackendSet{
+			{Id: 1, Namespace: "shop", Service: "cart", Port: 80, Protocol: Protocol_PROTOCOL_TCP, Family: IPFamily_IP_FAMILY_IPV4, Scope: Scope_SCOPE_ALL, Root: 1, NodeHints: true, ZoneHints: true, AffinitySeconds: 10800},
+			{Id: 3, Namespace: "shop", Service: "cart", Port: 80, Protocol: Protocol_PROTOCOL_TCP, Family: IPFamily_IP_FAMILY_IPV4, Scope: Scope_SCOPE_LOCAL, Place: 1 << 63, Root: 1, Fallback: true},
+		},
+		Backends:     []*Backend{{Id: 2, Set: 1, Address: v4, Port: 8080, State: BackendState_BACKEND_STATE_ACTIVE, Place: 1 << 63}},
+		Views:        []*View{{Key: &ViewKey{Set: 1, Scope: Scope_SCOPE_ZONE, Place: 7}, Target: 3}, {Key: &ViewKey{Set: 1, Scope: Scope_SCOPE_LOCAL}, Target: 3}},
+		SourceRanges: []*SourceRange{{Set: 1, Prefix: block}},
+		Networks:     []*Network{{Prefix: block, Kind: NetworkKind_NETWORK_KIND_SERVICES}},
+		HealthChecks: []*HealthCheck{{Port: 32000, Namespace: "shop", Service: "cart"}},
+		Selves:       []*Self{{Zone: "z1", Draining: true}},
+	}
 	position = &Position{Layer: "node.node-a", Epoch: 2, Revision: 9, Digest: digest}
 )
 
@@ -53,7 +71,24 @@ var golden = map[string]proto.Message{
 		Node: "node-a", Addresses: [][]byte{v4}, HostNetwork: true, Finished: true, Labels: map[string]string{"app": "cart"},
 		Ports: []*EndpointPort{{Name: "http", Protocol: Protocol_PROTOCOL_SCTP, Port: 8080}},
 	}}},
-	"fact_node":      &Fact{Object: object, State: &Fact_Node{Node: &Node{Addresses: [][]byte{v4}, PodCidrs: []string{"10.8.0.0/24"}, Zone: "z1"}}},
+	"fact_node": &Fact{Object: object, State: &Fact_Node{Node: &Node{Addresses: [][]byte{v4}, PodCidrs: []string{"10.8.0.0/24"}, Zone: "z1"}}},
+	"fact_service_exposed": &Fact{Object: object, State: &Fact_Service{Service: &Service{
+		Type: "LoadBalancer", Ports: []*ServicePort{{Protocol: Protocol_PROTOCOL_TCP, Port: 80, NodePort: 30080}},
+		ExternalIps: [][]byte{v4}, LoadBalancerIps: [][]byte{v6}, SourceRanges: []string{"192.0.2.0/24"},
+		InternalLocal: true, ExternalLocal: true, HealthCheckNodePort: 32000, AffinitySeconds: 10800,
+	}}},
+	"fact_endpointslice_hints": &Fact{Object: object, State: &Fact_EndpointSlice{EndpointSlice: &EndpointSlice{
+		Endpoints: []*SliceEndpoint{{Address: v4, ZoneHints: []string{"z1"}, NodeHints: []string{"node-a"}}},
+	}}},
+	"fact_pod_host_port": &Fact{Object: object, State: &Fact_Pod{Pod: &Pod{
+		HostPorts: []*HostPort{{Protocol: Protocol_PROTOCOL_UDP, HostPort: 53, ContainerPort: 5353, HostIp: v4}},
+	}}},
+	"fact_node_draining": &Fact{Object: object, State: &Fact_Node{Node: &Node{Draining: true}}},
+	"snapshot_services":  &Snapshot{Epoch: 2, Layer: "node.node-a", Revision: 9, Digest: digest, Rows: moreRows, Chunk: 1, Chunks: 2},
+	"delta_services": &Delta{Epoch: 2, Layer: "node.node-a", From: 8, To: 9, DigestAfter: digest, Remove: &Keys{
+		Views: []*ViewKey{moreRows.Views[0].Key}, SourceRanges: moreRows.SourceRanges, Networks: []*Prefix{block},
+		HealthChecks: []uint32{32000}, Self: true,
+	}},
 	"fact_namespace": &Fact{Object: object, State: &Fact_Namespace{Namespace: &Namespace{Labels: map[string]string{"team": "shop"}}}},
 	"fact_policy":    &Fact{Object: object, State: &Fact_NetworkPolicy{NetworkPolicy: &NetworkPolicy{SpecJson: []byte("{}")}}},
 	"fact_cluster": &Fact{Object: object, State: &Fact_Cluster{Cluster: &Cluster{

@@ -139,6 +139,11 @@ func appendKeys(to, from *model.Keys) {
 	to.Backends = append(to.Backends, from.Backends...)
 	to.Members = append(to.Members, from.Members...)
 	to.Endpoints = append(to.Endpoints, from.Endpoints...)
+	to.Views = append(to.Views, from.Views...)
+	to.SourceRanges = append(to.SourceRanges, from.SourceRanges...)
+	to.Networks = append(to.Networks, from.Networks...)
+	to.HealthChecks = append(to.HealthChecks, from.HealthChecks...)
+	to.Selves = append(to.Selves, from.Selves...)
 }
 
 // checkChange says whether a key stands twice: then the change has no one meaning (see model.Change).
@@ -149,6 +154,11 @@ func checkChange(c *model.Change) error {
 		once("backend", c.Put.Backends, model.Backend.Key, c.Remove.Backends),
 		once("member", c.Put.Members, model.Member.Key, c.Remove.Members),
 		once("endpoint", c.Put.Endpoints, model.Endpoint.Key, c.Remove.Endpoints),
+		once("view", c.Put.Views, model.View.Key, c.Remove.Views),
+		once("source range", c.Put.SourceRanges, model.SourceRange.Key, c.Remove.SourceRanges),
+		once("network", c.Put.Networks, model.Network.Key, c.Remove.Networks),
+		once("health check", c.Put.HealthChecks, model.HealthCheck.Key, c.Remove.HealthChecks),
+		once("self", c.Put.Selves, model.Self.Key, c.Remove.Selves),
 	)
 }
 

@@ -43,19 +43,76 @@ func genBackendID() *rapid.Generator[model.BackendID] {
 
 func genKey() *rapid.Generator[model.FrontendKey] {
 	return rapid.Custom(func(t *rapid.T) model.FrontendKey {
-		return model.FrontendKey{Addr: genAddr().Draw(t, "addr"), Port: genPort().Draw(t, "port"), Protocol: genProtocol().Draw(t, "protocol")}
+		k := model.FrontendKey{Addr: genAddr().Draw(t, "addr"), Match: model.Match(rapid.IntRange(0, 2).Draw(t, "match"))}
+		if k.Match != model.MatchAddress {
+			k.Addr = rapid.SampledFrom([]netip.Addr{netip.IPv4Unspecified(), netip.IPv6Unspecified()}).Draw(t, "family")
+		} else if rapid.Bool().Draw(t, "refused") {
+			return k
+		}
+		k.Port, k.Protocol = genPort().Draw(t, "port"), genProtocol().Draw(t, "protocol")
+		return k
 	})
+}
+
+func drawFrontend(t *rapid.T, k model.FrontendKey) model.Frontend {
+	if k.Port == 0 {
+		return model.Frontend{FrontendKey: k, Kind: model.FrontendRefused}
+	}
+	kinds := map[model.Match][]model.FrontendKind{
+		model.MatchAddress: {
+			model.FrontendClusterIP, model.FrontendExternalIP, model.FrontendLoadBalancer, model.FrontendHostPort,
+		},
+		model.MatchNodePort: {model.FrontendNodePort}, model.MatchHostPort: {model.FrontendHostPort},
+	}
+	return model.Frontend{
+		FrontendKey: k, Set: genSetID().Draw(t, "set"), Kind: rapid.SampledFrom(kinds[k.Match]).Draw(t, "kind"),
+		Flags: model.FrontendFlags(rapid.Uint16Range(0, 7).Draw(t, "flags")),
+	}
+}
+
+func genPlace() *rapid.Generator[model.Place] {
+	return rapid.Map(rapid.Uint64Min(1), func(n uint64) model.Place { return model.Place(n) })
 }
 
 func genSet() *rapid.Generator[model.BackendSet] {
 	return rapid.Custom(func(t *rapid.T) model.BackendSet {
-		return model.BackendSet{ID: genSetID().Draw(t, "id"), SetKey: model.SetKey{
+		s := model.BackendSet{ID: genSetID().Draw(t, "id"), SetKey: model.SetKey{
 			Service: model.ServicePort{
 				Namespace: genName(63).Draw(t, "namespace"), Name: genName(63).Draw(t, "name"),
 				Port: genPort().Draw(t, "port"), Protocol: genProtocol().Draw(t, "protocol"),
 			},
-			Family: rapid.SampledFrom([]model.Family{model.IPv4, model.IPv6}).Draw(t, "family"), Scope: model.ScopeAll,
-		}}
+			Family: rapid.SampledFrom([]model.Family{model.IPv4, model.IPv6}).Draw(t, "family"),
+			Scope:  model.Scope(rapid.IntRange(1, 5).Draw(t, "scope")),
+		}, Affinity: rapid.Uint32Range(0, 86_400).Draw(t, "affinity")}
+		if s.Scope == model.ScopeAll || s.Scope == model.ScopeHostPort {
+			s.Root, s.Flags = s.ID, model.SetFlags(rapid.IntRange(0, 7).Draw(t, "flags"))
+			return s
+		}
+		s.Place, s.Root = genPlace().Draw(t, "place"), s.ID^1
+		if s.Root == 0 {
+			s.Root = 2
+		}
+		s.Flags = rapid.SampledFrom([]model.SetFlags{0, model.Fallback}).Draw(t, "flags")
+		return s
+	})
+}
+
+func genView() *rapid.Generator[model.View] {
+	return rapid.Custom(func(t *rapid.T) model.View {
+		v := model.View{ViewKey: model.ViewKey{Set: genSetID().Draw(t, "set"), Scope: model.Scope(rapid.IntRange(2, 4).Draw(t, "scope"))}}
+		if v.Scope == model.ScopeZone {
+			v.Place = genPlace().Draw(t, "place")
+		}
+		v.Target = genSetID().Filter(func(id model.SetID) bool { return id != v.Set }).Draw(t, "target")
+		return v
+	})
+}
+
+func genPrefix() *rapid.Generator[netip.Prefix] {
+	return rapid.Custom(func(t *rapid.T) netip.Prefix {
+		addr := genAddr().Draw(t, "addr")
+		p := netip.PrefixFrom(addr, rapid.IntRange(0, addr.BitLen()).Draw(t, "bits"))
+		return p.Masked()
 	})
 }
 
@@ -65,6 +122,7 @@ func genBackend() *rapid.Generator[model.Backend] {
 			ID: genBackendID().Draw(t, "id"),
 			BackendKey: model.BackendKey{
 				Set: genSetID().Draw(t, "set"), Addr: genAddr().Draw(t, "addr"), Port: genPort().Draw(t, "port"),
+				Place: rapid.OneOf(rapid.Just(model.Place(0)), genPlace()).Draw(t, "place"),
 			},
 			State: rapid.SampledFrom([]model.BackendState{model.BackendActive, model.BackendTerminating}).Draw(t, "state"),
 		}
@@ -81,7 +139,7 @@ func genTables() *rapid.Generator[*model.Tables] {
 	return rapid.Custom(func(t *rapid.T) *model.Tables {
 		tables := model.NewTables()
 		for _, k := range rapid.SliceOfN(genKey(), 0, 20).Draw(t, "frontends") {
-			tables.Frontends[k] = model.Frontend{FrontendKey: k, Set: genSetID().Draw(t, "set"), Kind: model.FrontendClusterIP}
+			tables.Frontends[k] = drawFrontend(t, k)
 		}
 		for _, s := range rapid.SliceOfN(genSet(), 0, 20).Draw(t, "sets") {
 			tables.Sets[s.ID] = s
@@ -95,8 +153,31 @@ func genTables() *rapid.Generator[*model.Tables] {
 		for _, a := range rapid.SliceOfN(genAddr(), 0, 20).Draw(t, "endpoints") {
 			tables.Endpoints[a] = model.Endpoint{Addr: a, Pod: genName(63).Draw(t, "ns") + "/" + genName(253).Draw(t, "pod")}
 		}
+		for _, v := range rapid.SliceOfN(genView(), 0, 20).Draw(t, "views") {
+			tables.Views[v.ViewKey] = v
+		}
+		drawAround(t, tables)
 		return tables
 	})
+}
+
+// drawAround adds rows of the tables that are no part of a set.
+func drawAround(t *rapid.T, tables *model.Tables) {
+	for _, p := range rapid.SliceOfN(genPrefix(), 0, 10).Draw(t, "source ranges") {
+		r := model.SourceRange{Set: genSetID().Draw(t, "set"), Prefix: p}
+		tables.SourceRanges[r] = r
+	}
+	for _, p := range rapid.SliceOfN(genPrefix(), 0, 10).Draw(t, "networks") {
+		kind := rapid.SampledFrom([]model.NetworkKind{model.NetworkPods, model.NetworkServices}).Draw(t, "kind")
+		tables.Networks[p] = model.Network{Prefix: p, Kind: kind}
+	}
+	for _, port := range rapid.SliceOfN(genPort(), 0, 10).Draw(t, "health checks") {
+		tables.HealthChecks[port] = model.HealthCheck{Port: port, Namespace: genName(63).Draw(t, "namespace"), Name: genName(63).Draw(t, "name")}
+	}
+	if rapid.Bool().Draw(t, "has self") {
+		zone := rapid.OneOf(rapid.Just(""), genName(60)).Draw(t, "zone")
+		tables.Selves[model.SelfKey{}] = model.Self{Zone: zone, Draining: rapid.Bool().Draw(t, "draining")}
+	}
 }
 
 func genLayer() *rapid.Generator[model.Layer] {

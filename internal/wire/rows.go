@@ -23,6 +23,17 @@ func RowsToProto(rows model.Rows) *schemas.Rows {
 		Endpoints: list(rows.Endpoints, func(e model.Endpoint) *schemas.Endpoint {
 			return &schemas.Endpoint{Address: AddrToProto(e.Addr), Pod: e.Pod}
 		}),
+		Views:        list(rows.Views, viewToProto),
+		SourceRanges: list(rows.SourceRanges, sourceRangeToProto),
+		Networks: list(rows.Networks, func(n model.Network) *schemas.Network {
+			return &schemas.Network{Prefix: prefixToProto(n.Prefix), Kind: schemas.NetworkKind(n.Kind)}
+		}),
+		HealthChecks: list(rows.HealthChecks, func(h model.HealthCheck) *schemas.HealthCheck {
+			return &schemas.HealthCheck{Port: uint32(h.Port), Namespace: h.Namespace, Service: h.Name}
+		}),
+		Selves: list(rows.Selves, func(s model.Self) *schemas.Self {
+			return &schemas.Self{Zone: s.Zone, Draining: s.Draining}
+		}),
 	}
 }
 
@@ -35,6 +46,11 @@ func RowsFromProto(m *schemas.Rows) (model.Rows, error) {
 		into(&rows.Backends, "backend", m.GetBackends(), backendFromProto),
 		membersInto(&rows.Members, m.GetMembers()),
 		into(&rows.Endpoints, "endpoint", m.GetEndpoints(), endpointFromProto),
+		into(&rows.Views, "view", m.GetViews(), viewFromProto),
+		into(&rows.SourceRanges, "source range", m.GetSourceRanges(), sourceRangeFromProto),
+		into(&rows.Networks, "network", m.GetNetworks(), networkFromProto),
+		into(&rows.HealthChecks, "health check", m.GetHealthChecks(), healthCheckFromProto),
+		into(&rows.Selves, "self", m.GetSelves(), selfFromProto),
 	)
 	return rows, err
 }
@@ -50,6 +66,12 @@ func KeysToProto(keys model.Keys) *schemas.Keys {
 		Backends:  list(keys.Backends, func(id model.BackendID) uint32 { return uint32(id) }),
 		Members:   membersToProto(keys.Members),
 		Endpoints: list(keys.Endpoints, AddrToProto),
+
+		Views:        list(keys.Views, viewKeyToProto),
+		SourceRanges: list(keys.SourceRanges, sourceRangeToProto),
+		Networks:     list(keys.Networks, prefixToProto),
+		HealthChecks: list(keys.HealthChecks, func(port uint16) uint32 { return uint32(port) }),
+		Self:         len(keys.Selves) > 0,
 	}
 }
 
@@ -62,63 +84,21 @@ func KeysFromProto(m *schemas.Keys) (model.Keys, error) {
 		into(&keys.Backends, "backend", m.GetBackends(), backendID),
 		membersInto(&keys.Members, m.GetMembers()),
 		into(&keys.Endpoints, "endpoint", m.GetEndpoints(), AddrFromProto),
+		into(&keys.Views, "view key", m.GetViews(), viewKeyFromProto),
+		into(&keys.SourceRanges, "source range", m.GetSourceRanges(), sourceRangeFromProto),
+		into(&keys.Networks, "network", m.GetNetworks(), prefixFromProto),
+		into(&keys.HealthChecks, "health check", m.GetHealthChecks(), PortFromProto),
 	)
+	if m.GetSelf() {
+		keys.Selves = []model.SelfKey{{}}
+	}
 	return keys, err
-}
-
-func keyToProto(k model.FrontendKey) *schemas.FrontendKey {
-	return &schemas.FrontendKey{Address: AddrToProto(k.Addr), Port: uint32(k.Port), Protocol: schemas.Protocol(k.Protocol)}
-}
-
-func keyFromProto(m *schemas.FrontendKey) (model.FrontendKey, error) {
-	addr, errAddr := AddrFromProto(m.GetAddress())
-	port, errPort := PortFromProto(m.GetPort())
-	protocol, errProtocol := ProtocolFromProto(m.GetProtocol())
-	return model.FrontendKey{Addr: addr, Port: port, Protocol: protocol}, first(errAddr, errPort, errProtocol)
-}
-
-func frontendToProto(f model.Frontend) *schemas.Frontend {
-	return &schemas.Frontend{Key: keyToProto(f.FrontendKey), Set: uint32(f.Set), Kind: schemas.FrontendKind(f.Kind)}
-}
-
-func frontendFromProto(m *schemas.Frontend) (model.Frontend, error) {
-	key, errKey := keyFromProto(m.GetKey())
-	set, errSet := setID(m.GetSet())
-	var errKind error
-	if m.GetKind() != schemas.FrontendKind_FRONTEND_KIND_CLUSTER_IP {
-		errKind = fmt.Errorf("kind %d is unknown here", m.GetKind())
-	}
-	return model.Frontend{FrontendKey: key, Set: set, Kind: model.FrontendKind(m.GetKind())}, first(errKey, errSet, errKind)
-}
-
-func setToProto(s model.BackendSet) *schemas.BackendSet {
-	return &schemas.BackendSet{
-		Id: uint32(s.ID), Namespace: s.Service.Namespace, Service: s.Service.Name, Port: uint32(s.Service.Port),
-		Protocol: schemas.Protocol(s.Service.Protocol), Family: schemas.IPFamily(s.Family), Scope: schemas.Scope(s.Scope),
-	}
-}
-
-func setFromProto(m *schemas.BackendSet) (model.BackendSet, error) {
-	id, errID := setID(m.GetId())
-	port, errPort := PortFromProto(m.GetPort())
-	protocol, errProtocol := ProtocolFromProto(m.GetProtocol())
-	var errFamily, errScope error
-	if f := m.GetFamily(); f != schemas.IPFamily_IP_FAMILY_IPV4 && f != schemas.IPFamily_IP_FAMILY_IPV6 {
-		errFamily = fmt.Errorf("IP family %d: want 4 or 6", f)
-	}
-	if m.GetScope() != schemas.Scope_SCOPE_ALL {
-		errScope = fmt.Errorf("scope %d is unknown here", m.GetScope())
-	}
-	return model.BackendSet{ID: id, SetKey: model.SetKey{
-		Service: model.ServicePort{Namespace: m.GetNamespace(), Name: m.GetService(), Port: port, Protocol: protocol},
-		Family:  model.Family(m.GetFamily()), Scope: model.Scope(m.GetScope()),
-	}}, first(errID, Name("namespace", m.GetNamespace()), Name("service", m.GetService()), errPort, errProtocol, errFamily, errScope)
 }
 
 func backendToProto(b model.Backend) *schemas.Backend {
 	return &schemas.Backend{
 		Id: uint32(b.ID), Set: uint32(b.Set), Address: AddrToProto(b.Addr), Port: uint32(b.Port),
-		State: schemas.BackendState(b.State),
+		State: schemas.BackendState(b.State), Place: uint64(b.Place),
 	}
 }
 
@@ -132,7 +112,8 @@ func backendFromProto(m *schemas.Backend) (model.Backend, error) {
 		errState = fmt.Errorf("state %d is unknown here", s)
 	}
 	return model.Backend{
-		ID: id, BackendKey: model.BackendKey{Set: set, Addr: addr, Port: port}, State: model.BackendState(m.GetState()),
+		ID: id, State: model.BackendState(m.GetState()),
+		BackendKey: model.BackendKey{Set: set, Addr: addr, Port: port, Place: model.Place(m.GetPlace())},
 	}, first(errID, errSet, errAddr, errPort, errState)
 }
 

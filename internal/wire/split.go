@@ -5,6 +5,7 @@ package wire
 import (
 	"cmp"
 	"fmt"
+	"net/netip"
 	"slices"
 
 	"github.com/deltaplane/deltaplane/internal/model"
@@ -14,16 +15,24 @@ import (
 // The most that one row or key takes in a message, in bytes: tags, lengths and the widest numbers (protobuf encoding
 // guide). Names come on top.
 const (
-	sizeFrontendKey = 2 + 18 + 4 + 3
-	sizeFrontend    = 2 + sizeFrontendKey + 6 + 2
-	sizeSet         = 3 + 6 + 3 + 3 + 4 + 3 + 2 + 2
-	sizeBackend     = 2 + 6 + 6 + 18 + 4 + 2
+	sizeFrontendKey = 2 + 18 + 4 + 3 + 2
+	sizeFrontend    = 2 + sizeFrontendKey + 6 + 2 + 6
+	sizeSet         = 3 + 6 + 3 + 3 + 4 + 3 + 2 + 2 + 9 + 6 + 6 + 4
+	sizeBackend     = 2 + 6 + 6 + 18 + 4 + 2 + 9
 	sizeID          = 5
 	sizeMembers     = 2 + 4 + 6 + 5 // a group of members of one set, without its backends
 	sizeAddress     = 18
 	sizeEndpoint    = 3 + sizeAddress + 3
+	sizeViewKey     = 2 + 6 + 2 + 9
+	sizeView        = 2 + sizeViewKey + 6
+	sizePrefix      = 2 + 18 + 3
+	sizeSourceRange = 2 + 6 + sizePrefix
+	sizeNetwork     = 2 + sizePrefix + 2
+	sizeHealthCheck = 3 + 4 + 3 + 3
+	sizeSelf        = 2 + 2 + 2
+	sizePort        = 3
 	// sizeLists is the tags and lengths of put, remove and their packed lists.
-	sizeLists = 24
+	sizeLists = 32
 )
 
 // splitter fills changes one after the other, each with at most room bytes of rows.
@@ -74,6 +83,11 @@ func (s *splitter) removed(k *model.Keys) {
 		part := s.at(sizeAddress)
 		part.Remove.Endpoints = append(part.Remove.Endpoints, addr)
 	}
+	add(k.Views, func(model.ViewKey) *[]model.ViewKey { return &s.at(sizeViewKey).Remove.Views })
+	add(k.SourceRanges, func(model.SourceRange) *[]model.SourceRange { return &s.at(sizeSourceRange).Remove.SourceRanges })
+	add(k.Networks, func(netip.Prefix) *[]netip.Prefix { return &s.at(sizePrefix).Remove.Networks })
+	add(k.HealthChecks, func(uint16) *[]uint16 { return &s.at(sizePort).Remove.HealthChecks })
+	add(k.Selves, func(model.SelfKey) *[]model.SelfKey { return &s.at(sizeSelf).Remove.Selves })
 }
 
 func (s *splitter) put(r *model.Rows) {
@@ -84,6 +98,13 @@ func (s *splitter) put(r *model.Rows) {
 	add(bySet(r.Members), func(m model.Member) *[]model.Member { return &s.member(m.Set).Put.Members })
 	add(r.Frontends, func(model.Frontend) *[]model.Frontend { return &s.at(sizeFrontend).Put.Frontends })
 	add(r.Endpoints, func(e model.Endpoint) *[]model.Endpoint { return &s.at(sizeEndpoint + len(e.Pod)).Put.Endpoints })
+	add(r.Views, func(model.View) *[]model.View { return &s.at(sizeView).Put.Views })
+	add(r.SourceRanges, func(model.SourceRange) *[]model.SourceRange { return &s.at(sizeSourceRange).Put.SourceRanges })
+	add(r.Networks, func(model.Network) *[]model.Network { return &s.at(sizeNetwork).Put.Networks })
+	add(r.HealthChecks, func(h model.HealthCheck) *[]model.HealthCheck {
+		return &s.at(sizeHealthCheck + len(h.Namespace) + len(h.Name)).Put.HealthChecks
+	})
+	add(r.Selves, func(o model.Self) *[]model.Self { return &s.at(sizeSelf + len(o.Zone)).Put.Selves })
 }
 
 // add appends each row to the list that place gives for it.

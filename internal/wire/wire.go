@@ -35,6 +35,10 @@ const (
 	MaxPod = 317
 	// MaxOpaque bounds what Kubernetes gives without a meaning to us: uid, resourceVersion.
 	MaxOpaque = 256
+	// MaxZone bounds a zone's name, in bytes: Kubernetes' bound of a label's value.
+	MaxZone = 63
+	// MaxAffinity bounds session affinity, in seconds: a day, as in Kubernetes.
+	MaxAffinity = 86_400
 )
 
 // ErrForeign says that bytes are no message of the kind that was expected, or one that no deltaplane writes.

@@ -195,6 +195,11 @@ func TestForeignDeltasAreRefusedByName(t *testing.T) {
 		return parts[0]
 	}
 	rows := func(r *schemas.Rows) func(*schemas.Delta) { return func(m *schemas.Delta) { m.Put = r } }
+	set := func(change func(*schemas.BackendSet)) func(*schemas.Delta) {
+		s := &schemas.BackendSet{Id: 1, Namespace: "a", Service: "b", Port: 1, Protocol: 6, Family: 4, Scope: 1, Root: 1}
+		change(s)
+		return rows(&schemas.Rows{Sets: []*schemas.BackendSet{s}})
+	}
 	keys := func(k *schemas.Keys) func(*schemas.Delta) { return func(m *schemas.Delta) { m.Remove = k } }
 	v4 := []byte{10, 0, 0, 1}
 	for _, test := range []struct {
@@ -224,6 +229,39 @@ func TestForeignDeltasAreRefusedByName(t *testing.T) {
 		{"namespace is empty", rows(&schemas.Rows{Sets: []*schemas.BackendSet{{Id: 1}}})},
 		{"IP family 5: want 4 or 6", rows(&schemas.Rows{Sets: []*schemas.BackendSet{{Id: 1, Namespace: "a", Service: "b", Port: 1, Protocol: 6, Family: 5, Scope: 1}}})},
 		{"scope 7 is unknown here", rows(&schemas.Rows{Sets: []*schemas.BackendSet{{Id: 1, Namespace: "a", Service: "b", Port: 1, Protocol: 6, Family: 4, Scope: 7}}})},
+		{"kind 5 is unknown here", rows(&schemas.Rows{Networks: []*schemas.Network{{Prefix: &schemas.Prefix{Address: v4, Bits: 32}, Kind: 5}}})},
+		{"frontend 0: 10.0.0.1 (other ports) is refused, and has a port, a set or flags", rows(&schemas.Rows{Frontends: []*schemas.Frontend{{Key: &schemas.FrontendKey{Address: v4}, Set: 1, Kind: 6}}})},
+		{"is refused, and has a port, a set or flags", rows(&schemas.Rows{Frontends: []*schemas.Frontend{{Key: &schemas.FrontendKey{Address: v4}, Kind: 6, SourceRanges: true}}})},
+		{"port 0: want 1 to 65535", rows(&schemas.Rows{Frontends: []*schemas.Frontend{{Key: &schemas.FrontendKey{Address: v4, Protocol: 6}, Kind: 6}}})},
+		{"port 0 and kind 1: only refused frontends have no port", rows(&schemas.Rows{Frontends: []*schemas.Frontend{{Key: &schemas.FrontendKey{Address: v4}, Set: 1, Kind: 1}}})},
+		{"kind 257 is unknown here", rows(&schemas.Rows{Frontends: []*schemas.Frontend{{Key: &schemas.FrontendKey{Address: v4, Port: 80, Protocol: 6}, Set: 1, Kind: 257}}})},
+		{"scope 257 is unknown here", set(func(s *schemas.BackendSet) { s.Scope = 257 })},
+		{"match 256 is unknown here", keys(&schemas.Keys{Frontends: []*schemas.FrontendKey{{Address: v4, Port: 80, Protocol: 6, Match: 256}}})},
+		{"scope 258 leads to no part", keys(&schemas.Keys{Views: []*schemas.ViewKey{{Set: 1, Scope: 258, Place: 1}}})},
+		{"match 3 is unknown here", rows(&schemas.Rows{Frontends: []*schemas.Frontend{{Key: &schemas.FrontendKey{Address: v4, Port: 80, Protocol: 6, Match: 3}, Set: 1, Kind: 2}}})},
+		{"address 10.0.0.1: the node's own addresses have the unspecified one in the key", rows(&schemas.Rows{Frontends: []*schemas.Frontend{{Key: &schemas.FrontendKey{Address: v4, Port: 80, Protocol: 6, Match: 1}, Set: 1, Kind: 2}}})},
+		{"match 0 does not go with kind 2", rows(&schemas.Rows{Frontends: []*schemas.Frontend{{Key: &schemas.FrontendKey{Address: v4, Port: 80, Protocol: 6}, Set: 1, Kind: 2}}})},
+		{"match 1 does not go with kind 5", rows(&schemas.Rows{Frontends: []*schemas.Frontend{{Key: &schemas.FrontendKey{Address: make([]byte, 4), Port: 80, Protocol: 6, Match: 1}, Set: 1, Kind: 5}}})},
+		{"set 1 of scope 1 has root 2: want its own id", set(func(s *schemas.BackendSet) { s.Root = 2 })},
+		{"set 1 of scope 2 has root 1: want another set's id", set(func(s *schemas.BackendSet) { s.Scope = 2 })},
+		{"set 1 of scope 3 has no place", set(func(s *schemas.BackendSet) { s.Scope, s.Root = 3, 2 })},
+		{"set 1 of scope 4 says what hints its root has", set(func(s *schemas.BackendSet) { s.Scope, s.Root, s.Place, s.ZoneHints = 4, 2, 1, true })},
+		{"affinity of 86401 seconds: at most 86400", set(func(s *schemas.BackendSet) { s.AffinitySeconds = 86_401 })},
+		{"view 0: set id 0", rows(&schemas.Rows{Views: []*schemas.View{{}}})},
+		{"scope 1 leads to no part of a set", rows(&schemas.Rows{Views: []*schemas.View{{Key: &schemas.ViewKey{Set: 1, Scope: 1}}}})},
+		{"the view of a zone has no place", rows(&schemas.Rows{Views: []*schemas.View{{Key: &schemas.ViewKey{Set: 1, Scope: 2}, Target: 2}}})},
+		{"the view of scope 4 has place 7", rows(&schemas.Rows{Views: []*schemas.View{{Key: &schemas.ViewKey{Set: 1, Scope: 4, Place: 7}, Target: 2}}})},
+		{"the view of set 1 leads to itself", rows(&schemas.Rows{Views: []*schemas.View{{Key: &schemas.ViewKey{Set: 1, Scope: 4}, Target: 1}}})},
+		{"source range 0: set id 0", rows(&schemas.Rows{SourceRanges: []*schemas.SourceRange{{Prefix: &schemas.Prefix{Address: v4, Bits: 32}}}})},
+		{"prefix 10.0.0.1/33: at most 32 bits", rows(&schemas.Rows{SourceRanges: []*schemas.SourceRange{{Set: 1, Prefix: &schemas.Prefix{Address: v4, Bits: 33}}}})},
+		{"prefix 10.0.0.1/24 has bits set behind it: want 10.0.0.0/24", rows(&schemas.Rows{Networks: []*schemas.Network{{Prefix: &schemas.Prefix{Address: v4, Bits: 24}, Kind: 1}}})},
+		{"prefix with an address of 16 bytes", rows(&schemas.Rows{Networks: []*schemas.Network{{Prefix: &schemas.Prefix{Address: []byte{10: 255, 11: 255, 15: 1}, Bits: 128}, Kind: 1}}})},
+		{"health check 0: port 0", rows(&schemas.Rows{HealthChecks: []*schemas.HealthCheck{{Namespace: "a", Service: "b"}}})},
+		{"health check 0: service is empty", rows(&schemas.Rows{HealthChecks: []*schemas.HealthCheck{{Port: 1, Namespace: "a"}}})},
+		{"self 0: zone of 64 bytes: at most 63", rows(&schemas.Rows{Selves: []*schemas.Self{{Zone: strings.Repeat("z", 64)}}})},
+		{"network 0: prefix with an address of 0 bytes", keys(&schemas.Keys{Networks: []*schemas.Prefix{{}}})},
+		{"health check 0: port 65536", keys(&schemas.Keys{HealthChecks: []uint32{65_536}})},
+		{"view key 0: scope 9 leads", keys(&schemas.Keys{Views: []*schemas.ViewKey{{Set: 1, Scope: 9}}})},
 		{"backend 0: backend id 0 is no backend", rows(&schemas.Rows{Backends: []*schemas.Backend{{Set: 1}}})},
 		{"state 0 is unknown here", rows(&schemas.Rows{Backends: []*schemas.Backend{{Id: 1, Set: 1, Address: v4, Port: 1}}})},
 		{"members of set 4: backend id 0", rows(&schemas.Rows{Members: []*schemas.Members{{Set: 4, Backends: []uint32{0}}}})},
@@ -377,6 +415,12 @@ func TestKeyThatStandsTwiceIsRefused(t *testing.T) {
 	d.Change.Remove.Members = []model.Member{{Set: 1, Backend: 2}}
 	_, _, err := new(Assembler).Add(parts(t, d)[0])
 	if !errors.Is(err, ErrForeign) || !strings.Contains(err.Error(), "a member stands there twice") {
+		t.Errorf("got %v", err)
+	}
+	d = aDelta()
+	d.Change.Put.Selves = []model.Self{{Zone: "a"}, {Zone: "b"}}
+	_, _, err = new(Assembler).Add(parts(t, d)[0])
+	if !errors.Is(err, ErrForeign) || !strings.Contains(err.Error(), "a self stands there twice") {
 		t.Errorf("got %v", err)
 	}
 }
