@@ -51,6 +51,7 @@ const (
 	floorVarInlineChecksums    = "inline_checksums"
 	floorVarOperations         = "operations"
 	floorVarRefusalsPerSecond  = "refusals_per_second"
+	floorVarServiceNetworks    = "service_networks"
 )
 
 // loadFloor returns the embedded CollectionSpec for floor.
@@ -142,6 +143,7 @@ type floorVariableSpecs struct {
 	InlineChecksums    *ebpf.VariableSpec `ebpf:"inline_checksums"`
 	Operations         *ebpf.VariableSpec `ebpf:"operations"`
 	RefusalsPerSecond  *ebpf.VariableSpec `ebpf:"refusals_per_second"`
+	ServiceNetworks    *ebpf.VariableSpec `ebpf:"service_networks"`
 }
 
 // floorObjects contains all objects after they have been loaded into the kernel.
@@ -226,6 +228,7 @@ type floorVariables struct {
 	InlineChecksums    *ebpf.Variable `ebpf:"inline_checksums"`
 	Operations         *ebpf.Variable `ebpf:"operations"`
 	RefusalsPerSecond  *ebpf.Variable `ebpf:"refusals_per_second"`
+	ServiceNetworks    *ebpf.Variable `ebpf:"service_networks"`
 }
 
 // floorPrograms contains all programs after they have been loaded into the kernel.

@@ -120,7 +120,7 @@ func TestMapOperationsPerDial(t *testing.T) {
 			do   func()
 			want counted
 		}{
-			{"a dial of no Service", connect("10.1.0.1:9"), counted{1, 0}},
+			{"a dial of no Service", connect("10.1.0.1:9"), counted{2, 0}},
 			{"a dial of a Service", connect("10.96.0.1:80"), counted{4, 0}},
 			{"a first datagram", send, counted{4, 0}},
 			{"another datagram", send, counted{2, 0}},
@@ -146,9 +146,9 @@ func TestMapOperationsPerPacket(t *testing.T) {
 		frame []byte
 		want  counted
 	}{
-		{"no Service", d.RunFromPod, frame(t, model.TCP, client, backend, "A", 0), counted{2, 0}},
-		{"no Service, a SYN", d.RunFromPod, frame(t, model.TCP, client, backend, "S", 0), counted{3, 0}},
-		{"no Service, a datagram", d.RunFromPod, frame(t, model.UDP, client, backend, "", 9), counted{3, 0}},
+		{"no Service", d.RunFromPod, frame(t, model.TCP, client, backend, "A", 0), counted{3, 0}},
+		{"no Service, a SYN", d.RunFromPod, frame(t, model.TCP, client, backend, "S", 0), counted{4, 0}},
+		{"no Service, a datagram", d.RunFromPod, frame(t, model.UDP, client, backend, "", 9), counted{4, 0}},
 		{"to a pod, no reply", d.RunToPod, frame(t, model.TCP, client, backend, "A", 0), counted{1, 0}},
 		{"a new connection", d.RunFromPod, frame(t, model.TCP, client, service, "S", 0), counted{7, 2}},
 		{"a known connection", d.RunFromPod, frame(t, model.TCP, client, service, "A", 9), counted{1, 0}},

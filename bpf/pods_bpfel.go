@@ -42,6 +42,7 @@ const (
 	podsVarInlineChecksums   = "inline_checksums"
 	podsVarOperations        = "operations"
 	podsVarRefusalsPerSecond = "refusals_per_second"
+	podsVarServiceNetworks   = "service_networks"
 )
 
 // loadPods returns the embedded CollectionSpec for pods.
@@ -124,6 +125,7 @@ type podsVariableSpecs struct {
 	InlineChecksums   *ebpf.VariableSpec `ebpf:"inline_checksums"`
 	Operations        *ebpf.VariableSpec `ebpf:"operations"`
 	RefusalsPerSecond *ebpf.VariableSpec `ebpf:"refusals_per_second"`
+	ServiceNetworks   *ebpf.VariableSpec `ebpf:"service_networks"`
 }
 
 // podsObjects contains all objects after they have been loaded into the kernel.
@@ -201,6 +203,7 @@ type podsVariables struct {
 	InlineChecksums   *ebpf.Variable `ebpf:"inline_checksums"`
 	Operations        *ebpf.Variable `ebpf:"operations"`
 	RefusalsPerSecond *ebpf.Variable `ebpf:"refusals_per_second"`
+	ServiceNetworks   *ebpf.Variable `ebpf:"service_networks"`
 }
 
 // podsPrograms contains all programs after they have been loaded into the kernel.

@@ -46,6 +46,7 @@ const (
 	socketsVarCanSetError     = "can_set_error"
 	socketsVarCountOperations = "count_operations"
 	socketsVarOperations      = "operations"
+	socketsVarServiceNetworks = "service_networks"
 )
 
 // loadSockets returns the embedded CollectionSpec for sockets.
@@ -132,6 +133,7 @@ type socketsVariableSpecs struct {
 	CanSetError     *ebpf.VariableSpec `ebpf:"can_set_error"`
 	CountOperations *ebpf.VariableSpec `ebpf:"count_operations"`
 	Operations      *ebpf.VariableSpec `ebpf:"operations"`
+	ServiceNetworks *ebpf.VariableSpec `ebpf:"service_networks"`
 }
 
 // socketsObjects contains all objects after they have been loaded into the kernel.
@@ -206,6 +208,7 @@ type socketsVariables struct {
 	CanSetError     *ebpf.Variable `ebpf:"can_set_error"`
 	CountOperations *ebpf.Variable `ebpf:"count_operations"`
 	Operations      *ebpf.Variable `ebpf:"operations"`
+	ServiceNetworks *ebpf.Variable `ebpf:"service_networks"`
 }
 
 // socketsPrograms contains all programs after they have been loaded into the kernel.

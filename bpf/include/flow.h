@@ -185,8 +185,8 @@ static __always_inline void flow_note_end(const struct packet *p, struct flow *f
 		flow->state |= p->rst ? FLOW_RESET : FLOW_FIN;
 }
 
-static __always_inline int flow_apply_forward(struct __sk_buff *skb, const struct packet *p,
-					      const struct flow *flow)
+static __noinline int flow_apply_forward(struct __sk_buff *skb, const struct packet *p,
+					 const struct flow *flow)
 {
 	struct rewrite to = {
 		.source = p->tuple.source,

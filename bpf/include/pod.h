@@ -30,9 +30,10 @@ static __always_inline int translated(const struct packet *p, int reason)
 	return reason ? drop(p, 0, reason) : PASS;
 }
 
-static __always_inline struct frontend *dialled(const struct packet *p)
+static __always_inline const struct frontend *dialled(const struct packet *p)
 {
-	return find_frontend(&p->tuple.destination, p->tuple.destination_port, p->tuple.protocol);
+	return find_frontend(&p->tuple.destination, p->tuple.destination_port, p->tuple.protocol,
+			     false);
 }
 
 /*
@@ -41,13 +42,16 @@ static __always_inline struct frontend *dialled(const struct packet *p)
  * Datagrams leave a backend that is gone, or another Service's by now; a TCP connection to one
  * could only break.
  */
-static __always_inline bool flow_goes_on(const struct packet *p, const struct flow *flow)
+static __noinline bool flow_goes_on(const struct packet *p, const struct flow *flow)
 {
+	const struct frontend *frontend;
+
 	if (p->tuple.protocol == IPPROTO_TCP && !p->syn)
 		return true;
 	if (p->syn && p->sequence != flow->sequence)
 		return false;
-	return backend_serves(flow->backend, &flow->addr, flow->port, dialled(p));
+	frontend = dialled(p);
+	return backend_serves(flow->backend, &flow->addr, flow->port, frontend ? frontend->set : 0);
 }
 
 /*
@@ -71,10 +75,12 @@ static __always_inline void end_flow_of_reused_port(const struct packet *p)
 }
 
 /* keep says that the flow is begun again with its old backend. */
-static __always_inline int begin(struct __sk_buff *skb, const struct packet *p,
-				 const struct flow *old, __u32 set, bool keep)
+static __noinline int begin(struct __sk_buff *skb, const struct packet *p, const struct flow *old,
+			    const struct frontend *frontend, bool keep)
 {
-	struct pick pick = {};
+	struct dialler who = { .addr = p->tuple.source, .inside = true };
+	__u32 set = frontend->set;
+	struct decision d = {};
 	struct flow flow;
 	int reason;
 
@@ -83,21 +89,21 @@ static __always_inline int begin(struct __sk_buff *skb, const struct packet *p,
 	if (lengths_contradict(skb, p))
 		return drop(p, set, REASON_MALFORMED);
 	if (keep && old) {
-		pick.addr = old->addr;
-		pick.port = old->port;
-		pick.backend = old->backend;
-		reason = REASON_NONE;
+		d.pick.addr = old->addr;
+		d.pick.port = old->port;
+		d.pick.backend = old->backend;
 	} else {
-		reason = pick_backend(set, &pick);
+		decide(&who, frontend, &p->tuple.destination, &d);
 	}
-	if (reason == REASON_NO_BACKEND) {
+	reason = d.reason;
+	if (d.reject) {
 		drop_report(&p->tuple, set, reason, VIA_PACKET);
 		return refuse_packet(skb, p);
 	}
 	if (!reason && old)
 		flow_delete_reverse(&p->tuple, old);
 	if (!reason)
-		reason = flow_begin(p, &pick, old, &flow);
+		reason = flow_begin(p, &d.pick, old, &flow);
 	if (reason)
 		return drop(p, set, reason);
 	return translated(p, flow_apply_forward(skb, p, &flow));
@@ -105,7 +111,7 @@ static __always_inline int begin(struct __sk_buff *skb, const struct packet *p,
 
 static __always_inline int pod_sends(struct __sk_buff *skb)
 {
-	struct frontend *frontend;
+	const struct frontend *frontend;
 	struct packet p = {};
 	struct flow *flow;
 	bool goes_on;
@@ -124,7 +130,7 @@ static __always_inline int pod_sends(struct __sk_buff *skb)
 			end_flow_of_reused_port(&p);
 		return PASS;
 	}
-	return begin(skb, &p, flow, frontend->set, goes_on);
+	return begin(skb, &p, flow, frontend, goes_on);
 }
 
 static __always_inline int pod_gets(struct __sk_buff *skb)

@@ -1,21 +1,59 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
-/* Which backend a new connection to a frontend gets. */
+/* Whether a new connection to a frontend is taken, and by which backend. */
 #pragma once
 
+#include <stdbool.h>
 #include <linux/bpf.h>
 #include <bpf/bpf_helpers.h>
 
 #include "abi.h"
 #include "address.h"
+#include "affinity.h"
+#include "frontend.h"
 #include "maps.h"
 #include "operate.h"
 #include "reasons.h"
+
+/* Scope of internal/model. */
+#define SCOPE_ALL	1
+#define SCOPE_ZONE	2
+#define SCOPE_NODE	3
+#define SCOPE_LOCAL	4
+#define SCOPE_HOST_PORT 5
+
+/* SetFlags of internal/model. */
+#define SET_NODE_HINTS 1
+#define SET_ZONE_HINTS 2
+#define SET_FALLBACK   4
+
+/* BackendState of internal/model. */
+#define BACKEND_ACTIVE	    1
+#define BACKEND_TERMINATING 2
 
 struct pick {
 	struct address addr;
 	__u32 backend;
 	__be16 port;
 	__u16 pad;
+};
+
+/* Who dials. */
+struct dialler {
+	struct address addr; /* packets: the source address; sockets: one of the dialler's, or zero
+				if none is known yet */
+	__u64 cookie;	     /* sockets: of the network namespace; packets: 0 */
+	bool inside;	     /* a pod or the node itself, not a client from outside */
+};
+
+struct decision {
+	struct pick pick; /* where reason is REASON_NONE */
+	__u32 set;	  /* the one picked from: root or a part of it */
+	__u32 root;
+	__u16 flags; /* of the frontend */
+	__u8 kind;   /* of the frontend */
+	__u8 reason; /* REASON_NONE: taken */
+	bool reject; /* of what is not taken: the client is told at once; else dropped */
+	bool local;  /* picked under a Local policy */
 };
 
 /*
@@ -25,67 +63,207 @@ struct pick {
  */
 #define PICK_ATTEMPTS 3
 
-static __always_inline int pick_once(__u32 set, struct pick *pick)
+static __always_inline struct backend_set *find_set(__u32 id)
 {
-	struct backend_set *backends;
-	struct backend *backend;
-	struct slot_key slot = { .set = set };
-	__u32 count, *id;
+	return look_up(&sets_v2, &id);
+}
 
-	backends = look_up(&sets_v2, &set);
-	if (!backends)
-		return REASON_STALE_TABLES;
-	count = *(volatile __u32 *)&backends->count;
-	if (!count)
-		return REASON_NO_BACKEND;
-	slot.index = ((__u64)bpf_get_prandom_u32() * count) >> 32;
-	id = look_up(&slots_v1, &slot);
-	if (!id)
-		return REASON_STALE_TABLES;
-	pick->backend = *(volatile __u32 *)id;
-	backend = look_up(&backends_v2, &pick->backend);
+static __always_inline __u32 set_count(const struct backend_set *set)
+{
+	return *(const volatile __u32 *)&set->count;
+}
+
+/* A backend by id as what a pick returns. A backend belongs to one ServicePort: another's would
+ * mean that the id was used again. */
+static __always_inline struct backend *pick_known(__u32 id, __u32 root, struct pick *pick)
+{
+	struct backend *backend = look_up(&backends_v2, &id);
+
 	if (!backend)
-		return REASON_STALE_TABLES;
+		return NULL;
+	pick->backend = id;
 	pick->addr = backend->addr;
 	pick->port = backend->port;
-	/* A backend belongs to one ServicePort: another's would mean that the slot was used again.
-	 */
-	return *(volatile __u32 *)&backend->set == set ? REASON_NONE : REASON_STALE_TABLES;
+	return *(volatile __u32 *)&backend->set == root ? backend : NULL;
+}
+
+static __always_inline int pick_once(__u32 set, __u32 count, __u32 root, struct pick *pick)
+{
+	struct slot_key slot = { .set = set };
+	__u32 *id;
+
+	slot.index = ((__u64)bpf_get_prandom_u32() * count) >> 32;
+	id = look_up(&slots_v1, &slot);
+	if (!id || !pick_known(*(volatile __u32 *)id, root, pick))
+		return REASON_STALE_TABLES;
+	return REASON_NONE;
 }
 
 /*
  * A random backend of a set, all alike likely. Returns a reason, REASON_NONE for found.
- * Three lookups: set, slot, backend.
+ * Two lookups: slot, backend.
  */
-static __always_inline int pick_backend(__u32 set, struct pick *pick)
+static __always_inline int pick_backend(__u32 set, const struct backend_set *backends, __u32 root,
+					struct pick *pick)
 {
 	int reason = REASON_STALE_TABLES;
+	__u32 count;
 
-	for (int i = 0; i < PICK_ATTEMPTS && reason == REASON_STALE_TABLES; i++)
-		reason = pick_once(set, pick);
+	for (int i = 0; i < PICK_ATTEMPTS && reason == REASON_STALE_TABLES; i++) {
+		if (i)
+			backends = find_set(set);
+		if (!backends)
+			return REASON_STALE_TABLES;
+		count = set_count(backends);
+		if (!count)
+			return REASON_NO_BACKEND;
+		reason = pick_once(set, count, root, pick);
+	}
 	return reason;
 }
 
-/* The frontend that a client dials, NULL for what is no Service's. One lookup. */
-static __always_inline struct frontend *find_frontend(const struct address *addr, __be16 port,
-						      __u8 protocol)
+/* A part of a root set that has backends; 0 for none. Two lookups. */
+static __always_inline __u32 find_view(__u32 root, __u8 scope, __u64 place,
+				       struct backend_set **backends)
 {
-	struct frontend_key key = { .addr = *addr, .port = port, .protocol = protocol };
+	struct view_key key = { .place = place, .set = root, .scope = scope };
+	struct view *view = look_up(&views_v1, &key);
+	struct backend_set *part;
 
-	return look_up(&frontends_v2, &key);
+	if (!view)
+		return 0;
+	part = find_set(view->set);
+	if (!part || !set_count(part))
+		return 0;
+	*backends = part;
+	return view->set;
+}
+
+/* The part of a root set that topology hints ask this node to use, else the root. */
+static __always_inline __u32 find_hinted(__u32 root, struct backend_set **backends)
+{
+	__u8 hints = (*backends)->flags;
+	__u32 zero = 0, set = 0;
+	struct self *self;
+
+	if (hints & SET_FALLBACK)
+		return root;
+	if (hints & SET_NODE_HINTS)
+		set = find_view(root, SCOPE_NODE, 0, backends);
+	if (!set && hints & SET_ZONE_HINTS) {
+		self = look_up(&self_v1, &zero);
+		if (self && self->place)
+			set = find_view(root, SCOPE_ZONE, self->place, backends);
+	}
+	return set ? set : root;
+}
+
+/* Says if a client is one that a Service with loadBalancerSourceRanges takes. One lookup. */
+static __always_inline bool source_allowed(const struct address *client, __u32 root,
+					   const struct address *dialled)
+{
+	struct source_range_key key = {
+		.bits = 32 + 128,
+		.set = bpf_htonl(root),
+		.addr = *client,
+	};
+
+	/* A load balancer's own address: its health checks through itself. */
+	return address_equal(client, dialled) || look_up(&source_ranges_v1, &key);
+}
+
+/* Says if only backends of this node may be picked. */
+static __always_inline bool local_only(const struct decision *d, bool inside)
+{
+	/* A ClusterIP has no external policy, wherever it is dialled from. */
+	if (inside || d->kind == FRONTEND_CLUSTER_IP)
+		return d->flags & FRONTEND_INTERNAL_LOCAL;
+	return d->flags & FRONTEND_EXTERNAL_LOCAL;
+}
+
+/* The backend that the client had last, while it takes connections, else a random one. */
+static __always_inline int pick_with_affinity(const struct dialler *who, struct decision *d,
+					      struct backend_set *backends)
+{
+	struct affinity_key key = { .cookie = who->cookie, .set = d->set };
+	struct backend *backend = NULL;
+	__u32 had;
+	int reason;
+
+	if (!backends->affinity)
+		return pick_backend(d->set, backends, d->root, &d->pick);
+	if (!key.cookie)
+		key.client = who->addr;
+	had = affinity_recall(&key, backends->affinity);
+	if (had)
+		backend = pick_known(had, d->root, &d->pick);
+	if (backend && (backend->state == BACKEND_ACTIVE || backends->flags & SET_FALLBACK))
+		reason = REASON_NONE;
+	else
+		reason = pick_backend(d->set, backends, d->root, &d->pick);
+	if (!reason)
+		affinity_remember(&key, d->pick.backend);
+	return reason;
 }
 
 /*
- * Says if a backend that was chosen earlier still serves what frontend now stands for: an address
+ * Picks a backend of d->root for a new connection, by d->flags and d->kind. Returns a reason.
+ * Lookups: set, slot, backend; 2 more for a part of the set, 1 for the node's zone, 3 for affinity.
+ */
+static __always_inline int decide_backend(const struct dialler *who, const struct address *dialled,
+					  struct decision *d)
+{
+	struct backend_set *backends = find_set(d->root);
+
+	if (!backends)
+		return REASON_STALE_TABLES;
+	if (d->flags & FRONTEND_SOURCE_RANGES && !source_allowed(&who->addr, d->root, dialled))
+		return REASON_SOURCE_RANGE;
+	if (!set_count(backends))
+		return REASON_NO_BACKEND;
+	d->local = local_only(d, who->inside);
+	if (d->local) {
+		d->set = find_view(d->root, SCOPE_LOCAL, 0, &backends);
+		if (!d->set)
+			return REASON_NO_LOCAL_BACKEND;
+	} else {
+		d->set = find_hinted(d->root, &backends);
+	}
+	return pick_with_affinity(who, d, backends);
+}
+
+/*
+ * Decides about a new connection to a frontend, the same for sockets and packets. d is filled in
+ * any case. __noinline: rare next to the packets that follow, and to be verified once.
+ */
+static __noinline void decide(const struct dialler *who, const struct frontend *frontend,
+			      const struct address *dialled, struct decision *d)
+{
+	*d = (struct decision){
+		.root = frontend->set,
+		.kind = frontend->kind,
+		.flags = frontend->flags,
+	};
+	if (d->kind == FRONTEND_REFUSED)
+		d->reason = REASON_WRONG_PORT;
+	else if (d->kind == FRONTEND_UNALLOCATED)
+		d->reason = REASON_UNALLOCATED;
+	else
+		d->reason = decide_backend(who, dialled, d);
+	d->reject = d->reason == REASON_WRONG_PORT || d->reason == REASON_NO_BACKEND;
+}
+
+/*
+ * Says if a backend that was chosen earlier still serves the Service it was chosen for: an address
  * may have gone to another Service while the backend lives, and its id to another backend while the
- * client was silent for longer than ids are kept from use. Without a frontend it is enough that the
- * backend lives. One lookup.
+ * client was silent for longer than ids are kept from use. root 0: it is enough that the backend
+ * lives. One lookup.
  */
 static __always_inline bool backend_serves(__u32 id, const struct address *addr, __be16 port,
-					   const struct frontend *frontend)
+					   __u32 root)
 {
 	struct backend *backend = look_up(&backends_v2, &id);
 
 	return backend && backend->port == port && address_equal(&backend->addr, addr) &&
-	       (!frontend || backend->set == frontend->set);
+	       (!root || backend->set == root);
 }

@@ -85,40 +85,45 @@ static __always_inline int socket_refuse(const struct address *addr, __be16 port
 	return REFUSE;
 }
 
+static __always_inline void socket_decide(const struct frontend *frontend,
+					  const struct address *dialled, struct decision *d)
+{
+	struct dialler who = { .inside = true };
+
+	decide(&who, frontend, dialled, d);
+}
+
 static __always_inline int socket_connect(struct bpf_sock_addr *ctx, bool v6)
 {
 	struct address addr = socket_address(ctx, v6);
 	__be16 port = ctx->user_port;
 	__u8 protocol = socket_protocol(ctx);
-	struct frontend *frontend;
+	const struct frontend *frontend;
 	struct choice *choice;
-	struct pick pick = {};
-	__u32 set;
-	int reason;
+	struct decision d;
 
 	if (!protocol)
 		return ALLOW;
-	frontend = find_frontend(&addr, port, protocol);
+	frontend = find_frontend(&addr, port, protocol, false);
 	if (!frontend) {
 		/* A socket may connect again: what it dialled before says nothing about this peer.
 		 */
 		bpf_sk_storage_delete(&sockets_v2, ctx->sk);
 		return ALLOW;
 	}
-	set = frontend->set;
-	reason = pick_backend(set, &pick);
-	if (reason)
-		return socket_refuse(&addr, port, protocol, set, reason);
-	if (!socket_redirect(ctx, v6, &pick.addr, pick.port))
-		return socket_refuse(&addr, port, protocol, set, REASON_STALE_TABLES);
+	socket_decide(frontend, &addr, &d);
+	if (d.reason)
+		return socket_refuse(&addr, port, protocol, d.root, d.reason);
+	if (!socket_redirect(ctx, v6, &d.pick.addr, d.pick.port))
+		return socket_refuse(&addr, port, protocol, d.root, REASON_STALE_TABLES);
 	/* Without storage (no memory) the connection works; the peer shows as the backend. */
 	choice = bpf_sk_storage_get(&sockets_v2, ctx->sk, NULL, BPF_SK_STORAGE_GET_F_CREATE);
 	if (choice) {
 		choice->service = addr;
 		choice->service_port = port;
-		choice->addr = pick.addr;
-		choice->port = pick.port;
-		choice->backend = pick.backend;
+		choice->addr = d.pick.addr;
+		choice->port = d.pick.port;
+		choice->backend = d.pick.backend;
 	}
 	return ALLOW;
 }
@@ -193,7 +198,7 @@ static __noinline struct choice *choice_named(struct bpf_sock_addr *ctx, const s
 	struct choice *choice = choice_of_peer(ctx);
 
 	if (choice && choice_is_of(choice, addr, port) &&
-	    backend_serves(choice->backend, &choice->addr, choice->port, frontend))
+	    backend_serves(choice->backend, &choice->addr, choice->port, frontend->set))
 		return choice;
 	return NULL;
 }
@@ -205,22 +210,20 @@ static __always_inline int socket_send(struct bpf_sock_addr *ctx, bool v6)
 	__be16 port = ctx->user_port;
 	__u8 protocol = socket_protocol(ctx);
 	struct choice *choice = NULL;
-	struct frontend *frontend;
+	const struct frontend *frontend;
 	struct choices *choices;
-	struct pick pick = {};
-	__u32 set, index = 0;
-	int reason;
+	struct decision d;
+	__u32 index = 0;
 
 	if (protocol != IPPROTO_UDP)
 		return ALLOW;
-	frontend = find_frontend(&addr, port, protocol);
+	frontend = find_frontend(&addr, port, protocol, false);
 	if (!frontend) {
 		choices = bpf_sk_storage_get(&datagrams_v2, ctx->sk, NULL, 0);
 		if (choices)
 			choices_show(choices, CHOICES, &addr, port);
 		return ALLOW;
 	}
-	set = frontend->set;
 	choice = choice_named(ctx, &addr, port, frontend);
 	if (choice) {
 		socket_redirect(ctx, v6, &choice->addr, choice->port);
@@ -231,24 +234,24 @@ static __always_inline int socket_send(struct bpf_sock_addr *ctx, bool v6)
 		index = choice_index(choices, &addr, port) % CHOICES;
 		choice = &choices->entries[index];
 		if (choice_is_of(choice, &addr, port) &&
-		    backend_serves(choice->backend, &choice->addr, choice->port, frontend)) {
+		    backend_serves(choice->backend, &choice->addr, choice->port, frontend->set)) {
 			choices_show(choices, index, &choice->addr, choice->port);
 			socket_redirect(ctx, v6, &choice->addr, choice->port);
 			return ALLOW;
 		}
 	}
-	reason = pick_backend(set, &pick);
-	if (reason)
-		return socket_refuse(&addr, port, protocol, set, reason);
-	if (!socket_redirect(ctx, v6, &pick.addr, pick.port))
-		return socket_refuse(&addr, port, protocol, set, REASON_STALE_TABLES);
+	socket_decide(frontend, &addr, &d);
+	if (d.reason)
+		return socket_refuse(&addr, port, protocol, d.root, d.reason);
+	if (!socket_redirect(ctx, v6, &d.pick.addr, d.pick.port))
+		return socket_refuse(&addr, port, protocol, d.root, REASON_STALE_TABLES);
 	if (choice) {
 		choice->service = addr;
 		choice->service_port = port;
-		choice->addr = pick.addr;
-		choice->port = pick.port;
-		choice->backend = pick.backend;
-		choices_show(choices, index, &pick.addr, pick.port);
+		choice->addr = d.pick.addr;
+		choice->port = d.pick.port;
+		choice->backend = d.pick.backend;
+		choices_show(choices, index, &d.pick.addr, d.pick.port);
 	}
 	return ALLOW;
 }

@@ -14,7 +14,7 @@
  * to_pod, what the pod gets: a known reverse flow's packets are given the Service's address, and an
  * ICMP error about a known flow quotes what the pod sent.
  *
- * Lookups: no Service 2 (a SYN or datagram 3), known TCP flow 1, known UDP flow 4, new flow 7 and 2
+ * Lookups: no Service 3 (a SYN or datagram 4), known TCP flow 1, known UDP flow 4, new flow 7 and 2
  * writes, refused 5, reply 1, no reply 1. A test counts them.
  */
 #include <linux/bpf.h>

@@ -3,7 +3,7 @@
  * The socket's way to a Service: the address is exchanged for a backend's when the socket dials, so
  * that its packets need no translation at all.
  *
- * Lookups: a dial of no Service 1, TCP to a Service 4 and a socket storage, a datagram to a Service
+ * Lookups: a dial of no Service 2, TCP to a Service 4 and a socket storage, a datagram to a Service
  * that the socket knows 2 and a socket storage.
  */
 #include <linux/bpf.h>

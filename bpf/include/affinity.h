@@ -1,0 +1,42 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/*
+ * Session affinity: a client that dials again gets the backend it had, until it has not dialled for
+ * as long as its Service says. A client is an address to packets, a network namespace to sockets.
+ */
+#pragma once
+
+#include <stdbool.h>
+#include <linux/bpf.h>
+#include <bpf/bpf_helpers.h>
+
+#include "abi.h"
+#include "maps.h"
+#include "operate.h"
+
+/* Seconds of CLOCK_MONOTONIC: 136 years of them. */
+static __always_inline __u32 now_seconds(void)
+{
+	return bpf_ktime_get_ns() / 1000000000;
+}
+
+/* The backend that a client had last, by id; 0 for none, or too long ago. One lookup. */
+static __always_inline __u32 affinity_recall(const struct affinity_key *key, __u32 seconds)
+{
+	struct affinity *had = look_up(&affinities_v1, key);
+
+	return had && now_seconds() - had->seen < seconds ? had->backend : 0;
+}
+
+/* One lookup, and a write for a client that was not known. */
+static __always_inline void affinity_remember(const struct affinity_key *key, __u32 backend)
+{
+	struct affinity now = { .backend = backend, .seen = now_seconds() };
+	struct affinity *had = look_up(&affinities_v1, key);
+
+	if (had) {
+		*had = now;
+		return;
+	}
+	write_to(&affinities_v1, key, &now, BPF_ANY);
+	look_up(&affinities_v1, key); /* unread it would be the first to be evicted */
+}
