@@ -22,10 +22,11 @@ func FuzzFact(f *testing.F) {
 	for kind, text := range []string{
 		`{"metadata":{"name":"a"},"spec":{"clusterIPs":["10.0.0.1","fd00::1"],"ports":[{"port":80,"protocol":"UDP"}]}}`,
 		`{"metadata":{"name":"a"},"addressType":"IPv6","ports":[{"port":1}],"endpoints":[{"addresses":["fd00::1"],"conditions":{"ready":false}}]}`,
-		`{"metadata":{"name":"a"},"spec":{"containers":[{"ports":[{"containerPort":1}]}]},"status":{"podIPs":[{"ip":"10.0.0.1"}]}}`,
+		`{"metadata":{"name":"a"},"spec":{"containers":[{"ports":[{"containerPort":1,"hostPort":2,"hostIP":"10.0.0.2"}]}]},"status":{"podIPs":[{"ip":"10.0.0.1"}]}}`,
 		`{"metadata":{"name":"a"},"spec":{"podCIDRs":["10.0.0.0/8"]},"status":{"addresses":[{"type":"InternalIP","address":"10.0.0.1"}]}}`,
 		`{"metadata":{"name":"a","labels":{"a":"b"}}}`,
 		`{"metadata":{"name":"a"},"spec":{"podSelector":{},"ingress":[{"from":[{"ipBlock":{"cidr":"10.0.0.0/8"}}],"ports":[{"port":1,"endPort":2}]}]}}`,
+		`{"metadata":{"name":"a"},"spec":{"type":"LoadBalancer","clusterIPs":["10.0.0.1"],"sessionAffinity":"ClientIP","ports":[{"port":80,"nodePort":30080}]},"status":{"loadBalancer":{"ingress":[{"ip":"192.0.2.1"}]}}}`,
 	} {
 		f.Add(uint8(kind), text)
 	}
@@ -55,6 +56,8 @@ func wellFormed(t *testing.T, fact *schemas.Fact) {
 	var addresses [][]byte
 	var ports []uint32
 	addresses = append(addresses, fact.GetService().GetClusterIps()...)
+	addresses = append(addresses, fact.GetService().GetExternalIps()...)
+	addresses = append(addresses, fact.GetService().GetLoadBalancerIps()...)
 	addresses = append(addresses, fact.GetPod().GetAddresses()...)
 	addresses = append(addresses, fact.GetNode().GetAddresses()...)
 	for _, e := range fact.GetEndpointSlice().GetEndpoints() {
@@ -65,6 +68,12 @@ func wellFormed(t *testing.T, fact *schemas.Fact) {
 	}
 	for _, p := range fact.GetPod().GetPorts() {
 		ports = append(ports, p.GetPort())
+	}
+	for _, p := range fact.GetPod().GetHostPorts() {
+		ports = append(ports, p.GetHostPort(), p.GetContainerPort())
+	}
+	if s := fact.GetService().GetAffinitySeconds(); s > maxAffinitySeconds {
+		t.Errorf("affinity of %d seconds", s)
 	}
 	for _, a := range addresses {
 		if len(a) != 4 && len(a) != 16 {

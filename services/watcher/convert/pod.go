@@ -5,8 +5,10 @@ package convert
 import (
 	"fmt"
 	"net/netip"
+	"slices"
 
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/util/validation"
 
 	"github.com/deltaplane/deltaplane/schemas"
 )
@@ -29,47 +31,81 @@ func pod(p *corev1.Pod) (*schemas.Pod, error) {
 		}
 		out.Addresses = append(out.Addresses, addr.AsSlice())
 	}
-	var err error
-	out.Ports, err = podPorts(p)
-	return out, err
+	return out, podPorts(p, out)
 }
 
-// podPorts returns the ports of containers and of init containers that go on running
+// podPorts adds the ports of containers and of init containers that go on running
 // (k8s.io/kubernetes pkg/api/v1/pod, FindPort).
-func podPorts(p *corev1.Pod) ([]*schemas.EndpointPort, error) {
-	var out []*schemas.EndpointPort
-	add := func(field string, ports []corev1.ContainerPort) error {
-		for i, port := range ports {
-			protocol, err := protocolOf(port.Protocol)
-			if err != nil {
-				return fmt.Errorf("%s.ports[%d].protocol: %w", field, i, err)
-			}
-			number, err := portOf(port.ContainerPort)
-			if err != nil {
-				return fmt.Errorf("%s.ports[%d].containerPort: %w", field, i, err)
-			}
-			out = append(out, &schemas.EndpointPort{Name: port.Name, Protocol: protocol, Port: number})
-		}
-		return nil
-	}
+func podPorts(p *corev1.Pod, out *schemas.Pod) error {
 	for i, c := range p.Spec.Containers {
-		if err := add(fmt.Sprintf("spec.containers[%d]", i), c.Ports); err != nil {
-			return nil, err
+		if err := containerPorts(fmt.Sprintf("spec.containers[%d]", i), c.Ports, out); err != nil {
+			return err
 		}
 	}
 	for i, c := range p.Spec.InitContainers {
 		if value(c.RestartPolicy) != corev1.ContainerRestartPolicyAlways {
 			continue
 		}
-		if err := add(fmt.Sprintf("spec.initContainers[%d]", i), c.Ports); err != nil {
-			return nil, err
+		if err := containerPorts(fmt.Sprintf("spec.initContainers[%d]", i), c.Ports, out); err != nil {
+			return err
 		}
+	}
+	return nil
+}
+
+func containerPorts(container string, ports []corev1.ContainerPort, out *schemas.Pod) error {
+	for i, port := range ports {
+		field := fmt.Sprintf("%s.ports[%d]", container, i)
+		protocol, err := protocolOf(port.Protocol)
+		if err != nil {
+			return fmt.Errorf("%s.protocol: %w", field, err)
+		}
+		number, err := portOf(port.ContainerPort)
+		if err != nil {
+			return fmt.Errorf("%s.containerPort: %w", field, err)
+		}
+		out.Ports = append(out.Ports, &schemas.EndpointPort{Name: port.Name, Protocol: protocol, Port: number})
+		if port.HostPort == 0 || out.GetHostNetwork() { // on the host's network the port is the host's already
+			continue
+		}
+		host, err := hostPort(field, port)
+		if err != nil {
+			return err
+		}
+		host.Protocol, host.ContainerPort = protocol, number
+		out.HostPorts = append(out.HostPorts, host)
+	}
+	return nil
+}
+
+func hostPort(field string, port corev1.ContainerPort) (*schemas.HostPort, error) {
+	number, err := portOf(port.HostPort)
+	if err != nil {
+		return nil, fmt.Errorf("%s.hostPort: %w", field, err)
+	}
+	out := &schemas.HostPort{HostPort: number}
+	if port.HostIP == "" {
+		return out, nil
+	}
+	addr, err := address(port.HostIP)
+	if err == nil && addr.IsMulticast() {
+		err = fmt.Errorf("%s is a multicast address", addr)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("%s.hostIP: %w", field, err)
+	}
+	if !addr.IsUnspecified() {
+		out.HostIp = addr.AsSlice()
 	}
 	return out, nil
 }
 
 func node(n *corev1.Node) (*schemas.Node, error) {
-	out := &schemas.Node{Zone: n.Labels[corev1.LabelTopologyZone]}
+	out := &schemas.Node{Zone: n.Labels[corev1.LabelTopologyZone], Draining: draining(n)}
+	if len(out.GetZone()) > validation.LabelValueMaxLength {
+		return nil, fmt.Errorf("metadata.labels[%s]: has %d bytes, more than the %d that Kubernetes allows",
+			corev1.LabelTopologyZone, len(out.GetZone()), validation.LabelValueMaxLength)
+	}
 	for i, a := range n.Status.Addresses {
 		if a.Type != corev1.NodeInternalIP && a.Type != corev1.NodeExternalIP {
 			continue
@@ -92,6 +128,16 @@ func node(n *corev1.Node) (*schemas.Node, error) {
 		out.PodCidrs = append(out.PodCidrs, prefix.String())
 	}
 	return out, nil
+}
+
+// taintToBeDeleted is what the cluster autoscaler puts on a Node before it drains it (k8s.io/kubernetes
+// pkg/proxy/node.go, ToBeDeletedTaint).
+const taintToBeDeleted = "ToBeDeletedByClusterAutoscaler"
+
+// draining says that load balancers should send nothing new to a Node (KEP-3836).
+func draining(n *corev1.Node) bool {
+	return !n.DeletionTimestamp.IsZero() ||
+		slices.ContainsFunc(n.Spec.Taints, func(t corev1.Taint) bool { return t.Key == taintToBeDeleted })
 }
 
 // prefixOf reads a prefix in CIDR notation and clears the bits below it.

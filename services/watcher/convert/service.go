@@ -16,6 +16,8 @@ import (
 // labelProxyName names another proxy that handles a Service (k8s.io/kubernetes pkg/proxy/apis, LabelServiceProxyName).
 const labelProxyName = "service.kubernetes.io/service-proxy-name"
 
+// service converts a Service. A headless one and one of type ExternalName have nothing that a proxy serves
+// (k8s.io/kubernetes pkg/proxy/util, ShouldSkipService).
 func service(s *corev1.Service) (*schemas.Service, error) {
 	out := &schemas.Service{
 		PublishNotReadyAddresses: s.Spec.PublishNotReadyAddresses,
@@ -36,8 +38,10 @@ func service(s *corev1.Service) (*schemas.Service, error) {
 	if out.ClusterIps, err = clusterIPs(s); err != nil {
 		return nil, err
 	}
-	out.Ports, err = servicePorts(s.Spec.Ports)
-	return out, err
+	if out.Ports, err = servicePorts(s.Spec.Ports); err != nil || len(out.ClusterIps) == 0 {
+		return out, err
+	}
+	return out, expose(s, out)
 }
 
 // clusterIPs returns at most one address of each family; none for a headless Service and for ExternalName.

@@ -5,6 +5,7 @@ package convert
 import (
 	"fmt"
 	"net/netip"
+	"slices"
 
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
@@ -82,12 +83,38 @@ func sliceEndpoints(endpoints []discoveryv1.Endpoint, family model.Family) ([]*s
 		if e.Conditions.Serving != nil {
 			serving = *e.Conditions.Serving
 		}
+		zones, nodes, err := hints(e.Hints)
+		if err != nil {
+			return nil, fmt.Errorf("endpoints[%d].hints.%w", i, err)
+		}
 		out = append(out, &schemas.SliceEndpoint{
 			Address: addr.AsSlice(), Ready: ready, Serving: serving, Terminating: value(e.Conditions.Terminating),
-			Node: value(e.NodeName), Zone: value(e.Zone),
+			Node: value(e.NodeName), Zone: value(e.Zone), ZoneHints: zones, NodeHints: nodes,
 		})
 	}
 	return out, nil
+}
+
+// hints returns the zones and nodes whose clients should use an endpoint, each in order and once.
+func hints(h *discoveryv1.EndpointHints) (zones, nodes []string, err error) {
+	if h == nil {
+		return nil, nil, nil
+	}
+	for i, zone := range h.ForZones {
+		if zone.Name == "" {
+			return nil, nil, fmt.Errorf("forZones[%d].name: is empty", i)
+		}
+		zones = append(zones, zone.Name)
+	}
+	for i, node := range h.ForNodes {
+		if node.Name == "" {
+			return nil, nil, fmt.Errorf("forNodes[%d].name: is empty", i)
+		}
+		nodes = append(nodes, node.Name)
+	}
+	slices.Sort(zones)
+	slices.Sort(nodes)
+	return slices.Compact(zones), slices.Compact(nodes), nil
 }
 
 // endpointAddress follows ValidateEndpointIP of k8s.io/kubernetes pkg/apis/core/validation: an endpoint is a machine's

@@ -41,7 +41,8 @@ func (e *evidence) cluster() *schemas.Cluster {
 		servers.put(server.String(), "EndpointSlice default/kubernetes")
 	}
 	servers.put(kubeadm.ControlPlaneEndpoint, "ConfigMap "+kubeadmConfig+", controlPlaneEndpoint")
-	servers.put(e.clusterInfo(), "ConfigMap "+clusterInfo+", server")
+	servers.put(serverOf(e.configMaps[kubeProxy]["kubeconfig.conf"]), "ConfigMap "+kubeProxy+", kubeconfig.conf, server")
+	servers.put(serverOf(e.configMaps[clusterInfo]["kubeconfig"]), "ConfigMap "+clusterInfo+", server")
 	return &schemas.Cluster{PodCidrs: pods, ServiceCidrs: services, ApiServers: servers}
 }
 
@@ -137,8 +138,8 @@ func (e *evidence) kubeProxy() (out kubeProxySettings) {
 	return out
 }
 
-// clusterInfo returns the host and port of the API server in the public kubeconfig.
-func (e *evidence) clusterInfo() string {
+// serverOf returns the host and port of the API server in a kubeconfig.
+func serverOf(text string) string {
 	var kubeconfig struct {
 		Clusters []struct {
 			Cluster struct {
@@ -146,7 +147,7 @@ func (e *evidence) clusterInfo() string {
 			} `json:"cluster"`
 		} `json:"clusters"`
 	}
-	read(e.configMaps[clusterInfo]["kubeconfig"], &kubeconfig)
+	read(text, &kubeconfig)
 	if len(kubeconfig.Clusters) == 0 {
 		return ""
 	}

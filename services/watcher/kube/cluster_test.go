@@ -42,8 +42,11 @@ networking: {podSubnet: "10.244.0.0/16,fd00:10:244::/56", serviceSubnet: 10.96.0
 				serviceCIDRs: map[string][]string{"kubernetes": {"10.96.0.0/12"}, "more": {"10.200.0.0/16"}},
 				configMaps: map[string]map[string]string{
 					kubeadmConfig: kubeadm,
-					kubeProxy:     {"config.conf": "clusterCIDR: 10.244.0.0/16,10.8.0.0/16\nmode: nftables\n"},
-					clusterInfo:   {"kubeconfig": "clusters: [{cluster: {server: https://api.example}}]\n"},
+					kubeProxy: {
+						"config.conf":     "clusterCIDR: 10.244.0.0/16,10.8.0.0/16\nmode: nftables\n",
+						"kubeconfig.conf": "clusters: [{cluster: {server: 'https://[2001:db8::9]:6443'}, name: default}]\n",
+					},
+					clusterInfo: {"kubeconfig": "clusters: [{cluster: {server: https://api.example}}]\n"},
 				},
 			},
 			&schemas.Cluster{
@@ -55,6 +58,7 @@ networking: {podSubnet: "10.244.0.0/16,fd00:10:244::/56", serviceSubnet: 10.96.0
 				ServiceCidrs: found("10.96.0.0/12 from ServiceCIDR kubernetes, spec.cidrs", "10.200.0.0/16 from ServiceCIDR more, spec.cidrs"),
 				ApiServers: found("192.0.2.1:6443 from EndpointSlice default/kubernetes", "[2001:db8::1]:6443 from EndpointSlice default/kubernetes",
 					"api.example:6443 from ConfigMap kube-system/kubeadm-config, controlPlaneEndpoint",
+					"[2001:db8::9]:6443 from ConfigMap kube-system/kube-proxy, kubeconfig.conf, server",
 					"api.example:443 from ConfigMap kube-public/cluster-info, server"),
 			},
 		},
