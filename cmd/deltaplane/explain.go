@@ -31,13 +31,19 @@ forwarded, dropped or rejected, by which Service, to which backends, and which o
 With -f and --engine model it needs no cluster, no bus and no privileges. --engine kernel loads the real BPF programs,
 fills real maps and sends the packet through them with BPF_PROG_TEST_RUN; it needs root. Both agree.
 
-A source that is no pod and no node is a client outside the cluster whose packet arrives at --node. Cluster IPs are
-served to pods and to nodes' own processes; network policy isn't enforced by this version.
+A source that is no pod and no node is a client outside the cluster whose packet arrives at --node. What a pod or a
+node sends to another node's address is followed there, unless --node says where to stop. What may be dialled is a
+Service's cluster IP by the Service's name, and by address and port all else: NodePorts, external IPs, load balancer
+addresses, hostPorts, and 127.0.0.1 of the node itself. Network policy isn't enforced by this version.
 
-The configuration file (--config) may have these keys. serviceCIDRs has effect; the others are checked and have no
-effect in this version, which serves cluster IPs only:
-  podCIDRs, serviceCIDRs, nodePortAddresses, allowExternalIPs: lists of CIDRs
-  masqueradeAll, localhostNodePorts: true or false
+The configuration file (--config) may have these keys:
+  podCIDRs            who sends from there is inside the cluster; default those of Node objects
+  serviceCIDRs        what no Service has there is dropped, and Services without an address get one; default those
+                      of ServiceCIDR objects
+  nodePortAddresses   node addresses that serve NodePorts; default all
+  localhostNodePorts  serve NodePorts to the node's own processes on 127.0.0.1 and ::1 too; default true
+  allowExternalIPs    what externalIPs may be in; default nothing
+  masqueradeAll       give all that is translated and leaves a node the node's address; default false
 
 With --live the rows are those in the kernel of the node that sees the connection first, read over the bus; a batch
 then is about that one node.
@@ -46,6 +52,7 @@ A batch (--batch FILE, or - for standard input) has one question a line, a JSON 
 to, proto, via. What a line leaves out is taken from the flags. The answers come in the same order, with the id.`,
 		Example: `  deltaplane explain -f shop.yaml --from shop/front --to shop/cart:80
   deltaplane explain -f shop.yaml --from 192.0.2.7:40000 --node node-a --to 10.96.0.10:53 --proto udp -o json
+  deltaplane explain -f shop.yaml --from 192.0.2.7 --node node-a --to 172.20.0.2:30080
   deltaplane explain -f shop.yaml --engine kernel --from shop/front --to shop/cart:80
   deltaplane explain --live --from shop/front --to shop/cart:80
   deltaplane explain -f cluster/ --batch questions.jsonl -o jsonl`,
@@ -128,11 +135,8 @@ func (o *explainOptions) world(ctx context.Context, stderr io.Writer) (*explain.
 			return nil, err
 		}
 	}
-	for _, key := range config.NotYet() {
-		fmt.Fprintf(stderr, "Warning: configuration key %s has no effect in this version\n", key)
-	}
 	if o.live {
-		return o.liveWorld(ctx)
+		return o.liveWorld(ctx, config)
 	}
 	world, warnings, err := explain.FromFiles(o.files, config)
 	for _, w := range warnings {
@@ -142,7 +146,7 @@ func (o *explainOptions) world(ctx context.Context, stderr io.Writer) (*explain.
 }
 
 // liveWorld asks the bus for the objects, and the node for the rows in its kernel.
-func (o *explainOptions) liveWorld(ctx context.Context) (*explain.World, error) {
+func (o *explainOptions) liveWorld(ctx context.Context, config explain.Config) (*explain.World, error) {
 	conn, err := o.from.connect(ctx)
 	if err != nil {
 		return nil, err
@@ -161,7 +165,7 @@ func (o *explainOptions) liveWorld(ctx context.Context) (*explain.World, error) 
 	if err != nil {
 		return nil, err
 	}
-	return explain.FromNode(facts, node, rows), nil
+	return explain.FromNode(facts, node, rows, config), nil
 }
 
 // readFacts reads what was last said of each object that there is.

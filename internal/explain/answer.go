@@ -16,13 +16,28 @@ import (
 
 // connection is a question with all names resolved.
 type connection struct {
-	node     string
+	node     string // that decides
 	protocol model.Protocol
 	from     source
 	source   netip.AddrPort
 	to       target
 	dialled  netip.AddrPort
 	via      string
+	arrives  bool // by an uplink of node
+	onward   bool // to the node that has the dialled address, since the source's own doesn't serve it
+}
+
+// dialler returns who asks, as the rules see it.
+func (c connection) dialler() refmodel.Dialler {
+	switch {
+	case c.arrives:
+		return refmodel.Dialler{Via: refmodel.UplinkPacket, Addr: c.source.Addr()}
+	case c.via == viaPacket:
+		return refmodel.Dialler{Via: refmodel.PodPacket, Addr: c.source.Addr()}
+	case c.from.isHost:
+		return refmodel.Dialler{Via: refmodel.HostSocket, Addr: c.source.Addr()}
+	}
+	return refmodel.Dialler{Via: refmodel.PodSocket, Addr: c.source.Addr()}
 }
 
 // Engine decides about one connection, given the rows of its node.
@@ -33,22 +48,27 @@ type Engine interface {
 // outcome is what an engine found.
 type outcome struct {
 	refmodel.Decision
-	chosen   netip.AddrPort // what the kernel picked; not valid if nothing was sent
-	evidence string         // a step for people: how this is known
+	masqueraded []bool // for each candidate
+	evidence    string // a step for people: how this is known
+}
+
+func (o *outcome) masquerade() bool { return slices.Contains(o.masqueraded, true) }
+
+// judged adds what the rules say of each candidate's packets.
+func judged(n *refmodel.Node, c connection, d refmodel.Decision) outcome {
+	o := outcome{Decision: d}
+	for _, b := range d.Candidates {
+		o.masqueraded = append(o.masqueraded, n.Masquerades(c.dialler(), d, b))
+	}
+	return o
 }
 
 // Model is the engine that needs neither privileges nor a kernel: the reference model.
 type Model struct{}
 
 func (Model) decide(w *World, c connection) (outcome, error) {
-	if c.via == viaNone {
-		return outcome{Decision: refmodel.Decision{Verdict: refmodel.Forward}}, nil
-	}
-	d := w.node(c.node).NewConnection(c.protocol, c.dialled)
-	if c.via == viaPacket {
-		d.KeepPorts()
-	}
-	return outcome{Decision: d}, nil
+	n := w.node(c.node)
+	return judged(n, c, n.Decide(c.dialler(), c.protocol, c.dialled)), nil
 }
 
 // Ask answers q. The error is for a question that can't be answered as it stands.
@@ -57,22 +77,45 @@ func (w *World) Ask(engine Engine, q Question) (*Answer, error) {
 	if err != nil {
 		return nil, err
 	}
-	o, err := engine.decide(w, c)
+	c, o, err := w.follow(engine, c, q.Node == "")
 	if err != nil {
 		return nil, err
 	}
 	a := &Answer{
 		ID: q.ID, Verdict: o.Verdict.String(), Reason: o.Reason.String(), Candidates: candidates(o.Candidates),
-		ClientAddressKept: true, Via: c.via, Causes: []Cause{},
+		Masquerade: o.masquerade(), ClientAddressKept: !o.masquerade(), Via: c.via, Causes: []Cause{},
 		Policy: Policy{Ingress: PolicyVerdict{Verdict: "allow"}, Egress: PolicyVerdict{Verdict: "allow"}},
 	}
 	if o.Set != nil {
 		service := o.Set.Service.String()
 		a.Service = &service
-		a.Causes = w.causes(o.Set.SetKey)
 	}
+	a.Causes = w.causes(c, o)
 	a.Steps = w.steps(c, o)
 	return a, nil
+}
+
+// follow asks the engine, and asks again where a socket leaves a connection to its packets, or where a node passes it on
+// to the one that has the dialled address.
+func (w *World) follow(engine Engine, c connection, mayGoOn bool) (connection, outcome, error) {
+	if c.via == viaNone {
+		return c, outcome{Decision: refmodel.Decision{Verdict: refmodel.Forward}}, nil
+	}
+	o, err := engine.decide(w, c)
+	if err == nil && o.LeftToPackets {
+		c.via = viaPacket
+		o, err = engine.decide(w, c)
+	}
+	end := w.owners[c.dialled.Addr()].node
+	if err != nil || !mayGoOn || c.from.node == "" || end == "" || end == c.node || o.Frontend != nil || o.Verdict != refmodel.Forward {
+		return c, o, err
+	}
+	there := c
+	there.node, there.via, there.arrives, there.onward = end, viaPacket, true, true
+	if at, err := engine.decide(w, there); err != nil || at.Frontend != nil {
+		return there, at, err
+	}
+	return c, o, nil
 }
 
 func (w *World) connection(q Question) (connection, error) {
@@ -97,15 +140,21 @@ func (w *World) connection(q Question) (connection, error) {
 	if asked == "" && c.from.node == "" {
 		asked = q.orNode
 	}
-	if c.node, err = w.where(asked, c.from, q.From); err != nil {
+	if c.node, err = w.where(asked, c, q.From); err != nil {
 		return connection{}, err
 	}
-	c.via, err = path(q.Via, c.from, protocol)
+	c.arrives = c.node != c.from.node
+	if c.arrives && c.dialled.Addr().IsLoopback() {
+		return connection{}, fmt.Errorf("to %s: a loopback address is never reached from elsewhere", quoted(q.To))
+	}
+	c.via, err = path(q.Via, c)
 	return c, err
 }
 
-// where returns the node that sees the connection first.
-func (w *World) where(asked string, from source, text string) (string, error) {
+// where returns the node that is asked about: where the source runs, or where its packets arrive. Those of a pod or a
+// node arrive elsewhere undecided only if they are for an address of that node.
+func (w *World) where(asked string, c connection, text string) (string, error) {
+	from := c.from
 	switch {
 	case asked == "" && from.node == "":
 		return "", fmt.Errorf("node is missing: %s is no pod and no node, so say at which node it arrives", text)
@@ -113,28 +162,29 @@ func (w *World) where(asked string, from source, text string) (string, error) {
 		return from.node, nil
 	case !slices.Contains(w.Nodes(), asked):
 		return "", fmt.Errorf("node %s: there is no such node; there is %s", quoted(asked), strings.Join(firstOf(w.Nodes(), 5), ", "))
-	case from.node != "" && from.node != asked:
+	case from.node != "" && from.node != asked && w.owners[c.dialled.Addr()].node != asked:
 		return "", fmt.Errorf("node %s: %s runs on node %s; ask there", quoted(asked), text, from.node)
 	}
 	return asked, nil
 }
 
 // path says which hook decides. Pods' and the node's own sockets are seen by the socket hooks (TCP and UDP), pods'
-// packets by the programs on their interfaces; nothing looks at packets that come from outside, or at the node's own
-// SCTP, since only cluster IPs are served.
-func path(asked string, from source, protocol model.Protocol) (string, error) {
-	pod := from.pod != "" && !from.isHost
-	local := pod || from.isHost
+// packets by the programs on their interfaces, and what comes from elsewhere by those on the uplinks; nothing looks at
+// the node's own SCTP, since no socket hook sees it.
+func path(asked string, c connection) (string, error) {
+	host := c.from.isHost && !c.arrives
+	packets := c.arrives || !host
+	sockets := !c.arrives && c.protocol != model.SCTP
 	switch {
-	case asked == viaSocket && (!local || protocol == model.SCTP):
-		return "", fmt.Errorf("via socket: no socket hook sees %s from there", protocol)
-	case asked == viaPacket && !pod:
-		return "", fmt.Errorf("via packet: only packets from pods with an interface of their own are looked at")
+	case asked == viaSocket && !sockets:
+		return "", fmt.Errorf("via socket: no socket hook sees %s from there", c.protocol)
+	case asked == viaPacket && !packets:
+		return "", fmt.Errorf("via packet: the node's own processes are seen by the socket hooks alone")
 	case asked != "":
 		return asked, nil
-	case local && protocol != model.SCTP:
+	case sockets:
 		return viaSocket, nil
-	case pod:
+	case packets:
 		return viaPacket, nil
 	}
 	return viaNone, nil
@@ -153,20 +203,32 @@ func candidates(backends []model.Backend) []string {
 	return texts
 }
 
-// causes are the Service and its EndpointSlices of the family: whatever the rows say comes from them.
-func (w *World) causes(set model.SetKey) []Cause {
-	name := set.Service.Namespace + "/" + set.Service.Name
+// causes are the Service and its EndpointSlices of the family: whatever the rows say comes from them. Of a hostPort it
+// is the pod, and of a cluster IP's other ports the Service that has the address.
+func (w *World) causes(c connection, o outcome) []Cause {
 	all := []Cause{}
-	for _, fact := range append([]*schemas.Fact{w.services[name]}, w.slices[name]...) {
-		slice := fact.GetEndpointSlice()
-		if slice != nil && model.Family(slice.GetFamily()) != set.Family {
-			continue
-		}
+	add := func(fact *schemas.Fact) {
 		if ref := fact.GetObject(); ref != nil {
 			all = append(all, Cause{ref.GetKind(), ref.GetNamespace(), ref.GetName(), ref.GetUid(), ref.GetResourceVersion(), fact.GetManager()})
 		}
 	}
-	slices.SortFunc(all[min(1, len(all)):], func(a, b Cause) int { return cmp.Compare(a.Name, b.Name) })
+	switch {
+	case o.Set == nil:
+		add(w.services[w.vips[c.dialled.Addr()]])
+		return all
+	case o.Set.Scope == model.ScopeHostPort:
+		add(w.pods[o.Set.Service.Namespace+"/"+o.Set.Service.Name])
+		return all
+	}
+	name := o.Set.Service.Namespace + "/" + o.Set.Service.Name
+	add(w.services[name])
+	services := len(all)
+	for _, fact := range w.slices[name] {
+		if model.Family(fact.GetEndpointSlice().GetFamily()) == o.Set.Family {
+			add(fact)
+		}
+	}
+	slices.SortFunc(all[services:], func(a, b Cause) int { return cmp.Compare(a.Name, b.Name) })
 	return all
 }
 

@@ -41,12 +41,12 @@ func FromFiles(paths []string, config Config) (w *World, warnings []string, err 
 		}
 		facts = append(facts, fact)
 	}
-	w, more, err := FromFacts(facts)
+	w, more, err := FromFacts(facts, config)
 	return w, append(warnings, more...), err
 }
 
 // FromFacts compiles facts as the compiler would at its start.
-func FromFacts(facts []*schemas.Fact) (w *World, warnings []string, err error) {
+func FromFacts(facts []*schemas.Fact, config Config) (w *World, warnings []string, err error) {
 	db := state.New()
 	complete := &schemas.Fact{
 		Object:      &schemas.ObjectRef{Kind: state.KindComplete, Name: "explain"},
@@ -60,7 +60,7 @@ func FromFacts(facts []*schemas.Fact) (w *World, warnings []string, err error) {
 	for _, aside := range output.SetAside {
 		warnings = append(warnings, "set aside: "+objectTitle(aside.Object)+": "+aside.Reason)
 	}
-	return NewWorld(facts, output.Layers), warnings, nil
+	return NewWorld(facts, output.Layers, config), warnings, nil
 }
 
 func objectTitle(ref *schemas.ObjectRef) string { return ref.GetKind() + " " + objectName(ref) }

@@ -8,25 +8,28 @@ import (
 	"fmt"
 	"net/netip"
 	"os"
+	"slices"
 
 	"sigs.k8s.io/json"
 	"sigs.k8s.io/yaml"
+
+	"github.com/deltaplane/deltaplane/internal/refmodel"
 )
 
-// Config is what a configuration file may say about a cluster. All keys are checked; those of kinds of Services that
-// this version doesn't translate have no effect yet, as their comments say.
+// Config is what a configuration file may say about a cluster.
 type Config struct {
-	// PodCIDRs are the pods' prefixes. No effect yet: pods and nodes name their own.
+	// PodCIDRs are the pods' prefixes: who sends from there is inside the cluster. Default those of Node objects.
 	PodCIDRs []netip.Prefix `json:"podCIDRs"`
-	// ServiceCIDRs are the Services' prefixes. Services without an address get one out of these.
+	// ServiceCIDRs are the Services' prefixes: what no Service has there is dropped, and Services without an address
+	// get one out of these. Default what ServiceCIDR objects say.
 	ServiceCIDRs []netip.Prefix `json:"serviceCIDRs"`
-	// NodePortAddresses are the node addresses that NodePorts are served on; default all of the node's. No effect yet.
+	// NodePortAddresses are the node addresses that NodePorts are served on; default all of the node's.
 	NodePortAddresses []netip.Prefix `json:"nodePortAddresses"`
-	// MasqueradeAll gives every translated connection the node's address as its source. No effect yet.
+	// MasqueradeAll gives every translated connection that leaves a node the node's address as its source.
 	MasqueradeAll bool `json:"masqueradeAll"`
-	// LocalhostNodePorts serves NodePorts on 127.0.0.1 too; default true. No effect yet.
+	// LocalhostNodePorts serves NodePorts to the node's own processes on 127.0.0.1 and ::1 too; default true.
 	LocalhostNodePorts *bool `json:"localhostNodePorts"`
-	// AllowExternalIPs are the prefixes that a Service's externalIPs may be in; default none. No effect yet.
+	// AllowExternalIPs are the prefixes that a Service's externalIPs may be in; default none.
 	AllowExternalIPs []netip.Prefix `json:"allowExternalIPs"`
 }
 
@@ -62,31 +65,54 @@ func ParseConfig(text []byte) (Config, error) {
 		"podCIDRs": c.PodCIDRs, "serviceCIDRs": c.ServiceCIDRs,
 		"nodePortAddresses": c.NodePortAddresses, "allowExternalIPs": c.AllowExternalIPs,
 	} {
-		for _, p := range list {
+		for i, p := range list {
 			if !p.IsValid() || p.Addr().Is4In6() {
 				return Config{}, fmt.Errorf("%s: %q is no CIDR", key, p)
 			}
+			list[i] = p.Masked()
 		}
 	}
 	return c, nil
 }
 
-// NotYet lists the keys that c sets and that have no effect in this version.
-func (c Config) NotYet() []string {
-	var keys []string
-	for _, k := range []struct {
-		name string
-		set  bool
-	}{
-		{"podCIDRs", len(c.PodCIDRs) > 0},
-		{"nodePortAddresses", len(c.NodePortAddresses) > 0},
-		{"masqueradeAll", c.MasqueradeAll},
-		{"localhostNodePorts", c.LocalhostNodePorts != nil},
-		{"allowExternalIPs", len(c.AllowExternalIPs) > 0},
-	} {
-		if k.set {
-			keys = append(keys, k.name)
+// loopback are the addresses by which a node's own processes mean the node.
+var loopback = []netip.Addr{netip.AddrFrom4([4]byte{127, 0, 0, 1}), netip.IPv6Loopback()}
+
+// surroundings returns those of a node with these addresses: what the programmer would find out there. All
+// addresses are taken for those of one interface, the only way out.
+func (c Config) surroundings(addresses []netip.Addr) refmodel.Surroundings {
+	s := refmodel.Surroundings{
+		Locals: map[netip.Addr]refmodel.LocalFlags{}, Uplinks: map[int][]netip.Addr{uplink: firstOfEachFamily(addresses)},
+		MasqueradeAll: c.MasqueradeAll,
+	}
+	for _, a := range addresses {
+		s.Locals[a] = c.nodePorts(a)
+	}
+	for _, a := range loopback {
+		s.Locals[a] = refmodel.LocalLoopback
+		if c.LocalhostNodePorts == nil || *c.LocalhostNodePorts {
+			s.Locals[a] |= c.nodePorts(a)
 		}
 	}
-	return keys
+	return s
+}
+
+func (c Config) nodePorts(a netip.Addr) refmodel.LocalFlags {
+	if len(c.NodePortAddresses) > 0 && !slices.ContainsFunc(c.NodePortAddresses, func(p netip.Prefix) bool { return p.Contains(a) }) {
+		return 0
+	}
+	return refmodel.LocalNodePort
+}
+
+// uplink is the index of the one interface that a node is taken to have: that of the loopback, which is in every
+// namespace, so that the kernel engine can send packets by it.
+const uplink = 1
+
+func firstOfEachFamily(all []netip.Addr) (first []netip.Addr) {
+	for _, a := range all {
+		if !slices.ContainsFunc(first, func(b netip.Addr) bool { return b.Is4() == a.Is4() }) {
+			first = append(first, a)
+		}
+	}
+	return first
 }

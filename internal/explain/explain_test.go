@@ -47,7 +47,7 @@ func shop() *World {
 	set(4, "dns", 53, model.UDP, model.IPv4, "10.96.0.12", "10.244.1.3:5353")
 	set(5, "moved", 80, model.SCTP, model.IPv4, "10.96.0.13", "10.244.1.3:8080")
 	set(6, "same", 80, model.SCTP, model.IPv4, "10.96.0.14", "10.244.1.3:80", "10.244.2.3:8080")
-	return NewWorld(facts, map[model.Layer]*model.Tables{model.ClusterLayer: cluster})
+	return NewWorld(facts, map[model.Layer]*model.Tables{model.ClusterLayer: cluster}, Config{})
 }
 
 func raw(texts []string) (all [][]byte) {
@@ -106,9 +106,9 @@ func TestAsk(t *testing.T) {
 		{"a pod to a pod", Question{From: "shop/front", To: "shop/cart-1:http"}, "forward", "none", "", []string{}, "socket"},
 		{"a wrong port", Question{From: "shop/front", To: "shop/cart:81"}, "forward", "none", "", []string{}, "socket"},
 		{"SCTP from a pod", Question{From: "shop/front", To: "shop/cart:80", Proto: "sctp"}, "forward", "none", "", []string{}, "packet"},
-		{"SCTP to a Service whose backends serve on another port", Question{From: "shop/front", To: "shop/moved:80", Proto: "sctp"}, "drop", "unsupported", "shop/moved:80", []string{}, "packet"},
-		{"SCTP to one whose backends do in part", Question{From: "shop/front", To: "shop/same:80", Proto: "sctp"}, "forward", "none", "shop/same:80", []string{"10.244.1.3:80"}, "packet"},
-		{"from outside", Question{Node: "a", From: "192.0.2.1:999", To: "shop/cart:80"}, "forward", "none", "", []string{}, "none"},
+		{"SCTP to a Service whose backends serve on another port", Question{From: "shop/front", To: "shop/moved:80", Proto: "sctp"}, "forward", "none", "shop/moved:80", []string{"10.244.1.3:8080"}, "packet"},
+		{"the node's own SCTP", Question{From: "node/a", To: "shop/moved:80", Proto: "sctp"}, "forward", "none", "", []string{}, "none"},
+		{"from outside", Question{Node: "a", From: "192.0.2.1:999", To: "shop/cart:80"}, "forward", "none", "shop/cart:80", cart, "packet"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			got, err := shop().Ask(Model{}, test.q)
@@ -159,13 +159,16 @@ func TestQuestionsThatCannotBeAnswered(t *testing.T) {
 		{Question{From: "shop/front", To: "shop/cart:70000"}, "no port number"},
 		{Question{From: "shop/front", To: "10.96.0.10:0"}, "port 0"},
 		{Question{From: "shop/front", To: "10.96.0.10"}, "want NAMESPACE/SERVICE:PORT"},
-		{Question{From: "shop/front", To: "shop/nothing:80"}, "has no cluster IP"},
+		{Question{From: "shop/front", To: "shop/nothing:80"}, "it is headless"},
 		{Question{From: "shop/front", To: "shop/cart:80", Proto: "icmp"}, "want TCP, UDP or SCTP"},
 		{Question{From: "shop/front", To: "shop/cart:80", Node: "b"}, "runs on node a"},
 		{Question{From: "shop/front", To: "shop/cart:80", Node: "z"}, "there is no such node; there is a, b"},
 		{Question{From: "192.0.2.1", To: "shop/cart:80"}, "node is missing"},
 		{Question{From: "other/front", To: "[fd00:96::10]:80"}, "no address for"},
 		{Question{From: "shop/front", To: "shop/cart:80", Via: "bird"}, "want socket or packet"},
+		{Question{From: "node/a", To: "shop/cart:80", Via: "packet"}, "seen by the socket hooks alone"},
+		{Question{From: "192.0.2.1", Node: "a", To: "shop/cart:80", Via: "socket"}, "no socket hook sees TCP from there"},
+		{Question{From: "192.0.2.1", Node: "a", To: "127.0.0.1:80"}, "never reached from elsewhere"},
 	} {
 		answer, err := shop().Ask(Model{}, test.q)
 		if err == nil {
@@ -204,7 +207,7 @@ func TestBatchGoesOnAfterABadQuestion(t *testing.T) {
 		}
 		got = append(got, string(o.ID)+" "+o.Verdict+strings.SplitN(o.Error, ":", 2)[0])
 	}
-	want := []string{`1 forward`, `"x" not a question`, ` not a question`, `{"n":3} from "shop/none"`, ` the line is longer than 1048576 bytes`, `null reject`, `8 reject`, `9 forward`}
+	want := []string{`1 forward`, `"x" not a question`, ` not a question`, `{"n":3} from "shop/none"`, ` the line is longer than 1048576 bytes`, `null reject`, `8 reject`, `9 reject`}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("answers (-want +got):\n%s\n%s", diff, out.String())
 	}
@@ -216,8 +219,8 @@ func TestConfig(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if diff := cmp.Diff([]string{"podCIDRs", "masqueradeAll", "localhostNodePorts", "allowExternalIPs"}, c.NotYet()); diff != "" {
-		t.Errorf("keys without effect (-want +got):\n%s", diff)
+	if !c.MasqueradeAll || *c.LocalhostNodePorts || len(c.ServiceCIDRs) != 2 || len(c.AllowExternalIPs) != 1 {
+		t.Errorf("read as %+v", c)
 	}
 	for _, bad := range []string{"podCidrs: []", "podCIDRs: [10.244.0.0/33]", "serviceCIDRs: 10.96.0.0/16", "masqueradeAll: 3", "- x", "podCIDRs: ['']"} {
 		if _, err := ParseConfig([]byte(bad)); err == nil {

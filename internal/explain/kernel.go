@@ -8,20 +8,21 @@ import (
 	"net/netip"
 
 	"github.com/deltaplane/deltaplane/bpf"
-	"github.com/deltaplane/deltaplane/internal/abi"
 	"github.com/deltaplane/deltaplane/internal/kernelnode"
 	"github.com/deltaplane/deltaplane/internal/model"
 	"github.com/deltaplane/deltaplane/internal/refmodel"
 )
 
 // Kernel is the engine that asks the real programs: it fills real maps with a node's rows, by the programmer's own
-// plan, and sends the packet through with BPF_PROG_TEST_RUN. Candidates and names are read back out of the maps.
+// plan, and sends the packet through with BPF_PROG_TEST_RUN. Verdict, reason and one backend are the programs'; the
+// other candidates are those of the rows as they stand in the maps, read back.
 //
-// A socket's connect can't be run that way. Its tables are the same, so the packet that would follow, were there no
-// socket hook, is run in its place, and what a socket sees is said of it.
+// A socket's connect can't be run that way. Its tables and its decision are the same, so the packet that would follow,
+// were there no socket hook, is run in its place, and what a socket sees is said of it.
 type Kernel struct {
 	loaded *kernelnode.Node
-	node   string
+	name   string
+	node   *refmodel.Node // what the maps say
 }
 
 // NewKernel loads the programs for questions about w. The caller closes it.
@@ -33,7 +34,7 @@ func NewKernel(w *World) (*Kernel, error) {
 	for _, tables := range w.rows {
 		rows += tables.Len()
 	}
-	loaded, err := kernelnode.New(rows)
+	loaded, err := kernelnode.New(rows, w.config.MasqueradeAll)
 	if err != nil {
 		return nil, err
 	}
@@ -44,41 +45,38 @@ func NewKernel(w *World) (*Kernel, error) {
 func (k *Kernel) Close() { k.loaded.Close() }
 
 func (k *Kernel) decide(w *World, c connection) (outcome, error) {
-	if c.via == viaNone {
-		return outcome{Decision: refmodel.Decision{Verdict: refmodel.Forward}}, nil
-	}
 	if err := k.fill(w, c.node); err != nil {
 		return outcome{}, err
 	}
-	d, err := k.lookup(c.protocol, c.dialled)
+	o := judged(k.node, c, k.node.Decide(c.dialler(), c.protocol, c.dialled))
+	if o.LeftToPackets || c.dialled.Addr().IsLoopback() {
+		return o, nil // no packet of this kind is ever seen
+	}
+	if err := k.loaded.Forget(); err != nil {
+		return outcome{}, err
+	}
+	run := k.loaded.FromPod
+	if c.arrives {
+		run = func(frame []byte) (bpf.Verdict, []byte, error) { return k.loaded.FromUplink(frame, uplink) }
+	}
+	before, err := k.loaded.DropCounts()
 	if err != nil {
 		return outcome{}, err
 	}
-	if c.via == viaPacket {
-		d.KeepPorts()
+	verdict, out, err := run(refmodel.FirstPacket(c.protocol, c.source, c.dialled))
+	if err != nil {
+		return outcome{}, err
 	}
-	for range sctpAttempts {
-		if err := k.loaded.ForgetFlows(); err != nil {
-			return outcome{}, err
-		}
-		verdict, out, err := k.loaded.FromPod(refmodel.FirstPacket(c.protocol, c.source, c.dialled))
-		if err != nil {
-			return outcome{}, err
-		}
-		if verdict != bpf.Drop || len(d.Candidates) == 0 {
-			return k.judge(d, verdict, out)
-		}
+	reason, err := k.reasonSince(before)
+	if err != nil {
+		return outcome{}, err
 	}
-	return k.judge(d, bpf.Drop, nil)
+	return k.judge(c, o, verdict, reason, out)
 }
 
-// sctpAttempts is how often a packet is sent that may be dropped by chance: an SCTP Service whose backends serve on
-// several ports reaches those alone whose port is the Service's.
-const sctpAttempts = 64
-
-// fill takes the maps to the rows of a node.
+// fill takes the maps to the rows and the addresses of a node.
 func (k *Kernel) fill(w *World, node string) error {
-	if k.node == node && node != "" {
+	if k.name == node {
 		return nil
 	}
 	for kind, layer := range map[model.LayerKind]model.Layer{model.LayerCluster: model.ClusterLayer, model.LayerNode: model.NodeLayer(node)} {
@@ -90,98 +88,87 @@ func (k *Kernel) fill(w *World, node string) error {
 			return fmt.Errorf("fill the maps of node %s: %w", node, err)
 		}
 	}
-	k.node = node
+	around := w.surroundings(node)
+	if err := k.loaded.Surround(around); err != nil {
+		return fmt.Errorf("fill the maps of node %s: %w", node, err)
+	}
+	var layers []*refmodel.Layer
+	for _, kind := range []model.LayerKind{model.LayerCluster, model.LayerNode} {
+		rows, err := k.loaded.Rows(kind)
+		if err != nil {
+			return err
+		}
+		layers = append(layers, refmodel.NewLayer(rows))
+	}
+	k.name, k.node = node, refmodel.New(layers...).In(around)
 	return nil
 }
 
-// judge reads the verdict and what came out. The verdict is the programs'; the rest says what it is about.
-func (k *Kernel) judge(d refmodel.Decision, verdict bpf.Verdict, out []byte) (outcome, error) {
-	o := outcome{Decision: d, evidence: "the kernel's programs were run: " + verdict.String()}
-	switch verdict {
-	case bpf.Drop:
-		o.Verdict = refmodel.Drop
-		o.Candidates = nil
-	case bpf.Refuse:
-		o.Verdict, o.Reason = refmodel.Reject, model.ReasonNoBackend
-	case bpf.Pass:
-		o.Verdict, o.Reason = refmodel.Forward, model.ReasonNone
-		after, ok := refmodel.Parse(out)
-		if !ok {
-			return o, errors.New("the packet that came out of the kernel can't be read")
-		}
-		o.chosen = after.Destination
-		if o.Frontend != nil && !d.MayChoose(o.chosen) {
-			return o, fmt.Errorf("the kernel sent the packet to %s, which is none of the backends in its maps: please report this", o.chosen)
-		}
-		o.evidence = fmt.Sprintf("the kernel's programs were run: this time they sent the packet to %s", o.chosen)
+func (k *Kernel) reasonSince(before map[model.DropReason]uint64) (model.DropReason, error) {
+	after, err := k.loaded.DropCounts()
+	if err != nil {
+		return 0, err
 	}
-	return o, nil
+	for reason, count := range after {
+		if count != before[reason] {
+			return reason, nil
+		}
+	}
+	return model.ReasonNone, nil
 }
 
-// lookup follows the maps as the programs do, but reads all of a set's slots.
-func (k *Kernel) lookup(protocol model.Protocol, dialled netip.AddrPort) (refmodel.Decision, error) {
-	var front abi.Frontend
-	key := model.FrontendKey{Addr: dialled.Addr(), Port: dialled.Port(), Protocol: protocol}
-	found, err := k.read(abi.Frontends, abi.Encode(abi.KeyOfFrontend(key)), &front)
-	if err != nil || !found {
-		return refmodel.Decision{Verdict: refmodel.Forward}, err
+// verdicts are what the programs' verdicts are in the model.
+var verdicts = map[bpf.Verdict]refmodel.Verdict{bpf.Pass: refmodel.Forward, bpf.Drop: refmodel.Drop, bpf.Refuse: refmodel.Reject}
+
+// judge reads the verdict and what came out.
+func (k *Kernel) judge(c connection, o outcome, verdict bpf.Verdict, reason model.DropReason, out []byte) (outcome, error) {
+	o.Verdict, o.Reason = verdicts[verdict], reason
+	if verdict != bpf.Pass {
+		o.Candidates, o.masqueraded = nil, nil
+		o.evidence = "the kernel's programs were run: " + verdict.String()
+		return o, nil
 	}
-	d := refmodel.Decision{Frontend: &model.Frontend{FrontendKey: key, Set: model.SetID(front.Set), Kind: model.FrontendKind(front.Kind)}}
-	var set abi.BackendSet
-	if found, err = k.read(abi.Sets, abi.Encode(front.Set), &set); err != nil || !found {
-		d.Verdict, d.Reason = refmodel.Drop, model.ReasonStaleTables
-		return d, err
+	after, ok := refmodel.Parse(out)
+	if !ok {
+		return o, errors.New("the packet that came out of the kernel can't be read")
 	}
-	d.Set = setRow(front.Set, &set)
-	for i := range set.Count {
-		backend, err := k.slot(front.Set, i)
-		if err != nil {
-			return d, err
-		}
-		if backend != nil {
-			d.Candidates = append(d.Candidates, *backend)
-		}
+	if o.Root == nil {
+		return o, nil
 	}
-	d.Verdict = refmodel.Forward
-	if len(d.Candidates) == 0 {
-		d.Verdict, d.Reason = refmodel.Reject, model.ReasonNoBackend
+	chosen := after.Destination
+	if !o.MayChoose(chosen) {
+		return o, fmt.Errorf("the kernel sent the packet to %s, which is none of the backends in its maps: please report this", chosen)
 	}
-	return d, nil
+	o.evidence = fmt.Sprintf("the kernel's programs were run: this time they sent the packet to %s", chosen)
+	return o, k.checkSource(c, o, chosen, out)
 }
 
-func (k *Kernel) slot(set, index uint32) (*model.Backend, error) {
-	var id uint32
-	found, err := k.read(abi.Slots, abi.Encode(abi.SlotKey{Set: set, Index: index}), &id)
-	if err != nil || !found {
-		return nil, err
+// checkSource lets the packet leave the node, if it does, and compares its source with what the rules say.
+func (k *Kernel) checkSource(c connection, o outcome, chosen netip.AddrPort, translated []byte) error {
+	if c.via == viaSocket {
+		return nil
 	}
-	var b abi.Backend
-	if found, err = k.read(abi.Backends, abi.Encode(id), &b); err != nil || !found {
-		return nil, err
-	}
-	key := model.BackendKey{Set: model.SetID(b.Set), Addr: abi.Addr(b.Addr), Port: abi.HostPort(b.Port)}
-	return &model.Backend{ID: model.BackendID(id), BackendKey: key, State: model.BackendState(b.State)}, nil
-}
-
-func setRow(id uint32, s *abi.BackendSet) *model.BackendSet {
-	name := abi.Text(s.Service[:])
-	namespace, service := name, ""
-	for i := range name {
-		if name[i] == '/' {
-			namespace, service = name[:i], name[i+1:]
-			break
+	for i, b := range o.Candidates {
+		if refmodel.AddrPort(b) != chosen {
+			continue
+		}
+		source := c.source.Addr()
+		if !k.node.StaysHere(b.Addr) || b.Addr == source {
+			run := func(frame []byte) (bpf.Verdict, []byte, error) { return k.loaded.ToUplink(frame, uplink) }
+			if k.node.StaysHere(b.Addr) {
+				run = k.loaded.ToPod
+			}
+			_, out, err := run(translated)
+			if err != nil {
+				return err
+			}
+			if p, ok := refmodel.Parse(out); ok {
+				source = p.Source.Addr()
+			}
+		}
+		if masqueraded := source != c.source.Addr(); masqueraded != o.masqueraded[i] {
+			return fmt.Errorf("the kernel sent the packet to %s from %s: please report this", chosen, source)
 		}
 	}
-	return &model.BackendSet{ID: model.SetID(id), SetKey: model.SetKey{
-		Service: model.ServicePort{Namespace: namespace, Name: service, Port: s.Port, Protocol: model.Protocol(s.Protocol)},
-		Family:  model.Family(s.Family), Scope: model.Scope(s.Scope),
-	}}
-}
-
-func (k *Kernel) read(m abi.Map, key []byte, into any) (bool, error) {
-	value, found, err := k.loaded.Lookup(m, key)
-	if err != nil || !found {
-		return false, err
-	}
-	return true, abi.Decode(value, into)
+	return nil
 }

@@ -104,8 +104,11 @@ func (w *World) target(text string, protocol model.Protocol) (target, error) {
 
 func serviceTarget(text, name, port string, protocol model.Protocol, service *schemas.Service) (target, error) {
 	t := target{addresses: addresses(service.GetClusterIps()), what: "Service " + name}
-	if len(t.addresses) == 0 {
-		return target{}, fmt.Errorf("to %s: the Service has no cluster IP (type %s); name a pod or an address", quoted(text), service.GetType())
+	switch {
+	case service.GetType() == "ExternalName":
+		return target{}, fmt.Errorf("to %s: the Service is of type ExternalName, a name in DNS that nothing translates; dial an address", quoted(text))
+	case len(t.addresses) == 0:
+		return target{}, fmt.Errorf("to %s: the Service has no cluster IP: it is headless, and clients dial its pods; name a pod or an address", quoted(text))
 	}
 	number, err := strconv.ParseUint(port, 10, 16)
 	if err == nil && number > 0 {

@@ -15,14 +15,25 @@ const namedBackends = 10
 
 // steps tells a connection's life in sentences, one a step.
 func (w *World) steps(c connection, o outcome) []string {
-	steps := []string{w.start(c), w.seen(c)}
+	steps := []string{w.start(c)}
+	if c.onward {
+		steps = append(steps, fmt.Sprintf("it is no Service's on node %s, and goes untranslated to node %s, which has %s", c.from.node, c.node, c.dialled.Addr()))
+	}
+	steps = append(steps, w.seen(c))
 	switch {
-	case o.Frontend == nil:
+	case o.Root == nil && o.Verdict == refmodel.Forward:
 		steps = append(steps, w.untranslated(c))
-	case o.Set == nil:
+	case o.Reason == model.ReasonWrongPort || o.Reason == model.ReasonUnallocated:
+		steps = append(steps, w.unserved(c, o))
+	case o.Root == nil:
 		steps = append(steps, fmt.Sprintf("%s is a frontend, but its backend set %d is missing", c.dialled, o.Frontend.Set))
 	default:
-		steps = append(steps, fmt.Sprintf("%s is Service %s", o.Frontend.FrontendKey, o.Set.Service), w.choice(c, o))
+		steps = append(steps, frontend(c, o))
+		steps = append(steps, w.policies(c, o)...)
+		steps = append(steps, w.choice(c, o))
+		if len(o.Candidates) > 0 {
+			steps = append(steps, w.seenAs(c, o))
+		}
 	}
 	if o.evidence != "" {
 		steps = append(steps, o.evidence)
@@ -31,6 +42,84 @@ func (w *World) steps(c connection, o outcome) []string {
 		steps = append(steps, "network policy isn't enforced by this version: allowed")
 	}
 	return steps
+}
+
+// frontendKinds are the words for what is dialled.
+var frontendKinds = map[model.FrontendKind]string{
+	model.FrontendClusterIP: "the cluster IP", model.FrontendNodePort: "a NodePort", model.FrontendExternalIP: "an external IP",
+	model.FrontendLoadBalancer: "a load balancer address",
+}
+
+func frontend(c connection, o outcome) string {
+	if o.Frontend.Kind == model.FrontendHostPort {
+		return fmt.Sprintf("%s/%s is a hostPort of pod %s/%s", c.dialled, c.protocol, o.Root.Service.Namespace, o.Root.Service.Name)
+	}
+	return fmt.Sprintf("%s/%s is %s of Service %s", c.dialled, c.protocol, frontendKinds[o.Frontend.Kind], o.Root.Service)
+}
+
+// policies tells what narrowed the choice.
+func (w *World) policies(c connection, o outcome) (steps []string) {
+	if o.Frontend.Flags&model.SourceRanges != 0 && o.Reason != model.ReasonSourceRange {
+		steps = append(steps, "its loadBalancerSourceRanges let the client in")
+	}
+	inside := w.node(c.node).Inside(c.dialler())
+	switch {
+	case o.Reason == model.ReasonNoBackend || o.Reason == model.ReasonSourceRange:
+	case o.Set.Scope == model.ScopeLocal || o.Reason == model.ReasonNoLocalBackend:
+		field := "externalTrafficPolicy"
+		if inside || o.Frontend.Kind == model.FrontendClusterIP {
+			field = "internalTrafficPolicy"
+		}
+		steps = append(steps, fmt.Sprintf("%s is Local: only backends on node %s count", field, c.node))
+	case o.Frontend.Flags&model.ExternalLocal != 0 && inside:
+		steps = append(steps, "externalTrafficPolicy Local is for clients from outside; this one is inside, and all backends count")
+	case o.Set.Scope == model.ScopeNode:
+		steps = append(steps, fmt.Sprintf("topology hints keep it on node %s", c.node))
+	case o.Set.Scope == model.ScopeZone:
+		steps = append(steps, fmt.Sprintf("topology hints keep it in zone %s", w.nodes[c.node].GetNode().GetZone()))
+	}
+	if o.Set.Affinity != 0 && o.Verdict == refmodel.Forward {
+		steps = append(steps, fmt.Sprintf("session affinity keeps a client with the backend it has had in the last %d s", o.Set.Affinity))
+	}
+	return steps
+}
+
+// seenAs tells whom the backend sees.
+func (w *World) seenAs(c connection, o outcome) string {
+	if !o.masquerade() {
+		return fmt.Sprintf("the backend sees the client's own address %s", c.source.Addr())
+	}
+	var seen []string
+	for i, b := range o.Candidates {
+		if o.masqueraded[i] {
+			seen = append(seen, refmodel.AddrPort(b).String())
+		}
+	}
+	if len(seen) < len(o.Candidates) {
+		return fmt.Sprintf("it leaves node %s with the node's address if the backend is %s, so that answers come back this way; else the backend sees %s",
+			c.node, strings.Join(firstOf(seen, namedBackends), ", "), c.source.Addr())
+	}
+	return fmt.Sprintf("it is given the address of node %s, so that answers come back this way", c.node)
+}
+
+// unserved tells of Services' addresses that serve nothing there.
+func (w *World) unserved(c connection, o outcome) string {
+	if o.Verdict == refmodel.Drop {
+		return fmt.Sprintf("%s is in the Services' range, but no Service has it: dropped", c.dialled.Addr())
+	}
+	return fmt.Sprintf("%s is the cluster IP of Service %s, which has no port %d/%s: %s",
+		c.dialled.Addr(), w.vips[c.dialled.Addr()], c.dialled.Port(), c.protocol, refusal(c))
+}
+
+// refusal tells how a client learns of it.
+func refusal(c connection) string {
+	switch {
+	case c.via == viaSocket:
+		return "refused at once (ECONNREFUSED)"
+	case c.protocol == model.TCP:
+		return "refused at once (TCP RST)"
+	}
+	return "refused at once (ICMP port unreachable)"
 }
 
 func (w *World) start(c connection) string {
@@ -51,13 +140,15 @@ func (w *World) start(c connection) string {
 }
 
 func (w *World) seen(c connection) string {
-	switch c.via {
-	case viaSocket:
+	switch {
+	case c.via == viaSocket:
 		return "the socket hooks of node " + c.node + " look at it before there is a packet"
-	case viaPacket:
+	case c.via == viaPacket && c.arrives:
+		return "the program at an uplink of node " + c.node + " looks at the packet"
+	case c.via == viaPacket:
 		return "the program at the pod's interface on node " + c.node + " looks at the packet"
 	}
-	return "no hook of node " + c.node + " looks at it: cluster IPs are served to pods and to the node's own TCP and UDP sockets"
+	return "no hook of node " + c.node + " looks at it: of the node's own sockets only TCP and UDP are seen"
 }
 
 func (w *World) untranslated(c connection) string {
@@ -73,14 +164,10 @@ func (w *World) untranslated(c connection) string {
 }
 
 func (w *World) choice(c connection, o outcome) string {
-	switch {
-	case o.Verdict == refmodel.Reject && c.via == viaSocket:
-		return "no backend takes new connections: refused at once (ECONNREFUSED)"
-	case o.Verdict == refmodel.Reject && c.protocol == model.TCP:
-		return "no backend takes new connections: refused at once (TCP RST)"
-	case o.Verdict == refmodel.Reject:
-		return "no backend takes new connections: refused at once (ICMP port unreachable)"
-	case o.Verdict == refmodel.Drop:
+	switch o.Verdict {
+	case refmodel.Reject:
+		return "no backend takes new connections: " + refusal(c)
+	case refmodel.Drop:
 		return "dropped: " + reasonText(o.Reason)
 	}
 	var named []string

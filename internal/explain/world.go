@@ -29,6 +29,7 @@ type World struct {
 	cluster  *refmodel.Layer
 	local    map[string]*refmodel.Layer // by node
 	rows     map[model.Layer]*model.Tables
+	config   Config
 }
 
 // owner is whose address one is; exactly one of pod and node is set.
@@ -38,12 +39,12 @@ type owner struct {
 }
 
 // NewWorld joins objects and rows. layers has the cluster layer and those of the nodes that may be asked about; a node
-// without a layer of its own has no local rows.
-func NewWorld(facts []*schemas.Fact, layers map[model.Layer]*model.Tables) *World {
+// without a layer of its own has no local rows. config says what nodes are told besides rows.
+func NewWorld(facts []*schemas.Fact, layers map[model.Layer]*model.Tables, config Config) *World {
 	w := &World{
 		pods: map[string]*schemas.Fact{}, services: map[string]*schemas.Fact{}, nodes: map[string]*schemas.Fact{},
 		slices: map[string][]*schemas.Fact{}, owners: map[netip.Addr]owner{}, vips: map[netip.Addr]string{},
-		local: map[string]*refmodel.Layer{}, rows: layers,
+		local: map[string]*refmodel.Layer{}, rows: layers, config: config,
 	}
 	for _, fact := range facts {
 		w.add(fact)
@@ -91,10 +92,16 @@ func (w *World) add(fact *schemas.Fact) {
 
 // node returns what the rules look at on one node.
 func (w *World) node(name string) *refmodel.Node {
+	layers := []*refmodel.Layer{w.cluster}
 	if local := w.local[name]; local != nil {
-		return refmodel.New(w.cluster, local)
+		layers = append(layers, local)
 	}
-	return refmodel.New(w.cluster)
+	return refmodel.New(layers...).In(w.surroundings(name))
+}
+
+// surroundings are what the node's programmer would find there, as far as its Node object tells.
+func (w *World) surroundings(node string) refmodel.Surroundings {
+	return w.config.surroundings(addresses(w.nodes[node].GetNode().GetAddresses()))
 }
 
 // tables returns all rows of one node.

@@ -15,6 +15,7 @@ import (
 	"github.com/deltaplane/deltaplane/bpf"
 	"github.com/deltaplane/deltaplane/internal/abi"
 	"github.com/deltaplane/deltaplane/internal/model"
+	"github.com/deltaplane/deltaplane/internal/refmodel"
 	"github.com/deltaplane/deltaplane/services/programmer/maps"
 	"github.com/deltaplane/deltaplane/services/programmer/plan"
 )
@@ -34,7 +35,7 @@ const flows = 1 << 16
 const refusalsPerSecond = 1_000_000_000
 
 // New loads the programs with maps that have room for rows, twice over.
-func New(rows int) (*Node, error) {
+func New(rows int, masqueradeAll bool) (*Node, error) {
 	capacity := max(1024, 2*rows)
 	capacities := map[abi.Map]uint32{}
 	for m := range abi.MapCount {
@@ -89,6 +90,31 @@ func (n *Node) Set(kind model.LayerKind, rows *model.Tables) error {
 	return nil
 }
 
+// Rows reads the rows of a layer back out of the maps.
+func (n *Node) Rows(kind model.LayerKind) (*model.Tables, error) {
+	state, err := plan.Load(func(m abi.Map, each func(key, value []byte) error) error { return maps.Dump(n.maps, m, each) })
+	if err != nil {
+		return nil, err
+	}
+	return state.Tables(kind), nil
+}
+
+// Surround tells the programs of the node's addresses.
+func (n *Node) Surround(refmodel.Surroundings) error { return nil }
+
+// DropCounts returns how many packets were dropped or refused, by reason.
+func (n *Node) DropCounts() (map[model.DropReason]uint64, error) { return n.plane.DropCounts() }
+
+// FromUplink gives a frame to the program of what comes by the interface.
+func (n *Node) FromUplink(frame []byte, ifindex int) (bpf.Verdict, []byte, error) {
+	return n.plane.RunFromPod(frame, ifindex)
+}
+
+// ToUplink gives a frame to the program of what leaves by the interface.
+func (n *Node) ToUplink(frame []byte, ifindex int) (bpf.Verdict, []byte, error) {
+	return n.plane.RunToPod(frame, ifindex)
+}
+
 // FromPod gives a frame to the program of what pods send, and returns its verdict and what came out.
 func (n *Node) FromPod(frame []byte) (bpf.Verdict, []byte, error) {
 	return n.plane.RunFromPod(frame, 0)
@@ -107,8 +133,8 @@ func (n *Node) Reset() error {
 	return n.plane.ForgetFlows()
 }
 
-// ForgetFlows lets each next packet be the first of its flow.
-func (n *Node) ForgetFlows() error { return n.plane.ForgetFlows() }
+// Forget lets each next packet be the first of its client and flow.
+func (n *Node) Forget() error { return n.plane.ForgetFlows() }
 
 // Lookup reads one entry of a map.
 func (n *Node) Lookup(m abi.Map, key []byte) (value []byte, found bool, err error) {

@@ -15,7 +15,7 @@ import (
 
 func TestRowsDecideUntilReset(t *testing.T) {
 	testkit.NeedKernel(t)
-	n, err := New(16)
+	n, err := New(16, false)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -35,7 +35,7 @@ func TestRowsDecideUntilReset(t *testing.T) {
 	}{
 		{func() error { return nil }, bpf.Pass, false},
 		{func() error { return n.Set(model.LayerCluster, rows) }, bpf.Refuse, true},
-		{n.ForgetFlows, bpf.Refuse, true},
+		{n.Forget, bpf.Refuse, true},
 		{n.Reset, bpf.Pass, false},
 	} {
 		if err := step.do(); err != nil {

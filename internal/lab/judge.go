@@ -45,7 +45,7 @@ func (l *Lab) judge(ctx context.Context, r ProbeRequest) (*ProbeReport, error) {
 		if err != nil {
 			return nil, err
 		}
-		result := l.verdict(refmodel.New(refmodel.NewLayer(tables)).NewConnection(protocol, to), to)
+		result := l.verdict(refmodel.New(refmodel.NewLayer(tables)).Decide(refmodel.Dialler{Via: refmodel.PodSocket, Addr: client}, protocol, to), to)
 		result.ClientAddress, result.LatencyMicros = client.String(), time.Since(start).Microseconds()
 		report.Results = append(report.Results, result)
 	}

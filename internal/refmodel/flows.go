@@ -100,16 +100,16 @@ func (f *Flows) goesOn(n *Node, p Packet, known *flow) bool {
 		return false
 	}
 	backend, lives := n.backend(known.backend)
-	frontend, dialled := n.frontend(frontendKey(p.Protocol, p.Destination))
+	frontend, dialled := n.find(PodPacket, p.Protocol, p.Destination)
 	return lives && AddrPort(backend) == known.destination && (!dialled || frontend.Set == backend.Set)
 }
 
-// NewPacket decides about the first packet of a flow from a pod. Besides what NewConnection says:
+// NewPacket decides about the first packet of a flow from a pod. Besides what Decide says:
 //
 //   - A frontend's packet that can't be translated is dropped, not let through to where no one is.
 //   - One whose lengths lie is malformed. (Linux's ip_rcv_core and ipv6_rcv drop it too.)
 func (n *Node) NewPacket(p Packet) Decision {
-	d := n.NewConnection(p.Protocol, p.Destination)
+	d := n.Decide(Dialler{PodPacket, p.Source.Addr()}, p.Protocol, p.Destination)
 	switch {
 	case d.Frontend == nil:
 	case p.Fault != model.ReasonNone:

@@ -54,7 +54,7 @@ func tables(protocol model.Protocol) *model.Tables {
 
 func node(t *model.Tables) *Node { return New(NewLayer(t)) }
 
-func TestNewConnection(t *testing.T) {
+func TestDecideByFrontendAndMembers(t *testing.T) {
 	n := node(tables(model.TCP))
 	for _, test := range []struct {
 		name       string
@@ -72,7 +72,7 @@ func TestNewConnection(t *testing.T) {
 		{"to a frontend of a missing set", model.TCP, broken, Drop, model.ReasonStaleTables, nil},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			d := n.NewConnection(test.protocol, test.to)
+			d := n.Decide(Dialler{PodPacket, pod.Addr()}, test.protocol, test.to)
 			var got []netip.AddrPort
 			for _, b := range d.Candidates {
 				got = append(got, AddrPort(b))
@@ -88,11 +88,11 @@ func TestNewConnection(t *testing.T) {
 func TestMembersThatAreNoBackendsAreNeverChosen(t *testing.T) {
 	rows := tables(model.TCP)
 	delete(rows.Backends, 11)
-	if d := node(rows).NewConnection(model.TCP, vip); len(d.Candidates) != 1 || d.MayChoose(cart0) || !d.MayChoose(cart1) {
+	if d := node(rows).Decide(Dialler{PodPacket, pod.Addr()}, model.TCP, vip); len(d.Candidates) != 1 || d.MayChoose(cart0) || !d.MayChoose(cart1) {
 		t.Errorf("candidates are %v, want %s alone", d.Candidates, cart1)
 	}
 	delete(rows.Backends, 12)
-	if d := node(rows).NewConnection(model.TCP, vip); d.Verdict != Drop || d.Reason != model.ReasonStaleTables {
+	if d := node(rows).Decide(Dialler{PodPacket, pod.Addr()}, model.TCP, vip); d.Verdict != Drop || d.Reason != model.ReasonStaleTables {
 		t.Errorf("got %s, %s: want it dropped for stale tables", d.Verdict, d.Reason)
 	}
 }

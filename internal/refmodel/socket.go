@@ -32,7 +32,7 @@ type choice struct {
 
 // Connect checks what became of a connect. Every connect is new: the socket had no peer, or gives it up.
 func (s *Socket) Connect(n *Node, protocol model.Protocol, dialled netip.AddrPort, did Reached) error {
-	d := n.NewConnection(protocol, dialled)
+	d := n.Decide(Dialler{Via: PodSocket}, protocol, dialled)
 	if d.Frontend == nil {
 		s.connected = nil
 		return reachedItself(protocol, dialled, did)
@@ -48,7 +48,7 @@ func (s *Socket) Connect(n *Node, protocol model.Protocol, dialled netip.AddrPor
 // would by conntrack (kube-proxy; RFC 4787 REQ-1 for translators at large), for as long as it serves what the
 // address stands for; then to another.
 func (s *Socket) Send(n *Node, dialled netip.AddrPort, did Reached) error {
-	d := n.NewConnection(model.UDP, dialled)
+	d := n.Decide(Dialler{Via: PodSocket}, model.UDP, dialled)
 	if d.Frontend == nil {
 		s.sentDirectly(dialled)
 		return reachedItself(model.UDP, dialled, did)

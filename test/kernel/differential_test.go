@@ -100,7 +100,7 @@ func shrink(choices []int, err error, run func([]int) error) error {
 
 func newKernelNode(t testing.TB) *kernelnode.Node {
 	t.Helper()
-	kernel, err := kernelnode.New(1024)
+	kernel, err := kernelnode.New(1024, false)
 	if err != nil {
 		t.Fatal(err)
 	}
