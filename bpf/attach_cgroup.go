@@ -29,6 +29,8 @@ func socketHooks() []hook {
 		{name: "getpeername6", attach: ebpf.AttachCgroupInet6GetPeername, since: "5.8"},
 		{name: "sendmsg4", attach: ebpf.AttachCGroupUDP4Sendmsg, since: "4.18"},
 		{name: "sendmsg6", attach: ebpf.AttachCGroupUDP6Sendmsg, since: "4.18"},
+		{name: "bind4", attach: ebpf.AttachCGroupInet4Bind, since: "4.17"},
+		{name: "bind6", attach: ebpf.AttachCGroupInet6Bind, since: "4.17"},
 		{name: "connect4", attach: ebpf.AttachCGroupInet4Connect, since: "4.17"},
 		{name: "connect6", attach: ebpf.AttachCGroupInet6Connect, since: "4.17"},
 	}

@@ -90,7 +90,10 @@ func (d *Dataplane) loadPrograms(options Options) error {
 	if err != nil {
 		return fmt.Errorf("read the pod programs: %w", err)
 	}
-	if err := setSwitches(sockets, pods, options, d.log); err != nil {
+	if err := setSwitches(sockets, pods, options); err != nil {
+		return err
+	}
+	if err := d.setSocketSwitches(sockets); err != nil {
 		return err
 	}
 	if d.maps, err = openMaps(pods, options); err != nil {

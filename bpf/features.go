@@ -5,7 +5,6 @@ package bpf
 import (
 	"errors"
 	"fmt"
-	"log/slog"
 	"os"
 
 	"github.com/cilium/ebpf"
@@ -14,14 +13,7 @@ import (
 )
 
 // setSwitches fits the programs to this kernel and the configuration.
-func setSwitches(sockets, pods *ebpf.CollectionSpec, options Options, log *slog.Logger) error {
-	err := features.HaveProgramHelper(ebpf.CGroupSockAddr, asm.FnSetRetval)
-	if errors.Is(err, ebpf.ErrNotSupported) {
-		log.Warn("clients of a Service without backends see EPERM instead of ECONNREFUSED: bpf_set_retval came with Linux 5.18")
-	}
-	if err := sockets.Variables["can_set_error"].Set(err == nil); err != nil {
-		return fmt.Errorf("set can_set_error: %w", err)
-	}
+func setSwitches(sockets, pods *ebpf.CollectionSpec, options Options) error {
 	refusals := options.RefusalsPerSecond
 	if refusals == 0 {
 		refusals = DefaultRefusals

@@ -33,7 +33,7 @@ func TestGoTypesAreLaidOutAsTheObjects(t *testing.T) {
 	for name, goType := range map[string]any{
 		"frontend_key": abi.FrontendKey{}, "frontend": abi.Frontend{}, "backend_set": abi.BackendSet{},
 		"slot_key": abi.SlotKey{}, "backend": abi.Backend{}, "endpoint": abi.Endpoint{}, "position": abi.Position{},
-		"drop_event": abi.DropEvent{}, "tuple": abi.Tuple{}, "flow": abi.Flow{}, "choice": abi.Choice{},
+		"drop_event": abi.DropEvent{}, "tuple": abi.Tuple{}, "flow": abi.Flow{}, "choice": abi.Choice{}, "peer": abi.Peer{},
 	} {
 		c := findStruct(t, specs, name)
 		g := reflect.TypeOf(goType)

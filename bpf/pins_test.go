@@ -108,8 +108,8 @@ func TestRestartExchangesProgramsInPlace(t *testing.T) {
 	testkit.Put(t, d, testkit.Service{Set: 1, Protocol: model.TCP})
 	check(t, d.AttachCgroup(cgroup)) // twice is once
 	linksBefore, programsBefore := linkIDs(t, dir)
-	if len(linksBefore) != 10 {
-		t.Fatalf("%d pinned links, want 8 for sockets and 2 for the pod: %v", len(linksBefore), linksBefore)
+	if len(linksBefore) != 12 {
+		t.Fatalf("%d pinned links, want 10 for sockets and 2 for the pod: %v", len(linksBefore), linksBefore)
 	}
 	d.Close()
 

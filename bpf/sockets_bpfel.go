@@ -35,6 +35,8 @@ const (
 	socketsMapSourceRangesV1  = "source_ranges_v1"
 	socketsMapUplinksV1       = "uplinks_v1"
 	socketsMapViewsV1         = "views_v1"
+	socketsProgBind4          = "bind4"
+	socketsProgBind6          = "bind6"
 	socketsProgConnect4       = "connect4"
 	socketsProgConnect6       = "connect6"
 	socketsProgGetpeername4   = "getpeername4"
@@ -43,8 +45,10 @@ const (
 	socketsProgRecvmsg6       = "recvmsg6"
 	socketsProgSendmsg4       = "sendmsg4"
 	socketsProgSendmsg6       = "sendmsg6"
+	socketsVarCanSeeMultipath = "can_see_multipath"
 	socketsVarCanSetError     = "can_set_error"
 	socketsVarCountOperations = "count_operations"
+	socketsVarHostCookie      = "host_cookie"
 	socketsVarOperations      = "operations"
 	socketsVarServiceNetworks = "service_networks"
 )
@@ -91,6 +95,8 @@ type socketsSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type socketsProgramSpecs struct {
+	Bind4        *ebpf.ProgramSpec `ebpf:"bind4"`
+	Bind6        *ebpf.ProgramSpec `ebpf:"bind6"`
 	Connect4     *ebpf.ProgramSpec `ebpf:"connect4"`
 	Connect6     *ebpf.ProgramSpec `ebpf:"connect6"`
 	Getpeername4 *ebpf.ProgramSpec `ebpf:"getpeername4"`
@@ -130,8 +136,10 @@ type socketsMapSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type socketsVariableSpecs struct {
+	CanSeeMultipath *ebpf.VariableSpec `ebpf:"can_see_multipath"`
 	CanSetError     *ebpf.VariableSpec `ebpf:"can_set_error"`
 	CountOperations *ebpf.VariableSpec `ebpf:"count_operations"`
+	HostCookie      *ebpf.VariableSpec `ebpf:"host_cookie"`
 	Operations      *ebpf.VariableSpec `ebpf:"operations"`
 	ServiceNetworks *ebpf.VariableSpec `ebpf:"service_networks"`
 }
@@ -205,8 +213,10 @@ func (m *socketsMaps) Close() error {
 //
 // It can be passed to loadSocketsObjects or ebpf.CollectionSpec.LoadAndAssign.
 type socketsVariables struct {
+	CanSeeMultipath *ebpf.Variable `ebpf:"can_see_multipath"`
 	CanSetError     *ebpf.Variable `ebpf:"can_set_error"`
 	CountOperations *ebpf.Variable `ebpf:"count_operations"`
+	HostCookie      *ebpf.Variable `ebpf:"host_cookie"`
 	Operations      *ebpf.Variable `ebpf:"operations"`
 	ServiceNetworks *ebpf.Variable `ebpf:"service_networks"`
 }
@@ -215,6 +225,8 @@ type socketsVariables struct {
 //
 // It can be passed to loadSocketsObjects or ebpf.CollectionSpec.LoadAndAssign.
 type socketsPrograms struct {
+	Bind4        *ebpf.Program `ebpf:"bind4"`
+	Bind6        *ebpf.Program `ebpf:"bind6"`
 	Connect4     *ebpf.Program `ebpf:"connect4"`
 	Connect6     *ebpf.Program `ebpf:"connect6"`
 	Getpeername4 *ebpf.Program `ebpf:"getpeername4"`
@@ -227,6 +239,8 @@ type socketsPrograms struct {
 
 func (p *socketsPrograms) Close() error {
 	return _SocketsClose(
+		p.Bind4,
+		p.Bind6,
 		p.Connect4,
 		p.Connect6,
 		p.Getpeername4,

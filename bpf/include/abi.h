@@ -151,12 +151,17 @@ _Static_assert(sizeof(struct local) == 4, "local");
 #define LOCAL_LOOPBACK \
 	2 /* 127.0.0.0/8 or ::1: the node's own processes alone mean this node by it */
 
-/* key: __u32 ifindex. What is masqueraded that leaves by the interface; zero: nothing can be. */
+/* key: __u32 ifindex, or UPLINK_ANY. What is masqueraded that leaves by the interface; zero: nothing
+ * can be. */
 struct uplink {
 	struct address v4;
 	struct address v6;
 };
 _Static_assert(sizeof(struct uplink) == 32, "uplink");
+
+/* In place of an ifindex: the node's addresses where the way out does not matter yet, those of the
+ * default route's interface. */
+#define UPLINK_ANY 0
 
 /* One per layer kind, in a memory-mapped array: how far the maps have come. */
 struct position {
@@ -230,7 +235,7 @@ struct affinity {
 };
 _Static_assert(sizeof(struct affinity) == 8, "affinity");
 
-/* What a socket dialled and what it got: the socket's own storage. */
+/* What a socket dialled and what it got. */
 struct choice {
 	struct address service;
 	struct address addr;
@@ -240,6 +245,14 @@ struct choice {
 	__be16 port;
 };
 _Static_assert(sizeof(struct choice) == 44, "choice");
+
+/* The Service that a connected socket has: its own storage. */
+struct peer {
+	struct choice choice;
+	__u32 moved; /* the backend it has instead of one that went (connected UDP); 0: none */
+	__u64 cookie; /* of its network namespace */
+};
+_Static_assert(sizeof(struct peer) == 56, "peer");
 
 /* The Services that one unconnected UDP socket sends to. One that sends to more forgets the oldest
  * choice. */

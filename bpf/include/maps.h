@@ -146,7 +146,7 @@ struct {
 	__uint(type, BPF_MAP_TYPE_SK_STORAGE);
 	__uint(map_flags, BPF_F_NO_PREALLOC);
 	__type(key, int);
-	__type(value, struct choice);
+	__type(value, struct peer);
 } sockets_v2 SEC(".maps");
 
 /* Which backends an unconnected UDP socket has. */

@@ -3,14 +3,24 @@
  * The socket's way to a Service: the address is exchanged for a backend's when the socket dials, so
  * that its packets need no translation at all.
  *
- * Lookups: a dial of no Service 2, TCP to a Service 4 and a socket storage, a datagram to a Service
- * that the socket knows 2 and a socket storage.
+ *   connect      find the frontend ── none ──► as it is
+ *                decide ── not taken ──► ECONNREFUSED or ETIMEDOUT
+ *                exchange, remember in the socket
+ *   sendmsg      the same, but a Service that the socket knows keeps its backend
+ *   recvmsg, getpeername   show the Service for its backend
+ *   bind         a NodePort, by the node's own processes ──► EADDRINUSE
+ *
+ * Lookups, beside the socket's own storage: a dial of no Service 2, of a Service 4 (NodePort 6), a
+ * datagram to a Service that the socket knows 2; a bind 1, to the IPv6 wildcard 2, by a pod 0. A
+ * test counts them.
  */
 #include <linux/bpf.h>
 #include <linux/in.h>
 #include <bpf/bpf_helpers.h>
 
-#include "socket.h"
+#include "bind.h"
+#include "connect.h"
+#include "datagram.h"
 
 SEC("cgroup/connect4")
 int connect4(struct bpf_sock_addr *ctx)
@@ -58,6 +68,18 @@ SEC("cgroup/getpeername6")
 int getpeername6(struct bpf_sock_addr *ctx)
 {
 	return socket_peer(ctx, true);
+}
+
+SEC("cgroup/bind4")
+int bind4(struct bpf_sock_addr *ctx)
+{
+	return socket_bind(ctx, false);
+}
+
+SEC("cgroup/bind6")
+int bind6(struct bpf_sock_addr *ctx)
+{
+	return socket_bind(ctx, true);
 }
 
 char _license[] SEC("license") = "Dual BSD/GPL";

@@ -183,6 +183,10 @@ const (
 	LocalLoopback uint8 = 2 // 127.0.0.0/8 or ::1
 )
 
+// UplinkAny stands in place of an interface's index for the node's addresses where the way out does not matter yet:
+// those of the default route's interface.
+const UplinkAny uint32 = 0
+
 // Uplink is struct uplink: what leaves by an interface is masqueraded with these addresses.
 type Uplink struct {
 	V4, V6 [16]byte

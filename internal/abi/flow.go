@@ -61,3 +61,10 @@ type Choice struct {
 	ServicePort [2]byte
 	Port        [2]byte
 }
+
+// Peer is struct peer: the Service that a connected socket has.
+type Peer struct {
+	Choice Choice
+	Moved  uint32
+	Cookie uint64
+}
