@@ -3,6 +3,7 @@
 package manifest
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"net/netip"
@@ -53,37 +54,57 @@ func (e *expansion) hasNode(name string) bool {
 
 // schedule gives each Pod without a node the one with the fewest Pods of the same owner, then of all, then the first.
 func (e *expansion) schedule() {
-	total, owned := map[string]int{}, map[string]int{}
-	countIn := func(pod *corev1.Pod) {
-		total[pod.Spec.NodeName]++
-		owned[pod.Spec.NodeName+" "+OwnerOf(pod)]++
-	}
-	for _, pod := range e.out.Pods {
-		if pod.Spec.NodeName != "" {
-			countIn(pod)
-		}
-	}
+	s := scheduler{total: map[string]int{}, owned: map[string]int{}, ports: takenPorts{}}
+	var waiting []*corev1.Pod
 	for _, pod := range slices.Clone(e.out.Pods) {
-		if pod.Spec.NodeName != "" {
-			if !e.hasNode(pod.Spec.NodeName) {
-				e.setAside(pod, fmt.Errorf("spec.nodeName: there is no Node %q", pod.Spec.NodeName))
-			}
-			continue
+		node := pod.Spec.NodeName
+		switch err := s.ports.refuse(&pod.Spec, node); {
+		case node == "":
+			waiting = append(waiting, pod)
+		case !e.hasNode(node):
+			e.setAside(pod, fmt.Errorf("spec.nodeName: there is no Node %q", node))
+		case err != nil:
+			e.setAside(pod, err)
+		default:
+			s.place(pod)
 		}
-		fitting := slices.DeleteFunc(slices.Clone(e.out.Nodes), func(n *corev1.Node) bool { return !fits(&pod.Spec, n) })
-		if len(fitting) == 0 {
-			e.setAside(pod, errors.New("spec.nodeSelector: no Node has these labels"))
-			continue
-		}
-		best := slices.MinFunc(fitting, func(a, b *corev1.Node) int {
-			if d := owned[a.Name+" "+OwnerOf(pod)] - owned[b.Name+" "+OwnerOf(pod)]; d != 0 {
-				return d
-			}
-			return total[a.Name] - total[b.Name]
-		})
-		pod.Spec.NodeName = best.Name
-		countIn(pod)
 	}
+	for _, pod := range waiting {
+		best, err := s.best(pod, e.out.Nodes)
+		if err != nil {
+			e.setAside(pod, err)
+			continue
+		}
+		pod.Spec.NodeName = best
+		s.place(pod)
+	}
+}
+
+// scheduler knows what is on each node.
+type scheduler struct {
+	total, owned map[string]int // Pods by node, and by node and owner
+	ports        takenPorts
+}
+
+func (s *scheduler) place(pod *corev1.Pod) {
+	s.total[pod.Spec.NodeName]++
+	s.owned[pod.Spec.NodeName+" "+OwnerOf(pod)]++
+	s.ports.take(pod)
+}
+
+func (s *scheduler) best(pod *corev1.Pod, nodes []*corev1.Node) (string, error) {
+	fitting := slices.DeleteFunc(slices.Clone(nodes), func(n *corev1.Node) bool { return !fits(&pod.Spec, n) })
+	if len(fitting) == 0 {
+		return "", errors.New("spec.nodeSelector: no Node has these labels")
+	}
+	last := s.ports.refuse(&pod.Spec, fitting[len(fitting)-1].Name)
+	fitting = slices.DeleteFunc(fitting, func(n *corev1.Node) bool { return s.ports.refuse(&pod.Spec, n.Name) != nil })
+	if len(fitting) == 0 {
+		return "", fmt.Errorf("no Node has its hostPorts free: %w", last)
+	}
+	return slices.MinFunc(fitting, func(a, b *corev1.Node) int {
+		return cmp.Or(s.owned[a.Name+" "+OwnerOf(pod)]-s.owned[b.Name+" "+OwnerOf(pod)], s.total[a.Name]-s.total[b.Name])
+	}).Name, nil
 }
 
 func fits(spec *corev1.PodSpec, node *corev1.Node) bool {

@@ -35,6 +35,7 @@ func (e *expansion) services() {
 			e.setAside(service, err)
 		}
 	}
+	e.nodePorts()
 }
 
 func defaultPort(port *corev1.ServicePort) {

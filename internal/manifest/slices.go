@@ -103,6 +103,7 @@ func (e *expansion) endpoint(service *corev1.Service, pod *corev1.Pod, addr neti
 			endpoint.Zone = &zone
 		}
 	}
+	endpoint.Hints = hints(service, &endpoint)
 	return endpoint
 }
 
@@ -124,7 +125,7 @@ func target(port corev1.ServicePort, pod *corev1.Pod) (int32, bool) {
 	if port.TargetPort.Type == intstr.Int {
 		return cmp.Or(port.TargetPort.IntVal, port.Port), true
 	}
-	for _, container := range pod.Spec.Containers {
+	for container := range portContainers(&pod.Spec) {
 		for _, p := range container.Ports {
 			if p.Name == port.TargetPort.StrVal && protocolOf(p.Protocol) == protocolOf(port.Protocol) {
 				return p.ContainerPort, true

@@ -71,58 +71,6 @@ func validName(object metav1.Object) error {
 	return nil
 }
 
-func validService(s *corev1.Service) error {
-	if s.Spec.Type == corev1.ServiceTypeExternalName {
-		return nil
-	}
-	if err := oneOf("spec.type", string(s.Spec.Type), "", "ClusterIP", "NodePort", "LoadBalancer"); err != nil {
-		return err
-	}
-	for i, ip := range clusterIPs(s) {
-		if ip == corev1.ClusterIPNone && i == 0 {
-			continue
-		}
-		if err := validAddr(fmt.Sprintf("spec.clusterIPs[%d]", i), ip, 0); err != nil {
-			return err
-		}
-	}
-	if len(s.Spec.Ports) == 0 && s.Spec.ClusterIP != corev1.ClusterIPNone {
-		return errors.New("spec.ports is missing: a Service without ports reaches nothing")
-	}
-	if policy := s.Spec.IPFamilyPolicy; policy != nil {
-		if err := oneOf("spec.ipFamilyPolicy", string(*policy), "SingleStack", "PreferDualStack", "RequireDualStack"); err != nil {
-			return err
-		}
-	}
-	for i, family := range s.Spec.IPFamilies {
-		if err := oneOf(fmt.Sprintf("spec.ipFamilies[%d]", i), string(family), "IPv4", "IPv6"); err != nil {
-			return err
-		}
-	}
-	return validServicePorts(s.Spec.Ports)
-}
-
-func validServicePorts(ports []corev1.ServicePort) error {
-	names, numbers := map[string]bool{}, map[string]bool{}
-	for i, port := range ports {
-		field := fmt.Sprintf("spec.ports[%d]", i)
-		err := errors.Join(validPort(field+".port", port.Port), validProtocol(field+".protocol", port.Protocol),
-			validTarget(field+".targetPort", port.TargetPort))
-		if err != nil {
-			return err
-		}
-		if port.Name == "" && len(ports) > 1 {
-			return fmt.Errorf("%s.name is missing: with several ports each needs a name", field)
-		}
-		number := fmt.Sprintf("%d/%s", port.Port, protocolOf(port.Protocol))
-		if names[port.Name] || numbers[number] {
-			return fmt.Errorf("%s: name %q or port %s is here twice", field, port.Name, number)
-		}
-		names[port.Name], numbers[number] = true, true
-	}
-	return nil
-}
-
 func validSlice(s *discoveryv1.EndpointSlice) error {
 	if err := oneOf("addressType", string(s.AddressType), "IPv4", "IPv6", "FQDN"); err != nil {
 		return err
@@ -173,25 +121,43 @@ func validPod(p *corev1.Pod) error {
 			return err
 		}
 	}
-	return validContainers("spec.containers", p.Spec.Containers)
+	return validContainers("spec", &p.Spec)
 }
 
-func validContainers(field string, containers []corev1.Container) error {
-	if len(containers) == 0 {
-		return fmt.Errorf("%s is missing", field)
+func validContainers(field string, spec *corev1.PodSpec) error {
+	if len(spec.Containers) == 0 {
+		return fmt.Errorf("%s.containers is missing", field)
 	}
-	for i, container := range containers {
-		if container.Name == "" {
-			return fmt.Errorf("%s[%d].name is missing", field, i)
-		}
-		for j, port := range container.Ports {
-			at := fmt.Sprintf("%s[%d].ports[%d]", field, i, j)
-			if err := errors.Join(validPort(at+".containerPort", port.ContainerPort), validProtocol(at+".protocol", port.Protocol)); err != nil {
-				return err
+	for _, list := range []struct {
+		field      string
+		containers []corev1.Container
+	}{{field + ".containers", spec.Containers}, {field + ".initContainers", spec.InitContainers}} {
+		for i, container := range list.containers {
+			if container.Name == "" {
+				return fmt.Errorf("%s[%d].name is missing", list.field, i)
+			}
+			for j, port := range container.Ports {
+				if err := validContainerPort(fmt.Sprintf("%s[%d].ports[%d]", list.field, i, j), port, spec.HostNetwork); err != nil {
+					return err
+				}
 			}
 		}
 	}
 	return nil
+}
+
+func validContainerPort(field string, port corev1.ContainerPort, hostNetwork bool) error {
+	err := errors.Join(validPort(field+".containerPort", port.ContainerPort), validProtocol(field+".protocol", port.Protocol))
+	if err == nil && port.HostPort != 0 {
+		err = validPort(field+".hostPort", port.HostPort)
+	}
+	if err == nil && port.HostIP != "" {
+		err = validAddr(field+".hostIP", port.HostIP, 0)
+	}
+	if err == nil && hostNetwork && port.HostPort != 0 && port.HostPort != port.ContainerPort {
+		err = fmt.Errorf("%s.hostPort: %d is not the containerPort %d, which on the host's network it is", field, port.HostPort, port.ContainerPort)
+	}
+	return err
 }
 
 func validTemplate(template *corev1.PodTemplateSpec, selector *metav1.LabelSelector) error {
@@ -205,7 +171,7 @@ func validTemplate(template *corev1.PodTemplateSpec, selector *metav1.LabelSelec
 	if !matches.Matches(labelSet(template.Labels)) {
 		return fmt.Errorf("spec.selector %q doesn't match the labels of spec.template", matches)
 	}
-	return validContainers("spec.template.spec.containers", template.Spec.Containers)
+	return validContainers("spec.template.spec", &template.Spec)
 }
 
 func validNode(n *corev1.Node) error {
