@@ -56,7 +56,11 @@ func (s *settings) Flags(flags *pflag.FlagSet) {
 	flags.Uint32Var(&s.flows, "flows", bpf.DefaultFlows, "`entries` of the connection table of per-packet translation, two a flow")
 }
 
-var capacityFlags = [abi.MapCount]string{"max-frontends", "max-sets", "max-slots", "max-backends", "max-endpoints"}
+// capacityFlags has a flag for each map but the one of the node's own row.
+var capacityFlags = [abi.Selves]string{
+	abi.Frontends: "max-frontends", abi.Views: "max-views", abi.Sets: "max-sets", abi.Slots: "max-slots", abi.Backends: "max-backends",
+	abi.Endpoints: "max-endpoints", abi.SourceRanges: "max-source-ranges", abi.Networks: "max-networks", abi.HealthChecks: "max-health-checks",
+}
 
 // check fills in defaults that depend on the machine.
 func (s *settings) check() (err error) {

@@ -210,7 +210,7 @@ func (n *node) saw(kind string) bool {
 func shop(services, backends, generation int) *model.Tables {
 	t := model.NewTables()
 	for i := range services {
-		s := model.BackendSet{ID: model.SetID(i + 1), SetKey: model.SetKey{
+		s := model.BackendSet{ID: model.SetID(i + 1), Root: model.SetID(i + 1), SetKey: model.SetKey{
 			Service: model.ServicePort{Namespace: "shop", Name: fmt.Sprintf("s%d", i), Port: 80, Protocol: model.TCP},
 			Family:  model.IPv4, Scope: model.ScopeAll,
 		}}

@@ -235,7 +235,7 @@ func TestAFullMapRefusesByNameAndHealsWhenThereIsRoom(t *testing.T) {
 		t.Fatalf("%d writes", n.maps.Writes()-writes)
 	}
 	faults := n.lastReport().Faults
-	want := "layer cluster, revision 3: map backends_v1 has 12 of 13 entries in use and the change needs 6 more, such as backend "
+	want := "layer cluster, revision 3: map backends_v2 has 12 of 13 entries in use and the change needs 6 more, such as backend "
 	if len(faults) != 1 || faults[0].Kind != "capacity" || !strings.HasPrefix(faults[0].Text, want) {
 		t.Errorf("faults %+v\nwant %s", faults, want)
 	}
@@ -313,21 +313,21 @@ func TestDriftIsFoundNamedAndRepaired(t *testing.T) {
 			value = append([]byte(nil), value...)
 			value[15]++
 			return maps.Write{Map: abi.Backends, Key: backend, Value: value}
-		}, "backends_v1 holds backend 1001 (10.1.0.1 port 8080, state 1) of shop/s0:80 in layer cluster where it should hold backend 1001 (10.1.0.0 port 8080"},
+		}, "backends_v2 holds backend 1001 (10.1.0.1 port 8080, state 1) of shop/s0:80 of layer cluster where it should hold backend 1001 (10.1.0.0 port 8080"},
 		"a backend deleted": {func(*maps.Memory) maps.Write {
 			return maps.Write{Map: abi.Backends, Key: backend}
-		}, "backends_v1 has 11 entries where there should be 12; missing or changed: backend 1001 (10.1.0.0 port 8080)"},
+		}, "backends_v2 has 11 entries where there should be 12; missing or changed: backend 1001 (10.1.0.0 port 8080)"},
 		"a frontend nobody asked for": {func(m *maps.Memory) maps.Write {
 			key := make([]byte, 20)
 			key[19], key[16] = 0, 1
 			return maps.Write{Map: abi.Frontends, Key: key, Value: abi.Encode(abi.Frontend{Set: 1, Kind: 1, Layer: 1})}
-		}, "frontends_v1 has an entry that nobody asked for: "},
+		}, "frontends_v2 has an entry that nobody asked for: "},
 		"a count": {func(m *maps.Memory) maps.Write {
 			value, _ := m.Lookup(abi.Sets, abi.Encode(uint32(1)))
 			value = append([]byte(nil), value...)
 			copy(value, abi.Encode(uint32(3)))
 			return maps.Write{Map: abi.Sets, Key: abi.Encode(uint32(1)), Value: value}
-		}, "sets_v1 holds set 1 (shop/s0:80) of 3 backends in layer cluster where it should hold set 1 (shop/s0:80) of 4 backends"},
+		}, "sets_v2 holds set 1 (shop/s0:80) of 3 backends in layer cluster where it should hold set 1 (shop/s0:80) of 4 backends"},
 		"an endpoint's pod": {func(m *maps.Memory) maps.Write {
 			addr := pods("x").Rows().Endpoints[0].Addr.As16()
 			return maps.Write{Map: abi.Endpoints, Key: addr[:], Value: abi.Encode(abi.Endpoint{Layer: 3})}

@@ -92,11 +92,16 @@ func (c *Core) snapshot(s Snapshot) {
 // lacking returns the keys of what is held and not among rows.
 func lacking(held *model.Tables, rows *model.Rows) model.Keys {
 	return model.Keys{
-		Frontends: without(held.Frontends, rows.Frontends),
-		Sets:      without(held.Sets, rows.Sets),
-		Backends:  without(held.Backends, rows.Backends),
-		Members:   without(held.Members, rows.Members),
-		Endpoints: without(held.Endpoints, rows.Endpoints),
+		Frontends:    without(held.Frontends, rows.Frontends),
+		Sets:         without(held.Sets, rows.Sets),
+		Backends:     without(held.Backends, rows.Backends),
+		Members:      without(held.Members, rows.Members),
+		Endpoints:    without(held.Endpoints, rows.Endpoints),
+		Views:        without(held.Views, rows.Views),
+		SourceRanges: without(held.SourceRanges, rows.SourceRanges),
+		Networks:     without(held.Networks, rows.Networks),
+		HealthChecks: without(held.HealthChecks, rows.HealthChecks),
+		Selves:       without(held.Selves, rows.Selves),
 	}
 }
 

@@ -115,6 +115,21 @@ func (c *Core) nameMissing(found, wanted *plan.State) {
 		for _, e := range put.Endpoints {
 			missing = append(missing, "endpoint "+e.Addr.String())
 		}
+		for _, v := range put.Views {
+			missing = append(missing, fmt.Sprintf("view of set %d → set %d", v.Set, v.Target))
+		}
+		for _, r := range put.SourceRanges {
+			missing = append(missing, fmt.Sprintf("source range %s of set %d", r.Prefix, r.Set))
+		}
+		for _, n := range put.Networks {
+			missing = append(missing, "network "+n.Prefix.String())
+		}
+		for _, h := range put.HealthChecks {
+			missing = append(missing, fmt.Sprintf("health check at port %d", h.Port))
+		}
+		if len(put.Selves) > 0 {
+			missing = append(missing, "the node's own row")
+		}
 	}
 	if len(missing) > 0 && c.loading.cut == nil && c.loading.tries == 0 {
 		c.loading.drift = append(c.loading.drift, "missing or changed: "+few(missing))
@@ -191,7 +206,21 @@ func (c *Core) done(in Done) {
 	}
 	c.accept(t)
 	c.do(Record{t.kind, t.position})
+	c.displaced(t.kind)
 	c.applied(t, in.Switched)
+}
+
+// displaced asks for the other layer as a whole if a change of this one took rows away from it: ids that meant
+// something else there.
+func (c *Core) displaced(by model.LayerKind) {
+	for _, kind := range kinds {
+		if l := &c.layers[kind]; kind != by && l.known && l.position.Digest != c.state.Digest(kind) {
+			l.known = false
+			c.event(true, "digest", "layer %s: ids of its rows mean something else in the rows of layer %s; asking for all rows",
+				l, c.layers[by])
+			c.ask(l)
+		}
+	}
 }
 
 // accept moves the layer's position.

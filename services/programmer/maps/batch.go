@@ -110,5 +110,5 @@ func fromBytes[A any](b []byte) (a A) {
 	return a
 }
 
-// full says whether the kernel refused a new entry for lack of room (E2BIG from hash maps).
-func full(err error) bool { return errors.Is(err, unix.E2BIG) }
+// full says whether the kernel refused a new entry for lack of room (E2BIG from hash maps, ENOSPC from tries).
+func full(err error) bool { return errors.Is(err, unix.E2BIG) || errors.Is(err, unix.ENOSPC) }

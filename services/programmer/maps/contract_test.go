@@ -10,6 +10,7 @@ import (
 
 	"github.com/cilium/ebpf"
 	"github.com/google/go-cmp/cmp"
+	"golang.org/x/sys/unix"
 
 	"github.com/deltaplane/deltaplane/internal/abi"
 	"github.com/deltaplane/deltaplane/internal/model"
@@ -20,16 +21,19 @@ import (
 const small = 3000
 
 func TestMemoryKeepsTheContract(t *testing.T) {
-	var capacities [abi.MapCount]uint32
-	for i := range capacities {
-		capacities[i] = small
+	contract(t, func(*testing.T) Maps { return NewMemory(capacities()) })
+}
+
+func capacities() (all [abi.MapCount]uint32) {
+	for i := range all {
+		all[i] = small
 	}
-	contract(t, func(*testing.T) Maps { return NewMemory(capacities) })
+	return all
 }
 
 func TestFaultyThatNeverFailsKeepsTheContract(t *testing.T) {
 	contract(t, func(*testing.T) Maps {
-		return &Faulty{Maps: NewMemory([abi.MapCount]uint32{small, small, small, small, small})}
+		return &Faulty{Maps: NewMemory(capacities())}
 	})
 }
 
@@ -45,6 +49,28 @@ func TestKernelKeepsTheContract(t *testing.T) {
 	})
 }
 
+func TestTriesAreReadOneByOneWhereTheKernelHasNoBatchesForThem(t *testing.T) {
+	testkit.NeedKernel(t)
+	k, err := NewKernel(newPlane(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	write(t, k, put(abi.SourceRanges, 1, 10), put(abi.SourceRanges, 2, 20), put(abi.SourceRanges, 3, 30))
+	got := map[uint32]bool{}
+	cursor := Cursor{state: &scan[[24]byte]{single: true}}
+	for end := false; !end; {
+		if end, err = k.Read(abi.SourceRanges, &cursor, 2, func(key, _ []byte) error {
+			got[number(key)] = true
+			return nil
+		}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if diff := cmp.Diff(map[uint32]bool{1: true, 2: true, 3: true}, got); diff != "" {
+		t.Error(diff)
+	}
+}
+
 // plane is the maps without any program.
 type plane struct {
 	maps      [abi.MapCount]*ebpf.Map
@@ -55,10 +81,14 @@ func newPlane(t testing.TB) *plane {
 	t.Helper()
 	p := &plane{positions: map[model.LayerKind]model.Position{}}
 	for i, layout := range abi.Layouts {
-		m, err := ebpf.NewMap(&ebpf.MapSpec{
+		spec := &ebpf.MapSpec{
 			Name: layout.Name, Type: ebpf.Hash, MaxEntries: small,
 			KeySize: uint32(layout.KeySize), ValueSize: uint32(layout.ValueSize),
-		})
+		}
+		if trie(abi.Map(i)) {
+			spec.Type, spec.Flags = ebpf.LPMTrie, unix.BPF_F_NO_PREALLOC
+		}
+		m, err := ebpf.NewMap(spec)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -87,17 +117,25 @@ func put(m abi.Map, n, value int) Write {
 	return w
 }
 
+// remove puts n into the last bytes of the key. A trie's begins with the length of its prefix.
 func remove(m abi.Map, n int) Write {
 	key := make([]byte, abi.Layouts[m].KeySize)
-	binary.BigEndian.PutUint32(key, uint32(n))
+	if trie(m) {
+		binary.NativeEndian.PutUint32(key, uint32(8*(len(key)-4)))
+	}
+	binary.BigEndian.PutUint32(key[len(key)-4:], uint32(n))
 	return Write{Map: m, Key: key}
 }
+
+func trie(m abi.Map) bool { return m == abi.SourceRanges || m == abi.Networks }
+
+func number(key []byte) uint32 { return binary.BigEndian.Uint32(key[len(key)-4:]) }
 
 func contents(t *testing.T, from Maps, m abi.Map) map[uint32]uint32 {
 	t.Helper()
 	got := map[uint32]uint32{}
 	err := Dump(from, m, func(key, value []byte) error {
-		got[binary.BigEndian.Uint32(key)] = binary.BigEndian.Uint32(value)
+		got[number(key)] = binary.BigEndian.Uint32(value)
 		return nil
 	})
 	if err != nil {
@@ -167,57 +205,63 @@ func contract(t *testing.T, open func(*testing.T) Maps) {
 	})
 	t.Run("foreign sizes are refused", func(t *testing.T) {
 		m := open(t)
-		err := m.Write([]Write{{Map: abi.Sets, Key: []byte{1}, Value: make([]byte, 140)}})
-		want := "map sets_v1 takes keys of 4 and values of 140 bytes, not 1 and 140"
+		err := m.Write([]Write{{Map: abi.Sets, Key: []byte{1}, Value: make([]byte, 160)}})
+		want := "map sets_v2 takes keys of 4 and values of 160 bytes, not 1 and 160"
 		if err == nil || err.Error() != want {
 			t.Errorf("got %v, want %s", err, want)
 		}
 	})
-	t.Run("reading in slices sees every entry", func(t *testing.T) {
-		m := open(t)
-		var batch []Write
-		for i := range 2000 {
-			batch = append(batch, put(abi.Backends, i, i))
-		}
-		write(t, m, batch...)
-		seen := map[uint32]bool{}
-		var cursor Cursor
-		for calls := 1; ; calls++ {
-			end, err := m.Read(abi.Backends, &cursor, 256, func(key, _ []byte) error {
-				seen[binary.BigEndian.Uint32(key)] = true
-				return nil
-			})
-			if err != nil {
-				t.Fatal(err)
-			}
-			if end {
-				break
-			}
-			if calls > 2000 {
-				t.Fatal("reading does not end")
-			}
-		}
-		if len(seen) != 2000 {
-			t.Errorf("saw %d of 2000 entries", len(seen))
-		}
-	})
-	t.Run("a position is what was recorded", func(t *testing.T) {
-		m := open(t)
-		want := model.Position{Epoch: 3, Revision: 7, Digest: model.Digest{1, 2}}
-		if err := m.SetPosition(model.LayerNode, want); err != nil {
+	for _, which := range []abi.Map{abi.Backends, abi.SourceRanges} {
+		t.Run("reading in slices sees every entry of "+which.String(), func(t *testing.T) { readInSlices(t, open(t), which) })
+	}
+	t.Run("a position is what was recorded", func(t *testing.T) { recorded(t, open(t)) })
+}
+
+func readInSlices(t *testing.T, m Maps, which abi.Map) {
+	t.Helper()
+	var batch []Write
+	for i := range 2000 {
+		batch = append(batch, put(which, i, i))
+	}
+	write(t, m, batch...)
+	seen := map[uint32]bool{}
+	var cursor Cursor
+	for calls := 1; ; calls++ {
+		end, err := m.Read(which, &cursor, 256, func(key, _ []byte) error {
+			seen[number(key)] = true
+			return nil
+		})
+		if err != nil {
 			t.Fatal(err)
 		}
-		got, err := m.Position(model.LayerNode)
-		if err != nil || got != want {
-			t.Errorf("got %v, %v, want %v", got, err, want)
+		if end {
+			break
 		}
-		if got, err := m.Position(model.LayerCluster); err != nil || got != (model.Position{}) {
-			t.Errorf("the other layer's position: got %v, %v", got, err)
+		if calls > 2000 {
+			t.Fatal("reading does not end")
 		}
-		if m.Writes() != 0 {
-			t.Errorf("recording a position counted as %d writes", m.Writes())
-		}
-	})
+	}
+	if len(seen) != 2000 {
+		t.Errorf("saw %d of 2000 entries", len(seen))
+	}
+}
+
+func recorded(t *testing.T, m Maps) {
+	t.Helper()
+	want := model.Position{Epoch: 3, Revision: 7, Digest: model.Digest{1, 2}}
+	if err := m.SetPosition(model.LayerNode, want); err != nil {
+		t.Fatal(err)
+	}
+	got, err := m.Position(model.LayerNode)
+	if err != nil || got != want {
+		t.Errorf("got %v, %v, want %v", got, err, want)
+	}
+	if got, err := m.Position(model.LayerCluster); err != nil || got != (model.Position{}) {
+		t.Errorf("the other layer's position: got %v, %v", got, err)
+	}
+	if m.Writes() != 0 {
+		t.Errorf("recording a position counted as %d writes", m.Writes())
+	}
 }
 
 func write(t *testing.T, m Maps, writes ...Write) {

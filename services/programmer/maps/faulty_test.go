@@ -16,7 +16,7 @@ func TestFaultyFailsAtTheOperationAskedForAndKeepsWhatCameBefore(t *testing.T) {
 	memory := NewMemory([abi.MapCount]uint32{})
 	f := &Faulty{Maps: memory, FailAt: 3}
 	err := f.Write([]Write{put(abi.Sets, 1, 1), put(abi.Sets, 2, 2), put(abi.Sets, 3, 3), put(abi.Sets, 4, 4)})
-	want := "writing an entry of map sets_v1: operation 3: injected failure"
+	want := "writing an entry of map sets_v2: operation 3: injected failure"
 	if !errors.Is(err, ErrInjected) || err.Error() != want {
 		t.Fatalf("got %v, want %s", err, want)
 	}

@@ -31,11 +31,16 @@ type Kernel struct {
 // NewKernel returns the maps of plane, having checked that they have the layout of this program.
 func NewKernel(plane Plane) (*Kernel, error) {
 	k := &Kernel{plane: plane, ops: [abi.MapCount]batcher{
-		abi.Frontends: &batches[[20]byte, [8]byte]{},
-		abi.Sets:      &batches[[4]byte, [140]byte]{},
-		abi.Slots:     &batches[[8]byte, [4]byte]{},
-		abi.Backends:  &batches[[4]byte, [24]byte]{},
-		abi.Endpoints: &batches[[16]byte, [324]byte]{},
+		abi.Frontends:    &batches[[20]byte, [8]byte]{},
+		abi.Views:        &batches[[16]byte, [8]byte]{},
+		abi.Sets:         &batches[[4]byte, [160]byte]{},
+		abi.Slots:        &batches[[8]byte, [4]byte]{},
+		abi.Backends:     &batches[[4]byte, [32]byte]{},
+		abi.Endpoints:    &batches[[16]byte, [324]byte]{},
+		abi.SourceRanges: &batches[[24]byte, [4]byte]{},
+		abi.Networks:     &batches[[20]byte, [4]byte]{},
+		abi.HealthChecks: &batches[[4]byte, [132]byte]{},
+		abi.Selves:       &batches[[4]byte, [80]byte]{},
 	}}
 	for i, layout := range abi.Layouts {
 		m := plane.Map(abi.Map(i))

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package maps is what the programmer writes to: the node's five maps as byte keys and values, with the position
+// Package maps is what the programmer writes to: the node's maps of rows as byte keys and values, with the position
 // that each layer has reached. Kernel has them in BPF, Memory in this process (for nodes without BPF, and for
 // tests), Faulty wraps either and fails on demand. All three keep the same promises, which one contract test holds
 // them to.

@@ -12,11 +12,16 @@ import (
 
 // DefaultCapacities are the entries that each map has room for unless configured.
 var DefaultCapacities = [abi.MapCount]uint32{
-	abi.Frontends: 131_072,
-	abi.Sets:      131_072,
-	abi.Slots:     524_288,
-	abi.Backends:  524_288,
-	abi.Endpoints: 4_096,
+	abi.Frontends:    131_072,
+	abi.Views:        65_536,
+	abi.Sets:         131_072,
+	abi.Slots:        524_288,
+	abi.Backends:     524_288,
+	abi.Endpoints:    4_096,
+	abi.SourceRanges: 65_536,
+	abi.Networks:     16_384,
+	abi.HealthChecks: 4_096,
+	abi.Selves:       1,
 }
 
 // Memory is maps in this process. It may be used from several goroutines.

@@ -118,7 +118,39 @@ func frontend(n int, set model.SetID) model.Frontend {
 }
 
 func set(id model.SetID, of int) model.BackendSet {
-	return model.BackendSet{ID: id, SetKey: model.SetKey{Service: service(of), Family: model.IPv4, Scope: model.ScopeAll}}
+	return model.BackendSet{ID: id, Root: id, SetKey: model.SetKey{Service: service(of), Family: model.IPv4, Scope: model.ScopeAll}}
+}
+
+// part is a zone's or a node's part of a root.
+func part(id, root model.SetID, of int, scope model.Scope, place string) model.BackendSet {
+	s := set(id, of)
+	s.Root, s.Scope, s.Place = root, scope, model.PlaceOf(place)
+	return s
+}
+
+// view leads from a root to a part of it.
+func view(target, root model.SetID, scope model.Scope, place string) model.View {
+	return model.View{ViewKey: model.ViewKey{Set: root, Scope: scope, Place: model.PlaceOf(place)}, Target: target}
+}
+
+func flagged(s model.BackendSet, flags model.SetFlags) model.BackendSet {
+	s.Flags = flags
+	return s
+}
+
+func policy(f model.Frontend, flags model.FrontendFlags) model.Frontend {
+	f.Kind, f.Flags = model.FrontendLoadBalancer, flags
+	return f
+}
+
+func refused(n int) model.Frontend {
+	f := frontend(n, 0)
+	f.Port, f.Protocol, f.Kind = 0, 0, model.FrontendRefused
+	return f
+}
+
+func sources(set model.SetID, prefix string) model.SourceRange {
+	return model.SourceRange{Set: set, Prefix: netip.MustParsePrefix(prefix)}
 }
 
 func backend(id model.BackendID, of model.SetID, host int) model.Backend {
@@ -140,6 +172,16 @@ func rows(all ...any) *model.Tables {
 			t.Backends[r.ID] = r
 		case model.Endpoint:
 			t.Endpoints[r.Addr] = r
+		case model.View:
+			t.Views[r.ViewKey] = r
+		case model.SourceRange:
+			t.SourceRanges[r] = r
+		case model.Network:
+			t.Networks[r.Prefix] = r
+		case model.HealthCheck:
+			t.HealthChecks[r.Port] = r
+		case model.Self:
+			t.Selves[r.Key()] = r
 		case [2]uint32:
 			m := model.Member{Set: model.SetID(r[0]), Backend: model.BackendID(r[1])}
 			t.Members[m] = m

@@ -17,8 +17,8 @@ func (t *transaction) check() error {
 		if _, kind := t.set(id); kind != 0 {
 			continue
 		}
-		if n := t.frontendsOf[id]; n > 0 {
-			return refuse("rows", "the change removes set %d of %s, which %d frontends still point at", id, before.row.Service, n)
+		if n := t.pointersTo[id]; n > 0 {
+			return refuse("rows", "the change removes set %d of %s, which %d frontends or views still point at", id, before.row.Service, n)
 		}
 		for _, b := range t.slotsBefore[id] {
 			if _, kept := t.tables[before.kind].Members[model.Member{Set: id, Backend: b}]; kept && b != 0 {
@@ -47,22 +47,61 @@ func (t *transaction) checkPuts(put *model.Rows, kind model.LayerKind) error {
 		}
 	}
 	for _, f := range put.Frontends {
+		if f.Set == 0 && f.Kind == model.FrontendRefused {
+			continue
+		}
 		if _, at := t.set(f.Set); at == 0 {
 			return refuse("rows", "frontend %s points at set %d, which does not exist", f.FrontendKey, f.Set)
 		}
 	}
+	for _, v := range put.Views {
+		if err := t.fits(v); err != nil {
+			return err
+		}
+	}
 	for _, m := range put.Members {
-		if _, held := t.tables[kind].Sets[m.Set]; !held {
+		set, held := t.tables[kind].Sets[m.Set]
+		if !held {
 			return refuse("rows", "backend %d is to join set %d, which does not exist in layer %s", m.Backend, m.Set, word(kind))
 		}
-		if _, at := t.backend(m.Backend); at == 0 {
+		b, at := t.backend(m.Backend)
+		if at == 0 {
 			return refuse("rows", "set %d of %s is to have backend %d, which does not exist", m.Set, t.serviceOf(m.Set), m.Backend)
+		}
+		if b.Set != set.Root {
+			return refuse("rows", "set %d of %s, a part of set %d, is to have backend %d, which is of set %d",
+				m.Set, set.Service, set.Root, m.Backend, b.Set)
 		}
 	}
 	for _, e := range put.Endpoints {
 		if len(e.Pod) > podMax {
 			return refuse("rows", "endpoint %s: the pod's name is longer than %d bytes", e.Addr, podMax)
 		}
+	}
+	for _, h := range put.HealthChecks {
+		if h.Port == 0 || len(h.Namespace)+1+len(h.Name) > serviceMax {
+			return refuse("rows", "health check at port %d of %s/%s: its port is 0 or its name longer than %d bytes",
+				h.Port, h.Namespace, h.Name, serviceMax)
+		}
+	}
+	for _, s := range put.Selves {
+		if len(s.Zone) > zoneMax {
+			return refuse("rows", "the node's zone %q is longer than %d bytes", s.Zone, zoneMax)
+		}
+	}
+	return nil
+}
+
+// fits refuses a view that leads nowhere, or to another Service than its root's.
+func (t *transaction) fits(v model.View) error {
+	target, at := t.set(v.Target)
+	if at == 0 {
+		return refuse("rows", "a view of set %d leads to set %d, which does not exist", v.Set, v.Target)
+	}
+	root, at := t.set(v.Set)
+	if target.Root != v.Set || at != 0 && (target.Service != root.Service || target.Family != root.Family) {
+		return refuse("rows", "a view of set %d (%s) leads to set %d, which is a part of set %d (%s)",
+			v.Set, root.Service, v.Target, target.Root, target.Service)
 	}
 	return nil
 }

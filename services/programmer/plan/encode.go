@@ -39,10 +39,9 @@ func (a *arena) take(n int) []byte {
 
 func (a *arena) frontendKey(k model.FrontendKey) []byte {
 	b := a.take(20)
-	addr := k.Addr.As16()
-	copy(b, addr[:])
+	putAddr(b, k.Addr)
 	binary.BigEndian.PutUint16(b[16:], k.Port)
-	b[18] = uint8(k.Protocol)
+	b[18], b[19] = uint8(k.Protocol), uint8(k.Match)
 	return b
 }
 
@@ -50,6 +49,22 @@ func (a *arena) frontend(f model.Frontend, kind model.LayerKind) []byte {
 	b := a.take(8)
 	binary.NativeEndian.PutUint32(b, uint32(f.Set))
 	b[4], b[5] = uint8(f.Kind), uint8(kind)
+	binary.NativeEndian.PutUint16(b[6:], uint16(f.Flags))
+	return b
+}
+
+func (a *arena) viewKey(k model.ViewKey) []byte {
+	b := a.take(16)
+	binary.NativeEndian.PutUint64(b, uint64(k.Place))
+	binary.NativeEndian.PutUint32(b[8:], uint32(k.Set))
+	b[12] = uint8(k.Scope)
+	return b
+}
+
+func (a *arena) view(v model.View, kind model.LayerKind) []byte {
+	b := a.take(8)
+	binary.NativeEndian.PutUint32(b, uint32(v.Target))
+	b[4] = uint8(kind)
 	return b
 }
 
@@ -60,13 +75,15 @@ func (a *arena) id(id uint32) []byte {
 }
 
 func (a *arena) set(s model.BackendSet, kind model.LayerKind, count uint32) []byte {
-	b := a.take(140)
+	b := a.take(160)
 	binary.NativeEndian.PutUint32(b, count)
 	binary.NativeEndian.PutUint16(b[4:], s.Service.Port)
 	b[6], b[7], b[8], b[9] = uint8(s.Service.Protocol), uint8(s.Family), uint8(s.Scope), uint8(kind)
-	n := copy(b[12:139], s.Service.Namespace)
-	n += copy(b[12+n:139], "/")
-	copy(b[12+n:139], s.Service.Name)
+	b[10] = uint8(s.Flags)
+	binary.NativeEndian.PutUint32(b[12:], uint32(s.Root))
+	binary.NativeEndian.PutUint64(b[16:], uint64(s.Place))
+	binary.NativeEndian.PutUint32(b[24:], s.Affinity)
+	name(b[32:], s.Service.Namespace, s.Service.Name)
 	return b
 }
 
@@ -78,19 +95,18 @@ func (a *arena) slotKey(set model.SetID, index uint32) []byte {
 }
 
 func (a *arena) backend(r model.Backend, kind model.LayerKind) []byte {
-	b := a.take(24)
-	addr := r.Addr.As16()
-	copy(b, addr[:])
-	binary.NativeEndian.PutUint32(b[16:], uint32(r.Set))
-	binary.BigEndian.PutUint16(b[20:], r.Port)
-	b[22], b[23] = uint8(r.State), uint8(kind)
+	b := a.take(32)
+	putAddr(b, r.Addr)
+	binary.NativeEndian.PutUint64(b[16:], uint64(r.Place))
+	binary.NativeEndian.PutUint32(b[24:], uint32(r.Set))
+	binary.BigEndian.PutUint16(b[28:], r.Port)
+	b[30], b[31] = uint8(r.State), uint8(kind)
 	return b
 }
 
 func (a *arena) addr(addr netip.Addr) []byte {
 	b := a.take(16)
-	as16 := addr.As16()
-	copy(b, as16[:])
+	putAddr(b, addr)
 	return b
 }
 
@@ -101,62 +117,78 @@ func (a *arena) endpoint(e model.Endpoint, kind model.LayerKind) []byte {
 	return b
 }
 
+func (a *arena) sourceRangeKey(r model.SourceRange) []byte {
+	b := a.take(24)
+	binary.NativeEndian.PutUint32(b, 32+bits(r.Prefix))
+	binary.BigEndian.PutUint32(b[4:], uint32(r.Set))
+	putAddr(b[8:], r.Prefix.Addr())
+	return b
+}
+
+func (a *arena) prefix(p netip.Prefix) []byte {
+	b := a.take(20)
+	binary.NativeEndian.PutUint32(b, bits(p))
+	putAddr(b[4:], p.Addr())
+	return b
+}
+
+func putAddr(b []byte, addr netip.Addr) {
+	as16 := addr.As16()
+	copy(b, as16[:])
+}
+
+// bits counts a prefix's bits in an address of 16 bytes, IPv4 mapped.
+func bits(p netip.Prefix) uint32 { return uint32(128 - p.Addr().BitLen() + p.Bits()) }
+
+// prefix undoes bits.
+func prefix(bits uint32, as16 [16]byte) netip.Prefix {
+	addr := netip.AddrFrom16(as16)
+	if addr.Is4In6() && bits >= 96 {
+		return netip.PrefixFrom(addr.Unmap(), int(min(bits, 255))-96)
+	}
+	return netip.PrefixFrom(addr, int(min(bits, 255)))
+}
+
+// name writes "namespace/name" with a NUL at the end.
+func name(b []byte, namespace, name string) {
+	b = b[:len(b)-1]
+	n := copy(b, namespace)
+	n += copy(b[n:], "/")
+	copy(b[n:], name)
+}
+
+func unname(b []byte) (namespace, name string) {
+	namespace, name, _ = strings.Cut(abi.Text(b), "/")
+	return namespace, name
+}
+
 // What fits the maps' text fields, with the NUL that ends it.
 const (
 	serviceMax = 127
 	podMax     = 319
+	zoneMax    = 63
 )
 
-// The decoders accept exactly what the encoders make: an entry with a foreign layer, a padding byte set or an
-// IPv4-mapped address where there should be none does not come from this program.
-
-func (sc *scratch) decodeFrontend(key, value []byte) (model.Frontend, model.LayerKind, error) {
-	f := model.Frontend{
-		FrontendKey: model.FrontendKey{
-			Addr: abi.Addr([16]byte(key)), Port: binary.BigEndian.Uint16(key[16:]), Protocol: model.Protocol(key[18]),
-		},
-		Set: model.SetID(binary.NativeEndian.Uint32(value)), Kind: model.FrontendKind(value[4]),
-	}
-	kind := model.LayerKind(value[5])
-	a := sc.arena()
-	return f, kind, same(kind, key, a.frontendKey(f.FrontendKey), value, a.frontend(f, kind))
-}
-
 func (sc *scratch) decodeSet(key, value []byte) (s model.BackendSet, kind model.LayerKind, count uint32, err error) {
-	namespace, name, _ := strings.Cut(abi.Text(value[12:]), "/")
-	s = model.BackendSet{ID: model.SetID(binary.NativeEndian.Uint32(key)), SetKey: model.SetKey{
-		Service: model.ServicePort{
-			Namespace: namespace, Name: name,
-			Port: binary.NativeEndian.Uint16(value[4:]), Protocol: model.Protocol(value[6]),
+	namespace, name := unname(value[32:])
+	s = model.BackendSet{
+		ID: model.SetID(binary.NativeEndian.Uint32(key)),
+		SetKey: model.SetKey{
+			Service: model.ServicePort{
+				Namespace: namespace, Name: name,
+				Port: binary.NativeEndian.Uint16(value[4:]), Protocol: model.Protocol(value[6]),
+			},
+			Family: model.Family(value[7]), Scope: model.Scope(value[8]), Place: model.Place(binary.NativeEndian.Uint64(value[16:])),
 		},
-		Family: model.Family(value[7]), Scope: model.Scope(value[8]),
-	}}
+		Root:  model.SetID(binary.NativeEndian.Uint32(value[12:])),
+		Flags: model.SetFlags(value[10]), Affinity: binary.NativeEndian.Uint32(value[24:]),
+	}
 	kind, count = model.LayerKind(value[9]), binary.NativeEndian.Uint32(value)
 	a := sc.arena()
-	return s, kind, count, same(kind, nil, nil, value, a.set(s, kind, count))
+	return s, kind, count, ours(kind, nil, nil, value, a.set(s, kind, count))
 }
 
-func (*scratch) decodeBackend(key, value []byte) (model.Backend, model.LayerKind, error) {
-	b := model.Backend{
-		ID: model.BackendID(binary.NativeEndian.Uint32(key)),
-		BackendKey: model.BackendKey{
-			Set: model.SetID(binary.NativeEndian.Uint32(value[16:])), Addr: abi.Addr([16]byte(value)),
-			Port: binary.BigEndian.Uint16(value[20:]),
-		},
-		State: model.BackendState(value[22]),
-	}
-	kind := model.LayerKind(value[23])
-	return b, kind, same(kind, nil, nil, nil, nil)
-}
-
-func (sc *scratch) decodeEndpoint(key, value []byte) (model.Endpoint, model.LayerKind, error) {
-	e := model.Endpoint{Addr: abi.Addr([16]byte(key)), Pod: abi.Text(value[4:])}
-	kind := model.LayerKind(value[0])
-	a := sc.arena()
-	return e, kind, same(kind, nil, nil, value, a.endpoint(e, kind))
-}
-
-func same(kind model.LayerKind, key, wantKey, value, wantValue []byte) error {
+func ours(kind model.LayerKind, key, wantKey, value, wantValue []byte) error {
 	if kind != model.LayerCluster && kind != model.LayerNode {
 		return fmt.Errorf("layer number %d", kind)
 	}

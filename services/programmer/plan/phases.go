@@ -17,19 +17,22 @@ type round struct {
 	arena    arena
 	prepare  batches
 	turn     batches // the switch of counts, slots and rows
+	lead     batches // views that frontends count on
 	point    batches // the switch of frontends
+	refuse   batches // what counts once the frontends do
 	reclaim  batches
 	inserted [abi.MapCount]int
 	removed  [abi.MapCount]int
 	// settle says that the round writes over what nothing points at any more, but what a program may still be
 	// reading: wait before the first write.
 	settle bool
+	// readBefore and readAfter say whether frontends point at a set, before and after the round.
+	readBefore, readAfter func(model.SetID) bool
 }
 
-// frontend, set and backend are what the maps hold for one key, before or after; kind 0 is nothing.
+// set and backend are what the maps hold for one key, before or after; kind 0 is nothing.
 type (
-	frontend was[model.Frontend]
-	backend  struct {
+	backend struct {
 		row  model.Backend
 		kind model.LayerKind
 		read bool // a slot points at it, so programs may be reading it
@@ -39,31 +42,9 @@ type (
 		kind  model.LayerKind
 		count uint32 // as it is in the map
 		slots []model.BackendID
-		read  bool // a frontend points at it, so programs may be reading it
+		read  bool // a frontend or view points at it, so programs may be reading it
 	}
 )
-
-func (r *round) frontend(key model.FrontendKey, before, after frontend) {
-	switch {
-	case before == after:
-	case after.kind == 0:
-		r.point.remove(abi.Frontends, r.arena.frontendKey(key))
-		r.removed[abi.Frontends]++
-	default:
-		r.put(&r.point, abi.Frontends, r.arena.frontendKey(key), r.arena.frontend(after.row, after.kind), before.kind == 0)
-	}
-}
-
-func (r *round) endpoint(before, after was[model.Endpoint]) {
-	switch {
-	case before == after:
-	case after.kind == 0:
-		r.point.remove(abi.Endpoints, r.arena.addr(before.row.Addr))
-		r.removed[abi.Endpoints]++
-	default:
-		r.put(&r.point, abi.Endpoints, r.arena.addr(after.row.Addr), r.arena.endpoint(after.row, after.kind), before.kind == 0)
-	}
-}
 
 func (r *round) backend(id model.BackendID, before, after backend) {
 	switch {
@@ -144,7 +125,7 @@ func (r *round) leftovers() {
 			continue
 		}
 		in := &r.reclaim
-		if e.in == abi.Frontends {
+		if e.in == abi.Frontends || e.in == abi.Views {
 			in = &r.point
 		}
 		in.remove(e.in, []byte(e.key))
@@ -166,7 +147,9 @@ func (r *round) finish(capacities Capacities) ([]Phase, error) {
 	for _, p := range []Phase{
 		{Name: "prepare", Batches: r.prepare.list()},
 		{Name: "switch", Batches: r.turn.list()},
+		{Name: "lead", Batches: r.lead.list()},
 		{Name: "point", Batches: r.point.list()},
+		{Name: "refuse", Batches: r.refuse.list()},
 		{Name: "reclaim", Batches: r.reclaim.list(), Grace: true},
 	} {
 		if len(p.Batches) > 0 {
@@ -180,7 +163,7 @@ func (r *round) finish(capacities Capacities) ([]Phase, error) {
 }
 
 func (r *round) tooMuch(m abi.Map, more, capacity int) error {
-	pieces := slices.Concat(r.prepare.puts[m], r.turn.puts[m], r.point.puts[m])
+	pieces := slices.Concat(r.prepare.puts[m], r.turn.puts[m], r.lead.puts[m], r.point.puts[m], r.refuse.puts[m])
 	last := pieces[len(pieces)-1]
 	such := last[len(last)-1]
 	return &Refusal{Kind: "capacity", Lacking: r.entries[m] + more - capacity, Text: fmt.Sprintf(

@@ -96,25 +96,25 @@ func TestWhatDoesNotFitIsRefusedWholeAndByName(t *testing.T) {
 				Backends: []model.Backend{backend(8, 1, 8), backend(9, 1, 9)},
 				Members:  []model.Member{{Set: 1, Backend: 8}, {Set: 1, Backend: 9}},
 			}},
-			"map backends_v1 has 3 of 4 entries in use and the change needs 2 more, such as backend 9 (10.1.0.9 port 8080, state 1) of shop/s1:80",
+			"map backends_v2 has 3 of 4 entries in use and the change needs 2 more, such as backend 9 (10.1.0.9 port 8080, state 1) of shop/s1:80",
 		},
 		{
 			"sets",
 			plan.Capacities{abi.Sets: 1},
 			&model.Change{Put: model.Rows{Sets: []model.BackendSet{set(2, 2)}}},
-			"map sets_v1 has 1 of 1 entries in use and the change needs 1 more, such as set 2 (shop/s2:80)",
+			"map sets_v2 has 1 of 1 entries in use and the change needs 1 more, such as set 2 (shop/s2:80)",
 		},
 		{
 			"frontends",
 			plan.Capacities{abi.Frontends: 1},
 			&model.Change{Put: model.Rows{Frontends: []model.Frontend{frontend(7, 1)}}},
-			"map frontends_v1 has 1 of 1 entries in use and the change needs 1 more, such as frontend 10.96.0.7:80/TCP → set 1 (shop/s1:80)",
+			"map frontends_v2 has 1 of 1 entries in use and the change needs 1 more, such as frontend 10.96.0.7:80/TCP → set 1 (shop/s1:80)",
 		},
 		{
 			"room for old and new side by side",
 			plan.Capacities{abi.Backends: 3},
 			&model.Change{Put: addition(9, 9).Put, Remove: removal(1).Remove},
-			"map backends_v1 has 3 of 3 entries in use and the change needs 1 more",
+			"map backends_v2 has 3 of 3 entries in use and the change needs 1 more",
 		},
 	} {
 		t.Run(test.name, func(t *testing.T) {
@@ -139,7 +139,7 @@ func TestRowsThatPointAtNothingAreRefusedAndNothingChanges(t *testing.T) {
 		{"rows", "set 1 of shop/s1:80 is to have backend 9, which does not exist", change(model.Rows{Members: []model.Member{{Set: 1, Backend: 9}}}, model.Keys{})},
 		{"rows", "backend 1 is to join set 9, which does not exist in layer cluster", change(model.Rows{Members: []model.Member{{Set: 9, Backend: 1}}}, model.Keys{})},
 		{"rows", "the change removes backend 1 (10.1.0.1 port 8080), which is still a member of a set", change(model.Rows{}, model.Keys{Backends: []model.BackendID{1}})},
-		{"rows", "the change removes set 1 of shop/s1:80, which 1 frontends still point at", change(model.Rows{}, model.Keys{Sets: []model.SetID{1}})},
+		{"rows", "the change removes set 1 of shop/s1:80, which 1 frontends or views still point at", change(model.Rows{}, model.Keys{Sets: []model.SetID{1}})},
 		{"rows", "the change removes set 1 of shop/s1:80 but not its member backend 1", change(model.Rows{}, model.Keys{Sets: []model.SetID{1}, Frontends: []model.FrontendKey{frontendKey(1)}})},
 		{"rows", "the change of layer cluster names a key twice", change(model.Rows{Backends: []model.Backend{backend(2, 1, 2), backend(2, 1, 3)}}, model.Keys{})},
 		{"rows", "set 5 of shop/" + long.Service.Name + ":80: its id is 0 or its name longer than 127 bytes", change(model.Rows{Sets: []model.BackendSet{long}}, model.Keys{})},
@@ -170,10 +170,11 @@ func refusedWith(t *testing.T, err error, kind, want string) {
 func TestWhatAPersonLeftInTheMapsIsFoundAndRemoved(t *testing.T) {
 	wanted := rows(set(1, 1), frontend(1, 1), backend(1, 1, 1), backend(2, 1, 2), in(1, 1), in(1, 2))
 	sets := func(id, count uint32) maps.Write {
-		value := make([]byte, 140)
+		value := make([]byte, 160)
 		binary.NativeEndian.PutUint32(value, count)
 		value[9] = byte(model.LayerCluster)
-		copy(value[12:], "shop/s1")
+		binary.NativeEndian.PutUint32(value[12:], 1) // the root
+		copy(value[32:], "shop/s1")
 		return maps.Write{Map: abi.Sets, Key: abi.Encode(id), Value: value}
 	}
 	slots := func(set, index, backend uint32) maps.Write {
@@ -188,13 +189,13 @@ func TestWhatAPersonLeftInTheMapsIsFoundAndRemoved(t *testing.T) {
 		"a slot that stands twice":               {slots(1, 0, 1), slots(1, 1, 1)},
 		"a slot to no backend":                   {slots(1, 0, 77)},
 		"a backend deleted":                      {{Map: abi.Backends, Key: abi.Encode(uint32(2))}},
-		"a backend with another address":         {{Map: abi.Backends, Key: abi.Encode(uint32(2)), Value: make([]byte, 24)}},
+		"a backend with another address":         {{Map: abi.Backends, Key: abi.Encode(uint32(2)), Value: make([]byte, 32)}},
 		"a backend in another layer":             {{Map: abi.Backends, Key: abi.Encode(uint32(2)), Value: abi.Encode(abi.Backend{Set: 1, Layer: 3, Addr: netip.MustParseAddr("10.1.0.2").As16(), Port: abi.Port(8080), State: 1})}},
 		"a backend nobody asked for":             {{Map: abi.Backends, Key: abi.Encode(uint32(99)), Value: abi.Encode(abi.Backend{Layer: 1})}},
 		"a frontend deleted":                     {{Map: abi.Frontends, Key: abi.Encode(abi.KeyOfFrontend(frontendKey(1)))}},
 		"a frontend of a foreign layer":          {{Map: abi.Frontends, Key: abi.Encode(abi.KeyOfFrontend(frontendKey(5))), Value: make([]byte, 8)}},
 		"a frontend's value cut to zero":         {{Map: abi.Frontends, Key: abi.Encode(abi.KeyOfFrontend(frontendKey(1))), Value: make([]byte, 8)}},
-		"the set's row emptied":                  {{Map: abi.Sets, Key: abi.Encode(uint32(1)), Value: make([]byte, 140)}},
+		"the set's row emptied":                  {{Map: abi.Sets, Key: abi.Encode(uint32(1)), Value: make([]byte, 160)}},
 		"the set deleted":                        {{Map: abi.Sets, Key: abi.Encode(uint32(1))}},
 		"everything of the set in another layer": {func() maps.Write { w := sets(1, 2); w.Value[9] = 3; return w }()},
 	} {
@@ -230,7 +231,7 @@ func TestEntriesAreTheBytesOfTheABI(t *testing.T) {
 		key, value any
 	}{
 		{abi.Frontends, abi.KeyOfFrontend(v6.FrontendKey), abi.Frontend{Set: 1, Kind: 1, Layer: 1}},
-		{abi.Sets, uint32(1), abi.BackendSet{Count: 1, Port: 80, Protocol: 6, Family: 4, Scope: 1, Layer: 1, Service: name("shop/s1")}},
+		{abi.Sets, uint32(1), abi.BackendSet{Count: 1, Port: 80, Protocol: 6, Family: 4, Scope: 1, Layer: 1, Root: 1, Service: name("shop/s1")}},
 		{abi.Slots, abi.SlotKey{Set: 1}, uint32(7)},
 		{abi.Backends, uint32(7), abi.Backend{Addr: b.Addr.As16(), Set: 1, Port: abi.Port(8080), State: 1, Layer: 1}},
 		{abi.Endpoints, e.Addr.As16(), abi.Endpoint{Layer: 1, Pod: pod("shop/web-1")}},

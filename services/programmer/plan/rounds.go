@@ -3,9 +3,7 @@
 package plan
 
 import (
-	"cmp"
 	"maps"
-	"net/netip"
 	"slices"
 
 	"github.com/deltaplane/deltaplane/internal/abi"
@@ -15,22 +13,22 @@ import (
 // phases returns the writes from what was to what is, if there is room for them.
 func (t *transaction) phases(capacities Capacities) ([]Phase, error) {
 	swap := t.standIns()
-	first := round{transaction: t, settle: !t.Whole()}
+	first := round{transaction: t, settle: !t.Whole(), readBefore: t.rootWasRead(), readAfter: swap.leads(t, false)}
 	first.leave(swap)
 	first.leftovers()
 	phases, err := first.finish(capacities)
 	if err != nil || swap.none() {
 		return phases, err
 	}
-	second := round{transaction: t}
+	second := round{transaction: t, readBefore: swap.leads(t, false), readAfter: swap.leads(t, true)}
 	second.arrive(swap)
 	more, err := second.finish(capacities)
 	return append(phases, more...), err
 }
 
-// standIns are temporary ids for sets and backends whose id means something else after the change, and for all
-// backends of such a set, since programs check that a backend is of the set that led to it. They are far above those
-// that the compiler gives out, which are the lowest free ones.
+// standIns are temporary ids for sets and backends whose id means something else after the change, for all parts of such
+// a set, and for all its backends, since programs check that a backend is of the root that led to it. They are far above
+// those that the compiler gives out, which are the lowest free ones.
 type standIns struct {
 	sets     map[model.SetID]model.SetID
 	backends map[model.BackendID]model.BackendID
@@ -43,11 +41,7 @@ func (s *standIns) none() bool { return len(s.sets)+len(s.backends) == 0 }
 func (t *transaction) standIns() *standIns {
 	swap := &standIns{sets: map[model.SetID]model.SetID{}, backends: map[model.BackendID]model.BackendID{}}
 	freeSet := model.SetID(firstStandIn)
-	for id, before := range t.setsBefore {
-		now, kind := t.State.set(id)
-		if kind == 0 || now.SetKey == before.row.SetKey || !t.wasRead[id] {
-			continue
-		}
+	for _, id := range t.reusedSets() {
 		for t.setTaken(freeSet) {
 			freeSet++
 		}
@@ -65,11 +59,40 @@ func (t *transaction) standIns() *standIns {
 	return swap
 }
 
+// reusedSets returns the sets that mean something else than what programs may be reading, and their parts.
+func (t *transaction) reusedSets() (ids []model.SetID) {
+	reused := map[model.SetID]bool{}
+	for id, before := range t.setsBefore {
+		now, kind := t.State.set(id)
+		reused[id] = kind != 0 && !same(now, before.row) && t.wasRead[id]
+		if reused[id] {
+			ids = append(ids, id)
+		}
+	}
+	for _, kind := range kinds {
+		if len(ids) == 0 {
+			break
+		}
+		for id, row := range t.tables[kind].Sets {
+			if reused[row.Root] && !reused[id] && row.Root != id {
+				ids = append(ids, id)
+			}
+		}
+	}
+	return ids
+}
+
+// same says whether two sets of the same id are the same, with other members and flags perhaps.
+func same(a, b model.BackendSet) bool { return a.SetKey == b.SetKey && a.Root == b.Root }
+
 func (t *transaction) reusedBackends(swap *standIns) map[model.BackendID]struct{} {
 	reused := map[model.BackendID]struct{}{}
 	for id := range swap.sets {
 		for _, b := range t.slots[id] {
-			reused[b] = struct{}{}
+			row, _ := t.State.backend(b)
+			if _, ofReused := swap.sets[row.Set]; ofReused {
+				reused[b] = struct{}{}
+			}
 		}
 	}
 	var moved map[model.BackendID]bool
@@ -122,8 +145,20 @@ func (t *transaction) backendTaken(id model.BackendID) bool {
 
 // leave goes from what was to what is, with stand-ins for ids that are used again.
 func (r *round) leave(swap *standIns) {
-	for _, f := range r.frontendTurns(swap) {
-		r.frontend(f.key, f.before, swap.frontend(f.after))
+	for _, f := range turnsOf(r.transaction, frontends, r.frontendsBefore, touch(swap, swap.touchesFrontend)) {
+		r.frontend(turn[model.FrontendKey, model.Frontend]{f.key, f.before, swap.frontend(f.after)})
+	}
+	for _, v := range turnsOf(r.transaction, views, r.viewsBefore, touch(swap, swap.touchesView)) {
+		v.after = swap.view(v.after)
+		for _, of := range moved(v) {
+			r.view(of)
+		}
+	}
+	for _, s := range turnsOf(r.transaction, sourceRanges, r.sourceRangesBefore, touch(swap, swap.touchesRange)) {
+		s.after = swap.sourceRange(s.after)
+		for _, of := range moved(s) {
+			r.sourceRange(of)
+		}
 	}
 	for _, id := range r.setIDs(swap) {
 		if other, reused := swap.sets[id]; reused {
@@ -156,13 +191,25 @@ func (r *round) leave(swap *standIns) {
 			r.backend(id, r.backendBefore(id), backend{})
 		}
 	}
-	r.endpoints()
+	r.rest()
 }
 
 // arrive goes from the stand-ins to the ids themselves.
 func (r *round) arrive(swap *standIns) {
-	for _, f := range r.frontendTurns(swap) {
-		r.frontend(f.key, swap.frontend(f.after), f.after)
+	for _, f := range turnsOf(r.transaction, frontends, r.frontendsBefore, touch(swap, swap.touchesFrontend)) {
+		r.frontend(turn[model.FrontendKey, model.Frontend]{f.key, swap.frontend(f.after), f.after})
+	}
+	for _, v := range turnsOf(r.transaction, views, r.viewsBefore, touch(swap, swap.touchesView)) {
+		v.before = swap.view(v.after)
+		for _, of := range moved(v) {
+			r.view(of)
+		}
+	}
+	for _, s := range turnsOf(r.transaction, sourceRanges, r.sourceRangesBefore, touch(swap, swap.touchesRange)) {
+		s.before = swap.sourceRange(s.after)
+		for _, of := range moved(s) {
+			r.sourceRange(of)
+		}
 	}
 	for _, id := range r.setIDs(swap) {
 		now := r.setNow(id)
@@ -181,25 +228,70 @@ func (r *round) arrive(swap *standIns) {
 	}
 }
 
-func (s *standIns) frontend(f frontend) frontend {
-	if other, reused := s.sets[f.row.Set]; reused {
-		f.row.Set = other
+// leads says which sets frontends point at: those they will in the end, or while there are stand-ins.
+func (s *standIns) leads(t *transaction, end bool) func(model.SetID) bool {
+	return func(id model.SetID) bool {
+		if _, reused := s.sets[id]; reused && !end {
+			return false
+		}
+		return t.pointersTo[id] > 0 || id >= firstStandIn && !end
 	}
+}
+
+// rootWasRead says which sets frontends pointed at before the change.
+func (t *transaction) rootWasRead() func(model.SetID) bool {
+	return func(id model.SetID) bool { return t.pointedAt[id] }
+}
+
+// touch returns touches if there is anything to touch.
+func touch[R any](s *standIns, touches func(R) bool) func(R) bool {
+	if len(s.sets) == 0 {
+		return nil
+	}
+	return touches
+}
+
+func (s *standIns) reusesSet(id model.SetID) bool {
+	_, reused := s.sets[id]
+	return reused
+}
+
+func (s *standIns) touchesFrontend(f model.Frontend) bool { return s.reusesSet(f.Set) }
+func (s *standIns) touchesView(v model.View) bool {
+	return s.reusesSet(v.Set) || s.reusesSet(v.Target)
+}
+func (s *standIns) touchesRange(r model.SourceRange) bool { return s.reusesSet(r.Set) }
+
+// id returns the stand-in of a set's id, if it has one.
+func (s *standIns) id(id model.SetID) model.SetID {
+	if other, reused := s.sets[id]; reused {
+		return other
+	}
+	return id
+}
+
+func (s *standIns) frontend(f was[model.Frontend]) was[model.Frontend] {
+	f.row.Set = s.id(f.row.Set)
 	return f
 }
 
+func (s *standIns) view(v was[model.View]) was[model.View] {
+	v.row.Set, v.row.Target = s.id(v.row.Set), s.id(v.row.Target)
+	return v
+}
+
+func (s *standIns) sourceRange(r was[model.SourceRange]) was[model.SourceRange] {
+	r.row.Set = s.id(r.row.Set)
+	return r
+}
+
 func (s *standIns) backend(b backend) backend {
-	b.row.ID = s.backends[b.row.ID]
-	if other, reused := s.sets[b.row.Set]; reused {
-		b.row.Set = other
-	}
+	b.row.ID, b.row.Set = s.backends[b.row.ID], s.id(b.row.Set)
 	return b
 }
 
 func (s *standIns) set(of set) set {
-	if other, reused := s.sets[of.row.ID]; reused {
-		of.row.ID = other
-	}
+	of.row.ID, of.row.Root = s.id(of.row.ID), s.id(of.row.Root)
 	if len(s.backends) > 0 {
 		of.slots = slices.Clone(of.slots)
 		for i, b := range of.slots {
@@ -211,50 +303,13 @@ func (s *standIns) set(of set) set {
 	return of
 }
 
-// frontendTurn is a frontend before and after the change.
-type frontendTurn struct {
-	key           model.FrontendKey
-	before, after frontend
-}
-
-// frontendTurns returns the frontends that change, and those that point at a set that is used again.
-func (t *transaction) frontendTurns(swap *standIns) []frontendTurn {
-	var turns []frontendTurn
-	seen := map[model.FrontendKey]bool{}
-	for _, kind := range kinds {
-		for _, f := range t.changes[kind].Put.Frontends {
-			turns = append(turns, frontendTurn{f.FrontendKey, frontend(t.frontendsBefore[f.FrontendKey]), frontend{f, kind}})
-			seen[f.FrontendKey] = len(swap.sets) > 0 || len(t.frontendsBefore) > 0
-		}
-	}
-	sorted := len(turns)
-	for key, w := range t.frontendsBefore {
-		if !seen[key] {
-			turns = append(turns, frontendTurn{key, frontend(w), frontend{}})
-		}
-	}
-	for _, kind := range kinds {
-		if len(swap.sets) == 0 {
-			break
-		}
-		for key, f := range t.tables[kind].Frontends {
-			if _, reused := swap.sets[f.Set]; reused && !seen[key] {
-				turns = append(turns, frontendTurn{key, frontend{f, kind}, frontend{f, kind}})
-			}
-		}
-	}
-	slices.SortFunc(turns[sorted:], func(a, b frontendTurn) int {
-		return cmp.Or(a.key.Addr.Compare(b.key.Addr), cmp.Compare(a.key.Port, b.key.Port), cmp.Compare(a.key.Protocol, b.key.Protocol))
-	})
-	return turns
-}
-
-// setIDs returns the sets that change, and those that have a backend whose id is used again, in order.
+// setIDs returns the sets that change, those that get stand-ins, and those that have a backend whose id is used again,
+// in order.
 func (t *transaction) setIDs(swap *standIns) []model.SetID {
 	ids := slices.Collect(maps.Keys(t.slotsBefore))
-	if len(swap.backends) > 0 {
+	if !swap.none() {
 		for id, slots := range t.slots {
-			if _, listed := t.slotsBefore[id]; !listed && slices.ContainsFunc(slots, swap.reuses) {
+			if _, listed := t.slotsBefore[id]; !listed && (swap.reusesSet(id) || slices.ContainsFunc(slots, swap.reuses)) {
 				ids = append(ids, id)
 			}
 		}
@@ -301,26 +356,4 @@ func (t *transaction) backendBefore(id model.BackendID) backend {
 func (t *transaction) backendNow(id model.BackendID) backend {
 	row, kind := t.State.backend(id)
 	return backend{row: row, kind: kind, read: true}
-}
-
-func (r *round) endpoints() {
-	for _, kind := range kinds {
-		for _, e := range r.changes[kind].Put.Endpoints {
-			r.endpoint(r.endpointsBefore[e.Addr], was[model.Endpoint]{e, kind})
-		}
-	}
-	for addr, before := range r.endpointsBefore {
-		if !r.endpointHeld(addr) {
-			r.endpoint(before, was[model.Endpoint]{})
-		}
-	}
-}
-
-func (s *State) endpointHeld(addr netip.Addr) bool {
-	for _, kind := range kinds {
-		if _, held := s.tables[kind].Endpoints[addr]; held {
-			return true
-		}
-	}
-	return false
 }

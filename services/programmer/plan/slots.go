@@ -75,6 +75,7 @@ func (t *transaction) link() {
 	for id := range t.backendsBefore {
 		t.wasLinked[id] = t.slotsOf[id] > 0
 	}
+	t.noteRoots()
 	t.count(1)
 	t.linked = true
 }
@@ -82,7 +83,7 @@ func (t *transaction) link() {
 func (t *transaction) linkSet(id model.SetID, m *moves) {
 	now, held := t.slots[id]
 	t.slotsBefore[id] = now
-	t.wasRead[id] = t.frontendsOf[id] > 0
+	t.wasRead[id] = t.pointersTo[id] > 0
 	if _, kind := t.set(id); kind == 0 {
 		t.left = append(t.left, filled(now)...)
 		delete(t.slots, id)
@@ -150,11 +151,29 @@ func (t *transaction) count(sign int32) {
 	}
 	for _, kind := range kinds {
 		for _, f := range t.changes[kind].Put.Frontends {
-			add(t.frontendsOf, f.Set, sign)
+			add(t.pointersTo, f.Set, sign)
+		}
+		for _, v := range t.changes[kind].Put.Views {
+			add(t.pointersTo, v.Target, sign)
 		}
 	}
 	for _, f := range t.frontendsBefore {
-		add(t.frontendsOf, f.row.Set, -sign)
+		add(t.pointersTo, f.row.Set, -sign)
+	}
+	for _, v := range t.viewsBefore {
+		add(t.pointersTo, v.row.Target, -sign)
+	}
+}
+
+// noteRoots notes which sets that views lead away from were pointed at before the change.
+func (t *transaction) noteRoots() {
+	for _, kind := range kinds {
+		for _, v := range t.changes[kind].Put.Views {
+			t.pointedAt[v.Set] = t.pointersTo[v.Set] > 0
+		}
+	}
+	for key := range t.viewsBefore {
+		t.pointedAt[key.Set] = t.pointersTo[key.Set] > 0
 	}
 }
 

@@ -3,6 +3,7 @@
 package plan
 
 import (
+	"fmt"
 	"net/netip"
 
 	"github.com/deltaplane/deltaplane/internal/model"
@@ -18,16 +19,23 @@ type transaction struct {
 	entriesBefore [len(State{}.entries)]int
 
 	// The rows before, of keys that are changed or removed.
-	frontendsBefore map[model.FrontendKey]was[model.Frontend]
-	setsBefore      map[model.SetID]was[model.BackendSet]
-	backendsBefore  map[model.BackendID]was[model.Backend]
-	membersBefore   map[model.Member]was[model.Member]
-	endpointsBefore map[netip.Addr]was[model.Endpoint]
-	slotsBefore     map[model.SetID][]model.BackendID
+	frontendsBefore    map[model.FrontendKey]was[model.Frontend]
+	viewsBefore        map[model.ViewKey]was[model.View]
+	setsBefore         map[model.SetID]was[model.BackendSet]
+	backendsBefore     map[model.BackendID]was[model.Backend]
+	membersBefore      map[model.Member]was[model.Member]
+	endpointsBefore    map[netip.Addr]was[model.Endpoint]
+	sourceRangesBefore map[model.SourceRange]was[model.SourceRange]
+	networksBefore     map[netip.Prefix]was[model.Network]
+	healthChecksBefore map[uint16]was[model.HealthCheck]
+	selvesBefore       map[model.SelfKey]was[model.Self]
+	slotsBefore        map[model.SetID][]model.BackendID
 
-	// What was pointed at before: sets by a frontend, backends by a slot. Only for sets and backends that change.
+	// What was pointed at before: sets by a frontend or view, backends by a slot. Only for sets and backends that
+	// change; and, in pointedAt, for roots whose views change.
 	wasRead   map[model.SetID]bool
 	wasLinked map[model.BackendID]bool
+	pointedAt map[model.SetID]bool
 
 	// Backends that got a slot more, or have one less.
 	joined, left []model.BackendID
@@ -42,17 +50,23 @@ type was[R any] struct {
 
 func begin(s *State) *transaction {
 	return &transaction{
-		State:           s,
-		digestsBefore:   s.digests,
-		entriesBefore:   s.entries,
-		frontendsBefore: map[model.FrontendKey]was[model.Frontend]{},
-		setsBefore:      map[model.SetID]was[model.BackendSet]{},
-		backendsBefore:  map[model.BackendID]was[model.Backend]{},
-		membersBefore:   map[model.Member]was[model.Member]{},
-		endpointsBefore: map[netip.Addr]was[model.Endpoint]{},
-		slotsBefore:     map[model.SetID][]model.BackendID{},
-		wasRead:         map[model.SetID]bool{},
-		wasLinked:       map[model.BackendID]bool{},
+		State:              s,
+		digestsBefore:      s.digests,
+		entriesBefore:      s.entries,
+		frontendsBefore:    map[model.FrontendKey]was[model.Frontend]{},
+		viewsBefore:        map[model.ViewKey]was[model.View]{},
+		setsBefore:         map[model.SetID]was[model.BackendSet]{},
+		backendsBefore:     map[model.BackendID]was[model.Backend]{},
+		membersBefore:      map[model.Member]was[model.Member]{},
+		endpointsBefore:    map[netip.Addr]was[model.Endpoint]{},
+		sourceRangesBefore: map[model.SourceRange]was[model.SourceRange]{},
+		networksBefore:     map[netip.Prefix]was[model.Network]{},
+		healthChecksBefore: map[uint16]was[model.HealthCheck]{},
+		selvesBefore:       map[model.SelfKey]was[model.Self]{},
+		slotsBefore:        map[model.SetID][]model.BackendID{},
+		wasRead:            map[model.SetID]bool{},
+		wasLinked:          map[model.BackendID]bool{},
+		pointedAt:          map[model.SetID]bool{},
 	}
 }
 
@@ -62,6 +76,7 @@ func (t *transaction) run(capacities Capacities, changes []LayerChange) ([]Phase
 			return nil, err
 		}
 	}
+	t.evict()
 	t.link()
 	if err := t.check(); err != nil {
 		return nil, err
@@ -78,11 +93,16 @@ func (t *transaction) take(c *LayerChange) error {
 	o := overlap{t: t, kind: c.Kind, mayTake: c.TakeOver}
 	put, remove := &c.Change.Put, &c.Change.Remove
 	diff := &t.changes[c.Kind]
-	diff.Put.Frontends, diff.Remove.Frontends = differing(&o, frontendsOf, put.Frontends, remove.Frontends, t.frontendsBefore)
+	diff.Put.Frontends, diff.Remove.Frontends = differing(&o, frontends.of, put.Frontends, remove.Frontends, t.frontendsBefore)
+	diff.Put.Views, diff.Remove.Views = differing(&o, views.of, put.Views, remove.Views, t.viewsBefore)
 	diff.Put.Sets, diff.Remove.Sets = differing(&o, setsOf, put.Sets, remove.Sets, t.setsBefore)
-	diff.Put.Backends, diff.Remove.Backends = differing(&o, backendsOf, put.Backends, remove.Backends, t.backendsBefore)
+	diff.Put.Backends, diff.Remove.Backends = differing(&o, backends.of, put.Backends, remove.Backends, t.backendsBefore)
 	diff.Put.Members, diff.Remove.Members = differing(&o, membersOf, put.Members, remove.Members, t.membersBefore)
-	diff.Put.Endpoints, diff.Remove.Endpoints = differing(&o, endpointsOf, put.Endpoints, remove.Endpoints, t.endpointsBefore)
+	diff.Put.Endpoints, diff.Remove.Endpoints = differing(&o, endpoints.of, put.Endpoints, remove.Endpoints, t.endpointsBefore)
+	diff.Put.SourceRanges, diff.Remove.SourceRanges = differing(&o, sourceRanges.of, put.SourceRanges, remove.SourceRanges, t.sourceRangesBefore)
+	diff.Put.Networks, diff.Remove.Networks = differing(&o, networks.of, put.Networks, remove.Networks, t.networksBefore)
+	diff.Put.HealthChecks, diff.Remove.HealthChecks = differing(&o, healthChecks.of, put.HealthChecks, remove.HealthChecks, t.healthChecksBefore)
+	diff.Put.Selves, diff.Remove.Selves = differing(&o, selves.of, put.Selves, remove.Selves, t.selvesBefore)
 	t.digests[c.Kind] = t.tables[c.Kind].Apply(diff, t.digests[c.Kind])
 	other := otherThan(c.Kind)
 	t.digests[other] = t.tables[other].Apply(&o.taken, t.digests[other])
@@ -100,13 +120,13 @@ func (t *transaction) take(c *LayerChange) error {
 
 // roomFor returns empty tables that needn't grow when they take rows.
 func roomFor(rows *model.Rows) *model.Tables {
-	return &model.Tables{
-		Frontends: make(map[model.FrontendKey]model.Frontend, len(rows.Frontends)),
-		Sets:      make(map[model.SetID]model.BackendSet, len(rows.Sets)),
-		Backends:  make(map[model.BackendID]model.Backend, len(rows.Backends)),
-		Members:   make(map[model.Member]model.Member, len(rows.Members)),
-		Endpoints: make(map[netip.Addr]model.Endpoint, len(rows.Endpoints)),
-	}
+	tables := model.NewTables()
+	tables.Frontends = make(map[model.FrontendKey]model.Frontend, len(rows.Frontends))
+	tables.Sets = make(map[model.SetID]model.BackendSet, len(rows.Sets))
+	tables.Backends = make(map[model.BackendID]model.Backend, len(rows.Backends))
+	tables.Members = make(map[model.Member]model.Member, len(rows.Members))
+	tables.Views = make(map[model.ViewKey]model.View, len(rows.Views))
+	return tables
 }
 
 func otherThan(kind model.LayerKind) model.LayerKind {
@@ -116,11 +136,8 @@ func otherThan(kind model.LayerKind) model.LayerKind {
 	return model.LayerCluster
 }
 
-func frontendsOf(t *model.Tables) map[model.FrontendKey]model.Frontend { return t.Frontends }
-func setsOf(t *model.Tables) map[model.SetID]model.BackendSet          { return t.Sets }
-func backendsOf(t *model.Tables) map[model.BackendID]model.Backend     { return t.Backends }
-func membersOf(t *model.Tables) map[model.Member]model.Member          { return t.Members }
-func endpointsOf(t *model.Tables) map[netip.Addr]model.Endpoint        { return t.Endpoints }
+func setsOf(t *model.Tables) map[model.SetID]model.BackendSet { return t.Sets }
+func membersOf(t *model.Tables) map[model.Member]model.Member { return t.Members }
 
 // overlap is what a layer's change has to do with the layer's own rows and with the other layer's.
 type overlap struct {
@@ -130,11 +147,6 @@ type overlap struct {
 	added   int          // rows of keys that the layer didn't have
 	taken   model.Change // what the other layer loses
 	refused error
-}
-
-type row[K comparable] interface {
-	comparable
-	Key() K
 }
 
 // differing returns the rows and keys of a change that aren't already so, and notes in before what they replace.
@@ -182,7 +194,38 @@ func (o *overlap) take(key any) {
 		keys.Members = append(keys.Members, key)
 	case netip.Addr:
 		keys.Endpoints = append(keys.Endpoints, key)
+	case model.ViewKey:
+		keys.Views = append(keys.Views, key)
+	case model.SourceRange:
+		keys.SourceRanges = append(keys.SourceRanges, key)
+	case netip.Prefix:
+		keys.Networks = append(keys.Networks, key)
+	case uint16:
+		keys.HealthChecks = append(keys.HealthChecks, key)
+	case model.SelfKey:
+		keys.Selves = append(keys.Selves, key)
+	default:
+		panic(fmt.Sprintf("plan: key of type %T", key))
 	}
+}
+
+// evict takes away what one layer says of a set whose id means another Service after the other layer's change: else its
+// clients were led to the old Service's backends. The layer's digest says so, and it is asked for as a whole.
+func (t *transaction) evict() {
+	var gone model.Change
+	for _, s := range t.changes[model.LayerCluster].Put.Sets {
+		for _, scope := range []model.Scope{model.ScopeNode, model.ScopeLocal} {
+			v, held := t.tables[model.LayerNode].Views[model.ViewKey{Set: s.ID, Scope: scope}]
+			if !held || t.fits(v) == nil {
+				continue
+			}
+			if _, changed := t.viewsBefore[v.ViewKey]; !changed {
+				t.viewsBefore[v.ViewKey] = was[model.View]{v, model.LayerNode}
+				gone.Remove.Views = append(gone.Remove.Views, v.ViewKey)
+			}
+		}
+	}
+	t.digests[model.LayerNode] = t.tables[model.LayerNode].Apply(&gone, t.digests[model.LayerNode])
 }
 
 // undo takes the state back to where it was.
@@ -205,11 +248,21 @@ func (t *transaction) undo() {
 		back.Remove.Backends = keysOf(put.Backends)
 		back.Remove.Members = keysOf(put.Members)
 		back.Remove.Endpoints = keysOf(put.Endpoints)
+		back.Remove.Views = keysOf(put.Views)
+		back.Remove.SourceRanges = keysOf(put.SourceRanges)
+		back.Remove.Networks = keysOf(put.Networks)
+		back.Remove.HealthChecks = keysOf(put.HealthChecks)
+		back.Remove.Selves = keysOf(put.Selves)
 		back.Put.Frontends = rowsOf(t.frontendsBefore, kind)
 		back.Put.Sets = rowsOf(t.setsBefore, kind)
 		back.Put.Backends = rowsOf(t.backendsBefore, kind)
 		back.Put.Members = rowsOf(t.membersBefore, kind)
 		back.Put.Endpoints = rowsOf(t.endpointsBefore, kind)
+		back.Put.Views = rowsOf(t.viewsBefore, kind)
+		back.Put.SourceRanges = rowsOf(t.sourceRangesBefore, kind)
+		back.Put.Networks = rowsOf(t.networksBefore, kind)
+		back.Put.HealthChecks = rowsOf(t.healthChecksBefore, kind)
+		back.Put.Selves = rowsOf(t.selvesBefore, kind)
 		t.tables[kind].Apply(&back, model.Digest{})
 	}
 	t.digests, t.entries = t.digestsBefore, t.entriesBefore

@@ -5,6 +5,7 @@
 package plantest
 
 import (
+	"encoding/binary"
 	"fmt"
 	"maps"
 	"net/netip"
@@ -15,66 +16,6 @@ import (
 	programmer "github.com/deltaplane/deltaplane/services/programmer/maps"
 )
 
-// Outcome is where a packet to a frontend goes: a backend's address, refusal, or no frontend at all. Broken is a
-// path that ends at a missing row.
-type Outcome string
-
-// The outcomes that are no address.
-const (
-	NoFrontend Outcome = "no frontend"
-	Refused    Outcome = "refused"
-)
-
-// Outcomes returns where packets to each frontend of rows may go.
-func Outcomes(layers ...*model.Tables) map[model.FrontendKey]map[Outcome]bool {
-	all := map[model.FrontendKey]map[Outcome]bool{}
-	backends := map[model.BackendID]model.Backend{}
-	for _, rows := range layers {
-		maps.Copy(backends, rows.Backends)
-	}
-	for _, rows := range layers {
-		for key, f := range rows.Frontends {
-			all[key] = map[Outcome]bool{}
-			for _, of := range layers {
-				for m := range of.Members {
-					if m.Set == f.Set {
-						all[key][to(backends[m.Backend].Addr, backends[m.Backend].Port)] = true
-					}
-				}
-			}
-			if len(all[key]) == 0 {
-				all[key][Refused] = true
-			}
-		}
-	}
-	return all
-}
-
-// leaving returns the rows after a change, but with the frontends as they pointed before, where their sets mean the
-// same before and after.
-func leaving(before, after []*model.Tables) []*model.Tables {
-	old, hybrid := model.NewTables(), model.NewTables()
-	for _, t := range before {
-		maps.Copy(old.Frontends, t.Frontends)
-		maps.Copy(old.Sets, t.Sets)
-	}
-	for _, t := range after {
-		maps.Copy(hybrid.Backends, t.Backends)
-		maps.Copy(hybrid.Members, t.Members)
-		maps.Copy(hybrid.Sets, t.Sets)
-	}
-	for key, f := range old.Frontends {
-		if was, held := old.Sets[f.Set]; held && hybrid.Sets[f.Set] == was {
-			hybrid.Frontends[key] = f
-		}
-	}
-	return []*model.Tables{hybrid}
-}
-
-func to(addr netip.Addr, port uint16) Outcome {
-	return Outcome(netip.AddrPortFrom(addr, port).String())
-}
-
 // Witness wraps maps in memory and follows every reader: at each point of time a reader of every frontend starts,
 // and each that runs either goes on to its next lookup or waits. A reader that is still on its way when a grace
 // period ends can't exist. Whatever a reader finds must be allowed by the rows before or after the change in
@@ -84,9 +25,9 @@ type Witness struct {
 	// Problems are the broken paths that were seen, each once.
 	Problems map[string]bool
 
-	allowed map[model.FrontendKey]map[Outcome]bool
-	before  map[model.FrontendKey]map[Outcome]bool
-	now     map[model.FrontendKey]map[Outcome]bool
+	allowed map[Dialled]map[Outcome]bool
+	before  map[Dialled]map[Outcome]bool
+	now     map[Dialled]map[Outcome]bool
 	rows    []*model.Tables
 	earlier [][]*model.Tables // the rows before each change since the last grace period
 	running map[reader]bool
@@ -95,12 +36,32 @@ type Witness struct {
 
 // reader is a packet's program between two lookups.
 type reader struct {
-	frontend model.FrontendKey
-	at       int // 1: knows the set; 2: knows the slot; 3: knows the backend
-	set      uint32
-	index    uint32
-	backend  uint32
+	Dialled
+	at    step
+	kind  model.FrontendKind
+	flags model.FrontendFlags
+	root  uint32
+	hints model.SetFlags // of the root
+	all   uint32         // the root's count
+	scope model.Scope    // of the view that is looked for
+	place uint64
+	set   uint32 // that is picked from
+	index uint32
+	id    uint32 // of the backend
 }
+
+// step is what a reader reads next.
+type step int
+
+const (
+	readRoot step = iota
+	readRange
+	readSelf
+	readView
+	readPart
+	readSlot
+	readBackend
+)
 
 // NewWitness watches memory, which holds rows.
 func NewWitness(memory *programmer.Memory, rows ...*model.Tables) *Witness {
@@ -121,7 +82,7 @@ func (w *Witness) Expect(rows ...*model.Tables) {
 
 // forget allows only what the change in progress allows: no reader from before it runs any more.
 func (w *Witness) forget() {
-	w.allowed = map[model.FrontendKey]map[Outcome]bool{}
+	w.allowed = map[Dialled]map[Outcome]bool{}
 	w.earlier = w.earlier[len(w.earlier)-1:]
 	w.allowChange()
 }
@@ -130,13 +91,14 @@ func (w *Witness) allowChange() {
 	w.allow(w.before)
 	w.allow(w.now)
 	for _, rows := range w.earlier {
-		w.allow(Outcomes(leaving(rows, w.rows)...))
+		w.allow(Outcomes(leaving(rows, w.rows)))
+		w.allow(Outcomes(unviewed(rows, w.rows)))
 	}
 	w.allowMissing(w.before, w.now)
 	w.allowMissing(w.now, w.before)
 }
 
-func (w *Witness) allow(outcomes map[model.FrontendKey]map[Outcome]bool) {
+func (w *Witness) allow(outcomes map[Dialled]map[Outcome]bool) {
 	for key, set := range outcomes {
 		if w.allowed[key] == nil {
 			w.allowed[key] = map[Outcome]bool{}
@@ -145,7 +107,7 @@ func (w *Witness) allow(outcomes map[model.FrontendKey]map[Outcome]bool) {
 	}
 }
 
-func (w *Witness) allowMissing(in, lacking map[model.FrontendKey]map[Outcome]bool) {
+func (w *Witness) allowMissing(in, lacking map[Dialled]map[Outcome]bool) {
 	for key := range in {
 		if lacking[key] == nil {
 			w.allowed[key][NoFrontend] = true
@@ -192,69 +154,197 @@ func (w *Witness) step() {
 	}
 }
 
-func (w *Witness) start(key model.FrontendKey) {
-	value, found := w.Lookup(abi.Frontends, abi.Encode(abi.KeyOfFrontend(key)))
+func (w *Witness) start(d Dialled) {
+	value, found := w.Lookup(abi.Frontends, abi.Encode(abi.KeyOfFrontend(d.FrontendKey)))
 	if !found {
-		w.end(key, NoFrontend)
+		w.end(d, NoFrontend)
 		return
 	}
 	var f abi.Frontend
 	must(abi.Decode(value, &f))
-	w.running[reader{frontend: key, at: 1, set: f.Set}] = true
+	if model.FrontendKind(f.Kind) == model.FrontendRefused {
+		w.end(d, WrongPort)
+		return
+	}
+	w.running[reader{Dialled: d, root: f.Set, kind: model.FrontendKind(f.Kind), flags: model.FrontendFlags(f.Flags)}] = true
 }
 
+// next returns what a reader may be after its next lookup: the steps of bpf/include/service.h.
 func (w *Witness) next(r reader) []reader {
 	switch r.at {
-	case 1:
-		value, found := w.Lookup(abi.Sets, abi.Encode(r.set))
-		if !found {
-			w.broken(r, "set %d is missing", r.set)
+	case readRoot:
+		return w.root(r)
+	case readRange:
+		if !w.inRange(r) {
+			w.end(r.Dialled, OutOfRange)
 			return nil
 		}
-		var s abi.BackendSet
-		must(abi.Decode(value, &s))
-		if s.Count == 0 {
-			w.end(r.frontend, Refused)
-		}
-		readers := make([]reader, s.Count)
-		for i := range readers {
-			readers[i] = reader{frontend: r.frontend, at: 2, set: r.set, index: uint32(i)}
-		}
-		return readers
-	case 2:
-		value, found := w.Lookup(abi.Slots, abi.Encode(abi.SlotKey{Set: r.set, Index: r.index}))
-		if !found {
-			w.broken(r, "slot %d of set %d is missing", r.index, r.set)
-			return nil
-		}
-		var id uint32
-		must(abi.Decode(value, &id))
-		return []reader{{frontend: r.frontend, at: 3, set: r.set, backend: id}}
+		return w.counted(r)
+	case readSelf:
+		return w.self(r)
+	case readView:
+		return w.view(r)
+	case readPart:
+		return w.part(r)
+	case readSlot:
+		return w.slot(r)
 	}
-	value, found := w.Lookup(abi.Backends, abi.Encode(r.backend))
-	if !found {
-		w.broken(r, "backend %d is missing", r.backend)
-		return nil
-	}
-	var b abi.Backend
-	must(abi.Decode(value, &b))
-	if b.Set != r.set {
-		// What programs take for a slot that was used again: bpf/include/service.h.
-		w.broken(r, "backend %d is of set %d, and set %d led to it", r.backend, b.Set, r.set)
-		return nil
-	}
-	w.end(r.frontend, to(abi.Addr(b.Addr), abi.HostPort(b.Port)))
+	w.backend(r)
 	return nil
 }
 
-func (w *Witness) end(key model.FrontendKey, outcome Outcome) {
-	if !w.allowed[key][outcome] {
-		w.Problems[fmt.Sprintf("write %d: %s went to %s, which neither the rows before nor those after allow", w.time, key, outcome)] = true
+func (w *Witness) root(r reader) []reader {
+	value, found := w.Lookup(abi.Sets, abi.Encode(r.root))
+	if !found {
+		w.broken(r, "set %d is missing", r.root)
+		return nil
+	}
+	var s abi.BackendSet
+	must(abi.Decode(value, &s))
+	if s.Root != r.root {
+		w.broken(r, "a frontend points at set %d, a part of %d", r.root, s.Root)
+	}
+	r.all, r.hints = s.Count, model.SetFlags(s.Flags)
+	if r.flags&model.SourceRanges != 0 {
+		r.at = readRange
+		return []reader{r}
+	}
+	return w.counted(r)
+}
+
+func (w *Witness) inRange(r reader) (found bool) {
+	must(programmer.Dump(w.Memory, abi.SourceRanges, func(key, _ []byte) error {
+		var k abi.SourceRangeKey
+		must(abi.Decode(key, &k))
+		bits := int(k.Bits) - 32 - 96
+		inside := bits >= 0 && netip.PrefixFrom(abi.Addr(k.Addr), bits).Contains(r.Client.Addr)
+		found = found || inside && binary.BigEndian.Uint32(k.Set[:]) == r.root
+		return nil
+	}))
+	return found
+}
+
+// counted goes on with a root's row read.
+func (w *Witness) counted(r reader) []reader {
+	switch {
+	case r.all == 0:
+		w.end(r.Dialled, Refused)
+		return nil
+	case local(r.kind, r.flags, r.Client):
+		r.at, r.scope = readView, model.ScopeLocal
+	case r.hints&model.Fallback != 0:
+		return slots(r, r.root, r.all)
+	case r.hints&model.NodeHints != 0:
+		r.at, r.scope = readView, model.ScopeNode
+	case r.hints&model.ZoneHints != 0:
+		r.at = readSelf
+	default:
+		return slots(r, r.root, r.all)
+	}
+	return []reader{r}
+}
+
+func (w *Witness) self(r reader) []reader {
+	r.scope = model.ScopeZone
+	value, found := w.Lookup(abi.Selves, abi.Encode(uint32(0)))
+	if !found {
+		return w.unseen(r)
+	}
+	var s abi.Self
+	must(abi.Decode(value, &s))
+	if s.Place == 0 {
+		return w.unseen(r)
+	}
+	r.at, r.place = readView, s.Place
+	return []reader{r}
+}
+
+func (w *Witness) view(r reader) []reader {
+	value, found := w.Lookup(abi.Views, abi.Encode(abi.ViewKey{Place: r.place, Set: r.root, Scope: uint8(r.scope)}))
+	if !found {
+		return w.unseen(r)
+	}
+	var v abi.View
+	must(abi.Decode(value, &v))
+	r.at, r.set = readPart, v.Set
+	return []reader{r}
+}
+
+// unseen goes on without the view that was looked for.
+func (w *Witness) unseen(r reader) []reader {
+	switch {
+	case r.scope == model.ScopeLocal:
+		w.end(r.Dialled, NoLocal)
+		return nil
+	case r.scope == model.ScopeNode && r.hints&model.ZoneHints != 0:
+		r.at = readSelf
+		return []reader{r}
+	}
+	return slots(r, r.root, r.all)
+}
+
+func (w *Witness) part(r reader) []reader {
+	value, found := w.Lookup(abi.Sets, abi.Encode(r.set))
+	if !found {
+		w.broken(r, "set %d, which a view leads to, is missing", r.set)
+		return nil
+	}
+	var s abi.BackendSet
+	must(abi.Decode(value, &s))
+	if s.Root != r.root {
+		w.broken(r, "set %d is a part of set %d, and a view of set %d led to it", r.set, s.Root, r.root)
+		return nil
+	}
+	if s.Count == 0 {
+		return w.unseen(r)
+	}
+	return slots(r, r.set, s.Count)
+}
+
+func slots(r reader, set, count uint32) []reader {
+	readers := make([]reader, count)
+	for i := range readers {
+		readers[i] = reader{Dialled: r.Dialled, at: readSlot, root: r.root, set: set, index: uint32(i)}
+	}
+	return readers
+}
+
+func (w *Witness) slot(r reader) []reader {
+	value, found := w.Lookup(abi.Slots, abi.Encode(abi.SlotKey{Set: r.set, Index: r.index}))
+	if !found {
+		w.broken(r, "slot %d of set %d is missing", r.index, r.set)
+		return nil
+	}
+	var id uint32
+	must(abi.Decode(value, &id))
+	return []reader{{Dialled: r.Dialled, at: readBackend, root: r.root, set: r.set, id: id}}
+}
+
+func (w *Witness) backend(r reader) {
+	value, found := w.Lookup(abi.Backends, abi.Encode(r.id))
+	if !found {
+		w.broken(r, "backend %d is missing", r.id)
+		return
+	}
+	var b abi.Backend
+	must(abi.Decode(value, &b))
+	if b.Set != r.root {
+		// What programs take for a slot that was used again.
+		w.broken(r, "backend %d is of set %d, and set %d of root %d led to it", r.id, b.Set, r.set, r.root)
+		return
+	}
+	w.end(r.Dialled, to(abi.Addr(b.Addr), abi.HostPort(b.Port)))
+}
+
+func (w *Witness) end(d Dialled, outcome Outcome) {
+	if !w.allowed[d][outcome] {
+		w.Problems[fmt.Sprintf("write %d: %s dialled by %s (inside %t) went to %s, which neither the rows before nor those after allow",
+			w.time, d.FrontendKey, d.Client.Addr, d.Inside, outcome)] = true
 	}
 }
 
 func (w *Witness) broken(r reader, format string, args ...any) {
-	w.Problems[fmt.Sprintf("write %d: %s: ", w.time, r.frontend)+fmt.Sprintf(format, args...)] = true
+	w.Problems[fmt.Sprintf("write %d: %s: ", w.time, r.FrontendKey)+fmt.Sprintf(format, args...)] = true
 }
 
 // Stale says whether a problem is a path that is whole but not of the rows before or after: what a node that lags
