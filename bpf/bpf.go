@@ -30,6 +30,12 @@ type Options struct {
 	Capacities map[abi.Map]uint32
 	// Flows is the most conntrack entries, two a flow; DefaultFlows if 0.
 	Flows uint32
+	// Affinities is the most clients with session affinity that have a backend; DefaultAffinities if 0.
+	Affinities uint32
+	// NodePorts is the range of NodePorts, to which nothing is masqueraded; DefaultNodePorts if zero.
+	NodePorts PortRange
+	// MasqueradeAll gives the node's address to all that leaves for a backend elsewhere, whoever sent it.
+	MasqueradeAll bool
 	// RefusalsPerSecond bounds the RST and ICMP answers per processor; DefaultRefusals if 0.
 	RefusalsPerSecond uint32
 	// forTests are switches that only tests of this package set.
@@ -47,8 +53,9 @@ type Dataplane struct {
 	positions *ebpf.Memory
 	sockets   *ebpf.Collection
 	pods      *ebpf.Collection
+	uplinks   *ebpf.Collection
 	hooks     []hook // the socket hooks, attached or not
-	ports     *ports // the pods' interfaces
+	ports     *ports // the interfaces
 }
 
 // Load opens the pinned maps, or makes them, and loads the programs. It attaches nothing and writes to no map.
@@ -76,39 +83,68 @@ func Load(options Options) (_ *Dataplane, err error) {
 	if d.positions, err = d.maps[positionsMap].Memory(); err != nil {
 		return nil, fmt.Errorf("map the positions into memory: %w", err)
 	}
+	networks, err := d.serviceNetworksInTable()
+	if err != nil {
+		return nil, err
+	}
+	if err := d.SetServiceNetworks(networks); err != nil {
+		return nil, err
+	}
 	d.hooks = socketHooks()
 	d.ports, err = openPorts(d)
 	return d, err
 }
 
 func (d *Dataplane) loadPrograms(options Options) error {
-	sockets, err := loadSockets()
+	specs, err := readSpecs()
 	if err != nil {
-		return fmt.Errorf("read the socket programs: %w", err)
-	}
-	pods, err := loadPods()
-	if err != nil {
-		return fmt.Errorf("read the pod programs: %w", err)
-	}
-	if err := setSwitches(sockets, pods, options); err != nil {
 		return err
 	}
-	if err := d.setSocketSwitches(sockets); err != nil {
+	if err := setSwitches(specs, options); err != nil {
 		return err
 	}
-	if d.maps, err = openMaps(pods, options); err != nil {
+	if err := d.setSocketSwitches(specs.sockets); err != nil {
 		return err
 	}
-	if d.sockets, err = d.loadCollection(sockets); err != nil {
+	if d.maps, err = openMaps(specs, options); err != nil {
+		return err
+	}
+	if d.sockets, err = d.loadCollection(specs.sockets); err != nil {
 		if missing := missingHook(probeHook); missing != nil {
 			return missing
 		}
 		return fmt.Errorf("load the socket programs: %w", err)
 	}
-	if d.pods, err = d.loadCollection(pods); err != nil {
+	if d.pods, err = d.loadCollection(specs.pods); err != nil {
 		return fmt.Errorf("load the pod programs: %w", err)
 	}
+	if d.uplinks, err = d.loadCollection(specs.uplinks); err != nil {
+		return fmt.Errorf("load the uplink programs: %w", err)
+	}
 	return nil
+}
+
+// specs are the program files.
+type specs struct{ sockets, pods, uplinks *ebpf.CollectionSpec }
+
+func readSpecs() (specs, error) {
+	var s specs
+	for _, file := range []struct {
+		name string
+		into **ebpf.CollectionSpec
+		load func() (*ebpf.CollectionSpec, error)
+	}{{"socket", &s.sockets, loadSockets}, {"pod", &s.pods, loadPods}, {"uplink", &s.uplinks, loadUplinks}} {
+		spec, err := file.load()
+		if err != nil {
+			return specs{}, fmt.Errorf("read the %s programs: %w", file.name, err)
+		}
+		*file.into = spec
+	}
+	return s, nil
+}
+
+func (s specs) all() []*ebpf.CollectionSpec {
+	return []*ebpf.CollectionSpec{s.sockets, s.pods, s.uplinks}
 }
 
 // loadCollection loads a program file with the shared maps in place of its own.
@@ -130,7 +166,19 @@ func (d *Dataplane) loadCollection(spec *ebpf.CollectionSpec) (*ebpf.Collection,
 // Map returns the map that user space writes. It is closed with the Dataplane.
 func (d *Dataplane) Map(m abi.Map) *ebpf.Map { return d.maps[m.String()] }
 
-func (d *Dataplane) collections() []*ebpf.Collection { return []*ebpf.Collection{d.sockets, d.pods} }
+func (d *Dataplane) collections() []*ebpf.Collection {
+	return []*ebpf.Collection{d.sockets, d.pods, d.uplinks}
+}
+
+// program returns a program by its name, which is unique among the files.
+func (d *Dataplane) program(name string) *ebpf.Program {
+	for _, c := range d.collections() {
+		if p := c.Programs[name]; p != nil {
+			return p
+		}
+	}
+	panic("no program " + name)
+}
 
 // Close lets go of everything. What is pinned goes on working, what is not ends.
 func (d *Dataplane) Close() {

@@ -12,27 +12,6 @@ import (
 	"github.com/cilium/ebpf/features"
 )
 
-// setSwitches fits the programs to this kernel and the configuration.
-func setSwitches(sockets, pods *ebpf.CollectionSpec, options Options) error {
-	refusals := options.RefusalsPerSecond
-	if refusals == 0 {
-		refusals = DefaultRefusals
-	}
-	if err := pods.Variables["refusals_per_second"].Set(refusals); err != nil {
-		return fmt.Errorf("set refusals_per_second: %w", err)
-	}
-	for name, value := range options.forTests {
-		for _, spec := range []*ebpf.CollectionSpec{sockets, pods} {
-			if v, ok := spec.Variables[name]; ok {
-				if err := v.Set(value); err != nil {
-					return fmt.Errorf("set %s: %w", name, err)
-				}
-			}
-		}
-	}
-	return nil
-}
-
 // Probe says in one line why the programs cannot be loaded here; nil if they can.
 func Probe() error {
 	if err := probeMap(); err != nil {

@@ -63,34 +63,33 @@ func TestGoTypesAreLaidOutAsTheObjects(t *testing.T) {
 }
 
 func TestMapsAreLaidOutAsTheirUsersThink(t *testing.T) {
-	for _, spec := range objects(t) {
-		for m := range abi.MapCount {
-			layout := abi.Layouts[m]
-			got, ok := spec.Maps[layout.Name]
-			if !ok {
-				t.Fatalf("no map %s", layout.Name)
-			}
-			if int(got.KeySize) != layout.KeySize || int(got.ValueSize) != layout.ValueSize {
-				t.Errorf("%s: %d → %d bytes in C, %d → %d in Go", m, got.KeySize, got.ValueSize, layout.KeySize, layout.ValueSize)
-			}
-			if DefaultCapacities[m] == 0 {
-				t.Errorf("%s has no default capacity", m)
-			}
+	files, err := readSpecs()
+	if err != nil {
+		t.Fatal(err)
+	}
+	shared := files.shared()
+	for m := range abi.MapCount {
+		layout := abi.Layouts[m]
+		got, ok := shared[layout.Name]
+		if !ok {
+			t.Fatalf("no map %s", layout.Name)
+		}
+		if int(got.KeySize) != layout.KeySize || int(got.ValueSize) != layout.ValueSize {
+			t.Errorf("%s: %d → %d bytes in C, %d → %d in Go", m, got.KeySize, got.ValueSize, layout.KeySize, layout.ValueSize)
+		}
+		if DefaultCapacities[m] == 0 {
+			t.Errorf("%s has no default capacity", m)
 		}
 	}
 }
 
 func objects(t *testing.T) []*ebpf.CollectionSpec {
 	t.Helper()
-	sockets, err := loadSockets()
+	files, err := readSpecs()
 	if err != nil {
 		t.Fatal(err)
 	}
-	pods, err := loadPods()
-	if err != nil {
-		t.Fatal(err)
-	}
-	return []*ebpf.CollectionSpec{sockets, pods}
+	return files.all()
 }
 
 // findStruct returns the type from whichever object has it.

@@ -89,7 +89,7 @@ func endLink(path string) error {
 
 // ignoreGone passes over what detaching says when the interface or cgroup has gone before.
 func ignoreGone(err error) error {
-	if errors.Is(err, syscall.ENOLINK) || errors.Is(err, syscall.ENODEV) {
+	if errors.Is(err, syscall.ENOLINK) || errors.Is(err, syscall.ENODEV) || errors.Is(err, syscall.ENOENT) {
 		return nil
 	}
 	return err

@@ -3,6 +3,7 @@
 package bpf
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"regexp"
@@ -14,10 +15,13 @@ import (
 
 // The maps that only this package touches.
 const (
-	positionsMap = "positions_v2"
-	dropsMap     = "drops_v1"
-	countersMap  = "counters_v1"
-	flowsMap     = "flows_v2"
+	positionsMap  = "positions_v2"
+	dropsMap      = "drops_v1"
+	countersMap   = "counters_v1"
+	localsMap     = "locals_v1"
+	uplinksMap    = "uplinks_v1"
+	flowsMap      = "flows_v2"
+	affinitiesMap = "affinities_v1"
 )
 
 // versioned matches the names of maps that programs share.
@@ -41,12 +45,17 @@ var DefaultCapacities = map[abi.Map]uint32{
 const (
 	// DefaultFlows is conntrack entries, some 130 bytes each, taken when the map is made.
 	DefaultFlows = 131072
+	// DefaultAffinities is clients times Services with affinity, some 100 bytes each, taken when the map is made.
+	DefaultAffinities = 65536
+	// locals and uplinkCount bound what a node has; entries take memory as they come.
+	locals      = 16384
+	uplinkCount = 1024
 	// DefaultRefusals is answers per second and processor.
 	DefaultRefusals = 1000
 )
 
 // openMaps makes the maps that programs share, or opens them where they are pinned.
-func openMaps(spec *ebpf.CollectionSpec, options Options) (_ map[string]*ebpf.Map, err error) {
+func openMaps(specs specs, options Options) (_ map[string]*ebpf.Map, err error) {
 	opened := map[string]*ebpf.Map{}
 	defer func() {
 		if err != nil {
@@ -55,10 +64,7 @@ func openMaps(spec *ebpf.CollectionSpec, options Options) (_ map[string]*ebpf.Ma
 			}
 		}
 	}()
-	for name, m := range spec.Maps {
-		if !versioned.MatchString(name) {
-			continue
-		}
+	for name, m := range specs.shared() {
 		m = m.Copy()
 		if n := capacity(name, options); n != 0 {
 			m.MaxEntries = n
@@ -68,6 +74,19 @@ func openMaps(spec *ebpf.CollectionSpec, options Options) (_ map[string]*ebpf.Ma
 		}
 	}
 	return opened, nil
+}
+
+// shared returns the maps that program files have in common with each other or with user space.
+func (s specs) shared() map[string]*ebpf.MapSpec {
+	shared := map[string]*ebpf.MapSpec{}
+	for _, file := range s.all() {
+		for name, m := range file.Maps {
+			if versioned.MatchString(name) {
+				shared[name] = m
+			}
+		}
+	}
+	return shared
 }
 
 func openMap(spec *ebpf.MapSpec, pinDir string) (*ebpf.Map, error) {
@@ -90,20 +109,20 @@ func openMap(spec *ebpf.MapSpec, pinDir string) (*ebpf.Map, error) {
 
 // capacity returns the configured size of a map, 0 for one whose size is fixed.
 func capacity(name string, options Options) uint32 {
-	if name == flowsMap {
-		if options.Flows == 0 {
-			return DefaultFlows
-		}
-		return options.Flows
+	switch name {
+	case flowsMap:
+		return cmp.Or(options.Flows, DefaultFlows)
+	case affinitiesMap:
+		return cmp.Or(options.Affinities, DefaultAffinities)
+	case localsMap:
+		return locals
+	case uplinksMap:
+		return uplinkCount
 	}
 	for m := range abi.MapCount {
-		if m.String() != name {
-			continue
+		if m.String() == name {
+			return cmp.Or(options.Capacities[m], DefaultCapacities[m])
 		}
-		if n := options.Capacities[m]; n != 0 {
-			return n
-		}
-		return DefaultCapacities[m]
 	}
 	return 0
 }

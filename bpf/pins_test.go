@@ -76,8 +76,8 @@ func linkIDs(t *testing.T, dir string) (links map[string]link.ID, programs map[s
 	return links, programs
 }
 
-// port makes an interface in a namespace of its own and returns both.
-func port(t *testing.T) (*testkit.NetNS, int) {
+// newPort makes an interface in a namespace of its own and returns both.
+func newPort(t *testing.T) (*testkit.NetNS, int) {
 	t.Helper()
 	ns := testkit.NewNetNS(t)
 	testkit.Veth(t, ns, "pod", nil, ns, "peer", nil)
@@ -97,7 +97,7 @@ func TestRestartExchangesProgramsInPlace(t *testing.T) {
 	needTCX(t)
 	dir := filepath.Join(testkit.BPFFS(t), "node")
 	cgroup := testkit.NewCgroup(t)
-	ns, ifindex := port(t)
+	ns, ifindex := newPort(t)
 	start := func() *Dataplane {
 		d := load(t, dir)
 		check(t, d.AttachCgroup(cgroup))
@@ -155,7 +155,7 @@ func TestInterfaceThatGoesAndComesAgain(t *testing.T) {
 	needTCX(t)
 	dir := filepath.Join(testkit.BPFFS(t), "node")
 	d := load(t, dir)
-	ns, ifindex := port(t)
+	ns, ifindex := newPort(t)
 	ns.Do(t, func() {
 		check(t, d.AttachPod(ifindex))
 		l, err := netlink.LinkByIndex(ifindex)
@@ -186,7 +186,7 @@ func TestInterfaceThatGoesAndComesAgain(t *testing.T) {
 func attachedPrograms(t *testing.T, ifindex int) int {
 	t.Helper()
 	count := 0
-	for _, dir := range directions {
+	for _, dir := range podPort.ways() {
 		q, err := link.QueryPrograms(link.QueryOptions{Target: ifindex, Attach: dir.attach})
 		check(t, err)
 		count += len(q.Programs)
@@ -197,7 +197,7 @@ func attachedPrograms(t *testing.T, ifindex int) int {
 func TestOthersProgramsStay(t *testing.T) {
 	needTCX(t)
 	d, other := load(t, ""), load(t, "")
-	ns, ifindex := port(t)
+	ns, ifindex := newPort(t)
 	ns.Do(t, func() {
 		check(t, other.AttachPod(ifindex))
 		check(t, d.AttachPod(ifindex))
@@ -211,7 +211,7 @@ func TestOthersProgramsStay(t *testing.T) {
 func TestFiltersOnKernelsWithoutTCX(t *testing.T) {
 	testkit.NeedKernel(t)
 	dir := filepath.Join(testkit.BPFFS(t), "node")
-	ns, ifindex := port(t)
+	ns, ifindex := newPort(t)
 	for range 2 { // the second takes the place of the first
 		d := load(t, dir)
 		d.ports.tcx = false

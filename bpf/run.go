@@ -52,6 +52,16 @@ func (d *Dataplane) RunToPod(packet []byte, ifindex int) (Verdict, []byte, error
 	return run(d.pods.Programs["to_pod"], packet, ifindex)
 }
 
+// RunFromUplink does the same with the program of what comes to the node.
+func (d *Dataplane) RunFromUplink(packet []byte, ifindex int) (Verdict, []byte, error) {
+	return run(d.uplinks.Programs["from_uplink"], packet, ifindex)
+}
+
+// RunToUplink does the same with the program of what leaves the node.
+func (d *Dataplane) RunToUplink(packet []byte, ifindex int) (Verdict, []byte, error) {
+	return run(d.uplinks.Programs["to_uplink"], packet, ifindex)
+}
+
 // growth is how much longer than its packet a refusal may be: an IPv6 and an ICMPv6 header.
 const growth = 64
 
