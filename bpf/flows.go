@@ -7,23 +7,70 @@ import (
 	"fmt"
 
 	"github.com/cilium/ebpf"
+
+	"github.com/deltaplane/deltaplane/internal/abi"
 )
 
-// ForgetFlows deletes all flows of the per-packet path, so that the next packet of each is its first. It is for those
-// who run packets (RunFromPod); on a node that works it would break connections.
+// What follows is for those who run packets (RunFromPod); on a node that works it would break connections.
+
+// ForgetFlows deletes all flows of the per-packet path and the backends that clients had, so that the next packet of
+// each is its first.
 func (d *Dataplane) ForgetFlows() error {
-	flows := d.maps[flowsMap]
-	key := make([]byte, flows.KeySize())
+	for _, name := range []string{flowsMap, affinitiesMap} {
+		if err := empty(d.maps[name]); err != nil {
+			return fmt.Errorf("delete the entries of map %s: %w", name, err)
+		}
+	}
+	return nil
+}
+
+func empty(m *ebpf.Map) error {
+	key := make([]byte, m.KeySize())
 	for {
-		err := flows.NextKey(nil, key)
+		err := m.NextKey(nil, key)
 		if errors.Is(err, ebpf.ErrKeyNotExist) {
 			return nil
 		}
 		if err == nil {
-			err = flows.Delete(key)
+			err = ignoreMissing(m.Delete(key))
 		}
-		if err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {
-			return fmt.Errorf("delete the entries of map %s: %w", flowsMap, err)
+		if err != nil {
+			return err
 		}
 	}
+}
+
+// PassTime lets all that the programs remember be as many seconds older.
+func (d *Dataplane) PassTime(seconds uint32) error {
+	err := each(d.maps[flowsMap], func(flow *abi.Flow) { flow.Seen -= seconds })
+	if err == nil {
+		err = each(d.maps[affinitiesMap], func(a *abi.Affinity) { a.Seen -= seconds })
+	}
+	if err != nil {
+		return fmt.Errorf("make flows older: %w", err)
+	}
+	return nil
+}
+
+// each changes the value of each entry of a map.
+func each[V any](m *ebpf.Map, change func(*V)) error {
+	aged := map[string][]byte{}
+	err := eachEntry(m, func(key, raw []byte) error {
+		var value V
+		if err := abi.Decode(raw, &value); err != nil {
+			return err
+		}
+		change(&value)
+		aged[string(key)] = abi.Encode(value)
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	for key, value := range aged {
+		if err := ignoreMissing(m.Update([]byte(key), value, ebpf.UpdateExist)); err != nil {
+			return err
+		}
+	}
+	return nil
 }

@@ -81,8 +81,9 @@ var loopback = []netip.Addr{netip.AddrFrom4([4]byte{127, 0, 0, 1}), netip.IPv6Lo
 // surroundings returns those of a node with these addresses: what the programmer would find out there. All
 // addresses are taken for those of one interface, the only way out.
 func (c Config) surroundings(addresses []netip.Addr) refmodel.Surroundings {
+	own := firstOfEachFamily(addresses)
 	s := refmodel.Surroundings{
-		Locals: map[netip.Addr]refmodel.LocalFlags{}, Uplinks: map[int][]netip.Addr{uplink: firstOfEachFamily(addresses)},
+		Locals: map[netip.Addr]refmodel.LocalFlags{}, Uplinks: map[int][]netip.Addr{refmodel.UplinkAny: own, uplink: own},
 		MasqueradeAll: c.MasqueradeAll,
 	}
 	for _, a := range addresses {

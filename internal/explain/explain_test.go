@@ -30,7 +30,7 @@ func shop() *World {
 	cluster := model.NewTables()
 	set := func(id model.SetID, name string, port uint16, protocol model.Protocol, family model.Family, vip string, backends ...string) {
 		key := model.SetKey{Service: model.ServicePort{Namespace: "shop", Name: name, Port: port, Protocol: protocol}, Family: family, Scope: model.ScopeAll}
-		cluster.Sets[id] = model.BackendSet{ID: id, SetKey: key}
+		cluster.Sets[id] = model.BackendSet{ID: id, Root: id, SetKey: key}
 		front := model.FrontendKey{Addr: netip.MustParseAddr(vip), Port: port, Protocol: protocol}
 		cluster.Frontends[front] = model.Frontend{FrontendKey: front, Set: id, Kind: model.FrontendClusterIP}
 		for i, text := range backends {

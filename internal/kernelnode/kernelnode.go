@@ -9,8 +9,7 @@ package kernelnode
 import (
 	"errors"
 	"fmt"
-
-	"github.com/cilium/ebpf"
+	"net/netip"
 
 	"github.com/deltaplane/deltaplane/bpf"
 	"github.com/deltaplane/deltaplane/internal/abi"
@@ -34,14 +33,17 @@ const flows = 1 << 16
 // refusalsPerSecond is more than can be asked, so that answers are never held back.
 const refusalsPerSecond = 1_000_000_000
 
-// New loads the programs with maps that have room for rows, twice over.
+// New loads the programs with maps that have room for rows, twice over. masqueradeAll is fixed at load.
 func New(rows int, masqueradeAll bool) (*Node, error) {
 	capacity := max(1024, 2*rows)
 	capacities := map[abi.Map]uint32{}
 	for m := range abi.MapCount {
 		capacities[m] = uint32(capacity)
 	}
-	plane, err := bpf.Load(bpf.Options{Capacities: capacities, Flows: flows, RefusalsPerSecond: refusalsPerSecond})
+	capacities[abi.Selves] = 1
+	plane, err := bpf.Load(bpf.Options{
+		Capacities: capacities, Flows: flows, Affinities: flows, RefusalsPerSecond: refusalsPerSecond, MasqueradeAll: masqueradeAll,
+	})
 	if err != nil {
 		return nil, err
 	}
@@ -87,6 +89,9 @@ func (n *Node) Set(kind model.LayerKind, rows *model.Tables) error {
 			}
 		}
 	}
+	if kind == model.LayerCluster {
+		return n.setServiceNetworks(rows)
+	}
 	return nil
 }
 
@@ -99,21 +104,60 @@ func (n *Node) Rows(kind model.LayerKind) (*model.Tables, error) {
 	return state.Tables(kind), nil
 }
 
-// Surround tells the programs of the node's addresses.
-func (n *Node) Surround(refmodel.Surroundings) error { return nil }
+// Surround tells the programs of the node's addresses. MasqueradeAll of s is as the programs were loaded.
+func (n *Node) Surround(s refmodel.Surroundings) error {
+	locals := map[netip.Addr]uint8{}
+	for addr, flags := range s.Locals {
+		locals[addr] = uint8(flags)
+	}
+	uplinks := map[int]abi.Uplink{}
+	for ifindex, addrs := range s.Uplinks {
+		var u abi.Uplink
+		for _, addr := range addrs {
+			if addr.Is4() {
+				u.V4 = addr.As16()
+			} else {
+				u.V6 = addr.As16()
+			}
+		}
+		uplinks[ifindex] = u
+	}
+	return errors.Join(n.plane.SetLocals(locals), n.plane.SetUplinks(uplinks))
+}
+
+// everywhere are prefixes that the programs are told of where there are more of Services than they take: they look up
+// what is in one.
+var everywhere = []netip.Prefix{netip.PrefixFrom(netip.IPv4Unspecified(), 0), netip.PrefixFrom(netip.IPv6Unspecified(), 0)}
+
+func (n *Node) setServiceNetworks(rows *model.Tables) error {
+	var prefixes []netip.Prefix
+	for _, network := range rows.Networks {
+		if network.Kind == model.NetworkServices {
+			prefixes = append(prefixes, network.Prefix)
+		}
+	}
+	if len(prefixes) > 16 {
+		prefixes = everywhere
+	}
+	return n.plane.SetServiceNetworks(prefixes)
+}
 
 // DropCounts returns how many packets were dropped or refused, by reason.
 func (n *Node) DropCounts() (map[model.DropReason]uint64, error) { return n.plane.DropCounts() }
 
-// FromUplink gives a frame to the program of what comes by the interface.
+// FromUplink gives a frame to the program of what comes by an interface, by the index that the programs are to see: the
+// caller's network namespace must have it.
 func (n *Node) FromUplink(frame []byte, ifindex int) (bpf.Verdict, []byte, error) {
-	return n.plane.RunFromPod(frame, ifindex)
+	return n.plane.RunFromUplink(frame, ifindex)
 }
 
-// ToUplink gives a frame to the program of what leaves by the interface.
+// ToUplink gives a frame to the program of what leaves by an interface.
 func (n *Node) ToUplink(frame []byte, ifindex int) (bpf.Verdict, []byte, error) {
-	return n.plane.RunToPod(frame, ifindex)
+	return n.plane.RunToUplink(frame, ifindex)
 }
+
+// PassTime lets all flows and affinities be as many seconds older.
+func (n *Node) PassTime(seconds uint32) error { return n.plane.PassTime(seconds) }
 
 // FromPod gives a frame to the program of what pods send, and returns its verdict and what came out.
 func (n *Node) FromPod(frame []byte) (bpf.Verdict, []byte, error) {
@@ -135,19 +179,6 @@ func (n *Node) Reset() error {
 
 // Forget lets each next packet be the first of its client and flow.
 func (n *Node) Forget() error { return n.plane.ForgetFlows() }
-
-// Lookup reads one entry of a map.
-func (n *Node) Lookup(m abi.Map, key []byte) (value []byte, found bool, err error) {
-	value = make([]byte, abi.Layouts[m].ValueSize)
-	err = n.plane.Map(m).Lookup(key, value)
-	if errors.Is(err, ebpf.ErrKeyNotExist) {
-		return nil, false, nil
-	}
-	if err != nil {
-		return nil, false, fmt.Errorf("read map %s: %w", m, err)
-	}
-	return value, true, nil
-}
 
 // Close ends the programs and the maps.
 func (n *Node) Close() { n.plane.Close() }

@@ -7,7 +7,6 @@ import (
 	"testing"
 
 	"github.com/deltaplane/deltaplane/bpf"
-	"github.com/deltaplane/deltaplane/internal/abi"
 	"github.com/deltaplane/deltaplane/internal/model"
 	"github.com/deltaplane/deltaplane/internal/refmodel"
 	"github.com/deltaplane/deltaplane/internal/testkit"
@@ -24,7 +23,7 @@ func TestRowsDecideUntilReset(t *testing.T) {
 	key := model.FrontendKey{Addr: vip.Addr(), Port: vip.Port(), Protocol: model.TCP}
 	rows := model.NewTables()
 	rows.Frontends[key] = model.Frontend{FrontendKey: key, Set: 1, Kind: model.FrontendClusterIP}
-	rows.Sets[1] = model.BackendSet{ID: 1, SetKey: model.SetKey{
+	rows.Sets[1] = model.BackendSet{ID: 1, Root: 1, SetKey: model.SetKey{
 		Service: model.ServicePort{Namespace: "shop", Name: "cart", Port: 80, Protocol: model.TCP}, Family: model.IPv4, Scope: model.ScopeAll,
 	}}
 	syn := refmodel.FirstPacket(model.TCP, netip.MustParseAddrPort("10.244.1.2:40000"), vip)
@@ -45,8 +44,8 @@ func TestRowsDecideUntilReset(t *testing.T) {
 		if err != nil || got != step.want {
 			t.Errorf("step %d: a SYN to the Service: %s (%v), want %s", i, got, err, step.want)
 		}
-		_, found, err := n.Lookup(abi.Frontends, abi.Encode(abi.KeyOfFrontend(key)))
-		if err != nil || found != step.found {
+		rows, err := n.Rows(model.LayerCluster)
+		if _, found := rows.Frontends[key]; err != nil || found != step.found {
 			t.Errorf("step %d: the frontend is in the map: %v (%v), want %v", i, found, err, step.found)
 		}
 	}

@@ -57,6 +57,9 @@ func (n *Node) Inside(d Dialler) bool {
 // for addresses that are local; CNI's portmap for hostPorts, which kube-proxy's rules come before.) A loopback address
 // is the node's only to its own processes.
 func (n *Node) find(via Via, protocol model.Protocol, destination netip.AddrPort) (model.Frontend, bool) {
+	if via == HostSocket {
+		destination = netip.AddrPortFrom(meantByHost(destination.Addr()), destination.Port())
+	}
 	key := model.FrontendKey{Addr: destination.Addr(), Port: destination.Port(), Protocol: protocol}
 	if f, found := n.frontend(key); found {
 		return f, true
@@ -76,6 +79,18 @@ func (n *Node) find(via Via, protocol model.Protocol, destination netip.AddrPort
 	}
 	key.Match = model.MatchHostPort
 	return n.frontend(key)
+}
+
+// meantByHost returns what a process of the node reaches by an address: all of 127.0.0.0/8 and the unspecified
+// addresses are the node (RFC 1122 3.2.1.3; connect(2) to INADDR_ANY in Linux).
+func meantByHost(a netip.Addr) netip.Addr {
+	switch {
+	case a.Is4() && (a.IsLoopback() || a.IsUnspecified()):
+		return netip.AddrFrom4([4]byte{127, 0, 0, 1})
+	case a.IsUnspecified():
+		return netip.IPv6Loopback()
+	}
+	return a
 }
 
 // Decide decides about the first packet, or the connect, to destination.
@@ -142,15 +157,12 @@ func (n *Node) unserved(destination netip.Addr) Decision {
 	return Decision{Verdict: Drop, Reason: model.ReasonUnallocated}
 }
 
-// takes says whether source ranges let a dialler in. A process of the node has no address before it is routed: any
-// that it may leave by counts.
+// takes says whether source ranges let a dialler in. A process of the node has no address before it is routed: the
+// node's counts.
 func (n *Node) takes(who Dialler, f model.Frontend) bool {
 	clients := []netip.Addr{who.Addr}
 	if who.Via == HostSocket {
-		clients = nil
-		for _, addrs := range n.Uplinks {
-			clients = append(clients, addrs...)
-		}
+		clients = n.Uplinks[UplinkAny]
 	}
 	return slices.ContainsFunc(clients, func(c netip.Addr) bool { return c == f.Addr || n.inRanges(f.Set, c) })
 }

@@ -119,7 +119,7 @@ func kinds() *Node {
 		netip.MustParseAddr("172.21.0.2"): 0, // not in --nodeport-addresses
 		netip.MustParseAddr("127.0.0.1"):  LocalNodePort | LocalLoopback,
 	}
-	uplinks := map[int][]netip.Addr{2: {netip.MustParseAddr("172.20.0.2")}}
+	uplinks := map[int][]netip.Addr{UplinkAny: {netip.MustParseAddr("172.20.0.2")}, 2: {netip.MustParseAddr("172.20.0.2")}}
 	return New(NewLayer(r.Tables)).In(Surroundings{Locals: locals, Uplinks: uplinks})
 }
 
@@ -145,6 +145,8 @@ func TestDecide(t *testing.T) {
 		{"a NodePort at an address without", outside, "172.21.0.2:30001", "forward 2"}, // the hostPort of the same number
 		{"a NodePort at an address of no one here", outside, "172.20.0.3:30001", "forward"},
 		{"a NodePort at 127.0.0.1 from the node", host, "127.0.0.1:30001", "forward 1 9"},
+		{"a NodePort at any of 127.0.0.0/8", host, "127.9.9.9:30001", "forward 1 9"},
+		{"a NodePort at 0.0.0.0", host, "0.0.0.0:30001", "forward 1 9"},
 		{"a NodePort at a pod's own 127.0.0.1", podSocket, "127.0.0.1:30001", "forward"},
 		{"external Local from outside", outside, "203.0.113.1:80", "forward 1"},
 		{"external Local from a pod", pod, "203.0.113.1:80", "forward 1~ 9"},

@@ -50,12 +50,15 @@ const (
 	LocalLoopback
 )
 
+// UplinkAny is no interface's index.
+const UplinkAny = 0
+
 // Surroundings are what a node finds out about itself, as against the rows that it is told.
 type Surroundings struct {
 	// Locals are the addresses of the node's network namespace.
 	Locals map[netip.Addr]LocalFlags
 	// Uplinks are the addresses that connections are masqueraded with, by the index of the interface that they
-	// leave by: at most one a family.
+	// leave by: at most one a family. Those of UplinkAny are the node's where the way out doesn't matter.
 	Uplinks map[int][]netip.Addr
 	// MasqueradeAll gives every translated connection that leaves the node the node's address (kube-proxy's
 	// --masquerade-all).
