@@ -23,11 +23,14 @@ func newLabProbeCommand(name *string) *cobra.Command {
 		Use:   "probe --from PLACE --to TARGET",
 		Short: "Connect from one place of a lab to another and see what happens",
 		Long: `probe connects from inside a pod, a node or the outside client: each time with a new socket, opened by a process that
-lives there. A TARGET is HOST:PORT, NS/SVC:PORT, NS/POD:PORT or node/NAME:PORT; a PORT may be a name.
+lives there, or with --stream on one socket. A TARGET is HOST:PORT, NS/SVC:PORT, NS/POD:PORT or node/NAME:PORT; a PORT may
+be a name. What the outside client sends to addresses of Services goes to the first node, or to that of --via.
 
 Outcomes: ok, refused (an answer of no), timeout (no answer), unreachable (no way there).`,
 		Example: `  deltaplane lab probe --from shop/web --to shop/catalog:80
-  deltaplane lab probe --from node/node-2 --to 10.96.0.11:53 --proto udp --count 10 -o json`,
+  deltaplane lab probe --from node/node-2 --to 10.96.0.11:53 --proto udp --count 10 -o json
+  deltaplane lab probe --from outside --via node/node-3 --to 192.0.2.80:80
+  deltaplane lab probe --from shop/web --to shop/dns:53 --proto udp --stream --count 100 --interval 100ms`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			control, err := lab.Connect(*name)
@@ -48,7 +51,10 @@ Outcomes: ok, refused (an answer of no), timeout (no answer), unreachable (no wa
 	flags.StringVar(&r.Protocol, "proto", "tcp", "tcp, udp or sctp")
 	flags.IntVar(&r.Family, "family", 0, "4 or 6, for a target that has both; 0 is the target's first")
 	flags.Uint16Var(&r.SourcePort, "source-port", 0, "port to connect from; 0 is any")
-	flags.IntVar(&r.Count, "count", 1, "how many connections to make, one after the other")
+	flags.StringVar(&r.Via, "via", "", "node that the outside client sends to: node/NAME")
+	flags.IntVar(&r.Count, "count", 1, "how many connections to make, or questions to ask, one after the other")
+	flags.DurationVar(&r.Interval, "interval", 0, "from the start of one to the start of the next, at least")
+	flags.BoolVar(&r.Stream, "stream", false, "ask on one socket again and again, a TCP connection or a connected UDP socket")
 	flags.DurationVar(&r.Timeout, "timeout", lab.ProbeTimeout, "how long each may take")
 	flags.BoolVar(&r.HTTP, "http", false, "speak HTTP over TCP")
 	flags.BoolVar(&r.Unconnected, "unconnected", false, "send UDP without connecting the socket")

@@ -183,7 +183,7 @@ func (l *Lab) serve(p *pod, addrs []netip.Addr) error {
 func portsOf(object *corev1.Pod) []server.Port {
 	seen := map[server.Port]bool{}
 	var ports []server.Port
-	for _, container := range object.Spec.Containers {
+	for container := range manifest.PortContainers(&object.Spec) {
 		for _, p := range container.Ports {
 			port := server.Port{Protocol: string(p.Protocol), Number: uint16(p.ContainerPort)}
 			if port.Protocol == "" {

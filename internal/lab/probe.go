@@ -31,6 +31,11 @@ type ProbeRequest struct {
 	Timeout     time.Duration `json:"timeout,omitempty"`
 	HTTP        bool          `json:"http,omitempty"`
 	Unconnected bool          `json:"unconnected,omitempty"`
+	// Via is the node that the outside client sends its packets to, as node/NAME; empty is the first one.
+	Via string `json:"via,omitempty"`
+	// Stream keeps one socket for all attempts, Interval apart.
+	Stream   bool          `json:"stream,omitempty"`
+	Interval time.Duration `json:"interval,omitempty"`
 }
 
 // ProbeReport is what came of it. Its JSON is stable.
@@ -50,7 +55,7 @@ func (l *Lab) Probe(ctx context.Context, r ProbeRequest) (*ProbeReport, error) {
 	if err != nil {
 		return nil, err
 	}
-	results, err := client.Probe(ctx, target, r.Count)
+	results, err := client.Probe(ctx, target, r.Count, r.Interval)
 	if err != nil {
 		return nil, fmt.Errorf("probe from %s: %w", r.From, err)
 	}
@@ -85,13 +90,33 @@ func (l *Lab) aim(r *ProbeRequest) (*agent.Client, agent.Target, error) {
 	if err != nil {
 		return nil, agent.Target{}, err
 	}
+	mark, err := l.markOf(r.From, r.Via)
+	if err != nil {
+		return nil, agent.Target{}, err
+	}
 	client, err := from.client()
 	if err != nil {
 		return nil, agent.Target{}, err
 	}
 	return client, agent.Target{
-		Protocol: r.Protocol, Address: to, SourcePort: r.SourcePort, Timeout: r.Timeout, HTTP: r.HTTP, Unconnected: r.Unconnected,
+		Protocol: r.Protocol, Address: to, SourcePort: r.SourcePort, Timeout: r.Timeout, HTTP: r.HTTP,
+		Unconnected: r.Unconnected, Stream: r.Stream, Mark: mark,
 	}, nil
+}
+
+// markOf returns what sends a socket of the outside client through a node; 0 leaves it to its routes.
+func (l *Lab) markOf(from, via string) (int, error) {
+	name, isNode := strings.CutPrefix(via, "node/")
+	switch n := l.node(name); {
+	case via == "":
+		return 0, nil
+	case from != "outside":
+		return 0, fmt.Errorf("via %s: only the outside client can choose, and this is from %s", via, from)
+	case !isNode || n == nil:
+		return 0, fmt.Errorf("via %q: there is no such node: want node/NAME; there are %s", via, strings.Join(l.Nodes(), ", "))
+	default:
+		return n.host.Mark(), nil
+	}
 }
 
 // place finds where a name points to. A workload's name, or that with a number, stands for one of its pods.
@@ -195,7 +220,7 @@ func addressesOf(cluster *manifest.Objects, name string) ([]netip.Addr, map[stri
 	if p == nil {
 		return nil, nil
 	}
-	for _, c := range p.Spec.Containers {
+	for c := range manifest.PortContainers(&p.Spec) {
 		for _, port := range c.Ports {
 			ports[port.Name] = uint16(port.ContainerPort)
 		}

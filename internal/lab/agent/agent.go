@@ -68,40 +68,84 @@ func (s *session) reply(r reply) {
 }
 
 func probes(ctx context.Context, r request) []Result {
-	results := make([]Result, max(r.Count, 1))
-	for i := range results {
-		results[i] = Probe(ctx, r.Target)
+	attempt, end := attempts(r.Target)
+	defer end()
+	results := make([]Result, 0, max(r.Count, 1))
+	ticker := time.NewTicker(max(r.Interval, time.Nanosecond))
+	defer ticker.Stop()
+	for range max(r.Count, 1) {
+		if len(results) > 0 && r.Interval > 0 {
+			select {
+			case <-ticker.C:
+			case <-ctx.Done():
+			}
+		}
+		results = append(results, attempt(ctx))
 	}
 	return results
 }
 
-// failuresKept bounds what a load remembers of its failures.
-const failuresKept = 5
+// What a load remembers of its failures and switches.
+const (
+	failuresKept = 5
+	switchesKept = 20
+)
 
 func load(ctx context.Context, r request) *Load {
-	return Repeat(ctx, r.Interval, func() Result { return Probe(context.WithoutCancel(ctx), r.Target) })
+	attempt, end := attempts(r.Target)
+	defer end()
+	t := newTally(r.Target.Stream)
+	t.repeat(ctx, r.Interval, func() Result { return attempt(context.WithoutCancel(ctx)) })
+	return t.load
 }
 
 // Repeat makes attempts until ctx ends. The one in hand then is finished, so that stopping never counts as a failure.
 func Repeat(ctx context.Context, interval time.Duration, attempt func() Result) *Load {
-	total := &Load{Reached: map[string]int{}}
+	t := newTally(false)
+	t.repeat(ctx, interval, attempt)
+	return t.load
+}
+
+// tally counts what attempts come to.
+type tally struct {
+	load   *Load
+	stream bool
+	last   string    // the pod that answered last
+	at     time.Time // when it did
+}
+
+func newTally(stream bool) *tally {
+	return &tally{load: &Load{Reached: map[string]int{}}, stream: stream}
+}
+
+func (t *tally) repeat(ctx context.Context, interval time.Duration, attempt func() Result) {
 	ticker := time.NewTicker(max(interval, time.Millisecond))
 	defer ticker.Stop()
 	for ctx.Err() == nil {
-		result := attempt()
-		total.Attempts++
-		if result.Outcome == OK && result.Reached != "" {
-			total.Reached[result.Reached]++
-		} else {
-			total.Failed++
-			if len(total.Failures) < failuresKept {
-				total.Failures = append(total.Failures, fmt.Sprintf("%s %s: %s", time.Now().UTC().Format("15:04:05.000"), result.Outcome, result.Error))
-			}
-		}
+		t.count(attempt(), time.Now())
 		select {
 		case <-ticker.C:
 		case <-ctx.Done():
 		}
 	}
-	return total
+}
+
+func (t *tally) count(r Result, now time.Time) {
+	t.load.Attempts++
+	if r.Outcome != OK || r.Reached == "" {
+		t.load.Failed++
+		if len(t.load.Failures) < failuresKept {
+			t.load.Failures = append(t.load.Failures, fmt.Sprintf("%s %s: %s", now.UTC().Format("15:04:05.000"), r.Outcome, r.Error))
+		}
+		return
+	}
+	t.load.Reached[r.Reached]++
+	if t.last != "" {
+		gap := now.Sub(t.at).Microseconds()
+		t.load.LongestGapMicros = max(t.load.LongestGapMicros, gap)
+		if t.stream && t.last != r.Reached && len(t.load.Switches) < switchesKept {
+			t.load.Switches = append(t.load.Switches, Switch{From: t.last, To: r.Reached, GapMicros: gap})
+		}
+	}
+	t.last, t.at = r.Reached, now
 }

@@ -106,7 +106,7 @@ func TestOutcomes(t *testing.T) {
 		if test.target.Timeout == 0 {
 			test.target.Timeout = 5 * time.Second
 		}
-		got, err := c.Probe(t.Context(), test.target, 1)
+		got, err := c.Probe(t.Context(), test.target, 1, 0)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -118,7 +118,7 @@ func TestOutcomes(t *testing.T) {
 
 func TestResultNamesPodAndClient(t *testing.T) {
 	t.Parallel()
-	got, err := client(t).Probe(t.Context(), Target{Protocol: "tcp", Address: pod(t), Timeout: 5 * time.Second}, 3)
+	got, err := client(t).Probe(t.Context(), Target{Protocol: "tcp", Address: pod(t), Timeout: 5 * time.Second}, 3, 0)
 	if err != nil || len(got) != 3 {
 		t.Fatalf("got %v and %v, want 3 results", got, err)
 	}
@@ -149,7 +149,7 @@ func TestEachAttemptComesFromTheChosenPort(t *testing.T) {
 		{"HTTP", Target{Protocol: "tcp", Address: web(t), HTTP: true}},
 	} {
 		test.target.SourcePort, test.target.Timeout = freePort(t), 5*time.Second
-		got, err := c.Probe(t.Context(), test.target, 3)
+		got, err := c.Probe(t.Context(), test.target, 3, 0)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -172,7 +172,7 @@ func TestLoadCounts(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := c.Probe(t.Context(), Target{Protocol: "udp", Address: silence(t), Timeout: 50 * time.Millisecond}, 1); err != nil {
+	if _, err := c.Probe(t.Context(), Target{Protocol: "udp", Address: silence(t), Timeout: 50 * time.Millisecond}, 1, 0); err != nil {
 		t.Fatal(err)
 	}
 	if got, err := good(t.Context()); err != nil || got.Failed != 0 || got.Attempts == 0 || got.Reached["shop/web-0"] != got.Attempts {
@@ -189,7 +189,7 @@ func TestEndOfTheProcessIsTold(t *testing.T) {
 	if _, err := io.WriteString(c.in, "nonsense\n"); err != nil {
 		t.Fatal(err)
 	}
-	_, err := c.Probe(t.Context(), Target{Protocol: "tcp", Address: pod(t), Timeout: time.Second}, 1)
+	_, err := c.Probe(t.Context(), Target{Protocol: "tcp", Address: pod(t), Timeout: time.Second}, 1, 0)
 	if err == nil || !strings.Contains(err.Error(), "agent") {
 		t.Errorf("got %v", err)
 	}

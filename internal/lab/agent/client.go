@@ -105,9 +105,9 @@ func (c *Client) wait(ctx context.Context, answer chan reply) (reply, error) {
 	}
 }
 
-// Probe makes count attempts, one after the other.
-func (c *Client) Probe(ctx context.Context, target Target, count int) ([]Result, error) {
-	_, answer, err := c.send(request{Op: "probe", Target: target, Count: count})
+// Probe makes count attempts, one after the other, each an interval after the one before if that isn't 0.
+func (c *Client) Probe(ctx context.Context, target Target, count int, interval time.Duration) ([]Result, error) {
+	_, answer, err := c.send(request{Op: "probe", Target: target, Count: count, Interval: interval})
 	if err != nil {
 		return nil, err
 	}

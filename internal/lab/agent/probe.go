@@ -13,6 +13,7 @@ import (
 	"net/netip"
 	"os"
 	"strings"
+	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -51,8 +52,25 @@ func attempt(ctx context.Context, target Target) (string, error) {
 	return "", fmt.Errorf("protocol %q: want tcp, udp or sctp", target.Protocol)
 }
 
+// mark gives a socket its mark before it is bound or connected.
+func (t Target) mark(_, _ string, raw syscall.RawConn) error {
+	if t.Mark == 0 {
+		return nil
+	}
+	var failed error
+	err := raw.Control(func(fd uintptr) { failed = setMark(int(fd), t.Mark) })
+	return errors.Join(err, failed)
+}
+
+func setMark(fd, mark int) error {
+	if err := unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_MARK, mark); err != nil {
+		return fmt.Errorf("mark the socket: %w", err)
+	}
+	return nil
+}
+
 func dial(ctx context.Context, network string, target Target) (net.Conn, error) {
-	var dialer net.Dialer
+	dialer := net.Dialer{Control: target.mark}
 	dialer.SetMultipathTCP(false)
 	if target.SourcePort != 0 {
 		dialer.LocalAddr = &net.TCPAddr{Port: int(target.SourcePort)}
@@ -114,11 +132,13 @@ func attemptSendTo(ctx context.Context, target Target) (string, error) {
 	if target.Address.Addr().Is6() {
 		network = "udp6"
 	}
-	socket, err := net.ListenUDP(network, &net.UDPAddr{Port: int(target.SourcePort)})
+	config := net.ListenConfig{Control: target.mark}
+	opened, err := config.ListenPacket(ctx, network, fmt.Sprintf(":%d", target.SourcePort))
 	if err != nil {
 		return "", err
 	}
-	defer socket.Close()
+	defer opened.Close()
+	socket := opened.(*net.UDPConn)
 	end, _ := ctx.Deadline()
 	if err := socket.SetDeadline(end); err != nil {
 		return "", err
@@ -173,6 +193,8 @@ func outcomeOf(err error) Outcome {
 	case errors.Is(err, unix.ECONNREFUSED), errors.Is(err, unix.ECONNRESET), errors.Is(err, unix.EPIPE), errors.Is(err, io.EOF):
 		return Refused
 	case errors.Is(err, os.ErrDeadlineExceeded), errors.Is(err, context.DeadlineExceeded), errors.Is(err, unix.ETIMEDOUT):
+		return Timeout
+	case errors.Is(err, unix.EPERM): // a connect that is dropped, on kernels before 5.18
 		return Timeout
 	}
 	return Unreachable

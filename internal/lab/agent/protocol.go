@@ -4,7 +4,7 @@
 // cgroup, since socket programs are attached to cgroups, and that dials what it is told. It speaks JSON, one object a
 // line, over its standard input and output.
 //
-// It promises that one probe is one new socket and that an outcome is what the kernel said: refused is an answer of
+// It promises that one probe is one new socket, unless a stream is asked for, and that an outcome is what the kernel said: refused is an answer of
 // "no", timeout is no answer at all, unreachable is a missing route or an ICMP error that isn't a refusal.
 package agent
 
@@ -34,6 +34,10 @@ type Target struct {
 	HTTP bool `json:"http,omitempty"`
 	// Unconnected sends datagrams by sendto instead of connect and send.
 	Unconnected bool `json:"unconnected,omitempty"`
+	// Stream keeps one socket for all attempts: a TCP connection, or a connected UDP socket.
+	Stream bool `json:"stream,omitempty"`
+	// Mark is the socket's mark (SO_MARK), which chooses the way of an outside client; 0 is none.
+	Mark int `json:"mark,omitempty"`
 }
 
 // Result is one attempt's outcome. Its JSON is what `deltaplane lab probe -o json` prints.
@@ -52,6 +56,17 @@ type Load struct {
 	Failed   int            `json:"failed"`
 	Reached  map[string]int `json:"reached"`            // answers by pod
 	Failures []string       `json:"failures,omitempty"` // the first few, for people
+	// LongestGapMicros is the longest time between two answers that came one after the other.
+	LongestGapMicros int64 `json:"longestGapMicros"`
+	// Switches are of a stream: when another pod answered than before, the first few.
+	Switches []Switch `json:"switches,omitempty"`
+}
+
+// Switch is a stream's move from one pod to another.
+type Switch struct {
+	From      string `json:"from"`
+	To        string `json:"to"`
+	GapMicros int64  `json:"gapMicros"` // from the last answer of one to the first of the other
 }
 
 // request is one line to the agent. A probe makes Count attempts one after the other; load goes on until stop.
@@ -60,7 +75,7 @@ type request struct {
 	Op       string        `json:"op"` // probe, load or stop
 	Target   Target        `json:"target"`
 	Count    int           `json:"count,omitempty"`
-	Interval time.Duration `json:"interval,omitempty"` // of load: from the start of one attempt to the next
+	Interval time.Duration `json:"interval,omitempty"` // from the start of one attempt to the next
 	Stop     int           `json:"stop,omitempty"`     // of stop: the id of the load
 }
 

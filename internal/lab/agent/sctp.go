@@ -24,6 +24,9 @@ func attemptSCTP(ctx context.Context, target Target) (string, error) {
 	limit := unix.NsecToTimeval(max(time.Until(end), time.Millisecond).Nanoseconds())
 	err = errors.Join(unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_SNDTIMEO, &limit),
 		unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &limit))
+	if err == nil && target.Mark != 0 {
+		err = setMark(fd, target.Mark)
+	}
 	if err == nil && target.SourcePort != 0 {
 		err = unix.Bind(fd, local)
 	}

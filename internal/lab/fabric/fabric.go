@@ -13,6 +13,7 @@ import (
 	"net"
 	"net/netip"
 	"path/filepath"
+	"slices"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
@@ -40,6 +41,7 @@ type Fabric struct {
 	dir       string
 	namespace *space.Namespace
 	hosts     []*Host
+	added     int // how many hosts there ever were
 }
 
 // Host is a namespace on the bridge: a node or an outside client.
@@ -49,6 +51,7 @@ type Host struct {
 	Addrs     []netip.Addr
 	PodCIDRs  []netip.Prefix // routed to it by all other hosts
 	mac       net.HardwareAddr
+	mark      int // never that of another host
 }
 
 // New makes the bridge. Namespaces are held by files in dir.
@@ -101,8 +104,11 @@ var plainHost = map[string]string{
 	"ipv4/ping_group_range": "0 2147483647", "ipv4/ip_unprivileged_port_start": "0",
 }
 
-// router are further settings of namespaces that forward. Redirects and rate limits only confuse observers.
+// router are further settings of namespaces that forward. Redirects and rate limits only confuse observers. Packets
+// whose source is not reached by the link that they come from are dropped (RFC 3704), as many distributions have it:
+// what works here works there.
 var router = map[string]string{
+	"ipv4/conf/all/rp_filter": "1", "ipv4/conf/default/rp_filter": "1",
 	"ipv4/ip_forward": "1", "ipv6/conf/all/forwarding": "1", "ipv6/conf/default/forwarding": "1",
 	"ipv4/conf/all/send_redirects": "0", "ipv4/conf/default/send_redirects": "0",
 	"ipv4/icmp_ratelimit": "0", "ipv6/icmp/ratelimit": "0",
@@ -114,7 +120,8 @@ func (f *Fabric) AddHost(file, name string, addrs []netip.Addr, podCIDRs []netip
 	if err != nil {
 		return nil, err
 	}
-	h := &Host{Namespace: namespace, Name: name, Addrs: addrs, PodCIDRs: podCIDRs}
+	f.added++
+	h := &Host{Namespace: namespace, Name: name, Addrs: addrs, PodCIDRs: podCIDRs, mark: firstMark + f.added}
 	if err := f.plug(h); err != nil {
 		return nil, errors.Join(fmt.Errorf("connect %s to the fabric: %w", name, err), namespace.Close())
 	}
@@ -124,6 +131,9 @@ func (f *Fabric) AddHost(file, name string, addrs []netip.Addr, podCIDRs []netip
 		}
 	}
 	f.hosts = append(f.hosts, h)
+	if err := f.ways(h); err != nil {
+		return nil, errors.Join(err, f.RemoveHost(h))
+	}
 	return h, nil
 }
 
@@ -145,7 +155,7 @@ func (f *Fabric) plug(h *Host) error {
 		return err
 	}
 	defer inHost.Close()
-	port := fmt.Sprintf("port%d", len(f.hosts)+1)
+	port := fmt.Sprintf("port%d", f.added)
 	if err := veth(inFabric, port, h.Namespace, uplink); err != nil {
 		return err
 	}
@@ -231,17 +241,12 @@ func route(from, to *Host) error {
 
 // RemoveHost takes a host off the bridge. Its links go with it; the others lose their routes to it.
 func (f *Fabric) RemoveHost(h *Host) error {
-	var kept []*Host
+	f.hosts = slices.DeleteFunc(f.hosts, func(o *Host) bool { return o == h })
 	for _, other := range f.hosts {
-		if other == h {
-			continue
-		}
-		kept = append(kept, other)
-		if err := unroute(other, h); err != nil {
+		if err := errors.Join(unroute(other, h), f.unway(other, h)); err != nil {
 			return err
 		}
 	}
-	f.hosts = kept
 	return h.Namespace.Close()
 }
 

@@ -87,12 +87,7 @@ func addRoute(links *netlink.Handle, link netlink.Link, prefix netip.Prefix, via
 }
 
 func addRouteFrom(links *netlink.Handle, link netlink.Link, prefix netip.Prefix, via, source netip.Addr) error {
-	r := &netlink.Route{LinkIndex: link.Attrs().Index, Dst: ipNet(prefix)}
-	if via.IsValid() {
-		r.Gw, r.Flags = via.AsSlice(), int(netlink.FLAG_ONLINK)
-	} else if prefix.Addr().Is4() {
-		r.Scope = netlink.SCOPE_LINK
-	}
+	r := routeTo(link, prefix, via)
 	if source.IsValid() {
 		r.Src = source.AsSlice()
 	}
@@ -100,6 +95,16 @@ func addRouteFrom(links *netlink.Handle, link netlink.Link, prefix netip.Prefix,
 		return fmt.Errorf("route %s through %s: %w", prefix, link.Attrs().Name, err)
 	}
 	return nil
+}
+
+func routeTo(link netlink.Link, prefix netip.Prefix, via netip.Addr) *netlink.Route {
+	r := &netlink.Route{LinkIndex: link.Attrs().Index, Dst: ipNet(prefix)}
+	if via.IsValid() {
+		r.Gw, r.Flags = via.AsSlice(), int(netlink.FLAG_ONLINK)
+	} else if prefix.Addr().Is4() {
+		r.Scope = netlink.SCOPE_LINK
+	}
+	return r
 }
 
 func host(addr netip.Addr) netip.Prefix { return netip.PrefixFrom(addr, addr.BitLen()) }
