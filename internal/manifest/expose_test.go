@@ -181,6 +181,10 @@ func TestHostPortsAreOnOneNodeOnce(t *testing.T) {
 		pod("udp", "nodeName: n1, ", "hostPort: 8080, protocol: UDP")+pod("one", "nodeName: n1, ", "hostPort: 9090, hostIP: 192.0.2.1")+
 		pod("another", "nodeName: n1, ", "hostPort: 9090, hostIP: 192.0.2.2")+pod("all", "nodeName: n1, ", "hostPort: 9090, hostIP: 0.0.0.0")+
 		pod("host", "nodeName: n2, hostNetwork: true, ", "hostPort: 80")+pod("same", "nodeName: n2, ", "hostPort: 80"))
+	done := expand(t, nil, "%s%sstatus: {phase: Failed}\n---\n%s", twoNodes, strings.TrimSuffix(pod("old", "nodeName: n1, ", "hostPort: 80"), "---\n"), pod("new", "nodeName: n1, ", "hostPort: 80"))
+	if len(done.Pods) != 2 {
+		t.Errorf("a pod that is done takes room: %v", done.Err())
+	}
 	var names []string
 	for _, p := range got.Pods {
 		names = append(names, p.Name+" on "+p.Spec.NodeName)

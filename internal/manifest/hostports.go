@@ -5,6 +5,7 @@ package manifest
 import (
 	"cmp"
 	"fmt"
+	"iter"
 	"net/netip"
 
 	corev1 "k8s.io/api/core/v1"
@@ -24,7 +25,7 @@ func (h hostPort) meets(o hostPort) bool {
 
 // hostPorts returns what a Pod wants of its node. On the host's network each containerPort is the host's.
 func hostPorts(spec *corev1.PodSpec) (all []hostPort) {
-	for container, field := range portContainers(spec) {
+	for container, field := range PortContainers(spec) {
 		for i, port := range container.Ports {
 			number := port.HostPort
 			if spec.HostNetwork {
@@ -43,9 +44,9 @@ func hostPorts(spec *corev1.PodSpec) (all []hostPort) {
 	return all
 }
 
-// portContainers goes through the containers whose ports a Pod serves, each with its field: all, and init containers
+// PortContainers goes through the containers whose ports a Pod serves, each with its field: all, and init containers
 // that go on running.
-func portContainers(spec *corev1.PodSpec) func(yield func(*corev1.Container, string) bool) {
+func PortContainers(spec *corev1.PodSpec) iter.Seq2[*corev1.Container, string] {
 	return func(yield func(*corev1.Container, string) bool) {
 		for i := range spec.Containers {
 			if !yield(&spec.Containers[i], fmt.Sprintf("spec.containers[%d]", i)) {

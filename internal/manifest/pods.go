@@ -59,6 +59,7 @@ func (e *expansion) schedule() {
 	for _, pod := range slices.Clone(e.out.Pods) {
 		node := pod.Spec.NodeName
 		switch err := s.ports.refuse(&pod.Spec, node); {
+		case Finished(pod) && e.hasNode(node): // takes no room
 		case node == "":
 			waiting = append(waiting, pod)
 		case !e.hasNode(node):

@@ -125,7 +125,7 @@ func target(port corev1.ServicePort, pod *corev1.Pod) (int32, bool) {
 	if port.TargetPort.Type == intstr.Int {
 		return cmp.Or(port.TargetPort.IntVal, port.Port), true
 	}
-	for container := range portContainers(&pod.Spec) {
+	for container := range PortContainers(&pod.Spec) {
 		for _, p := range container.Ports {
 			if p.Name == port.TargetPort.StrVal && protocolOf(p.Protocol) == protocolOf(port.Protocol) {
 				return p.ContainerPort, true
