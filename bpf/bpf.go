@@ -54,8 +54,9 @@ type Dataplane struct {
 	sockets   *ebpf.Collection
 	pods      *ebpf.Collection
 	uplinks   *ebpf.Collection
-	hooks     []hook // the socket hooks, attached or not
-	ports     *ports // the interfaces
+	hooks     []hook  // the socket hooks, attached or not
+	ports     *ports  // the interfaces
+	walker    *walker // of sockets whose backend is gone
 }
 
 // Load opens the pinned maps, or makes them, and loads the programs. It attaches nothing and writes to no map.
@@ -103,7 +104,7 @@ func (d *Dataplane) loadPrograms(options Options) error {
 	if err := setSwitches(specs, options); err != nil {
 		return err
 	}
-	if err := d.setSocketSwitches(specs.sockets); err != nil {
+	if err := d.setSocketSwitches(specs); err != nil {
 		return err
 	}
 	if d.maps, err = openMaps(specs, options); err != nil {
@@ -121,11 +122,12 @@ func (d *Dataplane) loadPrograms(options Options) error {
 	if d.uplinks, err = d.loadCollection(specs.uplinks); err != nil {
 		return fmt.Errorf("load the uplink programs: %w", err)
 	}
+	d.walker = d.openWalker(specs.iterators)
 	return nil
 }
 
 // specs are the program files.
-type specs struct{ sockets, pods, uplinks *ebpf.CollectionSpec }
+type specs struct{ sockets, pods, uplinks, iterators *ebpf.CollectionSpec }
 
 func readSpecs() (specs, error) {
 	var s specs
@@ -133,7 +135,7 @@ func readSpecs() (specs, error) {
 		name string
 		into **ebpf.CollectionSpec
 		load func() (*ebpf.CollectionSpec, error)
-	}{{"socket", &s.sockets, loadSockets}, {"pod", &s.pods, loadPods}, {"uplink", &s.uplinks, loadUplinks}} {
+	}{{"socket", &s.sockets, loadSockets}, {"pod", &s.pods, loadPods}, {"uplink", &s.uplinks, loadUplinks}, {"iterator", &s.iterators, loadIterators}} {
 		spec, err := file.load()
 		if err != nil {
 			return specs{}, fmt.Errorf("read the %s programs: %w", file.name, err)
@@ -144,7 +146,7 @@ func readSpecs() (specs, error) {
 }
 
 func (s specs) all() []*ebpf.CollectionSpec {
-	return []*ebpf.CollectionSpec{s.sockets, s.pods, s.uplinks}
+	return []*ebpf.CollectionSpec{s.sockets, s.pods, s.uplinks, s.iterators}
 }
 
 // loadCollection loads a program file with the shared maps in place of its own.
@@ -167,7 +169,11 @@ func (d *Dataplane) loadCollection(spec *ebpf.CollectionSpec) (*ebpf.Collection,
 func (d *Dataplane) Map(m abi.Map) *ebpf.Map { return d.maps[m.String()] }
 
 func (d *Dataplane) collections() []*ebpf.Collection {
-	return []*ebpf.Collection{d.sockets, d.pods, d.uplinks}
+	all := []*ebpf.Collection{d.sockets, d.pods, d.uplinks}
+	if d.walker != nil && d.walker.programs != nil {
+		all = append(all, d.walker.programs)
+	}
+	return all
 }
 
 // program returns a program by its name, which is unique among the files.
@@ -187,6 +193,9 @@ func (d *Dataplane) Close() {
 	}
 	if d.ports != nil {
 		d.ports.close()
+	}
+	if d.walker != nil {
+		d.walker.close()
 	}
 	for i := range d.hooks {
 		d.hooks[i].close()

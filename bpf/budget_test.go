@@ -17,6 +17,7 @@ var budgets = map[string]uint32{
 	"recvmsg4": 1000, "recvmsg6": 1000, "getpeername4": 200, "getpeername6": 200,
 	"from_pod": 300000, "to_pod": 10000,
 	"from_uplink": 300000, "to_uplink": 100000,
+	"mend_peers": 15000, "destroy_tcp": 200, "destroy_udp": 200,
 }
 
 func TestVerifiedInstructionsStayInBudget(t *testing.T) {

@@ -14,7 +14,7 @@ import (
 
 // setSocketSwitches fits the socket programs to this kernel, and to the network namespace of the caller: its
 // sockets are the node's own.
-func (d *Dataplane) setSocketSwitches(spec *ebpf.CollectionSpec) error {
+func (d *Dataplane) setSocketSwitches(files specs) error {
 	cookie, err := netnsCookie()
 	if err != nil {
 		return err
@@ -26,8 +26,12 @@ func (d *Dataplane) setSocketSwitches(spec *ebpf.CollectionSpec) error {
 	for name, value := range map[string]any{
 		"host_cookie": cookie, "can_set_error": canSetError, "can_see_multipath": has(asm.FnSkcToMptcpSock),
 	} {
-		if err := spec.Variables[name].Set(value); err != nil {
-			return fmt.Errorf("set %s: %w", name, err)
+		for _, spec := range files.all() {
+			if v, ok := spec.Variables[name]; ok {
+				if err := v.Set(value); err != nil {
+					return fmt.Errorf("set the switch %s of the programs: %w", name, err)
+				}
+			}
 		}
 	}
 	return nil

@@ -22,6 +22,7 @@ const (
 	uplinksMap    = "uplinks_v1"
 	flowsMap      = "flows_v2"
 	affinitiesMap = "affinities_v1"
+	peersMap      = "sockets_v2"
 )
 
 // versioned matches the names of maps that programs share.

@@ -57,10 +57,10 @@ func newFabric(t testing.TB, options bpf.Options) *fabric {
 // start is what a programmer does when it starts, or starts again.
 func (f *fabric) start(t testing.TB) {
 	t.Helper()
-	plane, err := bpf.Load(f.options)
-	check(t, err)
-	f.plane = plane
 	f.node.Do(t, func() {
+		plane, err := bpf.Load(f.options)
+		check(t, err)
+		f.plane = plane
 		check(t, plane.AttachPod(f.clientPort))
 		check(t, plane.AttachPod(f.backendPort))
 	})
