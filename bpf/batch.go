@@ -103,6 +103,13 @@ func deleteEntries(m *ebpf.Map, n int, keys []byte) error {
 // pointer returns where bytes lie, for the kernel.
 func pointer(b []byte) unsafe.Pointer { return unsafe.Pointer(unsafe.SliceData(b)) }
 
+// view reads n keys or values as what they are. T has no pointers and no padding of the compiler's, as all types of
+// package abi; what the kernel fills is aligned for any.
+func view[T any](b []byte, n int) []T { return unsafe.Slice((*T)(pointer(b)), n) }
+
+// bytesOf is the memory of a key or value.
+func bytesOf[T any](v *T) []byte { return unsafe.Slice((*byte)(unsafe.Pointer(v)), unsafe.Sizeof(*v)) }
+
 // ignoreMissing passes over what deleting says of an entry that is gone already.
 func ignoreMissing(err error) error {
 	if errors.Is(err, ebpf.ErrKeyNotExist) || errors.Is(err, unix.ENOENT) {

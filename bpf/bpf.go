@@ -57,12 +57,13 @@ type Dataplane struct {
 	hooks     []hook  // the socket hooks, attached or not
 	ports     *ports  // the interfaces
 	walker    *walker // of sockets whose backend is gone
+	counts    counts
 }
 
 // Load opens the pinned maps, or makes them, and loads the programs. It attaches nothing and writes to no map.
 // On an error nothing stays behind but the maps that were pinned.
 func Load(options Options) (_ *Dataplane, err error) {
-	d := &Dataplane{log: options.Log, pinDir: options.PinDir}
+	d := &Dataplane{log: options.Log, pinDir: options.PinDir, counts: counts{entries: map[string]int{}}}
 	if d.log == nil {
 		d.log = slog.New(slog.DiscardHandler)
 	}
