@@ -20,6 +20,7 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
 	"go.uber.org/goleak"
 	"google.golang.org/protobuf/proto"
 
@@ -353,7 +354,7 @@ func dumped(t *testing.T, c *compiler) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if diff := cmp.Diff(c.rows, rows, cmp.Comparer(func(a, b netip.Addr) bool { return a == b })); diff != "" {
+	if diff := cmp.Diff(c.rows, rows, cmpopts.EquateComparable(netip.Addr{}, netip.Prefix{})); diff != "" {
 		t.Error(diff)
 	}
 	if positions[model.ClusterLayer] != c.at {

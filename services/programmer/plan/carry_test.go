@@ -8,6 +8,7 @@ import (
 	"net/netip"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
 
 	"github.com/deltaplane/deltaplane/internal/abi"
 	"github.com/deltaplane/deltaplane/internal/model"
@@ -101,7 +102,7 @@ func drifted(t tester, m maps.Maps, s *plan.State) {
 	}
 }
 
-var addrs = cmp.Comparer(func(a, b netip.Addr) bool { return a == b })
+var addrs = cmpopts.EquateComparable(netip.Addr{}, netip.Prefix{})
 
 // The vocabulary of these tests: rows in few words.
 

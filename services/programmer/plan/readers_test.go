@@ -3,12 +3,9 @@
 package plan_test
 
 import (
-	"errors"
-	"fmt"
 	"math/rand/v2"
+	"net/netip"
 	"testing"
-
-	"pgregory.net/rapid"
 
 	"github.com/deltaplane/deltaplane/internal/model"
 	"github.com/deltaplane/deltaplane/services/programmer/maps"
@@ -88,7 +85,113 @@ var stories = []struct {
 		rows(set(1, 1), frontend(1, 1), backend(1, 1, 1), in(1, 1)),
 		rows(set(1, 2), frontend(2, 1), backend(1, 1, 1), in(1, 1)),
 	},
+	{
+		"hints come",
+		rows(set(1, 1), frontend(1, 1), backend(1, 1, 1), backend(2, 1, 2), in(1, 1), in(1, 2), here),
+		rows(flagged(set(1, 1), model.ZoneHints), frontend(1, 1), backend(1, 1, 1), backend(2, 1, 2), in(1, 1), in(1, 2), here,
+			part(11, 1, 1, model.ScopeZone, "here"), view(11, 1, model.ScopeZone, "here"), in(11, 1)),
+	},
+	{
+		"hints go while backends are replaced",
+		rows(flagged(set(1, 1), model.ZoneHints), frontend(1, 1), backend(1, 1, 1), backend(2, 1, 2), in(1, 1), in(1, 2), here,
+			part(11, 1, 1, model.ScopeZone, "here"), view(11, 1, model.ScopeZone, "here"), in(11, 1)),
+		rows(set(1, 1), frontend(1, 1), backend(1, 1, 1), backend(3, 1, 3), in(1, 1), in(1, 3), here),
+	},
+	{
+		"a Service with hints appears",
+		rows(here),
+		rows(flagged(set(1, 1), model.ZoneHints), frontend(1, 1), backend(1, 1, 1), backend(2, 1, 2), in(1, 1), in(1, 2), here,
+			part(11, 1, 1, model.ScopeZone, "here"), view(11, 1, model.ScopeZone, "here"), in(11, 1)),
+	},
+	{
+		"a Service with hints goes",
+		rows(flagged(set(1, 1), model.ZoneHints), frontend(1, 1), backend(1, 1, 1), backend(2, 1, 2), in(1, 1), in(1, 2), here,
+			part(11, 1, 1, model.ScopeZone, "here"), view(11, 1, model.ScopeZone, "here"), in(11, 1)),
+		rows(here),
+	},
+	{
+		"the ids of a Service with hints are given to another with hints",
+		rows(flagged(set(1, 1), model.ZoneHints), frontend(1, 1), backend(1, 1, 1), backend(2, 1, 2), in(1, 1), in(1, 2), here,
+			part(11, 1, 1, model.ScopeZone, "here"), view(11, 1, model.ScopeZone, "here"), in(11, 1)),
+		rows(flagged(set(1, 2), model.ZoneHints), frontend(2, 1), backend(1, 1, 8), backend(2, 1, 9), in(1, 1), in(1, 2), here,
+			part(11, 1, 2, model.ScopeZone, "here"), view(11, 1, model.ScopeZone, "here"), in(11, 2)),
+	},
+	{
+		"a root and its part exchange ids",
+		rows(flagged(set(1, 1), model.ZoneHints), frontend(1, 1), backend(1, 1, 1), backend(2, 1, 2), in(1, 1), in(1, 2), here,
+			part(2, 1, 1, model.ScopeZone, "here"), view(2, 1, model.ScopeZone, "here"), in(2, 1)),
+		rows(flagged(set(2, 1), model.ZoneHints), frontend(1, 2), backend(1, 2, 1), backend(2, 2, 2), in(2, 1), in(2, 2), here,
+			part(1, 2, 1, model.ScopeZone, "here"), view(1, 2, model.ScopeZone, "here"), in(1, 1)),
+	},
+	{
+		"the zones' sets of two Services exchange ids",
+		rows(flagged(set(1, 1), model.ZoneHints), frontend(1, 1), backend(1, 1, 1), in(1, 1), here,
+			flagged(set(2, 2), model.ZoneHints), frontend(2, 2), backend(2, 2, 2), in(2, 2),
+			part(11, 1, 1, model.ScopeZone, "here"), view(11, 1, model.ScopeZone, "here"), in(11, 1),
+			part(12, 2, 2, model.ScopeZone, "here"), view(12, 2, model.ScopeZone, "here"), in(12, 2)),
+		rows(flagged(set(1, 1), model.ZoneHints), frontend(1, 1), backend(1, 1, 1), in(1, 1), here,
+			flagged(set(2, 2), model.ZoneHints), frontend(2, 2), backend(2, 2, 2), in(2, 2),
+			part(12, 1, 1, model.ScopeZone, "here"), view(12, 1, model.ScopeZone, "here"), in(12, 1),
+			part(11, 2, 2, model.ScopeZone, "here"), view(11, 2, model.ScopeZone, "here"), in(11, 2)),
+	},
+	{
+		"the node moves to another zone",
+		rows(flagged(set(1, 1), model.ZoneHints), frontend(1, 1), backend(1, 1, 1), backend(2, 1, 2), in(1, 1), in(1, 2), here,
+			part(11, 1, 1, model.ScopeZone, "here"), view(11, 1, model.ScopeZone, "here"), in(11, 1)),
+		rows(flagged(set(1, 1), model.ZoneHints), frontend(1, 1), backend(1, 1, 1), backend(2, 1, 2), in(1, 1), in(1, 2), model.Self{Zone: "there"},
+			part(11, 1, 1, model.ScopeZone, "here"), view(11, 1, model.ScopeZone, "here"), in(11, 1)),
+	},
+	{
+		"source ranges come",
+		rows(set(1, 1), policy(frontend(1, 1), 0), backend(1, 1, 1), in(1, 1)),
+		rows(set(1, 1), policy(frontend(1, 1), model.SourceRanges), backend(1, 1, 1), in(1, 1), sources(1, "192.0.2.0/24"), sources(1, "10.0.0.0/8")),
+	},
+	{
+		"source ranges are replaced",
+		rows(set(1, 1), policy(frontend(1, 1), model.SourceRanges), backend(1, 1, 1), in(1, 1), sources(1, "192.0.2.0/24")),
+		rows(set(1, 1), policy(frontend(1, 1), model.SourceRanges), backend(1, 1, 1), in(1, 1), sources(1, "192.0.2.0/25"), sources(1, "10.0.0.0/8")),
+	},
+	{
+		"source ranges go",
+		rows(set(1, 1), policy(frontend(1, 1), model.SourceRanges), backend(1, 1, 1), in(1, 1), sources(1, "192.0.2.0/24")),
+		rows(set(1, 1), policy(frontend(1, 1), 0), backend(1, 1, 1), in(1, 1)),
+	},
+	{
+		"the id of a set with source ranges is given to another with other ranges",
+		rows(set(1, 1), policy(frontend(1, 1), model.SourceRanges), backend(1, 1, 1), in(1, 1), sources(1, "192.0.2.0/24")),
+		rows(set(1, 2), policy(frontend(2, 1), model.SourceRanges), backend(1, 1, 2), in(1, 1), sources(1, "10.0.0.0/8")),
+	},
+	{
+		"traffic becomes local",
+		rows(set(1, 1), policy(frontend(1, 1), 0), backend(1, 1, 1), backend(2, 1, 2), in(1, 1), in(1, 2)),
+		rows(set(1, 1), policy(frontend(1, 1), model.ExternalLocal|model.InternalLocal), backend(1, 1, 1), backend(2, 1, 2), in(1, 1), in(1, 2),
+			part(11, 1, 1, model.ScopeLocal, "node-a"), view(11, 1, model.ScopeLocal, ""), in(11, 1)),
+	},
+	{
+		"a port of a Service goes while the others are refused",
+		rows(set(1, 1), frontend(1, 1), refused(1), backend(1, 1, 1), in(1, 1)), rows(),
+	},
+	{
+		"a Service comes whose other ports are refused",
+		rows(), rows(set(1, 1), frontend(1, 1), refused(1), backend(1, 1, 1), in(1, 1)),
+	},
+	{
+		"networks, health checks and the node's own row come",
+		rows(),
+		rows(here, model.Network{Prefix: netip.MustParsePrefix("10.96.0.0/12"), Kind: model.NetworkServices},
+			model.Network{Prefix: netip.MustParsePrefix("fd00::/108"), Kind: model.NetworkPods},
+			model.HealthCheck{Port: 30100, Namespace: "shop", Name: "s1"}),
+	},
+	{
+		"networks, health checks and the node's own row go",
+		rows(here, model.Network{Prefix: netip.MustParsePrefix("0.0.0.0/0"), Kind: model.NetworkServices},
+			model.Network{Prefix: netip.MustParsePrefix("::/0"), Kind: model.NetworkPods},
+			model.HealthCheck{Port: 30100, Namespace: "shop", Name: "s1"}),
+		rows(model.Self{Zone: "there", Draining: true}, model.Network{Prefix: netip.MustParsePrefix("::/0"), Kind: model.NetworkServices}),
+	},
 }
+
+var here = model.Self{Zone: "here"}
 
 func TestNoReaderSeesAHalfAppliedChange(t *testing.T) {
 	for _, story := range stories {
@@ -150,65 +253,4 @@ func TestAfterACrashAtAnyWriteTheMapsAreRepairedUnseen(t *testing.T) {
 			}
 		})
 	}
-}
-
-// anyRows draws tables that are closed in themselves, from so few ids that they are used again often.
-func anyRows(t *rapid.T, name string) *model.Tables {
-	tables := model.NewTables()
-	draw := func(what string, n int) int { return rapid.IntRange(0, n-1).Draw(t, name+what) }
-	for id := range 3 {
-		if draw(fmt.Sprintf(" set %d", id), 4) > 0 {
-			s := set(model.SetID(id+1), draw(fmt.Sprintf(" service of set %d", id), 3))
-			tables.Sets[s.ID] = s
-		}
-	}
-	for id := range 4 {
-		of := model.SetID(draw(fmt.Sprintf(" set of backend %d", id), 4))
-		if _, held := tables.Sets[of]; !held {
-			continue
-		}
-		b := backend(model.BackendID(id+1), of, draw(fmt.Sprintf(" host of backend %d", id), 4))
-		tables.Backends[b.ID] = b
-		for other := range tables.Sets {
-			if other == of && draw(fmt.Sprintf(" backend %d is member", id), 5) > 0 {
-				m := model.Member{Set: other, Backend: b.ID}
-				tables.Members[m] = m
-			}
-		}
-	}
-	for n := range 3 {
-		of := model.SetID(draw(fmt.Sprintf(" set of frontend %d", n), 4))
-		if _, held := tables.Sets[of]; held {
-			tables.Frontends[frontendKey(n)] = frontend(n, of)
-		}
-	}
-	return tables
-}
-
-func TestAnyChangeIsUnseenAndComplete(t *testing.T) {
-	rapid.Check(t, func(rt *rapid.T) {
-		before := anyRows(rt, "before")
-		memory, s := filled(t, before)
-		w := plantest.NewWitness(memory, before)
-		random := rand.New(rand.NewPCG(rapid.Uint64().Draw(rt, "seed"), 0))
-		for i := range 3 {
-			after := anyRows(rt, fmt.Sprintf("after %d", i))
-			w.Expect(after)
-			p := mustApply(rt, s, towards(s, model.LayerCluster, after))
-			failAt := rapid.IntRange(0, 12).Draw(rt, "fail at")
-			if err := carryOut(&maps.Faulty{Maps: w, FailAt: failAt}, p, random); err != nil {
-				if !errors.Is(err, maps.ErrInjected) {
-					rt.Fatal(err)
-				}
-				s = load(t, memory)
-				if err := carryOut(w, mustApply(rt, s, towards(s, model.LayerCluster, after)), random); err != nil {
-					rt.Fatal(err)
-				}
-			}
-			for problem := range w.Problems {
-				rt.Error(problem)
-			}
-			holds(rt, memory, s, model.LayerCluster, after)
-		}
-	})
 }

@@ -240,7 +240,12 @@ func (s *standIns) leads(t *transaction, end bool) func(model.SetID) bool {
 
 // rootWasRead says which sets frontends pointed at before the change.
 func (t *transaction) rootWasRead() func(model.SetID) bool {
-	return func(id model.SetID) bool { return t.pointedAt[id] }
+	return func(id model.SetID) bool {
+		if was, noted := t.pointedAt[id]; noted {
+			return was
+		}
+		return t.pointersTo[id] > 0
+	}
 }
 
 // touch returns touches if there is anything to touch.

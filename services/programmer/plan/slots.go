@@ -165,15 +165,16 @@ func (t *transaction) count(sign int32) {
 	}
 }
 
-// noteRoots notes which sets that views lead away from were pointed at before the change.
+// noteRoots notes which sets were pointed at before the change, of those for which it may be otherwise after.
 func (t *transaction) noteRoots() {
+	note := func(root model.SetID) { t.pointedAt[root] = t.pointersTo[root] > 0 }
 	for _, kind := range kinds {
-		for _, v := range t.changes[kind].Put.Views {
-			t.pointedAt[v.Set] = t.pointersTo[v.Set] > 0
+		for _, f := range t.changes[kind].Put.Frontends {
+			note(f.Set)
 		}
 	}
-	for key := range t.viewsBefore {
-		t.pointedAt[key.Set] = t.pointersTo[key.Set] > 0
+	for _, f := range t.frontendsBefore {
+		note(f.row.Set)
 	}
 }
 

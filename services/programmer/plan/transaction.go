@@ -32,7 +32,7 @@ type transaction struct {
 	slotsBefore        map[model.SetID][]model.BackendID
 
 	// What was pointed at before: sets by a frontend or view, backends by a slot. Only for sets and backends that
-	// change; and, in pointedAt, for roots whose views change.
+	// change; and, in pointedAt, for sets whose frontends change.
 	wasRead   map[model.SetID]bool
 	wasLinked map[model.BackendID]bool
 	pointedAt map[model.SetID]bool

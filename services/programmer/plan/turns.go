@@ -85,10 +85,10 @@ func (r *round) frontend(of turn[model.FrontendKey, model.Frontend]) {
 }
 
 // view writes a view. What leads away from a set that no frontend points at may come first and go last; else it comes
-// once its target is there, before the frontends that count on it.
+// once its target is there, and goes, before the frontends that count on it.
 func (r *round) view(of turn[model.ViewKey, model.View]) {
 	key := of.key
-	put, remove := &r.lead, &r.point
+	put, remove := &r.lead, &r.lead
 	if !r.readBefore(key.Set) {
 		put = &r.prepare
 		r.settle = r.settle || of.before.kind != 0 && of.after.kind != 0
@@ -96,7 +96,16 @@ func (r *round) view(of turn[model.ViewKey, model.View]) {
 	if !r.readAfter(key.Set) || !r.looksAt(key) {
 		remove = &r.reclaim
 	}
-	entry(r, views, of, put, remove)
+	entry(r, views, of, put, r.unlessLeftOver(key.Set, of.after.kind == 0, remove))
+}
+
+// unlessLeftOver returns where a row of a root is removed: before anything points at the root, if nothing did.
+func (r *round) unlessLeftOver(root model.SetID, goes bool, in *batches) *batches {
+	if goes && !r.readBefore(root) && r.readAfter(root) {
+		r.settle = true
+		return &r.prepare
+	}
+	return in
 }
 
 // looksAt says whether programs look for a view, after the change.
@@ -113,7 +122,7 @@ func (r *round) looksAt(key model.ViewKey) bool {
 
 // sourceRange writes a range before any frontend asks for it, and removes it when none does any more.
 func (r *round) sourceRange(of turn[model.SourceRange, model.SourceRange]) {
-	entry(r, sourceRanges, of, &r.prepare, &r.reclaim)
+	entry(r, sourceRanges, of, &r.prepare, r.unlessLeftOver(of.key.Set, of.after.kind == 0, &r.reclaim))
 }
 
 // rest writes the tables that no id leads to or from.

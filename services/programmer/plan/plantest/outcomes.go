@@ -139,13 +139,26 @@ func leaving(before, after []*model.Tables) *model.Tables {
 	return hybrid
 }
 
-// unviewed returns the rows before a change without the views that are gone after it: who looks for one meanwhile
-// gets what there was without.
+// unviewed returns the rows before a change without the views that are gone or empty after it: who looks for one
+// meanwhile gets what there was without.
 func unviewed(before, after []*model.Tables) *model.Tables {
 	hybrid, now := merged(before), merged(after)
 	maps.DeleteFunc(hybrid.Views, func(key model.ViewKey, _ model.View) bool {
-		_, kept := now.Views[key]
-		return !kept && key.Scope != model.ScopeLocal
+		return len(viewed(now, key)) == 0 && key.Scope != model.ScopeLocal
 	})
+	return hybrid
+}
+
+// ranged returns rows with the source ranges of before and after a change, for sets that mean the same in both: a new
+// range is there before the rest of the change, and an old one until it is over.
+func ranged(rows *model.Tables, before, after []*model.Tables) *model.Tables {
+	old, now, hybrid := merged(before), merged(after), rows.Clone()
+	for _, from := range []*model.Tables{old, now} {
+		for r := range from.SourceRanges {
+			if was, is := old.Sets[r.Set], now.Sets[r.Set]; was.SetKey == is.SetKey || hybrid.Sets[r.Set] == from.Sets[r.Set] {
+				hybrid.SourceRanges[r] = r
+			}
+		}
+	}
 	return hybrid
 }

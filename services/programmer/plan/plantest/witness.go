@@ -91,8 +91,9 @@ func (w *Witness) allowChange() {
 	w.allow(w.before)
 	w.allow(w.now)
 	for _, rows := range w.earlier {
-		w.allow(Outcomes(leaving(rows, w.rows)))
-		w.allow(Outcomes(unviewed(rows, w.rows)))
+		for _, hybrid := range []*model.Tables{merged(rows), merged(w.rows), leaving(rows, w.rows), unviewed(rows, w.rows)} {
+			w.allow(Outcomes(ranged(hybrid, rows, w.rows)))
+		}
 	}
 	w.allowMissing(w.before, w.now)
 	w.allowMissing(w.now, w.before)
