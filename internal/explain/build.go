@@ -56,7 +56,7 @@ func FromFacts(facts []*schemas.Fact, config Config) (w *World, warnings []strin
 	if _, err := db.Apply(append(slices.Clone(facts), complete)...); err != nil {
 		return nil, nil, fmt.Errorf("compile the objects: %w", err)
 	}
-	output := compile.Full(db.Snapshot(), ids.New(0))
+	output := compile.Full(db.Snapshot(), ids.New(0), compile.Settings{})
 	for _, aside := range output.SetAside {
 		warnings = append(warnings, "set aside: "+objectTitle(aside.Object)+": "+aside.Reason)
 	}

@@ -21,6 +21,7 @@ import (
 
 	"github.com/deltaplane/deltaplane/internal/config"
 	"github.com/deltaplane/deltaplane/internal/telemetry"
+	"github.com/deltaplane/deltaplane/services/compiler/compile"
 )
 
 // settings are what a compiler can be told.
@@ -29,6 +30,8 @@ type settings struct {
 	name      string
 	replicas  int
 	reportDir string
+	// Of what is compiled, in CIDR notation.
+	externalIPs, podCIDRs, serviceCIDRs []string
 }
 
 // Flags adds the flags.
@@ -37,14 +40,33 @@ func (s *settings) Flags(flags *pflag.FlagSet) {
 	flags.StringVar(&s.name, "name", "", "`name` of this compiler among several (default the host's)")
 	flags.IntVar(&s.replicas, "replicas", 1, "`copies` of the streams DELTA, STATE, APPLIED and EVENTS: 1, 3 or 5")
 	flags.StringVar(&s.reportDir, "report-dir", "", "`folder` for a report, should incremental and full compilation ever differ; empty logs it only")
+	flags.StringSliceVar(&s.externalIPs, "allow-external-ips", nil, "`prefixes` that externalIPs of Services may be from (default none)")
+	flags.StringSliceVar(&s.podCIDRs, "pod-cidrs", nil, "`prefixes` of pods' addresses (default those found out about the cluster and its nodes)")
+	flags.StringSliceVar(&s.serviceCIDRs, "service-cidrs", nil, "`prefixes` of ClusterIPs (default those found out about the cluster)")
 }
 
 func (s *settings) check() error {
 	switch s.replicas {
 	case 1, 3, 5:
-		return nil
+	default:
+		return fmt.Errorf("--replicas %d: want 1, 3 or 5", s.replicas)
 	}
-	return fmt.Errorf("--replicas %d: want 1, 3 or 5", s.replicas)
+	_, err := s.compile()
+	return err
+}
+
+// compile returns what is compiled by.
+func (s *settings) compile() (c compile.Settings, err error) {
+	if c.AllowExternalIPs, err = compile.ParsePrefixes(s.externalIPs); err != nil {
+		return c, fmt.Errorf("--allow-external-ips: %w", err)
+	}
+	if c.PodCIDRs, err = compile.ParseNetworks(s.podCIDRs); err != nil {
+		return c, fmt.Errorf("--pod-cidrs: %w", err)
+	}
+	if c.ServiceCIDRs, err = compile.ParseNetworks(s.serviceCIDRs); err != nil {
+		return c, fmt.Errorf("--service-cidrs: %w", err)
+	}
+	return c, nil
 }
 
 const example = `# Compile for all nodes; a second one on another host stands by.

@@ -410,8 +410,8 @@ func TestQuestionsAreAnsweredOnTheBus(t *testing.T) {
 			rows += part.Len()
 			return !reply.GetLast(), err
 		})
-	if err != nil || rows != 1+1+3+3+1 {
-		t.Errorf("%d rows, error %v; want a frontend, a set, 3 backends, 3 members, an endpoint", rows, err)
+	if err != nil || rows != 2+1+3+3+1 {
+		t.Errorf("%d rows, error %v; want two frontends, a set, 3 backends, 3 members, an endpoint", rows, err)
 	}
 }
 

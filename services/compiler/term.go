@@ -94,7 +94,11 @@ func (t *term) begin(ctx context.Context) error {
 		return err
 	}
 	log.RaiseTo(above.Revision)
-	t.core = core.New(core.Options{Holder: t.name}, log, model.Epoch(fence.Epoch()), time.Now())
+	settings, err := t.settings.compile()
+	if err != nil {
+		return err
+	}
+	t.core = core.New(core.Options{Holder: t.name, Settings: settings}, log, model.Epoch(fence.Epoch()), time.Now())
 	t.metrics.leader.Set(1)
 	t.log.Info("leading", "epoch", fence.Epoch(), "revision", log.Revision())
 	return nil

@@ -3,6 +3,7 @@
 package compile
 
 import (
+	"cmp"
 	"iter"
 	"net/netip"
 	"slices"
@@ -24,26 +25,11 @@ const (
 type candidate struct {
 	at        netip.AddrPort
 	condition condition
+	node      string
+	hints     state.Hints
 }
 
-// backends returns the backends of one ServicePort in one family: those that take new connections as members,
-// and those that only keep the connections they have.
-func backends(of iter.Seq[*state.Slice], port state.Port, family model.Family) []backend {
-	all := best(candidates(of, port, family))
-	least := ready
-	if !slices.ContainsFunc(all, func(c candidate) bool { return c.condition == ready }) {
-		least = fallback
-	}
-	list := make([]backend, len(all))
-	for i, c := range all {
-		list[i] = backend{at: c.at, state: model.BackendTerminating, member: c.condition >= least}
-		if c.condition == ready {
-			list[i].state = model.BackendActive
-		}
-	}
-	return list
-}
-
+// candidates returns the candidates of one ServicePort in one family, sorted, each address and port once.
 func candidates(of iter.Seq[*state.Slice], port state.Port, family model.Family) []candidate {
 	var all []candidate
 	for slice := range of {
@@ -61,11 +47,11 @@ func candidates(of iter.Seq[*state.Slice], port state.Port, family model.Family)
 				continue
 			}
 			for _, number := range numbers {
-				all = append(all, candidate{netip.AddrPortFrom(endpoint.Addr, number), condition})
+				all = append(all, candidate{netip.AddrPortFrom(endpoint.Addr, number), condition, endpoint.Node, endpoint.Hints})
 			}
 		}
 	}
-	return all
+	return best(all)
 }
 
 // candidatesOf returns how many backends the slices of a Service come to at most, without making them.
@@ -107,13 +93,37 @@ func conditionOf(e state.Endpoint, protocol model.Protocol) (c condition, usable
 	return 0, false
 }
 
-// best sorts candidates and keeps each address and port once, in its best condition.
+// best sorts candidates and keeps each address and port once, in its best condition. Of slices that agree on that,
+// all hints count, and the first node by name.
 func best(all []candidate) []candidate {
 	slices.SortFunc(all, func(a, b candidate) int {
-		if c := a.at.Compare(b.at); c != 0 {
-			return c
-		}
-		return int(b.condition) - int(a.condition)
+		return cmp.Or(a.at.Compare(b.at), int(b.condition)-int(a.condition), cmp.Compare(a.node, b.node))
 	})
-	return slices.CompactFunc(all, func(a, b candidate) bool { return a.at == b.at })
+	kept := all[:0]
+	for _, c := range all {
+		last := len(kept) - 1
+		switch {
+		case last < 0 || kept[last].at != c.at:
+			kept = append(kept, c)
+		case kept[last].condition == c.condition:
+			kept[last].join(c)
+		}
+	}
+	return kept
+}
+
+// join adds what another slice says of the same endpoint.
+func (c *candidate) join(other candidate) {
+	c.node = cmp.Or(c.node, other.node)
+	c.hints.Zones = union(c.hints.Zones, other.hints.Zones)
+	c.hints.Nodes = union(c.hints.Nodes, other.hints.Nodes)
+}
+
+func union(a, b []string) []string {
+	if len(b) == 0 || slices.Equal(a, b) {
+		return a
+	}
+	all := slices.Concat(a, b)
+	slices.Sort(all)
+	return slices.Compact(all)
 }

@@ -49,7 +49,7 @@ func BenchmarkFull5000ServicesOf50(b *testing.B) {
 	b.ReportAllocs()
 	rows := 0
 	for b.Loop() {
-		rows = Full(snap, ids.New(time.Minute)).Layers[model.ClusterLayer].Len()
+		rows = Full(snap, ids.New(time.Minute), Settings{}).Layers[model.ClusterLayer].Len()
 	}
 	b.ReportMetric(float64(rows), "rows")
 }
@@ -59,7 +59,7 @@ func BenchmarkOneEndpoint(b *testing.B) {
 	for _, services := range []int{100, 10_000} {
 		b.Run(fmt.Sprintf("services=%d", services), func(b *testing.B) {
 			db, alloc := large(b, services, 50), ids.New(0)
-			rows := Full(db.Snapshot(), alloc).Layers[model.ClusterLayer]
+			rows := Full(db.Snapshot(), alloc, Settings{}).Layers[model.ClusterLayer]
 			before := db.Snapshot()
 			b.ReportAllocs()
 			units, changed := 0, 0
@@ -70,7 +70,7 @@ func BenchmarkOneEndpoint(b *testing.B) {
 				}
 				touched := touchedUnits(changes)
 				after := db.Snapshot()
-				d := Update(before, after, alloc, touched)
+				d := Update(before, after, alloc, Settings{}, touched)
 				before = after
 				if change := d.Changes[model.ClusterLayer]; change != nil {
 					alloc.Fold(rows, change, time.Time{})
@@ -89,7 +89,7 @@ func BenchmarkOneEndpoint(b *testing.B) {
 // BenchmarkOneEndpointOf5000 changes one endpoint of a Service of 5,000: the whole Service is compiled again.
 func BenchmarkOneEndpointOf5000(b *testing.B) {
 	db, alloc := large(b, 1, 5000), ids.New(0)
-	Full(db.Snapshot(), alloc)
+	Full(db.Snapshot(), alloc, Settings{})
 	before := db.Snapshot()
 	b.ReportAllocs()
 	for n := 0; b.Loop(); n++ {
@@ -98,7 +98,7 @@ func BenchmarkOneEndpointOf5000(b *testing.B) {
 			b.Fatal(err)
 		}
 		after := db.Snapshot()
-		Update(before, after, alloc, touchedUnits(changes))
+		Update(before, after, alloc, Settings{}, touchedUnits(changes))
 		before = after
 	}
 }

@@ -3,8 +3,6 @@
 package compile
 
 import (
-	"net/netip"
-
 	"github.com/deltaplane/deltaplane/internal/model"
 	"github.com/deltaplane/deltaplane/services/compiler/ids"
 	"github.com/deltaplane/deltaplane/services/compiler/state"
@@ -12,54 +10,32 @@ import (
 
 // Compare compiles everything and returns what turns the rows there are into that: the same as comparing them
 // with Full, without holding everything a second time. It is for the start, where rows come from the log, and
-// for checks. The SetAside of the result has only units that have something set aside.
-func Compare(snap *state.Snapshot, alloc *ids.Allocator, rows map[model.Layer]*model.Tables) Difference {
-	d := Difference{Changes: map[model.Layer]*model.Change{}, SetAside: map[Unit][]state.SetAside{}}
-	cluster := comparison{rows: tables(rows, model.ClusterLayer), alloc: alloc, change: d.change(model.ClusterLayer), frontends: map[model.FrontendKey]bool{}}
-	for svc := range snap.Services() {
-		unit := compileService(snap, svc.Name)
-		for _, s := range unit.sets {
-			cluster.set(s)
+// for checks. The SetAside of the result has only units that have something set aside, and no unit is Changed.
+func Compare(snap *state.Snapshot, alloc *ids.Allocator, settings Settings, rows map[model.Layer]*model.Tables) Difference {
+	d := newDifference()
+	wanted := wanted{layers: map[model.Layer]*wantedLayer{}}
+	for unit := range allUnits(snap, &settings) {
+		now := compileUnit(snap, &settings, unit)
+		d.Units++
+		if len(now.aside) > 0 {
+			d.SetAside[unit] = now.aside
 		}
-		d.compiled(ServiceUnit(svc.Name), unit.aside)
-	}
-	cluster.leftOver()
-	named := nodesWithPods(snap)
-	for _, name := range named {
-		unit := compileNode(snap, name)
-		d.compareNode(tables(rows, model.NodeLayer(name)), name, unit.endpoints)
-		d.compiled(NodeUnit(name), unit.aside)
-	}
-	for layer := range rows {
-		if layer.Kind == model.LayerNode && d.Changes[layer] == nil {
-			d.compareNode(rows[layer], layer.Name, nil)
+		for layer, all := range now.rows(unit, alloc) {
+			if all.Len() == 0 {
+				continue
+			}
+			wanted.add(layer, all)
+			if lacking := lacks(tables(rows, layer), all); lacking.Len() > 0 {
+				d.change(layer).Put.Append(lacking)
+			}
 		}
 	}
-	d.tidy()
+	for layer, held := range rows {
+		if gone := wanted.leftOver(layer, held); gone.Len() > 0 {
+			d.change(layer).Remove = gone
+		}
+	}
 	return d
-}
-
-func (d *Difference) compiled(unit Unit, aside []state.SetAside) {
-	d.Units++
-	if len(aside) > 0 {
-		d.SetAside[unit] = aside
-	}
-}
-
-func (d *Difference) compareNode(rows *model.Tables, name string, endpoints []model.Endpoint) {
-	c := d.change(model.NodeLayer(name))
-	wanted := make(map[netip.Addr]bool, len(endpoints))
-	for _, e := range endpoints {
-		wanted[e.Addr] = true
-		if rows.Endpoints[e.Addr] != e {
-			c.Put.Endpoints = append(c.Put.Endpoints, e)
-		}
-	}
-	for addr := range rows.Endpoints {
-		if !wanted[addr] {
-			c.Remove.Endpoints = append(c.Remove.Endpoints, addr)
-		}
-	}
 }
 
 func tables(rows map[model.Layer]*model.Tables, l model.Layer) *model.Tables {
@@ -69,83 +45,91 @@ func tables(rows map[model.Layer]*model.Tables, l model.Layer) *model.Tables {
 	return &model.Tables{}
 }
 
-// comparison is the rows of the cluster layer and which of them are wanted. Ids are dense, so that a bit each
-// does.
-type comparison struct {
-	rows   *model.Tables
-	alloc  *ids.Allocator
-	change *model.Change
-
-	frontends               map[model.FrontendKey]bool
-	sets, backends, members bits
+// wanted are the keys of all rows that there should be. No id is in two layers, and ids are dense: a bit each does.
+type wanted struct {
+	sets, backends bits
+	layers         map[model.Layer]*wantedLayer
 }
 
-func (c *comparison) set(s set) {
-	row := model.BackendSet{ID: c.alloc.Set(s.key), SetKey: s.key}
-	c.sets.add(uint32(row.ID))
-	if c.rows.Sets[row.ID] != row {
-		c.change.Put.Sets = append(c.change.Put.Sets, row)
-	}
-	for _, key := range s.frontends {
-		c.frontends[key] = true
-		if f := frontendRow(key, row.ID); c.rows.Frontends[key] != f {
-			c.change.Put.Frontends = append(c.change.Put.Frontends, f)
-		}
-	}
-	for _, b := range s.backends {
-		c.backend(row.ID, b)
-	}
+type wantedLayer struct {
+	frontends keys[model.FrontendKey]
+	members   keys[model.Member]
+	views     keys[model.ViewKey]
+	ranges    keys[model.SourceRange]
+	rest      keys[any] // endpoints, networks, health checks, selves
 }
 
-func (c *comparison) backend(set model.SetID, b backend) {
-	row := backendRow(c.alloc, set, b)
-	c.backends.add(uint32(row.ID))
-	if c.rows.Backends[row.ID] != row {
-		c.change.Put.Backends = append(c.change.Put.Backends, row)
+type keys[K comparable] map[K]struct{}
+
+func (k keys[K]) has(key K) bool { _, has := k[key]; return has }
+
+func addKeys[K comparable, R keyed[K]](k *keys[K], rows []R) {
+	if *k == nil && len(rows) > 0 {
+		*k = keys[K]{}
 	}
-	if !b.member {
-		return
-	}
-	c.members.add(uint32(row.ID))
-	member := model.Member{Set: set, Backend: row.ID}
-	if _, held := c.rows.Members[member]; !held {
-		c.change.Put.Members = append(c.change.Put.Members, member)
+	for _, row := range rows {
+		(*k)[row.Key()] = struct{}{}
 	}
 }
 
-// leftOver removes the rows that nothing wanted.
-func (c *comparison) leftOver() {
-	gone := &c.change.Remove
-	moved := map[model.BackendID]model.SetID{}
-	for _, row := range c.change.Put.Backends {
-		if held, is := c.rows.Backends[row.ID]; is && held.Set != row.Set {
-			moved[row.ID] = row.Set
+func (w *wanted) add(layer model.Layer, r *model.Rows) {
+	l := w.layers[layer]
+	if l == nil {
+		l = &wantedLayer{rest: keys[any]{}}
+		w.layers[layer] = l
+	}
+	for _, row := range r.Sets {
+		w.sets.add(uint32(row.ID))
+	}
+	for _, row := range r.Backends {
+		w.backends.add(uint32(row.ID))
+	}
+	addKeys(&l.frontends, r.Frontends)
+	addKeys(&l.members, r.Members)
+	addKeys(&l.views, r.Views)
+	addKeys(&l.ranges, r.SourceRanges)
+	addRest(l.rest, r.Endpoints)
+	addRest(l.rest, r.Networks)
+	addRest(l.rest, r.HealthChecks)
+	addRest(l.rest, r.Selves)
+}
+
+func addRest[K comparable, R keyed[K]](k keys[any], rows []R) {
+	for _, row := range rows {
+		k[row.Key()] = struct{}{}
+	}
+}
+
+// leftOver returns the keys that a layer holds and nothing wants.
+func (w *wanted) leftOver(layer model.Layer, held *model.Tables) (gone model.Keys) {
+	l := w.layers[layer]
+	if l == nil {
+		l = &wantedLayer{}
+	}
+	gone.Sets = extra(held.Sets, func(id model.SetID) bool { return w.sets.has(uint32(id)) })
+	gone.Backends = extra(held.Backends, func(id model.BackendID) bool { return w.backends.has(uint32(id)) })
+	gone.Frontends = extra(held.Frontends, l.frontends.has)
+	gone.Members = extra(held.Members, l.members.has)
+	gone.Views = extra(held.Views, l.views.has)
+	gone.SourceRanges = extra(held.SourceRanges, l.ranges.has)
+	gone.Endpoints = extraRest(held.Endpoints, l.rest)
+	gone.Networks = extraRest(held.Networks, l.rest)
+	gone.HealthChecks = extraRest(held.HealthChecks, l.rest)
+	gone.Selves = extraRest(held.Selves, l.rest)
+	return gone
+}
+
+func extra[K comparable, R any](held map[K]R, wanted func(K) bool) (gone []K) {
+	for key := range held {
+		if !wanted(key) {
+			gone = append(gone, key)
 		}
 	}
-	for key := range c.rows.Frontends {
-		if !c.frontends[key] {
-			gone.Frontends = append(gone.Frontends, key)
-		}
-	}
-	for id := range c.rows.Sets {
-		if !c.sets.has(uint32(id)) {
-			gone.Sets = append(gone.Sets, id)
-		}
-	}
-	for id := range c.rows.Backends {
-		if !c.backends.has(uint32(id)) {
-			gone.Backends = append(gone.Backends, id)
-		}
-	}
-	for m := range c.rows.Members {
-		set, other := moved[m.Backend]
-		if !other {
-			set = c.rows.Backends[m.Backend].Set
-		}
-		if !c.members.has(uint32(m.Backend)) || m.Set != set {
-			gone.Members = append(gone.Members, m)
-		}
-	}
+	return gone
+}
+
+func extraRest[K comparable, R any](held map[K]R, wanted keys[any]) []K {
+	return extra(held, func(key K) bool { return wanted.has(key) })
 }
 
 // bits is a set of small numbers.

@@ -47,6 +47,29 @@ func podFact(name string, p *schemas.Pod) *schemas.Fact {
 	return &schemas.Fact{Object: object("Pod", name), State: &schemas.Fact_Pod{Pod: p}}
 }
 
+func nodeFact(name string, n *schemas.Node) *schemas.Fact {
+	return &schemas.Fact{Object: &schemas.ObjectRef{Kind: "Node", Name: name}, State: &schemas.Fact_Node{Node: n}}
+}
+
+func clusterFact(name string, pods, services []string) *schemas.Fact {
+	c := &schemas.Cluster{}
+	for _, cidr := range pods {
+		c.PodCidrs = append(c.PodCidrs, &schemas.Found{Value: cidr, Origin: "a test"})
+	}
+	for _, cidr := range services {
+		c.ServiceCidrs = append(c.ServiceCidrs, &schemas.Found{Value: cidr, Origin: "a test"})
+	}
+	return &schemas.Fact{Object: &schemas.ObjectRef{Kind: "Cluster", Name: name}, State: &schemas.Fact_Cluster{Cluster: c}}
+}
+
+// absent says that an object is gone; Nodes and Clusters have no namespace.
+func absent(kind, name string) *schemas.Fact {
+	if kind == "Node" || kind == "Cluster" {
+		return &schemas.Fact{Object: &schemas.ObjectRef{Kind: kind, Name: name}}
+	}
+	return gone(kind, name)
+}
+
 func gone(kind, name string) *schemas.Fact { return &schemas.Fact{Object: object(kind, name)} }
 
 func port(name string, protocol model.Protocol, number uint32) *schemas.ServicePort {
@@ -79,36 +102,8 @@ func compiled(t *testing.T, facts ...*schemas.Fact) (Output, []state.SetAside) {
 	if _, err := db.Apply(facts...); err != nil {
 		t.Fatal(err)
 	}
-	out := Full(db.Snapshot(), ids.New(ids.DefaultQuarantine))
+	out := Full(db.Snapshot(), ids.New(ids.DefaultQuarantine), Settings{})
 	return out, out.SetAside
-}
-
-// text writes the rows of a layer for people, one a line, by meaning and not by id.
-func text(t *model.Tables) (lines []string) {
-	if t == nil {
-		return nil
-	}
-	for _, f := range t.Frontends {
-		s := t.Sets[f.Set]
-		lines = append(lines, fmt.Sprintf("%s -> %s v%d", f.FrontendKey, s.Service, s.Family))
-	}
-	for _, s := range t.Sets {
-		lines = append(lines, fmt.Sprintf("set %s/%s v%d", s.Service, s.Service.Protocol, s.Family))
-	}
-	for _, b := range t.Backends {
-		s, use := t.Sets[b.Set], "kept"
-		if _, member := t.Members[model.Member{Set: b.Set, Backend: b.ID}]; member {
-			use = "member"
-		}
-		word := map[model.BackendState]string{model.BackendActive: "active", model.BackendTerminating: "terminating"}[b.State]
-		lines = append(lines, fmt.Sprintf("%s/%s %s %s %s",
-			s.Service, s.Service.Protocol, netip.AddrPortFrom(b.Addr, b.Port), word, use))
-	}
-	for _, e := range t.Endpoints {
-		lines = append(lines, fmt.Sprintf("%s is %s", e.Addr, e.Pod))
-	}
-	slices.Sort(lines)
-	return lines
 }
 
 func TestServiceRules(t *testing.T) {
@@ -116,7 +111,7 @@ func TestServiceRules(t *testing.T) {
 		return serviceFact("web", &schemas.Service{ClusterIps: ips(family...), Ports: ports(port("http", model.TCP, 80))})
 	}
 	http := ports(target("http", model.TCP, 8080))
-	frontends := []string{"10.96.0.1:80/TCP -> shop/web:80 v4", "set shop/web:80/TCP v4"}
+	frontends := []string{"10.96.0.1 (other ports) refused", "10.96.0.1:80/TCP -> shop/web:80 v4", "set shop/web:80/TCP v4"}
 	with := func(lines ...string) []string {
 		all := slices.Concat(frontends, lines)
 		slices.Sort(all)
@@ -185,7 +180,10 @@ func TestServiceRules(t *testing.T) {
 				sliceFact("a", "web", endpoints(model.IPv4, http,
 					endpoint("10.1.0.1"), endpoint("10.1.0.2", "serving", "terminating"), endpoint("10.1.0.3", "terminating"))),
 			},
-			with("shop/web:80/TCP 10.1.0.2:8080 terminating member", "shop/web:80/TCP 10.1.0.3:8080 terminating kept"),
+			[]string{
+				frontends[0], frontends[1], "set shop/web:80/TCP v4 fallback",
+				"shop/web:80/TCP 10.1.0.2:8080 terminating member", "shop/web:80/TCP 10.1.0.3:8080 terminating kept",
+			},
 		},
 		{
 			"an endpoint in several slices counts at its best, once",
@@ -238,7 +236,7 @@ func TestServiceRules(t *testing.T) {
 				sliceFact("a", "web", endpoints(model.IPv4, http, endpoint("10.1.0.1", "ready"))),
 				sliceFact("b", "web", endpoints(model.IPv6, http, endpoint("fd00::1", "ready"))),
 			},
-			with("[fd96::1]:80/TCP -> shop/web:80 v6", "set shop/web:80/TCP v6",
+			with("fd96::1 (other ports) refused", "[fd96::1]:80/TCP -> shop/web:80 v6", "set shop/web:80/TCP v6",
 				"shop/web:80/TCP 10.1.0.1:8080 active member", "shop/web:80/TCP [fd00::1]:8080 active member"),
 		},
 		{
@@ -251,7 +249,7 @@ func TestServiceRules(t *testing.T) {
 					endpoint("10.1.0.1", "ready"), endpoint("10.1.0.2", "terminating"), endpoint("10.1.0.3", "serving", "terminating"))),
 			},
 			[]string{
-				"10.96.0.10:53/TCP -> shop/dns:53 v4", "10.96.0.10:53/UDP -> shop/dns:53 v4", "10.96.0.10:9153/TCP -> shop/dns:9153 v4",
+				"10.96.0.10 (other ports) refused", "10.96.0.10:53/TCP -> shop/dns:53 v4", "10.96.0.10:53/UDP -> shop/dns:53 v4", "10.96.0.10:9153/TCP -> shop/dns:9153 v4",
 				"set shop/dns:53/TCP v4", "set shop/dns:53/UDP v4", "set shop/dns:9153/TCP v4",
 				"shop/dns:53/TCP 10.1.0.1:2053 active member", "shop/dns:53/TCP 10.1.0.2:2053 terminating kept",
 				"shop/dns:53/TCP 10.1.0.3:2053 terminating kept",
@@ -261,7 +259,7 @@ func TestServiceRules(t *testing.T) {
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			out, aside := compiled(t, test.facts...)
-			if diff := cmp.Diff(test.want, text(out.Layers[model.ClusterLayer])); diff != "" {
+			if diff := cmp.Diff(test.want, text(out.Layers[model.ClusterLayer], nil)); diff != "" {
 				t.Errorf("cluster layer (-want +got):\n%s", diff)
 			}
 			if len(aside) > 0 {
@@ -280,10 +278,10 @@ func TestOlderServiceKeepsAnAddressThatTwoClaim(t *testing.T) {
 	out, aside := compiled(t, claimant("young", time.Hour, "10.96.0.1", "fd96::9"), claimant("old", 2*time.Hour, "10.96.0.1"))
 
 	want := []string{
-		"10.96.0.1:80/TCP -> shop/old:80 v4", "[fd96::9]:80/TCP -> shop/young:80 v6",
-		"set shop/old:80/TCP v4", "set shop/young:80/TCP v6",
+		"10.96.0.1 (other ports) refused", "10.96.0.1:80/TCP -> shop/old:80 v4",
+		"[fd96::9]:80/TCP -> shop/young:80 v6", "fd96::9 (other ports) refused", "set shop/old:80/TCP v4", "set shop/young:80/TCP v6",
 	}
-	if diff := cmp.Diff(want, text(out.Layers[model.ClusterLayer])); diff != "" {
+	if diff := cmp.Diff(want, text(out.Layers[model.ClusterLayer], nil)); diff != "" {
 		t.Errorf("cluster layer (-want +got):\n%s", diff)
 	}
 	wantReason := "its address 10.96.0.1 belongs to Service shop/old, which is older: give one of them another address"
@@ -324,7 +322,7 @@ func TestNodeHasTheAddressesOfItsPods(t *testing.T) {
 	)
 	got := map[string][]string{}
 	for layer, tables := range out.Layers {
-		got[layer.String()] = text(tables)
+		got[layer.String()] = text(tables, out.Layers[model.ClusterLayer])
 	}
 	want := map[string][]string{
 		"cluster": nil,
@@ -344,13 +342,13 @@ func TestCompareRemovesAMemberThatOnlyKeepsItsConnections(t *testing.T) {
 	apply(t, db, serviceFact("web", &schemas.Service{ClusterIps: ips("10.96.0.1"), Ports: ports(port("", model.TCP, 80))}),
 		sliceFact("a", "web", endpoints(model.IPv4, ports(target("", model.TCP, 8080)),
 			endpoint("10.1.0.1", "ready"), endpoint("10.1.0.2", "terminating"))))
-	layers := Full(db.Snapshot(), alloc).Layers
+	layers := Full(db.Snapshot(), alloc, Settings{}).Layers
 	rows := layers[model.ClusterLayer]
 	for id, b := range rows.Backends {
 		m := model.Member{Set: b.Set, Backend: id}
 		rows.Members[m] = m
 	}
-	change := Compare(db.Snapshot(), alloc, layers).Changes[model.ClusterLayer]
+	change := Compare(db.Snapshot(), alloc, Settings{}, layers).Changes[model.ClusterLayer]
 	if change == nil || len(change.Remove.Members) != 1 || change.Put.Len()+change.Remove.Len() != 1 {
 		t.Errorf("the rows should change by %+v, want one member less", change)
 	}
@@ -363,16 +361,16 @@ func TestAddressMovesFromOneServiceToAnotherInOneChange(t *testing.T) {
 	}
 	apply(t, db, web("a"))
 	before := db.Snapshot()
-	layers := Full(before, alloc).Layers
+	layers := Full(before, alloc, Settings{}).Layers
 	units := apply(t, db, gone("Service", "a"), web("b"))
-	d := Update(before, db.Snapshot(), alloc, units)
+	d := Update(before, db.Snapshot(), alloc, Settings{}, units)
 	change := d.Changes[model.ClusterLayer]
-	if len(change.Remove.Frontends) != 0 || len(change.Put.Frontends) != 1 {
+	if len(change.Remove.Frontends) != 0 || len(change.Put.Frontends) != 2 {
 		t.Errorf("a frontend is both removed and put: %+v", change)
 	}
 	layers[model.ClusterLayer].Apply(change, model.Digest{})
-	want := []string{"10.96.0.1:80/TCP -> shop/b:80 v4", "set shop/b:80/TCP v4"}
-	if diff := cmp.Diff(want, text(layers[model.ClusterLayer])); diff != "" {
+	want := []string{"10.96.0.1 (other ports) refused", "10.96.0.1:80/TCP -> shop/b:80 v4", "set shop/b:80/TCP v4"}
+	if diff := cmp.Diff(want, text(layers[model.ClusterLayer], nil)); diff != "" {
 		t.Errorf("cluster layer (-want +got):\n%s", diff)
 	}
 }

@@ -3,10 +3,6 @@
 package compile
 
 import (
-	"maps"
-	"slices"
-	"strings"
-
 	"github.com/deltaplane/deltaplane/internal/model"
 	"github.com/deltaplane/deltaplane/services/compiler/ids"
 	"github.com/deltaplane/deltaplane/services/compiler/state"
@@ -21,74 +17,45 @@ type Output struct {
 	SetAside []state.SetAside
 }
 
-// Full compiles everything, for those who want to see it all. What has no id yet gets one, in order of names; what alloc knows keeps its id.
-func Full(snap *state.Snapshot, alloc *ids.Allocator) Output {
-	cluster := model.NewTables()
-	out := Output{Layers: map[model.Layer]*model.Tables{model.ClusterLayer: cluster}}
+// Full compiles everything, for those who want to see it all. What has no id yet gets one, in order of names; what
+// alloc knows keeps its id.
+func Full(snap *state.Snapshot, alloc *ids.Allocator, settings Settings) Output {
+	out := Output{Layers: map[model.Layer]*model.Tables{model.ClusterLayer: model.NewTables()}}
 	for row := range snap.SetAside() {
 		out.SetAside = append(out.SetAside, *row)
 	}
-	for svc := range snap.Services() {
-		unit := compileService(snap, svc.Name)
-		for _, s := range unit.sets {
-			putSet(cluster, alloc, model.BackendSet{ID: alloc.Set(s.key), SetKey: s.key}, s)
+	for unit := range allUnits(snap, &settings) {
+		now := compileUnit(snap, &settings, unit)
+		out.SetAside = append(out.SetAside, now.aside...)
+		for layer, rows := range now.rows(unit, alloc) {
+			if rows.Len() == 0 {
+				continue
+			}
+			if out.Layers[layer] == nil {
+				out.Layers[layer] = model.NewTables()
+			}
+			putRows(out.Layers[layer], rows)
 		}
-		out.SetAside = append(out.SetAside, unit.aside...)
-	}
-	for _, name := range nodesWithPods(snap) {
-		unit := compileNode(snap, name)
-		out.SetAside = append(out.SetAside, unit.aside...)
-		if len(unit.endpoints) == 0 {
-			continue
-		}
-		tables := model.NewTables()
-		for _, e := range unit.endpoints {
-			tables.Endpoints[e.Addr] = e
-		}
-		out.Layers[model.NodeLayer(name)] = tables
 	}
 	return out
 }
 
-func putSet(t *model.Tables, alloc *ids.Allocator, row model.BackendSet, s set) {
-	t.Sets[row.ID] = row
-	for _, key := range s.frontends {
-		t.Frontends[key] = frontendRow(key, row.ID)
+// putRows is Tables.Apply without its digest.
+func putRows(t *model.Tables, r *model.Rows) {
+	put(t.Frontends, r.Frontends)
+	put(t.Sets, r.Sets)
+	put(t.Backends, r.Backends)
+	put(t.Members, r.Members)
+	put(t.Endpoints, r.Endpoints)
+	put(t.Views, r.Views)
+	put(t.SourceRanges, r.SourceRanges)
+	put(t.Networks, r.Networks)
+	put(t.HealthChecks, r.HealthChecks)
+	put(t.Selves, r.Selves)
+}
+
+func put[K comparable, R keyed[K]](table map[K]R, rows []R) {
+	for _, row := range rows {
+		table[row.Key()] = row
 	}
-	for _, b := range s.backends {
-		r := backendRow(alloc, row.ID, b)
-		t.Backends[r.ID] = r
-		if b.member {
-			m := model.Member{Set: row.ID, Backend: r.ID}
-			t.Members[m] = m
-		}
-	}
-}
-
-func frontendRow(key model.FrontendKey, set model.SetID) model.Frontend {
-	return model.Frontend{FrontendKey: key, Set: set, Kind: model.FrontendClusterIP}
-}
-
-func backendRow(alloc *ids.Allocator, set model.SetID, b backend) model.Backend {
-	key := backendKey(set, b)
-	return model.Backend{ID: alloc.Backend(key), BackendKey: key, State: b.state}
-}
-
-func backendKey(set model.SetID, b backend) model.BackendKey {
-	return model.BackendKey{Set: set, Addr: b.at.Addr(), Port: b.at.Port()}
-}
-
-func nodesWithPods(snap *state.Snapshot) []string {
-	names := map[string]bool{}
-	for pod := range snap.Pods() {
-		if pod.Node != "" {
-			names[pod.Node] = true
-		}
-	}
-	return slices.Sorted(maps.Keys(names))
-}
-
-func cutPod(pod string) (namespace, name string) {
-	namespace, name, _ = strings.Cut(pod, "/")
-	return namespace, name
 }

@@ -3,14 +3,12 @@
 package compile
 
 import (
-	"fmt"
 	"maps"
 	"slices"
 	"testing"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
-	"google.golang.org/protobuf/types/known/timestamppb"
 	"pgregory.net/rapid"
 
 	"github.com/deltaplane/deltaplane/internal/model"
@@ -19,63 +17,25 @@ import (
 	"github.com/deltaplane/deltaplane/services/compiler/state"
 )
 
-// The names and addresses are few, so that objects meet: claim the same address, share endpoints, come back.
-func randomFact(t *rapid.T) *schemas.Fact {
-	pick := func(what string, of ...string) string { return rapid.SampledFrom(of).Draw(t, what) }
-	name := pick("name", "a", "b", "c")
-	kind := pick("kind", "Service", "EndpointSlice", "EndpointSlice", "Pod")
-	if rapid.IntRange(0, 4).Draw(t, "gone") == 0 {
-		return gone(kind, name)
-	}
-	protocols := []model.Protocol{model.TCP, model.UDP}
-	switch kind {
-	case "Service":
-		s := &schemas.Service{
-			Type: pick("type", "ClusterIP", "ClusterIP", "ClusterIP", "ExternalName"), ProxyName: pick("proxy", "", "", "", "other"),
-			Created: timestamppb.New(start.Add(time.Duration(rapid.IntRange(0, 2).Draw(t, "age")) * time.Hour)),
-		}
-		for _, addr := range rapid.SliceOfN(rapid.SampledFrom([]string{"10.96.0.1", "10.96.0.2", "fd96::1", "fd96::2"}), 0, 3).Draw(t, "addresses") {
-			s.ClusterIps = append(s.ClusterIps, ip(addr)) // three addresses are one too many: set aside
-		}
-		for i := range rapid.IntRange(0, 2).Draw(t, "ports") {
-			s.Ports = append(s.Ports, port(fmt.Sprint("p", i), rapid.SampledFrom(protocols).Draw(t, "protocol"),
-				rapid.Uint32Range(80, 81).Draw(t, "port"))) // the same port twice: set aside
-		}
-		return serviceFact(name, s)
-	case "EndpointSlice":
-		family := rapid.SampledFrom([]model.Family{model.IPv4, model.IPv6}).Draw(t, "family")
-		m := endpoints(family, nil)
-		for range rapid.IntRange(0, 2).Draw(t, "targets") {
-			m.Ports = append(m.Ports, target(pick("port name", "p0", "p1"), rapid.SampledFrom(protocols).Draw(t, "protocol"),
-				rapid.Uint32Range(0, 2).Draw(t, "number")))
-		}
-		for range rapid.IntRange(0, 4).Draw(t, "endpoints") {
-			e := endpoint(fmt.Sprint("10.1.0.", rapid.IntRange(1, 4).Draw(t, "host")), rapid.SliceOfN(
-				rapid.SampledFrom([]string{"ready", "serving", "terminating"}), 0, 2).Draw(t, "conditions")...)
-			if family == model.IPv6 && rapid.IntRange(0, 20).Draw(t, "valid") > 0 {
-				e.Address = ip(fmt.Sprint("fd00::", rapid.IntRange(1, 4).Draw(t, "host")))
-			}
-			m.Endpoints = append(m.Endpoints, e)
-		}
-		return sliceFact("slice-"+name, pick("service", "a", "b", "c", "missing", ""), m)
-	}
-	p := &schemas.Pod{
-		Node:        pick("node", "n1", "n2", ""),
-		HostNetwork: rapid.IntRange(0, 5).Draw(t, "host network") == 0, Finished: rapid.IntRange(0, 5).Draw(t, "finished") == 0,
-	}
-	for range rapid.IntRange(0, 2).Draw(t, "addresses") {
-		p.Addresses = append(p.Addresses, ip(fmt.Sprint("10.1.0.", rapid.IntRange(1, 4).Draw(t, "address"))))
-	}
-	return podFact(name, p)
-}
-
 // TestIncrementalEqualsFull applies random events in random groups, commits each group's difference, and
 // compares rows, digests and what is set aside with a compilation of everything.
 func TestIncrementalEqualsFull(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
-		db, alloc, now := state.New(), ids.New(time.Minute), start
+		db, alloc, now, settings := state.New(), ids.New(time.Minute), start, randomSettings(t)
 		layers, digests := map[model.Layer]*model.Tables{}, map[model.Layer]model.Digest{}
 		aside := map[Unit][]state.SetAside{}
+		take := func(d Difference) {
+			for layer, change := range d.Changes {
+				checkChange(t, change)
+				if layers[layer] == nil {
+					layers[layer] = model.NewTables()
+				}
+				alloc.Fold(layers[layer], change, now)
+				digests[layer] = layers[layer].Apply(change, digests[layer])
+			}
+			maps.Copy(aside, d.SetAside)
+		}
+		take(Compare(db.Snapshot(), alloc, settings, layers)) // as a compiler begins
 		for range rapid.IntRange(1, 12).Draw(t, "groups") {
 			now = now.Add(time.Duration(rapid.IntRange(0, 90).Draw(t, "seconds")) * time.Second)
 			alloc.Advance(now)
@@ -87,21 +47,12 @@ func TestIncrementalEqualsFull(t *testing.T) {
 				}
 				addUnits(units, changes)
 			}
-			d := Update(before, db.Snapshot(), alloc, slices.Collect(maps.Keys(units)))
-			for layer, change := range d.Changes {
-				checkChange(t, change)
-				if layers[layer] == nil {
-					layers[layer] = model.NewTables()
-				}
-				alloc.Fold(layers[layer], change, now)
-				digests[layer] = layers[layer].Apply(change, digests[layer])
-			}
-			maps.Copy(aside, d.SetAside)
+			take(Update(before, db.Snapshot(), alloc, settings, slices.Collect(maps.Keys(units))))
 
-			if again := Compare(db.Snapshot(), alloc, layers); len(again.Changes) != 0 {
+			if again := Compare(db.Snapshot(), alloc, settings, layers); len(again.Changes) != 0 {
 				t.Fatalf("compared with everything, the rows should change by %+v", again.Changes)
 			}
-			full := Full(db.Snapshot(), alloc)
+			full := Full(db.Snapshot(), alloc, settings)
 			compareLayers(t, layers, digests, full)
 			compareAside(t, db.Snapshot(), aside, full)
 			if err := alloc.Check(); err != nil {
@@ -114,7 +65,7 @@ func TestIncrementalEqualsFull(t *testing.T) {
 // TestCompareEqualsFull compares rows of one random state, some of them spoilt, with another random state.
 func TestCompareEqualsFull(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
-		db, alloc := state.New(), ids.New(0)
+		db, alloc, settings := state.New(), ids.New(0), randomSettings(t)
 		some := func() {
 			for range rapid.IntRange(0, 20).Draw(t, "events") {
 				if _, err := db.Apply(randomFact(t)); err != nil {
@@ -123,7 +74,7 @@ func TestCompareEqualsFull(t *testing.T) {
 			}
 		}
 		some()
-		rows := Full(db.Snapshot(), alloc).Layers
+		rows := Full(db.Snapshot(), alloc, settings).Layers
 		some()
 		cluster := rows[model.ClusterLayer]
 		for id, b := range cluster.Backends {
@@ -144,7 +95,7 @@ func TestCompareEqualsFull(t *testing.T) {
 				cluster.Members[m] = m
 			}
 		}
-		d := Compare(db.Snapshot(), alloc, rows)
+		d := Compare(db.Snapshot(), alloc, settings, rows)
 		for layer, change := range d.Changes {
 			checkChange(t, change)
 			if rows[layer] == nil {
@@ -156,14 +107,14 @@ func TestCompareEqualsFull(t *testing.T) {
 		for layer := range rows {
 			digests[layer] = rows[layer].Digest()
 		}
-		compareLayers(t, rows, digests, Full(db.Snapshot(), alloc))
+		compareLayers(t, rows, digests, Full(db.Snapshot(), alloc, settings))
 	})
 }
 
 // TestEveryOrderGivesTheSameRows applies the last facts of random objects in another order.
 func TestEveryOrderGivesTheSameRows(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
-		last := map[string]*schemas.Fact{}
+		last, settings := map[string]*schemas.Fact{}, randomSettings(t)
 		for range rapid.IntRange(1, 20).Draw(t, "events") {
 			fact := randomFact(t)
 			last[fact.GetObject().GetKind()+fact.GetObject().GetName()] = fact
@@ -179,7 +130,7 @@ func TestEveryOrderGivesTheSameRows(t *testing.T) {
 				}
 			}
 			var got []string
-			out := Full(db.Snapshot(), alloc)
+			out := Full(db.Snapshot(), alloc, settings)
 			for _, layer := range slices.SortedFunc(maps.Keys(out.Layers), func(a, b model.Layer) int { return cmpString(a.String(), b.String()) }) {
 				got = append(got, layer.String(), out.Layers[layer].Digest().String())
 			}
@@ -205,11 +156,8 @@ func cmpString(a, b string) int {
 
 func addUnits(units map[Unit]bool, changes state.Changes) {
 	for _, touch := range changes.Touched {
-		for _, name := range touch.Services {
-			units[ServiceUnit(name)] = true
-		}
-		for _, node := range touch.Nodes {
-			units[NodeUnit(node)] = true
+		for _, unit := range Touched(&touch) {
+			units[unit] = true
 		}
 	}
 }
@@ -230,10 +178,10 @@ func compareLayers(t *rapid.T, layers map[model.Layer]*model.Tables, digests map
 		if got == nil {
 			got = model.NewTables()
 		}
-		if diff := cmp.Diff(text(want), text(got)); diff != "" {
+		if diff := cmp.Diff(text(want, full.Layers[model.ClusterLayer]), text(got, full.Layers[model.ClusterLayer])); diff != "" {
 			t.Fatalf("layer %s, incremental differs from full (-full +incremental):\n%s", layer, diff)
 		}
-		if !maps.Equal(want.Backends, got.Backends) || !maps.Equal(want.Sets, got.Sets) || want.Digest() != digests[layer] {
+		if diff := model.Diff(got, want); !diff.Empty() || want.Digest() != digests[layer] {
 			t.Fatalf("layer %s: the meaning is the same, ids or digest differ", layer)
 		}
 	}
@@ -269,37 +217,26 @@ func checkChange(t *rapid.T, c *model.Change) {
 		}
 		seen[key] = true
 	}
-	for _, r := range c.Put.Frontends {
-		once(r.Key())
-	}
-	for _, r := range c.Put.Sets {
-		once(r.Key())
-	}
-	for _, r := range c.Put.Backends {
-		once(r.Key())
-	}
-	for _, r := range c.Put.Members {
-		once(r.Key())
-	}
-	for _, r := range c.Put.Endpoints {
-		once(r.Key())
-	}
-	for _, k := range c.Remove.Frontends {
-		once(k)
-	}
-	for _, k := range c.Remove.Sets {
-		once(k)
-	}
-	for _, k := range c.Remove.Backends {
-		once(k)
-	}
-	for _, k := range c.Remove.Members {
-		once(k)
-	}
-	for _, k := range c.Remove.Endpoints {
-		once(k)
-	}
+	onceRows(once, c.Put.Frontends, c.Remove.Frontends)
+	onceRows(once, c.Put.Sets, c.Remove.Sets)
+	onceRows(once, c.Put.Backends, c.Remove.Backends)
+	onceRows(once, c.Put.Members, c.Remove.Members)
+	onceRows(once, c.Put.Endpoints, c.Remove.Endpoints)
+	onceRows(once, c.Put.Views, c.Remove.Views)
+	onceRows(once, c.Put.SourceRanges, c.Remove.SourceRanges)
+	onceRows(once, c.Put.Networks, c.Remove.Networks)
+	onceRows(once, c.Put.HealthChecks, c.Remove.HealthChecks)
+	onceRows(once, c.Put.Selves, c.Remove.Selves)
 	if slices.Contains(c.Remove.Sets, 0) || slices.Contains(c.Remove.Backends, 0) {
 		t.Fatal("a row without an id is removed")
+	}
+}
+
+func onceRows[K comparable, R keyed[K]](once func(any), put []R, remove []K) {
+	for _, row := range put {
+		once(row.Key())
+	}
+	for _, key := range remove {
+		once(key)
 	}
 }

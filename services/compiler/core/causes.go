@@ -34,11 +34,8 @@ func (p *pending) add(touch state.Touch, now time.Time) {
 		p.units, p.first = map[compile.Unit]*causes{}, now
 	}
 	p.last = now
-	for _, name := range touch.Services {
-		p.unit(compile.ServiceUnit(name)).add(touch.Cause)
-	}
-	for _, node := range touch.Nodes {
-		p.unit(compile.NodeUnit(node)).add(touch.Cause)
+	for _, unit := range compile.Touched(&touch) {
+		p.unit(unit).add(touch.Cause)
 	}
 }
 

@@ -49,14 +49,14 @@ func (c *Core) sample(now time.Time) (out Output) {
 		c.check.full = now.Add(c.fullInterval())
 		return c.checkAll(now, "")
 	}
-	rows, checked := c.rows(model.ClusterLayer), 0
+	checked := 0
 	for svc := range c.compiled.ServicesFrom(c.check.after) {
 		if checked++; checked > servicesAtOnce {
 			c.check.after = svc.Name
 			return out
 		}
 		c.stats.Checks++
-		if err := compile.Check(c.compiled, c.ids, rows, svc.Name); err != nil {
+		if err := compile.Check(c.compiled, c.ids, c.o.Settings, c.rows, svc.Name); err != nil {
 			return c.checkAll(now, fmt.Sprintf("Service %s: %v", svc.Name, err))
 		}
 	}
@@ -72,7 +72,7 @@ func (c *Core) fullInterval() time.Duration {
 // reported.
 func (c *Core) checkAll(now time.Time, found string) (out Output) {
 	c.stats.Checks++
-	changes := compile.Compare(c.compiled, c.ids, c.tables()).Changes
+	changes := compile.Compare(c.compiled, c.ids, c.o.Settings, c.tables()).Changes
 	if len(changes) == 0 && found == "" {
 		return out
 	}

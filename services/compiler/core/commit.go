@@ -12,7 +12,6 @@ import (
 	"github.com/deltaplane/deltaplane/internal/wire"
 	"github.com/deltaplane/deltaplane/schemas"
 	"github.com/deltaplane/deltaplane/services/compiler/compile"
-	"github.com/deltaplane/deltaplane/services/compiler/state"
 )
 
 // step is one batch for the log with what is to be done once it is accepted: one revision, or a part of a
@@ -76,17 +75,13 @@ func (c *Core) step(now time.Time) (out Output) {
 func (c *Core) compilePending(now time.Time) (out Output) {
 	after := c.db.Snapshot()
 	c.ids.Advance(now)
-	d := compile.Update(c.compiled, after, c.ids, c.pending.names())
+	d := compile.Update(c.compiled, after, c.ids, c.o.Settings, c.pending.names())
 	c.stats.Units += d.Units
 	c.compiled, c.compiling = after, c.seen
 	for unit, aside := range d.SetAside {
 		out.Events = append(out.Events, c.setAside(now, unit, aside)...)
 	}
-	changed := map[model.Layer][]compile.Unit{}
-	for _, unit := range d.Changed {
-		changed[unit.Layer()] = append(changed[unit.Layer()], unit)
-	}
-	c.commit(now, d.Changes, func(l model.Layer) causes { return c.pending.gather(changed[l]) })
+	c.commit(now, d.Changes, func(l model.Layer) causes { return c.pending.gather(d.Changed[l]) })
 	c.pending = pending{}
 	out.Add(c.append())
 	return out
@@ -97,7 +92,7 @@ func (c *Core) compilePending(now time.Time) (out Output) {
 func (c *Core) compileAll(now time.Time) (out Output) {
 	c.compiled, c.compiling = c.db.Snapshot(), c.seen
 	c.ids.Advance(now)
-	d := compile.Compare(c.compiled, c.ids, c.tables())
+	d := compile.Compare(c.compiled, c.ids, c.o.Settings, c.tables())
 	c.stats.Units += d.Units
 	out.Events = append(out.Events, c.setAllAside(now, d.SetAside)...)
 	first := !c.trusted
@@ -247,78 +242,6 @@ func (c *Core) Appended(now time.Time) (out Output) {
 	}
 	out.Add(c.step(now))
 	return out
-}
-
-// causesOf returns the causes of a change that was found by comparing rows, not by compiling units: those that
-// wait for the objects whose rows change, and the objects themselves where none does (what changed while no
-// compiler led).
-func (c *Core) causesOf(l model.Layer, change *model.Change) causes {
-	units := unitsOf(l, c.rows(l), change)
-	found := c.pending.gather(units)
-	for _, u := range units {
-		if c.pending.units[u] != nil {
-			continue
-		}
-		cause := model.Cause{Kind: state.KindNode, Name: u.Node}
-		if u.Node == "" {
-			_, exists := c.compiled.Service(u.Service)
-			cause = model.Cause{
-				Kind: state.KindService, Namespace: u.Service.Namespace, Name: u.Service.Name, Deleted: !exists,
-			}
-		}
-		found.add(cause)
-	}
-	return found
-}
-
-// unitsOf returns the units whose rows a change of one layer puts or removes, in order.
-func unitsOf(l model.Layer, before *model.Tables, change *model.Change) []compile.Unit {
-	if l.Kind == model.LayerNode {
-		return []compile.Unit{compile.NodeUnit(l.Name)}
-	}
-	put := map[model.SetID]model.BackendSet{}
-	for _, s := range change.Put.Sets {
-		put[s.ID] = s
-	}
-	units := map[compile.Unit]bool{}
-	of := func(id model.SetID) {
-		for _, s := range []model.BackendSet{before.Sets[id], put[id]} {
-			if s.ID != 0 {
-				units[compile.ServiceUnit(state.Name{Namespace: s.Service.Namespace, Name: s.Service.Name})] = true
-			}
-		}
-	}
-	for id := range setsOf(before, change) {
-		of(id)
-	}
-	return slices.SortedFunc(maps.Keys(units), compile.Unit.Compare)
-}
-
-// setsOf returns the sets that rows of a change belong to.
-func setsOf(before *model.Tables, change *model.Change) map[model.SetID]bool {
-	sets := map[model.SetID]bool{}
-	for _, r := range change.Put.Sets {
-		sets[r.ID] = true
-	}
-	for _, r := range change.Put.Frontends {
-		sets[r.Set] = true
-	}
-	for _, r := range change.Put.Backends {
-		sets[r.Set] = true
-	}
-	for _, r := range slices.Concat(change.Put.Members, change.Remove.Members) {
-		sets[r.Set] = true
-	}
-	for _, id := range change.Remove.Sets {
-		sets[id] = true
-	}
-	for _, id := range change.Remove.Backends {
-		sets[before.Backends[id].Set] = true
-	}
-	for _, key := range change.Remove.Frontends {
-		sets[before.Frontends[key].Set] = true
-	}
-	return sets
 }
 
 func compareLayers(a, b model.Layer) int {

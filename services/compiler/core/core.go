@@ -25,7 +25,8 @@ import (
 
 // Options are the compiler's settings. A zero field takes its default.
 type Options struct {
-	Holder string // who leads, for people
+	Holder   string // who leads, for people
+	Settings compile.Settings
 	// Changes are committed once it has been quiet for Quiet, at the latest Latest after the first.
 	Quiet, Latest time.Duration // 5 ms, 50 ms
 	// A node gets at most Burst messages at once, and one each PerMessage: at most 20 in any second.
@@ -294,6 +295,11 @@ func (c *Core) Tables() map[string]int {
 		n["backends"] += len(l.rows.Backends)
 		n["members"] += len(l.rows.Members)
 		n["endpoints"] += len(l.rows.Endpoints)
+		n["views"] += len(l.rows.Views)
+		n["source_ranges"] += len(l.rows.SourceRanges)
+		n["networks"] += len(l.rows.Networks)
+		n["health_checks"] += len(l.rows.HealthChecks)
+		n["selves"] += len(l.rows.Selves)
 	}
 	return n
 }

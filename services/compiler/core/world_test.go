@@ -191,7 +191,7 @@ func (w *world) hear(m Message) {
 // checkConverged holds the nodes' rows, and the log's, to what compiling everything gives.
 func (w *world) checkConverged() {
 	w.t.Helper()
-	full := compile.Full(w.core.Snapshot(), w.core.ids)
+	full := compile.Full(w.core.Snapshot(), w.core.ids, w.core.o.Settings)
 	folded := w.fold()
 	layers := map[model.Layer]bool{model.ClusterLayer: true}
 	for l := range full.Layers {

@@ -5,6 +5,7 @@ package state
 import (
 	"errors"
 	"fmt"
+	"net/netip"
 	"slices"
 	"time"
 
@@ -45,7 +46,7 @@ func (c *Changes) apply(txn *memdb.Txn, fact *schemas.Fact) {
 	if fact.GetComplete() != nil {
 		c.Completed = true
 	}
-	if len(touch.Services)+len(touch.Nodes) > 0 {
+	if !touch.empty() {
 		touch.Cause = causeOf(fact)
 		c.Touched = append(c.Touched, touch)
 	}
@@ -89,7 +90,7 @@ func applyFact(txn *memdb.Txn, fact *schemas.Fact) (touch Touch, changed bool, e
 		old, now, err := update(txn, services, kind, n, fact, fact.GetService(), parseService)
 		changed = !same(old, now, sameService)
 		if changed {
-			touch.Services = rivals(txn, n, old, now)
+			touch = rivals(txn, n, old, now)
 		}
 		return touch, changed, err
 	case KindEndpointSlice:
@@ -105,6 +106,7 @@ func applyFact(txn *memdb.Txn, fact *schemas.Fact) (touch Touch, changed bool, e
 		return touch, !same(old, now, samePod), err
 	case KindNode:
 		old, now, err := update(txn, nodes, kind, n, fact, fact.GetNode(), parseNode)
+		touch.Nodes, touch.Networks = selves(old, now), changedNetworks(old, now)
 		return touch, !same(old, now, sameNode), err
 	case KindNamespace:
 		old, now, err := update(txn, namespaces, kind, n, fact, fact.GetNamespace(), parseNamespace)
@@ -114,7 +116,8 @@ func applyFact(txn *memdb.Txn, fact *schemas.Fact) (touch Touch, changed bool, e
 		return touch, !same(old, now, func(a, b *Policy) bool { return *a == *b }), err
 	case KindCluster:
 		old, now, err := update(txn, clusters, "", n, fact, fact.GetCluster(), parseCluster)
-		return touch, !same(old, now, func(a, b *Cluster) bool { return proto.Equal(a.Fact, b.Fact) }), err
+		touch.Networks = union(old.networks(), now.networks())
+		return touch, !same(old, now, sameCluster), err
 	case KindComplete:
 		return touch, applyComplete(txn, n, fact), nil
 	}
@@ -136,7 +139,7 @@ func applyComplete(txn *memdb.Txn, n Name, fact *schemas.Fact) bool {
 }
 
 // update replaces, adds or removes the row that fact is about and returns it before and after, nil for absent.
-// An empty kind allows any name.
+// An empty kind allows any name. A parser that returns a row beside an error sets only a part of the object aside.
 func update[R any, M interface {
 	comparable
 	proto.Message
@@ -155,9 +158,6 @@ func update[R any, M interface {
 	case message != none:
 		now, err = parse(n, message)
 	}
-	if err != nil {
-		now = nil
-	}
 	switch {
 	case now != nil:
 		t.put(txn, now)
@@ -174,24 +174,6 @@ func same[R any](old, now *R, equal func(a, b *R) bool) bool {
 	return equal(old, now)
 }
 
-// rivals returns a Service with all others that claim one of its addresses, before or after: the loss or gain
-// of a claim changes them too.
-func rivals(txn *memdb.Txn, n Name, states ...*Service) []Name {
-	names := []Name{n}
-	for _, s := range states {
-		if s == nil {
-			continue
-		}
-		for _, addr := range s.ClusterIPs {
-			for other := range services.by(txn, byClaim, claim(addr)) {
-				names = append(names, other.Name)
-			}
-		}
-	}
-	slices.SortFunc(names, Name.Compare)
-	return slices.Compact(names)
-}
-
 func owners(states ...*Slice) []Name {
 	var names []Name
 	for _, s := range states {
@@ -204,7 +186,8 @@ func owners(states ...*Slice) []Name {
 
 // hosts returns the nodes whose endpoints change when a pod does.
 func hosts(old, now *Pod) []string {
-	if old != nil && now != nil && old.Node == now.Node && slices.Equal(old.Attached(), now.Attached()) {
+	if old != nil && now != nil && old.Node == now.Node && slices.Equal(old.Attached(), now.Attached()) &&
+		slices.Equal(old.HostPorts, now.HostPorts) {
 		return nil
 	}
 	var names []string
@@ -214,4 +197,43 @@ func hosts(old, now *Pod) []string {
 		}
 	}
 	return slices.Compact(names)
+}
+
+// selves returns the node if what it knows of itself changes.
+func selves(old, now *Node) []string {
+	switch {
+	case same(old, now, func(a, b *Node) bool { return a.Zone == b.Zone && a.Draining == b.Draining }):
+		return nil
+	case old != nil:
+		return []string{old.Name.Name}
+	}
+	return []string{now.Name.Name}
+}
+
+func (n *Node) networks() []netip.Prefix {
+	if n == nil {
+		return nil
+	}
+	return n.PodCIDRs
+}
+
+func (c *Cluster) networks() []netip.Prefix {
+	if c == nil {
+		return nil
+	}
+	return slices.Concat(c.PodCIDRs, c.ServiceCIDRs)
+}
+
+// changedNetworks returns the prefixes that a Node gains or loses, with those it keeps.
+func changedNetworks(old, now *Node) []netip.Prefix {
+	if slices.Equal(old.networks(), now.networks()) {
+		return nil
+	}
+	return union(old.networks(), now.networks())
+}
+
+func union(a, b []netip.Prefix) []netip.Prefix {
+	all := slices.Concat(a, b)
+	slices.SortFunc(all, netip.Prefix.Compare)
+	return slices.Compact(all)
 }

@@ -11,6 +11,8 @@
 package state
 
 import (
+	"net/netip"
+
 	"github.com/hashicorp/go-memdb"
 
 	"github.com/deltaplane/deltaplane/internal/model"
@@ -90,9 +92,12 @@ type Touch struct {
 	Cause    model.Cause
 	Services []Name
 	Nodes    []string
+	Networks []netip.Prefix
 }
 
-// SetAside is an object that isn't compiled, and why.
+func (t *Touch) empty() bool { return len(t.Services)+len(t.Nodes)+len(t.Networks) == 0 }
+
+// SetAside is an object that isn't compiled, or of which a part isn't, and why.
 type SetAside struct {
 	Object *schemas.ObjectRef
 	Reason string

@@ -25,23 +25,7 @@ func parsePolicy(n Name, m *schemas.NetworkPolicy) (*Policy, error) {
 	return &Policy{n, string(m.GetSpecJson())}, nil
 }
 
-func parseCluster(n Name, m *schemas.Cluster) (*Cluster, error) { return &Cluster{n, m}, nil }
-
-func sameService(a, b *Service) bool {
-	return slices.Equal(a.ClusterIPs, b.ClusterIPs) && slices.Equal(a.Ports, b.Ports) &&
-		a.ProxyName == b.ProxyName && a.Type == b.Type && a.Created.Equal(b.Created)
-}
-
 func sameSlice(a, b *Slice) bool {
 	return a.Service == b.Service && a.Family == b.Family && slices.Equal(a.Ports, b.Ports) &&
-		a.packed == b.packed && slices.Equal(a.names, b.names)
-}
-
-func samePod(a, b *Pod) bool {
-	return a.Node == b.Node && a.HostNetwork == b.HostNetwork && a.Finished == b.Finished &&
-		a.Labels == b.Labels && slices.Equal(a.Addresses, b.Addresses)
-}
-
-func sameNode(a, b *Node) bool {
-	return a.Zone == b.Zone && slices.Equal(a.Addresses, b.Addresses) && slices.Equal(a.PodCIDRs, b.PodCIDRs)
+		a.packed == b.packed && slices.Equal(a.names, b.names) && slices.Equal(a.hints, b.hints)
 }

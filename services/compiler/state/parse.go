@@ -22,6 +22,8 @@ const (
 	MaxPorts = 1024
 	// MaxAddresses bounds the addresses of one Pod or Node.
 	MaxAddresses = 64
+	// MaxHints bounds the zones, and the nodes, that one endpoint has hints for (discovery.k8s.io/v1: 8).
+	MaxHints = 8
 	// maxLabel is the longest namespace or Service name (RFC 1123 label), maxName the longest other name.
 	maxLabel, maxName = 63, 253
 )
@@ -48,44 +50,6 @@ func checkName(kind string, n Name) error {
 
 // forbidden says that a character is in no name: it would make keys ambiguous, or messages that nodes refuse.
 func forbidden(r rune) bool { return r == '/' || r < ' ' || r == 0x7f }
-
-func parseService(n Name, m *schemas.Service) (*Service, error) {
-	s := &Service{Name: n, ProxyName: m.GetProxyName(), Type: m.GetType(), Created: m.GetCreated().AsTime()}
-	var err error
-	if s.ClusterIPs, err = addresses("clusterIPs", m.GetClusterIps(), 2); err != nil {
-		return nil, err
-	}
-	if len(m.GetPorts()) > MaxPorts {
-		return nil, fmt.Errorf("it has %d ports: the bound is %d", len(m.GetPorts()), MaxPorts)
-	}
-	for i, p := range m.GetPorts() {
-		port, err := parsePort(p.GetName(), p.GetProtocol(), p.GetPort())
-		if err == nil && port.Number == 0 {
-			err = errors.New("0 is no port")
-		}
-		if err == nil {
-			err = rival(s.Ports, port)
-		}
-		if err != nil {
-			return nil, fmt.Errorf("ports[%d]: %w", i, err)
-		}
-		s.Ports = append(s.Ports, port)
-	}
-	return s, nil
-}
-
-// rival refuses a port that can't stand beside the others of its Service.
-func rival(ports []Port, port Port) error {
-	for _, other := range ports {
-		if other.Name == port.Name {
-			return fmt.Errorf("a second port with the name %q", port.Name)
-		}
-		if other.Number == port.Number && other.Protocol == port.Protocol {
-			return fmt.Errorf("a second port %d/%s", port.Number, port.Protocol)
-		}
-	}
-	return nil
-}
 
 func parseSlice(n Name, m *schemas.EndpointSlice) (*Slice, error) {
 	s := &Slice{Name: n, Service: m.GetService(), Family: model.Family(m.GetFamily())}
@@ -115,9 +79,10 @@ func parseSlice(n Name, m *schemas.EndpointSlice) (*Slice, error) {
 		pack.add(Endpoint{
 			Addr: addr, Ready: e.GetReady(), Serving: e.GetServing(), Terminating: e.GetTerminating(),
 			Node: e.GetNode(), Zone: e.GetZone(),
+			Hints: Hints{Zones: hintsOf(e.GetZoneHints()), Nodes: hintsOf(e.GetNodeHints())},
 		})
 	}
-	s.packed, s.names = string(pack.packed), slices.Clone(pack.names)
+	s.packed, s.names, s.hints = string(pack.packed), slices.Clone(pack.names), slices.Clone(pack.hints)
 	return s, nil
 }
 
@@ -133,28 +98,41 @@ func parseEndpoint(e *schemas.SliceEndpoint, family model.Family) (netip.Addr, e
 	if addr.IsLoopback() || addr.IsLinkLocalUnicast() {
 		return addr, fmt.Errorf("address %s means another host on every node", addr)
 	}
-	if len(e.GetNode()) > maxName || len(e.GetZone()) > maxName {
-		return addr, fmt.Errorf("the name of its node or zone has more than %d bytes", maxName)
+	if err := checkNode(e.GetNode()); err != nil {
+		return addr, err
 	}
-	return addr, nil
+	if len(e.GetZone()) > maxName {
+		return addr, fmt.Errorf("the name of its zone has more than %d bytes", maxName)
+	}
+	return addr, checkHints(e)
 }
 
-func parsePod(n Name, m *schemas.Pod) (*Pod, error) {
-	p := &Pod{
-		Name: n, Node: m.GetNode(), HostNetwork: m.GetHostNetwork(), Finished: m.GetFinished(),
-		Labels: packLabels(m.GetLabels()),
+// checkHints refuses what Kubernetes does: too many hints, and names that can't be.
+func checkHints(e *schemas.SliceEndpoint) error {
+	if len(e.GetZoneHints()) > MaxHints || len(e.GetNodeHints()) > MaxHints {
+		return fmt.Errorf("it has hints for more than %d zones or nodes", MaxHints)
 	}
-	if err := checkNode(p.Node); err != nil {
-		return nil, err
+	for _, zone := range e.GetZoneHints() {
+		if len(zone) > maxLabel || strings.ContainsFunc(zone, forbidden) || !utf8.ValidString(zone) {
+			return fmt.Errorf("its hint %.64q names no zone", zone)
+		}
 	}
-	var err error
-	p.Addresses, err = addresses("addresses", m.GetAddresses(), MaxAddresses)
-	return p, err
+	for _, node := range e.GetNodeHints() {
+		if err := checkNode(node); err != nil {
+			return fmt.Errorf("its hint: %w", err)
+		}
+	}
+	return nil
 }
 
-func parseNode(n Name, m *schemas.Node) (*Node, error) {
-	addrs, err := addresses("addresses", m.GetAddresses(), MaxAddresses)
-	return &Node{Name: n, Addresses: addrs, PodCIDRs: m.GetPodCidrs(), Zone: m.GetZone()}, err
+// hintsOf returns names in order, once each, without the empty one.
+func hintsOf(names []string) []string {
+	if len(names) == 0 {
+		return nil
+	}
+	names = slices.DeleteFunc(slices.Clone(names), func(n string) bool { return n == "" })
+	slices.Sort(names)
+	return slices.Compact(names)
 }
 
 func checkNode(node string) error {

@@ -12,16 +12,27 @@ import (
 	"github.com/hashicorp/go-memdb"
 
 	"github.com/deltaplane/deltaplane/internal/model"
+	"github.com/deltaplane/deltaplane/schemas"
 )
 
 // Service is what of a Kubernetes Service decides about packets.
 type Service struct {
 	Name
-	ClusterIPs []netip.Addr // none for a headless Service
-	Ports      []Port       // no two with the same name, none with the same number and protocol
-	ProxyName  string       // another proxy handles the Service
-	Type       string
-	Created    time.Time
+	ClusterIPs      []netip.Addr // none for a headless Service
+	ExternalIPs     []netip.Addr
+	LoadBalancerIPs []netip.Addr
+	Ports           []Port // no two with the same name, none with the same number and protocol
+	ProxyName       string // another proxy handles the Service
+	Type            string
+	Created         time.Time
+
+	InternalLocal, ExternalLocal bool // traffic policies
+	HealthCheckNodePort          uint16
+	AffinitySeconds              uint32 // at most MaxAffinity; 0 is no affinity
+	// Restricted says that the load balancer takes clients out of SourceRanges alone, even if none of those given
+	// could be read.
+	Restricted   bool
+	SourceRanges []netip.Prefix // masked, sorted
 }
 
 // Port is a named port, of a Service or of the endpoints of a slice.
@@ -29,6 +40,7 @@ type Port struct {
 	Name     string
 	Protocol model.Protocol
 	Number   uint16 // host byte order; 0 in a slice is a port without a number
+	NodePort uint16 // of a Service; 0 is none
 }
 
 // Pod is what of a Kubernetes Pod decides about packets.
@@ -39,14 +51,40 @@ type Pod struct {
 	HostNetwork bool
 	Finished    bool
 	Labels      Labels
+	HostPorts   []HostPort
+}
+
+// HostPort is a port of a Pod's node that leads to the Pod.
+type HostPort struct {
+	Protocol  model.Protocol
+	Port      uint16     // on the node
+	Container uint16     // in the Pod
+	HostIP    netip.Addr // invalid is each address of the node
+}
+
+// Key returns what clients dial for it. Unspecified stands for all addresses of a node.
+func (h HostPort) Key(addr netip.Addr) model.FrontendKey {
+	key := model.FrontendKey{Addr: addr, Port: h.Port, Protocol: h.Protocol}
+	if addr.IsUnspecified() {
+		key.Match = model.MatchHostPort
+	}
+	return key
 }
 
 // Node is what of a Kubernetes Node decides about packets.
 type Node struct {
 	Name
 	Addresses []netip.Addr
-	PodCIDRs  []string
-	Zone      string
+	PodCIDRs  []netip.Prefix // masked
+	Zone      string         // at most 63 bytes
+	Draining  bool           // about to be deleted
+}
+
+// Cluster is what the watcher found out about the cluster.
+type Cluster struct {
+	Name
+	Fact                   *schemas.Cluster // not to be changed
+	PodCIDRs, ServiceCIDRs []netip.Prefix   // masked
 }
 
 // Namespace is a Kubernetes Namespace.
@@ -93,29 +131,18 @@ func (l Labels) Map() map[string]string {
 	return m
 }
 
-// claim is the key under which a Service is found by one of its addresses.
-func claim(addr netip.Addr) string {
-	a := addr.As16()
-	return string(a[:])
-}
-
 func name[R interface{ key() string }](row R) string { return row.key() }
 
 const (
-	byClaim   = "claim"   // services by cluster address
+	byClaim   = "claim"   // services and pods by what one of them at most can have
 	byService = "service" // slices by their Service
 	byNode    = "node"    // pods by node
+	byNetwork = "network" // nodes by pods' prefix
 )
 
 var (
 	services = &table[*Service]{"services", name[*Service], map[string]func(*Service) []string{
-		byClaim: func(s *Service) []string {
-			keys := make([]string, len(s.ClusterIPs))
-			for i, addr := range s.ClusterIPs {
-				keys[i] = claim(addr)
-			}
-			return keys
-		},
+		byClaim: (*Service).claims,
 	}}
 	endpointSlices = &table[*Slice]{"slices", name[*Slice], map[string]func(*Slice) []string{
 		byService: func(s *Slice) []string {
@@ -126,6 +153,7 @@ var (
 		},
 	}}
 	pods = &table[*Pod]{"pods", name[*Pod], map[string]func(*Pod) []string{
+		byClaim: (*Pod).claims,
 		byNode: func(p *Pod) []string {
 			if p.Node == "" {
 				return nil
@@ -133,7 +161,15 @@ var (
 			return []string{p.Node}
 		},
 	}}
-	nodes      = &table[*Node]{name: "nodes", key: name[*Node]}
+	nodes = &table[*Node]{"nodes", name[*Node], map[string]func(*Node) []string{
+		byNetwork: func(n *Node) []string {
+			keys := make([]string, len(n.PodCIDRs))
+			for i, prefix := range n.PodCIDRs {
+				keys[i] = prefix.String()
+			}
+			return keys
+		},
+	}}
 	namespaces = &table[*Namespace]{name: "namespaces", key: name[*Namespace]}
 	policies   = &table[*Policy]{name: "policies", key: name[*Policy]}
 	clusters   = &table[*Cluster]{name: "clusters", key: name[*Cluster]}

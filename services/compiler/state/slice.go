@@ -6,6 +6,7 @@ import (
 	"encoding/binary"
 	"iter"
 	"net/netip"
+	"strings"
 	"unique"
 
 	"github.com/deltaplane/deltaplane/internal/model"
@@ -20,10 +21,12 @@ type Slice struct {
 
 	// packed has one record of stride bytes an endpoint:
 	//
-	//	address (4 or 16 bytes) | flags (1) | index of the node's name (2) | index of the zone's name (2)
+	//	address (4 or 16 bytes) | flags (1) | index of the node's name (2) | of the zone's (2) | of the hints (2)
 	packed string
 	// names has each node's and zone's name once, interned over all slices. names[0] is "".
 	names []string
+	// hints has each combination of hints once, interned too. hints[0] is none.
+	hints []unique.Handle[string]
 }
 
 // Endpoint is one endpoint of a Slice.
@@ -31,6 +34,39 @@ type Endpoint struct {
 	Addr                        netip.Addr
 	Ready, Serving, Terminating bool
 	Node, Zone                  string
+	Hints                       Hints
+}
+
+// Hints are the zones and nodes whose clients should use an endpoint. Lists are sorted, and not to be changed.
+type Hints struct {
+	Zones, Nodes []string
+}
+
+// Between lists, and between names of a list; neither is in a name.
+const (
+	listEnd = "\x00"
+	nameEnd = "\x01"
+)
+
+func (h Hints) pack() unique.Handle[string] {
+	if len(h.Zones)+len(h.Nodes) == 0 {
+		return noHints
+	}
+	return unique.Make(strings.Join(h.Zones, nameEnd) + listEnd + strings.Join(h.Nodes, nameEnd))
+}
+
+var noHints = unique.Make("")
+
+func unpackHints(packed unique.Handle[string]) Hints {
+	zones, nodes, _ := strings.Cut(packed.Value(), listEnd)
+	return Hints{splitHints(zones), splitHints(nodes)}
+}
+
+func splitHints(list string) []string {
+	if list == "" {
+		return nil
+	}
+	return strings.Split(list, nameEnd)
 }
 
 const (
@@ -40,7 +76,7 @@ const (
 )
 
 // recordTail is what of a record comes after the address.
-const recordTail = 1 + 2 + 2
+const recordTail = 1 + 2 + 2 + 2
 
 // ServiceName names the Service that the slice is a part of.
 func (s *Slice) ServiceName() Name { return Name{s.Namespace, s.Service} }
@@ -51,8 +87,12 @@ func (s *Slice) Len() int { return len(s.packed) / s.stride() }
 // Endpoints iterates over the endpoints in the order they came.
 func (s *Slice) Endpoints() iter.Seq[Endpoint] {
 	return func(yield func(Endpoint) bool) {
+		hints := make([]Hints, len(s.hints))
+		for i, packed := range s.hints {
+			hints[i] = unpackHints(packed)
+		}
 		for i := range s.Len() {
-			if !yield(s.endpoint(i)) {
+			if !yield(s.endpoint(i, hints)) {
 				return
 			}
 		}
@@ -66,7 +106,7 @@ func (s *Slice) stride() int {
 	return 4 + recordTail
 }
 
-func (s *Slice) endpoint(i int) Endpoint {
+func (s *Slice) endpoint(i int, hints []Hints) Endpoint {
 	record := s.packed[i*s.stride() : (i+1)*s.stride()]
 	size := len(record) - recordTail
 	addr, _ := netip.AddrFromSlice([]byte(record[:size]))
@@ -78,6 +118,7 @@ func (s *Slice) endpoint(i int) Endpoint {
 		Terminating: flags&flagTerminating != 0,
 		Node:        s.names[binary.BigEndian.Uint16(tail)],
 		Zone:        s.names[binary.BigEndian.Uint16(tail[2:])],
+		Hints:       hints[binary.BigEndian.Uint16(tail[4:])],
 	}
 }
 
@@ -86,12 +127,15 @@ type packer struct {
 	packed []byte
 	names  []string
 	index  map[string]uint16
+	hints  []unique.Handle[string]
+	hinted map[unique.Handle[string]]uint16
 }
 
 func newPacker(endpoints int, family model.Family) *packer {
 	stride := (&Slice{Family: family}).stride()
 	return &packer{
 		packed: make([]byte, 0, endpoints*stride), names: []string{""}, index: map[string]uint16{"": 0},
+		hints: []unique.Handle[string]{noHints}, hinted: map[unique.Handle[string]]uint16{noHints: 0},
 	}
 }
 
@@ -110,6 +154,18 @@ func (p *packer) add(e Endpoint) {
 	p.packed = append(p.packed, flags)
 	p.packed = binary.BigEndian.AppendUint16(p.packed, p.nameIndex(e.Node))
 	p.packed = binary.BigEndian.AppendUint16(p.packed, p.nameIndex(e.Zone))
+	p.packed = binary.BigEndian.AppendUint16(p.packed, p.hintsIndex(e.Hints))
+}
+
+func (p *packer) hintsIndex(h Hints) uint16 {
+	packed := h.pack()
+	i, known := p.hinted[packed]
+	if !known {
+		i = uint16(len(p.hints))
+		p.hinted[packed] = i
+		p.hints = append(p.hints, packed)
+	}
+	return i
 }
 
 // nameIndex fits: MaxEndpoints endpoints have at most twice as many names.

@@ -17,12 +17,6 @@ type Snapshot struct {
 	txn *memdb.Txn
 }
 
-// Cluster is what the watcher found out about the cluster.
-type Cluster struct {
-	Name
-	Fact *schemas.Cluster // not to be changed
-}
-
 // Complete says that everything of a source was in STATE at Trigger.
 type Complete struct {
 	Name
@@ -40,11 +34,6 @@ func (s *Snapshot) Services() iter.Seq[*Service] { return services.all(s.txn) }
 // ServicesFrom iterates over the Services in order of their names, from the first that is not before name.
 func (s *Snapshot) ServicesFrom(name Name) iter.Seq[*Service] {
 	return services.from(s.txn, name.key())
-}
-
-// Claims iterates over the Services that have addr among their cluster addresses.
-func (s *Snapshot) Claims(addr netip.Addr) iter.Seq[*Service] {
-	return services.by(s.txn, byClaim, claim(addr))
 }
 
 // SlicesOf iterates over the slices of a Service in order of their names.
@@ -70,6 +59,14 @@ func (s *Snapshot) Cluster() *schemas.Cluster {
 		return c.Fact
 	}
 	return nil
+}
+
+// Clusters iterates over all that was found out about the cluster; there is one at most, unless a watcher is wrong.
+func (s *Snapshot) Clusters() iter.Seq[*Cluster] { return clusters.all(s.txn) }
+
+// NodesWith iterates over the Nodes whose Pods have addresses out of a prefix.
+func (s *Snapshot) NodesWith(podCIDR netip.Prefix) iter.Seq[*Node] {
+	return nodes.by(s.txn, byNetwork, podCIDR.String())
 }
 
 // Complete says whether a complete list of everything has been announced. Until then what is absent may only

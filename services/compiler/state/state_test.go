@@ -240,7 +240,7 @@ func TestPackedEndpointsReadAsTheyCame(t *testing.T) {
 			want = append(want, e)
 			pack.add(e)
 		}
-		s := &Slice{Family: family, packed: string(pack.packed), names: pack.names}
+		s := &Slice{Family: family, packed: string(pack.packed), names: pack.names, hints: pack.hints}
 		if diff := cmp.Diff(want, slices.Collect(s.Endpoints()), cmp.Comparer(func(a, b netip.Addr) bool { return a == b })); diff != "" {
 			t.Errorf("IPv%d (-want +got):\n%s", family, diff)
 		}

@@ -36,6 +36,11 @@ func (t *table[R]) by(txn *memdb.Txn, index, key string) iter.Seq[R] {
 	return t.rows(func() (memdb.ResultIterator, error) { return txn.Get(t.name, index, key) })
 }
 
+// byPrefix is by for all keys that begin with prefix.
+func (t *table[R]) byPrefix(txn *memdb.Txn, index, prefix string) iter.Seq[R] {
+	return t.rows(func() (memdb.ResultIterator, error) { return txn.Get(t.name, index+"_prefix", prefix) })
+}
+
 // from iterates in order of keys, starting at the first that is not less than key.
 func (t *table[R]) from(txn *memdb.Txn, key string) iter.Seq[R] {
 	return t.rows(func() (memdb.ResultIterator, error) { return txn.LowerBound(t.name, byID, key) })
@@ -86,6 +91,8 @@ func (s single[R]) FromObject(row any) (bool, []byte, error) {
 type multi[R any] struct{ keys func(R) []string }
 
 func (m multi[R]) FromArgs(args ...any) ([]byte, error) { return terminated(args[0].(string)), nil }
+
+func (m multi[R]) PrefixFromArgs(args ...any) ([]byte, error) { return []byte(args[0].(string)), nil }
 
 func (m multi[R]) FromObject(row any) (bool, [][]byte, error) {
 	var keys [][]byte
