@@ -13,6 +13,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/deltaplane/deltaplane/bpf"
+	"github.com/deltaplane/deltaplane/internal/explain"
 	"github.com/deltaplane/deltaplane/internal/lab"
 	"github.com/deltaplane/deltaplane/internal/manifest"
 	"github.com/deltaplane/deltaplane/schemas"
@@ -24,6 +25,7 @@ type labUp struct {
 	nodes  int
 	source string
 	bus    string
+	config string
 	detach bool
 	parent parent
 }
@@ -34,7 +36,10 @@ func newLabUpCommand(name *string) *cobra.Command {
 		Use:   "up -f PATH...",
 		Short: "Build a lab and keep it up",
 		Long: `up builds the cluster that the YAML describes and says when every node has it. It stays in the foreground, and
-Ctrl-C takes the lab down; with --detach it returns once every node is converged, and 'lab down' takes the lab down.`,
+Ctrl-C takes the lab down; with --detach it returns once every node is converged, and 'lab down' takes the lab down.
+
+The configuration file (--config) is the one that explain takes: podCIDRs, serviceCIDRs, nodePortAddresses,
+allowExternalIPs (lists of CIDRs), masqueradeAll, localhostNodePorts.`,
 		Example: `  deltaplane lab up -f shop.yaml
   deltaplane lab up -f manifests/ --nodes 5 --detach
   deltaplane lab up -f shop.yaml --source kubeconfig=$HOME/.kube/config`,
@@ -56,6 +61,7 @@ Ctrl-C takes the lab down; with --detach it returns once every node is converged
 	flags.IntVar(&up.nodes, "nodes", 3, "how many nodes to make if the YAML has none")
 	flags.StringVar(&up.source, "source", "file", "where the watcher gets objects from: file, or kubeconfig=PATH for a real API server that the lab writes to")
 	flags.StringVar(&up.bus, "bus", "embedded", "embedded, or the URL of a NATS server with JetStream")
+	flags.StringVar(&up.config, "config", "", "`file` with the cluster's settings")
 	flags.BoolVar(&up.detach, "detach", false, "return when every node is converged and leave the lab running")
 	up.parent.addFlags(cmd)
 	return cmd
@@ -68,6 +74,13 @@ func (u *labUp) options(name string, log *slog.Logger) (lab.Options, error) {
 	}
 	if u.bus != "embedded" {
 		options.Bus = u.bus
+	}
+	if u.config != "" {
+		config, err := explain.LoadConfig(u.config)
+		if err != nil {
+			return options, err
+		}
+		configure(&options, config)
 	}
 	if path, ok := strings.CutPrefix(u.source, "kubeconfig="); ok && path != "" {
 		options.Kubeconfig = path

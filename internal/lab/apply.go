@@ -10,6 +10,7 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	networkingv1 "k8s.io/api/networking/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/deltaplane/deltaplane/internal/manifest"
@@ -54,7 +55,7 @@ func (l *Lab) changeTo(ctx context.Context, edit func(*manifest.Objects) error) 
 	if err := edit(wanted); err != nil {
 		return err
 	}
-	target, err := manifest.Expand(wanted, manifest.Options{Nodes: l.options.Nodes, Previous: l.Cluster()})
+	target, err := l.expand(wanted)
 	if err != nil {
 		return err
 	}
@@ -171,7 +172,7 @@ func (l *Lab) drain(ctx context.Context, leaving []*corev1.Pod) error {
 
 // removeReplaced takes down pods whose names come again: a name has one namespace.
 func (l *Lab) removeReplaced(ctx context.Context, wanted *manifest.Objects, leaving []*corev1.Pod) error {
-	target, err := manifest.Expand(wanted, manifest.Options{Nodes: l.options.Nodes, Previous: l.Cluster()})
+	target, err := l.expand(wanted)
 	if err != nil {
 		return err
 	}
@@ -193,7 +194,7 @@ type removal struct{ pods, nodes []string }
 // advance makes objects the cluster: it expands them, makes what is new and publishes. What is no longer there goes on
 // running until removeAll.
 func (l *Lab) advance(ctx context.Context, objects *manifest.Objects) (removal, error) {
-	next, err := manifest.Expand(objects, manifest.Options{Nodes: l.options.Nodes, Previous: l.Cluster()})
+	next, err := l.expand(objects)
 	if err != nil {
 		return removal{}, err
 	}
@@ -210,6 +211,27 @@ func (l *Lab) advance(ctx context.Context, objects *manifest.Objects) (removal, 
 		return removal{}, err
 	}
 	return l.obsolete(next), nil
+}
+
+// expand works out the cluster that objects describe. As an API server does, it says where Services' addresses come from.
+func (l *Lab) expand(objects *manifest.Objects) (*manifest.Objects, error) {
+	ranges := l.options.ServiceCIDRs
+	next, err := manifest.Expand(objects, manifest.Options{Nodes: l.options.Nodes, Previous: l.Cluster(), ServiceCIDRs: ranges})
+	if err != nil || len(next.ServiceCIDRs) > 0 && len(ranges) == 0 {
+		return next, err
+	}
+	if len(ranges) == 0 {
+		ranges = manifest.DefaultServiceCIDRs
+	}
+	own := &networkingv1.ServiceCIDR{
+		TypeMeta:   metav1.TypeMeta{APIVersion: "networking.k8s.io/v1", Kind: "ServiceCIDR"},
+		ObjectMeta: metav1.ObjectMeta{Name: "kubernetes"},
+	}
+	for _, p := range ranges {
+		own.Spec.CIDRs = append(own.Spec.CIDRs, p.String())
+	}
+	next.ServiceCIDRs = []*networkingv1.ServiceCIDR{own}
+	return next, nil
 }
 
 // realise makes the namespaces of nodes and pods that are new.

@@ -14,6 +14,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"sync"
@@ -41,6 +42,10 @@ type Options struct {
 	Binaries string
 	// NoServices builds pods and nodes alone: addresses of pods work, those of Services don't.
 	NoServices bool
+	// ServiceCIDRs are the ranges that Services get addresses from; empty leaves them to the objects.
+	ServiceCIDRs []netip.Prefix
+	// CompilerFlags and ProgrammerFlags are given to each compiler and programmer besides those that they need here.
+	CompilerFlags, ProgrammerFlags []string
 	// Memory needs no root and makes no namespaces: programmers keep their maps in memory, and the reference model
 	// decides what becomes of probes.
 	Memory bool

@@ -57,6 +57,11 @@ func (l *Lab) publish(ctx context.Context, next *manifest.Objects) error {
 	for object := range next.Watched() {
 		put = append(put, object)
 	}
+	if l.options.Kubeconfig == "" { // an API server has its own
+		for _, object := range next.ServiceCIDRs {
+			put = append(put, object)
+		}
+	}
 	// What refers to others comes after them, and goes before them.
 	slices.SortStableFunc(put, func(a, b manifest.Object) int { return rank(a) - rank(b) })
 	if err := l.sink.Put(ctx, put); err != nil {

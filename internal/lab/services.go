@@ -77,7 +77,8 @@ func (l *Lab) startServices() error {
 	}
 	return errors.Join(
 		l.startService("watcher", "watcher", nil, watcher),
-		l.startService("compiler", "compiler", nil, []string{"--bus", l.BusURL(), "--listen", "", "--replicas", "1"}))
+		l.startService("compiler", "compiler", nil,
+			append([]string{"--bus", l.BusURL(), "--listen", "", "--replicas", "1"}, l.options.CompilerFlags...)))
 }
 
 // startProgrammer starts a node's programmer in the node's network namespace. Its cgroup is not the node's: the way to
@@ -87,15 +88,15 @@ func (l *Lab) startProgrammer(name string, n *node) error {
 		return nil
 	}
 	if l.options.Memory {
-		return l.startService("programmer-"+name, "programmer", nil, []string{
+		return l.startService("programmer-"+name, "programmer", nil, append([]string{
 			"--node", name, "--bus", l.BusURL(), "--listen", "", "--maps", "memory",
-		})
+		}, l.options.ProgrammerFlags...))
 	}
 	// A bpffs takes no dots in names, and a node's name has no underscores.
-	return l.startService("programmer-"+name, "programmer", n.namespace, []string{
+	return l.startService("programmer-"+name, "programmer", n.namespace, append([]string{
 		"--node", name, "--bus", l.proxy.urlFor(n.host.Addrs), "--listen", "",
 		"--cgroup", n.cgroup.Path(), "--pin-dir", filepath.Join(l.dir.bpf(), strings.ReplaceAll(name, ".", "_")), "--maps", "kernel",
-	})
+	}, l.options.ProgrammerFlags...))
 }
 
 func (l *Lab) startService(name, binary string, namespace *space.Namespace, args []string) error {

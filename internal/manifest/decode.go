@@ -30,11 +30,11 @@ const MaxDocumentBytes = 3 << 20
 var kinds = map[string]string{
 	"Namespace": "v1", "Node": "v1", "Pod": "v1", "Service": "v1", "EndpointSlice": "discovery.k8s.io/v1",
 	"Deployment": "apps/v1", "ReplicaSet": "apps/v1", "StatefulSet": "apps/v1", "DaemonSet": "apps/v1",
-	"NetworkPolicy": "networking.k8s.io/v1",
+	"NetworkPolicy": "networking.k8s.io/v1", "ServiceCIDR": "networking.k8s.io/v1",
 }
 
 // clusterKinds have no namespace.
-var clusterKinds = []string{"Namespace", "Node"}
+var clusterKinds = []string{"Namespace", "Node", "ServiceCIDR"}
 
 // Scheme knows the Go types of all kinds that are understood.
 var Scheme = newScheme()

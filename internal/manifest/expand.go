@@ -9,6 +9,7 @@ import (
 	"slices"
 
 	corev1 "k8s.io/api/core/v1"
+	networkingv1 "k8s.io/api/networking/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 )
@@ -21,9 +22,13 @@ type Options struct {
 	Previous *Objects
 	// Families of what has no other: {4}, {6} or, if empty, {4, 6}.
 	Families []int
-	// Ranges that Service addresses come from; without them 10.96.0.0/16 and fd00:10:96::/112.
+	// Ranges that Service addresses come from, the first of each family; without them those of ServiceCIDR objects, or
+	// DefaultServiceCIDRs.
 	ServiceCIDRs []netip.Prefix
 }
+
+// DefaultServiceCIDRs are the ranges that Service addresses come from if nothing says which.
+var DefaultServiceCIDRs = []netip.Prefix{netip.MustParsePrefix("10.96.0.0/16"), netip.MustParsePrefix("fd00:10:96::/112")}
 
 // Expand gives what workloads, Services and Nodes ask for: Nodes with addresses and pod CIDRs, Pods with nodes and
 // addresses, Services with ClusterIPs and EndpointSlices. Workloads stay in it. Objects that can't be expanded are
@@ -62,7 +67,7 @@ func newExpansion(objects *Objects, options Options) *expansion {
 		e.families = []int{4, 6}
 	}
 	if len(e.ranges) == 0 {
-		e.ranges = []netip.Prefix{netip.MustParsePrefix("10.96.0.0/16"), netip.MustParsePrefix("fd00:10:96::/112")}
+		e.ranges = slices.Concat(ServicePrefixes(e.out.ServiceCIDRs), DefaultServiceCIDRs)
 	}
 	return e
 }
@@ -112,6 +117,7 @@ func (e *expansion) identify() {
 	identifyAll(e.out.Services)
 	identifyAll(e.out.EndpointSlices)
 	identifyAll(e.out.NetworkPolicies)
+	identifyAll(e.out.ServiceCIDRs)
 }
 
 func identifyAll[T Object](list []T) {
@@ -122,6 +128,18 @@ func identifyAll[T Object](list []T) {
 			list[i] = object
 		}
 	}
+}
+
+// ServicePrefixes returns the prefixes that ServiceCIDR objects name, in their order.
+func ServicePrefixes(list []*networkingv1.ServiceCIDR) (prefixes []netip.Prefix) {
+	for _, object := range list {
+		for _, text := range object.Spec.CIDRs {
+			if p, err := netip.ParsePrefix(text); err == nil {
+				prefixes = append(prefixes, p.Masked())
+			}
+		}
+	}
+	return prefixes
 }
 
 // uidOf returns the object's uid, or one made of its kind and name (RFC 9562, version 8).

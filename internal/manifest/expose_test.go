@@ -268,3 +268,17 @@ func TestServicesThatTheAPIRefusesAreSetAside(t *testing.T) {
 		}
 	}
 }
+
+func TestAddressesComeFromServiceCIDRs(t *testing.T) {
+	t.Parallel()
+	const ranges = "apiVersion: networking.k8s.io/v1\nkind: ServiceCIDR\nmetadata: {name: %s}\nspec: {cidrs: [%s]}\n---\n"
+	got := expand(t, nil, ranges+ranges+"%s", "kubernetes", "10.200.0.0/24", "more", "10.201.0.0/24", serviceYAML("a", "ipFamilyPolicy: PreferDualStack, ", "{port: 80}"))
+	if diff := cmp.Diff([]string{"10.200.0.11", "fd00:10:96::b"}, got.Services[0].Spec.ClusterIPs); diff != "" {
+		t.Errorf("ClusterIPs (-want +got):\n%s", diff)
+	}
+	for cidr, want := range map[string]string{"10.96.0.1/16": "is no CIDR such as", "": "spec.cidrs is missing"} {
+		if text := fmt.Sprint(Decode("f.yaml", fmt.Appendf(nil, ranges, "kubernetes", cidr)).Err()); !strings.Contains(text, want) {
+			t.Errorf("got %s, want %s", text, want)
+		}
+	}
+}

@@ -42,6 +42,7 @@ type Objects struct {
 	Services        []*corev1.Service
 	EndpointSlices  []*discoveryv1.EndpointSlice
 	NetworkPolicies []*networkingv1.NetworkPolicy
+	ServiceCIDRs    []*networkingv1.ServiceCIDR
 
 	// SetAside are the documents that could not be used; all others are in the lists above.
 	SetAside []*DocumentError
@@ -86,13 +87,15 @@ func (o *Objects) Err() error {
 // All goes through all objects, kind by kind, in an order in which what is needed comes first.
 func (o *Objects) All() iter.Seq[Object] {
 	return func(yield func(Object) bool) {
-		_ = each(o.Namespaces, yield) && each(o.Nodes, yield) && each(o.Services, yield) && each(o.Deployments, yield) &&
+		_ = each(o.Namespaces, yield) && each(o.Nodes, yield) && each(o.ServiceCIDRs, yield) && each(o.Services, yield) &&
+			each(o.Deployments, yield) &&
 			each(o.ReplicaSets, yield) && each(o.StatefulSets, yield) && each(o.DaemonSets, yield) &&
 			each(o.Pods, yield) && each(o.EndpointSlices, yield) && each(o.NetworkPolicies, yield)
 	}
 }
 
-// Watched goes through the objects that the data plane is compiled from: all but workloads.
+// Watched goes through the objects that the data plane is compiled from: all but workloads, and ServiceCIDRs, which
+// say something of the cluster as a whole.
 func (o *Objects) Watched() iter.Seq[Object] {
 	return func(yield func(Object) bool) {
 		_ = each(o.Namespaces, yield) && each(o.Nodes, yield) && each(o.Services, yield) &&
@@ -133,6 +136,8 @@ func (o *Objects) Add(object runtime.Object) bool {
 		put(&o.EndpointSlices, x)
 	case *networkingv1.NetworkPolicy:
 		put(&o.NetworkPolicies, x)
+	case *networkingv1.ServiceCIDR:
+		put(&o.ServiceCIDRs, x)
 	default:
 		return false
 	}
@@ -162,6 +167,8 @@ func (o *Objects) Remove(object runtime.Object) bool {
 		return remove(&o.EndpointSlices, x)
 	case *networkingv1.NetworkPolicy:
 		return remove(&o.NetworkPolicies, x)
+	case *networkingv1.ServiceCIDR:
+		return remove(&o.ServiceCIDRs, x)
 	}
 	return false
 }
@@ -179,6 +186,7 @@ func (o *Objects) Clone() *Objects {
 	c.Services = slices.Clone(o.Services)
 	c.EndpointSlices = slices.Clone(o.EndpointSlices)
 	c.NetworkPolicies = slices.Clone(o.NetworkPolicies)
+	c.ServiceCIDRs = slices.Clone(o.ServiceCIDRs)
 	c.SetAside = slices.Clone(o.SetAside)
 	return &c
 }

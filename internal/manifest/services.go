@@ -157,7 +157,7 @@ func (e *expansion) clusterIPs(service *corev1.Service, pools map[int]*pool) err
 // use them. The first ten of a range stay free for those that people write down.
 func (e *expansion) servicePools() map[int]*pool {
 	pools := map[int]*pool{}
-	for _, prefix := range e.ranges {
+	for _, prefix := range slices.Backward(e.ranges) { // of several of a family the first counts
 		pools[familyOfAddr(prefix.Addr())] = newPool(prefix, 11)
 	}
 	for _, list := range [][]*corev1.Service{e.previous.Services, e.out.Services} {

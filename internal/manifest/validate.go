@@ -11,6 +11,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
+	networkingv1 "k8s.io/api/networking/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/util/intstr"
 	"k8s.io/apimachinery/pkg/util/validation"
@@ -39,6 +40,8 @@ func Validate(object Object) error {
 		return validPod(x)
 	case *corev1.Node:
 		return validNode(x)
+	case *networkingv1.ServiceCIDR:
+		return validServiceCIDR(x)
 	}
 	if template, selector, replicas, isWorkload := workload(object); isWorkload {
 		if replicas < 0 && replicas != perNode || replicas > maxReplicas {
@@ -186,6 +189,18 @@ func validNode(n *corev1.Node) error {
 		}
 		if err := validAddr(fmt.Sprintf("status.addresses[%d].address", i), address.Address, 0); err != nil {
 			return err
+		}
+	}
+	return nil
+}
+
+func validServiceCIDR(s *networkingv1.ServiceCIDR) error {
+	if len(s.Spec.CIDRs) == 0 {
+		return errors.New("spec.cidrs is missing")
+	}
+	for i, cidr := range s.Spec.CIDRs {
+		if p, err := netip.ParsePrefix(cidr); err != nil || p != p.Masked() || p.Addr().Is4In6() {
+			return fmt.Errorf("spec.cidrs[%d]: %q is no CIDR such as 10.96.0.0/16", i, cidr)
 		}
 	}
 	return nil

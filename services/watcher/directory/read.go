@@ -13,6 +13,8 @@ import (
 	"strings"
 	"time"
 
+	networkingv1 "k8s.io/api/networking/v1"
+
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"github.com/deltaplane/deltaplane/internal/manifest"
@@ -26,7 +28,7 @@ const kindDocument = "Document"
 
 // Kinds are the kinds that a list of files decides about: also what another source has found out about the cluster,
 // which is no longer known to hold.
-var Kinds = append(slices.Clone(convert.Kinds), kindDocument, "Cluster")
+var Kinds = append(slices.Clone(convert.Kinds), kindDocument, convert.KindCluster)
 
 // reader remembers what files held: a file that is unreadable for a while loses nothing, and one that has not changed
 // is not decoded again.
@@ -43,6 +45,7 @@ type file struct {
 	modified time.Time
 	// objects are the good ones, and of what can't be read now those that were good before.
 	objects  []manifest.Object
+	ranges   []*networkingv1.ServiceCIDR
 	problems []core.Refusal
 	// spoilt are the objects that are in the file, but not as they were when they were good.
 	spoilt map[core.Key]bool
@@ -118,6 +121,9 @@ func (f *file) decode(name string, data []byte) {
 	}
 	before := f.objects
 	f.objects = slices.Collect(decoded.Watched())
+	if len(decoded.SetAside) == 0 || len(decoded.ServiceCIDRs) > 0 {
+		f.ranges = decoded.ServiceCIDRs
+	}
 	good := map[core.Key]bool{}
 	for _, object := range f.objects {
 		good[keyOf(object)] = true
@@ -188,8 +194,13 @@ func (r *reader) collect(names []string, list *core.List) {
 			}
 		}
 	}
+	var ranges []*networkingv1.ServiceCIDR
 	for _, name := range names {
 		r.problems(name, first, list)
+		ranges = append(ranges, r.files[name].ranges...)
+	}
+	if fact := convert.Cluster(ranges); fact != nil {
+		list.Facts = append(list.Facts, fact)
 	}
 	r.derived = derive(all, r.derived)
 	for _, slice := range r.derived {

@@ -132,6 +132,26 @@ func TestEveryReadingIsACompleteList(t *testing.T) {
 	f.expect()
 }
 
+func TestServiceCIDRsSayWhatTheClusterIs(t *testing.T) {
+	f := newFolder(t)
+	f.write("a.yaml", namespace)
+	f.expect("Namespace shop")
+	f.write("ranges.yaml", "apiVersion: networking.k8s.io/v1\nkind: ServiceCIDR\nmetadata: {name: kubernetes}\nspec: {cidrs: [10.96.0.0/16, 'fd00:10:96::/112']}\n")
+	list := f.expect("Cluster cluster", "Namespace shop")
+	var got []string
+	for _, found := range list.Facts[len(list.Facts)-1].GetCluster().GetServiceCidrs() {
+		got = append(got, found.GetValue()+" from "+found.GetOrigin())
+	}
+	want := []string{"10.96.0.0/16 from ServiceCIDR kubernetes, spec.cidrs", "fd00:10:96::/112 from ServiceCIDR kubernetes, spec.cidrs"}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("service CIDRs (-want +got):\n%s", diff)
+	}
+	f.write("ranges.yaml", broken)
+	f.expect("!Document ranges.yaml: document 1", "Cluster cluster", "Namespace shop")
+	f.remove("ranges.yaml")
+	f.expect("Namespace shop")
+}
+
 func TestSlicesAreDerivedUnlessGiven(t *testing.T) {
 	f := newFolder(t)
 	f.write("service.yaml", service)

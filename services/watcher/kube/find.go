@@ -105,10 +105,7 @@ func (f *finder) say() {
 			f.log.Info("found out about the cluster", "what", name, "value", v.GetValue(), "origin", v.GetOrigin())
 		}
 	}
-	f.emit(core.Upsert{Fact: &schemas.Fact{
-		Object: &schemas.ObjectRef{Kind: "Cluster", Name: "cluster"},
-		State:  &schemas.Fact_Cluster{Cluster: cluster},
-	}})
+	f.emit(core.Upsert{Fact: convert.ClusterFact(cluster)})
 }
 
 // ask asks for what isn't watched and returns when to ask again. What isn't there, or isn't allowed, is no error:
