@@ -26,11 +26,16 @@ const (
 	floorMapFloorFlows         = "floor_flows"
 	floorMapFloorFrontends     = "floor_frontends"
 	floorMapFlowsV2            = "flows_v2"
+	floorMapFragmentsV1        = "fragments_v1"
 	floorMapFrontendsV2        = "frontends_v2"
 	floorMapHealthChecksV1     = "health_checks_v1"
+	floorMapHeldRoom           = "held_room"
+	floorMapHeldV1             = "held_v1"
 	floorMapLocalsV1           = "locals_v1"
 	floorMapNetworksV1         = "networks_v1"
+	floorMapPackets            = "packets"
 	floorMapPositionsV2        = "positions_v2"
+	floorMapQuotedRoom         = "quoted_room"
 	floorMapRefusals           = "refusals"
 	floorMapSelfV1             = "self_v1"
 	floorMapSetsV2             = "sets_v2"
@@ -119,11 +124,16 @@ type floorMapSpecs struct {
 	FloorFlows     *ebpf.MapSpec `ebpf:"floor_flows"`
 	FloorFrontends *ebpf.MapSpec `ebpf:"floor_frontends"`
 	FlowsV2        *ebpf.MapSpec `ebpf:"flows_v2"`
+	FragmentsV1    *ebpf.MapSpec `ebpf:"fragments_v1"`
 	FrontendsV2    *ebpf.MapSpec `ebpf:"frontends_v2"`
 	HealthChecksV1 *ebpf.MapSpec `ebpf:"health_checks_v1"`
+	HeldRoom       *ebpf.MapSpec `ebpf:"held_room"`
+	HeldV1         *ebpf.MapSpec `ebpf:"held_v1"`
 	LocalsV1       *ebpf.MapSpec `ebpf:"locals_v1"`
 	NetworksV1     *ebpf.MapSpec `ebpf:"networks_v1"`
+	Packets        *ebpf.MapSpec `ebpf:"packets"`
 	PositionsV2    *ebpf.MapSpec `ebpf:"positions_v2"`
+	QuotedRoom     *ebpf.MapSpec `ebpf:"quoted_room"`
 	Refusals       *ebpf.MapSpec `ebpf:"refusals"`
 	SelfV1         *ebpf.MapSpec `ebpf:"self_v1"`
 	SetsV2         *ebpf.MapSpec `ebpf:"sets_v2"`
@@ -176,11 +186,16 @@ type floorMaps struct {
 	FloorFlows     *ebpf.Map `ebpf:"floor_flows"`
 	FloorFrontends *ebpf.Map `ebpf:"floor_frontends"`
 	FlowsV2        *ebpf.Map `ebpf:"flows_v2"`
+	FragmentsV1    *ebpf.Map `ebpf:"fragments_v1"`
 	FrontendsV2    *ebpf.Map `ebpf:"frontends_v2"`
 	HealthChecksV1 *ebpf.Map `ebpf:"health_checks_v1"`
+	HeldRoom       *ebpf.Map `ebpf:"held_room"`
+	HeldV1         *ebpf.Map `ebpf:"held_v1"`
 	LocalsV1       *ebpf.Map `ebpf:"locals_v1"`
 	NetworksV1     *ebpf.Map `ebpf:"networks_v1"`
+	Packets        *ebpf.Map `ebpf:"packets"`
 	PositionsV2    *ebpf.Map `ebpf:"positions_v2"`
+	QuotedRoom     *ebpf.Map `ebpf:"quoted_room"`
 	Refusals       *ebpf.Map `ebpf:"refusals"`
 	SelfV1         *ebpf.Map `ebpf:"self_v1"`
 	SetsV2         *ebpf.Map `ebpf:"sets_v2"`
@@ -203,11 +218,16 @@ func (m *floorMaps) Close() error {
 		m.FloorFlows,
 		m.FloorFrontends,
 		m.FlowsV2,
+		m.FragmentsV1,
 		m.FrontendsV2,
 		m.HealthChecksV1,
+		m.HeldRoom,
+		m.HeldV1,
 		m.LocalsV1,
 		m.NetworksV1,
+		m.Packets,
 		m.PositionsV2,
+		m.QuotedRoom,
 		m.Refusals,
 		m.SelfV1,
 		m.SetsV2,

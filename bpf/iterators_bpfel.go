@@ -23,8 +23,10 @@ const (
 	iteratorsMapDropsV1         = "drops_v1"
 	iteratorsMapEndpointsV1     = "endpoints_v1"
 	iteratorsMapFlowsV2         = "flows_v2"
+	iteratorsMapFragmentsV1     = "fragments_v1"
 	iteratorsMapFrontendsV2     = "frontends_v2"
 	iteratorsMapHealthChecksV1  = "health_checks_v1"
+	iteratorsMapHeldV1          = "held_v1"
 	iteratorsMapLocalsV1        = "locals_v1"
 	iteratorsMapNetworksV1      = "networks_v1"
 	iteratorsMapPositionsV2     = "positions_v2"
@@ -103,8 +105,10 @@ type iteratorsMapSpecs struct {
 	DropsV1        *ebpf.MapSpec `ebpf:"drops_v1"`
 	EndpointsV1    *ebpf.MapSpec `ebpf:"endpoints_v1"`
 	FlowsV2        *ebpf.MapSpec `ebpf:"flows_v2"`
+	FragmentsV1    *ebpf.MapSpec `ebpf:"fragments_v1"`
 	FrontendsV2    *ebpf.MapSpec `ebpf:"frontends_v2"`
 	HealthChecksV1 *ebpf.MapSpec `ebpf:"health_checks_v1"`
+	HeldV1         *ebpf.MapSpec `ebpf:"held_v1"`
 	LocalsV1       *ebpf.MapSpec `ebpf:"locals_v1"`
 	NetworksV1     *ebpf.MapSpec `ebpf:"networks_v1"`
 	PositionsV2    *ebpf.MapSpec `ebpf:"positions_v2"`
@@ -155,8 +159,10 @@ type iteratorsMaps struct {
 	DropsV1        *ebpf.Map `ebpf:"drops_v1"`
 	EndpointsV1    *ebpf.Map `ebpf:"endpoints_v1"`
 	FlowsV2        *ebpf.Map `ebpf:"flows_v2"`
+	FragmentsV1    *ebpf.Map `ebpf:"fragments_v1"`
 	FrontendsV2    *ebpf.Map `ebpf:"frontends_v2"`
 	HealthChecksV1 *ebpf.Map `ebpf:"health_checks_v1"`
+	HeldV1         *ebpf.Map `ebpf:"held_v1"`
 	LocalsV1       *ebpf.Map `ebpf:"locals_v1"`
 	NetworksV1     *ebpf.Map `ebpf:"networks_v1"`
 	PositionsV2    *ebpf.Map `ebpf:"positions_v2"`
@@ -178,8 +184,10 @@ func (m *iteratorsMaps) Close() error {
 		m.DropsV1,
 		m.EndpointsV1,
 		m.FlowsV2,
+		m.FragmentsV1,
 		m.FrontendsV2,
 		m.HealthChecksV1,
+		m.HeldV1,
 		m.LocalsV1,
 		m.NetworksV1,
 		m.PositionsV2,

@@ -23,11 +23,16 @@ const (
 	podsMapDropsV1           = "drops_v1"
 	podsMapEndpointsV1       = "endpoints_v1"
 	podsMapFlowsV2           = "flows_v2"
+	podsMapFragmentsV1       = "fragments_v1"
 	podsMapFrontendsV2       = "frontends_v2"
 	podsMapHealthChecksV1    = "health_checks_v1"
+	podsMapHeldRoom          = "held_room"
+	podsMapHeldV1            = "held_v1"
 	podsMapLocalsV1          = "locals_v1"
 	podsMapNetworksV1        = "networks_v1"
+	podsMapPackets           = "packets"
 	podsMapPositionsV2       = "positions_v2"
+	podsMapQuotedRoom        = "quoted_room"
 	podsMapRefusals          = "refusals"
 	podsMapSelfV1            = "self_v1"
 	podsMapSetsV2            = "sets_v2"
@@ -102,11 +107,16 @@ type podsMapSpecs struct {
 	DropsV1        *ebpf.MapSpec `ebpf:"drops_v1"`
 	EndpointsV1    *ebpf.MapSpec `ebpf:"endpoints_v1"`
 	FlowsV2        *ebpf.MapSpec `ebpf:"flows_v2"`
+	FragmentsV1    *ebpf.MapSpec `ebpf:"fragments_v1"`
 	FrontendsV2    *ebpf.MapSpec `ebpf:"frontends_v2"`
 	HealthChecksV1 *ebpf.MapSpec `ebpf:"health_checks_v1"`
+	HeldRoom       *ebpf.MapSpec `ebpf:"held_room"`
+	HeldV1         *ebpf.MapSpec `ebpf:"held_v1"`
 	LocalsV1       *ebpf.MapSpec `ebpf:"locals_v1"`
 	NetworksV1     *ebpf.MapSpec `ebpf:"networks_v1"`
+	Packets        *ebpf.MapSpec `ebpf:"packets"`
 	PositionsV2    *ebpf.MapSpec `ebpf:"positions_v2"`
+	QuotedRoom     *ebpf.MapSpec `ebpf:"quoted_room"`
 	Refusals       *ebpf.MapSpec `ebpf:"refusals"`
 	SelfV1         *ebpf.MapSpec `ebpf:"self_v1"`
 	SetsV2         *ebpf.MapSpec `ebpf:"sets_v2"`
@@ -155,11 +165,16 @@ type podsMaps struct {
 	DropsV1        *ebpf.Map `ebpf:"drops_v1"`
 	EndpointsV1    *ebpf.Map `ebpf:"endpoints_v1"`
 	FlowsV2        *ebpf.Map `ebpf:"flows_v2"`
+	FragmentsV1    *ebpf.Map `ebpf:"fragments_v1"`
 	FrontendsV2    *ebpf.Map `ebpf:"frontends_v2"`
 	HealthChecksV1 *ebpf.Map `ebpf:"health_checks_v1"`
+	HeldRoom       *ebpf.Map `ebpf:"held_room"`
+	HeldV1         *ebpf.Map `ebpf:"held_v1"`
 	LocalsV1       *ebpf.Map `ebpf:"locals_v1"`
 	NetworksV1     *ebpf.Map `ebpf:"networks_v1"`
+	Packets        *ebpf.Map `ebpf:"packets"`
 	PositionsV2    *ebpf.Map `ebpf:"positions_v2"`
+	QuotedRoom     *ebpf.Map `ebpf:"quoted_room"`
 	Refusals       *ebpf.Map `ebpf:"refusals"`
 	SelfV1         *ebpf.Map `ebpf:"self_v1"`
 	SetsV2         *ebpf.Map `ebpf:"sets_v2"`
@@ -179,11 +194,16 @@ func (m *podsMaps) Close() error {
 		m.DropsV1,
 		m.EndpointsV1,
 		m.FlowsV2,
+		m.FragmentsV1,
 		m.FrontendsV2,
 		m.HealthChecksV1,
+		m.HeldRoom,
+		m.HeldV1,
 		m.LocalsV1,
 		m.NetworksV1,
+		m.Packets,
 		m.PositionsV2,
+		m.QuotedRoom,
 		m.Refusals,
 		m.SelfV1,
 		m.SetsV2,

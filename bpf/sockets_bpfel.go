@@ -23,8 +23,10 @@ const (
 	socketsMapDropsV1         = "drops_v1"
 	socketsMapEndpointsV1     = "endpoints_v1"
 	socketsMapFlowsV2         = "flows_v2"
+	socketsMapFragmentsV1     = "fragments_v1"
 	socketsMapFrontendsV2     = "frontends_v2"
 	socketsMapHealthChecksV1  = "health_checks_v1"
+	socketsMapHeldV1          = "held_v1"
 	socketsMapLocalsV1        = "locals_v1"
 	socketsMapNetworksV1      = "networks_v1"
 	socketsMapPositionsV2     = "positions_v2"
@@ -118,8 +120,10 @@ type socketsMapSpecs struct {
 	DropsV1        *ebpf.MapSpec `ebpf:"drops_v1"`
 	EndpointsV1    *ebpf.MapSpec `ebpf:"endpoints_v1"`
 	FlowsV2        *ebpf.MapSpec `ebpf:"flows_v2"`
+	FragmentsV1    *ebpf.MapSpec `ebpf:"fragments_v1"`
 	FrontendsV2    *ebpf.MapSpec `ebpf:"frontends_v2"`
 	HealthChecksV1 *ebpf.MapSpec `ebpf:"health_checks_v1"`
+	HeldV1         *ebpf.MapSpec `ebpf:"held_v1"`
 	LocalsV1       *ebpf.MapSpec `ebpf:"locals_v1"`
 	NetworksV1     *ebpf.MapSpec `ebpf:"networks_v1"`
 	PositionsV2    *ebpf.MapSpec `ebpf:"positions_v2"`
@@ -171,8 +175,10 @@ type socketsMaps struct {
 	DropsV1        *ebpf.Map `ebpf:"drops_v1"`
 	EndpointsV1    *ebpf.Map `ebpf:"endpoints_v1"`
 	FlowsV2        *ebpf.Map `ebpf:"flows_v2"`
+	FragmentsV1    *ebpf.Map `ebpf:"fragments_v1"`
 	FrontendsV2    *ebpf.Map `ebpf:"frontends_v2"`
 	HealthChecksV1 *ebpf.Map `ebpf:"health_checks_v1"`
+	HeldV1         *ebpf.Map `ebpf:"held_v1"`
 	LocalsV1       *ebpf.Map `ebpf:"locals_v1"`
 	NetworksV1     *ebpf.Map `ebpf:"networks_v1"`
 	PositionsV2    *ebpf.Map `ebpf:"positions_v2"`
@@ -194,8 +200,10 @@ func (m *socketsMaps) Close() error {
 		m.DropsV1,
 		m.EndpointsV1,
 		m.FlowsV2,
+		m.FragmentsV1,
 		m.FrontendsV2,
 		m.HealthChecksV1,
+		m.HeldV1,
 		m.LocalsV1,
 		m.NetworksV1,
 		m.PositionsV2,

@@ -264,6 +264,50 @@ struct choices {
 };
 _Static_assert(sizeof(struct choices) == 360, "choices");
 
+/* A datagram that comes in fragments, as a hook sees it. IPv6 knows it without the protocol. */
+struct fragment_key {
+	struct address source;
+	struct address destination;
+	__be32 id;
+	__u8 protocol;
+	__u8 leaving;
+	__u16 pad;
+};
+_Static_assert(sizeof(struct fragment_key) == 40, "fragment_key");
+
+/* What became of its first fragment. */
+struct fragment {
+	struct address source; /* what was put into the packet */
+	struct address destination;
+	__u64 time; /* CLOCK_MONOTONIC, ns */
+	__u8 state; /* FRAGMENT_ */
+	__u8 held;  /* later ones that wait for the first */
+	__u8 again; /* 1: the first comes by once more, as it was sent on */
+	__u8 pad[5];
+};
+_Static_assert(sizeof(struct fragment) == 48, "fragment");
+
+#define FRAGMENT_WAITING    1 /* the first has not come yet */
+#define FRAGMENT_PASSED	    2 /* it is nobody's: later ones pass, too */
+#define FRAGMENT_TRANSLATED 3
+#define FRAGMENT_DROPPED    4 /* or refused */
+
+/* A fragment that came before its datagram's first one. */
+struct held_key {
+	struct fragment_key datagram;
+	__u32 index;
+};
+_Static_assert(sizeof(struct held_key) == 44, "held_key");
+
+#define HELD_BYTES 1600
+struct held {
+	__u64 time; /* CLOCK_MONOTONIC, ns */
+	__u32 length;
+	__u32 pad;
+	__u8 bytes[HELD_BYTES]; /* from its IP header on */
+};
+_Static_assert(sizeof(struct held) == 16 + HELD_BYTES, "held");
+
 struct drop_event {
 	__u64 time; /* CLOCK_MONOTONIC, ns */
 	struct address source;

@@ -141,6 +141,22 @@ struct {
 	__type(value, struct affinity);
 } affinities_v1 SEC(".maps");
 
+/* What became of the first fragments of datagrams. */
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, 16384);
+	__type(key, struct fragment_key);
+	__type(value, struct fragment);
+} fragments_v1 SEC(".maps");
+
+/* Fragments that came before their first one: 1.7 MB in all. */
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, 1024);
+	__type(key, struct held_key);
+	__type(value, struct held);
+} held_v1 SEC(".maps");
+
 /* Which backend a connected socket has. */
 struct {
 	__uint(type, BPF_MAP_TYPE_SK_STORAGE);

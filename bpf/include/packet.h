@@ -17,25 +17,54 @@
 
 #include "abi.h"
 #include "address.h"
+#include "extension.h"
 #include "reasons.h"
 
 #define IPV4_FRAGMENT_OFFSET 0x1fff
 #define IPV4_MORE_FRAGMENTS  0x2000
 
 struct packet {
-	struct tuple tuple;
-	__u32 transport; /* offset of the TCP, UDP or SCTP header */
-	__u32 sequence;	 /* TCP, host byte order */
+	struct tuple tuple; /* ports are 0 where the packet has none to be read */
+	__u32 transport;    /* offset of the header behind IP's, or of a later fragment's data */
+	__u32 sequence;	    /* TCP, host byte order */
+	__u32 acknowledged; /* TCP, host byte order; 0 without ACK */
+	__u32 id;	    /* of a fragment's datagram, as in the header */
 	bool v6;
 	bool syn; /* of TCP; the first of a connection: SYN without ACK */
 	bool fin;
 	bool rst;
+	bool ack;
+	bool first; /* fragment of a datagram: it has the ports. See fragment.h */
+	bool later; /* fragment of a datagram: it has none */
 	/*
 	 * Why the packet cannot be translated, if it cannot: it is dropped only if it is for a
 	 * Service. REASON_NONE for a packet that can.
 	 */
 	__u8 reason;
 };
+
+/*
+ * Room for a packet's headers, one a processor, zeroed: NULL never happens. Not on the stack: a
+ * verifier remembers of a stack which values came together, and would walk all that follows once
+ * for each way through the headers; of a map's value it knows nothing. A packet that is sent from
+ * within the program (bpf_clone_redirect) may overwrite it.
+ */
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct packet);
+} packets SEC(".maps");
+
+static __always_inline struct packet *packet_room(void)
+{
+	__u32 zero = 0;
+	struct packet *p = bpf_map_lookup_elem(&packets, &zero);
+
+	if (p)
+		__builtin_memset(p, 0, sizeof(*p));
+	return p;
+}
 
 /*
  * The packet's bounds. In assembly, since clang likes to compute the address of a context's field
@@ -64,7 +93,7 @@ static __always_inline void *packet_end(const struct __sk_buff *skb)
 /* The verifier of older kernels forgets what it knew of a number that was on the stack. */
 static __always_inline void *transport_start(const struct __sk_buff *skb, const struct packet *p)
 {
-	return packet_start(skb) + (p->transport & 0x7f);
+	return packet_start(skb) + (p->transport & 0xff);
 }
 
 /*
@@ -76,51 +105,6 @@ static __always_inline void bring_in(struct __sk_buff *skb, __u32 bytes)
 {
 	if (packet_start(skb) + bytes > packet_end(skb) && bytes <= skb->len)
 		bpf_skb_pull_data(skb, bytes);
-}
-
-static __always_inline bool carries_services(__u8 protocol)
-{
-	return protocol == IPPROTO_TCP || protocol == IPPROTO_UDP || protocol == IPPROTO_SCTP;
-}
-
-/*
- * Skips IPv6 extension headers (RFC 8200 4.1; AH by RFC 4302) to find the ports. Returns the offset
- * of the transport header and its protocol, 0 for a packet without: a later fragment, or more
- * headers than anyone sends.
- * __noinline: a rare path.
- */
-static __noinline __u32 skip_extensions(struct __sk_buff *skb, __u8 next, __u8 *protocol)
-{
-	__u32 offset = ETH_HLEN + sizeof(struct ipv6hdr);
-	__u8 header[4];
-
-	for (int i = 0; i < 6; i++) {
-		if (carries_services(next)) {
-			*protocol = next;
-			return offset;
-		}
-		if (bpf_skb_load_bytes(skb, offset, header, sizeof(header)))
-			return 0;
-		switch (next) {
-		case IPPROTO_HOPOPTS:
-		case IPPROTO_ROUTING:
-		case IPPROTO_DSTOPTS:
-			offset += (header[1] + 1) * 8;
-			break;
-		case IPPROTO_AH:
-			offset += (header[1] + 2) * 4;
-			break;
-		case IPPROTO_FRAGMENT:
-			if ((header[2] << 8 | header[3]) & 0xfff8)
-				return 0;
-			offset += 8;
-			break;
-		default:
-			return 0;
-		}
-		next = header[0];
-	}
-	return 0;
 }
 
 /* Ports of a packet that is not translated. Returns false if it has none. */
@@ -144,17 +128,33 @@ static __always_inline bool read_ipv4(struct __sk_buff *skb, struct packet *p)
 	ip = packet_start(skb) + ETH_HLEN;
 	if ((void *)(ip + 1) > packet_end(skb) || ip->version != 4 || ip->ihl < 5)
 		return false;
-	fragment = bpf_ntohs(ip->frag_off);
-	/* A later fragment names no port: nothing says that it is a Service's. */
-	if (fragment & IPV4_FRAGMENT_OFFSET || !carries_services(ip->protocol))
-		return false;
 	p->tuple.source = address_of_v4(ip->saddr);
 	p->tuple.destination = address_of_v4(ip->daddr);
 	p->tuple.protocol = ip->protocol;
 	p->transport = ETH_HLEN + ip->ihl * 4;
-	if (fragment & IPV4_MORE_FRAGMENTS)
-		p->reason = REASON_UNSUPPORTED;
-	return true;
+	fragment = bpf_ntohs(ip->frag_off);
+	if (fragment & (IPV4_FRAGMENT_OFFSET | IPV4_MORE_FRAGMENTS)) {
+		p->id = ip->id;
+		p->later = fragment & IPV4_FRAGMENT_OFFSET;
+		p->first = !p->later;
+	}
+	return carries_services(p->tuple.protocol);
+}
+
+/* __noinline: a rare path. Returns false where no ports can be found. */
+static __noinline bool read_extensions(struct __sk_buff *skb, struct packet *p)
+{
+	struct chain c = { .offset = p->transport, .next = p->tuple.protocol };
+
+	skip_extensions(skb, &c);
+	p->transport = c.offset;
+	p->tuple.protocol = c.next;
+	p->id = c.id;
+	p->first = c.first;
+	p->later = c.later;
+	p->reason = c.reason;
+	/* What a later fragment's data is, its first says: here it may be an extension, too. */
+	return carries_services(c.next) || (c.later && is_extension(c.next));
 }
 
 static __always_inline bool read_ipv6(struct __sk_buff *skb, struct packet *p)
@@ -170,19 +170,16 @@ static __always_inline bool read_ipv6(struct __sk_buff *skb, struct packet *p)
 	p->v6 = true;
 	p->tuple.protocol = ip->nexthdr;
 	p->transport = ETH_HLEN + sizeof(*ip);
-	if (!carries_services(ip->nexthdr)) {
-		p->transport = skip_extensions(skb, ip->nexthdr, &p->tuple.protocol);
-		p->reason = REASON_UNSUPPORTED;
-		return p->transport;
-	}
-	return true;
+	return carries_services(ip->nexthdr) || read_extensions(skb, p);
 }
 
 static __always_inline bool read_transport(struct __sk_buff *skb, struct packet *p)
 {
-	__u32 end = p->transport;
+	__u32 end = p->transport & 0xff;
 	struct tcphdr *tcp;
 
+	if (p->later)
+		return true;
 	if (p->reason)
 		return read_ports(skb, p);
 	end += p->tuple.protocol == IPPROTO_TCP ? sizeof(struct tcphdr) : sizeof(struct udphdr);
@@ -194,11 +191,15 @@ static __always_inline bool read_transport(struct __sk_buff *skb, struct packet 
 	p->tuple.destination_port = tcp->dest;
 	if (p->tuple.protocol != IPPROTO_TCP)
 		return true;
+	/* A first fragment without all of TCP's header is an attack, RFC 1858 and RFC 8200 4.5. */
 	if ((void *)(tcp + 1) > packet_end(skb) || tcp->doff < 5) {
 		p->reason = REASON_MALFORMED;
 		return true;
 	}
 	p->sequence = bpf_ntohl(tcp->seq);
+	p->ack = tcp->ack;
+	if (p->ack)
+		p->acknowledged = bpf_ntohl(tcp->ack_seq);
 	p->syn = tcp->syn && !tcp->ack;
 	p->fin = tcp->fin;
 	p->rst = tcp->rst;
@@ -206,8 +207,10 @@ static __always_inline bool read_transport(struct __sk_buff *skb, struct packet 
 }
 
 /*
- * Reads the headers. Returns false for a packet that cannot be a Service's, whatever the tables
- * say: no IP, no TCP, UDP or SCTP, no ports. p is zeroed by the caller.
+ * Reads the headers. Returns false for a packet without ports, and so no Service's whatever the
+ * tables say: no IP, or another protocol than TCP, UDP and SCTP. What was read of such a packet is
+ * in p all the same; so are the reason of one whose ports are out of sight, and the addresses of a
+ * later fragment, which is true. p is zeroed by the caller.
  */
 static __always_inline bool read_packet(struct __sk_buff *skb, struct packet *p)
 {

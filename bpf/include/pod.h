@@ -8,6 +8,7 @@
 
 #include "drop.h"
 #include "flow.h"
+#include "fragment.h"
 #include "icmp.h"
 #include "maps.h"
 #include "operate.h"
@@ -109,43 +110,71 @@ static __noinline int begin(struct __sk_buff *skb, const struct packet *p, const
 	return translated(p, flow_apply_forward(skb, p, &flow));
 }
 
-static __always_inline int pod_sends(struct __sk_buff *skb)
+static __always_inline int translate_sent(struct __sk_buff *skb, const struct packet *p)
 {
 	const struct frontend *frontend;
-	struct packet p = {};
 	struct flow *flow;
 	bool goes_on;
 
-	if (!read_packet(skb, &p))
-		return PASS;
-	flow = look_up(&flows_v2, &p.tuple);
-	goes_on = flow && !p.reason && flow_goes_on(&p, flow);
-	if (goes_on && flow_is_whole(&p.tuple, flow)) {
-		flow_note_end(&p, flow);
-		return translated(&p, flow_apply_forward(skb, &p, flow));
+	flow = look_up(&flows_v2, &p->tuple);
+	goes_on = flow && !p->reason && flow_goes_on(p, flow);
+	if (goes_on && flow_is_whole(&p->tuple, flow)) {
+		flow_note_end(p, flow);
+		return translated(p, flow_apply_forward(skb, p, flow));
 	}
-	frontend = dialled(&p);
+	frontend = dialled(p);
 	if (!frontend) {
-		if (p.syn || (p.tuple.protocol == IPPROTO_UDP && !p.reason))
-			end_flow_of_reused_port(&p);
+		if (p->syn || (p->tuple.protocol == IPPROTO_UDP && !p->reason))
+			end_flow_of_reused_port(p);
 		return PASS;
 	}
-	return begin(skb, &p, flow, frontend, goes_on);
+	return begin(skb, p, flow, frontend, goes_on);
+}
+
+static __always_inline int translate_got(struct __sk_buff *skb, struct packet *p)
+{
+	struct flow *flow;
+
+	if (p->reason)
+		return PASS;
+	p->tuple.leaving = 1;
+	flow = look_up(&flows_v2, &p->tuple);
+	if (!flow)
+		return PASS;
+	flow_note_end(p, flow);
+	return translated(p, flow_apply_reverse(skb, p, flow));
+}
+
+static __always_inline int pod_sends(struct __sk_buff *skb)
+{
+	struct packet *p = packet_room();
+	int verdict = FRAGMENT_UNDECIDED;
+
+	if (!p)
+		return PASS;
+	if (!read_packet(skb, p))
+		return translate_error(skb, p, false);
+	if (p->first || p->later)
+		verdict = fragment_begin(skb, p, false);
+	if (verdict != FRAGMENT_UNDECIDED)
+		return verdict;
+	verdict = translate_sent(skb, p);
+	return p->first ? fragment_end(skb, p, false, verdict) : verdict;
 }
 
 static __always_inline int pod_gets(struct __sk_buff *skb)
 {
-	struct packet p = {};
-	struct flow *flow;
+	struct packet *p = packet_room();
+	int verdict = FRAGMENT_UNDECIDED;
 
-	if (!read_packet(skb, &p))
-		return error_to_pod(skb);
-	if (p.reason)
+	if (!p)
 		return PASS;
-	p.tuple.leaving = 1;
-	flow = look_up(&flows_v2, &p.tuple);
-	if (!flow)
-		return PASS;
-	flow_note_end(&p, flow);
-	return translated(&p, flow_apply_reverse(skb, &p, flow));
+	if (!read_packet(skb, p))
+		return translate_error(skb, p, true);
+	if (p->first || p->later)
+		verdict = fragment_begin(skb, p, true);
+	if (verdict != FRAGMENT_UNDECIDED)
+		return verdict;
+	verdict = translate_got(skb, p);
+	return p->first ? fragment_end(skb, p, true, verdict) : verdict;
 }

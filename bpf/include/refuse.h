@@ -1,17 +1,23 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 /*
- * The answer to a client of a Service without backends, made out of the client's own packet: a TCP
- * RST (RFC 9293 3.10.7.1) or an ICMP port unreachable (RFC 792, RFC 4443 3.1), from the Service's
- * address, sent back through the interface the packet came by.
+ * The answer to a client that is refused, made out of the client's own packet: a TCP RST (RFC 9293
+ * 3.10.7.1), an SCTP ABORT (RFC 9260 8.4) or an ICMP port unreachable (RFC 792, RFC 4443 3.1),
+ * from the address dialled, sent back through the interface the packet came by. To SCTP an ICMP
+ * message would be a hint, after which Linux goes on trying; an ABORT ends the attempt at once.
+ *
+ * IPv4 options and IPv6 extension headers are quoted in ICMP messages and left out of the others.
+ * A first fragment is answered as what it is the start of; a VLAN's tag, which is beside the
+ * packet, stays.
  *
  * A packet that waits for its checksum (CHECKSUM_PARTIAL) keeps doing so whatever is written into
- * it. The answers stay right whether that happens or not: the RST has its checksum field where the
- * packet had it; the ICMP message quotes the datagram with the field in its old place, and its own
- * checksum counts what will be there.
+ * it. The answers stay right whether that happens or not: RST and ABORT have their checksum field
+ * where the packet had it; the ICMP message quotes the datagram with the field in its old place,
+ * and its own checksum counts what will be there.
  */
 #pragma once
 
 #include <linux/bpf.h>
+#include <linux/if_packet.h>
 #include <linux/pkt_cls.h>
 #include <bpf/bpf_endian.h>
 #include <bpf/bpf_helpers.h>
@@ -21,7 +27,7 @@
 #include "maps.h"
 #include "operate.h"
 #include "packet.h"
-#include "rewrite.h"
+#include "sctp.h"
 
 /* Answers per second and processor, and how many may come at once. Set at load. */
 volatile const __u32 refusals_per_second = 1000;
@@ -58,6 +64,17 @@ struct unreachable {
 
 /* What of the client's packet an ICMP message quotes beyond the IP header: ports, all of UDP. */
 #define QUOTED 8
+
+/* The longest headers that are quoted with it: those of packets that are translated. */
+#define QUOTED_MOST (TRANSPORT_FARTHEST - ETH_HLEN + QUOTED)
+
+/* Room for what is quoted, one a processor: too large for the stack. */
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, __u8[(QUOTED_MOST + 7) / 8 * 8]);
+} quoted_room SEC(".maps");
 
 static __always_inline bool refusal_allowed(void)
 {
@@ -150,7 +167,7 @@ static __always_inline long write_ip(struct __sk_buff *skb, const struct packet 
 
 		__builtin_memcpy(&ip.saddr, &t->destination, sizeof(ip.saddr));
 		__builtin_memcpy(&ip.daddr, &t->source, sizeof(ip.daddr));
-		return bpf_skb_store_bytes(skb, ETH_HLEN, &ip, sizeof(ip), 0);
+		return bpf_skb_store_bytes(skb, ETH_HLEN, &ip, sizeof(ip), BPF_F_RECOMPUTE_CSUM);
 	} else {
 		struct iphdr ip = {
 			.version = 4,
@@ -163,7 +180,7 @@ static __always_inline long write_ip(struct __sk_buff *skb, const struct packet 
 		};
 
 		ip.check = ~sum_fold(sum_words(&ip, sizeof(ip)));
-		return bpf_skb_store_bytes(skb, ETH_HLEN, &ip, sizeof(ip), 0);
+		return bpf_skb_store_bytes(skb, ETH_HLEN, &ip, sizeof(ip), BPF_F_RECOMPUTE_CSUM);
 	}
 }
 
@@ -196,15 +213,31 @@ static __always_inline void reset_of(struct __sk_buff *skb, const struct packet 
 		struct ipv6hdr *ip = start;
 
 		if (ip->payload_len)
-			length = bpf_ntohs(ip->payload_len) - segment->doff * 4;
+			length = bpf_ntohs(ip->payload_len) + ETH_HLEN + sizeof(*ip) -
+				 p->transport - segment->doff * 4;
 	}
 	*flags |= TCP_FLAG_BYTE_ACK;
 	reset->ack_seq = bpf_htonl(p->sequence + length + segment->syn + segment->fin);
 }
 
-static __always_inline long make_reset(struct __sk_buff *skb, const struct packet *p)
+/* Where the transport header of an answer without options begins. */
+static __always_inline __u32 plain_transport(const struct packet *p)
 {
-	__u32 transport = ETH_HLEN + (p->v6 ? sizeof(struct ipv6hdr) : sizeof(struct iphdr));
+	return ETH_HLEN + (p->v6 ? sizeof(struct ipv6hdr) : sizeof(struct iphdr));
+}
+
+/* Cuts a packet behind so many bytes of its transport header and takes options and extension
+ * headers out, so that what is left of the IP header is to be written. */
+static __always_inline long cut(struct __sk_buff *skb, const struct packet *p, __u32 bytes)
+{
+	__s32 extra = p->transport - plain_transport(p);
+
+	return bpf_skb_change_tail(skb, p->transport + bytes, 0)
+		       ?: (extra ? bpf_skb_adjust_room(skb, -extra, BPF_ADJ_ROOM_MAC, 0) : 0);
+}
+
+static __noinline long make_reset(struct __sk_buff *skb, const struct packet *p)
+{
 	struct tcphdr segment, reset;
 	bool partial;
 	__u64 sum;
@@ -213,12 +246,52 @@ static __always_inline long make_reset(struct __sk_buff *skb, const struct packe
 		return -1;
 	partial = awaits_checksum(skb, p, segment.check, skb->len - p->transport);
 	reset_of(skb, p, &segment, &reset);
-	if (bpf_skb_change_tail(skb, transport + sizeof(reset), 0))
+	if (cut(skb, p, sizeof(reset)))
 		return -1;
 	sum = sum_pseudo(p, IPPROTO_TCP, sizeof(reset));
 	reset.check = partial ? sum_fold(sum) : ~sum_fold(sum + sum_words(&reset, sizeof(reset)));
 	return write_ip(skb, p, IPPROTO_TCP, sizeof(reset))
-		       ?: bpf_skb_store_bytes(skb, transport, &reset, sizeof(reset), 0);
+		       ?: bpf_skb_store_bytes(skb, plain_transport(p), &reset, sizeof(reset),
+					      BPF_F_RECOMPUTE_CSUM);
+}
+
+#define SCTP_INIT	       1
+#define SCTP_ABORT	       6
+#define SCTP_SHUTDOWN_COMPLETE 14
+#define SCTP_TAG_REFLECTED     1
+
+/* RFC 9260 8.4: never to an ABORT or SHUTDOWN COMPLETE. */
+static __noinline long make_abort(struct __sk_buff *skb, const struct packet *p)
+{
+	struct sctp_packet packet = {}, answer = {};
+	const __u32 bytes = offsetof(struct sctp_packet, tag);
+	enum checksum_state state = checksum_state(skb);
+
+	if (bpf_skb_load_bytes(skb, p->transport, &packet.header, sizeof(packet.header)))
+		return -1;
+	/* Without a chunk, or without all of it, zero is none that has a meaning here. */
+	if (!bpf_skb_load_bytes(skb, p->transport, &packet, bytes) &&
+	    (packet.type == SCTP_ABORT || packet.type == SCTP_SHUTDOWN_COMPLETE))
+		return -1;
+	answer.header.source = packet.header.dest;
+	answer.header.dest = packet.header.source;
+	answer.header.tag = packet.header.tag;
+	answer.type = SCTP_ABORT;
+	answer.flags = SCTP_TAG_REFLECTED;
+	answer.length = bpf_htons(4);
+	if (packet.type == SCTP_INIT) {
+		if (bpf_skb_load_bytes(skb, p->transport, &packet, sizeof(packet)) || !packet.tag)
+			return -1;
+		answer.header.tag = packet.tag;
+		answer.flags = 0;
+	}
+	if (state != CHECKSUM_PARTIAL && !(state == CHECKSUM_UNKNOWN && !packet.header.checksum))
+		answer.header.checksum = sctp_checksum(&answer);
+	if (cut(skb, p, bytes))
+		return -1;
+	return write_ip(skb, p, IPPROTO_SCTP, bytes)
+		       ?: bpf_skb_store_bytes(skb, plain_transport(p), &answer, bytes,
+					      BPF_F_RECOMPUTE_CSUM);
 }
 
 /* The sum of what is quoted beyond the IP header, as it will be once the datagram's checksum is
@@ -239,28 +312,28 @@ static __always_inline __u64 sum_quoted(struct __sk_buff *skb, const struct pack
 	return sum - udp.check + (check ? check : 0xffff);
 }
 
-static __always_inline long make_unreachable(struct __sk_buff *skb, const struct packet *p)
+static __noinline long make_unreachable(struct __sk_buff *skb, const struct packet *p)
 {
-	__u32 header = p->v6 ? sizeof(struct ipv6hdr) : sizeof(struct iphdr);
-	__u32 length = sizeof(struct unreachable) + header + QUOTED;
+	const __u32 header = p->v6 ? sizeof(struct ipv6hdr) : sizeof(struct iphdr);
+	__u32 before = p->transport - ETH_HLEN, length = before + QUOTED, zero = 0;
 	struct unreachable icmp = {
 		.type = p->v6 ? ICMPV6_UNREACHABLE : ICMP_UNREACHABLE,
 		.code = p->v6 ? ICMPV6_PORT_UNREACHABLE : ICMP_PORT_UNREACHABLE,
 	};
-	__u8 quoted_ip[sizeof(struct ipv6hdr)] = {};
 	__u8 quoted[QUOTED];
+	__u8 *headers;
 	__u64 sum;
-	long failed;
 
-	/* Options would be quoted too: such a client is not answered. */
-	if (p->transport != ETH_HLEN + header)
+	headers = look_up(&quoted_room, &zero);
+	/* All headers are of four bytes or a multiple. */
+	before &= 0xfc;
+	if (!headers || before < sizeof(struct iphdr) || before > QUOTED_MOST - QUOTED ||
+	    bpf_skb_load_bytes(skb, ETH_HLEN, headers, before) ||
+	    bpf_skb_load_bytes(skb, p->transport, quoted, sizeof(quoted)))
 		return -1;
-	failed = p->v6 ? bpf_skb_load_bytes(skb, ETH_HLEN, quoted_ip, sizeof(struct ipv6hdr))
-		       : bpf_skb_load_bytes(skb, ETH_HLEN, quoted_ip, sizeof(struct iphdr));
-	if (failed || bpf_skb_load_bytes(skb, p->transport, quoted, sizeof(quoted)))
-		return -1;
-	sum = sum_words(&icmp, sizeof(icmp)) + sum_words(quoted_ip, sizeof(quoted_ip)) +
-	      sum_quoted(skb, p, quoted);
+	sum = sum_words(&icmp, sizeof(icmp)) + sum_quoted(skb, p, quoted) +
+	      (__u32)bpf_csum_diff(NULL, 0, (__be32 *)headers, before, 0);
+	length += sizeof(icmp);
 	if (p->v6)
 		sum += sum_pseudo(p, IPPROTO_ICMPV6, length);
 	icmp.checksum = ~sum_fold(sum);
@@ -268,21 +341,32 @@ static __always_inline long make_unreachable(struct __sk_buff *skb, const struct
 	    bpf_skb_adjust_room(skb, header + sizeof(icmp), BPF_ADJ_ROOM_MAC, 0))
 		return -1;
 	return write_ip(skb, p, p->v6 ? IPPROTO_ICMPV6 : IPPROTO_ICMP, length)
-		       ?: bpf_skb_store_bytes(skb, ETH_HLEN + header, &icmp, sizeof(icmp), 0);
+		       ?: bpf_skb_store_bytes(skb, ETH_HLEN + header, &icmp, sizeof(icmp),
+					      BPF_F_RECOMPUTE_CSUM);
+}
+
+static __always_inline long make_answer(struct __sk_buff *skb, const struct packet *p)
+{
+	switch (p->tuple.protocol) {
+	case IPPROTO_TCP:
+		return make_reset(skb, p);
+	case IPPROTO_SCTP:
+		return make_abort(skb, p);
+	default:
+		return make_unreachable(skb, p);
+	}
 }
 
 /*
- * Turns the packet into its refusal. Never answers a RST, a group or nobody, nor faster than
- * refusals_per_second; what is not answered is dropped. __noinline: a rare path.
+ * Turns the packet into its refusal. Never answers a RST or an ABORT, a group or nobody, what came
+ * to more than this host, a later fragment, nor faster than refusals_per_second; what is not
+ * answered is dropped. __noinline: a rare path.
  */
 static __noinline int refuse_packet(struct __sk_buff *skb, const struct packet *p)
 {
-	long failed;
-
-	if (p->rst || !address_is_one_host(&p->tuple.source) || !refusal_allowed())
-		return TC_ACT_SHOT;
-	failed = p->tuple.protocol == IPPROTO_TCP ? make_reset(skb, p) : make_unreachable(skb, p);
-	if (failed || swap_ethernet(skb))
+	if (p->rst || p->later || !address_is_one_host(&p->tuple.source) ||
+	    skb->pkt_type == PACKET_BROADCAST || skb->pkt_type == PACKET_MULTICAST ||
+	    !refusal_allowed() || make_answer(skb, p) || swap_ethernet(skb))
 		return TC_ACT_SHOT;
 	return bpf_redirect(skb->ifindex, 0);
 }

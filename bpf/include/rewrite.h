@@ -9,6 +9,7 @@
 #include "abi.h"
 #include "checksum.h"
 #include "packet.h"
+#include "sctp.h"
 
 struct rewrite {
 	struct address source;
@@ -20,6 +21,10 @@ struct rewrite {
 #define CHECKSUM_OF_TCP offsetof(struct tcphdr, check)
 #define CHECKSUM_OF_UDP offsetof(struct udphdr, check)
 
+/*
+ * Ports and the transport's checksum. The device's sum of the whole packet (CHECKSUM_COMPLETE) is
+ * changed by what that and the addresses change; an IPv4 header sums up to zero before and after.
+ */
 static __always_inline int rewrite_transport(struct __sk_buff *skb, const struct packet *p,
 					     const struct rewrite *to, enum checksum_state state,
 					     __u64 addresses, __u64 ports)
@@ -27,21 +32,30 @@ static __always_inline int rewrite_transport(struct __sk_buff *skb, const struct
 	void *transport = transport_start(skb, p);
 	struct tcphdr *tcp = transport;
 	struct udphdr *udp = transport;
+	__u16 old = 0, new = 0;
 
 	if ((void *)(udp + 1) > packet_end(skb))
 		return REASON_REWRITE;
 	udp->source = to->source_port;
 	udp->dest = to->destination_port;
 	if (p->tuple.protocol == IPPROTO_UDP) {
-		udp->check = checksum_transport(udp->check, state, true, addresses, ports);
+		old = udp->check;
+		new = checksum_transport(old, state, true, addresses, ports);
+		udp->check = new;
 	} else if (p->tuple.protocol == IPPROTO_TCP) {
 		if ((void *)(tcp + 1) > packet_end(skb))
 			return REASON_REWRITE;
-		tcp->check = checksum_transport(tcp->check, state, false, addresses, ports);
+		old = tcp->check;
+		new = checksum_transport(old, state, false, addresses, ports);
+		tcp->check = new;
 	}
+	if (state == CHECKSUM_COMPLETE)
+		bpf_csum_update(skb, sum_fold32((p->v6 ? addresses : 0) + ports +
+						sum_change_port(old, new)));
 	return REASON_NONE;
 }
 
+/* IPv4 header and addresses of both families. */
 static __always_inline int rewrite_addresses(struct __sk_buff *skb, const struct packet *p,
 					     const struct rewrite *to, __u64 addresses)
 {
@@ -90,10 +104,28 @@ static __noinline int checksum_by_helpers(struct __sk_buff *skb, const struct pa
 	return failed ? REASON_REWRITE : REASON_NONE;
 }
 
+/* Addresses alone: of a later fragment, or of a packet whose ports stay and whose checksum does not
+ * count addresses. */
+static __always_inline int rewrite_ends(struct __sk_buff *skb, const struct packet *p,
+					const struct rewrite *to, __u64 addresses)
+{
+	int reason = rewrite_addresses(skb, p, to, addresses);
+
+	/* Changes the device's sum of the whole packet, if there is one. */
+	if (!reason && p->v6)
+		bpf_csum_update(skb, sum_fold32(addresses));
+	return reason;
+}
+
+static __always_inline __u32 ports_of(const struct rewrite *to)
+{
+	return (__u32)to->destination_port << 16 | to->source_port;
+}
+
 /*
- * Exchanges what the packet has for what it is to have. Both families must be the same: the tables
- * never ask for another. Returns a reason, REASON_NONE for done. All pointers into the packet are
- * invalid afterwards.
+ * Exchanges what the packet has for what it is to have; of a later fragment only the addresses.
+ * Both families must be the same: the tables never ask for another. Returns a reason, REASON_NONE
+ * for done. All pointers into the packet are invalid afterwards.
  */
 static __always_inline int rewrite_packet(struct __sk_buff *skb, const struct packet *p,
 					  const struct rewrite *to)
@@ -106,25 +138,21 @@ static __always_inline int rewrite_packet(struct __sk_buff *skb, const struct pa
 		      sum_change_port(from->destination_port, to->destination_port);
 	int reason;
 
-	/* SCTP's checksum is a CRC over all of the packet, ports included (RFC 9260 6.8), addresses
-	 * not. */
-	if (from->protocol == IPPROTO_SCTP && (from->source_port != to->source_port ||
-					       from->destination_port != to->destination_port))
-		return REASON_UNSUPPORTED;
 	if (p->v6 == (address_is_v4(&to->source) || address_is_v4(&to->destination)))
 		return REASON_STALE_TABLES;
-	/*
-	 * The device's sum of the whole packet: what changes in IPv6 addresses the transport's
-	 * checksum takes back, where in IPv4 the header's does so once more. The helpers know the
-	 * latter only (their flag for the former, BPF_F_IPV6, came with Linux 6.16).
-	 */
-	if (state == CHECKSUM_COMPLETE && p->v6)
-		state = CHECKSUM_NONE;
-	if (state == CHECKSUM_COMPLETE || state == CHECKSUM_UNKNOWN) {
+	if (p->later)
+		return rewrite_ends(skb, p, to, addresses);
+	if (from->protocol == IPPROTO_SCTP) {
+		reason = REASON_NONE;
+		if (from->source_port != to->source_port ||
+		    from->destination_port != to->destination_port)
+			reason = rewrite_sctp(skb, p, ports_of(to), state);
+		return reason ?: rewrite_ends(skb, p, to, addresses);
+	}
+	if (state == CHECKSUM_UNKNOWN) {
 		reason = checksum_by_helpers(skb, p, sum_fold32(addresses), sum_fold32(ports));
 		if (reason)
 			return reason;
-		state = CHECKSUM_UNKNOWN;
 	}
 	reason = rewrite_addresses(skb, p, to, addresses);
 	return reason ?: rewrite_transport(skb, p, to, state, addresses, ports);
