@@ -77,6 +77,16 @@ func (f *fabric) join(t testing.TB, pod *testkit.NetNS, name, addr4, addr6 strin
 	pod.Route(t, netip.MustParsePrefix("::/0"), gateway6, "eth0")
 }
 
+// leave takes a pod's interface away.
+func (f *fabric) leave(t testing.TB, name string) {
+	t.Helper()
+	f.node.Do(t, func() {
+		l, err := netlink.LinkByName(name)
+		check(t, err)
+		check(t, netlink.LinkDel(l))
+	})
+}
+
 func (f *fabric) putServices(t testing.TB) {
 	t.Helper()
 	for i, p := range []model.Protocol{model.TCP, model.UDP} {
