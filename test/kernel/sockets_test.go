@@ -159,6 +159,9 @@ func TestMultipathTCPCountsAsTCP(t *testing.T) {
 		if got := ask(t, conn); got != "10.1.0.1:8080" {
 			t.Errorf("reached %s", got)
 		}
+		if got := conn.RemoteAddr().String(); got != "10.96.0.1:80" {
+			t.Errorf("the connection shows the peer %s", got)
+		}
 	})
 }
 
