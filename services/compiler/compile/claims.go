@@ -45,8 +45,8 @@ func (c *claims) addresses() {
 		}
 	}
 	slices.SortFunc(c.won, netip.Addr.Compare)
-	if len(c.svc.ClusterIPs) == 0 {
-		return // headless: it has no frontends at all
+	if len(c.svc.ClusterIPs) == 0 || len(c.svc.Ports) == 0 {
+		return // no address makes a frontend
 	}
 	for _, addr := range c.svc.LoadBalancerIPs {
 		if c.available(addr, "load balancer's") {

@@ -209,7 +209,7 @@ func compareAside(t *rapid.T, snap *state.Snapshot, units map[Unit][]state.SetAs
 }
 
 // checkChange holds a change to what model.Change promises.
-func checkChange(t *rapid.T, c *model.Change) {
+func checkChange(t fataler, c *model.Change) {
 	seen := map[any]bool{}
 	once := func(key any) {
 		if seen[key] {
@@ -239,4 +239,10 @@ func onceRows[K comparable, R keyed[K]](once func(any), put []R, remove []K) {
 	for _, key := range remove {
 		once(key)
 	}
+}
+
+// fataler is what of testing.T and rapid.T is needed here.
+type fataler interface {
+	Fatal(args ...any)
+	Fatalf(format string, args ...any)
 }
