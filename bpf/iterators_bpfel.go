@@ -16,6 +16,7 @@ import (
 //
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
+	iteratorsMapAdopted         = "adopted"
 	iteratorsMapAffinitiesV1    = "affinities_v1"
 	iteratorsMapBackendsV2      = "backends_v2"
 	iteratorsMapCountersV1      = "counters_v1"
@@ -29,6 +30,9 @@ const (
 	iteratorsMapHeldV1          = "held_v1"
 	iteratorsMapLocalsV1        = "locals_v1"
 	iteratorsMapNetworksV1      = "networks_v1"
+	iteratorsMapOldAffinities   = "old_affinities"
+	iteratorsMapOldFlows        = "old_flows"
+	iteratorsMapOldV1Flows      = "old_v1_flows"
 	iteratorsMapPositionsV2     = "positions_v2"
 	iteratorsMapSelfV1          = "self_v1"
 	iteratorsMapSetsV2          = "sets_v2"
@@ -40,6 +44,7 @@ const (
 	iteratorsProgDestroyTcp     = "destroy_tcp"
 	iteratorsProgDestroyUdp     = "destroy_udp"
 	iteratorsProgMendPeers      = "mend_peers"
+	iteratorsVarAdopting        = "adopting"
 	iteratorsVarCountOperations = "count_operations"
 	iteratorsVarHostCookie      = "host_cookie"
 	iteratorsVarMoves           = "moves"
@@ -98,6 +103,7 @@ type iteratorsProgramSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type iteratorsMapSpecs struct {
+	Adopted        *ebpf.MapSpec `ebpf:"adopted"`
 	AffinitiesV1   *ebpf.MapSpec `ebpf:"affinities_v1"`
 	BackendsV2     *ebpf.MapSpec `ebpf:"backends_v2"`
 	CountersV1     *ebpf.MapSpec `ebpf:"counters_v1"`
@@ -111,6 +117,9 @@ type iteratorsMapSpecs struct {
 	HeldV1         *ebpf.MapSpec `ebpf:"held_v1"`
 	LocalsV1       *ebpf.MapSpec `ebpf:"locals_v1"`
 	NetworksV1     *ebpf.MapSpec `ebpf:"networks_v1"`
+	OldAffinities  *ebpf.MapSpec `ebpf:"old_affinities"`
+	OldFlows       *ebpf.MapSpec `ebpf:"old_flows"`
+	OldV1Flows     *ebpf.MapSpec `ebpf:"old_v1_flows"`
 	PositionsV2    *ebpf.MapSpec `ebpf:"positions_v2"`
 	SelfV1         *ebpf.MapSpec `ebpf:"self_v1"`
 	SetsV2         *ebpf.MapSpec `ebpf:"sets_v2"`
@@ -125,6 +134,7 @@ type iteratorsMapSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type iteratorsVariableSpecs struct {
+	Adopting        *ebpf.VariableSpec `ebpf:"adopting"`
 	CountOperations *ebpf.VariableSpec `ebpf:"count_operations"`
 	HostCookie      *ebpf.VariableSpec `ebpf:"host_cookie"`
 	Moves           *ebpf.VariableSpec `ebpf:"moves"`
@@ -152,6 +162,7 @@ func (o *iteratorsObjects) Close() error {
 //
 // It can be passed to loadIteratorsObjects or ebpf.CollectionSpec.LoadAndAssign.
 type iteratorsMaps struct {
+	Adopted        *ebpf.Map `ebpf:"adopted"`
 	AffinitiesV1   *ebpf.Map `ebpf:"affinities_v1"`
 	BackendsV2     *ebpf.Map `ebpf:"backends_v2"`
 	CountersV1     *ebpf.Map `ebpf:"counters_v1"`
@@ -165,6 +176,9 @@ type iteratorsMaps struct {
 	HeldV1         *ebpf.Map `ebpf:"held_v1"`
 	LocalsV1       *ebpf.Map `ebpf:"locals_v1"`
 	NetworksV1     *ebpf.Map `ebpf:"networks_v1"`
+	OldAffinities  *ebpf.Map `ebpf:"old_affinities"`
+	OldFlows       *ebpf.Map `ebpf:"old_flows"`
+	OldV1Flows     *ebpf.Map `ebpf:"old_v1_flows"`
 	PositionsV2    *ebpf.Map `ebpf:"positions_v2"`
 	SelfV1         *ebpf.Map `ebpf:"self_v1"`
 	SetsV2         *ebpf.Map `ebpf:"sets_v2"`
@@ -177,6 +191,7 @@ type iteratorsMaps struct {
 
 func (m *iteratorsMaps) Close() error {
 	return _IteratorsClose(
+		m.Adopted,
 		m.AffinitiesV1,
 		m.BackendsV2,
 		m.CountersV1,
@@ -190,6 +205,9 @@ func (m *iteratorsMaps) Close() error {
 		m.HeldV1,
 		m.LocalsV1,
 		m.NetworksV1,
+		m.OldAffinities,
+		m.OldFlows,
+		m.OldV1Flows,
 		m.PositionsV2,
 		m.SelfV1,
 		m.SetsV2,
@@ -205,6 +223,7 @@ func (m *iteratorsMaps) Close() error {
 //
 // It can be passed to loadIteratorsObjects or ebpf.CollectionSpec.LoadAndAssign.
 type iteratorsVariables struct {
+	Adopting        *ebpf.Variable `ebpf:"adopting"`
 	CountOperations *ebpf.Variable `ebpf:"count_operations"`
 	HostCookie      *ebpf.Variable `ebpf:"host_cookie"`
 	Moves           *ebpf.Variable `ebpf:"moves"`

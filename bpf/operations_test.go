@@ -89,49 +89,6 @@ func count(t *testing.T, programs *ebpf.Collection, f func()) counted {
 	return counted{after.Lookups - before.Lookups, after.Writes - before.Writes}
 }
 
-// TestMapOperationsPerDial holds what programs/sockets.c promises about the cost of a dial and of a datagram.
-func TestMapOperationsPerDial(t *testing.T) {
-	testkit.NeedKernel(t)
-	cgroup := testkit.EnterCgroup(t)
-	d, err := Load(Options{Capacities: small, Flows: 1024, forTests: map[string]any{"count_operations": true}})
-	check(t, err)
-	t.Cleanup(d.Close)
-	check(t, d.AttachCgroup(cgroup))
-	putServices(t, d)
-	ns := testkit.NewNetNS(t)
-	ns.Up(t, "lo", netip.MustParsePrefix("10.1.0.1/32"))
-	ns.Do(t, func() {
-		connect := func(to string) func() {
-			return func() {
-				conn, err := net.Dial("udp4", to)
-				check(t, err)
-				check(t, conn.Close())
-			}
-		}
-		socket, err := net.ListenUDP("udp4", nil)
-		check(t, err)
-		defer socket.Close()
-		send := func() {
-			_, err := socket.WriteToUDPAddrPort([]byte("x"), netip.MustParseAddrPort("10.96.0.1:80"))
-			check(t, err)
-		}
-		for _, c := range []struct {
-			name string
-			do   func()
-			want counted
-		}{
-			{"a dial of no Service", connect("10.1.0.1:9"), counted{2, 0}},
-			{"a dial of a Service", connect("10.96.0.1:80"), counted{4, 0}},
-			{"a first datagram", send, counted{4, 0}},
-			{"another datagram", send, counted{2, 0}},
-		} {
-			if got := count(t, d.sockets, c.do); got != c.want {
-				t.Errorf("%s: %+v, want %+v", c.name, got, c.want)
-			}
-		}
-	})
-}
-
 // TestMapOperationsPerPacket holds what include/pod.h promises about the cost of a packet.
 func TestMapOperationsPerPacket(t *testing.T) {
 	testkit.NeedKernel(t)

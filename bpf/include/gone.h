@@ -20,6 +20,8 @@
 
 #include "abi.h"
 #include "address.h"
+#include "adopt.h"
+#include "affinity.h"
 #include "choice.h"
 #include "host.h"
 #include "kernel.h"
@@ -86,7 +88,7 @@ static __always_inline void end_connection(const struct tuple *tuple, const stru
 		.state = FLOW_FORWARD | FLOW_ENDED,
 	};
 
-	if (!write_to(&flows_v2, tuple, &flow, BPF_ANY))
+	if (!write_flow(tuple, &flow, BPF_ANY))
 		moves.ended++;
 }
 
@@ -106,13 +108,13 @@ static __always_inline struct tuple answer_key(const struct tuple *sent, const s
 /* Keeps the flow of a socket that has moved, as long as the socket is there. */
 static __always_inline bool flow_kept(const struct tuple *tuple, const struct peer *peer)
 {
-	struct flow *flow = look_up(&flows_v2, tuple), *answers;
+	struct flow *flow = find_flow(tuple), *answers;
 	struct tuple key;
 
 	if (!flow || !(flow->state & FLOW_MOVED) || flow->backend != peer->moved)
 		return false;
 	key = answer_key(tuple, flow);
-	answers = look_up(&flows_v2, &key);
+	answers = find_flow(&key);
 	if (!answers || answers->backend != peer->moved)
 		return false;
 	flow->seen = answers->seen = now_seconds();
@@ -140,7 +142,7 @@ static __always_inline bool pick_again(const struct peer *peer, __u8 protocol, s
 /* Says if the answers of this key are the socket's already, from an earlier move. */
 static __always_inline bool answers_are_ours(const struct tuple *key, const struct flow *ours)
 {
-	struct flow *flow = look_up(&flows_v2, key);
+	struct flow *flow = find_flow(key);
 
 	return flow && flow->port == ours->port && flow->other_port == ours->other_port &&
 	       address_equal(&flow->addr, &ours->addr);
@@ -161,10 +163,10 @@ static __always_inline bool move_answers(const struct tuple *tuple, struct flow 
 
 	for (int i = 0; i < MOVE_ATTEMPTS; i++) {
 		key = answer_key(tuple, flow);
-		if (!write_to(&flows_v2, &key, &answers, BPF_NOEXIST) ||
+		if (!write_flow(&key, &answers, BPF_NOEXIST) ||
 		    (answers_are_ours(&key, &answers) &&
-		     !write_to(&flows_v2, &key, &answers, BPF_ANY))) {
-			look_up(&flows_v2, &key); /* unread it would be the first to be evicted */
+		     !write_flow(&key, &answers, BPF_ANY))) {
+			find_flow(&key); /* unread it would be the first to be evicted */
 			return true;
 		}
 		flow->other_port = bpf_htons(MOVE_PORT_LOWEST +
@@ -186,9 +188,9 @@ static __always_inline bool move_flow(const struct tuple *tuple, const struct de
 		.state = FLOW_FORWARD | FLOW_MOVED,
 	};
 
-	if (!move_answers(tuple, &flow) || write_to(&flows_v2, tuple, &flow, BPF_ANY))
+	if (!move_answers(tuple, &flow) || write_flow(tuple, &flow, BPF_ANY))
 		return false;
-	look_up(&flows_v2, tuple);
+	find_flow(tuple);
 	return true;
 }
 
@@ -207,7 +209,7 @@ static __noinline void move_datagrams(const struct tuple *tuple, struct peer *pe
 	}
 	if (d.pick.port == peer->choice.port && address_equal(&d.pick.addr, &peer->choice.addr)) {
 		/* It is back, as another row. */
-		delete_from(&flows_v2, tuple);
+		delete_flow(tuple);
 		peer->choice.backend = d.pick.backend;
 		peer->moved = 0;
 	} else if (move_flow(tuple, &d)) {
