@@ -82,7 +82,7 @@ func someRows() model.Rows {
 	key := model.BackendKey{Set: 1, Addr: netip.MustParseAddr("10.244.1.3"), Port: 8080}
 	return model.Rows{
 		Frontends: []model.Frontend{{FrontendKey: front, Set: 1, Kind: model.FrontendClusterIP}},
-		Sets:      []model.BackendSet{{ID: 1, SetKey: model.SetKey{Service: service, Family: model.IPv4, Scope: model.ScopeAll}}},
+		Sets:      []model.BackendSet{{ID: 1, Root: 1, SetKey: model.SetKey{Service: service, Family: model.IPv4, Scope: model.ScopeAll}}},
 		Backends:  []model.Backend{{ID: 7, BackendKey: key, State: model.BackendActive}},
 		Members:   []model.Member{{Set: 1, Backend: 7}},
 		Endpoints: []model.Endpoint{{Addr: netip.MustParseAddr("10.244.1.3"), Pod: "shop/cart-0"}},

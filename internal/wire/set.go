@@ -44,7 +44,7 @@ func setFromProto(m *schemas.BackendSet) (model.BackendSet, error) {
 func checkSet(s model.BackendSet) error {
 	switch s.Scope {
 	case model.ScopeAll, model.ScopeHostPort:
-		if s.Root != 0 && s.Root != s.ID {
+		if s.Root != s.ID {
 			return fmt.Errorf("set %d of scope %d has root %d: want its own id", s.ID, s.Scope, s.Root)
 		}
 	case model.ScopeZone, model.ScopeNode, model.ScopeLocal:

@@ -243,6 +243,7 @@ func TestForeignDeltasAreRefusedByName(t *testing.T) {
 		{"match 0 does not go with kind 2", rows(&schemas.Rows{Frontends: []*schemas.Frontend{{Key: &schemas.FrontendKey{Address: v4, Port: 80, Protocol: 6}, Set: 1, Kind: 2}}})},
 		{"match 1 does not go with kind 5", rows(&schemas.Rows{Frontends: []*schemas.Frontend{{Key: &schemas.FrontendKey{Address: make([]byte, 4), Port: 80, Protocol: 6, Match: 1}, Set: 1, Kind: 5}}})},
 		{"set 1 of scope 1 has root 2: want its own id", set(func(s *schemas.BackendSet) { s.Root = 2 })},
+		{"set 1 of scope 5 has root 0: want its own id", set(func(s *schemas.BackendSet) { s.Scope, s.Root = 5, 0 })},
 		{"set 1 of scope 2 has root 1: want another set's id", set(func(s *schemas.BackendSet) { s.Scope = 2 })},
 		{"set 1 of scope 3 has no place", set(func(s *schemas.BackendSet) { s.Scope, s.Root = 3, 2 })},
 		{"set 1 of scope 4 says what hints its root has", set(func(s *schemas.BackendSet) { s.Scope, s.Root, s.Place, s.ZoneHints = 4, 2, 1, true })},
