@@ -3,14 +3,17 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"io"
 	"log/slog"
+	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
+	corev1 "k8s.io/api/core/v1"
 
 	"github.com/deltaplane/deltaplane/bpf"
 	"github.com/deltaplane/deltaplane/internal/explain"
@@ -155,6 +158,18 @@ func refName(o *schemas.ObjectRef) string {
 	return o.GetKind() + " " + o.GetNamespace() + "/" + o.GetName()
 }
 
+// reachedBy lists the addresses of a Service, and the port that nodes serve it on.
+func reachedBy(s *corev1.Service, p corev1.ServicePort) string {
+	all := slices.Concat(s.Spec.ClusterIPs, s.Spec.ExternalIPs)
+	for _, in := range s.Status.LoadBalancer.Ingress {
+		all = append(all, cmp.Or(in.IP, in.Hostname))
+	}
+	if p.NodePort != 0 {
+		all = append(all, fmt.Sprintf("nodePort %d", p.NodePort))
+	}
+	return strings.Join(all, " ")
+}
+
 // tell says what is there, and which objects the compiler has set aside.
 func tell(ctx context.Context, w io.Writer, name string, l *lab.Lab) {
 	cluster := l.Cluster()
@@ -162,7 +177,7 @@ func tell(ctx context.Context, w io.Writer, name string, l *lab.Lab) {
 		counted(len(cluster.Nodes), "node"), counted(len(cluster.Pods), "pod"), counted(len(cluster.Services), "Service"))
 	for _, s := range cluster.Services {
 		for _, p := range s.Spec.Ports {
-			fmt.Fprintf(w, "  %-24s %s %d  %s\n", manifest.Name(s), p.Protocol, p.Port, strings.Join(s.Spec.ClusterIPs, " "))
+			fmt.Fprintf(w, "  %-24s %s %d  %s\n", manifest.Name(s), p.Protocol, p.Port, reachedBy(s, p))
 		}
 	}
 	if status, err := l.Status(ctx); err == nil {

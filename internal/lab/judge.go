@@ -11,9 +11,13 @@ import (
 	"strings"
 	"time"
 
+	corev1 "k8s.io/api/core/v1"
+
 	"google.golang.org/protobuf/proto"
 
 	"github.com/deltaplane/deltaplane/internal/lab/agent"
+	"github.com/deltaplane/deltaplane/internal/lab/fabric"
+	"github.com/deltaplane/deltaplane/internal/lab/server"
 	"github.com/deltaplane/deltaplane/internal/manifest"
 	"github.com/deltaplane/deltaplane/internal/model"
 	"github.com/deltaplane/deltaplane/internal/refmodel"
@@ -34,22 +38,64 @@ func (l *Lab) judge(ctx context.Context, r ProbeRequest) (*ProbeReport, error) {
 	if err != nil {
 		return nil, err
 	}
-	node, client, err := l.standing(r.From, to.Addr())
+	at, err := l.standing(r.From, r.Via, to.Addr())
 	if err != nil {
 		return nil, err
 	}
 	report := &ProbeReport{From: r.From, To: r.To, Protocol: r.Protocol}
 	for range max(r.Count, 1) {
 		start := time.Now()
-		tables, err := l.actual(ctx, node)
+		result, err := l.follow(ctx, at, protocol, to)
 		if err != nil {
 			return nil, err
 		}
-		result := l.verdict(refmodel.New(refmodel.NewLayer(tables)).Decide(refmodel.Dialler{Via: refmodel.PodSocket, Addr: client}, protocol, to), to)
-		result.ClientAddress, result.LatencyMicros = client.String(), time.Since(start).Microseconds()
+		result.ClientAddress, result.LatencyMicros = at.who.Addr.String(), time.Since(start).Microseconds()
 		report.Results = append(report.Results, result)
 	}
 	return report, nil
+}
+
+// stand is where a connection is decided about, and whose it is.
+type stand struct {
+	node string
+	who  refmodel.Dialler
+}
+
+// follow decides at a client's node and, if the connection goes on to another node's own address, there.
+func (l *Lab) follow(ctx context.Context, at stand, protocol model.Protocol, to netip.AddrPort) (agent.Result, error) {
+	d, err := l.decide(ctx, at, protocol, to)
+	if err == nil && d.LeftToPackets {
+		at.who.Via = refmodel.PodPacket
+		d, err = l.decide(ctx, at, protocol, to)
+	}
+	if next := nodeOf(l.Cluster(), to.Addr()); err == nil && d.Frontend == nil && d.Verdict == refmodel.Forward && next != "" && next != at.node {
+		at.node, at.who.Via = next, refmodel.UplinkPacket
+		d, err = l.decide(ctx, at, protocol, to)
+	}
+	if err != nil {
+		return agent.Result{}, err
+	}
+	return l.verdict(d, to), nil
+}
+
+func (l *Lab) decide(ctx context.Context, at stand, protocol model.Protocol, to netip.AddrPort) (refmodel.Decision, error) {
+	tables, err := l.actual(ctx, at.node)
+	if err != nil {
+		return refmodel.Decision{}, err
+	}
+	around := refmodel.Surroundings{Locals: map[netip.Addr]refmodel.LocalFlags{}}
+	for _, n := range l.Cluster().Nodes {
+		if n.Name != at.node {
+			continue
+		}
+		for _, addr := range manifest.NodeAddrs(n) {
+			around.Locals[addr] = refmodel.LocalNodePort
+		}
+	}
+	for _, addr := range []netip.Addr{netip.MustParseAddr("127.0.0.1"), netip.IPv6Loopback()} {
+		around.Locals[addr] = refmodel.LocalNodePort | refmodel.LocalLoopback
+	}
+	return refmodel.New(refmodel.NewLayer(tables)).In(around).Decide(at.who, protocol, to), nil
 }
 
 // verdict follows a decision to the pod that would answer.
@@ -63,35 +109,59 @@ func (l *Lab) verdict(d refmodel.Decision, to netip.AddrPort) agent.Result {
 		to = refmodel.AddrPort(d.Candidates[rand.IntN(len(d.Candidates))])
 	}
 	for _, p := range l.Cluster().Pods {
-		if slices.Contains(manifest.PodAddrs(p), to.Addr()) && l.pod(manifest.Name(p)) != nil {
+		// Pods on the host's network have the same address.
+		serves := !p.Spec.HostNetwork || slices.ContainsFunc(portsOf(p), func(port server.Port) bool { return port.Number == to.Port() })
+		if serves && slices.Contains(manifest.PodAddrs(p), to.Addr()) && l.pod(manifest.Name(p)) != nil {
 			return agent.Result{Outcome: agent.OK, Reached: manifest.Name(p)}
 		}
 	}
 	return agent.Result{Outcome: agent.Timeout, Error: fmt.Sprintf("no pod has the address %s", to.Addr())}
 }
 
-// standing finds the node that decides for a place, and the address that the place has.
-func (l *Lab) standing(from string, like netip.Addr) (node string, addr netip.Addr, err error) {
+// standing finds the node that decides for a place, and who the place is there.
+func (l *Lab) standing(from, via string, like netip.Addr) (stand, error) {
 	cluster := l.Cluster()
-	addrs := []netip.Addr(nil)
-	if name, ok := strings.CutPrefix(from, "node/"); ok {
-		for _, n := range cluster.Nodes {
-			if n.Name == name {
-				node, addrs = name, manifest.NodeAddrs(n)
-			}
+	at := stand{who: refmodel.Dialler{Via: refmodel.PodSocket}}
+	var addrs []netip.Addr
+	if from == "outside" && len(cluster.Nodes) > 0 {
+		at.node, at.who.Via, addrs = cluster.Nodes[0].Name, refmodel.UplinkPacket, fabric.OutsideAddrs
+		if next := nodeOf(cluster, like); next != "" {
+			at.node = next
 		}
+		if name, ok := strings.CutPrefix(via, "node/"); ok {
+			at.node = name
+		}
+	} else if name, ok := strings.CutPrefix(from, "node/"); ok {
+		at.node, at.who.Via = name, refmodel.HostSocket
 	} else if p := findPod(cluster, from); p != nil {
-		node, addrs = p.Spec.NodeName, manifest.PodAddrs(p)
+		at.node, addrs = p.Spec.NodeName, manifest.PodAddrs(p)
+		if p.Spec.HostNetwork {
+			at.who.Via = refmodel.HostSocket
+		}
 	}
-	if node == "" {
-		return "", addr, fmt.Errorf("there is no place %q: without a kernel want NS/POD or node/NAME", from)
+	i := slices.IndexFunc(cluster.Nodes, func(n *corev1.Node) bool { return n.Name == at.node })
+	if i < 0 {
+		return at, fmt.Errorf("there is no place %q: want NS/POD, node/NAME or outside", from)
+	}
+	if addrs == nil {
+		addrs = manifest.NodeAddrs(cluster.Nodes[i])
 	}
 	for _, a := range addrs {
 		if a.Is4() == like.Is4() {
-			addr = a
+			at.who.Addr = a
 		}
 	}
-	return node, addr, nil
+	return at, nil
+}
+
+// nodeOf returns the node that has an address as its own; empty if none does.
+func nodeOf(cluster *manifest.Objects, addr netip.Addr) string {
+	for _, n := range cluster.Nodes {
+		if slices.Contains(manifest.NodeAddrs(n), addr) {
+			return n.Name
+		}
+	}
+	return ""
 }
 
 // actual reads all rows that a node's programmer holds.
