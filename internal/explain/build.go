@@ -41,6 +41,9 @@ func FromFiles(paths []string, config Config) (w *World, warnings []string, err 
 		}
 		facts = append(facts, fact)
 	}
+	if cluster := convert.Cluster(expanded.ServiceCIDRs); cluster != nil {
+		facts = append(facts, cluster)
+	}
 	w, more, err := FromFacts(facts, config)
 	return w, append(warnings, more...), err
 }

@@ -78,18 +78,33 @@ func (s *Server) put(ctx context.Context, k key, object manifest.Object) error {
 	if err != nil {
 		return err
 	}
-	for _, part := range []string{"", "status"} {
-		if part == "status" && content.Object["status"] == nil {
-			continue
+	// A fresh map each time: the status of a new object is dropped by the first write.
+	err = s.apply(ctx, k, content.DeepCopy())
+	if apierrors.IsInvalid(err) && s.immutable(k) {
+		err = nil // a pod's specification can't change, and what the lab says of it hasn't
+	}
+	if status := s.status(k, object, content); err == nil && status != nil {
+		err = s.patchStatus(ctx, k, status)
+	}
+	return err
+}
+
+// status returns what the lab says of an object's status; nil if that is nothing. A Service's load balancer may be
+// someone else's, unless it was the lab that named it.
+func (s *Server) status(k key, object manifest.Object, content *unstructured.Unstructured) any {
+	service, ok := object.(*corev1.Service)
+	if !ok {
+		if k.resource.Resource == "pods" || k.resource.Resource == "nodes" {
+			return content.Object["status"]
 		}
-		// A fresh map each time: the status of a new object is dropped by the first write.
-		err := s.apply(ctx, k, content.DeepCopy(), part)
-		if apierrors.IsInvalid(err) && part == "" && s.immutable(k) {
-			err = nil // a pod's specification can't change, and what the lab says of it hasn't
-		}
-		if err != nil {
-			return err
-		}
+		return nil
+	}
+	before, _ := s.held[k].(*corev1.Service)
+	switch {
+	case len(service.Status.LoadBalancer.Ingress) > 0:
+		return content.Object["status"]
+	case before != nil && len(before.Status.LoadBalancer.Ingress) > 0:
+		return map[string]any{"loadBalancer": map[string]any{"ingress": nil}}
 	}
 	return nil
 }
@@ -99,16 +114,9 @@ func (s *Server) immutable(k key) bool {
 	return held && k.resource.Resource == "pods"
 }
 
-func (s *Server) apply(ctx context.Context, k key, content *unstructured.Unstructured, part string) error {
-	options := metav1.ApplyOptions{FieldManager: s.manager, Force: true}
-	if part == "status" {
-		if k.resource.Resource == "pods" || k.resource.Resource == "nodes" {
-			return s.patchStatus(ctx, k, content.Object["status"])
-		}
-		return nil
-	}
+func (s *Server) apply(ctx context.Context, k key, content *unstructured.Unstructured) error {
 	unstructured.RemoveNestedField(content.Object, "status")
-	_, err := s.resource(k).Apply(ctx, k.name, content, options)
+	_, err := s.resource(k).Apply(ctx, k.name, content, metav1.ApplyOptions{FieldManager: s.manager, Force: true})
 	return err
 }
 
@@ -184,17 +192,19 @@ func content(object manifest.Object) (*unstructured.Unstructured, error) {
 
 // fixPod fills in what the API server insists on and plain YAML may leave out.
 func fixPod(u *unstructured.Unstructured, pod *corev1.Pod) {
-	containers, _, err := unstructured.NestedSlice(u.Object, "spec", "containers")
-	if err != nil {
-		return
-	}
-	for i := range containers {
-		if c, ok := containers[i].(map[string]any); ok && pod.Spec.Containers[i].Image == "" {
-			c["image"] = "none"
+	for field, given := range map[string][]corev1.Container{"containers": pod.Spec.Containers, "initContainers": pod.Spec.InitContainers} {
+		containers, found, err := unstructured.NestedSlice(u.Object, "spec", field)
+		if err != nil || !found {
+			continue
 		}
+		for i := range containers {
+			if c, ok := containers[i].(map[string]any); ok && given[i].Image == "" {
+				c["image"] = "none"
+			}
+		}
+		// Fails only on content that isn't JSON, which it was made of.
+		_ = unstructured.SetNestedSlice(u.Object, containers, "spec", field)
 	}
-	// Fails only on content that isn't JSON, which it was made of.
-	_ = unstructured.SetNestedSlice(u.Object, containers, "spec", "containers")
 }
 
 func equal(a, b manifest.Object) bool {
