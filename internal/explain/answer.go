@@ -87,7 +87,7 @@ func (w *World) Ask(engine Engine, q Question) (*Answer, error) {
 		Policy: Policy{Ingress: PolicyVerdict{Verdict: "allow"}, Egress: PolicyVerdict{Verdict: "allow"}},
 	}
 	if o.Set != nil {
-		service := o.Set.Service.String()
+		service := serviceOf(o.Set.SetKey).String()
 		a.Service = &service
 	}
 	a.Causes = w.causes(c, o)
@@ -217,7 +217,8 @@ func (w *World) causes(c connection, o outcome) []Cause {
 		add(w.services[w.vips[c.dialled.Addr()]])
 		return all
 	case o.Set.Scope == model.ScopeHostPort:
-		add(w.pods[o.Set.Service.Namespace+"/"+o.Set.Service.Name])
+		pod := serviceOf(o.Set.SetKey)
+		add(w.pods[pod.Namespace+"/"+pod.Name])
 		return all
 	}
 	name := o.Set.Service.Namespace + "/" + o.Set.Service.Name
@@ -230,6 +231,14 @@ func (w *World) causes(c connection, o outcome) []Cause {
 	}
 	slices.SortFunc(all[services:], func(a, b Cause) int { return cmp.Compare(a.Name, b.Name) })
 	return all
+}
+
+// serviceOf returns the ServicePort of a set; for a hostPort that is the pod, without the address that it may be for.
+func serviceOf(set model.SetKey) model.ServicePort {
+	if set.Scope == model.ScopeHostPort {
+		set.Service.Name, _, _ = strings.Cut(set.Service.Name, "@")
+	}
+	return set.Service
 }
 
 func firstOf(list []string, n int) []string {

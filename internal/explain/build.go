@@ -5,6 +5,7 @@ package explain
 import (
 	"errors"
 	"fmt"
+	"net/netip"
 	"slices"
 
 	"google.golang.org/protobuf/types/known/timestamppb"
@@ -59,11 +60,30 @@ func FromFacts(facts []*schemas.Fact, config Config) (w *World, warnings []strin
 	if _, err := db.Apply(append(slices.Clone(facts), complete)...); err != nil {
 		return nil, nil, fmt.Errorf("compile the objects: %w", err)
 	}
-	output := compile.Full(db.Snapshot(), ids.New(0), compile.Settings{})
+	output := compile.Full(db.Snapshot(), ids.New(0), compile.Settings{
+		AllowExternalIPs: config.AllowExternalIPs, PodCIDRs: config.PodCIDRs, ServiceCIDRs: config.ServiceCIDRs,
+	})
+	assumeServiceNetworks(output.Layers[model.ClusterLayer])
 	for _, aside := range output.SetAside {
 		warnings = append(warnings, "set aside: "+objectTitle(aside.Object)+": "+aside.Reason)
 	}
 	return NewWorld(facts, output.Layers, config), warnings, nil
+}
+
+// assumeServiceNetworks takes each cluster IP for a network of its own where nothing tells the Services' prefixes: its
+// other ports are refused, and no other address is taken for a Service's.
+func assumeServiceNetworks(rows *model.Tables) {
+	for _, n := range rows.Networks {
+		if n.Kind == model.NetworkServices {
+			return
+		}
+	}
+	for key, f := range rows.Frontends {
+		if f.Kind == model.FrontendRefused {
+			own := netip.PrefixFrom(key.Addr, key.Addr.BitLen())
+			rows.Networks[own] = model.Network{Prefix: own, Kind: model.NetworkServices}
+		}
+	}
 }
 
 func objectTitle(ref *schemas.ObjectRef) string { return ref.GetKind() + " " + objectName(ref) }

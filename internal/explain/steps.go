@@ -52,7 +52,8 @@ var frontendKinds = map[model.FrontendKind]string{
 
 func frontend(c connection, o outcome) string {
 	if o.Frontend.Kind == model.FrontendHostPort {
-		return fmt.Sprintf("%s/%s is a hostPort of pod %s/%s", c.dialled, c.protocol, o.Root.Service.Namespace, o.Root.Service.Name)
+		pod := serviceOf(o.Root.SetKey)
+		return fmt.Sprintf("%s/%s is a hostPort of pod %s/%s", c.dialled, c.protocol, pod.Namespace, pod.Name)
 	}
 	return fmt.Sprintf("%s/%s is %s of Service %s", c.dialled, c.protocol, frontendKinds[o.Frontend.Kind], o.Root.Service)
 }
@@ -126,11 +127,11 @@ func (w *World) start(c connection) string {
 	what := "an outside client"
 	switch {
 	case c.from.pod != "" && c.from.isHost:
-		what = fmt.Sprintf("pod %s in the network of node %s", c.from.pod, c.node)
+		what = fmt.Sprintf("pod %s in the network of node %s", c.from.pod, c.from.node)
 	case c.from.pod != "":
-		what = fmt.Sprintf("pod %s on node %s", c.from.pod, c.node)
+		what = fmt.Sprintf("pod %s on node %s", c.from.pod, c.from.node)
 	case c.from.isHost:
-		what = "a process of node " + c.node
+		what = "a process of node " + c.from.node
 	}
 	to := c.dialled.String()
 	if c.to.what != to {

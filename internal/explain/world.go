@@ -25,7 +25,8 @@ type World struct {
 	nodes    map[string]*schemas.Fact // by name
 	slices   map[string][]*schemas.Fact
 	owners   map[netip.Addr]owner
-	vips     map[netip.Addr]string // the Service that has the cluster IP, as "namespace/name"
+	nearby   map[string]map[netip.Addr]bool // by node, what EndpointSlices say is there
+	vips     map[netip.Addr]string          // the Service that has the cluster IP, as "namespace/name"
 	cluster  *refmodel.Layer
 	local    map[string]*refmodel.Layer // by node
 	rows     map[model.Layer]*model.Tables
@@ -43,7 +44,7 @@ type owner struct {
 func NewWorld(facts []*schemas.Fact, layers map[model.Layer]*model.Tables, config Config) *World {
 	w := &World{
 		pods: map[string]*schemas.Fact{}, services: map[string]*schemas.Fact{}, nodes: map[string]*schemas.Fact{},
-		slices: map[string][]*schemas.Fact{}, owners: map[netip.Addr]owner{}, vips: map[netip.Addr]string{},
+		slices: map[string][]*schemas.Fact{}, owners: map[netip.Addr]owner{}, vips: map[netip.Addr]string{}, nearby: map[string]map[netip.Addr]bool{},
 		local: map[string]*refmodel.Layer{}, rows: layers, config: config,
 	}
 	for _, fact := range facts {
@@ -82,11 +83,23 @@ func (w *World) add(fact *schemas.Fact) {
 	case *schemas.Fact_EndpointSlice:
 		service := fact.GetObject().GetNamespace() + "/" + state.EndpointSlice.GetService()
 		w.slices[service] = append(w.slices[service], fact)
+		for _, e := range state.EndpointSlice.GetEndpoints() {
+			w.addNearby(e.GetNode(), e.GetAddress())
+		}
 	case *schemas.Fact_Node:
 		w.nodes[name] = fact
 		for _, a := range addresses(state.Node.GetAddresses()) {
 			w.owners[a] = owner{node: name}
 		}
+	}
+}
+
+func (w *World) addNearby(node string, raw []byte) {
+	if w.nearby[node] == nil {
+		w.nearby[node] = map[netip.Addr]bool{}
+	}
+	for _, a := range addresses([][]byte{raw}) {
+		w.nearby[node][a] = true
 	}
 }
 
@@ -99,9 +112,11 @@ func (w *World) node(name string) *refmodel.Node {
 	return refmodel.New(layers...).In(w.surroundings(name))
 }
 
-// surroundings are what the node's programmer would find there, as far as its Node object tells.
+// surroundings are what the node's programmer would find there, as far as objects tell.
 func (w *World) surroundings(node string) refmodel.Surroundings {
-	return w.config.surroundings(addresses(w.nodes[node].GetNode().GetAddresses()))
+	s := w.config.surroundings(addresses(w.nodes[node].GetNode().GetAddresses()))
+	s.Nearby = w.nearby[node]
+	return s
 }
 
 // tables returns all rows of one node.

@@ -40,7 +40,7 @@ type Decision struct {
 	Candidates []model.Backend   // what may be chosen, in order of id; empty if untranslated
 	// KeepsAddress says that Local policy chose for a client from outside: it is never masqueraded.
 	KeepsAddress bool
-	// LeftToPackets says that a socket isn't translated, since only its packets show who it is.
+	// LeftToPackets says that a socket isn't translated: only its packets show who it is, or can be masqueraded.
 	LeftToPackets bool
 }
 
@@ -112,6 +112,9 @@ func meantByHost(a netip.Addr) netip.Addr {
 func (n *Node) Decide(who Dialler, protocol model.Protocol, destination netip.AddrPort) Decision {
 	destination = netip.AddrPortFrom(destination.Addr().Unmap(), destination.Port())
 	frontend, dialled := n.find(who.Via, protocol, destination)
+	if who.Via == PodSocket && n.MasqueradeAll && (dialled || n.network(destination.Addr()) == model.NetworkServices) {
+		return Decision{Verdict: Forward, LeftToPackets: true}
+	}
 	if !dialled {
 		return n.unserved(destination.Addr())
 	}

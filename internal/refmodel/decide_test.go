@@ -215,6 +215,12 @@ func TestMasqueradeAllIsForWhatLeaves(t *testing.T) {
 	if got := inShort(n, who, d); got != "forward 1 9~" {
 		t.Errorf("got %s", got)
 	}
+	for to, want := range map[string]string{"10.96.0.1:80": "forward left", "10.96.0.99:80": "forward left", "192.0.2.1:80": "forward"} {
+		d := n.Decide(Dialler{Via: PodSocket}, model.TCP, netip.MustParseAddrPort(to))
+		if got := inShort(n, who, d); got != want {
+			t.Errorf("a pod's socket to %s: %s, want %s", to, got, want)
+		}
+	}
 }
 
 func TestAffinityKeepsABackendThatTakesConnections(t *testing.T) {

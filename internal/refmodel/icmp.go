@@ -83,12 +83,12 @@ func (f *Flows) ErrorToPod(frame []byte) []byte {
 	if !ok {
 		return frame
 	}
-	known := f.reverse[tuple{e.about.protocol, e.about.destination, e.about.source}]
-	if known == nil {
+	becomes, known := f.exchange(tuple{e.about.protocol, e.about.destination, e.about.source}, true)
+	if !known {
 		return frame
 	}
-	// The reverse direction says what the backend's packets become; the quoted packet is the other way round.
-	return e.rewrite(frame, known.destination, known.source)
+	// The flow says what the backend's packets become; the quoted packet is the other way round.
+	return e.rewrite(frame, becomes.destination, becomes.source)
 }
 
 // rewrite gives the quoted packet other ends. The quoted transport checksum can't be worked out afresh, since the

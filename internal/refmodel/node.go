@@ -60,6 +60,8 @@ type Surroundings struct {
 	// Uplinks are the addresses that connections are masqueraded with, by the index of the interface that they
 	// leave by: at most one a family. Those of UplinkAny are the node's where the way out doesn't matter.
 	Uplinks map[int][]netip.Addr
+	// Nearby are addresses that the node reaches by none of its uplinks, besides those of its endpoints.
+	Nearby map[netip.Addr]bool
 	// MasqueradeAll gives every translated connection that leaves the node the node's address (kube-proxy's
 	// --masquerade-all).
 	MasqueradeAll bool
@@ -147,5 +149,5 @@ func (n *Node) network(address netip.Addr) model.NetworkKind {
 func (n *Node) StaysHere(address netip.Addr) bool {
 	_, isPod := n.Endpoint(address)
 	_, isNode := n.Locals[address]
-	return isPod || isNode
+	return isPod || isNode || n.Nearby[address]
 }

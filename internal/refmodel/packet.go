@@ -17,6 +17,8 @@ type Packet struct {
 	SYN         bool // TCP: the first of a connection, SYN without ACK
 	FIN, RST    bool
 	Sequence    uint32 // TCP
+	// Acknowledged is TCP's acknowledgment number, 0 without one.
+	Acknowledged uint32
 	// Fault is why the packet can't be translated, or ReasonNone. It matters only if the packet is a Service's.
 	Fault model.DropReason
 	// LengthsLie says that the IP header promises more than there is, or less than the headers take. Whoever begins a
@@ -151,6 +153,9 @@ func (p Packet) ports(frame []byte, source, destination netip.Addr) (Packet, boo
 	}
 	p.Sequence = binary.BigEndian.Uint32(h[4:])
 	flags := h[13]
+	if flags&flagACK != 0 {
+		p.Acknowledged = binary.BigEndian.Uint32(h[8:])
+	}
 	p.FIN, p.RST, p.SYN = flags&flagFIN != 0, flags&flagRST != 0, flags&(flagSYN|flagACK) == flagSYN
 	return p, true
 }

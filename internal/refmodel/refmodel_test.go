@@ -97,135 +97,24 @@ func TestMembersThatAreNoBackendsAreNeverChosen(t *testing.T) {
 	}
 }
 
-// fate is a packet and what became of it. An empty complaint says that the model has nothing against it.
-type fate struct {
-	p         Packet
-	did       Outcome
-	complaint string
-}
-
-func syn(from, to netip.AddrPort, sequence uint32) Packet {
-	return Packet{Protocol: model.TCP, Source: from, Destination: to, SYN: true, Sequence: sequence}
-}
-
-func data(from, to netip.AddrPort) Packet {
-	return Packet{Protocol: model.TCP, Source: from, Destination: to}
-}
-
-func datagram(from, to netip.AddrPort) Packet {
-	return Packet{Protocol: model.UDP, Source: from, Destination: to}
-}
-
-func sent(from, to netip.AddrPort) Outcome {
-	return Outcome{Verdict: Forward, Source: from, Destination: to}
-}
-
-func check(t *testing.T, flows *Flows, n *Node, fates ...fate) {
-	t.Helper()
-	for i, f := range fates {
-		err := flows.FromPod(n, f.p, f.did)
-		if (err == nil) != (f.complaint == "") || err != nil && !strings.Contains(err.Error(), f.complaint) {
-			t.Fatalf("packet %d, %s, %s: the model says %v, want %q", i, f.p, f.did, err, f.complaint)
-		}
-	}
-}
-
-func TestConnectionStaysAndItsPortMayBeUsedAgain(t *testing.T) {
-	check(t, NewFlows(), node(tables(model.TCP)),
-		fate{syn(pod, vip, 1), sent(pod, elsewhere), "want one of"},
-		fate{syn(pod, vip, 1), sent(pod, cart1), ""},
-		fate{syn(pod, vip, 1), sent(pod, cart0), "of a known flow"}, // a retransmission
-		fate{data(pod, vip), sent(pod, cart0), "of a known flow"},
-		fate{data(pod, vip), sent(pod, cart1), ""},
-		fate{syn(pod, vip, 2), sent(pod, cart0), ""},
-		fate{data(pod, vip), sent(pod, cart0), ""},
-	)
-}
-
-func TestConnectionToABackendThatIsGoneGoesOn(t *testing.T) {
-	rows := tables(model.TCP)
-	flows := NewFlows()
-	check(t, flows, node(rows), fate{syn(pod, vip, 1), sent(pod, cart1), ""})
-	delete(rows.Backends, 12)
-	delete(rows.Members, model.Member{Set: 1, Backend: 12})
-	check(t, flows, node(rows),
-		fate{data(pod, vip), sent(pod, cart1), ""},
-		fate{syn(pod, vip, 1), sent(pod, cart1), "want one of"}, // its SYN was never answered
-		fate{syn(pod, vip, 1), sent(pod, cart0), ""},
-	)
-}
-
-func TestDatagramsLeaveABackendThatIsGoneOrAnothers(t *testing.T) {
-	rows := tables(model.UDP)
-	flows := NewFlows()
-	check(t, flows, node(rows), fate{datagram(pod, vip), sent(pod, cart1), ""}, fate{datagram(pod, vip), sent(pod, cart0), "of a known flow"})
-	delete(rows.Members, model.Member{Set: 1, Backend: 12}) // it terminates
-	check(t, flows, node(rows), fate{datagram(pod, vip), sent(pod, cart1), ""})
-	key := model.FrontendKey{Addr: vip.Addr(), Port: vip.Port(), Protocol: model.UDP}
-	rows.Frontends[key] = model.Frontend{FrontendKey: key, Set: 2, Kind: model.FrontendClusterIP}
-	check(t, flows, node(rows), fate{datagram(pod, vip), sent(pod, cart1), "want one of"}, fate{datagram(pod, vip), sent(pod, cart0), ""})
-	delete(rows.Members, model.Member{Set: 2, Backend: 21})
-	delete(rows.Backends, 21)
-	check(t, flows, node(rows), fate{datagram(pod, vip), Outcome{Verdict: Reject}, ""})
-}
-
-func TestTwoServicesOfOneBackendGetDifferentPorts(t *testing.T) {
-	flows, n := NewFlows(), node(tables(model.UDP))
-	moved := netip.AddrPortFrom(pod.Addr(), 51234)
-	check(t, flows, n,
-		fate{datagram(pod, vip), sent(moved, cart0), "without need"},
-		fate{datagram(pod, vip), sent(pod, cart0), ""},
-		fate{datagram(pod, vip2), sent(pod, cart0), "already answers another flow"},
-		fate{datagram(pod, vip2), sent(netip.AddrPortFrom(pod.Addr(), 80), cart0), "privileged"},
-		fate{datagram(pod, vip2), sent(moved, cart0), ""},
-	)
-	for _, f := range []fate{
-		{datagram(cart0, pod), sent(vip, pod), ""},
-		{datagram(cart0, moved), sent(vip2, pod), ""},
-		{datagram(cart1, pod), sent(cart1, pod), ""},
-		{datagram(cart1, pod), sent(vip, pod), "want it untouched"},
-	} {
-		if err := flows.ToPod(f.p, f.did); (err == nil) != (f.complaint == "") || err != nil && !strings.Contains(err.Error(), f.complaint) {
-			t.Errorf("%s, %s: the model says %v, want %q", f.p, f.did, err, f.complaint)
-		}
-	}
-}
-
-func TestRefusals(t *testing.T) {
-	rst := data(pod, noOne)
-	rst.RST = true
-	odd := syn(pod, vip, 1)
-	odd.Fault = model.ReasonUnsupported
-	lies := syn(pod, vip, 1)
-	lies.LengthsLie = true
-	check(t, NewFlows(), node(tables(model.TCP)),
-		fate{syn(pod, noOne, 1), Outcome{Verdict: Reject}, ""},
-		fate{syn(pod, noOne, 1), sent(pod, cart0), "want reject"},
-		fate{rst, Outcome{Verdict: Reject}, "want drop"},
-		fate{rst, Outcome{Verdict: Drop}, ""},
-		fate{odd, sent(pod, vip), "want drop"},
-		fate{lies, Outcome{Verdict: Drop}, ""},
-		fate{syn(pod, elsewhere, 1), Outcome{Verdict: Drop}, "want it untouched"},
-	)
-}
-
 func TestSocketKeepsItsBackendAndSeesWhomItAsked(t *testing.T) {
 	var s Socket
+	ns := &Namespace{Via: PodSocket, Affinities: Affinities{}}
 	n := node(tables(model.UDP))
 	for i, f := range []struct {
 		to        netip.AddrPort
 		did       Reached
 		complaint string
 	}{
-		{vip, Reached{At: elsewhere}, "want one of"},
-		{vip, Reached{At: cart0}, ""},
-		{vip, Reached{At: cart1}, "as before"},
-		{vip2, Reached{At: cart0}, ""},
-		{noOne, Reached{At: cart0}, "want it refused"},
-		{noOne, Reached{Refused: true}, ""},
-		{elsewhere, Reached{At: elsewhere}, ""},
+		{vip, Reached{Forward, elsewhere}, "want one of"},
+		{vip, Reached{Forward, cart0}, ""},
+		{vip, Reached{Forward, cart1}, "as before"},
+		{vip2, Reached{Forward, cart0}, ""},
+		{noOne, Reached{Forward, cart0}, "want reject"},
+		{noOne, Reached{Verdict: Reject}, ""},
+		{elsewhere, Reached{Forward, elsewhere}, ""},
 	} {
-		err := s.Send(n, f.to, f.did)
+		err := s.Send(n, ns, f.to, f.did, 0)
 		if (err == nil) != (f.complaint == "") || err != nil && !strings.Contains(err.Error(), f.complaint) {
 			t.Fatalf("datagram %d to %s, %s: the model says %v, want %q", i, f.to, f.did, err, f.complaint)
 		}
@@ -236,7 +125,7 @@ func TestSocketKeepsItsBackendAndSeesWhomItAsked(t *testing.T) {
 	if got := s.Sender(cart1); got != cart1 {
 		t.Errorf("%s was never asked, but shows as %s", cart1, got)
 	}
-	if err := s.Send(n, cart0, Reached{At: cart0}); err != nil || s.Sender(cart0) != cart0 {
+	if err := s.Send(n, ns, cart0, Reached{Forward, cart0}, 0); err != nil || s.Sender(cart0) != cart0 {
 		t.Errorf("asked directly, %s shows as %s (%v)", cart0, s.Sender(cart0), err)
 	}
 }

@@ -10,10 +10,23 @@ import (
 	"github.com/deltaplane/deltaplane/internal/model"
 )
 
-// Reached is what was seen to become of a connect or a datagram: refused, or sent to an address.
+// Reached is what was seen to become of a connect or a datagram.
 type Reached struct {
-	Refused bool
-	At      netip.AddrPort
+	Verdict Verdict        // ECONNREFUSED is Reject, ETIMEDOUT Drop
+	At      netip.AddrPort // where it was sent, if it was
+}
+
+// Namespace is a network namespace: what its sockets have in common.
+type Namespace struct {
+	Via        Via // PodSocket or HostSocket
+	Affinities Affinities
+}
+
+// decide decides for one of its sockets, which affinity knows by the namespace.
+func (ns *Namespace) decide(n *Node, protocol model.Protocol, dialled netip.AddrPort, now uint32) Decision {
+	d := n.Decide(Dialler{Via: ns.Via}, protocol, dialled)
+	ns.Affinities.Narrow(n, &d, AffinityKey{}, now)
+	return d
 }
 
 // Socket is what a node remembers of one socket, as long as the socket lives. Its methods take what the kernel did,
@@ -30,26 +43,27 @@ type choice struct {
 	backend model.Backend
 }
 
-// Connect checks what became of a connect. Every connect is new: the socket had no peer, or gives it up.
-func (s *Socket) Connect(n *Node, protocol model.Protocol, dialled netip.AddrPort, did Reached) error {
-	d := n.Decide(Dialler{Via: PodSocket}, protocol, dialled)
-	if d.Frontend == nil {
+// Connect checks what became of a connect, at now seconds. Every connect is new: the socket had no peer, or gives it up.
+func (s *Socket) Connect(n *Node, ns *Namespace, protocol model.Protocol, dialled netip.AddrPort, did Reached, now uint32) error {
+	d := ns.decide(n, protocol, dialled, now)
+	if d.Verdict == Forward && d.Root == nil {
 		s.connected = nil
 		return reachedItself(protocol, dialled, did)
 	}
 	backend, err := checkReached(d, dialled, did)
-	if err == nil && !did.Refused {
+	if err == nil && d.Verdict == Forward {
 		s.connected = &choice{dialled, backend}
+		ns.Affinities.Note(d, AffinityKey{}, backend, now)
 	}
 	return err
 }
 
-// Send checks what became of a datagram of a socket without a peer. Those to one Service go to one backend, as they
-// would by conntrack (kube-proxy; RFC 4787 REQ-1 for translators at large), for as long as it serves what the
-// address stands for; then to another.
-func (s *Socket) Send(n *Node, dialled netip.AddrPort, did Reached) error {
-	d := n.Decide(Dialler{Via: PodSocket}, model.UDP, dialled)
-	if d.Frontend == nil {
+// Send checks what became of a datagram of a socket without a peer, at now seconds. Those to one Service go to one
+// backend, as they would by conntrack (kube-proxy; RFC 4787 REQ-1 for translators at large), for as long as it serves
+// what the address stands for; then to another.
+func (s *Socket) Send(n *Node, ns *Namespace, dialled netip.AddrPort, did Reached, now uint32) error {
+	d := ns.decide(n, model.UDP, dialled, now)
+	if d.Verdict == Forward && d.Root == nil {
 		s.sentDirectly(dialled)
 		return reachedItself(model.UDP, dialled, did)
 	}
@@ -58,9 +72,10 @@ func (s *Socket) Send(n *Node, dialled netip.AddrPort, did Reached) error {
 			continue
 		}
 		s.sent = append(s.sent[:i], s.sent[i+1:]...)
-		if b, lives := n.backend(c.backend.ID); lives && AddrPort(b) == AddrPort(c.backend) && b.Set == d.Frontend.Set {
+		b, lives := n.backend(c.backend.ID)
+		if lives && d.Root != nil && AddrPort(b) == AddrPort(c.backend) && b.Set == c.backend.Set && b.Set == d.Root.ID {
 			s.sent = append(s.sent, c)
-			if did.Refused || did.At != AddrPort(c.backend) {
+			if did.Verdict != Forward || did.At != AddrPort(c.backend) {
 				return fmt.Errorf("a datagram to %s: want it sent to %s as before, got %s", dialled, AddrPort(c.backend), did)
 			}
 			return nil
@@ -68,8 +83,9 @@ func (s *Socket) Send(n *Node, dialled netip.AddrPort, did Reached) error {
 		break
 	}
 	backend, err := checkReached(d, dialled, did)
-	if err == nil && !did.Refused {
+	if err == nil && d.Verdict == Forward {
 		s.sent = append(s.sent, choice{dialled, backend})
+		ns.Affinities.Note(d, AffinityKey{}, backend, now)
 	}
 	return err
 }
@@ -106,30 +122,30 @@ func (s *Socket) Peer(actual netip.AddrPort) netip.AddrPort {
 
 func reachedItself(protocol model.Protocol, dialled netip.AddrPort, did Reached) error {
 	// What is no Service's may be refused by whoever is there.
-	if !did.Refused && did.At != dialled {
+	if did.Verdict == Forward && did.At != dialled || did.Verdict == Drop {
 		return fmt.Errorf("%s to %s, which is no Service's: got %s", protocol, dialled, did)
 	}
 	return nil
 }
 
 func checkReached(d Decision, dialled netip.AddrPort, did Reached) (model.Backend, error) {
-	if d.Verdict != Forward { // a socket hook tells the client about faults in the tables too
-		if !did.Refused {
-			return model.Backend{}, fmt.Errorf("%s: want it refused (%s), got %s", dialled, d.Reason, did)
-		}
+	if d.Verdict != did.Verdict {
+		return model.Backend{}, fmt.Errorf("%s: want %s (%s) to one of %v, got %s", dialled, d.Verdict, d.Reason, addresses(d.Candidates), did)
+	}
+	if d.Verdict != Forward {
 		return model.Backend{}, nil
 	}
 	backend, legal := candidate(d, did.At)
-	if did.Refused || !legal {
-		return model.Backend{}, fmt.Errorf("%s: want one of %v, got %s", dialled, d.Candidates, did)
+	if !legal {
+		return model.Backend{}, fmt.Errorf("%s: want one of %v, got %s", dialled, addresses(d.Candidates), did)
 	}
 	return backend, nil
 }
 
 // String returns the outcome in words, for messages.
 func (r Reached) String() string {
-	if r.Refused {
-		return "a refusal"
+	if r.Verdict != Forward {
+		return r.Verdict.String()
 	}
 	return "it sent to " + r.At.String()
 }

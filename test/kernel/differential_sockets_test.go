@@ -34,15 +34,23 @@ func TestSocketsAgreeWithTheModel(t *testing.T) {
 		seed = uint64(time.Now().UnixNano())
 	}
 	t.Logf("seed %d: repeat with -differential.seed=%d", seed, seed)
-	rows, err := kernelnode.Over(n.plane, 64)
+	rows, err := kernelnode.Over(n.plane, 256)
 	if err != nil {
+		t.Fatal(err)
+	}
+	if err := rows.Surround(surroundings(false)); err != nil {
 		t.Fatal(err)
 	}
 	n.Do(t, func() {
 		for i := range *runsFlag / 10 {
 			rng := rand.New(rand.NewPCG(seed, uint64(i)))
-			j := &socketJudge{t: t, rows: rows, world: newWorld(func(n int) int { return rng.IntN(n) })}
-			j.world.servers, j.world.of = servers, []model.Protocol{model.TCP, model.UDP, model.UDP}
+			if err := rows.Reset(); err != nil {
+				t.Fatal(err)
+			}
+			ns := &refmodel.Namespace{Via: refmodel.PodSocket, Affinities: refmodel.Affinities{}}
+			j := &socketJudge{t: t, rows: rows, ns: ns, world: newWorld(func(n int) int { return rng.IntN(n) })}
+			j.world.servers, j.world.here, j.world.of = servers, servers, []model.Protocol{model.TCP, model.UDP, model.UDP}
+			j.world.anyone = true
 			if !j.run(50) {
 				t.Fatalf("world %d of seed %d", i, seed)
 			}
@@ -56,6 +64,7 @@ type socketJudge struct {
 	rows  *kernelnode.Node
 	world *world
 	node  *refmodel.Node
+	ns    *refmodel.Namespace
 	told  []string
 
 	datagrams []*datagramSocket
@@ -100,16 +109,16 @@ func (j *socketJudge) run(steps int) bool {
 func (j *socketJudge) change() {
 	j.world.change()
 	j.tell("the tables change: %s", j.world.changed)
-	if err := j.rows.Set(model.LayerCluster, j.world.tables); err != nil {
+	if err := errors.Join(j.rows.Set(model.LayerCluster, j.world.cluster), j.rows.Set(model.LayerNode, j.world.node)); err != nil {
 		j.t.Fatal(err)
 	}
-	j.node = refmodel.New(refmodel.NewLayer(j.world.tables.Clone()))
+	j.node = j.world.model(surroundings(false))
 }
 
 // destination is mostly a Service, sometimes a server.
 func (j *socketJudge) destination(protocol model.Protocol) netip.AddrPort {
 	if s := one(j.world, j.world.services); s.protocol == protocol && j.world.likely(6) {
-		return netip.AddrPortFrom(s.vip, s.port)
+		return j.world.frontend(s)
 	}
 	return netip.AddrPortFrom(one(j.world, j.world.servers), one(j.world, served))
 }
@@ -125,7 +134,7 @@ func (j *socketJudge) connect() error {
 	conn, err := dialErr(network, to)
 	if err != nil {
 		j.tell("connect %s to %s: %v", network, to, err)
-		return memory.Connect(j.node, protocol, to, refmodel.Reached{Refused: refused(err), At: to})
+		return memory.Connect(j.node, j.ns, protocol, to, refused(err, to), clock())
 	}
 	defer conn.Close()
 	reached, err := netip.ParseAddrPort(ask(j.t, conn))
@@ -133,7 +142,7 @@ func (j *socketJudge) connect() error {
 		return err
 	}
 	j.tell("connect %s to %s: reached %s", network, to, reached)
-	if err := memory.Connect(j.node, protocol, to, refmodel.Reached{At: reached}); err != nil {
+	if err := memory.Connect(j.node, j.ns, protocol, to, refmodel.Reached{Verdict: refmodel.Forward, At: reached}, clock()); err != nil {
 		return err
 	}
 	if want, got := memory.Peer(reached), netip.MustParseAddrPort(conn.RemoteAddr().String()); got != want {
@@ -152,10 +161,7 @@ func (j *socketJudge) send() error {
 	_, err := s.WriteToUDPAddrPort([]byte("who"), to)
 	if err != nil {
 		j.tell("socket %d to %s: %v", i, to, err)
-		if !refused(err) && !errors.Is(err, syscall.ENETUNREACH) && !errors.Is(err, syscall.EHOSTUNREACH) {
-			return err
-		}
-		return s.memory.Send(j.node, to, refmodel.Reached{Refused: refused(err), At: to})
+		return s.memory.Send(j.node, j.ns, to, refused(err, to), clock())
 	}
 	b := make([]byte, 64)
 	s.SetReadDeadline(time.Now().Add(5 * time.Second))
@@ -166,7 +172,7 @@ func (j *socketJudge) send() error {
 	from = netip.AddrPortFrom(from.Addr().Unmap(), from.Port())
 	reached := netip.MustParseAddrPort(string(b[:n]))
 	j.tell("socket %d to %s: reached %s, which shows as %s", i, to, reached, from)
-	if err := s.memory.Send(j.node, to, refmodel.Reached{At: reached}); err != nil {
+	if err := s.memory.Send(j.node, j.ns, to, refmodel.Reached{Verdict: refmodel.Forward, At: reached}, clock()); err != nil {
 		return err
 	}
 	if want := s.memory.Sender(reached); from != want {
@@ -175,7 +181,17 @@ func (j *socketJudge) send() error {
 	return nil
 }
 
-func refused(err error) bool { return errors.Is(err, syscall.ECONNREFUSED) }
+// refused reads the error of a connect or a send. One that the namespace has no route for went where it was to.
+func refused(err error, to netip.AddrPort) refmodel.Reached {
+	did := refmodel.Reached{Verdict: refmodel.Forward, At: to}
+	switch {
+	case errors.Is(err, syscall.ECONNREFUSED):
+		did.Verdict = refmodel.Reject
+	case errors.Is(err, syscall.ETIMEDOUT):
+		did.Verdict = refmodel.Drop
+	}
+	return did
+}
 
 func (j *socketJudge) tell(format string, args ...any) {
 	j.told = append(j.told, fmt.Sprintf("  "+format+"\n", args...))

@@ -4,12 +4,16 @@ package kernel
 
 import (
 	"bytes"
+	"errors"
 	"flag"
 	"fmt"
 	"math/rand/v2"
 	"slices"
+	"strings"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/deltaplane/deltaplane/bpf"
 	"github.com/deltaplane/deltaplane/internal/kernelnode"
@@ -33,22 +37,23 @@ func TestProgramsAgreeWithTheModel(t *testing.T) {
 		seed = uint64(time.Now().UnixNano())
 	}
 	t.Logf("seed %d: repeat with -differential.seed=%d", seed, seed)
-	var total tally
-	kernel := newKernelNode(t)
+	total := tally{}
+	kernels := []kernelNode{newKernelNode(t, false), newKernelNode(t, true)}
 	for i := range *runsFlag {
+		kernel := kernels[i%len(kernels)]
 		rng := rand.New(rand.NewPCG(seed, uint64(i)))
 		steps := *stepsFlag
 		var made []int
 		choose := func(n int) int { made = append(made, rng.IntN(n)); return made[len(made)-1] }
 		more := func() bool { steps--; return steps >= 0 }
-		if err := differential(t, kernel, choose, more, &total); err != nil {
+		if err := differential(t, kernel, choose, more, total); err != nil {
 			err = shrink(made, err, func(choices []int) error { return replay(t, kernel, choices) })
 			t.Fatalf("world %d of seed %d: %v", i, seed, err)
 		}
 	}
 	t.Logf("%d packets: %s", total.packets(), total)
-	if total.translated == 0 || total.refused == 0 || total.dropped == 0 || total.replies == 0 || total.errors == 0 || total.reported == 0 {
-		t.Errorf("the worlds are too tame: %s", total)
+	if missing := total.missing(); missing != "" {
+		t.Errorf("the worlds are too tame, nothing was %s", missing)
 	}
 }
 
@@ -56,7 +61,7 @@ func TestProgramsAgreeWithTheModel(t *testing.T) {
 func FuzzProgramsAgreeWithTheModel(f *testing.F) {
 	testkit.NeedKernel(f)
 	f.Add([]byte("any bytes make a world and the packets in it, one choice a byte, until they are used up"))
-	kernel := newKernelNode(f)
+	kernel := newKernelNode(f, false)
 	f.Fuzz(func(t *testing.T, choices []byte) {
 		if err := replay(t, kernel, choices); err != nil {
 			t.Error(err)
@@ -65,7 +70,7 @@ func FuzzProgramsAgreeWithTheModel(f *testing.F) {
 }
 
 // replay runs the world that choices make, as far as they reach.
-func replay[C byte | int](t *testing.T, kernel *kernelnode.Node, choices []C) error {
+func replay[C byte | int](t *testing.T, kernel kernelNode, choices []C) error {
 	t.Helper()
 	choose := func(n int) int {
 		if len(choices) == 0 {
@@ -75,7 +80,7 @@ func replay[C byte | int](t *testing.T, kernel *kernelnode.Node, choices []C) er
 		choices = choices[1:]
 		return c
 	}
-	return differential(t, kernel, choose, func() bool { return len(choices) > 0 }, &tally{})
+	return differential(t, kernel, choose, func() bool { return len(choices) > 0 }, tally{})
 }
 
 // shrinkReplays bounds the time that a failure takes to become small.
@@ -98,120 +103,198 @@ func shrink(choices []int, err error, run func([]int) error) error {
 	return err
 }
 
-func newKernelNode(t testing.TB) *kernelnode.Node {
+// kernelNode is loaded programs in fixed surroundings.
+type kernelNode struct {
+	*kernelnode.Node
+	around refmodel.Surroundings
+}
+
+func newKernelNode(t testing.TB, masqueradeAll bool) kernelNode {
 	t.Helper()
-	kernel, err := kernelnode.New(1024, false)
+	kernel, err := kernelnode.New(1024, masqueradeAll)
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(kernel.Close)
-	return kernel
+	around := surroundings(masqueradeAll)
+	if err := kernel.Surround(around); err != nil {
+		t.Fatal(err)
+	}
+	return kernelNode{kernel, around}
 }
 
 // tally counts what was seen, so that a generator that no longer reaches something is noticed.
-type tally struct{ untouched, translated, replies, refused, dropped, reported, errors, changes int }
+type tally map[string]int
 
-func (c tally) packets() int {
-	return c.untouched + c.translated + c.replies + c.errors + c.refused + c.dropped
+// kindsOfSteps are what a run must have seen.
+var kindsOfSteps = []string{
+	"let through", "translated coming in", "translated leaving", "given another port", "masqueraded", "refused", "dropped", "error translated",
+	"change of tables", "passing of time",
+}
+
+func (c tally) missing() string {
+	for _, kind := range kindsOfSteps {
+		if c[kind] == 0 {
+			return kind
+		}
+	}
+	return ""
+}
+
+func (c tally) packets() (n int) {
+	for _, kind := range kindsOfSteps[:8] {
+		n += c[kind]
+	}
+	return n
 }
 
 // String names the counts.
 func (c tally) String() string {
-	return fmt.Sprintf("%d untouched, %d translated (%d with another client port), %d replies and %d errors translated, %d refused, %d dropped; %d changes of tables",
-		c.untouched, c.translated, c.reported, c.replies, c.errors, c.refused, c.dropped, c.changes)
+	var words []string
+	for _, kind := range kindsOfSteps {
+		words = append(words, fmt.Sprintf("%d × %s", c[kind], kind))
+	}
+	return strings.Join(words, ", ")
 }
 
 // judge holds the programs and the model to each other.
 type judge struct {
-	t      *testing.T
-	kernel *kernelnode.Node
-	flows  *refmodel.Flows
-	node   *refmodel.Node
-	tally  *tally
-	told   []string // the last steps, for people
+	t       *testing.T
+	kernel  kernelNode
+	traffic *traffic
+	flows   *refmodel.Flows
+	node    *refmodel.Node
+	tally   tally
+	past    uint32   // seconds that were let pass
+	told    []string // the last steps, for people
 }
 
 // differential runs one world up to the first disagreement, and tells all about that.
-func differential(t *testing.T, kernel *kernelnode.Node, choose func(int) int, more func() bool, total *tally) error {
+func differential(t *testing.T, kernel kernelNode, choose func(int) int, more func() bool, total tally) error {
 	t.Helper()
 	if err := kernel.Reset(); err != nil {
 		t.Fatal(err)
 	}
-	j := &judge{t: t, kernel: kernel, flows: refmodel.NewFlows(), tally: total}
-	w := newWorld(choose)
+	j := &judge{t: t, kernel: kernel, flows: refmodel.NewFlows(), tally: total, traffic: &traffic{world: newWorld(choose)}}
 	for first := true; more(); first = false {
 		var err error
-		if first || choose(12) == 0 {
-			err = j.change(w)
-		} else {
-			err = j.packet(w.packet())
+		switch n := choose(24); {
+		case first || n < 2:
+			err = j.change()
+		case n == 2:
+			err = j.passTime(one(j.traffic.world, []uint32{1, 1, 9, 10, 100}))
+		default:
+			err = j.packet(j.traffic.next())
+		}
+		if errors.Is(err, errSecondPassed) {
+			return nil
 		}
 		if err != nil {
-			return fmt.Errorf("%w\nthe tables:\n%s\nthe last steps:\n%s", err, w, j.history())
+			return fmt.Errorf("%w\nthe tables:\n%s\nthe last steps:\n%s", err, j.traffic, j.history())
 		}
 	}
 	return nil
 }
 
-func (j *judge) change(w *world) error {
+func (j *judge) change() error {
+	w := j.traffic.world
 	w.change()
-	j.tally.changes++
+	j.tally["change of tables"]++
 	j.tell("the tables change: %s", w.changed)
-	if err := j.kernel.Set(model.LayerCluster, w.tables); err != nil {
+	if err := errors.Join(j.kernel.Set(model.LayerCluster, w.cluster), j.kernel.Set(model.LayerNode, w.node)); err != nil {
 		return err
 	}
-	j.node = refmodel.New(refmodel.NewLayer(w.tables.Clone()))
+	j.node = w.model(j.kernel.around)
 	return nil
 }
 
-func (j *judge) packet(frame []byte, toPod bool) error {
-	run := j.kernel.FromPod
-	if toPod {
-		run = j.kernel.ToPod
+func (j *judge) passTime(seconds uint32) error {
+	j.tally["passing of time"]++
+	j.tell("%d seconds pass", seconds)
+	j.past += seconds
+	return j.kernel.PassTime(seconds)
+}
+
+// errSecondPassed ends a world early: the kernel's clock, which it shares with no one, went on by a second between our
+// looking at it and the program's.
+var errSecondPassed = errors.New("a second passed")
+
+// clock returns the seconds of the clock that the programs look at.
+func clock() uint32 {
+	var now unix.Timespec
+	if err := unix.ClockGettime(unix.CLOCK_MONOTONIC, &now); err != nil {
+		panic(err) // there is no such kernel
 	}
-	verdict, out, err := run(frame)
+	return uint32(now.Sec)
+}
+
+// run gives a frame to the hook's program; now is the programs' time.
+func (j *judge) run(p passage) (verdict bpf.Verdict, out []byte, now uint32, err error) {
+	now = clock()
+	switch p.hook {
+	case fromPodHook:
+		verdict, out, err = j.kernel.FromPod(p.frame)
+	case toPodHook:
+		verdict, out, err = j.kernel.ToPod(p.frame)
+	case fromUplinkHook:
+		verdict, out, err = j.kernel.FromUplink(p.frame, uplinkA)
+	case toUplinkHook:
+		verdict, out, err = j.kernel.ToUplink(p.frame, uplinkA)
+	}
+	if err == nil && clock() != now {
+		err = errSecondPassed
+	}
+	return verdict, out, now + j.past, err
+}
+
+func (j *judge) packet(at passage) error {
+	verdict, out, now, err := j.run(at)
 	if err != nil {
-		return fmt.Errorf("frame %x: %w", frame, err)
+		return fmt.Errorf("frame %x: %w", at.frame, err)
 	}
-	p, readable := refmodel.Parse(frame)
-	if !readable && toPod {
-		return j.errorToPod(frame, verdict, out)
-	}
+	p, readable := refmodel.Parse(at.frame)
 	if !readable {
-		j.tally.untouched++
-		if verdict != bpf.Pass || !bytes.Equal(out, frame) {
-			return fmt.Errorf("frame %x can be no Service's, but the verdict is %s with %x", frame, verdict, out)
-		}
-		return nil
+		return j.unreadable(at, verdict, out)
 	}
-	did, err := j.outcome(p, frame, verdict, out)
-	j.tell("%s %s: %s", map[bool]string{false: "from pod", true: "to pod"}[toPod], p, did)
+	did, err := j.outcome(p, at.frame, verdict, out)
+	j.tell("%s %s: %s", at.hook, p, did)
 	if err != nil {
-		return fmt.Errorf("%s: %w\nframe in  %x\nframe out %x", p, err, frame, out)
+		return fmt.Errorf("%s: %w\nframe in  %x\nframe out %x", p, err, at.frame, out)
 	}
-	j.count(p, did, toPod)
-	if toPod {
-		err = j.flows.ToPod(p, did)
-	} else {
-		err = j.flows.FromPod(j.node, p, did)
+	switch at.hook {
+	case fromPodHook:
+		err = j.flows.ComesIn(j.node, refmodel.PodPacket, p, did, now)
+	case fromUplinkHook:
+		err = j.flows.ComesIn(j.node, refmodel.UplinkPacket, p, did, now)
+	case toPodHook:
+		err = j.flows.Leaves(j.node, 0, p, did, now)
+	case toUplinkHook:
+		err = j.flows.Leaves(j.node, uplinkA, p, did, now)
 	}
 	if err != nil {
-		return fmt.Errorf("%w\nframe in  %x\nframe out %x", err, frame, out)
+		return fmt.Errorf("%s %w\nframe in  %x\nframe out %x", at.hook, err, at.frame, out)
+	}
+	j.count(at.hook, p, did)
+	if did.Verdict == refmodel.Forward {
+		j.traffic.went(at, out)
 	}
 	return nil
 }
 
-// errorToPod judges what is no packet of a flow but may be an ICMP error about one.
-func (j *judge) errorToPod(frame []byte, verdict bpf.Verdict, out []byte) error {
-	want := j.flows.ErrorToPod(frame)
-	j.tell("to pod, no flow's packet, to be translated: %v", !bytes.Equal(want, frame))
-	if verdict != bpf.Pass || !bytes.Equal(out, want) {
-		return fmt.Errorf("%s of\nframe in  %x\nframe out %x\nwanted    %x", verdict, frame, out, want)
+// unreadable judges what is no packet of a flow but may be an ICMP error about one.
+func (j *judge) unreadable(at passage, verdict bpf.Verdict, out []byte) error {
+	want := at.frame
+	if at.hook.leaving() {
+		want = j.flows.ErrorToPod(at.frame)
 	}
-	if bytes.Equal(want, frame) {
-		j.tally.untouched++
+	j.tell("%s, no flow's packet, to be translated: %v", at.hook, !bytes.Equal(want, at.frame))
+	if verdict != bpf.Pass || !bytes.Equal(out, want) {
+		return fmt.Errorf("%s %s of\nframe in  %x\nframe out %x\nwanted    %x", at.hook, verdict, at.frame, out, want)
+	}
+	if bytes.Equal(want, at.frame) {
+		j.tally["let through"]++
 	} else {
-		j.tally.errors++
+		j.tally["error translated"]++
 	}
 	return nil
 }
@@ -220,17 +303,13 @@ func (j *judge) errorToPod(frame []byte, verdict bpf.Verdict, out []byte) error 
 func (j *judge) outcome(p refmodel.Packet, frame []byte, verdict bpf.Verdict, out []byte) (refmodel.Outcome, error) {
 	switch verdict {
 	case bpf.Drop:
-		did := refmodel.Outcome{Verdict: refmodel.Drop}
-		if d := j.node.NewPacket(p); d.Verdict == refmodel.Reject && !hasOptions(frame) {
-			return did, fmt.Errorf("dropped, though it can be answered: %s", d.Reason)
-		}
-		return did, nil
+		return refmodel.Outcome{Verdict: refmodel.Drop}, nil
 	case bpf.Refuse:
 		return refmodel.Outcome{Verdict: refmodel.Reject}, p.CheckRefusal(frame, out)
 	}
 	after, readable := refmodel.Parse(out)
 	if !readable {
-		return refmodel.Outcome{Verdict: refmodel.Forward}, fmt.Errorf("what came out can't be read any more")
+		return refmodel.Outcome{Verdict: refmodel.Forward}, errors.New("what came out can't be read any more")
 	}
 	did := refmodel.Outcome{Verdict: refmodel.Forward, Source: after.Source, Destination: after.Destination}
 	if p.LengthsLie { // there is no right checksum
@@ -242,23 +321,23 @@ func (j *judge) outcome(p refmodel.Packet, frame []byte, verdict bpf.Verdict, ou
 	return did, nil
 }
 
-func (j *judge) count(p refmodel.Packet, did refmodel.Outcome, toPod bool) {
-	same := did.Source == p.Source && did.Destination == p.Destination
+func (j *judge) count(at hook, p refmodel.Packet, did refmodel.Outcome) {
+	kind := "translated coming in"
 	switch {
 	case did.Verdict == refmodel.Drop:
-		j.tally.dropped++
+		kind = "dropped"
 	case did.Verdict == refmodel.Reject:
-		j.tally.refused++
-	case same:
-		j.tally.untouched++
-	case toPod:
-		j.tally.replies++
-	default:
-		j.tally.translated++
-		if did.Source != p.Source {
-			j.tally.reported++
-		}
+		kind = "refused"
+	case did.Source == p.Source && did.Destination == p.Destination:
+		kind = "let through"
+	case at.leaving() && slices.Contains(nodes, did.Source.Addr()) && did.Destination == p.Destination:
+		kind = "masqueraded"
+	case at.leaving():
+		kind = "translated leaving"
+	case did.Source != p.Source:
+		kind = "given another port"
 	}
+	j.tally[kind]++
 }
 
 // historyLength is how many steps are told of before a disagreement.
@@ -278,6 +357,3 @@ func (j *judge) history() string {
 	}
 	return b.String()
 }
-
-// hasOptions says that an IPv4 header has options: such a datagram isn't answered.
-func hasOptions(frame []byte) bool { return frame[14]>>4 == 4 && frame[14]&15 > 5 }

@@ -1,0 +1,243 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package refmodel
+
+import (
+	"fmt"
+	"net/netip"
+	"slices"
+	"strings"
+
+	"github.com/deltaplane/deltaplane/internal/model"
+)
+
+// ComesIn checks what became of a packet that came in from a pod or by an uplink, at now seconds.
+func (f *Flows) ComesIn(n *Node, via Via, p Packet, did Outcome, now uint32) error {
+	k := key{tupleOf(p), false}
+	e := f.entries[k]
+	if e == nil {
+		return f.unknown(n, via, p, did, now)
+	}
+	if p.Fault != model.ReasonNone {
+		return dropped(p, p.Fault, did)
+	}
+	if !e.forward {
+		e.seen = now
+		f.note(p, k, e)
+		return translated(p, e.exchanged(k), did)
+	}
+	switch f.standing(n, p, k, e, now) {
+	case stands:
+		f.note(p, k, e)
+		return translated(p, e.exchanged(k), did)
+	case isGone:
+		f.end(k, e)
+		return refused(p, model.ReasonBackendGone, did)
+	}
+	f.end(k, e)
+	if e.moved {
+		return f.moveAgain(n, via, p, e.root, did, now)
+	}
+	return f.unknown(n, via, p, did, now)
+}
+
+// unknown checks the first packet of something.
+//
+//   - A frontend's packet that can't be translated is dropped, not let through to where no one is.
+//   - Only a SYN begins a connection; other segments of one that isn't known are answered by a RST (RFC 9293 3.10.7.1,
+//     "if the connection does not exist"), or the client would wait for what no one knows of.
+//   - One whose lengths lie is malformed. (Linux's ip_rcv_core and ipv6_rcv drop it too.)
+func (f *Flows) unknown(n *Node, via Via, p Packet, did Outcome, now uint32) error {
+	d := n.Decide(Dialler{via, p.Source.Addr()}, p.Protocol, p.Destination)
+	switch {
+	case d.Verdict == Forward && d.Frontend == nil:
+		f.dialsDirectly(p)
+		return untouched(p, did)
+	case p.Fault != model.ReasonNone:
+		return dropped(p, p.Fault, did)
+	case p.Protocol == model.TCP && !p.SYN && d.Root != nil:
+		return refused(p, model.ReasonNoFlow, did)
+	}
+	return f.first(n, via, p, d, false, did, now)
+}
+
+// moveAgain gives another backend to a socket that knows its Service by a backend's address alone.
+func (f *Flows) moveAgain(n *Node, via Via, p Packet, root model.SetID, did Outcome, now uint32) error {
+	set, there := n.set(root)
+	if !there {
+		return dropped(p, model.ReasonStaleTables, did)
+	}
+	d := Decision{Frontend: &model.Frontend{Set: root, Kind: model.FrontendClusterIP}, Root: &set, Set: &set}
+	if len(n.members(root)) == 0 {
+		d = d.stop(Reject, model.ReasonNoBackend)
+	} else {
+		d = n.choose(d, n.hinted(set), model.ReasonStaleTables)
+	}
+	return f.first(n, via, p, d, true, did, now)
+}
+
+// first checks the packet that begins a flow, and remembers it.
+func (f *Flows) first(n *Node, via Via, p Packet, d Decision, moved bool, did Outcome, now uint32) error {
+	if p.LengthsLie {
+		return dropped(p, model.ReasonMalformed, did)
+	}
+	client := AffinityKey{Client: p.Source.Addr()}
+	f.Affinities.Narrow(n, &d, client, now)
+	switch d.Verdict {
+	case Drop:
+		return dropped(p, d.Reason, did)
+	case Reject:
+		return refused(p, d.Reason, did)
+	}
+	backend, legal := candidate(d, did.Destination)
+	switch {
+	case did.Verdict != Forward || !legal:
+		return fmt.Errorf("%s: %s, want forward to one of %s", p, did, addresses(d.Candidates))
+	case did.Source.Addr() != p.Source.Addr():
+		return fmt.Errorf("%s: the source became %s, want the client's address kept where it comes in", p, did.Source)
+	}
+	f.Affinities.Note(d, client, backend, now)
+	e := &entry{
+		to: AddrPort(backend), at: AddrPort(backend), backend: backend.ID, root: d.Root.ID, forward: true, moved: moved,
+		masquerade: n.marks(Dialler{via, p.Source.Addr()}, d, backend), sequence: p.Sequence, seen: now,
+	}
+	return f.begin(key{tupleOf(p), false}, e, did)
+}
+
+func addresses(backends []model.Backend) (all []netip.AddrPort) {
+	for _, b := range backends {
+		all = append(all, AddrPort(b))
+	}
+	return all
+}
+
+// marks says whether a new flow is masqueraded should it leave by an uplink: see Masquerades.
+func (n *Node) marks(who Dialler, d Decision, b model.Backend) bool {
+	return !d.KeepsAddress && (who.Via == UplinkPacket || n.MasqueradeAll || b.Addr == who.Addr)
+}
+
+// Leaves checks what became of a packet that leaves the node's stack: by the uplink of an index, or 0 to a pod.
+func (f *Flows) Leaves(n *Node, uplink int, p Packet, did Outcome, now uint32) error {
+	k := key{tupleOf(p), true}
+	e := f.entries[k]
+	if e == nil || p.Fault != model.ReasonNone {
+		return untouched(p, did)
+	}
+	switch {
+	case !e.forward:
+		e.seen = now
+		f.note(p, k, e)
+		return translated(p, e.exchanged(k), did)
+	case uplink == 0 && p.Source.Addr() != p.Destination.Addr():
+		return untouched(p, did)
+	case !e.to.IsValid():
+		return f.masquerade(n, uplink, p, k, e, did)
+	}
+	if e.seen != now {
+		e.seen = now
+		if f.other(k, e) == nil {
+			f.claim(k, e)
+		}
+	}
+	f.note(p, k, e)
+	return translated(p, e.exchanged(k), did)
+}
+
+// masquerade checks the first packet of a flow that leaves with the node's address. A pod that reaches itself gets the
+// node's main address, since it doesn't leave by an uplink.
+func (f *Flows) masquerade(n *Node, uplink int, p Packet, k key, e *entry, did Outcome) error {
+	i := slices.IndexFunc(n.Uplinks[uplink], func(a netip.Addr) bool { return a.Is4() == p.Source.Addr().Is4() })
+	if i < 0 {
+		return dropped(p, model.ReasonPortsExhausted, did)
+	}
+	own := n.Uplinks[uplink][i]
+	if did.Verdict != Forward || did.Source.Addr() != own || did.Destination != p.Destination {
+		return fmt.Errorf("%s: %s, want it to leave with address %s", p, did, own)
+	}
+	with := func(e *entry, port uint16) { e.to = netip.AddrPortFrom(own, port) }
+	if err := f.mayUsePort(k, *e, did.Source.Port(), p.Source.Port(), with); err != nil {
+		return err
+	}
+	e.to = did.Source
+	f.claim(k, e)
+	return nil
+}
+
+// dialsDirectly forgets whose answers came to a port from which a client now dials the backend itself: the answers are
+// to that connection from here on. Of datagrams each may be the first: whom a port asked last is who answers it.
+func (f *Flows) dialsDirectly(p Packet) {
+	if !p.SYN && (p.Protocol != model.UDP || p.Fault != model.ReasonNone) {
+		return
+	}
+	answers := key{tuple{p.Protocol, p.Destination, p.Source}, true}
+	if e := f.entries[answers]; e != nil && !e.forward {
+		delete(f.entries, answers)
+	}
+}
+
+// oneHost says that an answer to the address reaches one host. A RST is never answered, nor is a packet from a group,
+// broadcast or nobody's address (RFC 9293 3.10.7.1; RFC 1122 3.2.2, RFC 4443 2.4 e).
+func oneHost(a netip.Addr) bool {
+	return !a.IsUnspecified() && !a.IsMulticast() && !(a.Is4() && a.As4()[0] >= 224)
+}
+
+func untouched(p Packet, did Outcome) error {
+	if did.Verdict != Forward || did.Source != p.Source || did.Destination != p.Destination {
+		return fmt.Errorf("%s: want it untouched, got %s", p, did)
+	}
+	return nil
+}
+
+func translated(p Packet, to tuple, did Outcome) error {
+	if want := (Outcome{Verdict: Forward, Source: to.source, Destination: to.destination}); did != want {
+		return fmt.Errorf("%s: of a known flow, want %s, got %s", p, want, did)
+	}
+	return nil
+}
+
+func dropped(p Packet, reason model.DropReason, did Outcome) error {
+	if did.Verdict != Drop {
+		return fmt.Errorf("%s: want drop (%s), got %s", p, reason, did)
+	}
+	return nil
+}
+
+// refused takes a drop too: answers are limited in rate, and not given to what asks for none. See Answerable.
+func refused(p Packet, reason model.DropReason, did Outcome) error {
+	if did.Verdict == Forward || did.Verdict == Reject && !p.Answerable() {
+		return fmt.Errorf("%s: want reject (%s), got %s", p, reason, did)
+	}
+	return nil
+}
+
+// Answerable says whether a refusal of the packet may be sent.
+func (p Packet) Answerable() bool { return !p.RST && oneHost(p.Source.Addr()) }
+
+// String returns the packet in one line, for messages.
+func (p Packet) String() string {
+	words := []string{fmt.Sprintf("%s %s → %s", p.Protocol, p.Source, p.Destination)}
+	for _, f := range []struct {
+		set  bool
+		word string
+	}{
+		{p.SYN, fmt.Sprintf("SYN %d", p.Sequence)},
+		{p.FIN, "FIN"},
+		{p.RST, fmt.Sprintf("RST %d", p.Sequence)},
+		{p.Acknowledged != 0, fmt.Sprintf("ACK %d", p.Acknowledged)},
+		{p.Fault != model.ReasonNone, p.Fault.String()},
+		{p.LengthsLie, "lengths lie"},
+	} {
+		if f.set {
+			words = append(words, f.word)
+		}
+	}
+	return strings.Join(words, " ")
+}
+
+// String returns the outcome in one line, for messages.
+func (o Outcome) String() string {
+	if o.Verdict != Forward {
+		return o.Verdict.String()
+	}
+	return fmt.Sprintf("forward as %s → %s", o.Source, o.Destination)
+}

@@ -1,0 +1,84 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package refmodel
+
+import "github.com/deltaplane/deltaplane/internal/model"
+
+// standing is how the flow of a client's packet goes on.
+type standing int
+
+const (
+	stands standing = iota // with its backend
+	begins                 // as a new one
+	isGone                 // not at all: the backend is gone, and the client is to know
+)
+
+// resetWindow is how far a RST may be beyond what the other side has acknowledged, to count.
+const resetWindow = 1 << 24
+
+// standing decides whether a packet of a known flow stays with its backend.
+//
+//   - A SYN that is sent again, with the same sequence number, stays, so that the backend sees one connection (RFC
+//     9293 3.8.1); one with another number is a new connection from a port that is used again, whatever state the old
+//     one was in (RFC 9293 3.6.1; Linux's tcp_conntracks table, sIV for SYN in TIME_WAIT).
+//   - A SYN that is sent again, and a datagram, stays while the backend is one of the Service's, terminating or not
+//     (kube-proxy's pkg/proxy/conntrack/cleanup.go).
+//   - What else belongs to a connection stays, and to a backend that terminates it must (KEP-1669). When the backend is
+//     gone the connection is, and the client learns of it within a second.
+//   - Datagrams leave an address that has gone to another Service within a second (cleanup.go: by the Service's address
+//     and its endpoints).
+func (f *Flows) standing(n *Node, p Packet, k key, e *entry, now uint32) standing {
+	switch {
+	case e.ended && p.SYN:
+		return begins
+	case e.ended:
+		return isGone
+	case p.SYN && p.Sequence != e.sequence:
+		return begins
+	case (p.SYN || p.Protocol == model.UDP) && !n.serves(e):
+		return begins
+	case e.seen == now:
+		return stands
+	}
+	e.seen = now
+	switch {
+	case p.Protocol != model.UDP && !n.serves(e):
+		return isGone
+	case p.Protocol == model.UDP && !e.moved && !n.dials(p, e.root):
+		return begins
+	case f.other(k, e) == nil && !f.claim(k, e) && p.Protocol == model.UDP:
+		return begins
+	}
+	return stands
+}
+
+// serves says whether the backend of a flow is still one of its Service's, under the number it had.
+func (n *Node) serves(e *entry) bool {
+	b, lives := n.backend(e.backend)
+	return lives && AddrPort(b) == e.at && b.Set == e.root
+}
+
+// dials says whether what a packet is for still stands for a Service.
+func (n *Node) dials(p Packet, root model.SetID) bool {
+	frontend, found := n.find(PodPacket, p.Protocol, p.Destination)
+	return found && frontend.Set == root
+}
+
+// note remembers what a packet says of its connection. A RST counts if a receiver would take it, or nearly: an off-path
+// sender should not be able to cut a connection's memory short (RFC 5961 3.2; Linux's nf_conntrack_proto_tcp.c on RST). A
+// side that goes on after its RST didn't mean it.
+func (f *Flows) note(p Packet, k key, e *entry) {
+	if p.Acknowledged != 0 {
+		e.acknowledged = p.Acknowledged
+	}
+	switch {
+	case p.RST:
+		if half := f.other(k, e); half != nil && p.Sequence-half.acknowledged < resetWindow {
+			e.reset = true
+		}
+	case p.FIN:
+		e.fin = true
+	default:
+		e.reset = false
+	}
+}
