@@ -26,12 +26,16 @@ type candidate struct {
 	at        netip.AddrPort
 	condition condition
 	node      string
-	hints     state.Hints
+	hints     *state.Hints
 }
 
 // candidates returns the candidates of one ServicePort in one family, sorted, each address and port once.
 func candidates(of iter.Seq[*state.Slice], port state.Port, family model.Family) []candidate {
-	var all []candidate
+	most := 0
+	for slice := range of {
+		most += slice.Len()
+	}
+	all := make([]candidate, 0, most)
 	for slice := range of {
 		if slice.Family != family {
 			continue
@@ -40,7 +44,6 @@ func candidates(of iter.Seq[*state.Slice], port state.Port, family model.Family)
 		if len(numbers) == 0 {
 			continue
 		}
-		all = slices.Grow(all, slice.Len()*len(numbers))
 		for endpoint := range slice.Endpoints() {
 			condition, usable := conditionOf(endpoint, port.Protocol)
 			if !usable {
@@ -115,8 +118,9 @@ func best(all []candidate) []candidate {
 // join adds what another slice says of the same endpoint.
 func (c *candidate) join(other candidate) {
 	c.node = cmp.Or(c.node, other.node)
-	c.hints.Zones = union(c.hints.Zones, other.hints.Zones)
-	c.hints.Nodes = union(c.hints.Nodes, other.hints.Nodes)
+	if c.hints != other.hints {
+		c.hints = &state.Hints{Zones: union(c.hints.Zones, other.hints.Zones), Nodes: union(c.hints.Nodes, other.hints.Nodes)}
+	}
 }
 
 func union(a, b []string) []string {

@@ -21,26 +21,32 @@ type topology struct {
 	affinity uint32
 	local    bool // some clients get local backends alone
 
-	all, ready []candidate    // sorted
-	hints      model.SetFlags // those that count
+	all   []candidate    // sorted
+	hints model.SetFlags // those that count
 }
 
 // read takes in the candidates and says which hints count: those that all ready endpoints have
 // (topologyModeFromHints of kube-proxy).
 func (t *topology) read(all []candidate) {
 	t.all = all
-	for _, c := range all {
-		if c.condition == ready {
-			t.ready = append(t.ready, c)
+	var ready, nodes, zones int
+	for i := range all {
+		c := &all[i]
+		if !c.ready() {
+			continue
+		}
+		ready++
+		if len(c.hints.Nodes) > 0 {
+			nodes++
+		}
+		if len(c.hints.Zones) > 0 {
+			zones++
 		}
 	}
-	if len(t.ready) == 0 {
-		return
-	}
-	if !slices.ContainsFunc(t.ready, func(c candidate) bool { return len(c.hints.Nodes) == 0 }) {
+	if ready > 0 && nodes == ready {
 		t.hints |= model.NodeHints
 	}
-	if !slices.ContainsFunc(t.ready, func(c candidate) bool { return len(c.hints.Zones) == 0 }) {
+	if ready > 0 && zones == ready {
 		t.hints |= model.ZoneHints
 	}
 }
@@ -48,6 +54,7 @@ func (t *topology) read(all []candidate) {
 // cluster returns the part in the cluster layer: the root, and the sets of zones, which share its backends.
 func (t *topology) cluster() part {
 	p := part{layer: model.ClusterLayer, root: t.root}
+	p.backends = make([]backend, 0, len(t.all))
 	for _, c := range t.all {
 		p.backends = append(p.backends, c.backend())
 	}
@@ -57,9 +64,11 @@ func (t *topology) cluster() part {
 		return p
 	}
 	zones := map[string][]netip.AddrPort{}
-	for _, c := range t.ready {
+	for _, c := range t.all {
 		for _, zone := range c.hints.Zones {
-			zones[zone] = append(zones[zone], c.at)
+			if c.ready() {
+				zones[zone] = append(zones[zone], c.at)
+			}
 		}
 	}
 	for zone, members := range zones {
@@ -82,7 +91,7 @@ func (t *topology) nodes() []part {
 			byNode[c.node] = append(byNode[c.node], c)
 		}
 		for _, node := range c.hints.Nodes {
-			if c.condition == ready && node != c.node {
+			if c.ready() && node != c.node {
 				byNode[node] = append(byNode[node], c)
 			}
 		}
@@ -103,7 +112,7 @@ func (t *topology) node(node string, on []candidate) part {
 		if c.node == node {
 			here = append(here, c)
 		}
-		if c.condition == ready && slices.Contains(c.hints.Nodes, node) {
+		if c.ready() && slices.Contains(c.hints.Nodes, node) {
 			given = append(given, c)
 		}
 	}
@@ -130,9 +139,10 @@ func (t *topology) set(key model.SetKey, members []netip.AddrPort, flags model.S
 // still serve.
 func choose(of []candidate) (members []netip.AddrPort, flags model.SetFlags) {
 	least := ready
-	if !slices.ContainsFunc(of, func(c candidate) bool { return c.condition == ready }) {
+	if !slices.ContainsFunc(of, func(c candidate) bool { return c.ready() }) {
 		least = fallback
 	}
+	members = make([]netip.AddrPort, 0, len(of))
 	for _, c := range of {
 		if c.condition >= least {
 			members = append(members, c.at)
@@ -152,8 +162,10 @@ func addresses(of []candidate) []netip.AddrPort {
 	return list
 }
 
+func (c *candidate) ready() bool { return c.condition == ready }
+
 func (c *candidate) backend() backend {
-	if c.condition == ready {
+	if c.ready() {
 		return backend{c.at, model.BackendActive}
 	}
 	return backend{c.at, model.BackendTerminating}

@@ -79,7 +79,7 @@ func parseSlice(n Name, m *schemas.EndpointSlice) (*Slice, error) {
 		pack.add(Endpoint{
 			Addr: addr, Ready: e.GetReady(), Serving: e.GetServing(), Terminating: e.GetTerminating(),
 			Node: e.GetNode(), Zone: e.GetZone(),
-			Hints: Hints{Zones: hintsOf(e.GetZoneHints()), Nodes: hintsOf(e.GetNodeHints())},
+			Hints: &Hints{Zones: hintsOf(e.GetZoneHints()), Nodes: hintsOf(e.GetNodeHints())},
 		})
 	}
 	s.packed, s.names, s.hints = string(pack.packed), slices.Clone(pack.names), slices.Clone(pack.hints)
@@ -118,7 +118,10 @@ func checkHints(e *schemas.SliceEndpoint) error {
 		}
 	}
 	for _, node := range e.GetNodeHints() {
-		if err := checkNode(node); err != nil {
+		if node == "" {
+			continue
+		}
+		if err := checkName(KindNode, Name{Name: node}); err != nil {
 			return fmt.Errorf("its hint: %w", err)
 		}
 	}

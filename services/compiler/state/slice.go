@@ -34,10 +34,10 @@ type Endpoint struct {
 	Addr                        netip.Addr
 	Ready, Serving, Terminating bool
 	Node, Zone                  string
-	Hints                       Hints
+	Hints                       *Hints // never nil, shared, not to be changed
 }
 
-// Hints are the zones and nodes whose clients should use an endpoint. Lists are sorted, and not to be changed.
+// Hints are the zones and nodes whose clients should use an endpoint. Lists are sorted.
 type Hints struct {
 	Zones, Nodes []string
 }
@@ -48,7 +48,7 @@ const (
 	nameEnd = "\x01"
 )
 
-func (h Hints) pack() unique.Handle[string] {
+func (h *Hints) pack() unique.Handle[string] {
 	if len(h.Zones)+len(h.Nodes) == 0 {
 		return noHints
 	}
@@ -118,7 +118,7 @@ func (s *Slice) endpoint(i int, hints []Hints) Endpoint {
 		Terminating: flags&flagTerminating != 0,
 		Node:        s.names[binary.BigEndian.Uint16(tail)],
 		Zone:        s.names[binary.BigEndian.Uint16(tail[2:])],
-		Hints:       hints[binary.BigEndian.Uint16(tail[4:])],
+		Hints:       &hints[binary.BigEndian.Uint16(tail[4:])],
 	}
 }
 
@@ -157,7 +157,7 @@ func (p *packer) add(e Endpoint) {
 	p.packed = binary.BigEndian.AppendUint16(p.packed, p.hintsIndex(e.Hints))
 }
 
-func (p *packer) hintsIndex(h Hints) uint16 {
+func (p *packer) hintsIndex(h *Hints) uint16 {
 	packed := h.pack()
 	i, known := p.hinted[packed]
 	if !known {

@@ -61,6 +61,9 @@ func touched(c Changes) (units []string) {
 		for _, node := range touch.Nodes {
 			units = append(units, "node "+node)
 		}
+		for _, prefix := range touch.Networks {
+			units = append(units, "network "+prefix.String())
+		}
 	}
 	return units
 }
@@ -90,6 +93,92 @@ func TestWhatAFactTouches(t *testing.T) {
 		{"a pod that moves touches both nodes", pod("a", "n2", "10.1.0.1"), []string{"node n1", "node n2"}},
 		{"a pod without a node touches nothing", pod("p", "", "10.1.0.2"), nil},
 		{"a pod in the host's network touches nothing", hosted, nil},
+	} {
+		if diff := cmp.Diff(test.want, touched(apply(t, db, test.fact))); diff != "" {
+			t.Errorf("%s (-want +got):\n%s", test.name, diff)
+		}
+	}
+}
+
+// claiming is a Service with a NodePort, and 192.0.2.1 as its load balancer's address.
+func claiming(name, addr string, port, nodePort uint32) *schemas.Fact {
+	f := service(name, ip(addr), &schemas.ServicePort{Protocol: schemas.Protocol_PROTOCOL_TCP, Port: port, NodePort: nodePort})
+	f.GetService().LoadBalancerIps = [][]byte{ip("192.0.2.1")}
+	return f
+}
+
+// TestWhoClaimsTheSameIsTouched holds Services to touch those, and only those, that claim what comes or goes.
+func TestWhoClaimsTheSameIsTouched(t *testing.T) {
+	db := New()
+	affine := claiming("web", "10.96.0.1", 80, 30001)
+	affine.GetService().AffinitySeconds = 10
+	older := claiming("web", "10.96.0.1", 80, 30001)
+	older.GetService().AffinitySeconds, older.GetService().Created = 10, timestamppb.New(time.Unix(1, 0))
+	mesh := claiming("web", "10.96.0.1", 80, 30001)
+	mesh.GetService().ProxyName = "mesh"
+	hosted := pod("h", "n1", "10.1.0.1")
+	hosted.GetPod().HostPorts = []*schemas.HostPort{{Protocol: 6, HostPort: 80, ContainerPort: 80, HostIp: ip("192.0.2.1")}}
+	checked := claiming("checked", "10.96.0.5", 90, 0)
+	checked.GetService().Type, checked.GetService().ExternalLocal, checked.GetService().HealthCheckNodePort = "LoadBalancer", true, 32000
+	checkedToo := claiming("checked-too", "10.96.0.6", 91, 0)
+	checkedToo.GetService().Type, checkedToo.GetService().ExternalLocal, checkedToo.GetService().HealthCheckNodePort = "LoadBalancer", true, 32000
+	for _, test := range []struct {
+		name string
+		fact *schemas.Fact
+		want []string
+	}{
+		{"the first claimant", claiming("web", "10.96.0.1", 80, 30001), []string{"service shop/web"}},
+		{"another port of the same address is another claim", claiming("tls", "10.96.0.2", 443, 0), []string{"service shop/tls"}},
+		{"the same port of it", claiming("rival", "10.96.0.3", 80, 0), []string{"service shop/rival", "service shop/web"}},
+		{"the same NodePort", claiming("node", "10.96.0.4", 81, 30001), []string{"service shop/node", "service shop/web"}},
+		{"a pod with the address and port as a hostPort", hosted, []string{"node n1"}},
+		{"a change that claims nothing", affine, []string{"service shop/web"}},
+		{"an age tells whose claims win", older, []string{"service shop/node", "service shop/rival", "service shop/web", "node n1"}},
+		{"claims that go with another proxy", mesh, []string{"service shop/node", "service shop/rival", "service shop/web", "node n1"}},
+		{"a health check port", checked, []string{"service shop/checked"}},
+		{"the same health check port", checkedToo, []string{"service shop/checked", "service shop/checked-too"}},
+		{
+			"a cluster address that others use as an external one", service("thief", ip("192.0.2.1")),
+			[]string{"service shop/checked", "service shop/checked-too", "service shop/node", "service shop/rival", "service shop/thief", "service shop/tls", "node n1"},
+		},
+	} {
+		if diff := cmp.Diff(test.want, touched(apply(t, db, test.fact))); diff != "" {
+			t.Errorf("%s (-want +got):\n%s", test.name, diff)
+		}
+	}
+}
+
+func node(name, zone string, cidrs ...string) *schemas.Fact {
+	return &schemas.Fact{
+		Object: &schemas.ObjectRef{Kind: KindNode, Name: name},
+		State:  &schemas.Fact_Node{Node: &schemas.Node{Zone: zone, PodCidrs: cidrs}},
+	}
+}
+
+func TestWhatANodeTouches(t *testing.T) {
+	db := New()
+	draining := node("n1", "z2", "10.1.0.0/24")
+	draining.GetNode().Draining = true
+	addressed := node("n1", "z2", "10.1.0.0/24")
+	addressed.GetNode().Draining, addressed.GetNode().Addresses = true, [][]byte{ip("192.0.2.9")}
+	found := func(pods, services string) *schemas.Fact {
+		return &schemas.Fact{Object: &schemas.ObjectRef{Kind: KindCluster, Name: "cluster"}, State: &schemas.Fact_Cluster{Cluster: &schemas.Cluster{
+			PodCidrs: []*schemas.Found{{Value: pods}}, ServiceCidrs: []*schemas.Found{{Value: services}},
+		}}}
+	}
+	for _, test := range []struct {
+		name string
+		fact *schemas.Fact
+		want []string
+	}{
+		{"a new node touches itself and its pods' prefix", node("n1", "z1", "10.1.0.0/24"), []string{"node n1", "network 10.1.0.0/24"}},
+		{"a new zone touches the node", node("n1", "z2", "10.1.0.0/24"), []string{"node n1"}},
+		{"that it is draining too", draining, []string{"node n1"}},
+		{"its addresses touch nothing: it knows them itself", addressed, nil},
+		{"another prefix touches both", node("n1", "z2", "10.1.1.0/24"), []string{"node n1", "network 10.1.0.0/24", "network 10.1.1.0/24"}},
+		{"a node that goes", &schemas.Fact{Object: node("n1", "").Object}, []string{"node n1", "network 10.1.1.0/24"}},
+		{"what is found about the cluster", found("10.2.0.0/16", "10.3.0.0/16"), []string{"network 10.2.0.0/16", "network 10.3.0.0/16"}},
+		{"prefixes that change places", found("10.3.0.0/16", "10.2.0.0/16"), []string{"network 10.2.0.0/16", "network 10.3.0.0/16"}},
 	} {
 		if diff := cmp.Diff(test.want, touched(apply(t, db, test.fact))); diff != "" {
 			t.Errorf("%s (-want +got):\n%s", test.name, diff)
@@ -130,6 +219,13 @@ func TestInvalidObjectsAreSetAsideByName(t *testing.T) {
 	nameless := service("", ip("10.96.0.1"))
 	nowhere := service("bad", ip("10.96.0.1"))
 	nowhere.Object.Namespace = ""
+	sticky, unhealthy, narrow := service("bad", ip("10.96.0.1")), service("bad", ip("10.96.0.1")), service("bad", ip("10.96.0.1"))
+	sticky.GetService().AffinitySeconds = 86401
+	unhealthy.GetService().HealthCheckNodePort = 70000
+	narrow.GetService().SourceRanges = make([]string, 2000)
+	nodePort := func(name string, number uint32) *schemas.ServicePort {
+		return &schemas.ServicePort{Name: name, Protocol: schemas.Protocol_PROTOCOL_TCP, Port: number, NodePort: 30001}
+	}
 	future := &schemas.Fact{Object: ref("Gateway", "bad"), State: &schemas.Fact_Pod{}}
 
 	for _, test := range []struct {
@@ -149,6 +245,15 @@ func TestInvalidObjectsAreSetAsideByName(t *testing.T) {
 		{"slice with port 70000", "ports[0]: port 70000: want 1 to 65535", wideport},
 		{"loopback endpoint", "endpoints[0]: address 127.0.0.1 means another host on every node", slice("bad", "web", &schemas.SliceEndpoint{Address: ip("127.0.0.1")})},
 		{"10,000 endpoints", "it has 10000 endpoints: Kubernetes allows 1000 in one EndpointSlice, use more slices", slice("bad", "web", make([]*schemas.SliceEndpoint, 10000)...)},
+		{"affinity of more than a day", "session affinity of 86401 s: Kubernetes allows 86400", sticky},
+		{"nodePort 70000", "ports[0]: nodePort 70000: want 1 to 65535", service("bad", ip("10.96.0.1"), &schemas.ServicePort{Protocol: 6, Port: 1, NodePort: 70000})},
+		{"nodePort twice", "ports[1]: a second nodePort 30001/TCP", service("bad", ip("10.96.0.1"), nodePort("a", 80), nodePort("b", 81))},
+		{"healthCheckNodePort 70000", "healthCheckNodePort 70000: want 1 to 65535", unhealthy},
+		{"too many source ranges", "it has 2000 loadBalancerSourceRanges: the bound is 1024, join some", narrow},
+		{"endpoint on a node that can't be", `endpoints[0]: its node: the name "a/b" is none that Kubernetes allows`, slice("bad", "web", &schemas.SliceEndpoint{Address: ip("10.1.0.1"), Node: "a/b"})},
+		{"hint for a node that can't be", `endpoints[0]: its hint: the name "a/b" is none that Kubernetes allows`, slice("bad", "web", &schemas.SliceEndpoint{Address: ip("10.1.0.1"), NodeHints: []string{"a/b"}})},
+		{"hint for a zone that can't be", `endpoints[0]: its hint "a\x00b" names no zone`, slice("bad", "web", &schemas.SliceEndpoint{Address: ip("10.1.0.1"), ZoneHints: []string{"a\x00b"}})},
+		{"nine hints", "endpoints[0]: it has hints for more than 8 zones or nodes", slice("bad", "web", &schemas.SliceEndpoint{Address: ip("10.1.0.1"), ZoneHints: make([]string, 9)})},
 		{"fact of another kind", "its fact holds a *schemas.Fact_Pod", confused},
 		{"name too long", "its name has 64 bytes: Kubernetes allows 63", long},
 		{"no name", "it has no name", nameless},
@@ -236,6 +341,7 @@ func TestPackedEndpointsReadAsTheyCame(t *testing.T) {
 		for i, addr := range map[model.Family][]string{model.IPv4: {"10.0.0.1", "10.0.0.2"}, model.IPv6: {"fd00::1", "fd00::2"}}[family] {
 			e := Endpoint{
 				Addr: netip.MustParseAddr(addr), Ready: i == 0, Serving: true, Terminating: i == 1, Node: fmt.Sprint("n", i), Zone: "z",
+				Hints: &Hints{Zones: []string{"z", "z2"}[:i+1], Nodes: [][]string{nil, {"n"}}[i]},
 			}
 			want = append(want, e)
 			pack.add(e)
