@@ -3,11 +3,12 @@
 package main
 
 import (
-	"fmt"
 	"log/slog"
 	"net/netip"
 	"path/filepath"
 	"testing"
+
+	"github.com/google/go-cmp/cmp"
 
 	"github.com/deltaplane/deltaplane/bpf"
 	"github.com/deltaplane/deltaplane/internal/abi"
@@ -15,6 +16,7 @@ import (
 	"github.com/deltaplane/deltaplane/internal/testkit"
 	"github.com/deltaplane/deltaplane/schemas"
 	"github.com/deltaplane/deltaplane/services/programmer/maps"
+	"github.com/deltaplane/deltaplane/services/programmer/node"
 )
 
 // openKernel opens the kernel's maps with pins in dir.
@@ -83,29 +85,27 @@ func TestARestartOnPinnedMapsWritesNothing(t *testing.T) {
 	dumped(t, c)
 }
 
-func TestPodsAreFoundByTheirRoutes(t *testing.T) {
+func TestProgramsGoOnTheInterfacesThatANodeHas(t *testing.T) {
 	testkit.NeedKernel(t)
 	host, pod := testkit.NewNetNS(t), testkit.NewNetNS(t)
 	v4, v6 := netip.MustParseAddr("10.1.0.7"), netip.MustParseAddr("fd00::7")
 	testkit.Veth(t, host, "pod7", nil, pod, "eth0", []netip.Prefix{netip.PrefixFrom(v4, 32), netip.PrefixFrom(v6, 128)})
+	testkit.Veth(t, host, "eth0", []netip.Prefix{netip.MustParsePrefix("192.0.2.7/24")}, pod, "router", nil)
 	for _, addr := range []netip.Addr{v4, v6} {
 		host.Route(t, netip.PrefixFrom(addr, addr.BitLen()), netip.Addr{}, "pod7")
 	}
-	want := host.Index(t, "pod7")
 	plane := openKernel(t, "", testkit.NewCgroup(t))
 	t.Cleanup(plane.close)
-	p := newPods(plane, slog.New(slog.DiscardHandler), func(text string) { t.Error(text) })
+	p := newInterfaces(plane, slog.New(slog.DiscardHandler), node.Options{}, func(text string) { t.Error(text) })
+	attached := func() [][]int { return [][]int{plane.attachedPods(), plane.attachedUplinks()} }
+	want := [][]int{{host.Index(t, "pod7")}, {host.Index(t, "eth0")}}
 	host.Do(t, func() {
-		routes, err := hostRoutes()
-		if err != nil || routes[v4] != want || routes[v6] != want {
-			t.Fatalf("routes %v (%v), want both addresses at interface %d", routes, err, want)
-		}
 		endpoints := []model.Endpoint{{Addr: v4, Pod: "shop/web-7"}, {Addr: v6, Pod: "shop/web-7"}}
 		if p.reconcile(endpoints, testTime) {
 			t.Error("not all was attached")
 		}
-		if got := fmt.Sprint(plane.attachedPods()); got != fmt.Sprint([]int{want}) {
-			t.Errorf("attached to %s, want %d", got, want)
+		if diff := cmp.Diff(want, attached()); diff != "" {
+			t.Errorf("attached (-want +got):\n%s", diff)
 		}
 		if p.reconcile(nil, testTime) || len(plane.attachedPods()) != 0 {
 			t.Errorf("still attached: %v", plane.attachedPods())

@@ -11,8 +11,10 @@ package main
 import (
 	"context"
 	"fmt"
+	"net/netip"
 	"os"
 	"runtime/debug"
+	"time"
 
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
@@ -22,6 +24,7 @@ import (
 	"github.com/deltaplane/deltaplane/internal/cgroup"
 	"github.com/deltaplane/deltaplane/internal/config"
 	"github.com/deltaplane/deltaplane/internal/telemetry"
+	"github.com/deltaplane/deltaplane/services/programmer/node"
 )
 
 // The kinds of maps.
@@ -39,6 +42,15 @@ type settings struct {
 	maps       string
 	capacities [abi.MapCount]uint32
 	flows      uint32
+	affinities uint32
+	timeouts   bpf.Timeouts
+
+	healthz       string
+	masqueradeAll bool
+	nodePorts     []string
+	localhost     bool
+	uplinks       []string
+	found         node.Options // of the flags above
 }
 
 // Flags adds the flags.
@@ -53,7 +65,37 @@ func (s *settings) Flags(flags *pflag.FlagSet) {
 		flags.Uint32Var(&s.capacities[m], name, bpf.DefaultCapacities[abi.Map(m)],
 			"`entries` that map "+abi.Map(m).String()+" has room for; pinned maps of another size are refused")
 	}
-	flags.Uint32Var(&s.flows, "flows", bpf.DefaultFlows, "`entries` of the connection table of per-packet translation, two a flow")
+	flags.Uint32Var(&s.flows, "flows", bpf.DefaultFlows, "`entries` of the connection table of per-packet translation, two a flow, four if it is masqueraded")
+	flags.Uint32Var(&s.affinities, "max-affinities", bpf.DefaultAffinities, "`entries` of the table of clients with session affinity")
+	flags.StringVar(&s.healthz, "healthz-address", "0.0.0.0:10256",
+		"`address` of /healthz and /livez for load balancers, as kube-proxy has them; empty is none, as with tables in memory")
+	flags.BoolVar(&s.masqueradeAll, "masquerade-all", false, "give the node's address to all that leaves for a backend elsewhere, whoever sent it")
+	flags.StringSliceVar(&s.nodePorts, "node-port-addresses", nil, "`prefixes` of the node's addresses that serve NodePorts (default all)")
+	flags.BoolVar(&s.localhost, "localhost-node-ports", true, "let the node's own processes reach NodePorts by its loopback addresses")
+	flags.StringSliceVar(&s.uplinks, "uplinks", nil, "`patterns` of the names of interfaces that packets from outside come by and leave by, such as eth*,bond0\n"+
+		"(default all that are up and have an address that others can reach, but for those of pods and those in a bridge or bond)")
+	s.timeoutFlags(flags)
+}
+
+// timeoutFlags adds how long flows are kept without a packet.
+func (s *settings) timeoutFlags(flags *pflag.FlagSet) {
+	d := bpf.DefaultTimeouts
+	for _, f := range []struct {
+		to    *time.Duration
+		name  string
+		is    time.Duration
+		usage string
+	}{
+		{&s.timeouts.TCPEstablished, "conntrack-tcp-established", d.TCPEstablished, "of an established TCP connection"},
+		{&s.timeouts.TCPUnanswered, "conntrack-tcp-unanswered", d.TCPUnanswered, "of a TCP connection that was not answered"},
+		{&s.timeouts.TCPClosing, "conntrack-tcp-closing", d.TCPClosing, "of a TCP connection that one side or both have ended"},
+		{&s.timeouts.TCPReset, "conntrack-tcp-reset", d.TCPReset, "of a TCP connection that was reset"},
+		{&s.timeouts.UDPUnanswered, "conntrack-udp-unanswered", d.UDPUnanswered, "of UDP that was not answered"},
+		{&s.timeouts.UDPAnswered, "conntrack-udp-answered", d.UDPAnswered, "of UDP that was answered"},
+		{&s.timeouts.SCTP, "conntrack-sctp", d.SCTP, "of an SCTP association"},
+	} {
+		flags.DurationVar(f.to, f.name, f.is, "how long a flow is kept without a packet: "+f.usage)
+	}
 }
 
 // capacityFlags has a flag for each map but the one of the node's own row.
@@ -71,6 +113,20 @@ func (s *settings) check() (err error) {
 	}
 	if s.maps != mapsKernel && s.maps != mapsMemory {
 		return fmt.Errorf("--maps %q: want %s or %s", s.maps, mapsKernel, mapsMemory)
+	}
+	s.found = node.Options{LocalhostNodePorts: s.localhost, Uplinks: s.uplinks}
+	for _, text := range s.nodePorts {
+		p, err := netip.ParsePrefix(text)
+		if err != nil {
+			return fmt.Errorf("--node-port-addresses %q: want a prefix such as 192.0.2.0/24", text)
+		}
+		s.found.NodePortAddresses = append(s.found.NodePortAddresses, p.Masked())
+	}
+	if err := s.found.Check(); err != nil {
+		return err
+	}
+	if s.maps == mapsMemory {
+		s.healthz = "" // such programmers run several on a machine
 	}
 	if s.maps == mapsKernel && s.cgroup == "" {
 		if s.cgroup, err = cgroup.Root(); err != nil {

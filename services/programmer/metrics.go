@@ -5,6 +5,7 @@ package main
 import (
 	"github.com/prometheus/client_golang/prometheus"
 
+	"github.com/deltaplane/deltaplane/bpf"
 	"github.com/deltaplane/deltaplane/internal/abi"
 	"github.com/deltaplane/deltaplane/internal/telemetry"
 	"github.com/deltaplane/deltaplane/services/programmer/core"
@@ -23,6 +24,9 @@ type metrics struct {
 	dropped    map[string]uint64
 	revision   *prometheus.GaugeVec
 	lag        prometheus.Gauge
+	flows      prometheus.Gauge
+	flowsEnded prometheus.Counter
+	sweeping   prometheus.Counter
 	counts     []count
 }
 
@@ -41,12 +45,15 @@ func newMetrics(uses []maps.Use) *metrics {
 			Name: "deltaplane_programmer_event_to_kernel_seconds", Help: "From the trigger time of a delta's oldest cause until its rows were in force here.",
 			Buckets: prometheus.ExponentialBuckets(0.001, 2, 17),
 		}),
-		entries:  prometheus.NewGaugeVec(prometheus.GaugeOpts{Name: "deltaplane_programmer_map_entries", Help: "Entries in use, by map."}, []string{"map"}),
-		room:     prometheus.NewGaugeVec(prometheus.GaugeOpts{Name: "deltaplane_programmer_map_capacity", Help: "Entries that a map has room for, by map."}, []string{"map"}),
-		faults:   prometheus.NewGaugeVec(prometheus.GaugeOpts{Name: "deltaplane_programmer_faults", Help: "What this node can't do at the moment or found wrong of late, by kind; readyz has the text."}, []string{"kind"}),
-		drops:    prometheus.NewCounterVec(prometheus.CounterOpts{Name: "deltaplane_programmer_drops_total", Help: "Packets and connects that went no further, by reason."}, []string{"reason"}),
-		revision: prometheus.NewGaugeVec(prometheus.GaugeOpts{Name: "deltaplane_programmer_revision", Help: "The revision that the maps hold, by layer."}, []string{"layer"}),
-		lag:      prometheus.NewGauge(prometheus.GaugeOpts{Name: "deltaplane_programmer_lag_revisions", Help: "By how many revisions the maps are behind the newest heard of."}),
+		entries:    prometheus.NewGaugeVec(prometheus.GaugeOpts{Name: "deltaplane_programmer_map_entries", Help: "Entries in use, by map."}, []string{"map"}),
+		room:       prometheus.NewGaugeVec(prometheus.GaugeOpts{Name: "deltaplane_programmer_map_capacity", Help: "Entries that a map has room for, by map."}, []string{"map"}),
+		faults:     prometheus.NewGaugeVec(prometheus.GaugeOpts{Name: "deltaplane_programmer_faults", Help: "What this node can't do at the moment or found wrong of late, by kind; readyz has the text."}, []string{"kind"}),
+		drops:      prometheus.NewCounterVec(prometheus.CounterOpts{Name: "deltaplane_programmer_drops_total", Help: "Packets and connects that went no further, by reason."}, []string{"reason"}),
+		revision:   prometheus.NewGaugeVec(prometheus.GaugeOpts{Name: "deltaplane_programmer_revision", Help: "The revision that the maps hold, by layer."}, []string{"layer"}),
+		flows:      prometheus.NewGauge(prometheus.GaugeOpts{Name: "deltaplane_programmer_flows", Help: "Entries of the connection table, two or four a flow, at the last sweep."}),
+		flowsEnded: prometheus.NewCounter(prometheus.CounterOpts{Name: "deltaplane_programmer_flows_expired_total", Help: "Entries of the connection table that were deleted because their flow was over."}),
+		sweeping:   prometheus.NewCounter(prometheus.CounterOpts{Name: "deltaplane_programmer_sweep_seconds_total", Help: "Time spent looking for flows that are over."}),
+		lag:        prometheus.NewGauge(prometheus.GaugeOpts{Name: "deltaplane_programmer_lag_revisions", Help: "By how many revisions the maps are behind the newest heard of."}),
 	}
 	m.counts = []count{
 		{prometheus.NewCounter(prometheus.CounterOpts{Name: "deltaplane_programmer_deltas_applied_total", Help: "Deltas and snapshots that came into force."}), func(s *core.Stats) uint64 { return s.Applied }, 0},
@@ -65,7 +72,7 @@ func newMetrics(uses []maps.Use) *metrics {
 		{prometheus.NewCounter(prometheus.CounterOpts{Name: "deltaplane_programmer_map_writes_total", Help: "Map entries written or deleted."}), func(s *core.Stats) uint64 { return s.Writes }, 0},
 		{prometheus.NewCounter(prometheus.CounterOpts{Name: "deltaplane_programmer_received_bytes_total", Help: "Size of the deltas and snapshots that were taken."}), func(s *core.Stats) uint64 { return s.Bytes }, 0},
 	}
-	m.registry.MustRegister(m.latency, m.entries, m.room, m.faults, m.drops, m.revision, m.lag)
+	m.registry.MustRegister(m.latency, m.entries, m.room, m.faults, m.drops, m.revision, m.lag, m.flows, m.flowsEnded, m.sweeping)
 	for _, c := range m.counts {
 		m.registry.MustRegister(c.counter)
 	}
@@ -116,4 +123,11 @@ func (m *metrics) droppedSoFar(counts map[string]uint64) {
 		}
 		m.dropped[reason] = n
 	}
+}
+
+// swept takes over what a sweep found.
+func (m *metrics) swept(s bpf.Swept) {
+	m.flows.Set(float64(s.Flows - s.FlowsDeleted))
+	m.flowsEnded.Add(float64(s.FlowsDeleted))
+	m.sweeping.Add(s.Busy.Seconds())
 }

@@ -7,6 +7,8 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net/netip"
+	"sync/atomic"
 
 	"github.com/deltaplane/deltaplane/bpf"
 	"github.com/deltaplane/deltaplane/internal/abi"
@@ -16,17 +18,35 @@ import (
 // dataplane is what the tables go to, and what comes from there.
 type dataplane interface {
 	maps.Maps
+	// attachSockets gives the node's sockets their programs.
+	attachSockets() error
 	// attachPod gives an interface the packet programs; detachPod takes them off; attachedPods lists those that have.
 	attachPod(ifindex int) error
 	detachPod(ifindex int) error
 	attachedPods() []int
+	// The same for the interfaces that lead out of the node.
+	attachUplink(ifindex int) error
+	detachUplink(ifindex int) error
+	attachedUplinks() []int
+	// setLocals and setUplinks tell the programs what was found of the node.
+	setLocals(addresses map[netip.Addr]uint8) error
+	setUplinks(uplinks map[int]abi.Uplink) error
+	// networksWritten counts the writes to the table of networks; setServiceNetworks tells the programs of those.
+	networksWritten() uint64
+	setServiceNetworks(prefixes []netip.Prefix) error
+	// gone is readable after backends were removed; moveSockets takes connected sockets away from those.
+	gone() <-chan struct{}
+	moveSockets() (bpf.Moves, error)
+	// sweep deletes flows that are over.
+	sweep(ctx context.Context) (bpf.Swept, error)
 	// drops calls each until ctx ends; dropCounts has the sums by reason's word.
 	drops(ctx context.Context, each func(abi.DropEvent)) error
 	dropCounts() (map[string]uint64, error)
 	close()
 }
 
-// openDataplane opens the kernel's maps and attaches the socket hooks, or makes maps in memory.
+// openDataplane opens the kernel's maps and loads the programs, or makes maps in memory. Nothing is attached yet: what
+// an earlier run attached goes on with what it has until the tables are filled.
 func openDataplane(s *settings, log *slog.Logger) (dataplane, error) {
 	if s.maps == mapsMemory {
 		log.Warn("the tables are kept in memory: nothing is forwarded")
@@ -36,7 +56,9 @@ func openDataplane(s *settings, log *slog.Logger) (dataplane, error) {
 	for m, n := range s.capacities {
 		capacities[abi.Map(m)] = n
 	}
-	loaded, err := bpf.Load(bpf.Options{PinDir: s.pinDir, Capacities: capacities, Flows: s.flows, Log: log})
+	loaded, err := bpf.Load(bpf.Options{
+		PinDir: s.pinDir, Capacities: capacities, Flows: s.flows, Affinities: s.affinities, MasqueradeAll: s.masqueradeAll, Log: log,
+	})
 	if err != nil {
 		if reason := bpf.Probe(); reason != nil {
 			err = fmt.Errorf("%w (%w); --maps memory runs without", err, reason)
@@ -44,14 +66,11 @@ func openDataplane(s *settings, log *slog.Logger) (dataplane, error) {
 		return nil, fmt.Errorf("load the data plane: %w", err)
 	}
 	kernel, err := maps.NewKernel(loadedPlane{loaded})
-	if err == nil {
-		err = loaded.AttachCgroup(s.cgroup)
-	}
 	if err != nil {
 		loaded.Close()
 		return nil, err
 	}
-	return inKernel{kernel, loaded}, nil
+	return &inKernel{Kernel: kernel, loaded: loaded, cgroup: s.cgroup, timeouts: s.timeouts, removed: make(chan struct{}, 1)}, nil
 }
 
 // loadedPlane has the grace period as a method, as maps.Plane wants it.
@@ -62,19 +81,66 @@ func (loadedPlane) Grace() error { return bpf.Grace() }
 
 type inKernel struct {
 	*maps.Kernel
-	loaded *bpf.Dataplane
+	loaded   *bpf.Dataplane
+	cgroup   string
+	timeouts bpf.Timeouts
+	removed  chan struct{}
+	networks atomic.Uint64
 }
 
-func (k inKernel) attachPod(ifindex int) error { return k.loaded.AttachPod(ifindex) }
-func (k inKernel) detachPod(ifindex int) error { return k.loaded.DetachPod(ifindex) }
-func (k inKernel) attachedPods() []int         { return k.loaded.AttachedPods() }
-func (k inKernel) close()                      { k.loaded.Close() }
+// Write implements maps.Maps, and notes what must be followed up once it is done.
+func (k *inKernel) Write(writes []maps.Write) error {
+	err := k.Kernel.Write(writes)
+	for i := range writes {
+		switch w := &writes[i]; {
+		case w.Map == abi.Networks:
+			k.networks.Add(1)
+		case w.Map == abi.Backends && w.Value == nil:
+			select {
+			case k.removed <- struct{}{}:
+			default: // the loop that is to see it is yet to start
+			}
+		}
+	}
+	return err
+}
 
-func (k inKernel) drops(ctx context.Context, each func(abi.DropEvent)) error {
+func (k *inKernel) attachSockets() error           { return k.loaded.AttachCgroup(k.cgroup) }
+func (k *inKernel) attachPod(ifindex int) error    { return k.loaded.AttachPod(ifindex) }
+func (k *inKernel) detachPod(ifindex int) error    { return k.loaded.DetachPod(ifindex) }
+func (k *inKernel) attachedPods() []int            { return k.loaded.AttachedPods() }
+func (k *inKernel) attachUplink(ifindex int) error { return k.loaded.AttachUplink(ifindex) }
+func (k *inKernel) detachUplink(ifindex int) error { return k.loaded.DetachUplink(ifindex) }
+func (k *inKernel) attachedUplinks() []int         { return k.loaded.AttachedUplinks() }
+func (k *inKernel) networksWritten() uint64        { return k.networks.Load() }
+func (k *inKernel) gone() <-chan struct{}          { return k.removed }
+func (k *inKernel) close()                         { k.loaded.Close() }
+
+func (k *inKernel) setLocals(addresses map[netip.Addr]uint8) error {
+	return k.loaded.SetLocals(addresses)
+}
+
+func (k *inKernel) setUplinks(uplinks map[int]abi.Uplink) error { return k.loaded.SetUplinks(uplinks) }
+
+func (k *inKernel) setServiceNetworks(prefixes []netip.Prefix) error {
+	return k.loaded.SetServiceNetworks(prefixes)
+}
+
+func (k *inKernel) moveSockets() (bpf.Moves, error) { return k.loaded.MoveSockets() }
+
+func (k *inKernel) sweep(ctx context.Context) (bpf.Swept, error) {
+	now, err := bpf.NowSeconds()
+	if err != nil {
+		return bpf.Swept{}, err
+	}
+	return k.loaded.Sweep(ctx, k.timeouts, now)
+}
+
+func (k *inKernel) drops(ctx context.Context, each func(abi.DropEvent)) error {
 	return k.loaded.Drops(ctx, each)
 }
 
-func (k inKernel) dropCounts() (map[string]uint64, error) {
+func (k *inKernel) dropCounts() (map[string]uint64, error) {
 	counts, err := k.loaded.DropCounts()
 	words := make(map[string]uint64, len(counts))
 	for reason, n := range counts {
@@ -87,10 +153,21 @@ type inMemory struct{ *maps.Memory }
 
 var errMemory = errors.New("tables in memory have no programs")
 
-func (inMemory) attachPod(int) error { return errMemory }
-func (inMemory) detachPod(int) error { return nil }
-func (inMemory) attachedPods() []int { return nil }
-func (inMemory) close()              {}
+func (inMemory) attachSockets() error                     { return nil }
+func (inMemory) attachPod(int) error                      { return errMemory }
+func (inMemory) detachPod(int) error                      { return nil }
+func (inMemory) attachedPods() []int                      { return nil }
+func (inMemory) attachUplink(int) error                   { return errMemory }
+func (inMemory) detachUplink(int) error                   { return nil }
+func (inMemory) attachedUplinks() []int                   { return nil }
+func (inMemory) setLocals(map[netip.Addr]uint8) error     { return nil }
+func (inMemory) setUplinks(map[int]abi.Uplink) error      { return nil }
+func (inMemory) networksWritten() uint64                  { return 0 }
+func (inMemory) setServiceNetworks([]netip.Prefix) error  { return nil }
+func (inMemory) gone() <-chan struct{}                    { return nil }
+func (inMemory) moveSockets() (bpf.Moves, error)          { return bpf.Moves{}, nil }
+func (inMemory) sweep(context.Context) (bpf.Swept, error) { return bpf.Swept{}, nil }
+func (inMemory) close()                                   {}
 
 func (inMemory) drops(ctx context.Context, _ func(abi.DropEvent)) error {
 	<-ctx.Done()

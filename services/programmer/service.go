@@ -21,16 +21,21 @@ import (
 // service is the shell around one core. One goroutine, loop, owns the driver and with it the maps; everything else
 // sends it inputs, or functions to run between two inputs.
 type service struct {
-	settings *settings
-	log      *slog.Logger
-	plane    dataplane
-	driver   carry.Driver
-	inputs   chan core.Input
-	calls    chan func()
-	link     link
-	pods     *pods
-	metrics  *metrics
-	health   health
+	settings   *settings
+	log        *slog.Logger
+	plane      dataplane
+	driver     carry.Driver
+	inputs     chan core.Input
+	calls      chan func()
+	link       link
+	interfaces *interfaces
+	metrics    *metrics
+	health     health
+
+	// Of the loop alone: whether the sockets have their programs, and the writes to networks that the programs know of.
+	attached        bool
+	failed          error // what ends the service
+	networksWritten uint64
 }
 
 // inputsMost bounds what waits for the loop. Whoever sends waits when it is full; the bus's own queue then fills, and
@@ -62,7 +67,7 @@ func serveOn(ctx context.Context, s *settings, log *slog.Logger, plane dataplane
 		config.Capacities[use.Map] = int(use.Capacity)
 	}
 	v.driver = carry.Driver{Core: core.New(config), Maps: plane, Now: time.Now, Defer: true, Background: true}
-	v.pods = newPods(plane, log, func(problem string) { v.send(ctx, core.Hooks{Problem: problem}) })
+	v.interfaces = newInterfaces(plane, log, s.found, func(problem string) { v.send(ctx, core.Hooks{Problem: problem}) })
 	v.link.service = v
 
 	g, ctx := errgroup.WithContext(ctx)
@@ -71,7 +76,9 @@ func serveOn(ctx context.Context, s *settings, log *slog.Logger, plane dataplane
 	g.Go(func() error { return telemetry.Serve(ctx, s.Listen, v.metrics.registry, v.checks()...) })
 	g.Go(func() error { return v.watchDrops(ctx) })
 	if s.maps == mapsKernel {
-		g.Go(func() error { return v.pods.run(ctx) })
+		g.Go(func() error { return v.interfaces.run(ctx) })
+		g.Go(func() error { return v.moveSockets(ctx) })
+		g.Go(func() error { return v.sweep(ctx) })
 	}
 	err = g.Wait()
 	log.Info("the programmer stops; what is pinned in the kernel goes on forwarding")
@@ -83,7 +90,7 @@ func (v *service) loop(ctx context.Context) error {
 	tick := time.NewTicker(core.TickInterval)
 	defer tick.Stop()
 	v.step(ctx, core.Tick{})
-	for {
+	for v.failed == nil {
 		select {
 		case <-ctx.Done():
 			v.driver.Finish()
@@ -100,10 +107,14 @@ func (v *service) loop(ctx context.Context) error {
 			call()
 		}
 	}
+	v.driver.Finish()
+	return v.failed
 }
 
 func (v *service) step(ctx context.Context, in core.Input) {
-	v.do(ctx, v.driver.Step(in))
+	todo := v.driver.Step(in)
+	v.tellNetworks()
+	v.do(ctx, todo)
 }
 
 // do does what the core wants and has nothing to do with maps.
@@ -124,7 +135,7 @@ func (v *service) do(ctx context.Context, todo []core.Effect) {
 			v.logEvent(e)
 			v.link.event(e)
 		case core.Endpoints:
-			v.pods.want(e.Wanted)
+			v.attach(e)
 		default:
 			panic(fmt.Sprintf("programmer: effect of type %T", e))
 		}

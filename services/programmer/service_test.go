@@ -7,7 +7,6 @@ import (
 	"context"
 	"io"
 	"log/slog"
-	"maps"
 	"net"
 	"net/http"
 	"net/netip"
@@ -478,68 +477,4 @@ func TestSettingsThatCannotBeAreRefusedByName(t *testing.T) {
 	if err := s.check(); err == nil || err.Error() != `--maps "paper": want kernel or memory` {
 		t.Errorf("got %v", err)
 	}
-}
-
-// podPlane remembers what is attached.
-type podPlane struct {
-	inMemory
-	on     map[int]bool
-	refuse error
-}
-
-func (p *podPlane) attachPod(ifindex int) error {
-	if p.refuse == nil {
-		p.on[ifindex] = true
-	}
-	return p.refuse
-}
-
-func (p *podPlane) detachPod(ifindex int) error {
-	delete(p.on, ifindex)
-	return nil
-}
-
-func (p *podPlane) attachedPods() []int { return slices.Sorted(maps.Keys(p.on)) }
-
-func TestPodsInterfacesAreAttachedAsTheyComeAndDetachedAsTheyGo(t *testing.T) {
-	plane := &podPlane{inMemory: memoryPlane(), on: map[int]bool{9: true}}
-	var told []string
-	p := newPods(plane, slog.New(slog.DiscardHandler), func(text string) { told = append(told, text) })
-	routes := map[netip.Addr]int{netip.MustParseAddr("10.1.0.1"): 3, netip.MustParseAddr("fd00::1"): 3}
-	p.routes = func() (map[netip.Addr]int, error) { return routes, nil }
-	wanted := []model.Endpoint{
-		{Addr: netip.MustParseAddr("10.1.0.1"), Pod: "shop/web-1"},
-		{Addr: netip.MustParseAddr("fd00::1"), Pod: "shop/web-1"},
-		{Addr: netip.MustParseAddr("10.1.0.2"), Pod: "shop/web-2"},
-	}
-	now := time.Unix(1, 0)
-	check := func(again bool, want ...int) {
-		t.Helper()
-		if got := p.reconcile(wanted, now); got != again {
-			t.Errorf("try again: %v, want %v", got, again)
-		}
-		if got := plane.attachedPods(); !slices.Equal(got, want) {
-			t.Errorf("attached to %v, want %v", got, want)
-		}
-		now = now.Add(patience / 2)
-	}
-	check(true, 3)
-	check(true, 3)
-	if len(told) != 0 {
-		t.Errorf("told too early: %q", told)
-	}
-	check(true, 3)
-	want := []string{"pod shop/web-2: no interface has a route to 10.1.0.2 alone; waiting for one"}
-	if !slices.Equal(told, want) {
-		t.Errorf("told %q, want %q", told, want)
-	}
-	routes[netip.MustParseAddr("10.1.0.2")] = 4
-	check(false, 3, 4)
-	if len(told) != 2 || told[1] != "" {
-		t.Errorf("told %q, want an end of it", told)
-	}
-	routes[netip.MustParseAddr("10.1.0.2")] = 5 // the pod was made anew
-	check(false, 3, 5)
-	wanted = wanted[2:]
-	check(false, 5)
 }

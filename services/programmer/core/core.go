@@ -41,6 +41,8 @@ type Core struct {
 	led    time.Time   // when it was last heard of
 	random *rand.Rand
 
+	complete bool // all layers were known, once
+
 	loading loading
 	pending *transaction
 	sync    syncing

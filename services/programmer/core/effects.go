@@ -74,7 +74,11 @@ type Event struct {
 }
 
 // Endpoints are the pods' addresses whose interfaces are to be attached, and no others.
-type Endpoints struct{ Wanted []model.Endpoint }
+type Endpoints struct {
+	Wanted []model.Endpoint
+	// Complete says that the maps have held all that a compiler said, once at least.
+	Complete bool
+}
 
 func (Load) effect()      {}
 func (Transact) effect()  {}

@@ -232,7 +232,7 @@ func (c *Core) accept(t *transaction) {
 		l.behind = time.Time{}
 	}
 	c.epoch = max(c.epoch, t.position.Epoch)
-	if t.kind == model.LayerNode {
+	if t.kind == model.LayerNode || !c.complete {
 		c.endpoints()
 	}
 }
@@ -276,10 +276,11 @@ func (c *Core) compare() {
 }
 
 func (c *Core) endpoints() {
+	c.complete = c.complete || c.layers[model.LayerCluster].known && c.layers[model.LayerNode].known
 	rows := c.state.Tables(model.LayerNode).Endpoints
 	wanted := make([]model.Endpoint, 0, len(rows))
 	for _, e := range rows {
 		wanted = append(wanted, e)
 	}
-	c.do(Endpoints{Wanted: wanted})
+	c.do(Endpoints{Wanted: wanted, Complete: c.complete})
 }

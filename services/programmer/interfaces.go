@@ -1,0 +1,204 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"log/slog"
+	"maps"
+	"net/netip"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/deltaplane/deltaplane/internal/model"
+	"github.com/deltaplane/deltaplane/services/programmer/node"
+)
+
+// interfaces attaches the packet programs to the interfaces of the node's pods, those that a route to the pod's address
+// alone goes through, and to its uplinks, in the network namespace that this process runs in; and it tells the programs
+// the node's own addresses. All of that comes and goes in any order; it is looked at again when the kernel tells of a
+// change, every 30 s, and every second while something is missing.
+type interfaces struct {
+	plane   dataplane
+	log     *slog.Logger
+	options node.Options
+	problem func(string) // told what is missing for longer than patience; empty once nothing is
+
+	wanted  chan []model.Endpoint // holds the newest
+	routes  func() (map[netip.Addr]int, error)
+	list    func() ([]node.Interface, error)
+	changes func(context.Context) <-chan struct{}
+
+	attached map[port]bool        // by this process
+	missing  map[string]time.Time // since when, by what a person reads
+	late     map[string]time.Time // of this look
+	told     string
+}
+
+// port is an interface with programs.
+type port struct {
+	ifindex int
+	uplink  bool
+}
+
+// patience is how long a pod's interface may be late before it is a fault.
+const patience = 5 * time.Second
+
+func newInterfaces(plane dataplane, log *slog.Logger, options node.Options, problem func(string)) *interfaces {
+	return &interfaces{
+		plane: plane, log: log, options: options, problem: problem,
+		wanted: make(chan []model.Endpoint, 1), routes: node.HostRoutes, list: node.Read, changes: node.Watch,
+		attached: map[port]bool{}, missing: map[string]time.Time{},
+	}
+}
+
+// want says whose interfaces are to be attached. It never waits.
+func (p *interfaces) want(endpoints []model.Endpoint) {
+	select {
+	case <-p.wanted:
+	default:
+	}
+	p.wanted <- endpoints
+}
+
+// run attaches nothing until the pods are known: else their interfaces were taken for uplinks.
+func (p *interfaces) run(ctx context.Context) error {
+	changes := p.changes(ctx)
+	var wanted []model.Endpoint
+	known := false
+	retry := time.NewTimer(0)
+	defer retry.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case wanted = <-p.wanted:
+			known = true
+		case <-changes:
+		case <-retry.C:
+		}
+		if known && ctx.Err() == nil && p.reconcile(wanted, time.Now()) {
+			retry.Reset(time.Second)
+		}
+	}
+}
+
+// reconcile attaches what is wanted and detaches what isn't. It says whether to try again.
+func (p *interfaces) reconcile(wanted []model.Endpoint, now time.Time) (again bool) {
+	routes, errRoutes := p.routes()
+	listed, errList := p.list()
+	if err := cmp.Or(errRoutes, errList); err != nil {
+		p.tell(map[string]time.Time{"look at the node's interfaces: " + err.Error(): {}}, now)
+		return true
+	}
+	p.late = map[string]time.Time{}
+	pods := map[int]bool{}
+	for _, e := range wanted {
+		if ifindex, found := routes[e.Addr]; found {
+			pods[ifindex] = true
+		}
+	}
+	found := node.Find(listed, pods, p.options)
+	// What programs read is there before they are.
+	p.noteError(p.plane.setLocals(found.Locals), now)
+	p.noteError(p.plane.setUplinks(found.Uplinks), now)
+	p.attachPods(wanted, routes, &found, now)
+	for _, ifindex := range slices.Sorted(maps.Keys(found.Uplinks)) {
+		p.attach(port{ifindex, true}, found.Names[ifindex], now)
+	}
+	p.detachOthers(pods, &found, now)
+	p.missing = p.late
+	p.tell(p.late, now)
+	return len(p.late) > 0
+}
+
+// attachPods attaches to the interfaces of pods that have their own. What comes from those behind a shared bridge is
+// seen at the bridge.
+func (p *interfaces) attachPods(wanted []model.Endpoint, routes map[netip.Addr]int, found *node.Found, now time.Time) {
+	for _, e := range wanted {
+		if ifindex, own := routes[e.Addr]; own {
+			p.attach(port{ifindex, false}, "pod "+e.Pod, now)
+			continue
+		}
+		if !slices.ContainsFunc(found.Networks, func(n netip.Prefix) bool { return n.Contains(e.Addr) }) {
+			p.note(fmt.Sprintf("pod %s: no interface has a route to %s alone; waiting for one", e.Pod, e.Addr), now)
+		}
+	}
+}
+
+func (p *interfaces) attach(at port, whose string, now time.Time) {
+	if p.attached[at] {
+		return
+	}
+	attach := p.plane.attachPod
+	if at.uplink {
+		attach = p.plane.attachUplink
+		// A pod's interface before, if another process made it an uplink's.
+		delete(p.attached, port{at.ifindex, false})
+	}
+	if err := attach(at.ifindex); err != nil {
+		p.note(fmt.Sprintf("%s: %v", whose, err), now)
+		return
+	}
+	p.attached[at] = true
+	p.log.Info("attached", "to", whose, "ifindex", at.ifindex, "uplink", at.uplink)
+}
+
+// detachOthers takes the programs off interfaces that are no longer what they were.
+func (p *interfaces) detachOthers(pods map[int]bool, found *node.Found, now time.Time) {
+	for _, ifindex := range p.plane.attachedPods() {
+		if !pods[ifindex] {
+			p.detach(port{ifindex, false}, p.plane.detachPod, now)
+		}
+	}
+	for _, ifindex := range p.plane.attachedUplinks() {
+		if _, kept := found.Uplinks[ifindex]; !kept {
+			p.detach(port{ifindex, true}, p.plane.detachUplink, now)
+		}
+	}
+}
+
+func (p *interfaces) detach(from port, detach func(int) error, now time.Time) {
+	delete(p.attached, from)
+	if err := detach(from.ifindex); err != nil {
+		p.note(err.Error(), now)
+		return
+	}
+	p.log.Info("detached", "ifindex", from.ifindex, "uplink", from.uplink)
+}
+
+func (p *interfaces) noteError(err error, now time.Time) {
+	if err != nil {
+		p.note(err.Error(), now)
+	}
+}
+
+// note remembers since when something is missing.
+func (p *interfaces) note(text string, now time.Time) {
+	since, before := p.missing[text]
+	if !before {
+		since = now
+	}
+	p.late[text] = since
+}
+
+// tell says what has been missing for longer than patience, if that has changed.
+func (p *interfaces) tell(missing map[string]time.Time, now time.Time) {
+	var late []string
+	for text, since := range missing {
+		if now.Sub(since) >= patience {
+			late = append(late, text)
+		}
+	}
+	slices.Sort(late)
+	if len(late) > 8 {
+		late = append(late[:8], fmt.Sprintf("and %d more", len(late)-8))
+	}
+	if text := strings.Join(late, "; "); text != p.told {
+		p.told = text
+		p.problem(text)
+	}
+}

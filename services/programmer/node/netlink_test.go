@@ -1,0 +1,171 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package node
+
+import (
+	"context"
+	"errors"
+	"maps"
+	"net/netip"
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+
+	"github.com/deltaplane/deltaplane/internal/testkit"
+)
+
+func must(t *testing.T, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+// link makes an interface that is up, in the calling thread's namespace.
+func link(t *testing.T, l netlink.Link, addrs ...string) {
+	t.Helper()
+	must(t, netlink.LinkAdd(l))
+	must(t, netlink.LinkSetUp(l))
+	if pair, ok := l.(*netlink.Veth); ok {
+		peer, err := netlink.LinkByName(pair.PeerName)
+		must(t, err)
+		must(t, netlink.LinkSetUp(peer))
+	}
+	for _, addr := range addrs {
+		a, err := netlink.ParseAddr(addr)
+		must(t, err)
+		must(t, netlink.AddrAdd(l, a))
+	}
+}
+
+func named(name string) netlink.LinkAttrs {
+	a := netlink.NewLinkAttrs()
+	a.Name = name
+	return a
+}
+
+// pair is an interface with a peer beside it.
+func pair(name string) *netlink.Veth {
+	return &netlink.Veth{LinkAttrs: named(name), PeerName: name + "p"}
+}
+
+// uplinks lists, and returns the uplinks' names in order.
+func uplinks(t *testing.T) []string {
+	t.Helper()
+	interfaces, err := Read()
+	must(t, err)
+	return slices.Sorted(maps.Values(Find(interfaces, nil, Options{}).Names))
+}
+
+func TestInterfacesOfANamespaceAreFoundAsTheyComeAndGo(t *testing.T) {
+	testkit.NeedKernel(t)
+	testkit.NewNetNS(t).Do(t, func() {
+		want := func(names ...string) {
+			t.Helper()
+			if diff := cmp.Diff(names, uplinks(t)); diff != "" {
+				t.Errorf("uplinks (-want +got):\n%s", diff)
+			}
+		}
+		eth0, eth1 := pair("eth0"), pair("eth1")
+		link(t, eth0, "192.0.2.7/24", "192.0.2.8/24")
+		link(t, eth1, "2001:db8::7/64")
+		want("eth0", "eth1")
+		bridge := &netlink.Bridge{LinkAttrs: named("cni0")}
+		link(t, bridge, "10.1.0.1/24")
+		slave := pair("port0")
+		link(t, slave, "203.0.113.1/24")
+		want("cni0", "eth0", "eth1", "port0")
+		must(t, netlink.LinkSetMaster(slave, bridge))
+		want("cni0", "eth0", "eth1")
+		for _, text := range []string{"192.0.2.7/24", "192.0.2.8/24"} {
+			a, err := netlink.ParseAddr(text)
+			must(t, err)
+			if err := netlink.AddrDel(eth0, a); err != nil && text == "192.0.2.7/24" {
+				t.Fatal(err) // its secondary goes with it
+			}
+		}
+		must(t, netlink.LinkSetDown(eth1))
+		want("cni0")
+		must(t, netlink.LinkDel(bridge))
+		want("port0")
+	})
+}
+
+func TestAVLANIsAnUplinkAndABondsPortsAreNone(t *testing.T) {
+	testkit.NeedKernel(t)
+	var unsupported error
+	testkit.NewNetNS(t).Do(t, func() {
+		eth0 := pair("eth0")
+		link(t, eth0)
+		vlan := &netlink.Vlan{LinkAttrs: named("eth0.7"), VlanId: 7}
+		vlan.ParentIndex = eth0.Index
+		if unsupported = netlink.LinkAdd(vlan); errors.Is(unsupported, unix.EOPNOTSUPP) {
+			return
+		}
+		must(t, netlink.LinkDel(vlan))
+		link(t, vlan, "198.51.100.7/24")
+		bond := netlink.NewLinkBond(named("bond0"))
+		link(t, bond, "192.0.2.7/24")
+		port := pair("port0")
+		must(t, netlink.LinkAdd(port))
+		must(t, netlink.LinkSetMaster(port, bond))
+		if diff := cmp.Diff([]string{"bond0", "eth0.7"}, uplinks(t)); diff != "" {
+			t.Errorf("uplinks (-want +got):\n%s", diff)
+		}
+	})
+	if unsupported != nil {
+		t.Skipf("this kernel has no VLANs: %v", unsupported)
+	}
+}
+
+func TestChangesAreTold(t *testing.T) {
+	testkit.NeedKernel(t)
+	ns := testkit.NewNetNS(t)
+	ctx, cancel := context.WithCancel(t.Context())
+	changes, ended := make(chan struct{}, 1), make(chan struct{})
+	go func() {
+		defer close(ended)
+		ns.Do(t, func() { listen(ctx, changes) })
+	}()
+	heard := func() {
+		t.Helper()
+		select {
+		case <-changes:
+		case <-time.After(10 * time.Second):
+			t.Fatal("no change was told")
+		}
+	}
+	heard() // once it listens
+	d := pair("eth0")
+	ns.Do(t, func() { link(t, d) })
+	heard()
+	ns.Do(t, func() {
+		a, err := netlink.ParseAddr("192.0.2.7/24")
+		must(t, err)
+		must(t, netlink.AddrAdd(d, a))
+	})
+	heard()
+	cancel()
+	<-ended
+}
+
+func TestPodsAreFoundByTheirRoutes(t *testing.T) {
+	testkit.NeedKernel(t)
+	host := testkit.NewNetNS(t)
+	v4, v6 := netip.MustParseAddr("10.1.0.7"), netip.MustParseAddr("fd00::7")
+	host.Do(t, func() { link(t, pair("pod7")) })
+	for _, addr := range []netip.Addr{v4, v6} {
+		host.Route(t, netip.PrefixFrom(addr, addr.BitLen()), netip.Addr{}, "pod7")
+	}
+	want := host.Index(t, "pod7")
+	host.Do(t, func() {
+		routes, err := HostRoutes()
+		if err != nil || routes[v4] != want || routes[v6] != want {
+			t.Fatalf("routes %v (%v), want both addresses at interface %d", routes, err, want)
+		}
+	})
+}

@@ -1,0 +1,107 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"context"
+	"net/netip"
+	"time"
+
+	"github.com/deltaplane/deltaplane/internal/model"
+	"github.com/deltaplane/deltaplane/services/programmer/core"
+)
+
+// attach gives sockets and interfaces their programs once the tables hold what a compiler said: until then the programs
+// of an earlier run go on with the tables that they have.
+func (v *service) attach(e core.Endpoints) {
+	if !e.Complete {
+		return
+	}
+	if !v.attached {
+		if err := v.plane.attachSockets(); err != nil {
+			v.failed = err
+			return
+		}
+		v.attached = true
+	}
+	v.interfaces.want(e.Wanted)
+}
+
+// tellNetworks tells the programs which addresses are Services' after the table of networks was written.
+func (v *service) tellNetworks() {
+	written, state := v.plane.networksWritten(), v.driver.Core.State()
+	if written == v.networksWritten || state == nil {
+		return
+	}
+	var prefixes []netip.Prefix
+	for _, kind := range []model.LayerKind{model.LayerCluster, model.LayerNode} {
+		for _, n := range state.Tables(kind).Networks {
+			if n.Kind == model.NetworkServices {
+				prefixes = append(prefixes, n.Prefix)
+			}
+		}
+	}
+	if err := v.plane.setServiceNetworks(prefixes); err != nil {
+		v.log.Warn("packets to addresses that no Service has are not told apart", "error", err)
+	}
+	v.networksWritten = written
+}
+
+const (
+	// moveEvery bounds how often sockets are walked over, however many backends go.
+	moveEvery = 500 * time.Millisecond
+	// moveAgain is when they are walked over again though no backend went: sockets that moved keep their flows by it.
+	moveAgain = 10 * time.Second
+)
+
+// moveSockets takes connected sockets away from backends that are gone.
+func (v *service) moveSockets(ctx context.Context) error {
+	again := time.NewTimer(moveAgain) // what a process before this one moved needs it too
+	defer again.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-v.plane.gone():
+		case <-again.C:
+		}
+		moves, err := v.plane.moveSockets()
+		if err != nil {
+			v.log.Warn("connected sockets stay with backends that are gone", "error", err)
+		} else if moves.Moved+moves.Ended+moves.Destroyed > 0 {
+			v.log.Info("moved sockets", "walked", moves.Walked, "moved", moves.Moved, "ended", moves.Ended,
+				"destroyed", moves.Destroyed, "waiting", moves.Waiting)
+		}
+		if err != nil || moves.Again() {
+			again.Reset(moveAgain)
+		}
+		if wait(ctx, moveEvery) != nil {
+			return nil
+		}
+	}
+}
+
+// sweepEvery is how often flows that are over are looked for: well below the shortest time that one is kept.
+const sweepEvery = 5 * time.Second
+
+func (v *service) sweep(ctx context.Context) error {
+	for wait(ctx, sweepEvery) == nil {
+		swept, err := v.plane.sweep(ctx)
+		if err != nil && ctx.Err() == nil {
+			v.log.Warn("flows that are over stay", "error", err)
+		}
+		v.metrics.swept(swept)
+	}
+	return nil
+}
+
+func wait(ctx context.Context, d time.Duration) error {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-t.C:
+		return nil
+	}
+}
