@@ -108,14 +108,21 @@ func (l *Lab) verdict(d refmodel.Decision, to netip.AddrPort) agent.Result {
 	case len(d.Candidates) > 0:
 		to = refmodel.AddrPort(d.Candidates[rand.IntN(len(d.Candidates))])
 	}
-	for _, p := range l.Cluster().Pods {
-		// Pods on the host's network have the same address.
-		serves := !p.Spec.HostNetwork || slices.ContainsFunc(portsOf(p), func(port server.Port) bool { return port.Number == to.Port() })
-		if serves && slices.Contains(manifest.PodAddrs(p), to.Addr()) && l.pod(manifest.Name(p)) != nil {
+	cluster := l.Cluster()
+	machine := nodeOf(cluster, to.Addr()) != ""
+	for _, p := range cluster.Pods {
+		if !slices.Contains(manifest.PodAddrs(p), to.Addr()) || l.pod(manifest.Name(p)) == nil {
+			continue
+		}
+		machine = true
+		if slices.ContainsFunc(portsOf(p), func(port server.Port) bool { return port.Number == to.Port() }) {
 			return agent.Result{Outcome: agent.OK, Reached: manifest.Name(p)}
 		}
 	}
-	return agent.Result{Outcome: agent.Timeout, Error: fmt.Sprintf("no pod has the address %s", to.Addr())}
+	if machine {
+		return agent.Result{Outcome: agent.Refused, Error: fmt.Sprintf("nobody listens at %s", to)}
+	}
+	return agent.Result{Outcome: agent.Timeout, Error: fmt.Sprintf("nobody has the address %s", to.Addr())}
 }
 
 // standing finds the node that decides for a place, and who the place is there.
