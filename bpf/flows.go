@@ -13,10 +13,10 @@ import (
 
 // What follows is for those who run packets (RunFromPod); on a node that works it would break connections.
 
-// ForgetFlows deletes all flows of the per-packet path and the backends that clients had, so that the next packet of
-// each is its first.
+// ForgetFlows deletes all flows of the per-packet path, the backends that clients had and what is known of datagrams in
+// fragments, so that the next packet of each is its first.
 func (d *Dataplane) ForgetFlows() error {
-	for _, name := range []string{flowsMap, affinitiesMap} {
+	for _, name := range []string{flowsMap, affinitiesMap, fragmentsMap, heldMap} {
 		if err := empty(d.maps[name]); err != nil {
 			return fmt.Errorf("delete the entries of map %s: %w", name, err)
 		}

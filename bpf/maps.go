@@ -22,6 +22,8 @@ const (
 	uplinksMap    = "uplinks_v1"
 	flowsMap      = "flows_v2"
 	affinitiesMap = "affinities_v1"
+	fragmentsMap  = "fragments_v1"
+	heldMap       = "held_v1"
 	peersMap      = "sockets_v2"
 )
 

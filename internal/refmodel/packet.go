@@ -19,6 +19,13 @@ type Packet struct {
 	Sequence    uint32 // TCP
 	// Acknowledged is TCP's acknowledgment number, 0 without one.
 	Acknowledged uint32
+	// First and Later say that it is a fragment, of the datagram ID: the first has the ports and all else, a later one
+	// only addresses.
+	First, Later bool
+	ID           uint32
+	// Mute says that nothing may be answered to it: an SCTP ABORT or SHUTDOWN COMPLETE (RFC 9260 8.4), an INIT without
+	// a tag to answer with.
+	Mute bool
 	// Fault is why the packet can't be translated, or ReasonNone. It matters only if the packet is a Service's.
 	Fault model.DropReason
 	// LengthsLie says that the IP header promises more than there is, or less than the headers take. Whoever begins a
@@ -33,11 +40,12 @@ const (
 	ipv4Bytes     = 20 // without options
 	ipv6Bytes     = 40
 	tcpBytes      = 20 // without options
+	sctpBytes     = 12 // without chunks
 	shortBytes    = 8  // UDP; and what must be there of SCTP, which is longer
 )
 
 // Parse reads a frame: Ethernet, then IP. It reports false for what can't be a Service's packet whatever the tables
-// say: no IP, no TCP, UDP or SCTP, or a fragment but the first (RFC 791 3.2: only the first has the ports).
+// say: no IP, no TCP, UDP or SCTP, no ports that could be found.
 func Parse(frame []byte) (Packet, bool) {
 	if len(frame) < ethernetBytes {
 		return Packet{}, false
@@ -59,62 +67,95 @@ func parseIPv4(frame []byte) (Packet, bool) {
 	}
 	p := Packet{Protocol: model.Protocol(ip[9]), transport: ethernetBytes + 4*int(ip[0]&15)}
 	fragment := binary.BigEndian.Uint16(ip[6:])
-	if fragment&0x1fff != 0 || !carriesServices(p.Protocol) {
-		return Packet{}, false
+	p.Later = fragment&0x1fff != 0
+	p.First = !p.Later && fragment&0x2000 != 0
+	if p.First || p.Later {
+		p.ID = uint32(binary.BigEndian.Uint16(ip[4:]))
 	}
-	if fragment&0x2000 != 0 { // more fragments follow, and they would miss the translation
-		p.Fault = model.ReasonUnsupported
+	if !carriesServices(p.Protocol) {
+		return Packet{}, false
 	}
 	p.LengthsLie = lengthsLie(frame, p, int(binary.BigEndian.Uint16(ip[2:])), 0)
 	return p.ports(frame, address4(ip[12:]), address4(ip[16:]))
 }
 
-// parseIPv6 follows RFC 8200 3; a packet with extension headers isn't translated yet.
+// parseIPv6 follows RFC 8200 3.
 func parseIPv6(frame []byte) (Packet, bool) {
 	ip := frame[ethernetBytes:]
 	if len(ip) < ipv6Bytes || ip[0]>>4 != 6 {
 		return Packet{}, false
 	}
 	p := Packet{Protocol: model.Protocol(ip[6]), transport: ethernetBytes + ipv6Bytes}
-	if !carriesServices(p.Protocol) {
-		if p.Protocol, p.transport = skipExtensions(frame, ip[6]); p.transport == 0 {
-			return Packet{}, false
-		}
-		p.Fault = model.ReasonUnsupported
+	p.skipExtensions(frame)
+	if !carriesServices(p.Protocol) && !(p.Later && isExtension(p.Protocol)) {
+		return Packet{}, false
 	}
 	p.LengthsLie = lengthsLie(frame, p, int(binary.BigEndian.Uint16(ip[4:])), ipv6Bytes)
 	return p.ports(frame, address16(ip[8:]), address16(ip[24:]))
 }
 
-// maxExtensions is how many extension headers are looked behind: RFC 8200 4.1 lists each kind once.
-const maxExtensions = 5
+// Extension headers by their numbers, RFC 8200 4.
+const (
+	hopByHop           = 0
+	routing            = 43
+	fragmentHeader     = 44
+	encrypted          = 50
+	authentication     = 51
+	destinationOptions = 60
+)
 
-// skipExtensions finds the transport header behind extension headers (RFC 8200 4.1 to 4.6, RFC 4302 2.2).
-func skipExtensions(frame []byte, next byte) (model.Protocol, int) {
-	at := ethernetBytes + ipv6Bytes
-	for range maxExtensions {
-		if len(frame) < at+4 {
-			return 0, 0
-		}
-		h := frame[at:]
-		switch next {
-		case 0, 43, 60: // hop-by-hop, routing, destination: in units of 8 bytes, the first not counted
-			at += 8 * (int(h[1]) + 1)
-		case 51: // authentication: in units of 4 bytes, two not counted
-			at += 4 * (int(h[1]) + 2)
-		case 44: // fragment: only the first has the ports
-			if binary.BigEndian.Uint16(h[2:])&0xfff8 != 0 {
-				return 0, 0
-			}
-			at += 8
-		default:
-			return 0, 0
-		}
-		if next = h[0]; carriesServices(model.Protocol(next)) {
-			return model.Protocol(next), at
-		}
+func isExtension(p model.Protocol) bool {
+	switch p {
+	case hopByHop, routing, fragmentHeader, authentication, destinationOptions:
+		return true
 	}
-	return 0, 0
+	return false
+}
+
+const (
+	// maxExtensions is how many extension headers are looked behind: RFC 8200 4.1 lists each kind once, destination
+	// options twice.
+	maxExtensions = 6
+	// farthestTransport is how far into the frame a transport header may begin.
+	farthestTransport = 214
+)
+
+// skipExtensions finds what is behind extension headers (RFC 8200 4.1 to 4.6, RFC 4302 2.2), from p.transport and
+// p.Protocol on: the transport header, or a later fragment's data. What follows the address of the IP header to
+// someone else, what signs it, what is too long, and what hides the ports, can't be translated.
+func (p *Packet) skipExtensions(frame []byte) {
+	for n := 0; n < maxExtensions && !p.Later && isExtension(p.Protocol) && len(frame) >= p.transport+8; n++ {
+		h := frame[p.transport:]
+		switch p.Protocol {
+		case fragmentHeader:
+			p.readFragment(h)
+			p.transport += 8
+		case authentication: // in units of 4 bytes, two not counted
+			p.Fault = model.ReasonUnsupported
+			p.transport += 4 * (int(h[1]) + 2)
+		default: // in units of 8 bytes, the first not counted
+			if p.Protocol == routing && h[3] != 0 { // segments left
+				p.Fault = model.ReasonUnsupported
+			}
+			p.transport += 8 * (int(h[1]) + 1)
+		}
+		p.Protocol = model.Protocol(h[0])
+	}
+	if isExtension(p.Protocol) || p.Protocol == encrypted || p.transport > farthestTransport {
+		p.Fault = model.ReasonUnsupported
+	}
+	if p.Later {
+		p.Fault = model.ReasonNone
+	}
+}
+
+// readFragment reads a fragment header, RFC 8200 4.5. One without offset and more to come is of a whole packet (RFC
+// 6946).
+func (p *Packet) readFragment(h []byte) {
+	fragment := binary.BigEndian.Uint16(h[2:])
+	p.Later = fragment&0xfff8 != 0
+	p.First = !p.Later && fragment&1 != 0
+	p.ID = binary.BigEndian.Uint32(h[4:])
 }
 
 func carriesServices(p model.Protocol) bool {
@@ -134,6 +175,10 @@ func lengthsLie(frame []byte, p Packet, field, uncounted int) bool {
 
 // ports reads what TCP (RFC 9293 3.1), UDP (RFC 768) and SCTP (RFC 9260 3.1) have in the same place, and TCP's flags.
 func (p Packet) ports(frame []byte, source, destination netip.Addr) (Packet, bool) {
+	if p.Later {
+		p.Source, p.Destination = netip.AddrPortFrom(source, 0), netip.AddrPortFrom(destination, 0)
+		return p, true
+	}
 	need := shortBytes
 	if p.Fault != model.ReasonNone {
 		need = 4 // it won't be translated: ports are enough to say whose it is
@@ -144,6 +189,7 @@ func (p Packet) ports(frame []byte, source, destination netip.Addr) (Packet, boo
 	h := frame[p.transport:]
 	p.Source = netip.AddrPortFrom(source, binary.BigEndian.Uint16(h))
 	p.Destination = netip.AddrPortFrom(destination, binary.BigEndian.Uint16(h[2:]))
+	p.Mute = p.Protocol == model.SCTP && mute(h)
 	if p.Protocol != model.TCP || p.Fault != model.ReasonNone {
 		return p, true
 	}
@@ -158,6 +204,20 @@ func (p Packet) ports(frame []byte, source, destination netip.Addr) (Packet, boo
 	}
 	p.FIN, p.RST, p.SYN = flags&flagFIN != 0, flags&flagRST != 0, flags&(flagSYN|flagACK) == flagSYN
 	return p, true
+}
+
+// mute looks at an SCTP packet's first chunk, RFC 9260 3.2 and 3.3.
+func mute(h []byte) bool {
+	const initiation, abort, shutdownComplete = 1, 6, 14
+	switch {
+	case len(h) < sctpBytes:
+		return true
+	case len(h) < sctpBytes+4:
+		return false
+	case h[sctpBytes] == initiation:
+		return len(h) < sctpBytes+8 || binary.BigEndian.Uint32(h[sctpBytes+4:]) == 0
+	}
+	return h[sctpBytes] == abort || h[sctpBytes] == shutdownComplete
 }
 
 // TCP's flags, RFC 9293 3.1.

@@ -11,8 +11,8 @@ import (
 	"github.com/deltaplane/deltaplane/internal/model"
 )
 
-// CheckRefusal checks the answer to a packet that was rejected: a TCP RST (RFC 9293 3.10.7.1), else an ICMP port
-// unreachable (RFC 792, RFC 4443 3.1), from the Service's address, back the way the packet came.
+// CheckRefusal checks the answer to a packet that was rejected: a TCP RST (RFC 9293 3.10.7.1), an SCTP ABORT (RFC 9260
+// 8.4), else an ICMP port unreachable (RFC 792, RFC 4443 3.1), from the Service's address, back the way the packet came.
 func (p Packet) CheckRefusal(frame, answer []byte) error {
 	if len(answer) < ethernetBytes || !bytes.Equal(answer[:6], frame[6:12]) || !bytes.Equal(answer[6:12], frame[:6]) {
 		return errors.New("the Ethernet addresses aren't exchanged")
@@ -21,8 +21,11 @@ func (p Packet) CheckRefusal(frame, answer []byte) error {
 	if err != nil {
 		return err
 	}
-	if p.Protocol == model.TCP {
+	switch p.Protocol {
+	case model.TCP:
 		return p.checkReset(frame, payload, protocol)
+	case model.SCTP:
+		return p.checkAbort(frame, payload, protocol)
 	}
 	return p.checkUnreachable(frame, payload, protocol)
 }
@@ -96,16 +99,33 @@ func (p Packet) checkReset(frame, reset []byte, protocol uint8) error {
 	return nil
 }
 
+// checkAbort follows RFC 9260 8.4: an INIT is answered with its own tag, all else with the tag it has, reflected.
+func (p Packet) checkAbort(frame, abort []byte, protocol uint8) error {
+	h := frame[p.transport:p.end(frame)]
+	want := binary.BigEndian.AppendUint16(nil, p.Destination.Port())
+	want = binary.BigEndian.AppendUint16(want, p.Source.Port())
+	if len(h) >= sctpBytes+8 && h[sctpBytes] == 1 {
+		want = append(append(want, h[sctpBytes+4:sctpBytes+8]...), 0, 0, 0, 0, 6, 0, 0, 4)
+	} else {
+		want = append(append(want, h[4:8]...), 0, 0, 0, 0, 6, 1, 0, 4)
+	}
+	binary.LittleEndian.PutUint32(want[8:], crc32c(want))
+	if protocol != uint8(model.SCTP) || !bytes.Equal(abort, want) {
+		return fmt.Errorf("protocol %d with %x: want SCTP with %x", protocol, abort, want)
+	}
+	return nil
+}
+
 func (p Packet) checkUnreachable(frame, message []byte, protocol uint8) error {
-	wantProtocol, kind, code, header := uint8(1), uint8(3), uint8(3), ipv4Bytes
+	wantProtocol, kind, code := uint8(1), uint8(3), uint8(3)
 	sum := Checksum(message)
 	if p.Source.Addr().Is6() {
-		wantProtocol, kind, code, header = 58, 1, 4, ipv6Bytes
+		wantProtocol, kind, code = 58, 1, 4
 		sum = Checksum(pseudoHeader(58, len(message), p.Destination.Addr(), p.Source.Addr()), message)
 	}
-	quoted := frame[ethernetBytes : ethernetBytes+header+shortBytes]
+	quoted := frame[ethernetBytes : p.transport+shortBytes] // options and extension headers are quoted too
 	switch {
-	case protocol != wantProtocol || len(message) < shortBytes+header+shortBytes:
+	case protocol != wantProtocol || len(message) < shortBytes+len(quoted):
 		return fmt.Errorf("protocol %d with %d bytes: want ICMP with the header and the first %d bytes of the packet", protocol, len(message), shortBytes)
 	case message[0] != kind || message[1] != code:
 		return fmt.Errorf("ICMP type %d code %d: want %d, %d", message[0], message[1], kind, code)

@@ -4,6 +4,7 @@ package refmodel
 
 import (
 	"encoding/binary"
+	"hash/crc32"
 	"net/netip"
 	"slices"
 
@@ -12,7 +13,8 @@ import (
 
 // Rewrite returns what a frame that Parse gave p for looks like with other addresses and ports: those, and the
 // checksums that depend on them, worked out afresh over the whole packet. It is meant for frames whose checksums are
-// right, and for UDP without one, which stays so (RFC 768; RFC 6936 for IPv6).
+// right, and for UDP without one, which stays so (RFC 768; RFC 6936 for IPv6). A first fragment's checksum counts the
+// whole datagram, so it is changed by what changes; of a later one only the addresses are exchanged.
 func (p Packet) Rewrite(frame []byte, source, destination netip.AddrPort) []byte {
 	if source == p.Source && destination == p.Destination {
 		return frame
@@ -29,11 +31,44 @@ func (p Packet) Rewrite(frame []byte, source, destination netip.AddrPort) []byte
 		putAddress(ip[8:], source.Addr())
 		putAddress(ip[24:], destination.Addr())
 	}
+	if p.Later {
+		return out
+	}
 	h := out[p.transport:p.end(out)]
+	before := slices.Clone(h)
 	binary.BigEndian.PutUint16(h, source.Port())
 	binary.BigEndian.PutUint16(h[2:], destination.Port())
-	putTransportChecksum(p.Protocol, h, source.Addr(), destination.Addr())
+	switch {
+	case p.Protocol == model.SCTP: // what was wrong stays wrong: receivers must see it
+		sum := binary.LittleEndian.Uint32(h[8:]) ^ crc32c(before) ^ crc32c(h)
+		binary.LittleEndian.PutUint32(h[8:], sum)
+	case p.First:
+		adjustTransportChecksum(p.Protocol, h, pseudoEnds(p.Source, p.Destination), pseudoEnds(source, destination))
+	default:
+		putTransportChecksum(p.Protocol, h, source.Addr(), destination.Addr())
+	}
 	return out
+}
+
+// adjustTransportChecksum changes the checksum of a header that may be cut short, or whose packet is not all there, by
+// what changed (RFC 1624).
+func adjustTransportChecksum(protocol model.Protocol, h, before, after []byte) {
+	at := map[model.Protocol]int{model.TCP: 16, model.UDP: 6}[protocol]
+	if at == 0 || len(h) < at+2 || protocol == model.UDP && binary.BigEndian.Uint16(h[at:]) == 0 {
+		return
+	}
+	sum := adjusted(binary.BigEndian.Uint16(h[at:]), before, after)
+	if sum == 0 && protocol == model.UDP {
+		sum = 0xffff
+	}
+	binary.BigEndian.PutUint16(h[at:], sum)
+}
+
+// crc32c is SCTP's checksum (RFC 9260 6.8): of all of the packet, with zero in its own place.
+func crc32c(packet []byte) uint32 {
+	b := slices.Clone(packet)
+	clear(b[8:sctpBytes])
+	return crc32.Checksum(b, crc32.MakeTable(crc32.Castagnoli))
 }
 
 // end is where the packet ends within the frame, which may be padded (IEEE 802.3: at least 60 bytes). A length of zero
@@ -57,8 +92,9 @@ func putTransportChecksum(protocol model.Protocol, h []byte, source, destination
 		if at = 6; binary.BigEndian.Uint16(h[at:]) == 0 {
 			return
 		}
-	case model.SCTP:
-		return // a CRC, over ports but not addresses: Rewrite keeps both
+	case model.SCTP: // a CRC, over ports but not addresses, lowest byte first
+		binary.LittleEndian.PutUint32(h[8:], crc32c(h))
+		return
 	}
 	binary.BigEndian.PutUint16(h[at:], 0)
 	sum := Checksum(pseudoHeader(uint8(protocol), len(h), source, destination), h)

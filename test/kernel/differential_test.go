@@ -129,7 +129,7 @@ type tally map[string]int
 // kindsOfSteps are what a run must have seen.
 var kindsOfSteps = []string{
 	"let through", "translated coming in", "translated leaving", "given another port", "masqueraded", "refused", "dropped", "error translated",
-	"change of tables", "passing of time",
+	"later fragment", "change of tables", "passing of time",
 }
 
 func (c tally) missing() string {
@@ -142,7 +142,7 @@ func (c tally) missing() string {
 }
 
 func (c tally) packets() (n int) {
-	for _, kind := range kindsOfSteps[:8] {
+	for _, kind := range kindsOfSteps[:9] {
 		n += c[kind]
 	}
 	return n
@@ -159,14 +159,15 @@ func (c tally) String() string {
 
 // judge holds the programs and the model to each other.
 type judge struct {
-	t       *testing.T
-	kernel  kernelNode
-	traffic *traffic
-	flows   *refmodel.Flows
-	node    *refmodel.Node
-	tally   tally
-	past    uint32   // seconds that were let pass
-	told    []string // the last steps, for people
+	t         *testing.T
+	kernel    kernelNode
+	traffic   *traffic
+	flows     *refmodel.Flows
+	fragments *refmodel.Fragments
+	node      *refmodel.Node
+	tally     tally
+	past      uint32   // seconds that were let pass
+	told      []string // the last steps, for people
 }
 
 // differential runs one world up to the first disagreement, and tells all about that.
@@ -175,7 +176,7 @@ func differential(t *testing.T, kernel kernelNode, choose func(int) int, more fu
 	if err := kernel.Reset(); err != nil {
 		t.Fatal(err)
 	}
-	j := &judge{t: t, kernel: kernel, flows: refmodel.NewFlows(), tally: total, traffic: &traffic{world: newWorld(choose)}}
+	j := &judge{t: t, kernel: kernel, flows: refmodel.NewFlows(), fragments: refmodel.NewFragments(), tally: total, traffic: &traffic{world: newWorld(choose)}}
 	for first := true; more(); first = false {
 		var err error
 		switch n := choose(24); {
@@ -258,6 +259,9 @@ func (j *judge) packet(at passage) error {
 	}
 	did, err := j.outcome(p, at.frame, verdict, out)
 	j.tell("%s %s: %s", at.hook, p, did)
+	if err == nil && p.Later {
+		return j.later(at, p, did)
+	}
 	if err != nil {
 		return fmt.Errorf("%s: %w\nframe in  %x\nframe out %x", p, err, at.frame, out)
 	}
@@ -274,6 +278,9 @@ func (j *judge) packet(at passage) error {
 	if err != nil {
 		return fmt.Errorf("%s %w\nframe in  %x\nframe out %x", at.hook, err, at.frame, out)
 	}
+	if p.First {
+		j.fragments.First(p, at.hook.leaving(), did)
+	}
 	j.count(at.hook, p, did)
 	if did.Verdict == refmodel.Forward {
 		j.traffic.went(at, out)
@@ -281,12 +288,18 @@ func (j *judge) packet(at passage) error {
 	return nil
 }
 
+// later judges a fragment but the first.
+func (j *judge) later(at passage, p refmodel.Packet, did refmodel.Outcome) error {
+	if want := j.fragments.Later(j.node, p, at.hook.leaving()); did != want {
+		return fmt.Errorf("%s %s: a later fragment, want %s, got %s", at.hook, p, want, did)
+	}
+	j.tally["later fragment"]++
+	return nil
+}
+
 // unreadable judges what is no packet of a flow but may be an ICMP error about one.
 func (j *judge) unreadable(at passage, verdict bpf.Verdict, out []byte) error {
-	want := at.frame
-	if at.hook.leaving() {
-		want = j.flows.ErrorToPod(at.frame)
-	}
+	want := j.flows.TranslateError(at.frame, at.hook.leaving())
 	j.tell("%s, no flow's packet, to be translated: %v", at.hook, !bytes.Equal(want, at.frame))
 	if verdict != bpf.Pass || !bytes.Equal(out, want) {
 		return fmt.Errorf("%s %s of\nframe in  %x\nframe out %x\nwanted    %x", at.hook, verdict, at.frame, out, want)
