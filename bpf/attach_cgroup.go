@@ -51,6 +51,10 @@ func (d *Dataplane) AttachCgroup(path string) error {
 	if err != nil {
 		return err
 	}
+	if d.TakesOver() {
+		d.later = append(d.later, func() error { return d.AttachCgroup(path) })
+		return nil
+	}
 	for i := range d.hooks {
 		h := &d.hooks[i]
 		program := d.sockets.Programs[h.name]

@@ -114,6 +114,10 @@ func (d *Dataplane) attachPort(at port) error {
 	if at.ifindex <= 0 {
 		return fmt.Errorf("attach to interface %d: want an index above 0", at.ifindex)
 	}
+	if d.TakesOver() {
+		d.later = append(d.later, func() error { return d.attachPort(at) })
+		return nil
+	}
 	d.ports.mu.Lock()
 	defer d.ports.mu.Unlock()
 	var links []link.Link

@@ -73,7 +73,7 @@ func benchPrograms(b *testing.B, frontends int) (*Dataplane, *ebpf.Collection) {
 	if err := spec.Variables["floor_frontend_count"].Set(uint32(frontends)); err != nil {
 		b.Fatal(err)
 	}
-	floor, err := d.loadCollection(spec)
+	floor, err := d.loadCollection(spec, adoption{})
 	if err != nil {
 		b.Fatal(err)
 	}

@@ -40,6 +40,8 @@ type Options struct {
 	RefusalsPerSecond uint32
 	// forTests are switches that only tests of this package set.
 	forTests map[string]any
+	// steps is told each step of an exchange of maps, and ends it there by an error. Tests of this package set it.
+	steps func(string) error
 	// Log is told what deserves a look. Nil discards it.
 	Log *slog.Logger
 }
@@ -48,22 +50,24 @@ type Options struct {
 // attach from one at a time.
 type Dataplane struct {
 	log       *slog.Logger
+	options   Options
+	switches  map[string]any // the programs' constants
 	pinDir    string
 	maps      map[string]*ebpf.Map
 	positions *ebpf.Memory
-	sockets   *ebpf.Collection
-	pods      *ebpf.Collection
-	uplinks   *ebpf.Collection
+	programs          // present, each nil until loaded
 	hooks     []hook  // the socket hooks, attached or not
 	ports     *ports  // the interfaces
 	walker    *walker // of sockets whose backend is gone
 	counts    counts
+	older     older          // what pins of an older layout hold, until TakeOver
+	later     []func() error // what is to be attached then
 }
 
 // Load opens the pinned maps, or makes them, and loads the programs. It attaches nothing and writes to no map.
 // On an error nothing stays behind but the maps that were pinned.
 func Load(options Options) (_ *Dataplane, err error) {
-	d := &Dataplane{log: options.Log, pinDir: options.PinDir, counts: counts{entries: map[string]int{}}}
+	d := &Dataplane{log: options.Log, options: options, pinDir: options.PinDir, counts: counts{entries: map[string]int{}}}
 	if d.log == nil {
 		d.log = slog.New(slog.DiscardHandler)
 	}
@@ -79,113 +83,53 @@ func Load(options Options) (_ *Dataplane, err error) {
 	if err := d.makePinDirs(); err != nil {
 		return nil, err
 	}
-	if err := d.loadPrograms(options); err != nil {
+	if err := d.loadMapsAndPrograms(); err != nil {
 		return nil, err
 	}
 	if d.positions, err = d.maps[positionsMap].Memory(); err != nil {
 		return nil, fmt.Errorf("map the positions into memory: %w", err)
-	}
-	networks, err := d.serviceNetworksInTable()
-	if err != nil {
-		return nil, err
-	}
-	if err := d.SetServiceNetworks(networks); err != nil {
-		return nil, err
 	}
 	d.hooks = socketHooks()
 	d.ports, err = openPorts(d)
 	return d, err
 }
 
-func (d *Dataplane) loadPrograms(options Options) error {
-	specs, err := readSpecs()
+// loadMapsAndPrograms decides between the ways to begin: with the maps as they are, with some made anew in another
+// size, or beside those of an older layout.
+func (d *Dataplane) loadMapsAndPrograms() error {
+	var err error
+	if d.switches, err = switchesFor(d.options, d.log); err != nil {
+		return err
+	}
+	files, err := readFiles(d.switches)
 	if err != nil {
 		return err
 	}
-	if err := setSwitches(specs, options); err != nil {
+	if d.older, err = openOlder(d.pinDir, d.log); err != nil {
 		return err
 	}
-	if err := d.setSocketSwitches(specs); err != nil {
+	var resized resizing
+	if d.maps, resized, err = openMaps(files, d.options, d.log); err != nil {
 		return err
 	}
-	if d.maps, err = openMaps(specs, options); err != nil {
+	defer resized.close()
+	switch {
+	case d.older.exists():
+		err = d.loadPrograms(d.older.adoption())
+	case len(resized) > 0:
+		err = d.resize(resized)
+	default:
+		err = d.loadPrograms(adoption{})
+	}
+	if err != nil {
 		return err
 	}
-	if d.sockets, err = d.loadCollection(specs.sockets); err != nil {
-		if missing := missingHook(probeHook); missing != nil {
-			return missing
-		}
-		return fmt.Errorf("load the socket programs: %w", err)
-	}
-	if d.pods, err = d.loadCollection(specs.pods); err != nil {
-		return fmt.Errorf("load the pod programs: %w", err)
-	}
-	if d.uplinks, err = d.loadCollection(specs.uplinks); err != nil {
-		return fmt.Errorf("load the uplink programs: %w", err)
-	}
-	d.walker = d.openWalker(specs.iterators)
-	return nil
-}
-
-// specs are the program files.
-type specs struct{ sockets, pods, uplinks, iterators *ebpf.CollectionSpec }
-
-func readSpecs() (specs, error) {
-	var s specs
-	for _, file := range []struct {
-		name string
-		into **ebpf.CollectionSpec
-		load func() (*ebpf.CollectionSpec, error)
-	}{{"socket", &s.sockets, loadSockets}, {"pod", &s.pods, loadPods}, {"uplink", &s.uplinks, loadUplinks}, {"iterator", &s.iterators, loadIterators}} {
-		spec, err := file.load()
-		if err != nil {
-			return specs{}, fmt.Errorf("read the %s programs: %w", file.name, err)
-		}
-		*file.into = spec
-	}
-	return s, nil
-}
-
-func (s specs) all() []*ebpf.CollectionSpec {
-	return []*ebpf.CollectionSpec{s.sockets, s.pods, s.uplinks, s.iterators}
-}
-
-// loadCollection loads a program file with the shared maps in place of its own.
-func (d *Dataplane) loadCollection(spec *ebpf.CollectionSpec) (*ebpf.Collection, error) {
-	shared := map[string]*ebpf.Map{}
-	for name, m := range spec.Maps {
-		if ours, ok := d.maps[name]; ok {
-			m.MaxEntries = ours.MaxEntries()
-			shared[name] = ours
-		}
-	}
-	c, err := ebpf.NewCollectionWithOptions(spec, ebpf.CollectionOptions{MapReplacements: shared})
-	if refusal, ok := errors.AsType[*ebpf.VerifierError](err); ok {
-		return nil, fmt.Errorf("the kernel's verifier refuses: %w", refusal)
-	}
-	return c, err
+	d.walker = d.openWalker(files.iterators)
+	return d.tellNetworks()
 }
 
 // Map returns the map that user space writes. It is closed with the Dataplane.
 func (d *Dataplane) Map(m abi.Map) *ebpf.Map { return d.maps[m.String()] }
-
-func (d *Dataplane) collections() []*ebpf.Collection {
-	all := []*ebpf.Collection{d.sockets, d.pods, d.uplinks}
-	if d.walker != nil && d.walker.programs != nil {
-		all = append(all, d.walker.programs)
-	}
-	return all
-}
-
-// program returns a program by its name, which is unique among the files.
-func (d *Dataplane) program(name string) *ebpf.Program {
-	for _, c := range d.collections() {
-		if p := c.Programs[name]; p != nil {
-			return p
-		}
-	}
-	panic("no program " + name)
-}
 
 // Close lets go of everything. What is pinned goes on working, what is not ends.
 func (d *Dataplane) Close() {
@@ -201,11 +145,8 @@ func (d *Dataplane) Close() {
 	for i := range d.hooks {
 		d.hooks[i].close()
 	}
-	for _, c := range d.collections() {
-		if c != nil {
-			c.Close()
-		}
-	}
+	d.programs.close()
+	d.older.close()
 	for _, m := range d.maps {
 		m.Close()
 	}
@@ -223,5 +164,5 @@ func (d *Dataplane) makePinDirs() error {
 			return fmt.Errorf("make the directory of pins: %w", err)
 		}
 	}
-	return nil
+	return errors.Join(removeNext(mapsDir(d.pinDir)), removeNext(linksDir(d.pinDir)))
 }

@@ -42,10 +42,7 @@ func attachFilter(ifindex int, dir direction, program *ebpf.Program, pin string)
 	if pin == "" {
 		return nil
 	}
-	if err := os.Remove(pin); err != nil && !errors.Is(err, os.ErrNotExist) {
-		return fmt.Errorf("remove the pin of the earlier program: %w", err)
-	}
-	if err := program.Pin(pin); err != nil {
+	if err := repin(program, pin); err != nil {
 		return fmt.Errorf("pin the program: %w", err)
 	}
 	return nil
@@ -83,6 +80,12 @@ func removeFilter(ifindex int, dir direction, places []filterPlace) error {
 		}
 	}
 	return errors.Join(failed...)
+}
+
+// hasFilter says if an interface has our filter.
+func hasFilter(ifindex int, dir direction) (bool, error) {
+	list, err := filtersAt(ifindex, dir)
+	return slices.ContainsFunc(list, func(f *netlink.BpfFilter) bool { return f.Name == filterName(dir) }), err
 }
 
 // filtersAt lists the BPF filters of one way through an interface; none if that is gone.

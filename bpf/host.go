@@ -5,6 +5,7 @@ package bpf
 import (
 	"errors"
 	"fmt"
+	"log/slog"
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/asm"
@@ -12,29 +13,20 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// setSocketSwitches fits the socket programs to this kernel, and to the network namespace of the caller: its
-// sockets are the node's own.
-func (d *Dataplane) setSocketSwitches(files specs) error {
+// socketSwitches fit the socket programs to this kernel, and to the network namespace of the caller: its sockets are
+// the node's own.
+func socketSwitches(log *slog.Logger) (map[string]any, error) {
 	cookie, err := netnsCookie()
 	if err != nil {
-		return err
+		return nil, err
 	}
 	canSetError := has(asm.FnSetRetval)
 	if !canSetError {
-		d.log.Warn("clients of a Service without backends see EPERM instead of ECONNREFUSED: bpf_set_retval came with Linux 5.18")
+		log.Warn("clients of a Service without backends see EPERM instead of ECONNREFUSED: bpf_set_retval came with Linux 5.18")
 	}
-	for name, value := range map[string]any{
+	return map[string]any{
 		"host_cookie": cookie, "can_set_error": canSetError, "can_see_multipath": has(asm.FnSkcToMptcpSock),
-	} {
-		for _, spec := range files.all() {
-			if v, ok := spec.Variables[name]; ok {
-				if err := v.Set(value); err != nil {
-					return fmt.Errorf("set the switch %s of the programs: %w", name, err)
-				}
-			}
-		}
-	}
-	return nil
+	}, nil
 }
 
 func has(helper asm.BuiltinFunc) bool {

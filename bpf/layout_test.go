@@ -63,7 +63,7 @@ func TestGoTypesAreLaidOutAsTheObjects(t *testing.T) {
 }
 
 func TestMapsAreLaidOutAsTheirUsersThink(t *testing.T) {
-	files, err := readSpecs()
+	files, err := readFiles(nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -85,7 +85,7 @@ func TestMapsAreLaidOutAsTheirUsersThink(t *testing.T) {
 
 func objects(t *testing.T) []*ebpf.CollectionSpec {
 	t.Helper()
-	files, err := readSpecs()
+	files, err := readFiles(nil)
 	if err != nil {
 		t.Fatal(err)
 	}

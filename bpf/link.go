@@ -14,8 +14,8 @@ import (
 )
 
 // keepLink gives what the link pinned at path attaches the program, so that there is no moment without one. If
-// there is no such link, or it is attached elsewhere (fits says false), attach makes another, which is pinned
-// before the old one goes. An empty path pins nothing.
+// there is no such link, or it is attached elsewhere (fits says false), attach makes another, which takes the old one's
+// pin. An empty path pins nothing.
 func keepLink(path string, program *ebpf.Program, fits func(*link.Info) bool, attach func() (link.Link, error)) (link.Link, error) {
 	old, err := openLink(path)
 	if err != nil {
@@ -35,13 +35,11 @@ func keepLink(path string, program *ebpf.Program, fits func(*link.Info) bool, at
 	if path == "" {
 		return made, nil
 	}
-	if old != nil {
-		if err := errors.Join(os.Remove(path), old.Close()); err != nil {
-			return nil, errors.Join(fmt.Errorf("let go of the old link %s: %w", path, err), made.Close())
-		}
+	if err := repin(made, path); err != nil {
+		return nil, errors.Join(fmt.Errorf("pin the link %s: %w", path, err), made.Close(), closeLink(old))
 	}
-	if err := made.Pin(path); err != nil {
-		return nil, errors.Join(fmt.Errorf("pin the link %s: %w", path, err), made.Close())
+	if err := closeLink(old); err != nil {
+		return nil, errors.Join(fmt.Errorf("let go of the old link %s: %w", path, err), made.Close())
 	}
 	return made, nil
 }

@@ -6,7 +6,11 @@ import (
 	"cmp"
 	"errors"
 	"fmt"
+	"io/fs"
+	"log/slog"
+	"path/filepath"
 	"regexp"
+	"runtime"
 
 	"github.com/cilium/ebpf"
 
@@ -57,58 +61,105 @@ const (
 	DefaultRefusals = 1000
 )
 
-// openMaps makes the maps that programs share, or opens them where they are pinned.
-func openMaps(specs specs, options Options) (_ map[string]*ebpf.Map, err error) {
-	opened := map[string]*ebpf.Map{}
+// openMaps makes the maps that programs share, or opens them where they are pinned. Those that are pinned in another
+// size than configured are not pinned yet: they are to take the place of the pinned ones, see resize.
+func openMaps(files files, options Options, log *slog.Logger) (_ map[string]*ebpf.Map, _ resizing, err error) {
+	opened, resized := map[string]*ebpf.Map{}, resizing{}
 	defer func() {
 		if err != nil {
+			resized.close()
 			for _, m := range opened {
 				m.Close()
 			}
 		}
 	}()
-	for name, m := range specs.shared() {
-		m = m.Copy()
-		if n := capacity(name, options); n != 0 {
-			m.MaxEntries = n
+	for name, spec := range files.shared() {
+		spec = spec.Copy()
+		spec.MaxEntries = cmp.Or(capacity(name, options), spec.MaxEntries)
+		old, err := openPinned(spec, options.PinDir)
+		if err != nil {
+			return nil, nil, err
 		}
-		if opened[name], err = openMap(m, options.PinDir); err != nil {
-			return nil, err
-		}
-	}
-	return opened, nil
-}
-
-// shared returns the maps that program files have in common with each other or with user space.
-func (s specs) shared() map[string]*ebpf.MapSpec {
-	shared := map[string]*ebpf.MapSpec{}
-	for _, file := range s.all() {
-		for name, m := range file.Maps {
-			if versioned.MatchString(name) {
-				shared[name] = m
+		if old != nil && old.MaxEntries() != spec.MaxEntries {
+			fits, err := fitsInto(old, spec.MaxEntries)
+			if err != nil {
+				return nil, nil, errors.Join(err, old.Close())
+			}
+			if fits {
+				resized[name] = old
+				old = nil
+			} else {
+				log.Warn("a map keeps its size, since what is in use does not fit into the one configured",
+					"map", name, "size", old.MaxEntries(), "configured", spec.MaxEntries)
 			}
 		}
+		if old != nil {
+			opened[name] = old
+			continue
+		}
+		if opened[name], err = makePinned(spec, options.PinDir, resized[name] == nil); err != nil {
+			return nil, nil, err
+		}
 	}
-	return shared
+	return opened, resized, nil
 }
 
-func openMap(spec *ebpf.MapSpec, pinDir string) (*ebpf.Map, error) {
-	var options ebpf.MapOptions
-	if pinDir != "" {
-		spec.Pinning = ebpf.PinByName
-		options.PinPath = mapsDir(pinDir)
+// openPinned opens the map that is pinned where spec's belongs; nil if there is none. Its size may differ.
+func openPinned(spec *ebpf.MapSpec, pinDir string) (*ebpf.Map, error) {
+	if pinDir == "" {
+		return nil, nil
 	}
-	m, err := ebpf.NewMapWithOptions(spec, options)
-	switch {
-	case errors.Is(err, ebpf.ErrMapIncompatible):
-		return nil, fmt.Errorf("the pinned map %s/%s is not as configured (%w): configure the capacity it has, "+
-			"or remove the pins and start again, which ends translated connections of per-packet flows",
-			mapsDir(pinDir), spec.Name, err)
-	case err != nil:
-		return nil, fmt.Errorf("make the map %s of %d entries: %w", spec.Name, spec.MaxEntries, err)
+	path := filepath.Join(mapsDir(pinDir), spec.Name)
+	m, err := ebpf.LoadPinnedMap(path, nil)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("open the pinned map %s: %w", path, err)
+	}
+	like := spec.Copy()
+	if capacityIsConfigured(spec.Name) {
+		like.MaxEntries = m.MaxEntries()
+	}
+	if err := like.Compatible(m); err != nil {
+		return nil, errors.Join(fmt.Errorf("the pinned map %s is not one of this version's (%w): it is of a version "+
+			"between releases; deltaplane cleanup removes it, which ends translated connections of per-packet flows",
+			path, err), m.Close())
 	}
 	return m, nil
 }
+
+func makePinned(spec *ebpf.MapSpec, pinDir string, pin bool) (*ebpf.Map, error) {
+	m, err := ebpf.NewMap(spec)
+	if err != nil {
+		return nil, fmt.Errorf("make the map %s of %d entries: %w", spec.Name, spec.MaxEntries, err)
+	}
+	if pinDir == "" || !pin {
+		return m, nil
+	}
+	if err := m.Pin(filepath.Join(mapsDir(pinDir), spec.Name)); err != nil {
+		return nil, errors.Join(fmt.Errorf("pin the map %s: %w", spec.Name, err), m.Close())
+	}
+	return m, nil
+}
+
+// fitsInto says if what a map holds has room in another size. One that evicts needs some more than it holds, since it
+// does so before it is full: each processor keeps some entries for itself.
+func fitsInto(m *ebpf.Map, capacity uint32) (bool, error) {
+	if capacity >= m.MaxEntries() {
+		return true, nil
+	}
+	count, err := countEntries(m)
+	if err != nil {
+		return false, err
+	}
+	if m.Type() == ebpf.LRUHash {
+		count += count/3 + 128*runtime.NumCPU()
+	}
+	return count <= int(capacity), nil
+}
+
+func capacityIsConfigured(name string) bool { return capacity(name, Options{}) != 0 }
 
 // capacity returns the configured size of a map, 0 for one whose size is fixed.
 func capacity(name string, options Options) uint32 {

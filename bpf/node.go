@@ -108,7 +108,15 @@ func (d *Dataplane) SetServiceNetworks(prefixes []netip.Prefix) error {
 	return nil
 }
 
-// serviceNetworksInTable returns the prefixes of Services' addresses that the table of networks holds.
+// tellNetworks tells the programs what the table of networks holds.
+func (d *Dataplane) tellNetworks() error {
+	prefixes, err := d.serviceNetworksInTable()
+	if err != nil {
+		return err
+	}
+	return d.SetServiceNetworks(prefixes)
+}
+
 func (d *Dataplane) serviceNetworksInTable() ([]netip.Prefix, error) {
 	var prefixes []netip.Prefix
 	err := eachEntry(d.Map(abi.Networks), func(k, v []byte) error {

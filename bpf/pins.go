@@ -8,13 +8,19 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strconv"
 
 	"golang.org/x/sys/unix"
 )
 
-// Pins lie in two directories: maps/NAME, and links/HOOK for sockets, links/pod-IFINDEX-DIRECTION for pods.
+// Pins lie in two directories: maps-LAYOUT/NAME, and links/HOOK for sockets, links/KIND-IFINDEX-PROGRAM for interfaces.
+// What has "-next" at its end is about to take another's place; left over by a crash, it is nothing.
 
-func mapsDir(pinDir string) string  { return filepath.Join(pinDir, "maps") }
+// layout is the version of the tables as a whole. They point at one another, so one whose layout changes takes the
+// others with it: this number grows, and TakeOver leads from the last to this one. Layout 1 lay in "maps".
+const layout = 2
+
+func mapsDir(pinDir string) string  { return filepath.Join(pinDir, "maps-"+strconv.Itoa(layout)) }
 func linksDir(pinDir string) string { return filepath.Join(pinDir, "links") }
 
 // MountBPFFS makes dir a bpffs if it isn't one, or within one. Unmounting it is the caller's.
@@ -57,18 +63,10 @@ func checkBPFFS(dir string) error {
 // RemovePins removes everything that Load and the Attach methods leave under pinDir: the programs detach and the
 // maps go once nothing else holds them. It touches nobody else's pins. A missing directory is fine.
 func RemovePins(pinDir string) error {
-	var failed []error
-	failed = append(failed, removeFilters(pinDir))
-	for _, dir := range []string{linksDir(pinDir), mapsDir(pinDir)} {
-		entries, err := os.ReadDir(dir)
-		if errors.Is(err, fs.ErrNotExist) {
-			continue
-		}
-		failed = append(failed, err)
-		for _, e := range entries {
-			failed = append(failed, endLink(filepath.Join(dir, e.Name())))
-		}
-		failed = append(failed, os.Remove(dir))
+	dirs, err := mapsDirs(pinDir)
+	failed := []error{err, removeFilters(pinDir)}
+	for _, dir := range append([]string{linksDir(pinDir)}, dirs...) {
+		failed = append(failed, removePinned(dir))
 	}
 	if err := errors.Join(failed...); err != nil {
 		return fmt.Errorf("remove the pins in %s: %w", pinDir, err)

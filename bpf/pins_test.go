@@ -270,17 +270,12 @@ func TestRemovePinsLeavesOthers(t *testing.T) {
 func TestWhatPeopleSee(t *testing.T) {
 	testkit.NeedKernel(t)
 	dir := filepath.Join(testkit.BPFFS(t), "node")
-	load(t, dir)
 	d := load(t, "")
 	for _, c := range []struct {
 		name string
 		want string
 		do   func() error
 	}{
-		{"a pinned map of another size", "configure the capacity it has, or remove the pins", func() error {
-			_, err := Load(Options{PinDir: dir, Capacities: map[abi.Map]uint32{abi.Slots: 100}, Flows: 1024})
-			return err
-		}},
 		{"pins on no bpffs", "mount -t bpf", func() error { _, err := Load(Options{PinDir: t.TempDir()}); return err }},
 		{"a bpffs that this user may not look into", "it is root's alone", func() error { return as(65534, func() error { return checkBPFFS(dir) }) }},
 		{"no cgroup there", "no such file", func() error { return d.AttachCgroup("/nowhere") }},

@@ -3,7 +3,9 @@
 package bpf
 
 import (
+	"cmp"
 	"fmt"
+	"log/slog"
 	"maps"
 	"os"
 )
@@ -14,14 +16,10 @@ type PortRange struct{ First, Last uint16 }
 // DefaultNodePorts is what the API server gives Services of type NodePort unless told otherwise.
 var DefaultNodePorts = PortRange{30000, 32767}
 
-// setSwitches fits the programs to this kernel and the configuration: it sets each constant in each file that has it.
-func setSwitches(files specs, options Options) error {
-	switches, err := switchesFor(options)
-	if err != nil {
-		return err
-	}
+// set sets each constant in each program file that has it.
+func (f files) set(switches map[string]any) error {
 	for name, value := range switches {
-		for _, spec := range files.all() {
+		for _, spec := range f.all() {
 			if v, ok := spec.Variables[name]; ok {
 				if err := v.Set(value); err != nil {
 					return fmt.Errorf("set the switch %s of the programs: %w", name, err)
@@ -32,26 +30,26 @@ func setSwitches(files specs, options Options) error {
 	return nil
 }
 
-func switchesFor(options Options) (map[string]any, error) {
+// switchesFor returns the constants that fit the programs to this kernel, the calling thread's network namespace and
+// the configuration.
+func switchesFor(options Options, log *slog.Logger) (map[string]any, error) {
+	switches, err := socketSwitches(log)
+	if err != nil {
+		return nil, err
+	}
 	ephemeral, err := ephemeralPorts()
 	if err != nil {
 		return nil, err
 	}
-	nodePorts, refusals := options.NodePorts, options.RefusalsPerSecond
-	if nodePorts == (PortRange{}) {
-		nodePorts = DefaultNodePorts
-	}
-	if refusals == 0 {
-		refusals = DefaultRefusals
-	}
-	switches := map[string]any{
-		"refusals_per_second": refusals,
+	nodePorts := cmp.Or(options.NodePorts, DefaultNodePorts)
+	maps.Copy(switches, map[string]any{
+		"refusals_per_second": cmp.Or(options.RefusalsPerSecond, DefaultRefusals),
 		"masquerade_all":      options.MasqueradeAll,
 		"node_port_first":     nodePorts.First,
 		"node_port_last":      nodePorts.Last,
 		"ephemeral_first":     ephemeral.First,
 		"ephemeral_last":      ephemeral.Last,
-	}
+	})
 	maps.Copy(switches, options.forTests)
 	return switches, nil
 }

@@ -54,7 +54,7 @@ func (d *Dataplane) openWalker(spec *ebpf.CollectionSpec) *walker {
 }
 
 func (w *walker) open(d *Dataplane, spec *ebpf.CollectionSpec) (err error) {
-	if w.programs, err = d.loadCollection(spec); err != nil {
+	if w.programs, err = d.loadCollection(spec, adoption{}); err != nil {
 		return err
 	}
 	peers := link.IterOptions{Program: w.programs.Programs["mend_peers"], Map: d.maps[peersMap]}
