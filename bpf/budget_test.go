@@ -15,8 +15,8 @@ import (
 var budgets = map[string]uint32{
 	"connect4": 8000, "connect6": 8000, "sendmsg4": 25000, "sendmsg6": 80000, "bind4": 200, "bind6": 500,
 	"recvmsg4": 1000, "recvmsg6": 1000, "getpeername4": 200, "getpeername6": 200,
-	"from_pod": 300000, "to_pod": 60000,
-	"from_uplink": 300000, "to_uplink": 100000,
+	"from_pod": 170000, "to_pod": 100000,
+	"from_uplink": 170000, "to_uplink": 100000,
 	"mend_peers": 15000, "destroy_tcp": 200, "destroy_udp": 200,
 }
 

@@ -16,8 +16,10 @@ import (
 //
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
+	floorMapAdopted            = "adopted"
 	floorMapAffinitiesV1       = "affinities_v1"
 	floorMapBackendsV2         = "backends_v2"
+	floorMapBeginnings         = "beginnings"
 	floorMapCountersV1         = "counters_v1"
 	floorMapDatagramsV2        = "datagrams_v2"
 	floorMapDropsV1            = "drops_v1"
@@ -33,6 +35,9 @@ const (
 	floorMapHeldV1             = "held_v1"
 	floorMapLocalsV1           = "locals_v1"
 	floorMapNetworksV1         = "networks_v1"
+	floorMapOldAffinities      = "old_affinities"
+	floorMapOldFlows           = "old_flows"
+	floorMapOldV1Flows         = "old_v1_flows"
 	floorMapPackets            = "packets"
 	floorMapPositionsV2        = "positions_v2"
 	floorMapQuotedRoom         = "quoted_room"
@@ -51,9 +56,15 @@ const (
 	floorProgFloorRefused      = "floor_refused"
 	floorProgOursNew           = "ours_new"
 	floorProgOursRandom        = "ours_random"
+	floorVarAdopting           = "adopting"
 	floorVarCountOperations    = "count_operations"
+	floorVarEphemeralFirst     = "ephemeral_first"
+	floorVarEphemeralLast      = "ephemeral_last"
 	floorVarFloorFrontendCount = "floor_frontend_count"
 	floorVarInlineChecksums    = "inline_checksums"
+	floorVarMasqueradeAll      = "masquerade_all"
+	floorVarNodePortFirst      = "node_port_first"
+	floorVarNodePortLast       = "node_port_last"
 	floorVarOperations         = "operations"
 	floorVarRefusalsPerSecond  = "refusals_per_second"
 	floorVarServiceNetworks    = "service_networks"
@@ -114,8 +125,10 @@ type floorProgramSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type floorMapSpecs struct {
+	Adopted        *ebpf.MapSpec `ebpf:"adopted"`
 	AffinitiesV1   *ebpf.MapSpec `ebpf:"affinities_v1"`
 	BackendsV2     *ebpf.MapSpec `ebpf:"backends_v2"`
+	Beginnings     *ebpf.MapSpec `ebpf:"beginnings"`
 	CountersV1     *ebpf.MapSpec `ebpf:"counters_v1"`
 	DatagramsV2    *ebpf.MapSpec `ebpf:"datagrams_v2"`
 	DropsV1        *ebpf.MapSpec `ebpf:"drops_v1"`
@@ -131,6 +144,9 @@ type floorMapSpecs struct {
 	HeldV1         *ebpf.MapSpec `ebpf:"held_v1"`
 	LocalsV1       *ebpf.MapSpec `ebpf:"locals_v1"`
 	NetworksV1     *ebpf.MapSpec `ebpf:"networks_v1"`
+	OldAffinities  *ebpf.MapSpec `ebpf:"old_affinities"`
+	OldFlows       *ebpf.MapSpec `ebpf:"old_flows"`
+	OldV1Flows     *ebpf.MapSpec `ebpf:"old_v1_flows"`
 	Packets        *ebpf.MapSpec `ebpf:"packets"`
 	PositionsV2    *ebpf.MapSpec `ebpf:"positions_v2"`
 	QuotedRoom     *ebpf.MapSpec `ebpf:"quoted_room"`
@@ -148,9 +164,15 @@ type floorMapSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type floorVariableSpecs struct {
+	Adopting           *ebpf.VariableSpec `ebpf:"adopting"`
 	CountOperations    *ebpf.VariableSpec `ebpf:"count_operations"`
+	EphemeralFirst     *ebpf.VariableSpec `ebpf:"ephemeral_first"`
+	EphemeralLast      *ebpf.VariableSpec `ebpf:"ephemeral_last"`
 	FloorFrontendCount *ebpf.VariableSpec `ebpf:"floor_frontend_count"`
 	InlineChecksums    *ebpf.VariableSpec `ebpf:"inline_checksums"`
+	MasqueradeAll      *ebpf.VariableSpec `ebpf:"masquerade_all"`
+	NodePortFirst      *ebpf.VariableSpec `ebpf:"node_port_first"`
+	NodePortLast       *ebpf.VariableSpec `ebpf:"node_port_last"`
 	Operations         *ebpf.VariableSpec `ebpf:"operations"`
 	RefusalsPerSecond  *ebpf.VariableSpec `ebpf:"refusals_per_second"`
 	ServiceNetworks    *ebpf.VariableSpec `ebpf:"service_networks"`
@@ -176,8 +198,10 @@ func (o *floorObjects) Close() error {
 //
 // It can be passed to loadFloorObjects or ebpf.CollectionSpec.LoadAndAssign.
 type floorMaps struct {
+	Adopted        *ebpf.Map `ebpf:"adopted"`
 	AffinitiesV1   *ebpf.Map `ebpf:"affinities_v1"`
 	BackendsV2     *ebpf.Map `ebpf:"backends_v2"`
+	Beginnings     *ebpf.Map `ebpf:"beginnings"`
 	CountersV1     *ebpf.Map `ebpf:"counters_v1"`
 	DatagramsV2    *ebpf.Map `ebpf:"datagrams_v2"`
 	DropsV1        *ebpf.Map `ebpf:"drops_v1"`
@@ -193,6 +217,9 @@ type floorMaps struct {
 	HeldV1         *ebpf.Map `ebpf:"held_v1"`
 	LocalsV1       *ebpf.Map `ebpf:"locals_v1"`
 	NetworksV1     *ebpf.Map `ebpf:"networks_v1"`
+	OldAffinities  *ebpf.Map `ebpf:"old_affinities"`
+	OldFlows       *ebpf.Map `ebpf:"old_flows"`
+	OldV1Flows     *ebpf.Map `ebpf:"old_v1_flows"`
 	Packets        *ebpf.Map `ebpf:"packets"`
 	PositionsV2    *ebpf.Map `ebpf:"positions_v2"`
 	QuotedRoom     *ebpf.Map `ebpf:"quoted_room"`
@@ -208,8 +235,10 @@ type floorMaps struct {
 
 func (m *floorMaps) Close() error {
 	return _FloorClose(
+		m.Adopted,
 		m.AffinitiesV1,
 		m.BackendsV2,
+		m.Beginnings,
 		m.CountersV1,
 		m.DatagramsV2,
 		m.DropsV1,
@@ -225,6 +254,9 @@ func (m *floorMaps) Close() error {
 		m.HeldV1,
 		m.LocalsV1,
 		m.NetworksV1,
+		m.OldAffinities,
+		m.OldFlows,
+		m.OldV1Flows,
 		m.Packets,
 		m.PositionsV2,
 		m.QuotedRoom,
@@ -243,9 +275,15 @@ func (m *floorMaps) Close() error {
 //
 // It can be passed to loadFloorObjects or ebpf.CollectionSpec.LoadAndAssign.
 type floorVariables struct {
+	Adopting           *ebpf.Variable `ebpf:"adopting"`
 	CountOperations    *ebpf.Variable `ebpf:"count_operations"`
+	EphemeralFirst     *ebpf.Variable `ebpf:"ephemeral_first"`
+	EphemeralLast      *ebpf.Variable `ebpf:"ephemeral_last"`
 	FloorFrontendCount *ebpf.Variable `ebpf:"floor_frontend_count"`
 	InlineChecksums    *ebpf.Variable `ebpf:"inline_checksums"`
+	MasqueradeAll      *ebpf.Variable `ebpf:"masquerade_all"`
+	NodePortFirst      *ebpf.Variable `ebpf:"node_port_first"`
+	NodePortLast       *ebpf.Variable `ebpf:"node_port_last"`
 	Operations         *ebpf.Variable `ebpf:"operations"`
 	RefusalsPerSecond  *ebpf.Variable `ebpf:"refusals_per_second"`
 	ServiceNetworks    *ebpf.Variable `ebpf:"service_networks"`

@@ -16,8 +16,10 @@ import (
 //
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
+	podsMapAdopted           = "adopted"
 	podsMapAffinitiesV1      = "affinities_v1"
 	podsMapBackendsV2        = "backends_v2"
+	podsMapBeginnings        = "beginnings"
 	podsMapCountersV1        = "counters_v1"
 	podsMapDatagramsV2       = "datagrams_v2"
 	podsMapDropsV1           = "drops_v1"
@@ -30,6 +32,9 @@ const (
 	podsMapHeldV1            = "held_v1"
 	podsMapLocalsV1          = "locals_v1"
 	podsMapNetworksV1        = "networks_v1"
+	podsMapOldAffinities     = "old_affinities"
+	podsMapOldFlows          = "old_flows"
+	podsMapOldV1Flows        = "old_v1_flows"
 	podsMapPackets           = "packets"
 	podsMapPositionsV2       = "positions_v2"
 	podsMapQuotedRoom        = "quoted_room"
@@ -43,8 +48,14 @@ const (
 	podsMapViewsV1           = "views_v1"
 	podsProgFromPod          = "from_pod"
 	podsProgToPod            = "to_pod"
+	podsVarAdopting          = "adopting"
 	podsVarCountOperations   = "count_operations"
+	podsVarEphemeralFirst    = "ephemeral_first"
+	podsVarEphemeralLast     = "ephemeral_last"
 	podsVarInlineChecksums   = "inline_checksums"
+	podsVarMasqueradeAll     = "masquerade_all"
+	podsVarNodePortFirst     = "node_port_first"
+	podsVarNodePortLast      = "node_port_last"
 	podsVarOperations        = "operations"
 	podsVarRefusalsPerSecond = "refusals_per_second"
 	podsVarServiceNetworks   = "service_networks"
@@ -100,8 +111,10 @@ type podsProgramSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type podsMapSpecs struct {
+	Adopted        *ebpf.MapSpec `ebpf:"adopted"`
 	AffinitiesV1   *ebpf.MapSpec `ebpf:"affinities_v1"`
 	BackendsV2     *ebpf.MapSpec `ebpf:"backends_v2"`
+	Beginnings     *ebpf.MapSpec `ebpf:"beginnings"`
 	CountersV1     *ebpf.MapSpec `ebpf:"counters_v1"`
 	DatagramsV2    *ebpf.MapSpec `ebpf:"datagrams_v2"`
 	DropsV1        *ebpf.MapSpec `ebpf:"drops_v1"`
@@ -114,6 +127,9 @@ type podsMapSpecs struct {
 	HeldV1         *ebpf.MapSpec `ebpf:"held_v1"`
 	LocalsV1       *ebpf.MapSpec `ebpf:"locals_v1"`
 	NetworksV1     *ebpf.MapSpec `ebpf:"networks_v1"`
+	OldAffinities  *ebpf.MapSpec `ebpf:"old_affinities"`
+	OldFlows       *ebpf.MapSpec `ebpf:"old_flows"`
+	OldV1Flows     *ebpf.MapSpec `ebpf:"old_v1_flows"`
 	Packets        *ebpf.MapSpec `ebpf:"packets"`
 	PositionsV2    *ebpf.MapSpec `ebpf:"positions_v2"`
 	QuotedRoom     *ebpf.MapSpec `ebpf:"quoted_room"`
@@ -131,8 +147,14 @@ type podsMapSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type podsVariableSpecs struct {
+	Adopting          *ebpf.VariableSpec `ebpf:"adopting"`
 	CountOperations   *ebpf.VariableSpec `ebpf:"count_operations"`
+	EphemeralFirst    *ebpf.VariableSpec `ebpf:"ephemeral_first"`
+	EphemeralLast     *ebpf.VariableSpec `ebpf:"ephemeral_last"`
 	InlineChecksums   *ebpf.VariableSpec `ebpf:"inline_checksums"`
+	MasqueradeAll     *ebpf.VariableSpec `ebpf:"masquerade_all"`
+	NodePortFirst     *ebpf.VariableSpec `ebpf:"node_port_first"`
+	NodePortLast      *ebpf.VariableSpec `ebpf:"node_port_last"`
 	Operations        *ebpf.VariableSpec `ebpf:"operations"`
 	RefusalsPerSecond *ebpf.VariableSpec `ebpf:"refusals_per_second"`
 	ServiceNetworks   *ebpf.VariableSpec `ebpf:"service_networks"`
@@ -158,8 +180,10 @@ func (o *podsObjects) Close() error {
 //
 // It can be passed to loadPodsObjects or ebpf.CollectionSpec.LoadAndAssign.
 type podsMaps struct {
+	Adopted        *ebpf.Map `ebpf:"adopted"`
 	AffinitiesV1   *ebpf.Map `ebpf:"affinities_v1"`
 	BackendsV2     *ebpf.Map `ebpf:"backends_v2"`
+	Beginnings     *ebpf.Map `ebpf:"beginnings"`
 	CountersV1     *ebpf.Map `ebpf:"counters_v1"`
 	DatagramsV2    *ebpf.Map `ebpf:"datagrams_v2"`
 	DropsV1        *ebpf.Map `ebpf:"drops_v1"`
@@ -172,6 +196,9 @@ type podsMaps struct {
 	HeldV1         *ebpf.Map `ebpf:"held_v1"`
 	LocalsV1       *ebpf.Map `ebpf:"locals_v1"`
 	NetworksV1     *ebpf.Map `ebpf:"networks_v1"`
+	OldAffinities  *ebpf.Map `ebpf:"old_affinities"`
+	OldFlows       *ebpf.Map `ebpf:"old_flows"`
+	OldV1Flows     *ebpf.Map `ebpf:"old_v1_flows"`
 	Packets        *ebpf.Map `ebpf:"packets"`
 	PositionsV2    *ebpf.Map `ebpf:"positions_v2"`
 	QuotedRoom     *ebpf.Map `ebpf:"quoted_room"`
@@ -187,8 +214,10 @@ type podsMaps struct {
 
 func (m *podsMaps) Close() error {
 	return _PodsClose(
+		m.Adopted,
 		m.AffinitiesV1,
 		m.BackendsV2,
+		m.Beginnings,
 		m.CountersV1,
 		m.DatagramsV2,
 		m.DropsV1,
@@ -201,6 +230,9 @@ func (m *podsMaps) Close() error {
 		m.HeldV1,
 		m.LocalsV1,
 		m.NetworksV1,
+		m.OldAffinities,
+		m.OldFlows,
+		m.OldV1Flows,
 		m.Packets,
 		m.PositionsV2,
 		m.QuotedRoom,
@@ -219,8 +251,14 @@ func (m *podsMaps) Close() error {
 //
 // It can be passed to loadPodsObjects or ebpf.CollectionSpec.LoadAndAssign.
 type podsVariables struct {
+	Adopting          *ebpf.Variable `ebpf:"adopting"`
 	CountOperations   *ebpf.Variable `ebpf:"count_operations"`
+	EphemeralFirst    *ebpf.Variable `ebpf:"ephemeral_first"`
+	EphemeralLast     *ebpf.Variable `ebpf:"ephemeral_last"`
 	InlineChecksums   *ebpf.Variable `ebpf:"inline_checksums"`
+	MasqueradeAll     *ebpf.Variable `ebpf:"masquerade_all"`
+	NodePortFirst     *ebpf.Variable `ebpf:"node_port_first"`
+	NodePortLast      *ebpf.Variable `ebpf:"node_port_last"`
 	Operations        *ebpf.Variable `ebpf:"operations"`
 	RefusalsPerSecond *ebpf.Variable `ebpf:"refusals_per_second"`
 	ServiceNetworks   *ebpf.Variable `ebpf:"service_networks"`

@@ -16,6 +16,7 @@ import (
 //
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
+	socketsMapAdopted         = "adopted"
 	socketsMapAffinitiesV1    = "affinities_v1"
 	socketsMapBackendsV2      = "backends_v2"
 	socketsMapCountersV1      = "counters_v1"
@@ -29,6 +30,9 @@ const (
 	socketsMapHeldV1          = "held_v1"
 	socketsMapLocalsV1        = "locals_v1"
 	socketsMapNetworksV1      = "networks_v1"
+	socketsMapOldAffinities   = "old_affinities"
+	socketsMapOldFlows        = "old_flows"
+	socketsMapOldV1Flows      = "old_v1_flows"
 	socketsMapPositionsV2     = "positions_v2"
 	socketsMapSelfV1          = "self_v1"
 	socketsMapSetsV2          = "sets_v2"
@@ -47,6 +51,7 @@ const (
 	socketsProgRecvmsg6       = "recvmsg6"
 	socketsProgSendmsg4       = "sendmsg4"
 	socketsProgSendmsg6       = "sendmsg6"
+	socketsVarAdopting        = "adopting"
 	socketsVarCanSeeMultipath = "can_see_multipath"
 	socketsVarCanSetError     = "can_set_error"
 	socketsVarCountOperations = "count_operations"
@@ -113,6 +118,7 @@ type socketsProgramSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type socketsMapSpecs struct {
+	Adopted        *ebpf.MapSpec `ebpf:"adopted"`
 	AffinitiesV1   *ebpf.MapSpec `ebpf:"affinities_v1"`
 	BackendsV2     *ebpf.MapSpec `ebpf:"backends_v2"`
 	CountersV1     *ebpf.MapSpec `ebpf:"counters_v1"`
@@ -126,6 +132,9 @@ type socketsMapSpecs struct {
 	HeldV1         *ebpf.MapSpec `ebpf:"held_v1"`
 	LocalsV1       *ebpf.MapSpec `ebpf:"locals_v1"`
 	NetworksV1     *ebpf.MapSpec `ebpf:"networks_v1"`
+	OldAffinities  *ebpf.MapSpec `ebpf:"old_affinities"`
+	OldFlows       *ebpf.MapSpec `ebpf:"old_flows"`
+	OldV1Flows     *ebpf.MapSpec `ebpf:"old_v1_flows"`
 	PositionsV2    *ebpf.MapSpec `ebpf:"positions_v2"`
 	SelfV1         *ebpf.MapSpec `ebpf:"self_v1"`
 	SetsV2         *ebpf.MapSpec `ebpf:"sets_v2"`
@@ -140,6 +149,7 @@ type socketsMapSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type socketsVariableSpecs struct {
+	Adopting        *ebpf.VariableSpec `ebpf:"adopting"`
 	CanSeeMultipath *ebpf.VariableSpec `ebpf:"can_see_multipath"`
 	CanSetError     *ebpf.VariableSpec `ebpf:"can_set_error"`
 	CountOperations *ebpf.VariableSpec `ebpf:"count_operations"`
@@ -168,6 +178,7 @@ func (o *socketsObjects) Close() error {
 //
 // It can be passed to loadSocketsObjects or ebpf.CollectionSpec.LoadAndAssign.
 type socketsMaps struct {
+	Adopted        *ebpf.Map `ebpf:"adopted"`
 	AffinitiesV1   *ebpf.Map `ebpf:"affinities_v1"`
 	BackendsV2     *ebpf.Map `ebpf:"backends_v2"`
 	CountersV1     *ebpf.Map `ebpf:"counters_v1"`
@@ -181,6 +192,9 @@ type socketsMaps struct {
 	HeldV1         *ebpf.Map `ebpf:"held_v1"`
 	LocalsV1       *ebpf.Map `ebpf:"locals_v1"`
 	NetworksV1     *ebpf.Map `ebpf:"networks_v1"`
+	OldAffinities  *ebpf.Map `ebpf:"old_affinities"`
+	OldFlows       *ebpf.Map `ebpf:"old_flows"`
+	OldV1Flows     *ebpf.Map `ebpf:"old_v1_flows"`
 	PositionsV2    *ebpf.Map `ebpf:"positions_v2"`
 	SelfV1         *ebpf.Map `ebpf:"self_v1"`
 	SetsV2         *ebpf.Map `ebpf:"sets_v2"`
@@ -193,6 +207,7 @@ type socketsMaps struct {
 
 func (m *socketsMaps) Close() error {
 	return _SocketsClose(
+		m.Adopted,
 		m.AffinitiesV1,
 		m.BackendsV2,
 		m.CountersV1,
@@ -206,6 +221,9 @@ func (m *socketsMaps) Close() error {
 		m.HeldV1,
 		m.LocalsV1,
 		m.NetworksV1,
+		m.OldAffinities,
+		m.OldFlows,
+		m.OldV1Flows,
 		m.PositionsV2,
 		m.SelfV1,
 		m.SetsV2,
@@ -221,6 +239,7 @@ func (m *socketsMaps) Close() error {
 //
 // It can be passed to loadSocketsObjects or ebpf.CollectionSpec.LoadAndAssign.
 type socketsVariables struct {
+	Adopting        *ebpf.Variable `ebpf:"adopting"`
 	CanSeeMultipath *ebpf.Variable `ebpf:"can_see_multipath"`
 	CanSetError     *ebpf.Variable `ebpf:"can_set_error"`
 	CountOperations *ebpf.Variable `ebpf:"count_operations"`

@@ -16,8 +16,49 @@ import (
 //
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
-	uplinksProgFromUplink = "from_uplink"
-	uplinksProgToUplink   = "to_uplink"
+	uplinksMapAdopted           = "adopted"
+	uplinksMapAffinitiesV1      = "affinities_v1"
+	uplinksMapBackendsV2        = "backends_v2"
+	uplinksMapBeginnings        = "beginnings"
+	uplinksMapCountersV1        = "counters_v1"
+	uplinksMapDatagramsV2       = "datagrams_v2"
+	uplinksMapDropsV1           = "drops_v1"
+	uplinksMapEndpointsV1       = "endpoints_v1"
+	uplinksMapFlowsV2           = "flows_v2"
+	uplinksMapFragmentsV1       = "fragments_v1"
+	uplinksMapFrontendsV2       = "frontends_v2"
+	uplinksMapHealthChecksV1    = "health_checks_v1"
+	uplinksMapHeldRoom          = "held_room"
+	uplinksMapHeldV1            = "held_v1"
+	uplinksMapLocalsV1          = "locals_v1"
+	uplinksMapNetworksV1        = "networks_v1"
+	uplinksMapOldAffinities     = "old_affinities"
+	uplinksMapOldFlows          = "old_flows"
+	uplinksMapOldV1Flows        = "old_v1_flows"
+	uplinksMapPackets           = "packets"
+	uplinksMapPositionsV2       = "positions_v2"
+	uplinksMapQuotedRoom        = "quoted_room"
+	uplinksMapRefusals          = "refusals"
+	uplinksMapSelfV1            = "self_v1"
+	uplinksMapSetsV2            = "sets_v2"
+	uplinksMapSlotsV1           = "slots_v1"
+	uplinksMapSocketsV2         = "sockets_v2"
+	uplinksMapSourceRangesV1    = "source_ranges_v1"
+	uplinksMapUplinksV1         = "uplinks_v1"
+	uplinksMapViewsV1           = "views_v1"
+	uplinksProgFromUplink       = "from_uplink"
+	uplinksProgToUplink         = "to_uplink"
+	uplinksVarAdopting          = "adopting"
+	uplinksVarCountOperations   = "count_operations"
+	uplinksVarEphemeralFirst    = "ephemeral_first"
+	uplinksVarEphemeralLast     = "ephemeral_last"
+	uplinksVarInlineChecksums   = "inline_checksums"
+	uplinksVarMasqueradeAll     = "masquerade_all"
+	uplinksVarNodePortFirst     = "node_port_first"
+	uplinksVarNodePortLast      = "node_port_last"
+	uplinksVarOperations        = "operations"
+	uplinksVarRefusalsPerSecond = "refusals_per_second"
+	uplinksVarServiceNetworks   = "service_networks"
 )
 
 // loadUplinks returns the embedded CollectionSpec for uplinks.
@@ -70,12 +111,53 @@ type uplinksProgramSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type uplinksMapSpecs struct {
+	Adopted        *ebpf.MapSpec `ebpf:"adopted"`
+	AffinitiesV1   *ebpf.MapSpec `ebpf:"affinities_v1"`
+	BackendsV2     *ebpf.MapSpec `ebpf:"backends_v2"`
+	Beginnings     *ebpf.MapSpec `ebpf:"beginnings"`
+	CountersV1     *ebpf.MapSpec `ebpf:"counters_v1"`
+	DatagramsV2    *ebpf.MapSpec `ebpf:"datagrams_v2"`
+	DropsV1        *ebpf.MapSpec `ebpf:"drops_v1"`
+	EndpointsV1    *ebpf.MapSpec `ebpf:"endpoints_v1"`
+	FlowsV2        *ebpf.MapSpec `ebpf:"flows_v2"`
+	FragmentsV1    *ebpf.MapSpec `ebpf:"fragments_v1"`
+	FrontendsV2    *ebpf.MapSpec `ebpf:"frontends_v2"`
+	HealthChecksV1 *ebpf.MapSpec `ebpf:"health_checks_v1"`
+	HeldRoom       *ebpf.MapSpec `ebpf:"held_room"`
+	HeldV1         *ebpf.MapSpec `ebpf:"held_v1"`
+	LocalsV1       *ebpf.MapSpec `ebpf:"locals_v1"`
+	NetworksV1     *ebpf.MapSpec `ebpf:"networks_v1"`
+	OldAffinities  *ebpf.MapSpec `ebpf:"old_affinities"`
+	OldFlows       *ebpf.MapSpec `ebpf:"old_flows"`
+	OldV1Flows     *ebpf.MapSpec `ebpf:"old_v1_flows"`
+	Packets        *ebpf.MapSpec `ebpf:"packets"`
+	PositionsV2    *ebpf.MapSpec `ebpf:"positions_v2"`
+	QuotedRoom     *ebpf.MapSpec `ebpf:"quoted_room"`
+	Refusals       *ebpf.MapSpec `ebpf:"refusals"`
+	SelfV1         *ebpf.MapSpec `ebpf:"self_v1"`
+	SetsV2         *ebpf.MapSpec `ebpf:"sets_v2"`
+	SlotsV1        *ebpf.MapSpec `ebpf:"slots_v1"`
+	SocketsV2      *ebpf.MapSpec `ebpf:"sockets_v2"`
+	SourceRangesV1 *ebpf.MapSpec `ebpf:"source_ranges_v1"`
+	UplinksV1      *ebpf.MapSpec `ebpf:"uplinks_v1"`
+	ViewsV1        *ebpf.MapSpec `ebpf:"views_v1"`
 }
 
 // uplinksVariableSpecs contains global variables before they are loaded into the kernel.
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type uplinksVariableSpecs struct {
+	Adopting          *ebpf.VariableSpec `ebpf:"adopting"`
+	CountOperations   *ebpf.VariableSpec `ebpf:"count_operations"`
+	EphemeralFirst    *ebpf.VariableSpec `ebpf:"ephemeral_first"`
+	EphemeralLast     *ebpf.VariableSpec `ebpf:"ephemeral_last"`
+	InlineChecksums   *ebpf.VariableSpec `ebpf:"inline_checksums"`
+	MasqueradeAll     *ebpf.VariableSpec `ebpf:"masquerade_all"`
+	NodePortFirst     *ebpf.VariableSpec `ebpf:"node_port_first"`
+	NodePortLast      *ebpf.VariableSpec `ebpf:"node_port_last"`
+	Operations        *ebpf.VariableSpec `ebpf:"operations"`
+	RefusalsPerSecond *ebpf.VariableSpec `ebpf:"refusals_per_second"`
+	ServiceNetworks   *ebpf.VariableSpec `ebpf:"service_networks"`
 }
 
 // uplinksObjects contains all objects after they have been loaded into the kernel.
@@ -98,16 +180,88 @@ func (o *uplinksObjects) Close() error {
 //
 // It can be passed to loadUplinksObjects or ebpf.CollectionSpec.LoadAndAssign.
 type uplinksMaps struct {
+	Adopted        *ebpf.Map `ebpf:"adopted"`
+	AffinitiesV1   *ebpf.Map `ebpf:"affinities_v1"`
+	BackendsV2     *ebpf.Map `ebpf:"backends_v2"`
+	Beginnings     *ebpf.Map `ebpf:"beginnings"`
+	CountersV1     *ebpf.Map `ebpf:"counters_v1"`
+	DatagramsV2    *ebpf.Map `ebpf:"datagrams_v2"`
+	DropsV1        *ebpf.Map `ebpf:"drops_v1"`
+	EndpointsV1    *ebpf.Map `ebpf:"endpoints_v1"`
+	FlowsV2        *ebpf.Map `ebpf:"flows_v2"`
+	FragmentsV1    *ebpf.Map `ebpf:"fragments_v1"`
+	FrontendsV2    *ebpf.Map `ebpf:"frontends_v2"`
+	HealthChecksV1 *ebpf.Map `ebpf:"health_checks_v1"`
+	HeldRoom       *ebpf.Map `ebpf:"held_room"`
+	HeldV1         *ebpf.Map `ebpf:"held_v1"`
+	LocalsV1       *ebpf.Map `ebpf:"locals_v1"`
+	NetworksV1     *ebpf.Map `ebpf:"networks_v1"`
+	OldAffinities  *ebpf.Map `ebpf:"old_affinities"`
+	OldFlows       *ebpf.Map `ebpf:"old_flows"`
+	OldV1Flows     *ebpf.Map `ebpf:"old_v1_flows"`
+	Packets        *ebpf.Map `ebpf:"packets"`
+	PositionsV2    *ebpf.Map `ebpf:"positions_v2"`
+	QuotedRoom     *ebpf.Map `ebpf:"quoted_room"`
+	Refusals       *ebpf.Map `ebpf:"refusals"`
+	SelfV1         *ebpf.Map `ebpf:"self_v1"`
+	SetsV2         *ebpf.Map `ebpf:"sets_v2"`
+	SlotsV1        *ebpf.Map `ebpf:"slots_v1"`
+	SocketsV2      *ebpf.Map `ebpf:"sockets_v2"`
+	SourceRangesV1 *ebpf.Map `ebpf:"source_ranges_v1"`
+	UplinksV1      *ebpf.Map `ebpf:"uplinks_v1"`
+	ViewsV1        *ebpf.Map `ebpf:"views_v1"`
 }
 
 func (m *uplinksMaps) Close() error {
-	return _UplinksClose()
+	return _UplinksClose(
+		m.Adopted,
+		m.AffinitiesV1,
+		m.BackendsV2,
+		m.Beginnings,
+		m.CountersV1,
+		m.DatagramsV2,
+		m.DropsV1,
+		m.EndpointsV1,
+		m.FlowsV2,
+		m.FragmentsV1,
+		m.FrontendsV2,
+		m.HealthChecksV1,
+		m.HeldRoom,
+		m.HeldV1,
+		m.LocalsV1,
+		m.NetworksV1,
+		m.OldAffinities,
+		m.OldFlows,
+		m.OldV1Flows,
+		m.Packets,
+		m.PositionsV2,
+		m.QuotedRoom,
+		m.Refusals,
+		m.SelfV1,
+		m.SetsV2,
+		m.SlotsV1,
+		m.SocketsV2,
+		m.SourceRangesV1,
+		m.UplinksV1,
+		m.ViewsV1,
+	)
 }
 
 // uplinksVariables contains all global variables after they have been loaded into the kernel.
 //
 // It can be passed to loadUplinksObjects or ebpf.CollectionSpec.LoadAndAssign.
 type uplinksVariables struct {
+	Adopting          *ebpf.Variable `ebpf:"adopting"`
+	CountOperations   *ebpf.Variable `ebpf:"count_operations"`
+	EphemeralFirst    *ebpf.Variable `ebpf:"ephemeral_first"`
+	EphemeralLast     *ebpf.Variable `ebpf:"ephemeral_last"`
+	InlineChecksums   *ebpf.Variable `ebpf:"inline_checksums"`
+	MasqueradeAll     *ebpf.Variable `ebpf:"masquerade_all"`
+	NodePortFirst     *ebpf.Variable `ebpf:"node_port_first"`
+	NodePortLast      *ebpf.Variable `ebpf:"node_port_last"`
+	Operations        *ebpf.Variable `ebpf:"operations"`
+	RefusalsPerSecond *ebpf.Variable `ebpf:"refusals_per_second"`
+	ServiceNetworks   *ebpf.Variable `ebpf:"service_networks"`
 }
 
 // uplinksPrograms contains all programs after they have been loaded into the kernel.

@@ -10,6 +10,7 @@
 #include <bpf/bpf_helpers.h>
 
 #include "abi.h"
+#include "adopt.h"
 #include "maps.h"
 #include "operate.h"
 
@@ -22,7 +23,7 @@ static __always_inline __u32 now_seconds(void)
 /* The backend that a client had last, by id; 0 for none, or too long ago. One lookup. */
 static __always_inline __u32 affinity_recall(const struct affinity_key *key, __u32 seconds)
 {
-	struct affinity *had = look_up(&affinities_v1, key);
+	struct affinity *had = find_affinity(key);
 
 	return had && now_seconds() - had->seen < seconds ? had->backend : 0;
 }
@@ -33,10 +34,10 @@ static __always_inline void affinity_remember(const struct affinity_key *key, __
 	struct affinity now = { .backend = backend, .seen = now_seconds() };
 	struct affinity *had = look_up(&affinities_v1, key);
 
-	if (had) {
+	if (had && !adopting) {
 		*had = now;
 		return;
 	}
-	write_to(&affinities_v1, key, &now, BPF_ANY);
+	write_affinity(key, &now);
 	look_up(&affinities_v1, key); /* unread it would be the first to be evicted */
 }

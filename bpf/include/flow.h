@@ -1,212 +1,252 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 /*
- * Flows: which backend a client's packets go to, and what its replies must look like. A flow is two
- * entries, one a direction:
+ * Flows: which backend a client's packets go to, and what its replies must look like. An entry says
+ * what one direction becomes at one hook, so a flow is two entries, or four if it is masqueraded:
  *
- *   forward  client:p → Service   becomes  client:c → backend      (c is p, but see below)
- *   reverse  backend  → client:c  becomes  Service  → client:p
+ *   in   client:p → Service:s   becomes  client:c → backend:b     (c is p, but see below)
+ *   out  client:c → backend:b   becomes    node:m → backend:b     masqueraded flows alone
+ *   in   backend:b → node:m     becomes  backend:b → client:c     masqueraded flows alone
+ *   out  backend:b → client:c   becomes  Service:s → client:p
+ *
+ * The first and the last are a pair, as are the two between: each is found from the other, and
+ * tells how its direction stands. The last is written first, so that no reply finds its flow
+ * missing.
  *
  * c differs from p only where two Services of one client port got the same backend: there a reply
- * would not say which of them it is from.
+ * would not say which of them it is from. m is found when the first packet leaves, see
+ * masquerade.h.
  */
 #pragma once
 
+#include <stdbool.h>
 #include <linux/bpf.h>
 #include <linux/errno.h>
 #include <bpf/bpf_helpers.h>
 
 #include "abi.h"
-#include "maps.h"
-#include "operate.h"
+#include "address.h"
+#include "adopt.h"
+#include "affinity.h"
 #include "packet.h"
+#include "ports.h"
 #include "reasons.h"
 #include "rewrite.h"
 #include "service.h"
 
-/* Tries for another client port; 4 are all taken once in 10^8 with 600 of 60,000 in use. */
-#define PORT_ATTEMPTS 4
-#define PORT_LOWEST   1024
-
-static __always_inline struct tuple flow_reverse_key(const struct tuple *forward,
-						     const struct address *addr, __be16 port,
-						     __be16 other_port)
+/* What a packet becomes: another destination where it comes in, another source where it leaves. */
+static __always_inline struct rewrite flow_exchange(const struct tuple *t, const struct flow *flow)
 {
-	return (struct tuple){
-		.source = *addr,
-		.destination = forward->source,
-		.source_port = port,
-		.destination_port = other_port,
-		.protocol = forward->protocol,
-		.leaving = 1,
-	};
-}
-
-static __always_inline struct tuple flow_forward_key(const struct tuple *reverse_key,
-						     const struct flow *reverse)
-{
-	return (struct tuple){
-		.source = reverse_key->destination,
-		.destination = reverse->addr,
-		.source_port = reverse->other_port,
-		.destination_port = reverse->port,
-		.protocol = reverse_key->protocol,
-	};
-}
-
-/* Says if another flow's replies use this key: it has both entries, and neither side has ended it.
- */
-static __always_inline bool flow_reverse_taken(const struct tuple *key, const struct flow *ours)
-{
-	struct flow *theirs = look_up(&flows_v2, key);
-	struct tuple forward_key;
-	struct flow *forward;
-
-	if (!theirs)
-		return false;
-	forward_key = flow_forward_key(key, theirs);
-	if (theirs->port == ours->port && theirs->other_port == ours->other_port &&
-	    address_equal(&theirs->addr, &ours->addr))
-		return false;
-	forward = look_up(&flows_v2, &forward_key);
-	return forward && !((forward->state | theirs->state) & (FLOW_FIN | FLOW_RESET)) &&
-	       forward->port == key->source_port && forward->other_port == key->destination_port &&
-	       address_equal(&forward->addr, &key->source);
-}
-
-/* Writes the reverse entry and finds the client port to use. Returns a reason. */
-static __noinline int flow_insert_reverse(const struct tuple *forward, struct flow *flow)
-{
-	struct flow reverse = {};
-	struct tuple key;
-
-	reverse.addr = forward->destination;
-	reverse.port = forward->destination_port;
-	reverse.other_port = forward->source_port;
-	reverse.backend = flow->backend;
-	reverse.sequence = flow->sequence;
-	flow->other_port = forward->source_port;
-	for (int i = 0; i < PORT_ATTEMPTS; i++) {
-		int error;
-
-		key = flow_reverse_key(forward, &flow->addr, flow->port, flow->other_port);
-		error = write_to(&flows_v2, &key, &reverse, BPF_NOEXIST);
-		if (error == -EEXIST && !flow_reverse_taken(&key, &reverse))
-			error = write_to(&flows_v2, &key, &reverse, BPF_ANY);
-		if (!error) {
-			/* A fresh entry is the first to be evicted until something has read it. */
-			look_up(&flows_v2, &key);
-			return REASON_NONE;
-		}
-		if (error != -EEXIST)
-			return REASON_FLOWS_FULL;
-		/* See rewrite_packet: a flow whose packets would all be dropped is not begun. */
-		if (forward->protocol == IPPROTO_SCTP)
-			return REASON_UNSUPPORTED;
-		flow->other_port =
-			bpf_htons(PORT_LOWEST + bpf_get_prandom_u32() % (65536 - PORT_LOWEST));
-	}
-	return REASON_FLOWS_FULL;
-}
-
-/* Says if a flow has the reverse entry of this key: a flow that took its place may, or none. */
-static __always_inline bool flow_has_reverse(const struct tuple *forward, const struct tuple *key)
-{
-	struct flow *reverse = look_up(&flows_v2, key);
-
-	return reverse && reverse->port == forward->destination_port &&
-	       reverse->other_port == forward->source_port &&
-	       address_equal(&reverse->addr, &forward->destination);
-}
-
-/* Deletes the reverse entry of a flow, if it still has it. */
-static __always_inline void flow_delete_reverse(const struct tuple *forward,
-						const struct flow *flow)
-{
-	struct tuple key = flow_reverse_key(forward, &flow->addr, flow->port, flow->other_port);
-
-	if (flow_has_reverse(forward, &key))
-		delete_from(&flows_v2, &key);
-}
-
-/*
- * Says if answers to a flow would be translated. Where a client sends much and hears little, only
- * its forward entry is ever read, and the other is evicted: for datagrams that would be for good,
- * since nothing else ends such a flow. Being read here, both entries also grow old together. A
- * connection's answers come at least as acknowledgments.
- */
-static __always_inline bool flow_is_whole(const struct tuple *forward, const struct flow *flow)
-{
-	struct tuple key;
-
-	if (forward->protocol != IPPROTO_UDP)
-		return true;
-	key = flow_reverse_key(forward, &flow->addr, flow->port, flow->other_port);
-	return flow_has_reverse(forward, &key);
-}
-
-/*
- * Begins a flow from p to the picked backend; flow is filled for its first packet. Another
- * processor may begin the same flow at the same time: the first one's backend counts. old is the
- * flow that this one replaces, if any.
- */
-static __always_inline int flow_begin(const struct packet *p, const struct pick *pick,
-				      const struct flow *old, struct flow *flow)
-{
-	struct flow *first;
-	int error;
-	int reason;
-
-	if (p->tuple.protocol == IPPROTO_SCTP && pick->port != p->tuple.destination_port)
-		return REASON_UNSUPPORTED;
-	*flow = (struct flow){
-		.addr = pick->addr,
-		.backend = pick->backend,
-		.port = pick->port,
-		.sequence = p->sequence,
-	};
-	reason = flow_insert_reverse(&p->tuple, flow);
-	if (reason)
-		return reason;
-	error = write_to(&flows_v2, &p->tuple, flow, old ? BPF_ANY : BPF_NOEXIST);
-	first = look_up(&flows_v2, &p->tuple); /* and so it is read, see above */
-	if (error == -EEXIST && first) {
-		if (first->port != flow->port || !address_equal(&first->addr, &flow->addr))
-			flow_delete_reverse(&p->tuple, flow);
-		*flow = *first;
-		return REASON_NONE;
-	}
-	return error ? REASON_FLOWS_FULL : REASON_NONE;
-}
-
-/* Remembers an end. At most two writes a flow and direction, in place. */
-static __always_inline void flow_note_end(const struct packet *p, struct flow *flow)
-{
-	if ((p->fin || p->rst))
-		flow->state |= p->rst ? FLOW_RESET : FLOW_FIN;
-}
-
-static __noinline int flow_apply_forward(struct __sk_buff *skb, const struct packet *p,
-					 const struct flow *flow)
-{
-	struct rewrite to = {
-		.source = p->tuple.source,
+	if (t->leaving)
+		return (struct rewrite){
+			.source = flow->addr,
+			.destination = t->destination,
+			.source_port = flow->port,
+			.destination_port = flow->other_port,
+		};
+	return (struct rewrite){
+		.source = t->source,
 		.destination = flow->addr,
 		.source_port = flow->other_port,
 		.destination_port = flow->port,
 	};
-
-	return rewrite_packet(skb, p, &to);
 }
 
-static __always_inline int flow_apply_reverse(struct __sk_buff *skb, const struct packet *p,
-					      const struct flow *flow)
+/* The key of an entry's other half: what it becomes, turned round, at the other hook. */
+static __always_inline struct tuple flow_peer_key(const struct tuple *key, const struct flow *flow)
 {
-	struct rewrite to = {
-		.source = flow->addr,
-		.destination = p->tuple.destination,
-		.source_port = flow->port,
-		.destination_port = flow->other_port,
-	};
+	struct rewrite to = flow_exchange(key, flow);
 
-	return rewrite_packet(skb, p, &to);
+	return (struct tuple){
+		.source = to.destination,
+		.destination = to.source,
+		.source_port = to.destination_port,
+		.destination_port = to.source_port,
+		.protocol = key->protocol,
+		.leaving = !key->leaving,
+	};
+}
+
+static __always_inline bool tuple_equal(const struct tuple *a, const struct tuple *b)
+{
+	const __u64 *x = (const __u64 *)a, *y = (const __u64 *)b;
+
+	return !((x[0] ^ y[0]) | (x[1] ^ y[1]) | (x[2] ^ y[2]) | (x[3] ^ y[3]) | (x[4] ^ y[4]));
+}
+
+/* The other half of an entry; NULL if it is gone, or another flow's. */
+static __noinline struct flow *flow_peer(const struct tuple *key, const struct flow *flow)
+{
+	struct tuple other = flow_peer_key(key, flow), back;
+	struct flow *peer = find_flow(&other);
+
+	if (!peer)
+		return NULL;
+	back = flow_peer_key(&other, peer);
+	return tuple_equal(&back, key) ? peer : NULL;
+}
+
+/* Says if neither side will send any more. */
+static __always_inline bool flow_is_over(const struct flow *a, const struct flow *b)
+{
+	return a->state & b->state & FLOW_FIN || (a->state | b->state) & FLOW_RESET;
+}
+
+/* Writes the other half of an entry, flags as of write_flow; -EEXIST if its key is taken. */
+static __noinline int flow_write_peer(const struct tuple *key, const struct flow *flow, __u64 flags)
+{
+	struct tuple other = flow_peer_key(key, flow);
+	struct flow reverse = {
+		.addr = key->leaving ? key->source : key->destination,
+		.port = key->leaving ? key->source_port : key->destination_port,
+		.other_port = key->leaving ? key->destination_port : key->source_port,
+		.backend = flow->backend,
+		.set = flow->set,
+		.sequence = flow->sequence,
+		.seen = flow->seen,
+		.state = FLOW_ANSWERED,
+	};
+	int error = write_flow(&other, &reverse, flags);
+
+	/* A fresh entry is the first to be evicted until something has read it. */
+	if (!error)
+		find_flow(&other);
+	return error;
+}
+
+/*
+ * Says if the key of a flow's other half is another's that lives. A flow that is over, or has lost
+ * a half, gives way: its client uses the port again.
+ */
+static __noinline bool flow_peer_taken(const struct tuple *key, const struct flow *flow)
+{
+	struct tuple other = flow_peer_key(key, flow), back;
+	struct flow *theirs = find_flow(&other), *peer;
+
+	if (!theirs)
+		return false;
+	back = flow_peer_key(&other, theirs);
+	if (tuple_equal(&back, key))
+		return false;
+	peer = flow_peer(&other, theirs);
+	return peer && !flow_is_over(theirs, peer);
+}
+
+/* Writes the other half of an entry unless its key is another's: -EEXIST. */
+static __noinline int flow_claim(const struct tuple *key, const struct flow *flow)
+{
+	int error = flow_write_peer(key, flow, BPF_NOEXIST);
+
+	if (error == -EEXIST && !flow_peer_taken(key, flow))
+		error = flow_write_peer(key, flow, BPF_ANY);
+	return error;
+}
+
+/*
+ * Claims with random ports in place of one that is taken, at which port points within flow. Returns
+ * 0 or -EEXIST, or another error.
+ */
+static __noinline int flow_claim_random(const struct tuple *key, struct flow *flow, __be16 *port)
+{
+	int error = -EEXIST;
+
+	for (int i = 0; i < PORT_ATTEMPTS && error == -EEXIST; i++) {
+		*port = random_port();
+		if (*port)
+			error = flow_write_peer(key, flow, BPF_NOEXIST);
+	}
+	return error;
+}
+
+/* Finds the client port with which replies are the flow's alone. Returns a reason. */
+static __always_inline int flow_claim_port(const struct tuple *key, struct flow *flow)
+{
+	int error;
+
+	flow->other_port = key->source_port;
+	error = flow_claim(key, flow);
+	if (error == -EEXIST)
+		error = flow_claim_random(key, flow, &flow->other_port);
+	return error ? REASON_FLOWS_FULL : REASON_NONE;
+}
+
+/* The key of what leaves the node towards the backend. */
+static __always_inline struct tuple flow_leaving_key(const struct tuple *key,
+						     const struct flow *flow)
+{
+	return (struct tuple){
+		.source = key->source,
+		.destination = flow->addr,
+		.source_port = flow->other_port,
+		.destination_port = flow->port,
+		.protocol = key->protocol,
+		.leaving = 1,
+	};
+}
+
+/* Notes that what leaves is to be masqueraded; by what, masquerade.h finds out. */
+static __noinline int flow_mark_leaving(const struct tuple *key, const struct flow *flow)
+{
+	struct tuple leaving = flow_leaving_key(key, flow);
+	struct flow pending = {
+		.backend = flow->backend,
+		.set = flow->set,
+		.sequence = flow->sequence,
+		.seen = flow->seen,
+		.other_port = flow->port,
+		.state = flow->state,
+	};
+	int error = write_flow(&leaving, &pending, BPF_ANY);
+
+	if (!error)
+		find_flow(&leaving); /* and so it is read, see above */
+	return error;
+}
+
+/* Deletes all entries of a flow, by that of the client's packets as they come in. */
+static __noinline void flow_end(const struct tuple *key, const struct flow *flow)
+{
+	struct tuple other = flow_peer_key(key, flow);
+	struct flow *leaving;
+
+	if (flow_peer(key, flow))
+		delete_flow(&other);
+	if (flow->state & FLOW_MASQUERADE) {
+		other = flow_leaving_key(key, flow);
+		leaving = find_flow(&other);
+		if (leaving && leaving->port) {
+			struct tuple back = flow_peer_key(&other, leaving);
+
+			if (flow_peer(&other, leaving))
+				delete_flow(&back);
+		}
+		delete_flow(&other);
+	}
+	delete_flow(key);
+}
+
+/*
+ * Begins a flow; *flow has backend, address, port, set and state, and is completed for its first
+ * packet. Another processor may begin the same flow at the same time: the first one's backend
+ * counts. Returns a reason.
+ */
+static __always_inline int flow_begin(const struct packet *p, struct flow *flow)
+{
+	struct flow *first;
+	int error, reason;
+
+	flow->sequence = p->sequence;
+	flow->seen = now_seconds();
+	flow->state |= FLOW_FORWARD;
+	reason = flow_claim_port(&p->tuple, flow);
+	if (reason)
+		return reason;
+	error = flow->state & FLOW_MASQUERADE ? flow_mark_leaving(&p->tuple, flow) : 0;
+	if (!error)
+		error = write_flow(&p->tuple, flow, BPF_NOEXIST);
+	first = find_flow(&p->tuple); /* and so it is read, see above */
+	if (error == -EEXIST && first) {
+		*flow = *first;
+		return REASON_NONE;
+	}
+	return error ? REASON_FLOWS_FULL : REASON_NONE;
 }

@@ -11,7 +11,7 @@
 #include <linux/bpf.h>
 #include <bpf/bpf_helpers.h>
 
-#include "pod.h"
+#include "path.h"
 
 volatile const __u32 floor_frontend_count = 1;
 
@@ -178,7 +178,7 @@ SEC("tc")
 int ours_random(struct __sk_buff *skb)
 {
 	vary_frontend(skb);
-	return pod_sends(skb);
+	return comes_in(skb, false);
 }
 
 SEC("tc")
@@ -192,7 +192,7 @@ SEC("tc")
 int ours_new(struct __sk_buff *skb)
 {
 	vary_port(skb);
-	return pod_sends(skb);
+	return comes_in(skb, false);
 }
 
 SEC("tc")

@@ -1,19 +1,31 @@
 // SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
-/* The packet's way at the node's own interfaces: what comes from outside, and what leaves. */
+/*
+ * The packet's way at the node's own interfaces. include/path.h has the steps, the same for pods'.
+ *
+ * from_uplink, what comes from outside: a client's packet to a Service gets another destination,
+ * as from a pod; a backend's answer to a masqueraded packet gets the client as destination.
+ *
+ * to_uplink, what leaves: a backend's packet gets the Service as source; a client's packet to a
+ * backend on another node gets the node's address, unless a Local policy kept it here.
+ *
+ * Lookups: for the node itself 5, another's 3 (a SYN or datagram one more), known flows as in
+ * pods.c, both ways; the first packet that leaves masqueraded 5 and 2 writes. A test counts them.
+ */
 #include <linux/bpf.h>
-#include <linux/pkt_cls.h>
 #include <bpf/bpf_helpers.h>
 
+#include "path.h"
+
 SEC("tc")
-int from_uplink(struct __sk_buff *skb __attribute__((unused)))
+int from_uplink(struct __sk_buff *skb)
 {
-	return TC_ACT_UNSPEC;
+	return comes_in(skb, true);
 }
 
 SEC("tc")
-int to_uplink(struct __sk_buff *skb __attribute__((unused)))
+int to_uplink(struct __sk_buff *skb)
 {
-	return TC_ACT_UNSPEC;
+	return leaves(skb, true);
 }
 
 char _license[] SEC("license") = "Dual BSD/GPL";

@@ -1,0 +1,312 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/*
+ * The way of a packet through the node, step by step, where it comes in and where it leaves: at the
+ * host's sides of pods' interfaces and at uplinks. In between the stack routes client and backend
+ * as if there were no Service, so MTUs, neighbours, rp_filter and others' netfilter rules all see
+ * what they would see without.
+ */
+#pragma once
+
+#include <stdbool.h>
+#include <linux/bpf.h>
+#include <linux/pkt_cls.h>
+#include <bpf/bpf_helpers.h>
+
+#include "drop.h"
+#include "flow.h"
+#include "fragment.h"
+#include "icmp.h"
+#include "maps.h"
+#include "masquerade.h"
+#include "operate.h"
+#include "packet.h"
+#include "refuse.h"
+#include "rewrite.h"
+#include "service.h"
+#include "track.h"
+
+/* On to the next program, or to the stack: TCX_NEXT is the same number. */
+#define PASS TC_ACT_UNSPEC
+
+static __always_inline int drop(const struct packet *p, __u32 set, __u8 reason)
+{
+	drop_report(&p->tuple, set, reason, VIA_PACKET);
+	return TC_ACT_SHOT;
+}
+
+/* Drops a packet and tells its client. */
+static __noinline int reject(struct __sk_buff *skb, const struct packet *p, __u32 set, __u8 reason)
+{
+	drop_report(&p->tuple, set, reason, VIA_PACKET);
+	return refuse_packet(skb, p);
+}
+
+/* __noinline: the two addresses and ports stay off its callers' stacks. */
+static __noinline int translate(struct __sk_buff *skb, const struct packet *p,
+				const struct flow *flow)
+{
+	struct rewrite to = flow_exchange(&p->tuple, flow);
+	int reason = rewrite_packet(skb, p, &to);
+
+	return reason ? drop(p, flow->set, reason) : PASS;
+}
+
+/* Says if a packet from outside the node is one of the cluster's all the same. Up to 2 lookups. */
+static __always_inline bool comes_from_inside(const struct packet *p)
+{
+	return network_kind(&p->tuple.source) == NETWORK_PODS ||
+	       look_up(&locals_v1, &p->tuple.source);
+}
+
+/*
+ * Says if a new flow is masqueraded should it leave by an uplink. Where a Local policy kept a
+ * client from outside on this node it needn't be. A client that reaches itself must be: it would
+ * not take a packet from its own address.
+ */
+static __always_inline bool needs_masquerade(const struct packet *p, const struct dialler *who,
+					     const struct decision *d, bool uplink)
+{
+	if (d->local && !who->inside)
+		return false;
+	return uplink || masquerade_all || address_equal(&p->tuple.source, &d->pick.addr);
+}
+
+/* What a flow begins with: one a processor, for the same reason as packet_room. */
+struct beginning {
+	struct dialler who;
+	struct decision decision;
+	struct flow flow;
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct beginning);
+} beginnings SEC(".maps");
+
+static __always_inline struct beginning *beginning_room(void)
+{
+	__u32 zero = 0;
+
+	return bpf_map_lookup_elem(&beginnings, &zero);
+}
+
+/* Begins a flow to what a client dials. state is FLOW_MOVED or 0. */
+static __noinline int begin(struct __sk_buff *skb, const struct packet *p,
+			    const struct frontend *frontend, __u8 state, bool uplink)
+{
+	struct beginning *b = beginning_room();
+	struct decision *d = &b->decision;
+	int reason;
+
+	if (!b || lengths_contradict(skb, p))
+		return drop(p, frontend->set, REASON_MALFORMED);
+	b->who = (struct dialler){
+		.addr = p->tuple.source,
+		.inside = !uplink || comes_from_inside(p),
+	};
+	decide(&b->who, frontend, &p->tuple.destination, d);
+	if (d->reject)
+		return reject(skb, p, d->root, d->reason);
+	if (d->reason)
+		return drop(p, d->root, d->reason);
+	if (needs_masquerade(p, &b->who, d, uplink))
+		state |= FLOW_MASQUERADE;
+	b->flow = (struct flow){
+		.addr = d->pick.addr,
+		.port = d->pick.port,
+		.backend = d->pick.backend,
+		.set = d->root,
+		.state = state,
+	};
+	reason = flow_begin(p, &b->flow);
+	if (reason)
+		return drop(p, d->root, reason);
+	return translate(skb, p, &b->flow);
+}
+
+/*
+ * A client that dials directly from a port that a flow's replies come to: the flow is over. It may
+ * be another pod by now, with the same address. For datagrams, of which each may be the first, the
+ * one asked last is whom the answers are from.
+ */
+static __noinline void end_flow_of_reused_port(const struct packet *p)
+{
+	struct tuple key = {
+		.source = p->tuple.destination,
+		.destination = p->tuple.source,
+		.source_port = p->tuple.destination_port,
+		.destination_port = p->tuple.source_port,
+		.protocol = p->tuple.protocol,
+		.leaving = 1,
+	};
+	struct flow *reverse = find_flow(&key), *forward;
+
+	if (!reverse || reverse->state & FLOW_FORWARD)
+		return;
+	forward = flow_peer(&key, reverse);
+	if (forward)
+		forward->seen =
+			now_seconds() - 1; /* its next datagram takes the answers back at once */
+	delete_flow(&key);
+}
+
+/* A packet of no known flow. Only a SYN begins a connection. */
+static __always_inline int unknown_comes_in(struct __sk_buff *skb, const struct packet *p,
+					    bool uplink)
+{
+	const struct frontend *frontend = dialled(p);
+
+	if (!frontend) {
+		if (p->syn || (p->tuple.protocol == IPPROTO_UDP && !p->reason))
+			end_flow_of_reused_port(p);
+		return PASS;
+	}
+	if (p->reason)
+		return drop(p, frontend->set, p->reason);
+	if (p->tuple.protocol == IPPROTO_TCP && !p->syn && frontend->set)
+		return reject(skb, p, frontend->set, REASON_NO_FLOW);
+	return begin(skb, p, frontend, 0, uplink);
+}
+
+/* A client's packet whose backend is gone. */
+static __noinline int end_of_flow(struct __sk_buff *skb, const struct packet *p, struct flow *flow)
+{
+	__u32 set = flow->set;
+
+	flow_end(&p->tuple, flow);
+	return reject(skb, p, set, REASON_BACKEND_GONE);
+}
+
+/* A datagram of a socket whose backend has moved once already: nothing stands for the address that
+ * the socket knows, a backend's. */
+static __noinline int move_again(struct __sk_buff *skb, const struct packet *p, struct flow *flow,
+				 bool uplink)
+{
+	struct frontend service = { .set = flow->set, .kind = FRONTEND_CLUSTER_IP };
+
+	flow_end(&p->tuple, flow);
+	return begin(skb, p, &service, FLOW_MOVED, uplink);
+}
+
+/* A backend's packet, at either hook. */
+static __always_inline int reply(struct __sk_buff *skb, const struct packet *p, struct flow *flow)
+{
+	if (flow->seen != now_seconds())
+		flow_refresh_reverse(p, flow);
+	flow_note(p, flow);
+	return translate(skb, p, flow);
+}
+
+static __noinline int translate_coming(struct __sk_buff *skb, const struct packet *p, bool uplink)
+{
+	struct flow *flow = find_flow(&p->tuple);
+
+	if (!flow)
+		return unknown_comes_in(skb, p, uplink);
+	if (p->reason)
+		return drop(p, flow->set, p->reason);
+	if (!(flow->state & FLOW_FORWARD))
+		return reply(skb, p, flow);
+	switch (flow_standing(p, flow)) {
+	case STANDS:
+		flow_note(p, flow);
+		return translate(skb, p, flow);
+	case IS_GONE:
+		return end_of_flow(skb, p, flow);
+	case BEGINS:
+		if (flow->state & FLOW_MOVED)
+			return move_again(skb, p, flow, uplink);
+		flow_end(&p->tuple, flow);
+	}
+	return unknown_comes_in(skb, p, uplink);
+}
+
+/*
+ * What has no ports: an ICMP error about a packet of a flow is translated. What then still goes to
+ * a Service's address, a ping above all, would go round in circles. __noinline: a rare path.
+ */
+static __noinline int without_ports(struct __sk_buff *skb, const struct packet *p)
+{
+	const __u32 v4 = ETH_HLEN + offsetof(struct iphdr, daddr);
+	const __u32 v6 = ETH_HLEN + offsetof(struct ipv6hdr, daddr);
+	int verdict = translate_error(skb, p, false);
+	struct address to;
+
+	if (!p->transport || !load_address(skb, p->v6 ? v6 : v4, p->v6, &to) ||
+	    !is_service_address(&to))
+		return verdict;
+	return drop(p, 0, REASON_UNALLOCATED);
+}
+
+/* A packet that comes in to the node, by a pod's interface or by an uplink. */
+static __always_inline int comes_in(struct __sk_buff *skb, bool uplink)
+{
+	struct packet *p = packet_room();
+	int verdict = FRAGMENT_UNDECIDED;
+
+	if (!p)
+		return PASS;
+	if (!read_packet(skb, p))
+		return without_ports(skb, p);
+	if (p->first || p->later)
+		verdict = fragment_begin(skb, p, false);
+	if (verdict != FRAGMENT_UNDECIDED)
+		return verdict;
+	verdict = translate_coming(skb, p, uplink);
+	return p->first ? fragment_end(skb, p, false, verdict) : verdict;
+}
+
+/* A client's packet that leaves the node: the first one finds its address there. */
+static __noinline int masquerade(struct __sk_buff *skb, const struct packet *p, struct flow *flow,
+				 bool uplink)
+{
+	struct beginning *b;
+	int reason;
+
+	if (flow->port) {
+		if (flow->seen != now_seconds())
+			flow_refresh_leaving(p, flow);
+		flow_note(p, flow);
+		return translate(skb, p, flow);
+	}
+	b = beginning_room();
+	if (!b)
+		return PASS;
+	reason = masquerade_begin(p, flow, uplink ? skb->ifindex : UPLINK_ANY, &b->flow);
+	return reason ? drop(p, flow->set, reason) : translate(skb, p, &b->flow);
+}
+
+static __always_inline int translate_leaving(struct __sk_buff *skb, struct packet *p, bool uplink)
+{
+	struct flow *flow;
+
+	if (p->reason)
+		return PASS;
+	p->tuple.leaving = 1;
+	flow = find_flow(&p->tuple);
+	if (!flow)
+		return PASS;
+	if (!(flow->state & FLOW_FORWARD))
+		return reply(skb, p, flow);
+	return masquerade_applies(p, flow, uplink) ? masquerade(skb, p, flow, uplink) : PASS;
+}
+
+/* A packet that leaves the node, by a pod's interface or by an uplink. */
+static __always_inline int leaves(struct __sk_buff *skb, bool uplink)
+{
+	struct packet *p = packet_room();
+	int verdict = FRAGMENT_UNDECIDED;
+
+	if (!p)
+		return PASS;
+	if (!read_packet(skb, p))
+		return translate_error(skb, p, true);
+	if (p->first || p->later)
+		verdict = fragment_begin(skb, p, true);
+	if (verdict != FRAGMENT_UNDECIDED)
+		return verdict;
+	verdict = translate_leaving(skb, p, uplink);
+	return p->first ? fragment_end(skb, p, true, verdict) : verdict;
+}

@@ -1,0 +1,132 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/*
+ * How a flow stands: what its packets say about it, and whether it goes on. How long an idle one is
+ * kept is user space's to say, by these notes.
+ */
+#pragma once
+
+#include <stdbool.h>
+#include <linux/bpf.h>
+#include <linux/in.h>
+#include <bpf/bpf_helpers.h>
+
+#include "abi.h"
+#include "affinity.h"
+#include "flow.h"
+#include "frontend.h"
+#include "packet.h"
+#include "service.h"
+
+/*
+ * How far a RST may be beyond what the other side has acknowledged, to count. A blind guess hits
+ * once in 256; the connection's ends decide in any case, what is noted is only how soon the flow
+ * may be forgotten. More than any window in use: 16 MiB.
+ */
+#define RESET_WINDOW (1 << 24)
+
+enum standing {
+	STANDS,	 /* go on */
+	BEGINS,	 /* this is a new connection, or one that needs another backend */
+	IS_GONE, /* its backend is, and the client is to know */
+};
+
+static __always_inline const struct frontend *dialled(const struct packet *p)
+{
+	return find_frontend(&p->tuple.destination, p->tuple.destination_port, p->tuple.protocol,
+			     false);
+}
+
+/* __noinline: rare. */
+static __noinline bool reset_counts(const struct packet *p, const struct flow *flow)
+{
+	struct flow *peer = flow_peer(&p->tuple, flow);
+
+	return peer && p->sequence - peer->acknowledged < RESET_WINDOW;
+}
+
+/* Notes what a packet says. Entries are only written to where something is new. */
+static __always_inline void flow_note(const struct packet *p, struct flow *flow)
+{
+	if (p->acknowledged && flow->acknowledged != p->acknowledged)
+		flow->acknowledged = p->acknowledged;
+	if (p->rst) {
+		if (reset_counts(p, flow))
+			flow->state |= FLOW_RESET;
+	} else if (p->fin) {
+		flow->state |= FLOW_FIN;
+	} else if (flow->state & FLOW_RESET) {
+		flow->state &= ~FLOW_RESET;
+	}
+}
+
+/* Flows of older layouts do not know their backend by id: 0. */
+static __always_inline bool flow_is_served(const struct flow *flow)
+{
+	return !flow->backend || backend_serves(flow->backend, &flow->addr, flow->port, flow->set);
+}
+
+/* Says if a client's address and port still stand for the Service that its flow began with. */
+static __always_inline bool flow_is_dialled(const struct packet *p, const struct flow *flow)
+{
+	const struct frontend *frontend;
+
+	if (flow->state & FLOW_MOVED || !flow->set)
+		return true;
+	frontend = dialled(p);
+	return frontend && frontend->set == flow->set;
+}
+
+/*
+ * Once a second, of the client's packets. A reverse entry that was evicted, which happens where a
+ * client sends much and hears little, is given back; being read here, both also grow old together.
+ * __noinline: next to all the other packets it is rare.
+ */
+static __noinline enum standing flow_refresh_forward(const struct packet *p, struct flow *flow)
+{
+	bool udp = p->tuple.protocol == IPPROTO_UDP;
+
+	flow->seen = now_seconds();
+	if (!udp && !flow_is_served(flow))
+		return IS_GONE;
+	if (udp && !flow_is_dialled(p, flow))
+		return BEGINS;
+	if (!flow_peer(&p->tuple, flow) && flow_claim(&p->tuple, flow) && udp)
+		return BEGINS;
+	return STANDS;
+}
+
+/* Once a second, of the client's packets as they leave masqueraded. __noinline: as above. */
+static __noinline void flow_refresh_leaving(const struct packet *p, struct flow *flow)
+{
+	flow->seen = now_seconds();
+	if (!flow_peer(&p->tuple, flow))
+		flow_claim(&p->tuple, flow);
+}
+
+/* Once a second, of the backend's packets. __noinline: as above. */
+static __noinline void flow_refresh_reverse(const struct packet *p, struct flow *flow)
+{
+	struct flow *peer = flow_peer(&p->tuple, flow);
+
+	flow->seen = now_seconds();
+	if (peer)
+		peer->state |= FLOW_ANSWERED;
+}
+
+/*
+ * How the flow of a client's packet stands. A SYN that differs from the one that began it is a new
+ * connection from a port used again; the same SYN once more must reach the same backend. Datagrams
+ * leave a backend at once when it is gone; a connection's next packet within a second.
+ */
+static __always_inline enum standing flow_standing(const struct packet *p, struct flow *flow)
+{
+	if (flow->state & FLOW_ENDED)
+		return p->syn ? BEGINS : IS_GONE;
+	if (p->syn && p->sequence != flow->sequence)
+		return BEGINS;
+	if ((p->syn || p->tuple.protocol == IPPROTO_UDP) && !flow_is_served(flow))
+		return BEGINS;
+	if (flow->seen != now_seconds())
+		return flow_refresh_forward(p, flow);
+	return STANDS;
+}
