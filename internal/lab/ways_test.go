@@ -90,3 +90,35 @@ func TestOutsideGoesThroughANode(t *testing.T) {
 		t.Errorf("from a node: %v", err)
 	}
 }
+
+// Pods that have a port of their node make room for those that replace them.
+func TestPodsWithHostPortsAreReplaced(t *testing.T) {
+	t.Parallel()
+	const agents = `
+apiVersion: apps/v1
+kind: DaemonSet
+metadata: {name: agent, namespace: shop}
+spec:
+  selector: {matchLabels: {app: agent}}
+  template:
+    metadata: {labels: {app: agent}, annotations: {version: "1"}}
+    spec: {containers: [{name: main, ports: [{containerPort: 8080, hostPort: 8080}]}]}
+`
+	l := plainLab(t, unique("test-replace"), agents)
+	before := l.Cluster().Pods
+	if err := l.Apply(t.Context(), manifest.Decode("f", []byte(strings.Replace(agents, `"1"`, `"2"`, 1)))); err != nil {
+		t.Fatal(err)
+	}
+	after := l.Cluster()
+	if len(after.Pods) != 3 || len(after.SetAside) > 0 {
+		t.Fatalf("%d pods, %v", len(after.Pods), after.Err())
+	}
+	for i, p := range after.Pods {
+		if p.Name == before[i].Name || p.Spec.NodeName != before[i].Spec.NodeName {
+			t.Errorf("%s on %s in place of %s on %s", p.Name, p.Spec.NodeName, before[i].Name, before[i].Spec.NodeName)
+		}
+		if got := probe(t, l, ProbeRequest{From: "outside", To: manifest.Name(p) + ":8080"}); got.Outcome != agent.OK {
+			t.Errorf("%s: %+v", p.Name, got)
+		}
+	}
+}
