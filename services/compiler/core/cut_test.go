@@ -3,6 +3,9 @@
 package core
 
 import (
+	"maps"
+	"net/netip"
+	"slices"
 	"testing"
 
 	"pgregory.net/rapid"
@@ -17,7 +20,7 @@ func randomTables(t *rapid.T) *model.Tables {
 		if rapid.Bool().Draw(t, "set") {
 			continue
 		}
-		tables.Sets[id] = model.BackendSet{ID: id, SetKey: model.SetKey{Family: model.IPv4, Scope: model.ScopeAll}}
+		tables.Sets[id] = model.BackendSet{ID: id, SetKey: model.SetKey{Family: model.IPv4, Scope: model.ScopeAll}, Root: id}
 		for n := range rapid.IntRange(0, 8).Draw(t, "backends") {
 			b := model.Backend{
 				ID:         model.BackendID(int(id)*10 + n),
@@ -30,10 +33,30 @@ func randomTables(t *rapid.T) *model.Tables {
 				tables.Members[m] = m
 			}
 		}
+		if rapid.Bool().Draw(t, "zone") {
+			randomZone(t, tables, id, id+100)
+		}
+		for n := range rapid.IntRange(0, 3).Draw(t, "ranges") {
+			r := model.SourceRange{Set: id, Prefix: netip.PrefixFrom(ip(203, 0, byte(n), 0), 24)}
+			tables.SourceRanges[r] = r
+		}
 		key := model.FrontendKey{Addr: ip(10, 96, 0, byte(rapid.IntRange(1, 3).Draw(t, "address"))), Port: 80, Protocol: model.TCP}
 		tables.Frontends[key] = model.Frontend{FrontendKey: key, Set: id, Kind: model.FrontendClusterIP}
 	}
 	return tables
+}
+
+// randomZone is a view of some of a root's backends.
+func randomZone(t *rapid.T, tables *model.Tables, root, id model.SetID) {
+	tables.Sets[id] = model.BackendSet{ID: id, SetKey: model.SetKey{Family: model.IPv4, Scope: model.ScopeZone, Place: 7}, Root: root}
+	key := model.ViewKey{Set: root, Scope: model.ScopeZone, Place: 7}
+	tables.Views[key] = model.View{ViewKey: key, Target: id}
+	for _, backend := range slices.Sorted(maps.Keys(tables.Backends)) {
+		if b := tables.Backends[backend]; b.Set == root && rapid.Bool().Draw(t, "zone member") {
+			m := model.Member{Set: id, Backend: b.ID}
+			tables.Members[m] = m
+		}
+	}
 }
 
 // TestEachPieceOfACutLeavesWholeTables applies a change piece by piece: nothing may point at nothing, no piece
@@ -52,6 +75,18 @@ func TestEachPieceOfACutLeavesWholeTables(t *testing.T) {
 			for _, f := range now.Frontends {
 				if _, held := now.Sets[f.Set]; !held {
 					t.Fatalf("frontend %v points at no set", f)
+				}
+			}
+			for _, v := range now.Views {
+				if _, held := now.Sets[v.Target]; !held {
+					t.Fatalf("view %v points at no set", v)
+				}
+			}
+			for _, f := range now.Frontends {
+				for r := range to.SourceRanges {
+					if _, held := now.SourceRanges[r]; r.Set == f.Set && !held && to.Frontends[f.FrontendKey] == f && from.Frontends[f.FrontendKey] != f {
+						t.Fatalf("frontend %v comes before range %v", f, r)
+					}
 				}
 			}
 			for m := range now.Members {

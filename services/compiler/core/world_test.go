@@ -324,6 +324,38 @@ func podFact(name, node, addr string) *schemas.Fact {
 	}
 }
 
+// openService is Service i with a NodePort, an address of a load balancer, a source range and a health check.
+func openService(i int, local bool) *schemas.Fact {
+	f := serviceFact(i)
+	s := f.GetService()
+	s.Type, s.InternalLocal, s.ExternalLocal = "LoadBalancer", local, local
+	s.Ports[0].NodePort, s.HealthCheckNodePort = uint32(30000+i%3), uint32(32000+i%3)
+	s.LoadBalancerIps, s.SourceRanges = [][]byte{{192, 0, 2, byte(i % 2)}}, []string{"203.0.113.0/24"}
+	return f
+}
+
+// placed puts the endpoints of a slice onto nodes n0 to n2, with hints for these and for zones.
+func placed(slice *schemas.Fact) *schemas.Fact {
+	for i, e := range slice.GetEndpointSlice().GetEndpoints() {
+		e.Node = fmt.Sprint("n", i%3)
+		e.NodeHints, e.ZoneHints = []string{e.Node}, []string{fmt.Sprint("z", i%2)}
+	}
+	return slice
+}
+
+func nodeFact(name, zone string) *schemas.Fact {
+	return &schemas.Fact{
+		Object: &schemas.ObjectRef{Kind: "Node", Name: name},
+		State:  &schemas.Fact_Node{Node: &schemas.Node{Zone: zone, PodCidrs: []string{"10.200.0.0/24"}}},
+	}
+}
+
+func hostPortFact(name, node string, port uint32) *schemas.Fact {
+	f := podFact(name, node, "10.200.0.9")
+	f.GetPod().HostPorts = []*schemas.HostPort{{Protocol: schemas.Protocol_PROTOCOL_TCP, HostPort: port, ContainerPort: 80}}
+	return f
+}
+
 func goneFact(f *schemas.Fact) *schemas.Fact { return &schemas.Fact{Object: f.GetObject()} }
 
 func setIDs(c *Core) map[model.SetKey]model.SetID {
