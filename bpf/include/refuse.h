@@ -359,14 +359,15 @@ static __always_inline long make_answer(struct __sk_buff *skb, const struct pack
 
 /*
  * Turns the packet into its refusal. Never answers a RST or an ABORT, a group or nobody, what came
- * to more than this host, a later fragment, nor faster than refusals_per_second; what is not
- * answered is dropped. __noinline: a rare path.
+ * to more than this host, a later fragment, what contradicts itself, nor faster than
+ * refusals_per_second; what is not answered is dropped. __noinline: a rare path.
  */
 static __noinline int refuse_packet(struct __sk_buff *skb, const struct packet *p)
 {
-	if (p->rst || p->later || !address_is_one_host(&p->tuple.source) ||
-	    skb->pkt_type == PACKET_BROADCAST || skb->pkt_type == PACKET_MULTICAST ||
-	    !refusal_allowed() || make_answer(skb, p) || swap_ethernet(skb))
+	if (p->rst || p->later || lengths_contradict(skb, p) ||
+	    !address_is_one_host(&p->tuple.source) || skb->pkt_type == PACKET_BROADCAST ||
+	    skb->pkt_type == PACKET_MULTICAST || !refusal_allowed() || make_answer(skb, p) ||
+	    swap_ethernet(skb))
 		return TC_ACT_SHOT;
 	return bpf_redirect(skb->ifindex, 0);
 }

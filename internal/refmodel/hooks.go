@@ -211,7 +211,9 @@ func refused(p Packet, reason model.DropReason, did Outcome) error {
 }
 
 // Answerable says whether a refusal of the packet may be sent.
-func (p Packet) Answerable() bool { return !p.RST && oneHost(p.Source.Addr()) }
+func (p Packet) Answerable() bool {
+	return !p.RST && !p.Mute && !p.LengthsLie && oneHost(p.Source.Addr())
+}
 
 // String returns the packet in one line, for messages.
 func (p Packet) String() string {
