@@ -31,11 +31,16 @@ func dropReasons(top string) (string, error) {
 
 // shapes has the Go types of each map's keys and values; nil is a u32.
 var shapes = [abi.MapCount]struct{ key, value any }{
-	abi.Frontends: {abi.FrontendKey{}, abi.Frontend{}},
-	abi.Sets:      {nil, abi.BackendSet{}},
-	abi.Slots:     {abi.SlotKey{}, nil},
-	abi.Backends:  {nil, abi.Backend{}},
-	abi.Endpoints: {[16]byte{}, abi.Endpoint{}},
+	abi.Frontends:    {abi.FrontendKey{}, abi.Frontend{}},
+	abi.Views:        {abi.ViewKey{}, abi.View{}},
+	abi.Sets:         {nil, abi.BackendSet{}},
+	abi.Slots:        {abi.SlotKey{}, nil},
+	abi.Backends:     {nil, abi.Backend{}},
+	abi.Endpoints:    {[16]byte{}, abi.Endpoint{}},
+	abi.SourceRanges: {abi.SourceRangeKey{}, abi.SourceRange{}},
+	abi.Networks:     {abi.NetworkKey{}, abi.Network{}},
+	abi.HealthChecks: {nil, abi.HealthCheck{}},
+	abi.Selves:       {nil, abi.Self{}},
 }
 
 func mapLayouts(top string) (string, error) {
@@ -59,7 +64,10 @@ func mapLayouts(top string) (string, error) {
 }
 
 func layoutName(m abi.Map) string {
-	return [...]string{"Frontends", "Sets", "Slots", "Backends", "Endpoints"}[m]
+	return [abi.MapCount]string{
+		abi.Frontends: "Frontends", abi.Views: "Views", abi.Sets: "Sets", abi.Slots: "Slots", abi.Backends: "Backends", abi.Endpoints: "Endpoints",
+		abi.SourceRanges: "SourceRanges", abi.Networks: "Networks", abi.HealthChecks: "HealthChecks", abi.Selves: "Selves",
+	}[m]
 }
 
 func fields(part string, shape any, size int) [][]string {

@@ -8,7 +8,9 @@ import (
 	"time"
 
 	"github.com/deltaplane/deltaplane/internal/abi"
+	"github.com/deltaplane/deltaplane/internal/model"
 	"github.com/deltaplane/deltaplane/services/programmer/core"
+	"github.com/deltaplane/deltaplane/services/programmer/healthcheck"
 )
 
 // health is what the loop last knew of itself, for those who ask from other goroutines.
@@ -18,6 +20,8 @@ type health struct {
 	notReady error
 	notSync  error
 	entries  [abi.MapCount]int
+	current  time.Time // when the maps last held all that was heard of; the start, if they never did
+	drains   bool
 }
 
 // stuckAfter is how long the loop may be busy until the process counts as beyond help. Loading a million entries takes
@@ -28,6 +32,22 @@ func (h *health) update(c *core.Core) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.at, h.notReady, h.notSync, h.entries = time.Now(), c.Ready(), c.Synced(), c.Entries()
+	if c.Current() || h.current.IsZero() {
+		h.current = h.at
+	}
+	if state := c.State(); state != nil {
+		h.drains = state.Tables(model.LayerNode).Selves[model.SelfKey{}].Draining
+	}
+}
+
+// state is what load balancers are told.
+func (h *health) state() healthcheck.State {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.current.IsZero() {
+		return healthcheck.State{}
+	}
+	return healthcheck.State{Updated: h.current, Waiting: time.Since(h.current), Draining: h.drains}
 }
 
 func (h *health) alive() error {

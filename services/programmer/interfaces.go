@@ -25,7 +25,8 @@ type interfaces struct {
 	plane   dataplane
 	log     *slog.Logger
 	options node.Options
-	problem func(string) // told what is missing for longer than patience; empty once nothing is
+	problem func(string)     // told what is missing for longer than patience; empty once nothing is
+	found   func(node.Found) // told what there is
 
 	wanted  chan []model.Endpoint // holds the newest
 	routes  func() (map[netip.Addr]int, error)
@@ -49,7 +50,7 @@ const patience = 5 * time.Second
 
 func newInterfaces(plane dataplane, log *slog.Logger, options node.Options, problem func(string)) *interfaces {
 	return &interfaces{
-		plane: plane, log: log, options: options, problem: problem,
+		plane: plane, log: log, options: options, problem: problem, found: func(node.Found) {},
 		wanted: make(chan []model.Endpoint, 1), routes: node.HostRoutes, list: node.Read, changes: node.Watch,
 		attached: map[port]bool{}, missing: map[string]time.Time{},
 	}
@@ -102,6 +103,7 @@ func (p *interfaces) reconcile(wanted []model.Endpoint, now time.Time) (again bo
 		}
 	}
 	found := node.Find(listed, pods, p.options)
+	p.found(found)
 	// What programs read is there before they are.
 	p.noteError(p.plane.setLocals(found.Locals), now)
 	p.noteError(p.plane.setUplinks(found.Uplinks), now)

@@ -27,6 +27,7 @@ type metrics struct {
 	flows      prometheus.Gauge
 	flowsEnded prometheus.Counter
 	sweeping   prometheus.Counter
+	proxy      *proxyMetrics
 	counts     []count
 }
 
@@ -80,6 +81,7 @@ func newMetrics(uses []maps.Use) *metrics {
 		m.capacities[use.Map] = use.Capacity
 		m.room.WithLabelValues(use.Map.String()).Set(float64(use.Capacity))
 	}
+	m.proxy = newProxyMetrics(m.registry)
 	return m
 }
 
@@ -106,12 +108,15 @@ func (m *metrics) update(c *core.Core) {
 		m.revision.WithLabelValues(kind).Set(float64(p.Revision))
 	}
 	m.lag.Set(float64(c.Lag()))
+	m.proxy.update(c)
 }
 
 func (m *metrics) applied(deltas []core.AppliedDelta) {
 	for _, d := range deltas {
+		m.proxy.applied(&d)
 		if d.Latency > 0 {
 			m.latency.Observe(d.Latency.Seconds())
+			m.proxy.programming.Observe(d.Latency.Seconds())
 		}
 	}
 }

@@ -16,6 +16,7 @@ import (
 	"github.com/deltaplane/deltaplane/internal/telemetry"
 	"github.com/deltaplane/deltaplane/services/programmer/carry"
 	"github.com/deltaplane/deltaplane/services/programmer/core"
+	"github.com/deltaplane/deltaplane/services/programmer/healthcheck"
 )
 
 // service is the shell around one core. One goroutine, loop, owns the driver and with it the maps; everything else
@@ -30,12 +31,15 @@ type service struct {
 	link       link
 	interfaces *interfaces
 	metrics    *metrics
+	balancers  *healthcheck.Servers // of healthCheckNodePorts
 	health     health
 
 	// Of the loop alone: whether the sockets have their programs, and the writes to networks that the programs know of.
 	attached        bool
 	failed          error // what ends the service
 	networksWritten uint64
+	followed        [2]model.Digest // the rows that were looked at
+	followedAt      time.Time
 }
 
 // inputsMost bounds what waits for the loop. Whoever sends waits when it is full; the bus's own queue then fills, and
@@ -67,8 +71,12 @@ func serveOn(ctx context.Context, s *settings, log *slog.Logger, plane dataplane
 		config.Capacities[use.Map] = int(use.Capacity)
 	}
 	v.driver = carry.Driver{Core: core.New(config), Maps: plane, Now: time.Now, Defer: true, Background: true}
-	v.interfaces = newInterfaces(plane, log, s.found, func(problem string) { v.send(ctx, core.Hooks{Problem: problem}) })
+	v.interfaces = newInterfaces(plane, log, s.found, v.problem(ctx, "hook"))
+	v.interfaces.found = v.listenOn
+	v.balancers = healthcheck.New(func() bool { return v.health.state().Current() }, v.problem(ctx, "health_check"))
+	v.balancers.On(nil)
 	v.link.service = v
+	proxy := healthcheck.Proxy{State: v.health.state, Told: v.metrics.asked}
 
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return v.loop(ctx) })
@@ -77,6 +85,8 @@ func serveOn(ctx context.Context, s *settings, log *slog.Logger, plane dataplane
 	g.Go(func() error { return v.watchDrops(ctx) })
 	if s.maps == mapsKernel {
 		g.Go(func() error { return v.interfaces.run(ctx) })
+		g.Go(func() error { return v.balancers.Run(ctx) })
+		g.Go(func() error { return proxy.Run(ctx, s.healthz, v.problem(ctx, "healthz")) })
 		g.Go(func() error { return v.moveSockets(ctx) })
 		g.Go(func() error { return v.sweep(ctx) })
 	}
@@ -101,6 +111,7 @@ func (v *service) loop(ctx context.Context) error {
 			v.step(ctx, core.Tick{})
 			v.health.update(v.driver.Core)
 			v.metrics.update(v.driver.Core)
+			v.follow(time.Now())
 		case in := <-v.inputs:
 			v.step(ctx, in)
 		case call := <-v.calls:

@@ -5,10 +5,13 @@ package main
 import (
 	"context"
 	"net/netip"
+	"slices"
 	"time"
 
+	"github.com/deltaplane/deltaplane/internal/abi"
 	"github.com/deltaplane/deltaplane/internal/model"
 	"github.com/deltaplane/deltaplane/services/programmer/core"
+	"github.com/deltaplane/deltaplane/services/programmer/node"
 )
 
 // attach gives sockets and interfaces their programs once the tables hold what a compiler said: until then the programs
@@ -104,4 +107,41 @@ func wait(ctx context.Context, d time.Duration) error {
 	case <-t.C:
 		return nil
 	}
+}
+
+// problem returns what tells the core of a fault of some kind.
+func (v *service) problem(ctx context.Context, kind string) func(string) {
+	return func(text string) { v.send(ctx, core.Hooks{Kind: kind, Problem: text}) }
+}
+
+// followEvery bounds how often all frontends are looked at.
+const followEvery = time.Second
+
+// follow tells load balancers' servers and metrics what the rows say, if they changed.
+func (v *service) follow(now time.Time) {
+	state := v.driver.Core.State()
+	if state == nil || now.Sub(v.followedAt) < followEvery {
+		return
+	}
+	digests := [2]model.Digest{state.Digest(model.LayerCluster), state.Digest(model.LayerNode)}
+	if digests == v.followed && !v.followedAt.IsZero() {
+		return
+	}
+	v.followed, v.followedAt = digests, now
+	v.balancers.Want(healthChecks(state))
+	v.metrics.withoutLocal(withoutLocal(state))
+}
+
+// listenOn says at which addresses healthCheckNodePorts are served: those of NodePorts.
+func (v *service) listenOn(found node.Found) {
+	var addresses []netip.Addr
+	if len(v.settings.found.NodePortAddresses) > 0 {
+		for addr, flags := range found.Locals {
+			if flags&abi.LocalNodePort != 0 {
+				addresses = append(addresses, addr)
+			}
+		}
+		slices.SortFunc(addresses, netip.Addr.Compare)
+	}
+	v.balancers.On(addresses)
 }

@@ -77,6 +77,7 @@ type transaction struct {
 	delta    *Delta         // what brought it; none for a snapshot
 	bytes    int
 	writes   int
+	began    time.Time
 	repair   bool // brings the maps to where the positions already are
 }
 
@@ -208,6 +209,14 @@ func (c *Core) Lag() uint64 {
 		}
 	}
 	return most
+}
+
+// Current says that the maps hold all that was heard of.
+func (c *Core) Current() bool {
+	if c.state == nil || c.loading.tries > 0 || c.pending != nil || c.Lag() > 0 {
+		return false
+	}
+	return c.layers[model.LayerCluster].known && c.layers[model.LayerNode].known
 }
 
 // Ready says why this node is not known to hold what it should; nil if it does.

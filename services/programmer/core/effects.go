@@ -52,6 +52,7 @@ type AppliedDelta struct {
 	To      model.Revision
 	Applied time.Time
 	Latency time.Duration // from the oldest cause's trigger; 0 if unknown
+	Took    time.Duration // from the plan to the rows being in force
 	Writes  int
 	Bytes   int
 	Causes  []model.Cause
@@ -59,7 +60,7 @@ type AppliedDelta struct {
 
 // Fault is something the node could not do, or found wrong.
 type Fault struct {
-	Kind     string // "capacity", "rows", "digest", "drift", "map" or "hook"
+	Kind     string // "capacity", "rows", "digest", "drift", "map", "hook" or "health_check"
 	Text     string
 	Since    time.Time
 	Layer    model.Layer

@@ -86,8 +86,11 @@ type Unrecorded struct{ Err error }
 // Unreported says that a Report with these deltas could not be published.
 type Unreported struct{ Deltas []AppliedDelta }
 
-// Hooks says what could not be attached; empty if all is well.
-type Hooks struct{ Problem string }
+// Hooks says what could not be attached or opened; empty if all is well.
+type Hooks struct {
+	Kind    string // of the fault; "hook" if empty
+	Problem string
+}
 
 func (Tick) input()        {}
 func (Loaded) input()      {}

@@ -152,7 +152,7 @@ func (c *Core) transact(t *transaction, changes ...plan.LayerChange) {
 		c.refused(t, err)
 		return
 	}
-	t.writes = p.Writes()
+	t.writes, t.began = p.Writes(), c.now
 	c.pending = t
 	c.do(Transact{Phases: p.Phases})
 }

@@ -3,6 +3,7 @@
 package core
 
 import (
+	"cmp"
 	"fmt"
 	"time"
 )
@@ -62,7 +63,7 @@ func (c *Core) applied(t *transaction, switched time.Time) {
 		c.clear(kind)
 		c.clear(kind + " " + l.String())
 	}
-	a := AppliedDelta{Layer: l.Layer, Epoch: t.position.Epoch, To: t.position.Revision, Applied: switched, Writes: t.writes, Bytes: t.bytes}
+	a := AppliedDelta{Layer: l.Layer, Epoch: t.position.Epoch, To: t.position.Revision, Applied: switched, Writes: t.writes, Bytes: t.bytes, Took: max(0, switched.Sub(t.began))}
 	if t.delta != nil {
 		a.Causes = t.delta.Causes
 		a.Latency = latency(t.delta, switched)
@@ -131,12 +132,13 @@ func (c *Core) foreign(in Foreign) {
 }
 
 func (c *Core) hooks(in Hooks) {
-	old, standing := c.report.faults["hook"]
+	kind := cmp.Or(in.Kind, "hook")
+	old, standing := c.report.faults[kind]
 	switch {
 	case in.Problem == "":
-		c.clear("hook")
+		c.clear(kind)
 	case !standing || old.Text != in.Problem:
-		c.fault(Fault{Kind: "hook", Text: in.Problem})
-		c.event(true, "hook", "%s", in.Problem)
+		c.fault(Fault{Kind: kind, Text: in.Problem})
+		c.event(true, kind, "%s", in.Problem)
 	}
 }

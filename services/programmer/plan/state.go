@@ -101,6 +101,9 @@ func (s *State) Service(id model.SetID) (port model.ServicePort, held bool) {
 	return row.Service, kind != 0
 }
 
+// Size returns how many members a set has.
+func (s *State) Size(id model.SetID) int { return len(s.slots[id]) }
+
 func (s *State) serviceOf(id model.SetID) string {
 	if row, kind := s.set(id); kind != 0 {
 		return row.Service.String()
