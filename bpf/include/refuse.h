@@ -267,11 +267,11 @@ static __noinline long make_abort(struct __sk_buff *skb, const struct packet *p)
 	const __u32 bytes = offsetof(struct sctp_packet, tag);
 	enum checksum_state state = checksum_state(skb);
 
-	if (bpf_skb_load_bytes(skb, p->transport, &packet.header, sizeof(packet.header)))
+	/* Without a chunk its type is zero, which is DATA: any but those two does. */
+	if (bpf_skb_load_bytes(skb, p->transport, &packet, bytes) &&
+	    bpf_skb_load_bytes(skb, p->transport, &packet.header, sizeof(packet.header)))
 		return -1;
-	/* Without a chunk, or without all of it, zero is none that has a meaning here. */
-	if (!bpf_skb_load_bytes(skb, p->transport, &packet, bytes) &&
-	    (packet.type == SCTP_ABORT || packet.type == SCTP_SHUTDOWN_COMPLETE))
+	if (packet.type == SCTP_ABORT || packet.type == SCTP_SHUTDOWN_COMPLETE)
 		return -1;
 	answer.header.source = packet.header.dest;
 	answer.header.dest = packet.header.source;
