@@ -4,9 +4,11 @@ package bpf
 
 import (
 	"errors"
+	"maps"
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"testing"
 
 	"github.com/cilium/ebpf"
@@ -98,20 +100,38 @@ func connection(t *testing.T, client string) packets {
 	}
 }
 
-// goesOn fails the test unless the programs translate a connection's packets both ways.
-func goesOn(t *testing.T, d *Dataplane, p packets, when string) {
+// goesOn fails the test unless programs translate a connection's packets both ways.
+func goesOn(t *testing.T, from, to *ebpf.Program, p packets, when string) {
 	t.Helper()
 	for _, way := range []struct {
 		name     string
-		run      func([]byte, int) (Verdict, []byte, error)
+		program  *ebpf.Program
 		in, want []byte
-	}{{"from the client", d.RunFromPod, p.toService, p.toBackend}, {"from the backend", d.RunToPod, p.fromBackend, p.fromService}} {
-		verdict, out, err := way.run(way.in, 0)
+	}{{"from the client", from, p.toService, p.toBackend}, {"from the backend", to, p.fromBackend, p.fromService}} {
+		verdict, out, err := run(way.program, way.in, 0)
 		check(t, err)
 		if verdict != Pass || string(out) != string(way.want) {
 			t.Errorf("%s, %s: %v\n got %x\nwant %x", when, way.name, verdict, out, way.want)
 		}
 	}
+}
+
+// attached are the programs that a port has, as its packets find them.
+func attached(t *testing.T, dir string, ifindex int) (from, to *ebpf.Program) {
+	t.Helper()
+	var found []*ebpf.Program
+	for _, way := range podPort.ways() {
+		l, err := link.LoadPinnedLink(portPin(linksDir(dir), port{podPort, ifindex}, way), nil)
+		check(t, err)
+		info, err := l.Info()
+		check(t, err)
+		check(t, l.Close())
+		p, err := ebpf.NewProgramFromID(info.Program)
+		check(t, err)
+		t.Cleanup(func() { p.Close() })
+		found = append(found, p)
+	}
+	return found[1], found[0]
 }
 
 // errKilled ends a process in a test.
@@ -122,6 +142,9 @@ func stepsOf(life func(steps func(string) error)) (names []string) {
 	life(func(name string) error { names = append(names, name); return nil })
 	return names
 }
+
+// everyStep says if tests end the process at each step, which takes minutes, and not only where most could go wrong.
+func everyStep() bool { return os.Getenv("DELTAPLANE_EVERY_STEP") == "1" }
 
 // killedAt returns a hook that ends the process at a step.
 func killedAt(step string) func(string) error {
@@ -156,11 +179,18 @@ func TestInstallationOfLayout1IsTakenOver(t *testing.T) {
 		return dir, old
 	}
 	names := stepsOf(func(steps func(string) error) {
-		dir, _ := begin(t)
-		_, err := life(t, dir, steps)
+		dir, old := begin(t)
+		_, err := life(t, dir, func(step string) error {
+			from, to := attached(t, dir, old.ifindex)
+			goesOn(t, from, to, connection(t, "10.1.0.9:4000"), "before "+step)
+			return steps(step)
+		})
 		check(t, err)
 	})
 	for _, step := range names {
+		if !everyStep() && !slices.Contains([]string{"exchange for adopting programs", "load programs", "remove the old maps", "end"}, step) {
+			continue
+		}
 		t.Run("killed at "+step, func(t *testing.T) {
 			dir, old := begin(t)
 			_, before := linkIDs(t, dir)
@@ -169,13 +199,13 @@ func TestInstallationOfLayout1IsTakenOver(t *testing.T) {
 				t.Fatalf("not killed: %v", err)
 			}
 			d.Close()
-			if _, after := linkIDs(t, dir); step == names[0] && before["from_pod"] != after["from_pod"] {
+			if _, after := linkIDs(t, dir); step == names[0] && !maps.Equal(before, after) {
 				t.Error("programs were exchanged before the tables were filled")
 			}
 			d, err = life(t, dir, nil)
 			check(t, err)
 			old.ns.Do(t, func() { check(t, d.AttachPod(old.ifindex)) })
-			goesOn(t, d, connection(t, "10.1.0.9:4000"), "afterwards")
+			goesOn(t, d.program("from_pod"), d.program("to_pod"), connection(t, "10.1.0.9:4000"), "afterwards")
 			if d.TakesOver() {
 				t.Error("there is still something to take over")
 			}

@@ -27,6 +27,7 @@
 
 #include "abi.h"
 #include "address.h"
+#include "adopt.h"
 #include "checksum.h"
 #include "extension.h"
 #include "maps.h"
@@ -201,7 +202,7 @@ static __noinline int translate_error(struct __sk_buff *skb, const struct packet
 	if (q.end > skb->len || !read_quoted(skb, p->v6, &q) ||
 	    !address_equal(&q.key.destination, &p->tuple.destination))
 		return TC_ACT_UNSPEC;
-	flow = look_up(&flows_v2, &q.key);
+	flow = find_flow(&q.key);
 	/* One that is to be masqueraded has no address yet, and its own was never sent. */
 	if (!flow || p->v6 == address_is_v4(&flow->addr) ||
 	    !(flow->addr.words[0] | flow->addr.words[1] | flow->addr.words[2] |

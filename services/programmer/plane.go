@@ -105,7 +105,14 @@ func (k *inKernel) Write(writes []maps.Write) error {
 	return err
 }
 
-func (k *inKernel) attachSockets() error           { return k.loaded.AttachCgroup(k.cgroup) }
+// attachSockets is called once the tables are filled: from then on an older version's programs and maps can go.
+func (k *inKernel) attachSockets() error {
+	if err := k.loaded.TakeOver(); err != nil {
+		return err
+	}
+	return k.loaded.AttachCgroup(k.cgroup)
+}
+
 func (k *inKernel) attachPod(ifindex int) error    { return k.loaded.AttachPod(ifindex) }
 func (k *inKernel) detachPod(ifindex int) error    { return k.loaded.DetachPod(ifindex) }
 func (k *inKernel) attachedPods() []int            { return k.loaded.AttachedPods() }
