@@ -40,6 +40,12 @@ type removeJSON struct {
 	Backends  []uint32     `json:"backends,omitempty"`
 	Members   []memberJSON `json:"members,omitempty"`
 	Endpoints []string     `json:"endpoints,omitempty"`
+
+	Views        []viewJSON        `json:"views,omitempty"` // without their targets
+	SourceRanges []sourceRangeJSON `json:"sourceRanges,omitempty"`
+	Networks     []string          `json:"networks,omitempty"`
+	HealthChecks []uint16          `json:"healthChecks,omitempty"`
+	Self         bool              `json:"self,omitempty"`
 }
 
 // appliedJSON is one node that has one delta in its kernel.
@@ -195,7 +201,8 @@ func (n *names) changed(rows *model.Rows) rowsJSON {
 	var tables []string
 	for table, count := range map[string]int{
 		"frontends": len(rows.Frontends), "sets": len(rows.Sets), "backends": len(rows.Backends),
-		"members": len(rows.Members), "endpoints": len(rows.Endpoints),
+		"members": len(rows.Members), "endpoints": len(rows.Endpoints), "views": len(rows.Views),
+		"source-ranges": len(rows.SourceRanges), "networks": len(rows.Networks), "health-checks": len(rows.HealthChecks), "self": len(rows.Selves),
 	} {
 		if count > 0 {
 			tables = append(tables, table)
@@ -224,5 +231,15 @@ func (n *names) removed(keys *model.Keys) removeJSON {
 	for _, a := range keys.Endpoints {
 		out.Endpoints = append(out.Endpoints, a.String())
 	}
+	for _, v := range keys.Views {
+		out.Views = append(out.Views, viewJSON{Set: uint32(v.Set), Service: n.service(v.Set), Scope: scopeName(v.Scope), Place: n.place(v.Place)})
+	}
+	for _, r := range keys.SourceRanges {
+		out.SourceRanges = append(out.SourceRanges, sourceRangeJSON{uint32(r.Set), n.service(r.Set), r.Prefix.String()})
+	}
+	for _, p := range keys.Networks {
+		out.Networks = append(out.Networks, p.String())
+	}
+	out.HealthChecks, out.Self = keys.HealthChecks, len(keys.Selves) > 0
 	return out
 }

@@ -118,11 +118,21 @@ func summary(c *model.Change) string {
 		{len(c.Put.Backends), "+", "backend"},
 		{len(c.Put.Members), "+", "member"},
 		{len(c.Put.Endpoints), "+", "endpoint"},
+		{len(c.Put.Views), "+", "view"},
+		{len(c.Put.SourceRanges), "+", "source range"},
+		{len(c.Put.Networks), "+", "network"},
+		{len(c.Put.HealthChecks), "+", "health check"},
+		{len(c.Put.Selves), "+", "node row"},
 		{len(c.Remove.Frontends), "-", "frontend"},
 		{len(c.Remove.Sets), "-", "set"},
 		{len(c.Remove.Backends), "-", "backend"},
 		{len(c.Remove.Members), "-", "member"},
 		{len(c.Remove.Endpoints), "-", "endpoint"},
+		{len(c.Remove.Views), "-", "view"},
+		{len(c.Remove.SourceRanges), "-", "source range"},
+		{len(c.Remove.Networks), "-", "network"},
+		{len(c.Remove.HealthChecks), "-", "health check"},
+		{len(c.Remove.Selves), "-", "node row"},
 	} {
 		if n.count > 0 {
 			parts = append(parts, fmt.Sprintf("%s%d %s%s", n.sign, n.count, n.noun, ending(n.count)))

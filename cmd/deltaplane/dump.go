@@ -154,16 +154,28 @@ func (d *dumpJSON) write(w io.Writer) error {
 func (r rowsJSON) String() string {
 	var parts []string
 	if r.Frontends != nil {
-		t := newTable("FRONTEND", "KIND", "SET", "SERVICE")
+		t := newTable("FRONTEND", "KIND", "SET", "SERVICE", "FLAGS")
 		for _, f := range *r.Frontends {
-			t.row(hostPort(f.Address, f.Port)+"/"+f.Protocol, f.Kind, number(f.Set), f.Service)
+			t.row(f.key, f.Kind, number(f.Set), orDash(f.Service), orDash(strings.Join(f.Flags, ",")))
+		}
+		parts = append(parts, t.String())
+	}
+	if r.Views != nil {
+		t := newTable("SET", "SERVICE", "SCOPE", "PLACE", "TARGET", "TARGET'S SERVICE")
+		for _, v := range *r.Views {
+			t.row(number(v.Set), orDash(v.Service), v.Scope, orDash(v.Place), number(v.Target), orDash(v.Targets))
 		}
 		parts = append(parts, t.String())
 	}
 	if r.Sets != nil {
-		t := newTable("SET", "SERVICE", "PROTOCOL", "FAMILY", "SCOPE", "BACKENDS")
+		t := newTable("SET", "SERVICE", "PROTOCOL", "FAMILY", "SCOPE", "BACKENDS", "PLACE", "ROOT", "FLAGS", "AFFINITY")
 		for _, s := range *r.Sets {
-			t.row(number(s.ID), s.Service, s.Protocol, "IPv"+strconv.Itoa(s.Family), s.Scope, strconv.Itoa(s.Backends))
+			affinity := "-"
+			if s.Affinity > 0 {
+				affinity = number(s.Affinity) + " s"
+			}
+			t.row(number(s.ID), s.Service, s.Protocol, "IPv"+strconv.Itoa(s.Family), s.Scope, strconv.Itoa(s.Backends),
+				orDash(s.Place), number(s.Root), orDash(strings.Join(s.Flags, ",")), affinity)
 		}
 		parts = append(parts, t.String())
 	}
@@ -188,7 +200,40 @@ func (r rowsJSON) String() string {
 		}
 		parts = append(parts, t.String())
 	}
-	return strings.Join(parts, "\n")
+	return strings.Join(append(parts, r.others()...), "\n")
+}
+
+// others writes the tables that lead from no Service's address to a backend.
+func (r rowsJSON) others() (parts []string) {
+	if r.SourceRanges != nil {
+		t := newTable("SET", "SERVICE", "SOURCE RANGE")
+		for _, s := range *r.SourceRanges {
+			t.row(number(s.Set), orDash(s.Service), s.Prefix)
+		}
+		parts = append(parts, t.String())
+	}
+	if r.Networks != nil {
+		t := newTable("NETWORK", "KIND")
+		for _, n := range *r.Networks {
+			t.row(n.Prefix, n.Kind)
+		}
+		parts = append(parts, t.String())
+	}
+	if r.HealthChecks != nil {
+		t := newTable("HEALTH CHECK", "SERVICE")
+		for _, h := range *r.HealthChecks {
+			t.row(strconv.Itoa(int(h.Port)), h.Service)
+		}
+		parts = append(parts, t.String())
+	}
+	if r.Self != nil {
+		t := newTable("ZONE", "DRAINING")
+		for _, s := range *r.Self {
+			t.row(orDash(s.Zone), strconv.FormatBool(s.Draining))
+		}
+		parts = append(parts, t.String())
+	}
+	return parts
 }
 
 func number(n uint32) string { return strconv.FormatUint(uint64(n), 10) }

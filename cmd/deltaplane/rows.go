@@ -15,7 +15,9 @@ import (
 )
 
 // tableNames are the tables that can be asked for.
-var tableNames = []string{"frontends", "sets", "backends", "members", "endpoints"}
+var tableNames = []string{
+	"frontends", "views", "sets", "backends", "members", "endpoints", "source-ranges", "networks", "health-checks", "self",
+}
 
 // rowsJSON are rows with names beside numbers. A table that wasn't asked for is left out. Scripts read it.
 type rowsJSON struct {
@@ -24,15 +26,23 @@ type rowsJSON struct {
 	Backends  *[]backendJSON  `json:"backends,omitempty"`
 	Members   *[]memberJSON   `json:"members,omitempty"`
 	Endpoints *[]endpointJSON `json:"endpoints,omitempty"`
+
+	Views        *[]viewJSON        `json:"views,omitempty"`
+	SourceRanges *[]sourceRangeJSON `json:"sourceRanges,omitempty"`
+	Networks     *[]networkJSON     `json:"networks,omitempty"`
+	HealthChecks *[]healthCheckJSON `json:"healthChecks,omitempty"`
+	Self         *[]selfJSON        `json:"self,omitempty"`
 }
 
 type frontendJSON struct {
-	Address  string `json:"address"`
-	Port     uint16 `json:"port"`
-	Protocol string `json:"protocol"`
-	Kind     string `json:"kind"`
-	Set      uint32 `json:"set"`
-	Service  string `json:"service"`
+	Address  string   `json:"address"` // 0.0.0.0 or :: for the node's own
+	Port     uint16   `json:"port"`    // 0 with kind Refused
+	Protocol string   `json:"protocol"`
+	Kind     string   `json:"kind"`
+	Flags    []string `json:"flags,omitempty"`
+	Set      uint32   `json:"set"`
+	Service  string   `json:"service"`
+	key      string
 }
 
 type setJSON struct {
@@ -41,7 +51,12 @@ type setJSON struct {
 	Protocol string `json:"protocol"`
 	Family   int    `json:"family"`
 	Scope    string `json:"scope"`
-	Backends int    `json:"backends"`
+	Place    string `json:"place,omitempty"` // the zone or node of the scope; its number if the name isn't known
+	Root     uint32 `json:"root"`            // the set that this one is a part of, or itself
+	// Flags may have "node-hints", "zone-hints" and "fallback".
+	Flags    []string `json:"flags,omitempty"`
+	Affinity uint32   `json:"affinitySeconds,omitempty"`
+	Backends int      `json:"backends"`
 }
 
 type backendJSON struct {
@@ -74,12 +89,13 @@ type names struct {
 	backends map[model.BackendID]model.Backend
 	pods     map[netip.Addr]string
 	nodes    map[string]bool
+	places   map[model.Place]string // zones and nodes
 }
 
 func newNames() *names {
 	return &names{
 		sets: map[model.SetID]model.BackendSet{}, backends: map[model.BackendID]model.Backend{},
-		pods: map[netip.Addr]string{}, nodes: map[string]bool{},
+		pods: map[netip.Addr]string{}, nodes: map[string]bool{}, places: map[model.Place]string{},
 	}
 }
 
@@ -96,8 +112,12 @@ func (n *names) readFacts(ctx context.Context, conn *bus.Conn) error {
 }
 
 func (n *names) addFact(fact *schemas.Fact) {
-	if fact.GetNode() != nil {
+	if node := fact.GetNode(); node != nil {
 		n.nodes[fact.GetObject().GetName()] = true
+		n.addPlace(fact.GetObject().GetName(), node.GetZone())
+	}
+	for _, e := range fact.GetEndpointSlice().GetEndpoints() {
+		n.addPlace(e.GetZoneHints()...)
 	}
 	pod := fact.GetPod()
 	if pod == nil || pod.GetHostNetwork() || pod.GetFinished() {
@@ -150,7 +170,10 @@ func (n *names) rows(rows *model.Rows, tables ...string) rowsJSON {
 		}
 		out.Sets = new(convertAll(sortedBy(rows.Sets, func(a, b model.BackendSet) int { return cmp.Compare(a.ID, b.ID) }),
 			func(s model.BackendSet) setJSON {
-				return setJSON{uint32(s.ID), s.Service.String(), s.Service.Protocol.String(), int(s.Family), scopeName(s.Scope), count[s.ID]}
+				return setJSON{
+					uint32(s.ID), s.Service.String(), s.Service.Protocol.String(), int(s.Family), scopeName(s.Scope), n.place(s.Place),
+					uint32(s.Root), setFlags(s.Flags), s.Affinity, count[s.ID],
+				}
 			}))
 	}
 	if wanted("backends") {
@@ -163,15 +186,19 @@ func (n *names) rows(rows *model.Rows, tables ...string) rowsJSON {
 		out.Endpoints = new(convertAll(sortedBy(rows.Endpoints, func(a, b model.Endpoint) int { return a.Addr.Compare(b.Addr) }),
 			func(e model.Endpoint) endpointJSON { return endpointJSON{e.Addr.String(), e.Pod} }))
 	}
+	n.otherRows(rows, &out, wanted)
 	return out
 }
 
 func (n *names) frontend(f model.Frontend) frontendJSON {
-	kind := "ClusterIP"
-	if f.Kind != model.FrontendClusterIP {
-		kind = "unknown"
+	protocol := ""
+	if f.Protocol != 0 {
+		protocol = f.Protocol.String()
 	}
-	return frontendJSON{f.Addr.String(), f.Port, f.Protocol.String(), kind, uint32(f.Set), n.service(f.Set)}
+	return frontendJSON{
+		f.Addr.String(), f.Port, protocol, cmp.Or(frontendKinds[f.Kind], "unknown"), frontendFlags(f.Flags), uint32(f.Set), n.service(f.Set),
+		f.FrontendKey.String(),
+	}
 }
 
 func (n *names) backend(b model.Backend) backendJSON {
@@ -192,15 +219,8 @@ func stateName(s model.BackendState) string {
 	return "unknown"
 }
 
-func scopeName(s model.Scope) string {
-	if s == model.ScopeAll {
-		return "all"
-	}
-	return "unknown"
-}
-
 func compareFrontends(a, b model.Frontend) int {
-	return cmp.Or(a.Addr.Compare(b.Addr), cmp.Compare(a.Port, b.Port), cmp.Compare(a.Protocol, b.Protocol))
+	return cmp.Or(a.Addr.Compare(b.Addr), cmp.Compare(a.Port, b.Port), cmp.Compare(a.Protocol, b.Protocol), cmp.Compare(a.Match, b.Match))
 }
 
 func compareMembers(a, b model.Member) int {

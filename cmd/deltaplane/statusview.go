@@ -161,13 +161,24 @@ func (v statusView) fullest() string {
 	var all []string
 	for _, name := range slices.Sorted(maps.Keys(worst)) {
 		m := worst[name]
-		text := fmt.Sprintf("%s %s / %s", strings.TrimSuffix(name, "_v1"), grouped(m.Entries), grouped(m.Capacity))
-		if m.Capacity > 0 && m.Entries*10 >= m.Capacity*9 {
+		text := fmt.Sprintf("%s %s / %s", versionless(name), grouped(m.Entries), grouped(m.Capacity))
+		if m.Entries == 0 && len(worst) > 6 {
+			continue // tables that few clusters use
+		}
+		if m.Capacity > 1 && m.Entries*10 >= m.Capacity*9 {
 			text = v.paint.red(text)
 		}
 		all = append(all, text)
 	}
 	return strings.Join(all, "   ")
+}
+
+// versionless is a map's name without the version of its layout.
+func versionless(name string) string {
+	if i := strings.LastIndex(name, "_v"); i > 0 {
+		return name[:i]
+	}
+	return name
 }
 
 func (v statusView) drops() string {
