@@ -367,6 +367,49 @@ func TestRefusalsOfUnfinishedPacketsAreRightOnceFinished(t *testing.T) {
 	}
 }
 
+// setOptions makes a socket send all packets with IPv4 options or an IPv6 extension header.
+func setOptions(v6 bool) func(network, address string, c syscall.RawConn) error {
+	return func(_, _ string, c syscall.RawConn) (err error) {
+		level, option, value := unix.IPPROTO_IP, unix.IP_OPTIONS, "\x01\x01\x01\x01\x01\x01\x01\x00"
+		if v6 {
+			level, option, value = unix.IPPROTO_IPV6, unix.IPV6_DSTOPTS, "\x00\x00\x01\x04\x00\x00\x00\x00"
+		}
+		return errors.Join(c.Control(func(fd uintptr) { err = unix.SetsockoptString(int(fd), level, option, value) }), err)
+	}
+}
+
+// TestUnfinishedPacketsWithOptionsAreRefused: the checksum field that is filled in later moves with its header.
+func TestUnfinishedPacketsWithOptionsAreRefused(t *testing.T) {
+	f := newFabric(t, bpf.Options{})
+	for i, p := range []model.Protocol{model.TCP, model.UDP} {
+		testkit.Put(t, f.plane, testkit.Service{Set: uint32(i + 1), Protocol: p, Frontends: at(service4, service6)})
+	}
+	for _, offload := range []bool{true, false} {
+		setChecksumOffload(t, f.node, "client", offload)
+		w := newWire(t, f, f.client)
+		for _, to := range at(service4, service6) {
+			dialer := net.Dialer{Control: setOptions(to.Addr().Is6()), Timeout: 5 * time.Second}
+			f.client.Do(t, func() {
+				conn, err := dialer.Dial("udp", to.String())
+				check(t, err)
+				defer conn.Close()
+				conn.SetDeadline(time.Now().Add(5 * time.Second))
+				conn.Write([]byte("anyone?"))
+				if _, err := conn.Read(make([]byte, 9)); !errors.Is(err, syscall.ECONNREFUSED) {
+					t.Errorf("datagram to %v: %v, want ECONNREFUSED", to, err)
+				}
+				if _, err := dialer.Dial("tcp", to.String()); !errors.Is(err, syscall.ECONNREFUSED) {
+					t.Errorf("connect to %v: %v, want ECONNREFUSED", to, err)
+				}
+			})
+			if !offload {
+				w.receive(to.Addr().String()) // and looks at its checksums
+				w.receive(to.Addr().String())
+			}
+		}
+	}
+}
+
 // TestHeadersInPagesAreReadAlike sends packets of which only the Ethernet header is in place and all else in pages,
 // as packet sockets with large packets make them.
 func TestHeadersInPagesAreReadAlike(t *testing.T) {
