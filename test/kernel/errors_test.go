@@ -83,6 +83,71 @@ func TestErrorsQuoteWhatTheClientSent(t *testing.T) {
 	}
 }
 
+// TestErrorsAboutAnswersReachTheBackend: a router, or the client itself, on what came from a Service.
+func TestErrorsAboutAnswersReachTheBackend(t *testing.T) {
+	for _, c := range []struct{ client, service, backend, router string }{
+		{"10.1.0.9:40000", "10.96.0.1:80", "10.1.0.1:8080", "10.1.0.254"},
+		{"[fd00:1::9]:40000", "[fd00:96::1]:80", "[fd00:1::1]:8080", "fd00:1::fe"},
+	} {
+		plane := newPlane(t, oneService(model.UDP)...)
+		fromPod(t, plane, segment{from: c.client, to: c.service, udp: true})
+		answer := segment{from: c.backend, to: c.client, udp: true, payload: 40}
+		_, seen, err := plane.RunToPod(answer.frame(t), 0)
+		check(t, err)
+		service, client := netip.MustParseAddrPort(c.service).Addr().String(), netip.MustParseAddrPort(c.client).Addr().String()
+		for _, from := range []string{c.router, client} {
+			for _, cut := range []int{0, 20} {
+				packet := icmpError(t, from, service, 3, seen[14:len(seen)-cut])
+				verdict, out, err := plane.RunFromPod(packet, 0)
+				check(t, err)
+				got := decode(t, out)
+				backend := netip.MustParseAddrPort(c.backend).Addr().String()
+				if verdict != bpf.Pass || got.from != from || got.to != backend {
+					t.Errorf("%v, %s → %s, want %s → %s", verdict, got.from, got.to, from, backend)
+				}
+				want := answer.frame(t)[14:]
+				want = want[:len(want)-cut]
+				if diff := cmp.Diff(want, out[len(out)-len(want):]); diff != "" {
+					t.Errorf("of %s, %d bytes missing: %s", from, cut, diff)
+				}
+			}
+		}
+	}
+}
+
+// TestErrorsWithOptionsAreTranslated has them in the error, in what it quotes, and in both.
+func TestErrorsWithOptionsAreTranslated(t *testing.T) {
+	for _, c := range []struct{ client, service, backend, router string }{
+		{"10.1.0.9:40000", "10.96.0.1:80", "10.1.0.1:8080", "10.1.0.254"},
+		{"[fd00:1::9]:40000", "[fd00:96::1]:80", "[fd00:1::1]:8080", "fd00:1::fe"},
+	} {
+		plane := newPlane(t, oneService(model.UDP)...)
+		sent := segment{from: c.client, to: c.service, udp: true, payload: 40}.frame(t)
+		became := segment{from: c.client, to: c.backend, udp: true, payload: 40}.frame(t)
+		_, _, err := plane.RunFromPod(sent, 0)
+		check(t, err)
+		client := netip.MustParseAddrPort(c.client).Addr().String()
+		for _, outer := range []int{0, 8, 40} {
+			for _, inner := range []int{0, 8, 40} {
+				packet := withOptions(icmpError(t, c.router, client, 3, withOptions(became, inner)[14:]), outer)
+				want := withOptions(icmpError(t, c.router, client, 3, withOptions(sent, inner)[14:]), outer)
+				verdict, out, err := plane.RunToPod(packet, 0)
+				check(t, err)
+				if diff := cmp.Diff(want, out); verdict != bpf.Pass || diff != "" {
+					t.Errorf("%s, %d bytes outside, %d in the quote: %v %s", c.router, outer, inner, verdict, diff)
+				}
+			}
+		}
+		first := fragmentsOf(became, 7, 24)[0]
+		verdict, out, err := plane.RunToPod(icmpError(t, c.router, client, 3, first[14:]), 0)
+		check(t, err)
+		want := icmpError(t, c.router, client, 3, fragmentsOf(sent, 7, 24)[0][14:])
+		if diff := cmp.Diff(want, out); verdict != bpf.Pass || diff != "" {
+			t.Errorf("%s, of a first fragment: %v %s", c.router, verdict, diff)
+		}
+	}
+}
+
 func TestOtherICMPPassesUntouched(t *testing.T) {
 	plane := newPlane(t, oneService(model.TCP)...)
 	_, flow, err := plane.RunFromPod(segment{from: "10.1.0.9:40000", to: "10.96.0.1:80", syn: true}.frame(t), 0)
