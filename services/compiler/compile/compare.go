@@ -48,12 +48,12 @@ func tables(rows map[model.Layer]*model.Tables, l model.Layer) *model.Tables {
 // wanted are the keys of all rows that there should be. No id is in two layers, and ids are dense: a bit each does.
 type wanted struct {
 	sets, backends bits
+	members        memberships
 	layers         map[model.Layer]*wantedLayer
 }
 
 type wantedLayer struct {
 	frontends keys[model.FrontendKey]
-	members   keys[model.Member]
 	views     keys[model.ViewKey]
 	ranges    keys[model.SourceRange]
 	rest      keys[any] // endpoints, networks, health checks, selves
@@ -85,7 +85,9 @@ func (w *wanted) add(layer model.Layer, r *model.Rows) {
 		w.backends.add(uint32(row.ID))
 	}
 	addKeys(&l.frontends, r.Frontends)
-	addKeys(&l.members, r.Members)
+	for _, m := range r.Members {
+		w.members.add(m)
+	}
 	addKeys(&l.views, r.Views)
 	addKeys(&l.ranges, r.SourceRanges)
 	addRest(l.rest, r.Endpoints)
@@ -109,7 +111,7 @@ func (w *wanted) leftOver(layer model.Layer, held *model.Tables) (gone model.Key
 	gone.Sets = extra(held.Sets, func(id model.SetID) bool { return w.sets.has(uint32(id)) })
 	gone.Backends = extra(held.Backends, func(id model.BackendID) bool { return w.backends.has(uint32(id)) })
 	gone.Frontends = extra(held.Frontends, l.frontends.has)
-	gone.Members = extra(held.Members, l.members.has)
+	gone.Members = extra(held.Members, w.members.has)
 	gone.Views = extra(held.Views, l.views.has)
 	gone.SourceRanges = extra(held.SourceRanges, l.ranges.has)
 	gone.Endpoints = extraRest(held.Endpoints, l.rest)
@@ -130,6 +132,27 @@ func extra[K comparable, R any](held map[K]R, wanted func(K) bool) (gone []K) {
 
 func extraRest[K comparable, R any](held map[K]R, wanted keys[any]) []K {
 	return extra(held, func(key K) bool { return wanted.has(key) })
+}
+
+// memberships are the members there should be. Most backends are in one set, which takes 4 bytes.
+type memberships struct {
+	first []model.SetID // by backend
+	more  keys[model.Member]
+}
+
+func (s *memberships) add(m model.Member) {
+	if n := int(m.Backend) + 1 - len(s.first); n > 0 {
+		s.first = append(s.first, make([]model.SetID, n)...)
+	}
+	if s.first[m.Backend] == 0 {
+		s.first[m.Backend] = m.Set
+		return
+	}
+	addKeys(&s.more, []model.Member{m})
+}
+
+func (s *memberships) has(m model.Member) bool {
+	return int(m.Backend) < len(s.first) && s.first[m.Backend] == m.Set || s.more.has(m)
 }
 
 // bits is a set of small numbers.
