@@ -88,7 +88,9 @@ func TestFrontends(t *testing.T) {
 	}{
 		{
 			"a cluster address refuses its other ports",
-			ports(web("web")), []string{refused, cluster}, nil,
+			ports(web("web")),
+			[]string{refused, cluster},
+			nil,
 		},
 		{
 			"a NodePort has one row in each family that the Service has",
@@ -96,7 +98,8 @@ func TestFrontends(t *testing.T) {
 			[]string{
 				refused, cluster, "[fd96::1]:80/TCP -> shop/web:80 v6", "fd96::1 (other ports) refused",
 				"node4:30080/TCP -> shop/web:80 v4 node-port", "node6:30080/TCP -> shop/web:80 v6 node-port",
-			}, nil,
+			},
+			nil,
 		},
 		{
 			"internalTrafficPolicy is about the cluster address, externalTrafficPolicy about all others",
@@ -104,7 +107,8 @@ func TestFrontends(t *testing.T) {
 			[]string{
 				refused, cluster + " internal-local", "192.0.2.1:80/TCP -> shop/web:80 v4 external external-local",
 				"192.0.2.2:80/TCP -> shop/web:80 v4 load-balancer external-local", "node4:30080/TCP -> shop/web:80 v4 node-port external-local",
-			}, nil,
+			},
+			nil,
 		},
 		{
 			"a NodePort that two claim is the older Service's, which the other is told; all else of it works",
@@ -121,7 +125,8 @@ func TestFrontends(t *testing.T) {
 			[]string{
 				refused, cluster, "10.96.0.2 (other ports) refused", "10.96.0.2:53/UDP -> shop/dns:53 v4",
 				"node4:30080/TCP -> shop/web:80 v4 node-port", "node4:30080/UDP -> shop/dns:53 v4 node-port",
-			}, nil,
+			},
+			nil,
 		},
 		{
 			"an external address that isn't allowed is named with what to do",
@@ -144,7 +149,8 @@ func TestFrontends(t *testing.T) {
 				"10.96.0.3 (other ports) refused", "10.96.0.3:443/UDP -> shop/quic:443 v4",
 				"192.0.2.2:443/TCP -> shop/tls:443 v4 load-balancer", "192.0.2.2:443/UDP -> shop/quic:443 v4 load-balancer",
 				"192.0.2.2:80/TCP -> shop/web:80 v4 load-balancer",
-			}, nil,
+			},
+			nil,
 		},
 		{
 			"the same port of it is the older Service's, whichever sort of address it is",
@@ -163,16 +169,20 @@ func TestFrontends(t *testing.T) {
 		},
 		{
 			"a Service's own cluster address as an external one is the cluster address",
-			ports(web("web", external("10.96.0.1"), balancer("10.96.0.1"))), []string{refused, cluster}, nil,
+			ports(web("web", external("10.96.0.1"), balancer("10.96.0.1"))),
+			[]string{refused, cluster},
+			nil,
 		},
 		{
 			"an address that is external and a load balancer's is the load balancer's, with its source ranges",
 			ports(web("web", external("192.0.2.1"), balancer("192.0.2.1"), ranges("203.0.113.0/24"))),
-			[]string{refused, cluster, "192.0.2.1:80/TCP -> shop/web:80 v4 load-balancer ranges", "shop/web:80/TCP v4 takes 203.0.113.0/24"}, nil,
+			[]string{refused, cluster, "192.0.2.1:80/TCP -> shop/web:80 v4 load-balancer ranges", "shop/web:80/TCP v4 takes 203.0.113.0/24"},
+			nil,
 		},
 		{
 			"addresses of a family that the Service hasn't are named",
-			ports(web("web", external("2001:db8::1"), balancer("2001:db8::2"))), []string{refused, cluster},
+			ports(web("web", external("2001:db8::1"), balancer("2001:db8::2"))),
+			[]string{refused, cluster},
 			[]string{
 				"Service web: its external address 2001:db8::1 is not used: it has no cluster address of IPv6",
 				"Service web: its load balancer's address 2001:db8::2 is not used: it has no cluster address of IPv6",
@@ -187,7 +197,8 @@ func TestFrontends(t *testing.T) {
 				"[2001:db8::2]:80/TCP -> shop/web:80 v6 load-balancer ranges", "[fd96::1]:80/TCP -> shop/web:80 v6", "fd96::1 (other ports) refused",
 				"node4:30080/TCP -> shop/web:80 v4 node-port", "node6:30080/TCP -> shop/web:80 v6 node-port",
 				"shop/web:80/TCP v4 takes 203.0.113.0/24", "shop/web:80/TCP v6 takes 2001:db8:1::/48",
-			}, nil,
+			},
+			nil,
 		},
 		{
 			"a source range that can't be read is named, the others count",
@@ -204,7 +215,8 @@ func TestFrontends(t *testing.T) {
 		{
 			"nodes tell the health of a Service with externalTrafficPolicy Local behind a load balancer",
 			ports(web("web", healthPort(32000)), web("cluster", clusterIPs("10.96.0.2"), healthPort(32001), func(s *schemas.Service) { s.ExternalLocal = false })),
-			[]string{refused, cluster, "10.96.0.2 (other ports) refused", "10.96.0.2:80/TCP -> shop/cluster:80 v4", "health of shop/web on 32000"}, nil,
+			[]string{refused, cluster, "10.96.0.2 (other ports) refused", "10.96.0.2:80/TCP -> shop/cluster:80 v4", "health of shop/web on 32000"},
+			nil,
 		},
 		{
 			"a health check port that two claim is the older Service's",
@@ -223,7 +235,8 @@ func TestFrontends(t *testing.T) {
 			ports(web("web", nodePort(30080), balancer("192.0.2.2")),
 				web("other", aged(9), nodePort(30080), balancer("192.0.2.2"), func(s *schemas.Service) { s.ProxyName = "mesh" }),
 				web("name", aged(9), nodePort(30080), func(s *schemas.Service) { s.Type = "ExternalName" })),
-			[]string{refused, cluster, "192.0.2.2:80/TCP -> shop/web:80 v4 load-balancer", "node4:30080/TCP -> shop/web:80 v4 node-port"}, nil,
+			[]string{refused, cluster, "192.0.2.2:80/TCP -> shop/web:80 v4 load-balancer", "node4:30080/TCP -> shop/web:80 v4 node-port"},
+			nil,
 		},
 		{
 			"a headless Service has no frontends, whatever it says",

@@ -63,7 +63,8 @@ func TestHostPorts(t *testing.T) {
 			[]string{
 				"n1: node4:8080/TCP -> shop/a:8080 v4 host-port", "n1: node6:8080/TCP -> shop/a:8080 v6 host-port",
 				"n1: shop/a:8080/TCP 10.1.0.1:80 active member", "n1: shop/a:8080/TCP [fd00::1]:80 active member",
-			}, nil,
+			},
+			nil,
 		},
 		{
 			"the same port over UDP, or at another address, or on another node, is another one",
@@ -75,7 +76,8 @@ func TestHostPorts(t *testing.T) {
 				"n1: shop/a@127.0.0.1:8080/TCP 10.1.0.1:80 active member", "n1: shop/b@192.0.2.9:8080/TCP 10.1.0.2:80 active member",
 				"n1: shop/c@192.0.2.9:8080/UDP 10.1.0.3:80 active member",
 				"n2: 127.0.0.1:8080/TCP -> shop/d@127.0.0.1:8080 v4 host-port", "n2: shop/d@127.0.0.1:8080/TCP 10.1.1.1:80 active member",
-			}, nil,
+			},
+			nil,
 		},
 		{
 			"one pod's hostPort may lead to other ports at other addresses",
@@ -83,12 +85,14 @@ func TestHostPorts(t *testing.T) {
 			[]string{
 				"n1: 127.0.0.1:8080/TCP -> shop/a@127.0.0.1:8080 v4 host-port", "n1: 192.0.2.9:8080/TCP -> shop/a@192.0.2.9:8080 v4 host-port",
 				"n1: shop/a@127.0.0.1:8080/TCP 10.1.0.1:80 active member", "n1: shop/a@192.0.2.9:8080/TCP 10.1.0.1:81 active member",
-			}, nil,
+			},
+			nil,
 		},
 		{
 			"the unspecified address is each address",
 			ports(hostPod("a", "n1", one, hostPort(model.TCP, 8080, 80, "0.0.0.0"))),
-			[]string{"n1: node4:8080/TCP -> shop/a:8080 v4 host-port", "n1: shop/a:8080/TCP 10.1.0.1:80 active member"}, nil,
+			[]string{"n1: node4:8080/TCP -> shop/a:8080 v4 host-port", "n1: shop/a:8080/TCP 10.1.0.1:80 active member"},
+			nil,
 		},
 		{
 			"of two pods with the same hostPort the first by name has it",
@@ -111,7 +115,8 @@ func TestHostPorts(t *testing.T) {
 		{
 			"a hostPort at an address of a family that the pod hasn't is named",
 			ports(hostPod("a", "n1", one, hostPort(model.TCP, 8080, 80, "2001:db8::9"))),
-			nil, []string{"Pod a: its hostPort 8080/TCP on 2001:db8::9 is not used: it has no address of that family"},
+			nil,
+			[]string{"Pod a: its hostPort 8080/TCP on 2001:db8::9 is not used: it has no address of that family"},
 		},
 		{
 			"a hostPort that can't be is named, the others are used",
@@ -201,29 +206,43 @@ func TestNetworks(t *testing.T) {
 		aside    []string
 	}{
 		{
-			"what was found about the cluster and its nodes counts", Settings{}, ports(cluster, node),
-			[]string{"10.244.0.0/16 is pods", "10.244.1.0/24 is pods", "10.96.0.0/12 is services", "fd00:1::/64 is pods", "fd96::/108 is services"}, nil,
+			"what was found about the cluster and its nodes counts",
+			Settings{},
+			ports(cluster, node),
+			[]string{"10.244.0.0/16 is pods", "10.244.1.0/24 is pods", "10.96.0.0/12 is services", "fd00:1::/64 is pods", "fd96::/108 is services"},
+			nil,
 		},
 		{
-			"pods' prefixes that are given overrule all found", Settings{PodCIDRs: prefixes("10.0.0.0/9")}, ports(cluster, node),
-			[]string{"10.0.0.0/9 is pods", "10.96.0.0/12 is services", "fd96::/108 is services"}, nil,
+			"pods' prefixes that are given overrule all found",
+			Settings{PodCIDRs: prefixes("10.0.0.0/9")},
+			ports(cluster, node),
+			[]string{"10.0.0.0/9 is pods", "10.96.0.0/12 is services", "fd96::/108 is services"},
+			nil,
 		},
 		{
-			"so do Services'", Settings{ServiceCIDRs: prefixes("10.32.0.0/16")}, ports(cluster),
-			[]string{"10.244.0.0/16 is pods", "10.32.0.0/16 is services"}, nil,
+			"so do Services'",
+			Settings{ServiceCIDRs: prefixes("10.32.0.0/16")},
+			ports(cluster),
+			[]string{"10.244.0.0/16 is pods", "10.32.0.0/16 is services"},
+			nil,
 		},
 		{
-			"a prefix of pods and of Services is the Services'", Settings{},
+			"a prefix of pods and of Services is the Services'",
+			Settings{},
 			ports(clusterFact("cluster", []string{"10.96.0.0/12"}, []string{"10.96.0.0/12"})),
-			[]string{"10.96.0.0/12 is services"}, nil,
+			[]string{"10.96.0.0/12 is services"},
+			nil,
 		},
 		{
-			"two nodes with one prefix make one row", Settings{},
+			"two nodes with one prefix make one row",
+			Settings{},
 			ports(node, nodeFact("n2", &schemas.Node{PodCidrs: []string{"10.244.1.0/24"}})),
-			[]string{"10.244.1.0/24 is pods", "fd00:1::/64 is pods"}, nil,
+			[]string{"10.244.1.0/24 is pods", "fd00:1::/64 is pods"},
+			nil,
 		},
 		{
-			"what can't be a prefix of the cluster is named, the rest is used", Settings{},
+			"what can't be a prefix of the cluster is named, the rest is used",
+			Settings{},
 			ports(clusterFact("cluster", []string{"everything", "10.244.0.0/16"}, []string{"0.0.0.0/0"})),
 			[]string{"10.244.0.0/16 is pods"},
 			[]string{`Cluster cluster: podCIDRs[0] is not used: "everything" is no prefix such as 192.0.2.0/24; ` +

@@ -58,7 +58,7 @@ func parseHostPort(m *schemas.HostPort) (HostPort, error) {
 	if len(m.GetHostIp()) == 0 {
 		return h, nil
 	}
-	if any, ok := netip.AddrFromSlice(m.GetHostIp()); ok && any.IsUnspecified() {
+	if all, ok := netip.AddrFromSlice(m.GetHostIp()); ok && all.IsUnspecified() {
 		return h, nil
 	}
 	h.HostIP, err = address(m.GetHostIp())
