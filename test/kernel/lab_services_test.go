@@ -9,7 +9,6 @@ import (
 
 	"github.com/deltaplane/deltaplane/internal/lab"
 	"github.com/deltaplane/deltaplane/internal/lab/agent"
-	"github.com/deltaplane/deltaplane/internal/manifest"
 )
 
 // everyKind is a cluster of two nodes in two zones with Services of all kinds: shop/web runs on both nodes, shop/one and
@@ -162,11 +161,7 @@ var ways = []way{
 // Without a kernel the reference model answers the same questions by the rows that programmers hold.
 func TestServicesOfAllKindsWithoutAKernel(t *testing.T) {
 	c := buildAll(t)
-	objects := manifest.Decode("cluster.yaml", []byte(everyKind))
-	if err := objects.Err(); err != nil {
-		t.Fatal(err)
-	}
-	l, err := lab.Up(t.Context(), objects, lab.Options{
+	l, err := lab.Up(t.Context(), decoded(t, everyKind), lab.Options{
 		Name: labName + "-memory", Memory: true, Binaries: filepath.Dir(c.program), CompilerFlags: []string{"--allow-external-ips=192.0.2.0/24"},
 	})
 	if err != nil {

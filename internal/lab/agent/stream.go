@@ -14,8 +14,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// stream is one socket that goes on asking. A connected UDP socket is never opened again: what becomes of it when its
-// backend goes is the question. A TCP connection that has ended is, by the next attempt.
+// stream is one socket that goes on asking. A connected UDP socket isn't opened again when it gets no answer: what
+// becomes of it when its backend goes is the question. A TCP connection that has ended is, by the next attempt, and so is
+// a socket that the kernel has ended (ECONNABORTED), since it has no peer any more.
 type stream struct {
 	target Target
 	conn   net.Conn // nil before the first attempt, and after the end of a connection
@@ -33,7 +34,7 @@ func (s *stream) attempt(ctx context.Context) Result {
 	}
 	if err != nil {
 		result.Error = err.Error()
-		if s.target.Protocol != "udp" {
+		if s.target.Protocol != "udp" || errors.Is(err, unix.ECONNABORTED) {
 			s.close()
 		}
 	}
