@@ -7,6 +7,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/deltaplane/deltaplane/bpf"
 	"github.com/deltaplane/deltaplane/internal/abi"
 	"github.com/deltaplane/deltaplane/internal/model"
 	"github.com/deltaplane/deltaplane/services/programmer/core"
@@ -22,6 +23,7 @@ type health struct {
 	entries  [abi.MapCount]int
 	current  time.Time // when the maps last held all that was heard of; the start, if they never did
 	drains   bool
+	flows    bpf.Swept
 }
 
 // stuckAfter is how long the loop may be busy until the process counts as beyond help. Loading a million entries takes
@@ -78,4 +80,17 @@ func (h *health) counted() [abi.MapCount]int {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	return h.entries
+}
+
+// swept keeps what the last sweep found.
+func (h *health) swept(s bpf.Swept) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.flows = s
+}
+
+func (h *health) lastSwept() bpf.Swept {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.flows
 }

@@ -89,11 +89,20 @@ func (p *interfaces) run(ctx context.Context) error {
 
 // reconcile attaches what is wanted and detaches what isn't. It says whether to try again.
 func (p *interfaces) reconcile(wanted []model.Endpoint, now time.Time) (again bool) {
+	if err := p.look(wanted, now); err != nil {
+		p.tell(map[string]time.Time{err.Error(): {}}, now)
+		return true
+	}
+	p.tell(p.late, now)
+	return len(p.late) > 0
+}
+
+// look is reconcile without telling.
+func (p *interfaces) look(wanted []model.Endpoint, now time.Time) error {
 	routes, errRoutes := p.routes()
 	listed, errList := p.list()
 	if err := cmp.Or(errRoutes, errList); err != nil {
-		p.tell(map[string]time.Time{"look at the node's interfaces: " + err.Error(): {}}, now)
-		return true
+		return fmt.Errorf("look at the node's interfaces: %w", err)
 	}
 	p.late = map[string]time.Time{}
 	pods := map[int]bool{}
@@ -113,8 +122,7 @@ func (p *interfaces) reconcile(wanted []model.Endpoint, now time.Time) (again bo
 	}
 	p.detachOthers(pods, &found, now)
 	p.missing = p.late
-	p.tell(p.late, now)
-	return len(p.late) > 0
+	return nil
 }
 
 // attachPods attaches to the interfaces of pods that have their own. What comes from those behind a shared bridge is

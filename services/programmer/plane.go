@@ -20,6 +20,8 @@ type dataplane interface {
 	maps.Maps
 	// attachSockets gives the node's sockets their programs.
 	attachSockets() error
+	// takeOver exchanges programs of another layout, if there are any, for the present ones.
+	takeOver() error
 	// attachPod gives an interface the packet programs; detachPod takes them off; attachedPods lists those that have.
 	attachPod(ifindex int) error
 	detachPod(ifindex int) error
@@ -113,6 +115,7 @@ func (k *inKernel) attachSockets() error {
 	return k.loaded.AttachCgroup(k.cgroup)
 }
 
+func (k *inKernel) takeOver() error                { return k.loaded.TakeOver() }
 func (k *inKernel) attachPod(ifindex int) error    { return k.loaded.AttachPod(ifindex) }
 func (k *inKernel) detachPod(ifindex int) error    { return k.loaded.DetachPod(ifindex) }
 func (k *inKernel) attachedPods() []int            { return k.loaded.AttachedPods() }
@@ -161,6 +164,7 @@ type inMemory struct{ *maps.Memory }
 var errMemory = errors.New("tables in memory have no programs")
 
 func (inMemory) attachSockets() error                     { return nil }
+func (inMemory) takeOver() error                          { return nil }
 func (inMemory) attachPod(int) error                      { return errMemory }
 func (inMemory) detachPod(int) error                      { return nil }
 func (inMemory) attachedPods() []int                      { return nil }

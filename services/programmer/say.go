@@ -43,7 +43,7 @@ func (l *link) report(r core.Report, drops map[string]uint64) bool {
 	return l.publish(schemas.AppliedSubject(v.settings.node), applied)
 }
 
-// uses says how full the maps are.
+// uses says how full the maps are. Of those that programs write the last sweep knows.
 func (v *service) uses(entries [abi.MapCount]int) []*schemas.MapUse {
 	uses := make([]*schemas.MapUse, abi.MapCount)
 	for m := range uses {
@@ -51,7 +51,13 @@ func (v *service) uses(entries [abi.MapCount]int) []*schemas.MapUse {
 			Name: abi.Map(m).String(), Entries: uint64(entries[m]), Capacity: v.metrics.capacities[m],
 		}
 	}
-	return uses
+	if v.settings.maps != mapsKernel {
+		return uses
+	}
+	swept := v.health.lastSwept()
+	return append(uses,
+		&schemas.MapUse{Name: "flows", Entries: uint64(swept.Flows - swept.FlowsDeleted), Capacity: uint64(v.settings.flows)},
+		&schemas.MapUse{Name: "affinities", Entries: uint64(swept.Affinities - swept.AffinitiesDeleted), Capacity: uint64(v.settings.affinities)})
 }
 
 func (l *link) event(e core.Event) {

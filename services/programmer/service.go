@@ -111,7 +111,7 @@ func (v *service) loop(ctx context.Context) error {
 			v.step(ctx, core.Tick{})
 			v.health.update(v.driver.Core)
 			v.metrics.update(v.driver.Core)
-			v.follow(time.Now())
+			v.follow(ctx, time.Now())
 		case in := <-v.inputs:
 			v.step(ctx, in)
 		case call := <-v.calls:

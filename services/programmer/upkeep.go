@@ -4,30 +4,45 @@ package main
 
 import (
 	"context"
+	"fmt"
 	"net/netip"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/deltaplane/deltaplane/internal/abi"
 	"github.com/deltaplane/deltaplane/internal/model"
+	"github.com/deltaplane/deltaplane/schemas"
 	"github.com/deltaplane/deltaplane/services/programmer/core"
 	"github.com/deltaplane/deltaplane/services/programmer/node"
 )
 
-// attach gives sockets and interfaces their programs once the tables hold what a compiler said: until then the programs
-// of an earlier run go on with the tables that they have.
+// attach gives interfaces and sockets their programs once the tables hold what a compiler said: until then the programs
+// of an earlier run go on with the tables that they have. The first time it is done at once, so that a node that says
+// how far it has come also forwards so.
 func (v *service) attach(e core.Endpoints) {
 	if !e.Complete {
 		return
 	}
 	if !v.attached {
-		if err := v.plane.attachSockets(); err != nil {
-			v.failed = err
+		if v.failed = v.attachFirst(e.Wanted); v.failed != nil {
 			return
 		}
 		v.attached = true
 	}
 	v.interfaces.want(e.Wanted)
+}
+
+func (v *service) attachFirst(wanted []model.Endpoint) error {
+	if v.settings.maps == mapsKernel {
+		if err := v.interfaces.look(wanted, time.Now()); err != nil {
+			v.log.Warn("trying again", "error", err)
+		}
+	}
+	if err := v.plane.attachSockets(); err != nil {
+		return err
+	}
+	return v.plane.takeOver()
 }
 
 // tellNetworks tells the programs which addresses are Services' after the table of networks was written.
@@ -94,6 +109,7 @@ func (v *service) sweep(ctx context.Context) error {
 			v.log.Warn("flows that are over stay", "error", err)
 		}
 		v.metrics.swept(swept)
+		v.health.swept(swept)
 	}
 	return nil
 }
@@ -118,7 +134,7 @@ func (v *service) problem(ctx context.Context, kind string) func(string) {
 const followEvery = time.Second
 
 // follow tells load balancers' servers and metrics what the rows say, if they changed.
-func (v *service) follow(now time.Time) {
+func (v *service) follow(ctx context.Context, now time.Time) {
 	state := v.driver.Core.State()
 	if state == nil || now.Sub(v.followedAt) < followEvery {
 		return
@@ -129,6 +145,7 @@ func (v *service) follow(now time.Time) {
 	}
 	v.followed, v.followedAt = digests, now
 	v.balancers.Want(healthChecks(state))
+	v.do(ctx, v.driver.Step(core.Hooks{Kind: core.Pressure, Problem: pressure(v.uses(state.Entries()))}))
 	v.metrics.withoutLocal(withoutLocal(state))
 }
 
@@ -144,4 +161,21 @@ func (v *service) listenOn(found node.Found) {
 		slices.SortFunc(addresses, netip.Addr.Compare)
 	}
 	v.balancers.On(addresses)
+}
+
+// pressurePercent is how full a map is when people should know, in time to give it more room.
+const pressurePercent = 90
+
+// pressure names the maps that are nearly full.
+func pressure(uses []*schemas.MapUse) string {
+	var full []string
+	for _, u := range uses {
+		if u.GetCapacity() > 1 && u.GetEntries()*100 >= u.GetCapacity()*pressurePercent {
+			full = append(full, fmt.Sprintf("map %s has %d of %d entries in use", u.GetName(), u.GetEntries(), u.GetCapacity()))
+		}
+	}
+	if len(full) == 0 {
+		return ""
+	}
+	return strings.Join(full, "; ") + ": give it more room in the programmer's configuration"
 }

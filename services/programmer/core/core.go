@@ -233,7 +233,7 @@ func (c *Core) Ready() error {
 		}
 	}
 	for _, f := range c.Faults() {
-		if f.Kind != "drift" { // which was repaired
+		if f.Kind != "drift" && f.Kind != Pressure { // which was repaired, or is yet to come
 			return fmt.Errorf("%s: %s", f.Kind, f.Text)
 		}
 	}

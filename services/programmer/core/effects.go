@@ -58,9 +58,12 @@ type AppliedDelta struct {
 	Causes  []model.Cause
 }
 
+// Pressure is the kind of a fault that is a warning: a map is nearly full.
+const Pressure = "pressure"
+
 // Fault is something the node could not do, or found wrong.
 type Fault struct {
-	Kind     string // "capacity", "rows", "digest", "drift", "map", "hook" or "health_check"
+	Kind     string // "capacity", "rows", "digest", "drift", "map", "hook", "health_check", "healthz" or Pressure
 	Text     string
 	Since    time.Time
 	Layer    model.Layer
