@@ -16,17 +16,16 @@ import (
 // Moves is what MoveSockets found and did, in sockets.
 type Moves struct {
 	Walked    uint64 // connected to Services, in all network namespaces
-	Moved     uint64 // connected datagram sockets that got another backend
-	Kept      uint64 // those that had moved before, and still send to the backend they got
-	Waiting   uint64 // those whose Service has no backend for them now
+	Moved     uint64 // connected datagram sockets whose backend is gone: from their next datagram on they have another
+	Kept      uint64 // those that had moved before
 	Ended     uint64 // TCP: the next packet is answered by a RST
 	Own       uint64 // of the node's own namespace, their backend gone
 	Destroyed uint64 // of these: their owners see ECONNABORTED
 }
 
 // Again says whether MoveSockets must be called again within some 10 seconds though no backend goes: sockets that moved
-// keep their flows by it, and those that wait find a backend.
-func (m Moves) Again() bool { return m.Moved+m.Kept+m.Waiting+m.Ended > 0 }
+// keep their flows by it.
+func (m Moves) Again() bool { return m.Moved+m.Kept+m.Ended > 0 }
 
 // walker walks over sockets by iterator programs.
 type walker struct {

@@ -151,8 +151,8 @@ _Static_assert(sizeof(struct local) == 4, "local");
 #define LOCAL_LOOPBACK \
 	2 /* 127.0.0.0/8 or ::1: the node's own processes alone mean this node by it */
 
-/* key: __u32 ifindex, or UPLINK_ANY. What is masqueraded that leaves by the interface; zero: nothing
- * can be. */
+/* key: __u32 ifindex, or UPLINK_ANY. What is masqueraded that leaves by the interface; zero:
+ * nothing can be. */
 struct uplink {
 	struct address v4;
 	struct address v6;
@@ -216,9 +216,11 @@ _Static_assert(sizeof(struct flow) == 48, "flow");
 #define FLOW_RESET	4  /* a valid RST was seen in this direction and nothing since */
 #define FLOW_MASQUERADE 8  /* masquerade it if it leaves by an uplink, or to where it came from */
 #define FLOW_FORWARD	16 /* the client's direction; else the backend's */
-#define FLOW_MOVED	32 /* the key's destination is a backend that went: of a connected UDP socket \
-			    */
-#define FLOW_ENDED 64	   /* the same of a TCP socket: answer with a RST */
+#define FLOW_MOVED                                                                                \
+	32	       /* the key's destination is a backend that went: of a connected UDP socket \
+			*/
+#define FLOW_ENDED 64  /* the same of a TCP socket: answer with a RST */
+#define FLOW_LOCAL 128 /* with FLOW_MOVED: only backends of this node may take its place */
 
 /* The backend that a client of a Service with affinity has. */
 struct affinity_key {
@@ -249,7 +251,7 @@ _Static_assert(sizeof(struct choice) == 44, "choice");
 /* The Service that a connected socket has: its own storage. */
 struct peer {
 	struct choice choice;
-	__u32 moved; /* the backend it has instead of one that went (connected UDP); 0: none */
+	__u32 moved;  /* 1: its backend went, and a flow leads its datagrams to another */
 	__u64 cookie; /* of its network namespace */
 };
 _Static_assert(sizeof(struct peer) == 56, "peer");

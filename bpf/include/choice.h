@@ -35,14 +35,6 @@ static __always_inline bool choice_serves(const struct choice *choice,
 	       backend_serves(choice->backend, &choice->addr, choice->port, choice->set);
 }
 
-/* Says if a backend of a root set is there, wherever it serves. One lookup. */
-static __always_inline bool backend_lives(__u32 id, __u32 root)
-{
-	struct backend *backend = look_up(&backends_v2, &id);
-
-	return backend && backend->set == root;
-}
-
 static __always_inline void choice_set(struct choice *choice, const struct address *service,
 				       __be16 port, const struct decision *d)
 {

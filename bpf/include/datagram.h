@@ -26,8 +26,8 @@ static __always_inline struct peer *socket_connected(struct bpf_sock_addr *ctx)
 
 /*
  * The choice of a socket that is connected to the Service which a datagram names once more, as long
- * as its backend serves, or the one that packets to it go to since: the socket takes answers from
- * no other. __noinline: a rare path, to be followed once.
+ * as its backend serves, or packets to it are led to another: the socket takes answers from no
+ * other. __noinline: a rare path, to be followed once.
  */
 static __noinline struct choice *choice_named(struct bpf_sock_addr *ctx, const struct address *addr,
 					      __be16 port, const struct frontend *frontend)
@@ -36,12 +36,7 @@ static __noinline struct choice *choice_named(struct bpf_sock_addr *ctx, const s
 
 	if (!peer || !choice_is_of(&peer->choice, addr, port))
 		return NULL;
-	if (choice_serves(&peer->choice, frontend))
-		return &peer->choice;
-	if (peer->moved && peer->choice.set == frontend->set &&
-	    backend_lives(peer->moved, frontend->set))
-		return &peer->choice;
-	return NULL;
+	return peer->moved || choice_serves(&peer->choice, frontend) ? &peer->choice : NULL;
 }
 
 /* A datagram to no Service: from now on what its receiver sends shows the receiver. */

@@ -36,6 +36,7 @@ const (
 	FlowForward                      // the client's direction; else the backend's
 	FlowMoved                        // the key's destination is a backend that went: of a connected UDP socket
 	FlowEnded                        // the same of a TCP socket: answer with a RST
+	FlowLocal                        // with FlowMoved: only backends of this node may take its place
 )
 
 // AffinityKey is struct affinity_key.
@@ -65,6 +66,6 @@ type Choice struct {
 // Peer is struct peer: the Service that a connected socket has.
 type Peer struct {
 	Choice Choice
-	Moved  uint32
+	Moved  uint32 // 1: a flow leads its datagrams to another backend
 	Cookie uint64
 }

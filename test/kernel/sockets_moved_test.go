@@ -8,6 +8,7 @@ import (
 	"net/netip"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 
@@ -125,18 +126,26 @@ func TestConnectedDatagramsMoveWhenTheirBackendGoes(t *testing.T) {
 				wantMoves(t, "its backend went", m.moves(t), bpf.Moves{Walked: 1, Moved: 1})
 				reaches(second)
 				wantMoves(t, "it had moved", m.moves(t), bpf.Moves{Walked: 1, Kept: 1})
-				m.only(t, "")
-				wantMoves(t, "all went", m.moves(t), bpf.Moves{Walked: 1, Waiting: 1})
-				m.only(t, second)
-				wantMoves(t, "the second is back", m.moves(t), bpf.Moves{Walked: 1, Kept: 1})
-				reaches(second)
 				m.only(t, first)
-				wantMoves(t, "the first is back", m.moves(t), bpf.Moves{Walked: 1, Moved: 1})
-				reaches(first)
-				wantMoves(t, "it is where it was", m.moves(t), bpf.Moves{Walked: 1})
+				reaches(first) // without being told: packets see that the second went
+				m.only(t, "")
+				wantMoves(t, "all went", m.moves(t), bpf.Moves{Walked: 1, Kept: 1})
+				s.isRefused(t)
+				m.only(t, second)
+				wantMoves(t, "the second is back", m.moves(t), bpf.Moves{Walked: 1, Moved: 1})
+				reaches(second)
 			})
 		})
 	}
+}
+
+// isRefused sends to the peer until the answer of an earlier datagram is that nobody is there.
+func (s datagrams) isRefused(t testing.TB) {
+	t.Helper()
+	testkit.Eventually(t, 2*time.Second, func() bool {
+		_, err := syscall.Write(s.fd, []byte("who"))
+		return errors.Is(err, syscall.ECONNREFUSED)
+	})
 }
 
 func peerOf(t testing.TB, fd int) netip.AddrPort {
@@ -189,6 +198,36 @@ func dialFrom(t testing.TB, from, to string) datagrams {
 	check(t, syscall.Bind(fd, s.sockaddr(netip.MustParseAddrPort(from))))
 	check(t, syscall.Connect(fd, s.sockaddr(netip.MustParseAddrPort(to))))
 	return s
+}
+
+func TestConnectionsEndWhenTheirBackendIsGone(t *testing.T) {
+	for _, c := range []struct{ name, network, service, pod, pod2 string }{
+		{"tcp4", "tcp4", service4, backend4, "10.1.1.3"},
+		{"tcp6", "tcp6", service6, backend6, "fd00:1:1::3"},
+		{"mapped", "tcp6", service4, backend4, "10.1.1.3"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			f := newPodNode(t)
+			m := newMoved(t, f, model.TCP, c.service, c.pod, c.pod2)
+			f.client.Do(t, func() {
+				conn := dialRaw(t, c.network, m.at)
+				defer conn.Close()
+				first := ask(t, conn)
+				direct := dialRaw(t, c.network, netip.MustParseAddrPort(first))
+				defer direct.Close()
+				m.only(t, m.other(first))
+				wantMoves(t, "its backend went", m.moves(t), bpf.Moves{Walked: 1, Ended: 1})
+				if _, err := conn.Write([]byte("who")); err != nil {
+					t.Errorf("the next write: %v", err)
+				}
+				if _, err := conn.Read(make([]byte, 1)); !errors.Is(err, syscall.ECONNRESET) {
+					t.Errorf("the socket says %v, want ECONNRESET", err)
+				}
+				ask(t, direct)
+				wantMoves(t, "it is closed", m.moves(t), bpf.Moves{Walked: 1})
+			})
+		})
+	}
 }
 
 func TestOwnSocketsAreToldThatTheirBackendIsGone(t *testing.T) {
