@@ -62,6 +62,8 @@ type Dataplane struct {
 	counts    counts
 	older     older          // what pins of an older layout hold, until TakeOver
 	later     []func() error // what is to be attached then
+
+	oldSockets map[string]*ebpf.Map // of layout 1, by their names in the programs; sockets can't be copied
 }
 
 // Load opens the pinned maps, or makes them, and loads the programs. It attaches nothing and writes to no map.
@@ -108,6 +110,9 @@ func (d *Dataplane) loadMapsAndPrograms() error {
 	if d.older, err = openOlder(d.pinDir, d.log); err != nil {
 		return err
 	}
+	if err := d.adoptSockets(); err != nil {
+		return err
+	}
 	var resized resizing
 	if d.maps, resized, err = openMaps(files, d.options, d.log); err != nil {
 		return err
@@ -148,6 +153,9 @@ func (d *Dataplane) Close() {
 	d.programs.close()
 	d.older.close()
 	for _, m := range d.maps {
+		m.Close()
+	}
+	for _, m := range d.oldSockets {
 		m.Close()
 	}
 }

@@ -136,7 +136,7 @@ func (d *Dataplane) loadCollection(spec *ebpf.CollectionSpec, from adoption) (*e
 	}
 	instead := map[string]*ebpf.Map{}
 	for name, m := range spec.Maps {
-		ours := cmp.Or(from.maps[name], d.maps[name], d.maps[adoptable[name]])
+		ours := cmp.Or(from.maps[name], d.maps[name], d.maps[adoptable[name]], d.oldSockets[name])
 		if ours != nil {
 			m.MaxEntries = ours.MaxEntries()
 			instead[name] = ours

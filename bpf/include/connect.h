@@ -10,6 +10,7 @@
 #include "choice.h"
 #include "maps.h"
 #include "socket.h"
+#include "socket_v1.h"
 
 /*
  * Multipath TCP: it is the connection's first subflow that dials, but the connection above that is
@@ -58,6 +59,7 @@ static __always_inline int socket_connect(struct bpf_sock_addr *ctx, bool v6)
 
 	if (!protocol)
 		return ALLOW;
+	v1_forget(ctx);
 	frontend = socket_frontend(ctx, &addr, protocol);
 	if (!frontend) {
 		/* A socket may connect again: what it dialled before says nothing about this peer.
@@ -83,7 +85,9 @@ static __always_inline int socket_peer(struct bpf_sock_addr *ctx, bool v6)
 	if (!socket_protocol(ctx))
 		return ALLOW;
 	peer = bpf_sk_storage_get(&sockets_v2, ctx->sk, NULL, 0);
-	if (peer && choice_sends(&peer->choice, &addr, ctx->user_port))
+	if (!peer)
+		v1_show_peer(ctx, v6);
+	else if (choice_sends(&peer->choice, &addr, ctx->user_port))
 		socket_redirect(ctx, v6, &peer->choice.service, peer->choice.service_port);
 	return ALLOW;
 }

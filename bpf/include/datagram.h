@@ -10,6 +10,7 @@
 #include "choice.h"
 #include "maps.h"
 #include "socket.h"
+#include "socket_v1.h"
 
 /*
  * What a datagram socket is connected to. Being disconnected (connect to AF_UNSPEC) passes no hook,
@@ -92,33 +93,46 @@ static __always_inline int socket_send(struct bpf_sock_addr *ctx, bool v6)
 	return ALLOW;
 }
 
+/* Who sent a datagram, of those that a socket without peer asked. */
+static __always_inline int show_sender(struct bpf_sock_addr *ctx, bool v6,
+				       const struct address *addr)
+{
+	struct choices *choices = bpf_sk_storage_get(&datagrams_v2, ctx->sk, NULL, 0);
+	struct choice *choice;
+
+	if (!choices) {
+		v1_show_sender(ctx, v6);
+		return ALLOW;
+	}
+	for (int i = 0; i < CHOICES; i++) {
+		choice = &choices->entries[i];
+		if (!(choices->hidden & 1U << i) && choice_sends(choice, addr, ctx->user_port)) {
+			socket_redirect(ctx, v6, &choice->service, choice->service_port);
+			return ALLOW;
+		}
+	}
+	return ALLOW;
+}
+
 /* Shows the Service as the sender only if the sender is the backend that was chosen for it, and was
  * asked in its name last.
  */
 static __always_inline int socket_receive(struct bpf_sock_addr *ctx, bool v6)
 {
 	struct address addr = socket_address(ctx, v6);
-	__be16 port = ctx->user_port;
-	struct choices *choices;
-	struct choice *choice;
+	struct bpf_sock *sk = ctx->sk;
 	struct peer *peer;
 
 	if (socket_protocol(ctx) != IPPROTO_UDP)
 		return ALLOW;
 	peer = socket_connected(ctx);
-	if (peer && choice_sends(&peer->choice, &addr, port)) {
+	if (peer && choice_sends(&peer->choice, &addr, ctx->user_port)) {
 		socket_redirect(ctx, v6, &peer->choice.service, peer->choice.service_port);
 		return ALLOW;
 	}
-	choices = bpf_sk_storage_get(&datagrams_v2, ctx->sk, NULL, 0);
-	if (!choices)
+	if (!peer && sk && sk->state == BPF_TCP_ESTABLISHED) {
+		v1_show_peer(ctx, v6);
 		return ALLOW;
-	for (int i = 0; i < CHOICES; i++) {
-		choice = &choices->entries[i];
-		if (!(choices->hidden & 1U << i) && choice_sends(choice, &addr, port)) {
-			socket_redirect(ctx, v6, &choice->service, choice->service_port);
-			return ALLOW;
-		}
 	}
-	return ALLOW;
+	return show_sender(ctx, v6, &addr);
 }

@@ -311,10 +311,7 @@ func TestDisconnectedSocketForgetsItsPeer(t *testing.T) {
 		if _, from := s.exchange(t, netip.AddrPort{}); from != service {
 			t.Errorf("connected, it is answered by %s, want %s", from, service)
 		}
-		unspecified := make([]byte, 16) // family AF_UNSPEC
-		if _, _, errno := syscall.Syscall(syscall.SYS_CONNECT, uintptr(s.fd), uintptr(unsafe.Pointer(&unspecified[0])), uintptr(len(unspecified))); errno != 0 {
-			t.Fatal(errno)
-		}
+		disconnect(t, s.fd)
 		for _, to := range []netip.AddrPort{pod, service, pod} {
 			if _, from := s.exchange(t, to); from != to {
 				t.Errorf("asked %s, answered by %s", to, from)
@@ -450,4 +447,42 @@ func TestSocketThatDialsElsewhereShowsItsPeer(t *testing.T) {
 			}
 		}
 	})
+}
+
+// TestSocketMayDialAgain: a socket that was refused, or gave up its peer, dials again, and gets what a new one would.
+func TestSocketMayDialAgain(t *testing.T) {
+	n := newNode(t, "10.1.0.1")
+	serve(t, n.NetNS, "10.1.0.1:8080")
+	service := testkit.Service{Set: 1, Protocol: model.TCP, Frontends: at("10.96.0.1:80")}
+	testkit.Put(t, n.plane, service)
+	n.Do(t, func() {
+		fd, err := syscall.Socket(syscall.AF_INET, syscall.SOCK_STREAM|syscall.SOCK_CLOEXEC, 0)
+		check(t, err)
+		defer syscall.Close(fd)
+		dial := func() error { return syscall.Connect(fd, &syscall.SockaddrInet4{Port: 80, Addr: [4]byte{10, 96, 0, 1}}) }
+		if err := dial(); !errors.Is(err, syscall.ECONNREFUSED) {
+			t.Fatalf("without backends: %v, want ECONNREFUSED", err)
+		}
+		service.Backends = backends(1, "10.1.0.1:8080")
+		testkit.Put(t, n.plane, service)
+		for range 3 {
+			check(t, dial())
+			if got := peerOf(t, fd); got != at("10.96.0.1:80")[0] {
+				t.Errorf("the peer is %s", got)
+			}
+			disconnect(t, fd)
+			if _, err := syscall.Getpeername(fd); !errors.Is(err, syscall.ENOTCONN) {
+				t.Errorf("the peer of a socket that gave it up: %v, want ENOTCONN", err)
+			}
+		}
+	})
+}
+
+// disconnect connects to AF_UNSPEC.
+func disconnect(t testing.TB, fd int) {
+	t.Helper()
+	var unspecified [16]byte
+	if _, _, errno := syscall.Syscall(syscall.SYS_CONNECT, uintptr(fd), uintptr(unsafe.Pointer(&unspecified[0])), uintptr(len(unspecified))); errno != 0 {
+		t.Fatal(errno)
+	}
 }
