@@ -31,7 +31,9 @@ const (
 	socketsMapLocalsV1        = "locals_v1"
 	socketsMapNetworksV1      = "networks_v1"
 	socketsMapOldAffinities   = "old_affinities"
+	socketsMapOldDatagrams    = "old_datagrams"
 	socketsMapOldFlows        = "old_flows"
+	socketsMapOldSockets      = "old_sockets"
 	socketsMapOldV1Flows      = "old_v1_flows"
 	socketsMapPositionsV2     = "positions_v2"
 	socketsMapSelfV1          = "self_v1"
@@ -52,6 +54,7 @@ const (
 	socketsProgSendmsg4       = "sendmsg4"
 	socketsProgSendmsg6       = "sendmsg6"
 	socketsVarAdopting        = "adopting"
+	socketsVarAdoptingSockets = "adopting_sockets"
 	socketsVarCanSeeMultipath = "can_see_multipath"
 	socketsVarCanSetError     = "can_set_error"
 	socketsVarCountOperations = "count_operations"
@@ -133,7 +136,9 @@ type socketsMapSpecs struct {
 	LocalsV1       *ebpf.MapSpec `ebpf:"locals_v1"`
 	NetworksV1     *ebpf.MapSpec `ebpf:"networks_v1"`
 	OldAffinities  *ebpf.MapSpec `ebpf:"old_affinities"`
+	OldDatagrams   *ebpf.MapSpec `ebpf:"old_datagrams"`
 	OldFlows       *ebpf.MapSpec `ebpf:"old_flows"`
+	OldSockets     *ebpf.MapSpec `ebpf:"old_sockets"`
 	OldV1Flows     *ebpf.MapSpec `ebpf:"old_v1_flows"`
 	PositionsV2    *ebpf.MapSpec `ebpf:"positions_v2"`
 	SelfV1         *ebpf.MapSpec `ebpf:"self_v1"`
@@ -150,6 +155,7 @@ type socketsMapSpecs struct {
 // It can be passed ebpf.CollectionSpec.Assign.
 type socketsVariableSpecs struct {
 	Adopting        *ebpf.VariableSpec `ebpf:"adopting"`
+	AdoptingSockets *ebpf.VariableSpec `ebpf:"adopting_sockets"`
 	CanSeeMultipath *ebpf.VariableSpec `ebpf:"can_see_multipath"`
 	CanSetError     *ebpf.VariableSpec `ebpf:"can_set_error"`
 	CountOperations *ebpf.VariableSpec `ebpf:"count_operations"`
@@ -193,7 +199,9 @@ type socketsMaps struct {
 	LocalsV1       *ebpf.Map `ebpf:"locals_v1"`
 	NetworksV1     *ebpf.Map `ebpf:"networks_v1"`
 	OldAffinities  *ebpf.Map `ebpf:"old_affinities"`
+	OldDatagrams   *ebpf.Map `ebpf:"old_datagrams"`
 	OldFlows       *ebpf.Map `ebpf:"old_flows"`
+	OldSockets     *ebpf.Map `ebpf:"old_sockets"`
 	OldV1Flows     *ebpf.Map `ebpf:"old_v1_flows"`
 	PositionsV2    *ebpf.Map `ebpf:"positions_v2"`
 	SelfV1         *ebpf.Map `ebpf:"self_v1"`
@@ -222,7 +230,9 @@ func (m *socketsMaps) Close() error {
 		m.LocalsV1,
 		m.NetworksV1,
 		m.OldAffinities,
+		m.OldDatagrams,
 		m.OldFlows,
+		m.OldSockets,
 		m.OldV1Flows,
 		m.PositionsV2,
 		m.SelfV1,
@@ -240,6 +250,7 @@ func (m *socketsMaps) Close() error {
 // It can be passed to loadSocketsObjects or ebpf.CollectionSpec.LoadAndAssign.
 type socketsVariables struct {
 	Adopting        *ebpf.Variable `ebpf:"adopting"`
+	AdoptingSockets *ebpf.Variable `ebpf:"adopting_sockets"`
 	CanSeeMultipath *ebpf.Variable `ebpf:"can_see_multipath"`
 	CanSetError     *ebpf.Variable `ebpf:"can_set_error"`
 	CountOperations *ebpf.Variable `ebpf:"count_operations"`

@@ -92,7 +92,7 @@ static __always_inline struct beginning *beginning_room(void)
 	return bpf_map_lookup_elem(&beginnings, &zero);
 }
 
-/* Begins a flow to what a client dials. state is FLOW_MOVED or 0. */
+/* Begins a flow to what a client dials. state is FLOW_MOVED, with FLOW_LOCAL, or 0. */
 static __noinline int begin(struct __sk_buff *skb, const struct packet *p,
 			    const struct frontend *frontend, __u8 state, bool uplink)
 {
@@ -184,10 +184,15 @@ static __noinline int end_of_flow(struct __sk_buff *skb, const struct packet *p,
 static __noinline int move_again(struct __sk_buff *skb, const struct packet *p, struct flow *flow,
 				 bool uplink)
 {
-	struct frontend service = { .set = flow->set, .kind = FRONTEND_CLUSTER_IP };
+	struct frontend service = {
+		.set = flow->set,
+		.kind = FRONTEND_CLUSTER_IP,
+		.flags = flow->state & FLOW_LOCAL ? FRONTEND_INTERNAL_LOCAL : 0,
+	};
+	__u8 state = flow->state & (FLOW_MOVED | FLOW_LOCAL);
 
 	flow_end(&p->tuple, flow);
-	return begin(skb, p, &service, FLOW_MOVED, uplink);
+	return begin(skb, p, &service, state, uplink);
 }
 
 /* A backend's packet, at either hook. */

@@ -200,6 +200,35 @@ func dialFrom(t testing.TB, from, to string) datagrams {
 	return s
 }
 
+func TestSocketsMoveByThePolicyOfTheirService(t *testing.T) {
+	f := newPodNode(t)
+	b := newBook(t, f.plane)
+	names := []string{backend4 + ":8081", backend4 + ":8082", backend4 + ":8083"}
+	for _, n := range names {
+		serve(t, f.backend, n)
+	}
+	b.root(1, model.UDP, model.IPv4, names...)
+	b.front(1, model.FrontendClusterIP, model.InternalLocal, service4)
+	b.part(2, 1, model.ScopeLocal, "", names[0])
+	b.write(t)
+	f.client.Do(t, func() {
+		var sockets []datagrams
+		for range 8 {
+			sockets = append(sockets, dialDatagrams(t, "udp4", at(service4)[0]))
+		}
+		b.node = model.NewTables()
+		b.part(3, 1, model.ScopeLocal, "", names[1])
+		b.write(t)
+		m := moved{fabric: f}
+		wantMoves(t, "all", m.moves(t), bpf.Moves{Walked: 8, Moved: 8})
+		for _, s := range sockets {
+			if who, _ := s.exchange(t, netip.AddrPort{}); who != names[1] {
+				t.Errorf("moved to %s, but only %s is on this node", who, names[1])
+			}
+		}
+	})
+}
+
 func TestConnectionsEndWhenTheirBackendIsGone(t *testing.T) {
 	for _, c := range []struct{ name, network, service, pod, pod2 string }{
 		{"tcp4", "tcp4", service4, backend4, "10.1.1.3"},
