@@ -20,6 +20,9 @@ func (d *Dataplane) adoptSockets() error {
 	d.oldSockets = map[string]*ebpf.Map{}
 	for _, dir := range d.older.dirs {
 		for name, pin := range oldSocketMaps {
+			if d.oldSockets[name] != nil {
+				continue
+			}
 			m, err := ebpf.LoadPinnedMap(filepath.Join(dir, pin), nil)
 			if errors.Is(err, fs.ErrNotExist) {
 				continue

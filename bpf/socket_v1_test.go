@@ -31,7 +31,7 @@ func pinOldSockets(t *testing.T, dir string, connected, unconnected int, choice 
 		m, err := ebpf.NewMap(spec.Maps[name])
 		check(t, err)
 		check(t, m.Put(abi.Encode(uint32(value.fd)), value.data))
-		check(t, m.Pin(filepath.Join(dir, oldSockets[name])))
+		check(t, m.Pin(filepath.Join(dir, oldSocketMaps[name])))
 		check(t, m.Close())
 	}
 }
@@ -40,7 +40,8 @@ func TestSocketsFromBeforeAnUpgradeShowTheirService(t *testing.T) {
 	testkit.NeedKernel(t)
 	cgroup := testkit.EnterCgroup(t)
 	dir := filepath.Join(testkit.BPFFS(t), "node")
-	check(t, os.MkdirAll(mapsDir(dir), 0o700))
+	oldMaps := filepath.Join(dir, "maps")
+	check(t, os.MkdirAll(oldMaps, 0o700))
 	ns := testkit.NewNetNS(t)
 	ns.Up(t, "lo", netip.MustParsePrefix("10.1.0.1/32"))
 	ns.Do(t, func() {
@@ -56,10 +57,11 @@ func TestSocketsFromBeforeAnUpgradeShowTheirService(t *testing.T) {
 		check(t, syscall.Connect(sockets[1], sockaddr("10.1.0.1:5000")))
 		service, server := netip.MustParseAddr("10.96.0.1").As16(), netip.MustParseAddr("10.1.0.1").As16()
 		choice := slices.Concat(service[:], server[:], abi.Encode(uint32(1)), abi.Encode(abi.Port(80)), abi.Encode(abi.Port(5000)))
-		pinOldSockets(t, mapsDir(dir), sockets[1], sockets[2], choice)
+		pinOldSockets(t, oldMaps, sockets[1], sockets[2], choice)
 
 		d := load(t, dir)
 		check(t, d.AttachCgroup(cgroup))
+		check(t, d.TakeOver())
 		want := sockaddr("10.96.0.1:80").(*syscall.SockaddrInet4)
 		wantFrom := func(what string, sa syscall.Sockaddr, err error) {
 			t.Helper()

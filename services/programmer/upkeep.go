@@ -88,7 +88,7 @@ func (v *service) moveSockets(ctx context.Context) error {
 			v.log.Warn("connected sockets stay with backends that are gone", "error", err)
 		} else if moves.Moved+moves.Ended+moves.Destroyed > 0 {
 			v.log.Info("moved sockets", "walked", moves.Walked, "moved", moves.Moved, "ended", moves.Ended,
-				"destroyed", moves.Destroyed, "waiting", moves.Waiting)
+				"destroyed", moves.Destroyed)
 		}
 		if err != nil || moves.Again() {
 			again.Reset(moveAgain)

@@ -459,7 +459,9 @@ func TestSocketMayDialAgain(t *testing.T) {
 		fd, err := syscall.Socket(syscall.AF_INET, syscall.SOCK_STREAM|syscall.SOCK_CLOEXEC, 0)
 		check(t, err)
 		defer syscall.Close(fd)
-		dial := func() error { return syscall.Connect(fd, &syscall.SockaddrInet4{Port: 80, Addr: [4]byte{10, 96, 0, 1}}) }
+		dial := func() error {
+			return syscall.Connect(fd, &syscall.SockaddrInet4{Port: 80, Addr: [4]byte{10, 96, 0, 1}})
+		}
 		if err := dial(); !errors.Is(err, syscall.ECONNREFUSED) {
 			t.Fatalf("without backends: %v, want ECONNREFUSED", err)
 		}
