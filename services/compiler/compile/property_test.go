@@ -4,6 +4,7 @@ package compile
 
 import (
 	"maps"
+	"net/netip"
 	"slices"
 	"testing"
 	"time"
@@ -52,6 +53,12 @@ func TestIncrementalEqualsFull(t *testing.T) {
 			if again := Compare(db.Snapshot(), alloc, settings, layers); len(again.Changes) != 0 {
 				t.Fatalf("compared with everything, the rows should change by %+v", again.Changes)
 			}
+			for svc := range db.Snapshot().Services() {
+				of := func(l model.Layer) *model.Tables { return tables(layers, l) }
+				if err := Check(db.Snapshot(), alloc, settings, of, svc.Name); err != nil {
+					t.Fatalf("Service %s: %v", svc.Name, err)
+				}
+			}
 			full := Full(db.Snapshot(), alloc, settings)
 			compareLayers(t, layers, digests, full)
 			compareAside(t, db.Snapshot(), aside, full)
@@ -94,6 +101,9 @@ func TestCompareEqualsFull(t *testing.T) {
 				m := model.Member{Set: b.Set, Backend: id}
 				cluster.Members[m] = m
 			}
+		}
+		for _, tables := range rows {
+			spoil(tables, rapid.Uint32().Draw(t, "spoil"))
 		}
 		d := Compare(db.Snapshot(), alloc, settings, rows)
 		for layer, change := range d.Changes {
@@ -142,6 +152,46 @@ func TestEveryOrderGivesTheSameRows(t *testing.T) {
 			}
 		}
 	})
+}
+
+// spoil takes rows away, changes some and adds others, a bit for each.
+func spoil(t *model.Tables, how uint32) {
+	do := func(bit int) bool { return how&(1<<bit) != 0 }
+	for key := range t.Views {
+		if do(0) {
+			delete(t.Views, key)
+		}
+	}
+	for id, s := range t.Sets {
+		if do(1) {
+			s.Flags ^= model.Fallback
+		}
+		if do(2) {
+			s.Affinity++
+		}
+		t.Sets[id] = s
+	}
+	for key, f := range t.Frontends {
+		if do(3) {
+			f.Flags ^= model.ExternalLocal
+			t.Frontends[key] = f
+		}
+	}
+	if prefix := netip.MustParsePrefix("10.9.0.0/16"); do(4) {
+		t.Networks[prefix] = model.Network{Prefix: prefix, Kind: model.NetworkPods}
+		t.SourceRanges[model.SourceRange{Set: 1, Prefix: prefix}] = model.SourceRange{Set: 1, Prefix: prefix}
+	}
+	if do(5) {
+		t.HealthChecks[9] = model.HealthCheck{Port: 9, Namespace: "shop", Name: "a"}
+		t.Selves[model.SelfKey{}] = model.Self{Zone: "elsewhere"}
+	}
+	if key := (model.ViewKey{Set: 99, Scope: model.ScopeLocal}); do(6) {
+		t.Views[key] = model.View{ViewKey: key, Target: 98}
+	}
+	if do(7) {
+		clear(t.Members)
+		clear(t.SourceRanges)
+	}
 }
 
 func cmpString(a, b string) int {

@@ -85,20 +85,20 @@ func (w textOf) frontend(f model.Frontend) string {
 	if f.Kind == model.FrontendRefused {
 		return f.FrontendKey.String() + " refused"
 	}
-	line := fmt.Sprintf("%s -> %s v%d", f.FrontendKey, w.set(f.Set).Service, w.set(f.Set).Family)
-	line += map[model.FrontendKind]string{
-		model.FrontendNodePort: " node-port", model.FrontendExternalIP: " external", model.FrontendLoadBalancer: " load-balancer",
-		model.FrontendHostPort: " host-port",
-	}[f.Kind]
-	for flag, word := range map[model.FrontendFlags]string{model.InternalLocal: " internal-local", model.ExternalLocal: " external-local"} {
-		if f.Flags&flag != 0 {
-			line += word
+	line := []string{f.FrontendKey.String(), "->", w.set(f.Set).Service.String(), fmt.Sprint("v", w.set(f.Set).Family)}
+	kinds := map[model.FrontendKind]string{
+		model.FrontendNodePort: "node-port", model.FrontendExternalIP: "external", model.FrontendLoadBalancer: "load-balancer",
+		model.FrontendHostPort: "host-port",
+	}
+	if kind := kinds[f.Kind]; kind != "" {
+		line = append(line, kind)
+	}
+	for i, word := range []string{"internal-local", "external-local", "ranges"} {
+		if f.Flags&(1<<i) != 0 {
+			line = append(line, word)
 		}
 	}
-	if f.Flags&model.SourceRanges != 0 {
-		line += " ranges"
-	}
-	return line
+	return strings.Join(line, " ")
 }
 
 func (w textOf) view(v model.View) string {
