@@ -23,6 +23,8 @@
 #define IPV4_FRAGMENT_OFFSET 0x1fff
 #define IPV4_MORE_FRAGMENTS  0x2000
 
+#define SCTP_HEADER	     12 /* without chunks */
+
 struct packet {
 	struct tuple tuple; /* ports are 0 where the packet has none to be read */
 	__u32 transport;    /* offset of the header behind IP's, or of a later fragment's data */
@@ -182,16 +184,24 @@ static __always_inline bool read_transport(struct __sk_buff *skb, struct packet 
 		return true;
 	if (p->reason)
 		return read_ports(skb, p);
-	end += p->tuple.protocol == IPPROTO_TCP ? sizeof(struct tcphdr) : sizeof(struct udphdr);
+	if (p->tuple.protocol == IPPROTO_UDP)
+		end += sizeof(struct udphdr);
+	else
+		end += p->tuple.protocol == IPPROTO_TCP ? sizeof(struct tcphdr) : SCTP_HEADER;
 	bring_in(skb, end < skb->len ? end : skb->len);
 	tcp = transport_start(skb, p);
 	if ((void *)tcp + sizeof(struct udphdr) > packet_end(skb))
 		return false;
 	p->tuple.source_port = tcp->source; /* UDP and SCTP have their ports in the same place */
 	p->tuple.destination_port = tcp->dest;
-	if (p->tuple.protocol != IPPROTO_TCP)
+	if (p->tuple.protocol == IPPROTO_UDP)
 		return true;
-	/* A first fragment without all of TCP's header is an attack, RFC 1858 and RFC 8200 4.5. */
+	/* A first fragment without all of the header is an attack, RFC 1858 and RFC 8200 4.5. */
+	if (p->tuple.protocol == IPPROTO_SCTP) {
+		if ((void *)tcp + SCTP_HEADER > packet_end(skb))
+			p->reason = REASON_MALFORMED;
+		return true;
+	}
 	if ((void *)(tcp + 1) > packet_end(skb) || tcp->doff < 5) {
 		p->reason = REASON_MALFORMED;
 		return true;

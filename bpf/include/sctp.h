@@ -28,6 +28,7 @@ struct sctphdr {
 	__be32 tag;
 	__le32 checksum;
 };
+_Static_assert(sizeof(struct sctphdr) == SCTP_HEADER, "sctphdr");
 
 /* An SCTP packet of one chunk without content; of an INIT, its start. */
 struct sctp_packet {

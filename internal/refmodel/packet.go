@@ -189,6 +189,9 @@ func (p Packet) ports(frame []byte, source, destination netip.Addr) (Packet, boo
 	h := frame[p.transport:]
 	p.Source = netip.AddrPortFrom(source, binary.BigEndian.Uint16(h))
 	p.Destination = netip.AddrPortFrom(destination, binary.BigEndian.Uint16(h[2:]))
+	if p.Protocol == model.SCTP && p.Fault == model.ReasonNone && len(h) < sctpBytes {
+		p.Fault = model.ReasonMalformed
+	}
 	p.Mute = p.Protocol == model.SCTP && mute(h)
 	if p.Protocol != model.TCP || p.Fault != model.ReasonNone {
 		return p, true
@@ -210,8 +213,6 @@ func (p Packet) ports(frame []byte, source, destination netip.Addr) (Packet, boo
 func mute(h []byte) bool {
 	const initiation, abort, shutdownComplete = 1, 6, 14
 	switch {
-	case len(h) < sctpBytes:
-		return true
 	case len(h) < sctpBytes+4:
 		return false
 	case h[sctpBytes] == initiation:
