@@ -45,11 +45,9 @@ func (l *link) report(r core.Report, drops map[string]uint64) bool {
 
 // uses says how full the maps are. Of those that programs write the last sweep knows.
 func (v *service) uses(entries [abi.MapCount]int) []*schemas.MapUse {
-	uses := make([]*schemas.MapUse, abi.MapCount)
-	for m := range uses {
-		uses[m] = &schemas.MapUse{
-			Name: abi.Map(m).String(), Entries: uint64(entries[m]), Capacity: v.metrics.capacities[m],
-		}
+	uses := make([]*schemas.MapUse, 0, abi.MapCount+2)
+	for m, n := range entries {
+		uses = append(uses, &schemas.MapUse{Name: abi.Map(m).String(), Entries: uint64(n), Capacity: v.metrics.capacities[m]})
 	}
 	if v.settings.maps != mapsKernel {
 		return uses

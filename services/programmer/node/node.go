@@ -76,14 +76,14 @@ func Find(interfaces []Interface, pods map[int]bool, o Options) Found {
 	f := Found{Locals: map[netip.Addr]uint8{}, Uplinks: map[int]abi.Uplink{}, Names: map[int]string{}}
 	interfaces = slices.Clone(interfaces)
 	slices.SortFunc(interfaces, func(a, b Interface) int { return a.Index - b.Index })
-	var any abi.Uplink // for uplinks without an address of a family
+	var other abi.Uplink // for uplinks without an address of a family
 	for _, i := range interfaces {
 		if i.Name == proxyDummy {
 			continue
 		}
 		for _, a := range i.Addresses {
 			if f.local(a.Addr(), &o); !pods[i.Index] {
-				choose(&any, a)
+				choose(&other, a)
 			}
 		}
 	}
@@ -97,10 +97,10 @@ func Find(interfaces []Interface, pods map[int]bool, o Options) Found {
 			f.Networks = append(f.Networks, a.Masked())
 		}
 		if u.V4 == none {
-			u.V4 = any.V4
+			u.V4 = other.V4
 		}
 		if u.V6 == none {
-			u.V6 = any.V6
+			u.V6 = other.V6
 		}
 		f.Uplinks[i.Index], f.Names[i.Index] = u, i.Name
 	}

@@ -55,7 +55,8 @@ func TestAllInterfacesThatOthersReachTheNodeByAreUplinks(t *testing.T) {
 		locals  map[string]uint8
 	}{
 		{
-			"by default", Options{LocalhostNodePorts: true},
+			"by default",
+			Options{LocalhostNodePorts: true},
 			map[int]abi.Uplink{
 				4: uplink("192.0.2.7", "2001:db8::7"), 5: uplink("198.51.100.7", "2001:db8::7"), 6: uplink("10.1.0.1", "2001:db8::7"),
 			},

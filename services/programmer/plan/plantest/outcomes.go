@@ -29,8 +29,10 @@ type Client struct {
 
 // Clients are those that are followed: from inside and outside, in the source ranges that tests use and not.
 var Clients = []Client{
-	{true, netip.MustParseAddr("10.1.9.9")}, {true, netip.MustParseAddr("192.0.2.9")},
-	{false, netip.MustParseAddr("192.0.2.1")}, {false, netip.MustParseAddr("198.51.100.1")},
+	{true, netip.MustParseAddr("10.1.9.9")},
+	{true, netip.MustParseAddr("192.0.2.9")},
+	{false, netip.MustParseAddr("192.0.2.1")},
+	{false, netip.MustParseAddr("198.51.100.1")},
 }
 
 // Dialled is a frontend and who dials it.
