@@ -31,6 +31,7 @@ func BenchmarkConnect(b *testing.B) {
 }
 
 func benchConnect(b *testing.B, cgroup string, frontends int) {
+	b.Helper()
 	room := uint32(16384)
 	capacities := map[abi.Map]uint32{abi.Frontends: room, abi.Sets: room, abi.Slots: room, abi.Backends: room}
 	ns := testkit.NewNetNS(b)

@@ -3,7 +3,7 @@
  * User space runs these when a backend has gone: over all sockets that are connected to a Service,
  * whatever namespace they are in, and over the node's own.
  *
- *   mend_peers     a socket's backend gone? ── UDP ──► a flow to another backend
+ *   mend_peers     a socket's backend gone? ── UDP ──► a flow: packets pick another
  *                                           ── TCP ──► a flow that answers with a RST
  *   destroy_tcp, destroy_udp   the node's own sockets ──► ECONNABORTED
  *

@@ -10,10 +10,10 @@
  *   recvmsg, getpeername   show the Service for its backend
  *   bind         a NodePort, by the node's own processes ──► EADDRINUSE
  *
- * Lookups, beside the socket's own storage: a dial of no Service 2, of a Service 4, of a NodePort 6,
- * of a hostPort 7; with a Local policy 2 more, with hints up to 4, with affinity 1 and at first 3 and
- * a write. A datagram to a Service that the socket knows 2. A bind 1, to the IPv6 wildcard 2, by a
- * pod 0. A test counts them.
+ * Lookups, beside the socket's own storage: a dial of no Service 2, of a Service 4, of a NodePort
+ * 6, of a hostPort 7; with a Local policy 2 more, with hints up to 4, with affinity 1 and at first
+ * 3 and a write. A datagram to a Service that the socket knows 2. A bind 1, to the IPv6 wildcard 2,
+ * by a pod 0. A test counts them.
  */
 #include <linux/bpf.h>
 #include <linux/in.h>
