@@ -7,13 +7,17 @@ import (
 	"errors"
 	"net"
 	"net/netip"
+	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/cilium/ebpf"
 	"github.com/gopacket/gopacket"
 	"github.com/gopacket/gopacket/layers"
+	"golang.org/x/sys/unix"
 
+	"github.com/deltaplane/deltaplane/internal/abi"
 	"github.com/deltaplane/deltaplane/internal/model"
 	"github.com/deltaplane/deltaplane/internal/testkit"
 )
@@ -97,6 +101,16 @@ func TestMapOperationsPerPacket(t *testing.T) {
 	t.Cleanup(d.Close)
 	putServices(t, d)
 	const client, service, backend, empty = "10.1.0.9:4000", "10.96.0.1:80", "10.1.0.1:8080", "10.96.0.9:80"
+	const outside = "198.51.100.7:4000"
+	node := netip.MustParseAddr("192.0.2.1")
+	check(t, d.SetLocals(map[netip.Addr]uint8{node: abi.LocalNodePort}))
+	check(t, d.SetUplinks(map[int]abi.Uplink{1: {V4: node.As16()}}))
+	// Flows are looked after once a second of the programs' clock: all of this is to be in one.
+	testkit.Eventually(t, 5*time.Second, func() bool {
+		var now unix.Timespec
+		check(t, unix.ClockGettime(unix.CLOCK_MONOTONIC, &now))
+		return now.Nsec < int64(time.Second)/4
+	})
 	for _, c := range []struct {
 		name  string
 		run   func([]byte, int) (Verdict, []byte, error)
@@ -114,8 +128,18 @@ func TestMapOperationsPerPacket(t *testing.T) {
 		{"new datagrams", d.RunFromPod, frame(t, model.UDP, client, service, "", 9), counted{7, 2}},
 		{"known datagrams", d.RunFromPod, frame(t, model.UDP, client, service, "", 9), counted{2, 0}},
 		{"refused", d.RunFromPod, frame(t, model.TCP, client, empty, "S", 0), counted{5, 0}},
+		{"from outside, another's", d.RunFromUplink, frame(t, model.TCP, outside, backend, "A", 0), counted{3, 0}},
+		{"from outside, the node's", d.RunFromUplink, frame(t, model.TCP, outside, "192.0.2.1:22", "A", 0), counted{5, 0}},
+		{"from outside, a new connection", d.RunFromUplink, frame(t, model.TCP, outside, service, "S", 0), counted{10, 3}},
+		{"its first packet that leaves", d.RunToUplink, frame(t, model.TCP, outside, backend, "S", 0), counted{4, 2}},
+		{"from outside, a known connection", d.RunFromUplink, frame(t, model.TCP, outside, service, "A", 9), counted{1, 0}},
+		{"its next packet that leaves", d.RunToUplink, frame(t, model.TCP, outside, backend, "A", 9), counted{1, 0}},
 	} {
-		got := count(t, d.pods, func() {
+		programs := d.pods
+		if strings.HasPrefix(c.name, "from outside") || strings.HasSuffix(c.name, "leaves") {
+			programs = d.uplinks
+		}
+		got := count(t, programs, func() {
 			_, _, err := c.run(c.frame, 0)
 			check(t, err)
 		})

@@ -9,7 +9,8 @@
  * backend on another node gets the node's address, unless a Local policy kept it here.
  *
  * Lookups: for the node itself 5, another's 3 (a SYN or datagram one more), known flows as in
- * pods.c, both ways; the first packet that leaves masqueraded 5 and 2 writes. A test counts them.
+ * pods.c, a new one from outside 10 and 3 writes, its first packet that leaves masqueraded 4 and 2
+ * writes. A test counts them.
  */
 #include <linux/bpf.h>
 #include <bpf/bpf_helpers.h>
