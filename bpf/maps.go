@@ -50,9 +50,9 @@ var DefaultCapacities = map[abi.Map]uint32{
 }
 
 const (
-	// DefaultFlows is conntrack entries, some 130 bytes each, taken when the map is made.
-	DefaultFlows = 131072
-	// DefaultAffinities is clients times Services with affinity, some 100 bytes each, taken when the map is made.
+	// DefaultFlows is conntrack entries, 152 bytes each, taken when the map is made.
+	DefaultFlows = 524288
+	// DefaultAffinities is clients times Services with affinity, 104 bytes each, taken when the map is made.
 	DefaultAffinities = 65536
 	// locals and uplinkCount bound what a node has; entries take memory as they come.
 	locals      = 16384

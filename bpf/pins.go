@@ -31,7 +31,7 @@ func MountBPFFS(dir string) error {
 	if onBPFFS(dir) {
 		return nil
 	}
-	if err := unix.Mount("deltaplane", dir, "bpf", 0, "mode=0700"); err != nil {
+	if err := unix.Mount(bpffsSource, dir, "bpf", 0, "mode=0700"); err != nil {
 		return fmt.Errorf("mount a bpffs at %s (it needs CAP_SYS_ADMIN; mount it beforehand otherwise): %w", dir, err)
 	}
 	return nil

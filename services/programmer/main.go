@@ -63,7 +63,7 @@ func (s *settings) Flags(flags *pflag.FlagSet) {
 	flags.StringVar(&s.maps, "maps", mapsKernel, "where the tables go: `kernel`, or memory, which forwards nothing and needs no rights")
 	for m, name := range capacityFlags {
 		flags.Uint32Var(&s.capacities[m], name, bpf.DefaultCapacities[abi.Map(m)],
-			"`entries` that map "+abi.Map(m).String()+" has room for; pinned maps of another size are refused")
+			"`entries` that map "+abi.Map(m).String()+" has room for; pinned maps grow to it, and shrink if what is in use fits")
 	}
 	flags.Uint32Var(&s.flows, "flows", bpf.DefaultFlows, "`entries` of the connection table of per-packet translation, two a flow, four if it is masqueraded")
 	flags.Uint32Var(&s.affinities, "max-affinities", bpf.DefaultAffinities, "`entries` of the table of clients with session affinity")
