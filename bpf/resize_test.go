@@ -27,6 +27,7 @@ func TestMapsGrowUnderConnections(t *testing.T) {
 	larger := maps.Clone(small)
 	larger[abi.Slots], larger[abi.Networks] = 4096, 4096
 	begin := func(t *testing.T) (string, *testkit.NetNS, int) {
+		t.Helper()
 		dir := filepath.Join(testkit.BPFFS(t), "node")
 		d := load(t, dir)
 		ns, ifindex := newPort(t)

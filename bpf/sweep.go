@@ -221,7 +221,7 @@ func (p *pace) rest(ctx context.Context) bool {
 	}
 	p.busy += worked
 	// Work that took longer is made up for.
-	timer := time.NewTimer(worked * (p.period - p.slice) / p.slice)
+	timer := time.NewTimer(worked * time.Duration((p.period-p.slice)/p.slice))
 	defer timer.Stop()
 	select {
 	case <-ctx.Done():

@@ -161,6 +161,7 @@ func killedAt(step string) func(string) error {
 func TestInstallationOfLayout1IsTakenOver(t *testing.T) {
 	needTCX(t)
 	life := func(t *testing.T, dir string, steps func(string) error) (*Dataplane, error) {
+		t.Helper()
 		d, err := Load(Options{PinDir: dir, Capacities: small, Flows: 1024, steps: steps})
 		check(t, err)
 		t.Cleanup(d.Close)
@@ -169,6 +170,7 @@ func TestInstallationOfLayout1IsTakenOver(t *testing.T) {
 		return d, d.TakeOver()
 	}
 	begin := func(t *testing.T) (string, v1) {
+		t.Helper()
 		dir := filepath.Join(testkit.BPFFS(t), "node")
 		old := installV1(t, dir)
 		verdict, _, err := run(old.pods.Programs["from_pod"], frame(t, model.TCP, "10.1.0.9:4000", "10.96.0.1:80", "S", 0), 0)
