@@ -204,6 +204,9 @@ func dropped(p Packet, reason model.DropReason, did Outcome) error {
 
 // refused takes a drop too: answers are limited in rate, and not given to what asks for none. See Answerable.
 func refused(p Packet, reason model.DropReason, did Outcome) error {
+	if p.LengthsLie {
+		return dropped(p, model.ReasonMalformed, did)
+	}
 	if did.Verdict == Forward || did.Verdict == Reject && !p.Answerable() {
 		return fmt.Errorf("%s: want reject (%s), got %s", p, reason, did)
 	}

@@ -99,6 +99,26 @@ func (f *Flows) TranslateError(frame []byte, leaving bool) []byte {
 	return e.rewrite(frame, becomes.destination, becomes.source)
 }
 
+// WithoutPorts returns what must become of such a frame where packets come in. What still goes to a Service's address,
+// having been translated or not, would go round in circles: a ping above all, since a Service answers none.
+func (f *Flows) WithoutPorts(n *Node, frame []byte) (Verdict, []byte) {
+	out := f.TranslateError(frame, false)
+	if len(out) < ethernetBytes+ipv4Bytes {
+		return Forward, out
+	}
+	to := netip.Addr{}
+	switch ip, etherType := out[ethernetBytes:], binary.BigEndian.Uint16(out[12:]); {
+	case etherType == 0x0800 && ip[0]>>4 == 4 && ip[0]&15 >= 5:
+		to = address4(ip[16:])
+	case etherType == 0x86dd && ip[0]>>4 == 6 && len(ip) >= ipv6Bytes:
+		to = address16(ip[24:])
+	}
+	if n.network(to) == model.NetworkServices {
+		return Drop, frame
+	}
+	return Forward, out
+}
+
 // rewrite gives the quoted packet other ends, and the error that it is about. The quoted transport checksum can't be
 // worked out afresh, since the packet is cut off: it is changed by what changed.
 func (e icmpError) rewrite(frame []byte, source, destination netip.AddrPort) []byte {

@@ -140,7 +140,7 @@ func (t *traffic) fresh() sent {
 	}
 	s.source = netip.AddrPortFrom(t.ofFamily(s.dst.Addr(), clients), port)
 	if t.choose(60) == 0 { // nobody to answer to
-		s.source = netip.AddrPortFrom(t.ofFamily(s.dst.Addr(), parseAddrs("0.0.0.0", "224.0.0.1", "255.255.255.255", "::", "ff02::1")), port)
+		s.source = netip.AddrPortFrom(t.ofFamily(s.dst.Addr(), parseAddrs("0.0.0.0", "224.0.0.1", "255.255.255.255", "ff02::1")), port)
 	}
 	return s
 }
