@@ -51,7 +51,7 @@ func (f *Flows) unknown(n *Node, via Via, p Packet, did Outcome, now uint32) err
 	d := n.Decide(Dialler{via, p.Source.Addr()}, p.Protocol, p.Destination)
 	switch {
 	case d.Verdict == Forward && d.Frontend == nil:
-		f.dialsDirectly(p)
+		f.dialsDirectly(p, now)
 		return untouched(p, did)
 	case p.Fault != model.ReasonNone:
 		return dropped(p, p.Fault, did)
@@ -164,15 +164,21 @@ func (f *Flows) masquerade(n *Node, uplink int, p Packet, k key, e *entry, did O
 }
 
 // dialsDirectly forgets whose answers came to a port from which a client now dials the backend itself: the answers are
-// to that connection from here on. Of datagrams each may be the first: whom a port asked last is who answers it.
-func (f *Flows) dialsDirectly(p Packet) {
+// to that connection from here on. Of datagrams each may be the first: whom a port asked last is who answers it, and so
+// the Service's next datagram takes the answers back.
+func (f *Flows) dialsDirectly(p Packet, now uint32) {
 	if !p.SYN && (p.Protocol != model.UDP || p.Fault != model.ReasonNone) {
 		return
 	}
 	answers := key{tuple{p.Protocol, p.Destination, p.Source}, true}
-	if e := f.entries[answers]; e != nil && !e.forward {
-		delete(f.entries, answers)
+	e := f.entries[answers]
+	if e == nil || e.forward {
+		return
 	}
+	if forward := f.other(answers, e); forward != nil {
+		forward.seen = now - 1
+	}
+	delete(f.entries, answers)
 }
 
 // oneHost says that an answer to the address reaches one host. A RST is never answered, nor is a packet from a group,
