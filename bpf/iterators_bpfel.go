@@ -47,6 +47,7 @@ const (
 	iteratorsVarAdopting        = "adopting"
 	iteratorsVarCountOperations = "count_operations"
 	iteratorsVarHostCookie      = "host_cookie"
+	iteratorsVarMasqueradeAll   = "masquerade_all"
 	iteratorsVarMoves           = "moves"
 	iteratorsVarOperations      = "operations"
 	iteratorsVarServiceNetworks = "service_networks"
@@ -137,6 +138,7 @@ type iteratorsVariableSpecs struct {
 	Adopting        *ebpf.VariableSpec `ebpf:"adopting"`
 	CountOperations *ebpf.VariableSpec `ebpf:"count_operations"`
 	HostCookie      *ebpf.VariableSpec `ebpf:"host_cookie"`
+	MasqueradeAll   *ebpf.VariableSpec `ebpf:"masquerade_all"`
 	Moves           *ebpf.VariableSpec `ebpf:"moves"`
 	Operations      *ebpf.VariableSpec `ebpf:"operations"`
 	ServiceNetworks *ebpf.VariableSpec `ebpf:"service_networks"`
@@ -226,6 +228,7 @@ type iteratorsVariables struct {
 	Adopting        *ebpf.Variable `ebpf:"adopting"`
 	CountOperations *ebpf.Variable `ebpf:"count_operations"`
 	HostCookie      *ebpf.Variable `ebpf:"host_cookie"`
+	MasqueradeAll   *ebpf.Variable `ebpf:"masquerade_all"`
 	Moves           *ebpf.Variable `ebpf:"moves"`
 	Operations      *ebpf.Variable `ebpf:"operations"`
 	ServiceNetworks *ebpf.Variable `ebpf:"service_networks"`

@@ -59,6 +59,7 @@ const (
 	socketsVarCanSetError     = "can_set_error"
 	socketsVarCountOperations = "count_operations"
 	socketsVarHostCookie      = "host_cookie"
+	socketsVarMasqueradeAll   = "masquerade_all"
 	socketsVarOperations      = "operations"
 	socketsVarServiceNetworks = "service_networks"
 )
@@ -160,6 +161,7 @@ type socketsVariableSpecs struct {
 	CanSetError     *ebpf.VariableSpec `ebpf:"can_set_error"`
 	CountOperations *ebpf.VariableSpec `ebpf:"count_operations"`
 	HostCookie      *ebpf.VariableSpec `ebpf:"host_cookie"`
+	MasqueradeAll   *ebpf.VariableSpec `ebpf:"masquerade_all"`
 	Operations      *ebpf.VariableSpec `ebpf:"operations"`
 	ServiceNetworks *ebpf.VariableSpec `ebpf:"service_networks"`
 }
@@ -255,6 +257,7 @@ type socketsVariables struct {
 	CanSetError     *ebpf.Variable `ebpf:"can_set_error"`
 	CountOperations *ebpf.Variable `ebpf:"count_operations"`
 	HostCookie      *ebpf.Variable `ebpf:"host_cookie"`
+	MasqueradeAll   *ebpf.Variable `ebpf:"masquerade_all"`
 	Operations      *ebpf.Variable `ebpf:"operations"`
 	ServiceNetworks *ebpf.Variable `ebpf:"service_networks"`
 }

@@ -19,9 +19,6 @@
 #include "ports.h"
 #include "reasons.h"
 
-/* Masquerade all that leaves the node translated (kube-proxy's --masquerade-all). Set at load. */
-volatile const bool masquerade_all;
-
 /* Says if a packet to a backend has to be masqueraded that is about to leave by an interface. */
 static __always_inline bool masquerade_applies(const struct packet *p, const struct flow *flow,
 					       bool uplink)

@@ -30,6 +30,9 @@
 #define BACKEND_ACTIVE	    1
 #define BACKEND_TERMINATING 2
 
+/* Masquerade all that leaves the node translated (kube-proxy's --masquerade-all). Set at load. */
+volatile const bool masquerade_all;
+
 struct pick {
 	struct address addr;
 	__u32 backend;

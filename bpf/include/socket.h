@@ -87,7 +87,8 @@ static __always_inline int socket_fail(int error)
 
 /*
  * The frontend that a socket dials; NULL for what is no Service's and for what is left to the
- * packets: only they show a pod's true address, which loadBalancerSourceRanges are about.
+ * packets: only they show a pod's true address, which loadBalancerSourceRanges are about, and only
+ * they can be masqueraded.
  */
 static __always_inline const struct frontend *
 socket_frontend(struct bpf_sock_addr *ctx, const struct address *addr, __u8 protocol)
@@ -99,7 +100,9 @@ socket_frontend(struct bpf_sock_addr *ctx, const struct address *addr, __u8 prot
 	if (host)
 		host_loopback(&dialled);
 	frontend = find_frontend(&dialled, ctx->user_port, protocol, host);
-	return frontend && frontend->flags & FRONTEND_SOURCE_RANGES && !host ? NULL : frontend;
+	if (!frontend || host)
+		return frontend;
+	return masquerade_all || frontend->flags & FRONTEND_SOURCE_RANGES ? NULL : frontend;
 }
 
 /*

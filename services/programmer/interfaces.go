@@ -13,6 +13,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/deltaplane/deltaplane/internal/abi"
 	"github.com/deltaplane/deltaplane/internal/model"
 	"github.com/deltaplane/deltaplane/services/programmer/node"
 )
@@ -115,7 +116,9 @@ func (p *interfaces) look(wanted []model.Endpoint, now time.Time) error {
 	p.found(found)
 	// What programs read is there before they are.
 	p.noteError(p.plane.setLocals(found.Locals), now)
-	p.noteError(p.plane.setUplinks(found.Uplinks), now)
+	uplinks := maps.Clone(found.Uplinks)
+	uplinks[int(abi.UplinkAny)] = found.Any
+	p.noteError(p.plane.setUplinks(uplinks), now)
 	p.attachPods(wanted, routes, &found, now)
 	for _, ifindex := range slices.Sorted(maps.Keys(found.Uplinks)) {
 		p.attach(port{ifindex, true}, found.Names[ifindex], now)

@@ -17,12 +17,14 @@ import (
 )
 
 // Each kind of Service, dialled from each side, by the commands that people use.
-func TestServicesOfAllKindsFromAllSides(t *testing.T) {
+// labOf brings up a lab of objects with a configuration, until the test ends.
+func labOf(t *testing.T, objects, configuration string) cli {
+	t.Helper()
 	testkit.NeedKernel(t)
 	c := buildAll(t)
 	dir := t.TempDir()
 	file, config := filepath.Join(dir, "cluster.yaml"), filepath.Join(dir, "config.yaml")
-	for name, text := range map[string]string{file: everyKind, config: "allowExternalIPs: [192.0.2.0/24]\n"} {
+	for name, text := range map[string]string{file: objects, config: configuration} {
 		if err := os.WriteFile(name, []byte(text), 0o644); err != nil {
 			t.Fatal(err)
 		}
@@ -33,6 +35,12 @@ func TestServicesOfAllKindsFromAllSides(t *testing.T) {
 		}
 	})
 	c.lab(t, "up", "-f", file, "--config", config, "--detach")
+	return c
+}
+
+// follow dials each way and compares what comes of it.
+func (c cli) follow(t *testing.T, ways ...way) {
+	t.Helper()
 	for _, w := range ways {
 		for _, r := range c.results(t, 3, w) {
 			if r.Outcome != w.outcome || !strings.HasPrefix(r.Reached, w.reached) || w.seen != "" && r.ClientAddress != w.seen {
@@ -40,6 +48,11 @@ func TestServicesOfAllKindsFromAllSides(t *testing.T) {
 			}
 		}
 	}
+}
+
+func TestServicesOfAllKindsFromAllSides(t *testing.T) {
+	c := labOf(t, everyKind, "allowExternalIPs: [192.0.2.0/24]\n")
+	c.follow(t, ways...)
 	near := c.results(t, 10, way{from: "shop/client", to: "shop/near:80"})
 	same := c.results(t, 10, way{from: "shop/client", to: "shop/same:80"})
 	for _, results := range [][]agent.Result{near, same} {
@@ -55,6 +68,19 @@ func TestServicesOfAllKindsFromAllSides(t *testing.T) {
 			t.Errorf("on one socket: got %+v, and %+v before", r, stream[0])
 		}
 	}
+}
+
+// Row 13: a pod reaches itself through its Service, masqueraded where its packets are translated.
+// Trap 21: the pod's own packet comes back to it from the node's address, so that its answer takes the same way.
+func TestPodsAreMasqueradedWhereAllIs(t *testing.T) {
+	c := labOf(t, everyKind, "masqueradeAll: true\n")
+	c.follow(t,
+		way{from: "shop/one", to: "shop/known:80", outcome: agent.OK, reached: "shop/one", seen: "172.30.0.2"},
+		way{from: "shop/client", to: "shop/known:80", outcome: agent.OK, reached: "shop/one", seen: "172.30.0.1"},
+		way{from: "shop/client", to: "shop/web:quote", proto: "udp", outcome: agent.OK, reached: "shop/web-"},
+		way{from: "shop/client", to: "shop/empty:80", outcome: agent.Refused},
+		way{from: "shop/client", to: "shop/web:81", outcome: agent.Refused},
+	)
 }
 
 // results makes several attempts in a row.

@@ -268,7 +268,7 @@ func (p *pipeline) entries(node string) int {
 	if err != nil {
 		return -1
 	}
-	_, rest, found := strings.Cut(string(text), `deltaplane_programmer_map_entries{map="backends_v1"} `)
+	_, rest, found := strings.Cut(string(text), `deltaplane_programmer_map_entries{map="backends_v2"} `)
 	n := 0
 	if _, err := fmt.Sscan(rest, &n); !found || err != nil {
 		return -1

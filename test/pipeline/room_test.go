@@ -31,7 +31,7 @@ func TestAFullMapRefusesByNameAndHeals(t *testing.T) {
 
 	p.write("slice.yaml", sliceYAML("cart-1", "cart", 1, 20))
 	p.holds("node-1", backendsOf("cart", 1, 20)...)
-	want := "layer cluster, revision 2: map backends_v1 has 4 of 8 entries in use and the change needs 16 more, such as backend "
+	want := "layer cluster, revision 2: map backends_v2 has 4 of 8 entries in use and the change needs 16 more, such as backend "
 	s := p.expect("node-2 refusing", func(s status) bool {
 		i := slices.IndexFunc(s.Nodes, func(n node) bool { return n.Node == "node-2" })
 		return i >= 0 && len(s.Nodes[i].Faults) == 1

@@ -64,6 +64,8 @@ type Found struct {
 	Locals map[netip.Addr]uint8
 	// Uplinks are interfaces by index, with what is masqueraded there.
 	Uplinks map[int]abi.Uplink
+	// Any is what is masqueraded where the way out doesn't matter: hairpins.
+	Any abi.Uplink
 	// Names are the names of uplinks.
 	Names map[int]string
 	// Networks are what is reached by an uplink without a router.
@@ -104,6 +106,7 @@ func Find(interfaces []Interface, pods map[int]bool, o Options) Found {
 		}
 		f.Uplinks[i.Index], f.Names[i.Index] = u, i.Name
 	}
+	f.Any = other
 	return f
 }
 

@@ -81,6 +81,9 @@ func TestAllInterfacesThatOthersReachTheNodeByAreUplinks(t *testing.T) {
 			if diff := cmp.Diff(test.uplinks, got.Uplinks); diff != "" {
 				t.Errorf("uplinks (-want +got):\n%s", diff)
 			}
+			if diff := cmp.Diff(uplink("192.0.2.7", "2001:db8::7"), got.Any); diff != "" {
+				t.Errorf("for hairpins (-want +got):\n%s", diff)
+			}
 			locals := map[netip.Addr]uint8{}
 			for text, flags := range test.locals {
 				locals[netip.MustParseAddr(text)] = flags
