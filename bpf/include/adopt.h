@@ -15,6 +15,7 @@
 
 #include "abi.h"
 #include "address.h"
+#include "clock.h"
 #include "maps.h"
 #include "operate.h"
 
@@ -82,7 +83,7 @@ static __always_inline void translate_v1(const struct tuple *key, const struct v
 	*flow = (struct flow){
 		.addr = old->addr,
 		.sequence = old->sequence,
-		.seen = bpf_ktime_get_ns() / 1000000000,
+		.seen = now_seconds(),
 		.port = old->port,
 		.other_port = old->client_port,
 		.state = FLOW_ANSWERED | (key->leaving ? 0 : FLOW_FORWARD) |

@@ -11,14 +11,9 @@
 
 #include "abi.h"
 #include "adopt.h"
+#include "clock.h"
 #include "maps.h"
 #include "operate.h"
-
-/* Seconds of CLOCK_MONOTONIC: 136 years of them. */
-static __always_inline __u32 now_seconds(void)
-{
-	return bpf_ktime_get_ns() / 1000000000;
-}
 
 /* The backend that a client had last, by id; 0 for none, or too long ago. One lookup. */
 static __always_inline __u32 affinity_recall(const struct affinity_key *key, __u32 seconds)

@@ -27,6 +27,7 @@
 #include "address.h"
 #include "adopt.h"
 #include "affinity.h"
+#include "clock.h"
 #include "packet.h"
 #include "ports.h"
 #include "reasons.h"

@@ -22,6 +22,7 @@
 #include "adopt.h"
 #include "affinity.h"
 #include "choice.h"
+#include "clock.h"
 #include "host.h"
 #include "kernel.h"
 #include "maps.h"

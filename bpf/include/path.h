@@ -12,6 +12,7 @@
 #include <linux/pkt_cls.h>
 #include <bpf/bpf_helpers.h>
 
+#include "clock.h"
 #include "drop.h"
 #include "flow.h"
 #include "fragment.h"

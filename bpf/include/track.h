@@ -12,6 +12,7 @@
 
 #include "abi.h"
 #include "affinity.h"
+#include "clock.h"
 #include "flow.h"
 #include "frontend.h"
 #include "packet.h"
