@@ -9,7 +9,7 @@ import (
 	"net"
 	"os/exec"
 	"path/filepath"
-	"strings"
+	"slices"
 	"time"
 
 	"github.com/deltaplane/deltaplane/bpf"
@@ -83,20 +83,20 @@ func (l *Lab) startServices() error {
 
 // startProgrammer starts a node's programmer in the node's network namespace. Its cgroup is not the node's: the way to
 // the bus must not depend on what it programs.
-func (l *Lab) startProgrammer(name string, n *node) error {
+func (l *Lab) startProgrammer(name string, n *node, flags ...string) error {
 	if l.options.NoServices {
 		return nil
 	}
+	flags = slices.Concat(l.options.ProgrammerFlags, flags)
 	if l.options.Memory {
 		return l.startService("programmer-"+name, "programmer", nil, append([]string{
 			"--node", name, "--bus", l.BusURL(), "--listen", "", "--maps", "memory",
-		}, l.options.ProgrammerFlags...))
+		}, flags...))
 	}
-	// A bpffs takes no dots in names, and a node's name has no underscores.
 	return l.startService("programmer-"+name, "programmer", n.namespace, append([]string{
 		"--node", name, "--bus", l.proxy.urlFor(n.host.Addrs), "--listen", "",
-		"--cgroup", n.cgroup.Path(), "--pin-dir", filepath.Join(l.dir.bpf(), strings.ReplaceAll(name, ".", "_")), "--maps", "kernel",
-	}, l.options.ProgrammerFlags...))
+		"--cgroup", n.cgroup.Path(), "--pin-dir", l.Pins(name), "--maps", "kernel",
+	}, flags...))
 }
 
 func (l *Lab) startService(name, binary string, namespace *space.Namespace, args []string) error {
