@@ -11,6 +11,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -26,16 +27,36 @@ var labName = fmt.Sprintf("test-pipeline-%d", os.Getpid())
 // cli is the command line of a lab of this test's own, with the services built beside it.
 type cli struct{ program string }
 
-func buildAll(t *testing.T) cli {
-	t.Helper()
-	dir := t.TempDir()
-	build := exec.Command("go", "build", "-o", dir, "./cmd/deltaplane", "./services/watcher", "./services/compiler", "./services/programmer")
+// binaries is the folder of what buildAll makes, once for all tests; TestMain removes it.
+var binaries string
+
+var build = sync.OnceValue(func() (err error) {
+	if binaries, err = os.MkdirTemp("", "deltaplane-test"); err != nil {
+		return err
+	}
+	build := exec.Command("go", "build", "-o", binaries, "./cmd/deltaplane", "./services/watcher", "./services/compiler", "./services/programmer")
 	build.Dir = "../.."
 	build.Env = append(os.Environ(), "CGO_ENABLED=0")
 	if out, err := build.CombinedOutput(); err != nil {
-		t.Fatalf("build: %v\n%s", err, out)
+		return fmt.Errorf("build: %w\n%s", err, out)
 	}
-	return cli{filepath.Join(dir, "deltaplane")}
+	return nil
+})
+
+func TestMain(m *testing.M) {
+	code := m.Run()
+	if binaries != "" {
+		if err := os.RemoveAll(binaries); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+		}
+	}
+	os.Exit(code)
+}
+
+func buildAll(t *testing.T) cli {
+	t.Helper()
+	check(t, build())
+	return cli{filepath.Join(binaries, "deltaplane")}
 }
 
 func (c cli) run(t *testing.T, args ...string) string {
