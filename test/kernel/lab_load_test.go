@@ -113,10 +113,13 @@ func (l *load) start(t *testing.T, in *lab.Lab, routes []route, stream bool) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			l.names = append(l.names, fmt.Sprintf("%s over %s, stream %t", r.name, protocol, stream))
-			l.stops, l.stream = append(l.stops, stop), append(l.stream, stream)
+			l.add(fmt.Sprintf("%s over %s, stream %t", r.name, protocol, stream), stream, stop)
 		}
 	}
+}
+
+func (l *load) add(name string, stream bool, stop func(context.Context) (*agent.Load, error)) {
+	l.names, l.stream, l.stops = append(l.names, name), append(l.stream, stream), append(l.stops, stop)
 }
 
 // end stops all clients and returns how many attempts they made, how many of those failed or went to another backend
@@ -163,16 +166,16 @@ func TestLoadGoesOnWhileEverythingChanges(t *testing.T) {
 	begun := time.Now()
 	for _, change := range []struct {
 		name string
-		do   func(*testing.T, *lab.Lab)
+		do   func()
 	}{
-		{"replace pods", func(t *testing.T, in *lab.Lab) { roll(t, in, 0) }},
-		{"larger maps, short timeouts", func(t *testing.T, in *lab.Lab) {
+		{"replace pods", func() { roll(t, in, 0) }},
+		{"larger maps, short timeouts", func() {
 			restart(t, in, 1<<21, "--max-backends=40000", "--max-affinities=100000", "--conntrack-tcp-established=4s", "--conntrack-udp-answered=4s")
 		}},
-		{"kill all and replace pods", func(t *testing.T, in *lab.Lab) { kill(t, in); roll(t, in, 3) }},
-		{"smaller maps", func(t *testing.T, in *lab.Lab) { restart(t, in, 1<<16, "--max-backends=1000") }},
+		{"kill all and replace pods", func() { kill(t, in); roll(t, in, 3) }},
+		{"smaller maps", func() { restart(t, in, 1<<16, "--max-backends=1000") }},
 	} {
-		change.do(t, in)
+		change.do()
 		t.Logf("%s after %s", change.name, time.Since(begun).Round(time.Millisecond))
 	}
 	attempts, lost, told := l.end(t)

@@ -1,0 +1,191 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package kernel
+
+import (
+	"fmt"
+	"net"
+	"net/netip"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/link"
+
+	"github.com/deltaplane/deltaplane/internal/abi"
+	"github.com/deltaplane/deltaplane/internal/lab"
+	"github.com/deltaplane/deltaplane/internal/lab/agent"
+	labfabric "github.com/deltaplane/deltaplane/internal/lab/fabric"
+	"github.com/deltaplane/deltaplane/internal/lab/space"
+	"github.com/deltaplane/deltaplane/internal/model"
+	"github.com/deltaplane/deltaplane/internal/testkit"
+)
+
+// Row 24: a programmer that finds what one of map layout 1 left pinned takes it over without a failed connection or a
+// lost flow: of sockets, and of packets where sockets aren't seen. The tables come over the bus, in its own time.
+func TestUpgradeFromLayout1UnderLoad(t *testing.T) {
+	testkit.NeedKernel(t)
+	c := buildAll(t)
+	folder := filepath.Dir(c.program)
+	come := holdProgrammers(t, folder)
+	in, err := lab.Up(t.Context(), decoded(t, steady), lab.Options{
+		Name: labName + "-upgrade", Nodes: 2, Binaries: folder, Agent: []string{c.program, "lab", "agent"},
+	})
+	check(t, err)
+	t.Cleanup(func() {
+		if err := in.Shutdown(); err != nil {
+			t.Error(err)
+		}
+	})
+	installLayout1(t, in, "node-2", "shop/client")
+	pod, err := in.Place("shop/client")
+	check(t, err)
+	unseen, err := agent.Start(exec.Command(c.program, "lab", "agent"), func(cmd *exec.Cmd) error {
+		return space.Start(cmd, space.OpenNamespace(pod.Namespace), nil)
+	})
+	check(t, err)
+	defer unseen.Close()
+
+	var l load
+	for _, stream := range []bool{true, false} {
+		l.start(t, in, routes[:2], stream)
+		for protocol, port := range map[string]string{"tcp": "http", "udp": "quote"} {
+			for _, family := range []int{4, 6} {
+				to, err := in.Resolve("shop/web:"+port, family)
+				check(t, err)
+				stop, err := unseen.Load(agent.Target{Protocol: protocol, Address: to, Timeout: 3 * time.Second, Stream: stream}, streamPause)
+				check(t, err)
+				l.add(fmt.Sprintf("packets to %s over %s, stream %t", to, protocol, stream), stream, stop)
+			}
+		}
+	}
+	someTime := func() {
+		_, err := in.Probe(t.Context(), lab.ProbeRequest{From: "shop/client", To: "shop/keep:http", Count: 20, Interval: streamPause})
+		check(t, err)
+	}
+	someTime()
+	come()
+	check(t, in.Converged(t.Context()))
+	old := filepath.Join(in.Pins("node-2"), "maps")
+	testkit.Eventually(t, 10*time.Second, func() bool {
+		_, err := os.Stat(old)
+		return os.IsNotExist(err)
+	})
+	someTime()
+	check(t, in.Restart("node-2"))
+	roll(t, in, 0)
+	attempts, lost, told := l.end(t)
+	for _, text := range told {
+		t.Error(text)
+	}
+	t.Logf("%d questions of %d clients, %d lost", attempts, len(l.stops), lost)
+}
+
+// holdProgrammers makes programmers wait at their start until the function that it returns is called.
+func holdProgrammers(t *testing.T, folder string) func() {
+	t.Helper()
+	program, held, gate := filepath.Join(folder, "programmer"), filepath.Join(folder, "programmer-held"), filepath.Join(folder, "gate")
+	check(t, os.Rename(program, held))
+	script := fmt.Sprintf("#!/bin/sh\nwhile [ ! -e %s ]; do sleep 0.05; done\nexec %s \"$@\"\n", gate, held)
+	check(t, os.WriteFile(program, []byte(script), 0o755))
+	return func() { check(t, os.WriteFile(gate, nil, 0o644)) }
+}
+
+// installLayout1 leaves on a node what a programmer of layout 1 did: programs at the link of a pod and at the sockets
+// of the node, and the tables of Service shop/web with its one backend.
+func installLayout1(t *testing.T, in *lab.Lab, node, pod string) {
+	t.Helper()
+	place, err := in.Place("node/" + node)
+	check(t, err)
+	pins := in.Pins(node)
+	links := filepath.Join(pins, "links")
+	check(t, os.MkdirAll(filepath.Join(pins, "maps"), 0o700))
+	check(t, os.MkdirAll(links, 0o700))
+	pods, sockets := layout1(t, pins, "pods"), layout1(t, pins, "sockets")
+	fillLayout1(t, in, pods.Maps)
+	for name, at := range map[string]ebpf.AttachType{
+		"recvmsg4": ebpf.AttachCGroupUDP4Recvmsg, "recvmsg6": ebpf.AttachCGroupUDP6Recvmsg,
+		"getpeername4": ebpf.AttachCgroupInet4GetPeername, "getpeername6": ebpf.AttachCgroupInet6GetPeername,
+		"sendmsg4": ebpf.AttachCGroupUDP4Sendmsg, "sendmsg6": ebpf.AttachCGroupUDP6Sendmsg,
+		"connect4": ebpf.AttachCGroupInet4Connect, "connect6": ebpf.AttachCGroupInet6Connect,
+	} {
+		l, err := link.AttachCgroup(link.CgroupOptions{Path: filepath.Dir(place.Cgroup), Attach: at, Program: sockets.Programs[name]})
+		pinned(t, l, err, filepath.Join(links, name))
+	}
+	check(t, space.OpenNamespace(place.Namespace).Do(func() error {
+		end, err := net.InterfaceByName(labfabric.LinkName(pod))
+		if err != nil {
+			return err
+		}
+		for name, at := range map[string]ebpf.AttachType{"from_pod": ebpf.AttachTCXIngress, "to_pod": ebpf.AttachTCXEgress} {
+			l, err := link.AttachTCX(link.TCXOptions{Interface: end.Index, Program: pods.Programs[name], Attach: at})
+			if err != nil {
+				return err
+			}
+			pinned(t, l, nil, filepath.Join(links, fmt.Sprintf("pod-%d-%s", end.Index, name)))
+		}
+		return nil
+	}))
+}
+
+func pinned(t *testing.T, l link.Link, err error, path string) {
+	t.Helper()
+	check(t, err)
+	check(t, l.Pin(path))
+	check(t, l.Close())
+}
+
+func layout1(t *testing.T, pins, name string) *ebpf.Collection {
+	t.Helper()
+	spec, err := ebpf.LoadCollectionSpec("../../bpf/testdata/v1/" + name + "_bpfel.o")
+	check(t, err)
+	for name, m := range spec.Maps {
+		if ok, _ := filepath.Match("*_v[0-9]", name); ok {
+			m.Pinning = ebpf.PinByName
+			if m.MaxEntries == 1024 {
+				m.MaxEntries = 4096
+			}
+		}
+	}
+	c, err := ebpf.NewCollectionWithOptions(spec, ebpf.CollectionOptions{Maps: ebpf.MapOptions{PinPath: filepath.Join(pins, "maps")}})
+	check(t, err)
+	t.Cleanup(c.Close)
+	return c
+}
+
+// fillLayout1 writes the rows of Service shop/web as layout 1 had them.
+func fillLayout1(t *testing.T, in *lab.Lab, maps map[string]*ebpf.Map) {
+	t.Helper()
+	id := uint32(0)
+	for protocol, port := range map[model.Protocol]string{model.TCP: "http", model.UDP: "quote"} {
+		for _, family := range []int{4, 6} {
+			id++
+			service, err := in.Resolve("shop/web:"+port, family)
+			check(t, err)
+			backend, err := in.Resolve("shop/keep:"+port, family)
+			check(t, err)
+			backendRow := struct {
+				Addr         [16]byte
+				Set          uint32
+				Port         [2]byte
+				State, Layer uint8
+			}{backend.Addr().As16(), id, abi.Port(backend.Port()), uint8(model.BackendActive), 1}
+			frontendRow := struct {
+				Set         uint32
+				Kind, Layer uint8
+				_           uint16
+			}{Set: id, Kind: 1, Layer: 1}
+			check(t, maps["backends_v1"].Put(abi.Encode(id), abi.Encode(backendRow)))
+			check(t, maps["slots_v1"].Put(abi.Encode(abi.SlotKey{Set: id}), abi.Encode(id)))
+			check(t, maps["sets_v1"].Put(abi.Encode(id), append(abi.Encode(uint32(1)), make([]byte, 136)...)))
+			check(t, maps["frontends_v1"].Put(abi.Encode(keyOf(service, protocol)), abi.Encode(frontendRow)))
+		}
+	}
+}
+
+func keyOf(at netip.AddrPort, protocol model.Protocol) abi.FrontendKey {
+	return abi.KeyOfFrontend(model.FrontendKey{Addr: at.Addr(), Port: at.Port(), Protocol: protocol})
+}
