@@ -182,6 +182,8 @@ func TestChecksumsByHelpersAreTheSame(t *testing.T) {
 
 // TestSumsOfWholePacketsStayRight gives packets whose sum the device has taken (CHECKSUM_COMPLETE). The kernel itself
 // compares that sum with the packet afterwards, and says EBADMSG if they are not the same.
+//
+// Trap 1: where the device took the sum of a whole packet, it stays right for TCP and UDP.
 func TestSumsOfWholePacketsStayRight(t *testing.T) {
 	d := load(t, "")
 	putServices(t, d)

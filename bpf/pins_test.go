@@ -93,6 +93,7 @@ func needTCX(t *testing.T) {
 	}
 }
 
+// Trap 34: programs are exchanged within their pinned links, which are never made anew.
 func TestRestartExchangesProgramsInPlace(t *testing.T) {
 	needTCX(t)
 	dir := filepath.Join(testkit.BPFFS(t), "node")
@@ -132,6 +133,7 @@ func TestRestartExchangesProgramsInPlace(t *testing.T) {
 	}
 }
 
+// Trap 27: when the cgroup is gone, the programs move to the one that is there.
 func TestSocketProgramsMoveToAnotherCgroup(t *testing.T) {
 	testkit.NeedKernel(t)
 	dir := filepath.Join(testkit.BPFFS(t), "node")
@@ -194,6 +196,7 @@ func attachedPrograms(t *testing.T, ifindex int) int {
 	return count
 }
 
+// Trap 34: an interface's programs of others are left alone when ours go.
 func TestOthersProgramsStay(t *testing.T) {
 	needTCX(t)
 	d, other := load(t, ""), load(t, "")

@@ -42,6 +42,9 @@ func about(frame []byte, to netip.Addr) []byte {
 // TestSumsOfOddPacketsStayRight gives packets whose sum the device has taken (CHECKSUM_COMPLETE), where no checksum of
 // the transport takes back what addresses change: later fragments, SCTP, datagrams without a checksum; and errors, where
 // several do. The kernel compares.
+//
+// Trap 1: where the device took the sum of a whole packet, it stays right for fragments, SCTP, errors and datagrams
+// without a checksum.
 func TestSumsOfOddPacketsStayRight(t *testing.T) {
 	d := load(t, "")
 	putServices(t, d)

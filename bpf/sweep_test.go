@@ -16,6 +16,10 @@ import (
 	"github.com/deltaplane/deltaplane/internal/testkit"
 )
 
+// Row 21: flows are kept as long as Linux keeps them: five days for a connection, a minute for a SYN, two for
+// datagrams with answers.
+// Trap 13: a SYN without an answer, an end and a reset each have a short time of their own.
+// Trap 14: an idle connection is kept for five days.
 func TestFlowsAreKeptForAsLongAsTheyStand(t *testing.T) {
 	const now = 1_000_000
 	for _, c := range []struct {
@@ -45,6 +49,7 @@ func TestFlowsAreKeptForAsLongAsTheyStand(t *testing.T) {
 	}
 }
 
+// Trap 18: a packet that comes while the sweep runs makes no flow look old.
 func TestNothingIsOlderThanItsLastPacket(t *testing.T) {
 	if got := age(100, 90); got != 0 {
 		t.Errorf("a packet after the sweep began is %d s old", got)
@@ -104,6 +109,9 @@ func TestAllEntriesOfAFlowAreRelated(t *testing.T) {
 	}
 }
 
+// Row 21: the sweep deletes the entries of a flow together, and only if none of them was used.
+// Trap 17: the sweep looks again at each entry before it deletes it, and judges by the newest of a flow.
+// Trap 18: a flow from the future, as after a change of clocks, is kept.
 func TestSweepDeletesWhatIsOver(t *testing.T) {
 	testkit.NeedKernel(t)
 	d := load(t, "")

@@ -158,6 +158,10 @@ func killedAt(step string) func(string) error {
 
 // TestInstallationOfLayout1IsTakenOver: whatever happens while it is, its connections go on and no program sees empty
 // tables.
+//
+// Row 24: an installation with the earlier layout of maps is taken over, and its connections go on.
+// Trap 34: programs see full tables at each step of the exchange.
+// Trap 35: flows of the earlier layout are found, translated and copied.
 func TestInstallationOfLayout1IsTakenOver(t *testing.T) {
 	needTCX(t)
 	life := func(t *testing.T, dir string, steps func(string) error) (*Dataplane, error) {

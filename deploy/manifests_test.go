@@ -90,6 +90,8 @@ func TestContainersHaveNoMoreRightsThanTheyNeed(t *testing.T) {
 }
 
 // Whatever the pipeline carries must not be needed for the pipeline to start.
+//
+// Trap 45: nothing that the pipeline needs to start is reached by what it provides.
 func TestPipelineNeedsNothingThatItProvides(t *testing.T) {
 	all, budgets := workloads(t)
 	for _, w := range all {

@@ -8,6 +8,7 @@ import (
 	"testing"
 )
 
+// Trap 27: where both cgroup versions are mounted, version 2 is found.
 func TestRootIsTheVersion2HierarchyBesideVersion1(t *testing.T) {
 	hybrid := "cgroup /sys/fs/cgroup/cpu cgroup rw,cpu 0 0\ncgroup2 /sys/fs/cgroup/unified cgroup2 rw 0 0\n"
 	if got, err := rootOf(strings.NewReader(hybrid)); err != nil || got != "/sys/fs/cgroup/unified" {

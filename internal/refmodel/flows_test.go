@@ -177,6 +177,8 @@ func TestPodThatReachesItselfSeesTheNode(t *testing.T) {
 	judged(t, "to pod", 1, fate{datagram(cart0, self), sent(vip, self), ""}, flows.Leaves(n, 0, datagram(cart0, self), sent(vip, self), 0))
 }
 
+// Row 21: only a reset that the receiver would take ends a flow.
+// Trap 13: a forged reset outside the window ends nothing.
 func TestOnlyAResetThatReceiversTakeEndsAFlow(t *testing.T) {
 	for distance, counts := range map[uint32]bool{0: true, 1000: true, 1 << 25: false, ^uint32(0): false} {
 		flows, n := NewFlows(), node(tables(model.TCP))

@@ -110,6 +110,7 @@ func TestUplinksAreAttachedAsTheyComeAndDetachedAsTheyGo(t *testing.T) {
 	check(nil, nil, nil)
 }
 
+// Trap 36: a pod's interface gets its programs when its route is there, and a pod that has none for long is named.
 func TestPodsInterfacesAreAttachedAsTheyComeAndDetachedAsTheyGo(t *testing.T) {
 	plane := newPodPlane([]int{9}, nil)
 	var told []string

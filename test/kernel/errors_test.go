@@ -41,6 +41,10 @@ func icmpError(t testing.TB, from, to string, kind uint8, quote []byte) []byte {
 	return buffer.Bytes()
 }
 
+// Row 20: an ICMP error about what was sent to a backend reaches the client as one about what it sent to the
+// Service.
+// Trap 2: the outer header, the quoted one and all three checksums are put right.
+// Trap 3: that holds too where eight bytes of the transport header are all that is quoted.
 func TestErrorsQuoteWhatTheClientSent(t *testing.T) {
 	for _, c := range []struct {
 		client, service, backend, router string
@@ -84,6 +88,9 @@ func TestErrorsQuoteWhatTheClientSent(t *testing.T) {
 }
 
 // TestErrorsAboutAnswersReachTheBackend: a router, or the client itself, on what came from a Service.
+//
+// Row 20: an ICMP error about an answer reaches the backend as one about what the backend sent.
+// Trap 3: of a quote that ends early only what is there is changed.
 func TestErrorsAboutAnswersReachTheBackend(t *testing.T) {
 	for _, c := range []struct{ client, service, backend, router string }{
 		{"10.1.0.9:40000", "10.96.0.1:80", "10.1.0.1:8080", "10.1.0.254"},
@@ -116,6 +123,8 @@ func TestErrorsAboutAnswersReachTheBackend(t *testing.T) {
 }
 
 // TestErrorsWithOptionsAreTranslated has them in the error, in what it quotes, and in both.
+//
+// Trap 6: errors are translated with IPv4 options and IPv6 extension headers in the error, in the quote and in both.
 func TestErrorsWithOptionsAreTranslated(t *testing.T) {
 	for _, c := range []struct{ client, service, backend, router string }{
 		{"10.1.0.9:40000", "10.96.0.1:80", "10.1.0.1:8080", "10.1.0.254"},
@@ -148,6 +157,7 @@ func TestErrorsWithOptionsAreTranslated(t *testing.T) {
 	}
 }
 
+// Row 20: echoes, errors of no flow and neighbour discovery pass untouched.
 func TestOtherICMPPassesUntouched(t *testing.T) {
 	plane := newPlane(t, oneService(model.TCP)...)
 	_, flow, err := plane.RunFromPod(segment{from: "10.1.0.9:40000", to: "10.96.0.1:80", syn: true}.frame(t), 0)
@@ -168,6 +178,8 @@ func TestOtherICMPPassesUntouched(t *testing.T) {
 }
 
 // TestPathMTUIsDiscoveredThroughServices has a link on the way that takes less than both ends think.
+//
+// Row 20: the path's MTU is discovered through a Service, over IPv4 and IPv6, and bulk data arrives.
 func TestPathMTUIsDiscoveredThroughServices(t *testing.T) {
 	f := newFabric(t, bpf.Options{})
 	f.putServices(t)

@@ -147,6 +147,8 @@ func listenUDP(t testing.TB, ns *testkit.NetNS, addr string) *net.UDPConn {
 	return conn
 }
 
+// Row 19: a fragmented datagram to a Service arrives whole whatever order its fragments come in, over IPv4 and IPv6.
+// Trap 9: fragments that come before the first are held until it tells their ports.
 func TestFragmentsArriveInAnyOrder(t *testing.T) {
 	f := newFabric(t, bpf.Options{})
 	f.putServices(t)
@@ -175,6 +177,7 @@ func TestFragmentsArriveInAnyOrder(t *testing.T) {
 	}
 }
 
+// Row 19: so does a fragmented answer, from the Service.
 func TestFragmentsOfAnswersArriveInAnyOrder(t *testing.T) {
 	f := newFabric(t, bpf.Options{})
 	f.putServices(t)
@@ -228,6 +231,9 @@ func (w *wire) until(from string, last int) (frames [][]byte) {
 }
 
 // TestFragmentsOfNoServicePassUntouchedAndInOrder: whatever order they come in, and once each.
+//
+// Row 19: fragments of no Service pass untouched, in their order and once each.
+// Trap 9: nothing of another's datagram is kept back.
 func TestFragmentsOfNoServicePassUntouchedAndInOrder(t *testing.T) {
 	f := newFabric(t, bpf.Options{})
 	f.putServices(t)
@@ -270,6 +276,8 @@ func offsetAndPayload(frame []byte) string {
 }
 
 // TestFragmentsToAServiceWithoutTheirFirst are dropped where their address is a Service's, and pass elsewhere.
+//
+// Row 19: fragments to a Service whose first never comes are held up to a bound and dropped beyond it.
 func TestFragmentsToAServiceWithoutTheirFirst(t *testing.T) {
 	plane := newPlane(t, oneService(model.UDP)...)
 	putServiceNetworks(t, plane, "10.96.0.0/16", "fd00:96::/112")
@@ -340,6 +348,7 @@ func TestAtomicFragmentsAreWholePackets(t *testing.T) {
 	}
 }
 
+// Row 19: a first fragment that cuts TCP's header is dropped as malformed.
 func TestFirstFragmentWithoutAllOfTCPsHeaderIsMalformed(t *testing.T) {
 	plane := newPlane(t, oneService(model.TCP)...)
 	for _, c := range []struct{ from, to string }{

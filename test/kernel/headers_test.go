@@ -58,6 +58,7 @@ var (
 	sctpAbort = []byte{6, 0, 0, 4}
 )
 
+// Row 18: SCTP is translated both ways, with another port and a right CRC32c, over IPv4 and IPv6.
 func TestSCTPIsTranslatedWithARightCRC(t *testing.T) {
 	plane := newPlane(t, oneService(model.SCTP)...) // 80 becomes 8080
 	for _, c := range []struct{ client, service, backend string }{
@@ -80,6 +81,7 @@ func TestSCTPIsTranslatedWithARightCRC(t *testing.T) {
 	}
 }
 
+// Row 18: a packet whose CRC32c is wrong is not made to look right.
 func TestDamagedSCTPStaysSo(t *testing.T) {
 	plane := newPlane(t, oneService(model.SCTP)...)
 	frame := sctpFrame(t, "10.1.0.9:40000", "10.96.0.1:80", sctpInit)
@@ -105,6 +107,7 @@ func TestSCTPFragmentsWithOtherPortsAreUnsupported(t *testing.T) {
 	}
 }
 
+// Row 18: SCTP to a Service without backends is answered with an ABORT from the Service, and an ABORT never is.
 func TestSCTPIsAborted(t *testing.T) {
 	plane := newPlane(t, testkit.Service{Set: 1, Protocol: model.SCTP, Frontends: at("10.96.0.1:80", "[fd00:96::1]:80")})
 	for _, ends := range [][2]string{{"10.1.0.9:40000", "10.96.0.1:80"}, {"[fd00:1::9]:40000", "[fd00:96::1]:80"}} {
@@ -169,6 +172,7 @@ func withExtension(frame []byte, kind byte, header []byte) []byte {
 	return out
 }
 
+// Trap 6: packets with IPv4 options of any length are refused as others are.
 func TestPacketsWithOptionsAreRefused(t *testing.T) {
 	plane := newPlane(t,
 		testkit.Service{Set: 1, Protocol: model.TCP, Frontends: at("10.96.0.1:80", "[fd00:96::1]:80")},
@@ -187,6 +191,8 @@ func TestPacketsWithOptionsAreRefused(t *testing.T) {
 	}
 }
 
+// Trap 5: up to six IPv6 extension headers are walked, longer chains pass, and what can't be translated is dropped
+// by name.
 func TestExtensionHeadersAreTranslatedWhereTheyCanBe(t *testing.T) {
 	signed := append([]byte{0, 4}, make([]byte, 22)...) // authentication header of 24 bytes, RFC 4302
 	for _, c := range []struct {

@@ -60,6 +60,8 @@ func TestConnectionIsResetWithinASecondWhenItsBackendGoes(t *testing.T) {
 	}
 }
 
+// Row 21: a segment of no known connection to a Service is answered with a reset from the Service.
+// Trap 14: a segment in the middle of nothing is never sent to a backend by chance.
 func TestSegmentOfNoConnectionIsReset(t *testing.T) {
 	plane := newPlane(t, oneService(model.TCP)...)
 	for name, packet := range map[string]segment{

@@ -62,6 +62,7 @@ func oneService(p model.Protocol) []testkit.Service {
 	}
 }
 
+// Trap 1: checksums follow what changes, and a datagram over IPv4 that has none keeps none.
 func TestPacketsOfAFlowAreTranslatedBothWays(t *testing.T) {
 	const client4, client6 = "10.1.0.9:40000", "[fd00:1::9]:40000"
 	for _, c := range []struct {
@@ -159,6 +160,8 @@ func TestCutTCPHeaderToAServiceIsMalformed(t *testing.T) {
 	}
 }
 
+// Trap 4: what is refused is answered from the address that was dialled, with numbers and a quote that the client
+// takes.
 func TestRefusalAnswersForTheService(t *testing.T) {
 	plane := newPlane(t,
 		testkit.Service{Set: 1, Protocol: model.TCP, Frontends: at("10.96.0.1:80", "[fd00:96::1]:80")},
@@ -232,6 +235,7 @@ func TestRefusalAnswersForTheService(t *testing.T) {
 	}
 }
 
+// Trap 4: resets, groups and senders that are nobody are never answered.
 func TestRefusalNeverAnswersResetsOrGroups(t *testing.T) {
 	plane := newPlane(t, testkit.Service{Set: 1, Protocol: model.TCP, Frontends: at("10.96.0.1:80", "[fd00:96::1]:80")})
 	for name, packet := range map[string]segment{
@@ -255,6 +259,7 @@ func TestRefusalNeverAnswersResetsOrGroups(t *testing.T) {
 	}
 }
 
+// Trap 4: answers are limited to a number a second.
 func TestRefusalsAreLimited(t *testing.T) {
 	testkit.NeedKernel(t)
 	plane, err := bpf.Load(bpf.Options{Flows: 1024, Capacities: small, RefusalsPerSecond: 5})
@@ -277,6 +282,7 @@ func TestRefusalsAreLimited(t *testing.T) {
 	}
 }
 
+// Row 18: two SCTP Services with other addresses, one with another port, reach their backends.
 func TestSCTPIsTranslated(t *testing.T) {
 	plane := newPlane(t,
 		testkit.Service{Set: 1, Protocol: model.SCTP, Frontends: at("10.96.0.1:80"), Backends: backends(1, "10.1.0.1:80")},
@@ -316,6 +322,8 @@ func TestConnectionsSpreadOverAllBackends(t *testing.T) {
 	}
 }
 
+// Row 21: a SYN from a port used again is a new connection, and may reach another backend.
+// Trap 12: a SYN that is sent again keeps its backend; one with another sequence number begins anew.
 func TestRetransmittedSYNKeepsItsBackendAndANewOneMayChange(t *testing.T) {
 	plane := newPlane(t, manyBackends(model.TCP, 50))
 	syn := segment{from: "10.1.0.9:40000", to: "10.96.0.1:80", syn: true, seq: 5}
@@ -342,6 +350,7 @@ func TestRetransmittedSYNKeepsItsBackendAndANewOneMayChange(t *testing.T) {
 	}
 }
 
+// Trap 42: datagrams leave a backend whose number stands for another address by now.
 func TestDatagramsLeaveABackendWhoseIDIsAnothersByNow(t *testing.T) {
 	plane := newPlane(t, oneService(model.UDP)...)
 	datagram := segment{from: "10.1.0.9:40000", to: "10.96.0.1:80", udp: true, payload: 5}
@@ -357,6 +366,10 @@ func TestDatagramsLeaveABackendWhoseIDIsAnothersByNow(t *testing.T) {
 
 // TestClientThatHearsLittleIsAnsweredWhenTheTableIsFull: the answers to a flow must find their entry however long the
 // last one is ago, as long as the client sends: it is given back within a second.
+//
+// Trap 15: when the table is full, a flow that is in use keeps, or gets back within a second, the entries of both
+// directions.
+// Trap 16: thousands of flows that come and go push out none that was added and is used.
 func TestClientThatHearsLittleIsAnsweredWhenTheTableIsFull(t *testing.T) {
 	plane := newPlane(t, oneService(model.UDP)...)
 	const client, service, backend = "10.1.0.9:40000", "10.96.0.1:80", "10.1.0.1:8080"
@@ -375,6 +388,7 @@ func TestClientThatHearsLittleIsAnsweredWhenTheTableIsFull(t *testing.T) {
 	}
 }
 
+// Trap 19: two Services of one backend, dialled from one port, are told apart by changing the port of the second.
 func TestTwoServicesOfOneClientPortAndOneBackend(t *testing.T) {
 	plane := newPlane(t,
 		testkit.Service{Set: 1, Protocol: model.TCP, Frontends: at("10.96.0.1:80"), Backends: backends(1, "10.1.0.1:8080")},
@@ -392,6 +406,7 @@ func TestTwoServicesOfOneClientPortAndOneBackend(t *testing.T) {
 	}
 }
 
+// Trap 19: a backend that is dialled by its own address answers as itself.
 func TestPodThatDialsABackendItselfIsNotShownTheService(t *testing.T) {
 	plane := newPlane(t, oneService(model.TCP)...)
 	const client, backend = "10.1.0.9:40000", "10.1.0.1:8080"

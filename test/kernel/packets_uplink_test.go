@@ -86,6 +86,7 @@ func wantEnds(t testing.TB, what, from, to, wantFrom, wantTo string) {
 	}
 }
 
+// Trap 20: the port that masquerades is neither a NodePort nor one that the node's sockets are given.
 func TestNodePortOfARemoteBackendIsMasqueradedBothWays(t *testing.T) {
 	for _, c := range []struct {
 		name, client, node, backend string
@@ -136,6 +137,7 @@ func TestLocalBackendSeesTheClientFromOutside(t *testing.T) {
 	}
 }
 
+// Row 9: under externalTrafficPolicy Local the client's address is kept even where all is masqueraded.
 func TestClientOfExternalPolicyLocalIsNeverMasqueraded(t *testing.T) {
 	e := newEdge(t, bpf.Options{MasqueradeAll: true})
 	e.root(1, model.TCP, model.IPv4, remotePod4)
@@ -190,6 +192,8 @@ func TestPodReachesItselfThroughItsService(t *testing.T) {
 
 // TestManyClientsOfOnePortAreToldApart gives one backend more connections from one client port than a port can tell,
 // and many clients that all have the same port.
+//
+// Trap 20: thousands of clients with one port, and more connections than the port can tell, get ports of their own.
 func TestManyClientsOfOnePortAreToldApart(t *testing.T) {
 	e := newEdge(t, bpf.Options{})
 	e.root(1, model.TCP, model.IPv4, remotePod4)
@@ -214,6 +218,7 @@ func TestManyClientsOfOnePortAreToldApart(t *testing.T) {
 	}
 }
 
+// Trap 20: when no port is left the search ends, and the packet is dropped by name.
 func TestPortsOfAMasqueradedBackendRunOut(t *testing.T) {
 	e := newEdge(t, bpf.Options{})
 	e.root(1, model.UDP, model.IPv4, remotePod4)
@@ -232,6 +237,9 @@ func TestPortsOfAMasqueradedBackendRunOut(t *testing.T) {
 	}
 }
 
+// Trap 39: from outside, a Local policy without a backend here drops the packet and doesn't refuse it.
+// Trap 40: source ranges are held against the address that arrived, another node's pods' too, and the balancer's own
+// passes.
 func TestWhatAnEdgeDoesNotTake(t *testing.T) {
 	e := newEdge(t, bpf.Options{})
 	for i, p := range []model.Protocol{model.TCP, model.UDP} {

@@ -36,6 +36,8 @@ func bindErr(t testing.TB, ns *testkit.NetNS, network, to string) (err error) {
 	return err
 }
 
+// Trap 28: whoever uses the node's network namespace is known by its cookie: NodePorts are taken there, and free in
+// pods.
 func TestNodePortsAreTakenOnTheNodeAlone(t *testing.T) {
 	f := newPodNode(t)
 	nodeAddresses(t, f.plane)

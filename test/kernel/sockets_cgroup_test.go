@@ -58,6 +58,8 @@ func enterChild(t testing.TB, parent string) string {
 
 // TestOthersProgramsGoOn: programs of others on the same cgroup, attached before and after ours, and on one within,
 // say what they have to say; and so do ours.
+//
+// Trap 27: programs of others on the same cgroup, before and after ours, and on one within, go on.
 func TestOthersProgramsGoOn(t *testing.T) {
 	testkit.NeedKernel(t)
 	parent := testkit.EnterCgroup(t)

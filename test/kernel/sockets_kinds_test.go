@@ -111,6 +111,8 @@ func TestSocketsDialEachKindOfAddress(t *testing.T) {
 	}
 }
 
+// Trap 25: what is refused says ECONNREFUSED and what is dropped ETIMEDOUT, both at once.
+// Trap 39: a pod whose node has no local backend is told so by a timeout at once.
 func TestSocketsAreRefusedOrDroppedAtOnce(t *testing.T) {
 	f := newPodNode(t)
 	b := newBook(t, f.plane)
@@ -146,6 +148,8 @@ func TestSocketsAreRefusedOrDroppedAtOnce(t *testing.T) {
 }
 
 // Packets alone show a pod's true address, so its dial is left to them; the node's own is judged by its address.
+//
+// Trap 40: a pod's dial to an address with source ranges is left to its packets, which show the pod's true address.
 func TestSourceRangesAreKeptBySocketsOfTheNodeAndPacketsOfPods(t *testing.T) {
 	f := newPodNode(t)
 	bothServe(t, f)

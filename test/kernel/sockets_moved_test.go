@@ -94,6 +94,7 @@ func wantMoves(t testing.TB, what string, got, want bpf.Moves) {
 	}
 }
 
+// Trap 22: a connected UDP socket whose backend goes is moved to another, and to a third when that one goes.
 func TestConnectedDatagramsMoveWhenTheirBackendGoes(t *testing.T) {
 	for _, c := range []struct{ name, network, service, pod, pod2 string }{
 		{"udp4", "udp4", service4, backend4, "10.1.1.3"},
@@ -162,6 +163,8 @@ func peerOf(t testing.TB, fd int) netip.AddrPort {
 }
 
 // Two sockets of one port, connected to two Services, move to one backend: each is answered as its Service.
+//
+// Trap 19: two sockets of one port that move to one backend are each answered as their Service.
 func TestSocketsThatMoveToOneBackendAreNotMixedUp(t *testing.T) {
 	f := newPodNode(t)
 	m := newMoved(t, f, model.UDP, service4, backend4, "10.1.1.3")

@@ -60,6 +60,9 @@ func (p policies) flags(flags model.SetFlags) {
 	p.cluster.Sets[1] = s
 }
 
+// Row 9: internalTrafficPolicy Local comes before hints.
+// Row 10: hints count if all ready backends have them and one fits: those for the node, then those for its zone,
+// else all.
 func TestSocketsKeepToLocalBackendsAndHints(t *testing.T) {
 	p := newPolicies(t)
 	a, b, c := p.names[0], p.names[1], p.names[2]
@@ -86,6 +89,9 @@ func TestSocketsKeepToLocalBackendsAndHints(t *testing.T) {
 	p.want(t, "external policy Local, from a pod", a)
 }
 
+// Row 11: each pod keeps a backend of its own; the time begins anew with each connection, and a backend that
+// terminates or goes is left.
+// Trap 46: affinity to a backend that terminates or goes is forgotten.
 func TestSocketsOfANamespaceKeepTheirBackend(t *testing.T) {
 	p := newPolicies(t)
 	withAffinity := func(seconds uint32) {

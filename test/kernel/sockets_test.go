@@ -78,6 +78,9 @@ func ask(t testing.TB, conn net.Conn) string {
 	return string(b[:n])
 }
 
+// Row 22: sockets of either family, and IPv6 sockets that dial IPv4, reach Services of their family.
+// Trap 24: getpeername gives the Service, not the backend.
+// Trap 26: an IPv6 socket that dials an IPv4 Service reaches it, and sees a mapped address.
 func TestConnectedSocketReachesBackendAndShowsService(t *testing.T) {
 	n := newNode(t, "10.1.0.1", "fd00:1::1")
 	serve(t, n.NetNS, "10.1.0.1:8080")
@@ -144,6 +147,7 @@ func dialErr(network string, to netip.AddrPort) (net.Conn, error) {
 	return fileConn(fd)
 }
 
+// Trap 26: multipath TCP counts as TCP.
 func TestMultipathTCPCountsAsTCP(t *testing.T) {
 	n := newNode(t, "10.1.0.1")
 	serve(t, n.NetNS, "10.1.0.1:8080")
@@ -165,6 +169,7 @@ func TestMultipathTCPCountsAsTCP(t *testing.T) {
 	})
 }
 
+// Trap 25: connect and sendto to a Service without backends say ECONNREFUSED, not EPERM.
 func TestServiceWithoutBackendsRefusesAtOnce(t *testing.T) {
 	n := newNode(t)
 	testkit.Put(t, n.plane,
@@ -210,6 +215,7 @@ func TestServiceWithoutBackendsRefusesAtOnce(t *testing.T) {
 	}
 }
 
+// Trap 23: an answer shows the Service if its sender is the chosen backend; any other sender is itself.
 func TestUnconnectedDatagramsKeepTheirBackend(t *testing.T) {
 	for _, c := range []struct{ name, network, service, pod, pod2 string }{
 		{"udp4", "udp4", "10.96.0.2:53", "10.1.0.1", "10.1.0.2"},
@@ -255,6 +261,7 @@ func TestUnconnectedDatagramsKeepTheirBackend(t *testing.T) {
 	}
 }
 
+// Trap 42: a datagram socket leaves a backend whose number stands for another address by now.
 func TestDatagramSocketLeavesABackendWhoseIDIsAnothersByNow(t *testing.T) {
 	n := newNode(t, "10.1.0.1", "10.1.0.2")
 	serve(t, n.NetNS, "10.1.0.1:5353")
@@ -301,6 +308,8 @@ func TestConnectedSocketMayNameItsPeer(t *testing.T) {
 
 // TestDisconnectedSocketForgetsItsPeer: a socket that was connected to a Service, gave that up and asks the backend
 // itself is answered by the backend.
+//
+// Trap 23: a socket that has given up its Service sees the backend as itself.
 func TestDisconnectedSocketForgetsItsPeer(t *testing.T) {
 	n := newNode(t, "10.1.0.1")
 	serve(t, n.NetNS, "10.1.0.1:5353")

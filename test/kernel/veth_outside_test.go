@@ -155,6 +155,7 @@ func (o *outskirts) answer(t testing.TB, from *testkit.NetNS, network, to string
 	return who, netip.MustParseAddrPort(seenAs).Addr().String()
 }
 
+// Trap 32: on a node with two uplinks and rp_filter on, answers leave as the node's stack expects them.
 func TestServicesFromOutsideThroughTheStack(t *testing.T) {
 	for _, v6 := range []bool{false, true} {
 		family, pick := model.IPv4, func(four, _ string) string { return four }
@@ -208,6 +209,7 @@ func TestServicesFromOutsideThroughTheStack(t *testing.T) {
 	}
 }
 
+// Trap 20: hundreds of connections at once are masqueraded with a port each.
 func TestManyConnectionsFromOutsideAtOnce(t *testing.T) {
 	o := newOutskirts(t)
 	o.root(1, model.TCP, model.IPv4, podB4+":8080")

@@ -121,6 +121,7 @@ func setChecksumOffload(t testing.TB, ns *testkit.NetNS, name string, on bool) {
 	})
 }
 
+// Trap 29: a client whose sockets no hook sees reaches Services by its packets.
 func TestSocketsWithoutHooksReachServicesByPacket(t *testing.T) {
 	f := newFabric(t, bpf.Options{})
 	f.putServices(t)
@@ -150,6 +151,8 @@ func TestSocketsWithoutHooksReachServicesByPacket(t *testing.T) {
 }
 
 // TestBulkDataArrivesWhole sends enough for segmentation offload to make packets of many segments.
+//
+// Trap 10: packets of many segments pass translated, whatever the size they have together.
 func TestBulkDataArrivesWhole(t *testing.T) {
 	f := newFabric(t, bpf.Options{})
 	f.putServices(t)
@@ -337,6 +340,8 @@ func TestRawPacketsAreRefusedOnTheWire(t *testing.T) {
 
 // TestRefusalsOfUnfinishedPacketsAreRightOnceFinished sends packets whose checksums are still to be filled in and
 // has that done to the answers, as an interface without checksum offload does.
+//
+// Trap 1: answers to packets whose checksum is still to be filled in are right once that is done.
 func TestRefusalsOfUnfinishedPacketsAreRightOnceFinished(t *testing.T) {
 	f := newFabric(t, bpf.Options{})
 	for i, p := range []model.Protocol{model.TCP, model.UDP} {
@@ -412,6 +417,8 @@ func TestUnfinishedPacketsWithOptionsAreRefused(t *testing.T) {
 
 // TestHeadersInPagesAreReadAlike sends packets of which only the Ethernet header is in place and all else in pages,
 // as packet sockets with large packets make them.
+//
+// Trap 7: headers that aren't in the packet's first part are pulled in and read again.
 func TestHeadersInPagesAreReadAlike(t *testing.T) {
 	f := newFabric(t, bpf.Options{})
 	f.putServices(t)

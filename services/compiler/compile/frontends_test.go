@@ -258,6 +258,9 @@ func TestFrontends(t *testing.T) {
 
 // TestStories changes Services step by step and holds the rows after each step to what a compilation of everything
 // gives, and the change to its promise that no key is both put and removed.
+//
+// Trap 41: Services that change their type, ports and addresses step by step have the rows that a compilation of
+// everything gives.
 func TestStories(t *testing.T) {
 	for _, test := range []struct {
 		name   string

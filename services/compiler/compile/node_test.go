@@ -189,6 +189,7 @@ func TestNameOfAHostPortsSetFits(t *testing.T) {
 	}
 }
 
+// Row 26: prefixes of pods and Services are those that were found, unless configuration gives others.
 func TestNetworks(t *testing.T) {
 	cluster := clusterFact("cluster", []string{"10.244.0.0/16"}, []string{"10.96.0.0/12", "fd96::/108"})
 	node := nodeFact("n1", &schemas.Node{PodCidrs: []string{"10.244.1.0/24", "fd00:1::/64"}})

@@ -50,6 +50,8 @@ func numberedService(i int) *schemas.Fact {
 }
 
 // Test70000Services compiles more Services and frontends than 16 bits can count, wholly and then one of them.
+//
+// Row 23: more Services and frontends are compiled than 16 bits can count.
 func Test70000Services(t *testing.T) {
 	const services = 70_000
 	db, alloc := many(t, services), ids.New(ids.DefaultQuarantine)
@@ -110,6 +112,8 @@ func TestUnitsOfAChange(t *testing.T) {
 }
 
 // TestServiceOf10000Endpoints has policies and hints, so that each endpoint is in two layers.
+//
+// Row 23: one Service has 10,000 endpoints.
 func TestServiceOf10000Endpoints(t *testing.T) {
 	const nodes, each = 500, 20
 	db, alloc := state.New(), ids.New(ids.DefaultQuarantine)

@@ -58,6 +58,9 @@ func on(node, addr string, words ...string) *schemas.SliceEndpoint {
 
 // TestTopology holds the sets and views to the rules of CategorizeEndpoints, in the words of
 // https://kubernetes.io/docs/concepts/services-networking/service-traffic-policy and .../endpoint-slices.
+//
+// Row 10: sets and their parts by zone, node and locality are those of kube-proxy's rules, each rule in its own
+// words.
 func TestTopology(t *testing.T) {
 	cluster := &schemas.Service{}
 	internal := &schemas.Service{InternalLocal: true}
@@ -198,6 +201,7 @@ func TestTopology(t *testing.T) {
 	}
 }
 
+// Row 10: hints of an endpoint in several slices add up.
 func TestHintsOfSeveralSlicesAddUp(t *testing.T) {
 	http := ports(target("http", model.TCP, 8080))
 	out := full(t, Settings{}, serviceFact("web", &schemas.Service{ClusterIps: ips("10.96.0.1"), Ports: ports(port("http", model.TCP, 80))}),

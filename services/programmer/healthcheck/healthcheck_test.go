@@ -47,6 +47,7 @@ func get(t *testing.T, port uint16) (status int, weight, body string) {
 	return r.StatusCode, r.Header.Get("X-Load-Balancing-Endpoint-Weight"), string(b)
 }
 
+// Row 9: a healthCheckNodePort is served as long as its Service has it.
 func TestPortsAreServedAsLongAsTheirServicesHaveThem(t *testing.T) {
 	var healthy atomic.Bool
 	healthy.Store(true)
@@ -98,6 +99,7 @@ func TestPortsAreServedAsLongAsTheirServicesHaveThem(t *testing.T) {
 	}
 }
 
+// Row 9: /healthz fails while the node drains or a change waits for too long; /livez only for the latter.
 func TestHealthzFailsWhileChangesWaitOrTheNodeDrains(t *testing.T) {
 	at := time.Unix(100, 0).UTC()
 	for _, test := range []struct {

@@ -61,6 +61,7 @@ func uplinks(t *testing.T) []string {
 	return slices.Sorted(maps.Values(Find(interfaces, nil, Options{}).Names))
 }
 
+// Trap 32: every interface that others reach the node by is found, as they come and go.
 func TestInterfacesOfANamespaceAreFoundAsTheyComeAndGo(t *testing.T) {
 	testkit.NeedKernel(t)
 	testkit.NewNetNS(t).Do(t, func() {
@@ -95,6 +96,7 @@ func TestInterfacesOfANamespaceAreFoundAsTheyComeAndGo(t *testing.T) {
 	})
 }
 
+// Trap 33: a VLAN's interface is an uplink of its own, and a bond's ports are none.
 func TestAVLANIsAnUplinkAndABondsPortsAreNone(t *testing.T) {
 	testkit.NeedKernel(t)
 	var unsupported error

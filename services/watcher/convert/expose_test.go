@@ -89,6 +89,19 @@ func TestAHeadlessServiceIsNotReachedFromOutside(t *testing.T) {
 	}
 }
 
+// kube-proxy lists Services without these labels; it doesn't look at what is in them.
+func TestLabelsKeepEveryProxyFromAService(t *testing.T) {
+	for _, label := range []string{`service.kubernetes.io/headless: ""`, `service.kubernetes.io/headless: "no"`, `service.kubernetes.io/service-proxy-name: ""`} {
+		fact, err := Fact(read[corev1.Service](t, `{metadata: {name: db, labels: {`+label+`}}, spec: {clusterIP: 10.96.0.1, externalIPs: [192.0.2.1]}}`))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if diff := cmp.Diff(&schemas.Service{Type: "ClusterIP"}, fact.GetService(), protocmp.Transform()); diff != "" {
+			t.Errorf("%s (-want +got):\n%s", label, diff)
+		}
+	}
+}
+
 func TestHintsOfASliceAreKeptInOrder(t *testing.T) {
 	fact, err := Fact(read[discoveryv1.EndpointSlice](t, `{metadata: {name: s}, addressType: IPv4, endpoints: [
 		{addresses: [10.1.0.1], hints: {forZones: [{name: z2}, {name: z1}, {name: z2}], forNodes: [{name: b.example}, {name: a}]}},

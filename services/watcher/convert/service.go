@@ -44,9 +44,17 @@ func service(s *corev1.Service) (*schemas.Service, error) {
 	return out, expose(s, out)
 }
 
+// leftAlone says whether labels keep every proxy from a Service: kube-proxy neither lists one that has the label of a
+// headless Service, nor one that names another proxy, be the name empty.
+func leftAlone(labels map[string]string) bool {
+	_, headless := labels[corev1.IsHeadlessService]
+	name, named := labels[labelProxyName]
+	return headless || named && name == ""
+}
+
 // clusterIPs returns at most one address of each family; none for a headless Service and for ExternalName.
 func clusterIPs(s *corev1.Service) ([][]byte, error) {
-	if s.Spec.Type == corev1.ServiceTypeExternalName {
+	if s.Spec.Type == corev1.ServiceTypeExternalName || leftAlone(s.Labels) {
 		return nil, nil
 	}
 	field, texts := "spec.clusterIPs", s.Spec.ClusterIPs

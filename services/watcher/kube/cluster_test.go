@@ -23,6 +23,7 @@ func found(values ...string) (out []*schemas.Found) {
 	return out
 }
 
+// Row 26: prefixes of pods and Services and the API servers' addresses are found, each with the object that says so.
 func TestEachValueIsFoundWithItsOrigin(t *testing.T) {
 	kubeadm := map[string]string{"ClusterConfiguration": `
 apiVersion: kubeadm.k8s.io/v1beta4

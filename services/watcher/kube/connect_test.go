@@ -50,6 +50,7 @@ current-context: x
 `
 }
 
+// Trap 45: once they are known, the watcher dials the API servers themselves and no Service.
 func TestTheServersThemselvesAreDialledOnceTheyAreKnown(t *testing.T) {
 	service, direct := listen(t), listen(t)
 	c := &Client{Log: slog.New(slog.DiscardHandler)}
