@@ -24,7 +24,7 @@ func TestSessionAffinity(t *testing.T) {
 		return strings.Replace(serviceOf("sticky", "web", strings.Replace(affinity, "%", seconds, 1)),
 			"port: 80,", "port: 80, nodePort: 30090,", 1)
 	}
-	s := newScene(t, "affinity", zones+pods+onePod("client", 1, "")+sticky("3600"))
+	s := newStory(t, "affinity", zones+pods+onePod("client", 1, "")+sticky("3600"))
 	ways := []way{
 		{from: "shop/client-1", to: "shop/sticky:80"},
 		{from: "node/node-1", to: "shop/sticky:80"},

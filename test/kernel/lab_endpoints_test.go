@@ -54,7 +54,7 @@ spec: {ports: [{name: http, port: 80}, {name: quote, port: 81, targetPort: 8080}
 // Trap 43: a port's name leads to another number on another pod.
 func TestEndpointsOfServices(t *testing.T) {
 	testkit.NeedKernel(t)
-	s := newScene(t, "endpoints", zones+onePod("web", 1, "")+other+onePod("early", 2, notReady)+onePod("client", 3, "")+
+	s := newStory(t, "endpoints", zones+onePod("web", 1, "")+other+onePod("early", 2, notReady)+onePod("client", 3, "")+
 		serviceOf("named", "web", "")+
 		serviceOf("early", "early", "publishNotReadyAddresses: true")+serviceOf("late", "early", "")+
 		strings.ReplaceAll(serviceOf("twice", "web", ""), "port: 53,", "port: 80,")+

@@ -96,7 +96,7 @@ func balancer(n, family int) string {
 // Row 22: in a dual-stack cluster each of this holds for IPv4 and IPv6 alike, by socket and for the node itself.
 func TestTrafficDistribution(t *testing.T) {
 	testkit.NeedKernel(t)
-	s := newScene(t, "distribution", zones+
+	s := newStory(t, "distribution", zones+
 		onePod("web", 1, "")+onePod("web", 2, "")+onePod("web", 3, "")+onePod("client", 1, "")+onePod("client", 2, "")+onePod("client", 3, "")+
 		serviceOf("zone", "web", "trafficDistribution: PreferSameZone")+serviceOf("close", "web", "trafficDistribution: PreferClose")+
 		serviceOf("node", "web", "trafficDistribution: PreferSameNode"))
@@ -135,7 +135,7 @@ func TestTrafficDistribution(t *testing.T) {
 // Trap 39: a node without a local endpoint drops what comes from outside, and sends what comes from inside anywhere.
 func TestLocalTrafficPolicies(t *testing.T) {
 	testkit.NeedKernel(t)
-	s := newScene(t, "local", zones+
+	s := newStory(t, "local", zones+
 		onePod("web", 1, "")+onePod("web", 2, "")+onePod("agent", 1, "")+onePod("client", 1, "")+onePod("client", 3, "")+
 		serviceOf("inside", "web", "internalTrafficPolicy: Local")+
 		serviceOf("agents", "agent", "internalTrafficPolicy: Local")+
@@ -201,7 +201,7 @@ func TestLocalTrafficPolicies(t *testing.T) {
 }
 
 // localEndpoints asks each node's health check from outside, as a load balancer does: how many endpoints it has here.
-func (s *scene) localEndpoints(t *testing.T) string {
+func (s *story) localEndpoints(t *testing.T) string {
 	t.Helper()
 	place, err := s.Place("outside")
 	if err != nil {

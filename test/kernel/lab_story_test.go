@@ -21,15 +21,15 @@ import (
 	"github.com/deltaplane/deltaplane/services/watcher/convert"
 )
 
-// scene is a lab whose every probe is also put to both engines of explain: their verdicts must be what the packets
+// story is a lab whose every probe is also put to both engines of explain: their verdicts must be what the packets
 // met, and whom the packets reached must be among their candidates.
-type scene struct {
+type story struct {
 	*lab.Lab
 	world  *explain.World // of the objects as they are now; nil until asked
 	kernel *explain.Kernel
 }
 
-func newScene(t *testing.T, name, yaml string) *scene {
+func newStory(t *testing.T, name, yaml string) *story {
 	t.Helper()
 	c := buildAll(t)
 	l, err := lab.Up(t.Context(), decoded(t, yaml), lab.Options{
@@ -38,7 +38,7 @@ func newScene(t *testing.T, name, yaml string) *scene {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s := &scene{Lab: l}
+	s := &story{Lab: l}
 	t.Cleanup(func() {
 		s.forget()
 		if err := l.Shutdown(); err != nil {
@@ -51,7 +51,7 @@ func newScene(t *testing.T, name, yaml string) *scene {
 	return s
 }
 
-func (s *scene) forget() {
+func (s *story) forget() {
 	if s.kernel != nil {
 		s.kernel.Close()
 	}
@@ -59,7 +59,7 @@ func (s *scene) forget() {
 }
 
 // change applies objects and returns when every node has what follows from them.
-func (s *scene) change(t *testing.T, yaml string) {
+func (s *story) change(t *testing.T, yaml string) {
 	t.Helper()
 	s.forget()
 	if err := s.Apply(t.Context(), decoded(t, yaml)); err != nil {
@@ -69,7 +69,7 @@ func (s *scene) change(t *testing.T, yaml string) {
 
 // met says what a way led to: the pods that answered, or the outcome if none did, sorted and joined by spaces.
 // Where an answer is expected it may take long.
-func (s *scene) met(t *testing.T, want string, family int, w way) string {
+func (s *story) met(t *testing.T, want string, family int, w way) string {
 	t.Helper()
 	count, patience := 10*len(strings.Fields(want))-9, 3*time.Second
 	if want == "timeout" {
@@ -94,7 +94,7 @@ func (s *scene) met(t *testing.T, want string, family int, w way) string {
 }
 
 // all asks in both families and wants the same in both.
-func (s *scene) all(t *testing.T, want string, w way) {
+func (s *story) all(t *testing.T, want string, w way) {
 	t.Helper()
 	for _, family := range []int{4, 6} {
 		if got := s.met(t, want, family, w); got != want {
@@ -106,7 +106,7 @@ func (s *scene) all(t *testing.T, want string, w way) {
 var verdicts = map[agent.Outcome]string{agent.OK: "forward", agent.Refused: "reject", agent.Timeout: "drop"}
 
 // explained holds both engines to what was met.
-func (s *scene) explained(t *testing.T, family int, w way, results []agent.Result) {
+func (s *story) explained(t *testing.T, family int, w way, results []agent.Result) {
 	t.Helper()
 	s.know(t)
 	target, err := s.Resolve(w.to, family)
@@ -133,7 +133,7 @@ func (s *scene) explained(t *testing.T, family int, w way, results []agent.Resul
 }
 
 // know compiles the objects as they are published now.
-func (s *scene) know(t *testing.T) {
+func (s *story) know(t *testing.T) {
 	t.Helper()
 	if s.world != nil {
 		return
@@ -159,7 +159,7 @@ func (s *scene) know(t *testing.T) {
 }
 
 // firstNode is the one that sees an outside client's packets first.
-func (s *scene) firstNode(w way, target netip.Addr) string {
+func (s *story) firstNode(w way, target netip.Addr) string {
 	for _, node := range s.Cluster().Nodes {
 		if slices.Contains(manifest.NodeAddrs(node), target) {
 			return node.Name
@@ -169,7 +169,7 @@ func (s *scene) firstNode(w way, target netip.Addr) string {
 }
 
 // among says whether one of the candidates has an address of the pod.
-func (s *scene) among(name string, candidates []string) bool {
+func (s *story) among(name string, candidates []string) bool {
 	for _, pod := range s.Cluster().Pods {
 		if manifest.Name(pod) != name {
 			continue
