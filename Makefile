@@ -60,8 +60,24 @@ bench: ## run the benchmarks; prints benchstat's format
 	go test -run '^$$' -bench . -benchmem -benchtime $(BENCHTIME) ./...
 
 .PHONY: bench-packet
-bench-packet: ## measure the packet programs against a floor program in the same run (root)
-	go test -run '^$$' -bench BenchmarkPacket -benchtime $(BENCHTIME) -count 5 ./bpf
+bench-packet: ## measure the packet programs against a floor program, at up to a million Services (root; 3 GB, five minutes)
+	go test -run '^$$' -bench BenchmarkPacket -benchtime 25x -bench.services 10,10000,1000000 -timeout 20m ./bpf
+
+.PHONY: bench-connect
+bench-connect: ## measure connect() to a Service against a direct one (root)
+	go test -run '^$$' -bench BenchmarkConnect -benchtime 100x ./bpf
+
+.PHONY: bench-memory
+bench-memory: ## measure what maps take, by the number of Services and flows (root)
+	go test -run '^$$' -bench BenchmarkMapMemory -benchtime 1x ./bpf
+
+.PHONY: bench-sweep
+bench-sweep: ## measure a sweep over four million flows' entries (root)
+	go test -run '^$$' -bench BenchmarkSweep -benchtime 5x ./bpf
+
+.PHONY: bench-writes
+bench-writes: ## count the map writes of each kind of change
+	go test -count=1 -v -run WhatAChangeCosts ./services/programmer/plan
 
 .PHONY: bench-pipeline
 bench-pipeline: build ## measure the services over a real bus: event to kernel, a cold start (root)

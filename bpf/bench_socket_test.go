@@ -71,6 +71,7 @@ func benchConnect(b *testing.B, cgroup string, frontends int) {
 		for name, all := range times {
 			b.ReportMetric(median(all), name+"-ns")
 		}
+		b.ReportMetric(median(times["service"])/median(times["direct"]), "service/direct")
 		b.ReportMetric(median(times["service"])/median(times["bare-direct"]), "service/bare")
 		b.ReportMetric(median(times["bind"])/median(times["bare-bind"]), "bind/bare")
 	})

@@ -49,17 +49,22 @@ const (
 	floorMapSourceRangesV1     = "source_ranges_v1"
 	floorMapUplinksV1          = "uplinks_v1"
 	floorMapViewsV1            = "views_v1"
+	floorProgFloorDatagram     = "floor_datagram"
 	floorProgFloorEstablished  = "floor_established"
 	floorProgFloorNew          = "floor_new"
 	floorProgFloorNoService    = "floor_no_service"
 	floorProgFloorRandom       = "floor_random"
+	floorProgFloorRandomAll    = "floor_random_all"
 	floorProgFloorRefused      = "floor_refused"
 	floorProgOursNew           = "ours_new"
+	floorProgOursNoService     = "ours_no_service"
 	floorProgOursRandom        = "ours_random"
+	floorProgOursRandomAll     = "ours_random_all"
 	floorVarAdopting           = "adopting"
 	floorVarCountOperations    = "count_operations"
 	floorVarEphemeralFirst     = "ephemeral_first"
 	floorVarEphemeralLast      = "ephemeral_last"
+	floorVarFloorActiveCount   = "floor_active_count"
 	floorVarFloorFrontendCount = "floor_frontend_count"
 	floorVarInlineChecksums    = "inline_checksums"
 	floorVarMasqueradeAll      = "masquerade_all"
@@ -112,13 +117,17 @@ type floorSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type floorProgramSpecs struct {
+	FloorDatagram    *ebpf.ProgramSpec `ebpf:"floor_datagram"`
 	FloorEstablished *ebpf.ProgramSpec `ebpf:"floor_established"`
 	FloorNew         *ebpf.ProgramSpec `ebpf:"floor_new"`
 	FloorNoService   *ebpf.ProgramSpec `ebpf:"floor_no_service"`
 	FloorRandom      *ebpf.ProgramSpec `ebpf:"floor_random"`
+	FloorRandomAll   *ebpf.ProgramSpec `ebpf:"floor_random_all"`
 	FloorRefused     *ebpf.ProgramSpec `ebpf:"floor_refused"`
 	OursNew          *ebpf.ProgramSpec `ebpf:"ours_new"`
+	OursNoService    *ebpf.ProgramSpec `ebpf:"ours_no_service"`
 	OursRandom       *ebpf.ProgramSpec `ebpf:"ours_random"`
+	OursRandomAll    *ebpf.ProgramSpec `ebpf:"ours_random_all"`
 }
 
 // floorMapSpecs contains maps before they are loaded into the kernel.
@@ -168,6 +177,7 @@ type floorVariableSpecs struct {
 	CountOperations    *ebpf.VariableSpec `ebpf:"count_operations"`
 	EphemeralFirst     *ebpf.VariableSpec `ebpf:"ephemeral_first"`
 	EphemeralLast      *ebpf.VariableSpec `ebpf:"ephemeral_last"`
+	FloorActiveCount   *ebpf.VariableSpec `ebpf:"floor_active_count"`
 	FloorFrontendCount *ebpf.VariableSpec `ebpf:"floor_frontend_count"`
 	InlineChecksums    *ebpf.VariableSpec `ebpf:"inline_checksums"`
 	MasqueradeAll      *ebpf.VariableSpec `ebpf:"masquerade_all"`
@@ -279,6 +289,7 @@ type floorVariables struct {
 	CountOperations    *ebpf.Variable `ebpf:"count_operations"`
 	EphemeralFirst     *ebpf.Variable `ebpf:"ephemeral_first"`
 	EphemeralLast      *ebpf.Variable `ebpf:"ephemeral_last"`
+	FloorActiveCount   *ebpf.Variable `ebpf:"floor_active_count"`
 	FloorFrontendCount *ebpf.Variable `ebpf:"floor_frontend_count"`
 	InlineChecksums    *ebpf.Variable `ebpf:"inline_checksums"`
 	MasqueradeAll      *ebpf.Variable `ebpf:"masquerade_all"`
@@ -293,24 +304,32 @@ type floorVariables struct {
 //
 // It can be passed to loadFloorObjects or ebpf.CollectionSpec.LoadAndAssign.
 type floorPrograms struct {
+	FloorDatagram    *ebpf.Program `ebpf:"floor_datagram"`
 	FloorEstablished *ebpf.Program `ebpf:"floor_established"`
 	FloorNew         *ebpf.Program `ebpf:"floor_new"`
 	FloorNoService   *ebpf.Program `ebpf:"floor_no_service"`
 	FloorRandom      *ebpf.Program `ebpf:"floor_random"`
+	FloorRandomAll   *ebpf.Program `ebpf:"floor_random_all"`
 	FloorRefused     *ebpf.Program `ebpf:"floor_refused"`
 	OursNew          *ebpf.Program `ebpf:"ours_new"`
+	OursNoService    *ebpf.Program `ebpf:"ours_no_service"`
 	OursRandom       *ebpf.Program `ebpf:"ours_random"`
+	OursRandomAll    *ebpf.Program `ebpf:"ours_random_all"`
 }
 
 func (p *floorPrograms) Close() error {
 	return _FloorClose(
+		p.FloorDatagram,
 		p.FloorEstablished,
 		p.FloorNew,
 		p.FloorNoService,
 		p.FloorRandom,
+		p.FloorRandomAll,
 		p.FloorRefused,
 		p.OursNew,
+		p.OursNoService,
 		p.OursRandom,
+		p.OursRandomAll,
 	)
 }
 

@@ -35,7 +35,7 @@ func load(t *testing.T, pinDir string) *Dataplane {
 	return d
 }
 
-func check(t *testing.T, err error) {
+func check(t testing.TB, err error) {
 	t.Helper()
 	if err != nil {
 		t.Fatal(err)

@@ -1,8 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
 /*
- * What our programs are measured against, in benchmarks only: the least that a translation of TCP
- * over IPv4 can be. Parse without options, look up with the smallest keys, exchange address, port
- * and checksums, nothing else: no IPv6, no fragments, no states, no reasons.
+ * What our programs are measured against, in benchmarks only: the least that a translation over
+ * IPv4 can be. Parse without options, look up with the smallest keys, exchange address, port and
+ * checksums, nothing else: no IPv6, no fragments, no states, no reasons. A connection's packet
+ * looks up its flow; a datagram the flow, and whether its backend is still there; a new connection
+ * flow, Service and backend; what is no Service's flow and Service.
  *
  * Beside the floors are ours with a packet that differs each time. A repeated test run goes on with
  * the packet as the run before left it, so the backends of these benchmarks are the frontends
@@ -14,6 +16,7 @@
 #include "path.h"
 
 volatile const __u32 floor_frontend_count = 1;
+volatile const __u32 floor_active_count = 1; /* how many of them are talked to all the time */
 
 struct floor_tuple {
 	__be32 source;
@@ -45,13 +48,15 @@ struct {
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
 	__uint(max_entries, 16384);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
 	__type(key, struct floor_frontend);
 	__type(value, __u32);
 } floor_frontends SEC(".maps");
 
 struct {
-	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(type, BPF_MAP_TYPE_HASH);
 	__uint(max_entries, 16384);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
 	__type(key, __u32);
 	__type(value, struct floor_backend);
 } floor_backends SEC(".maps");
@@ -60,6 +65,12 @@ struct headers {
 	struct ethhdr eth;
 	struct iphdr ip;
 	struct tcphdr tcp;
+} __attribute__((packed));
+
+struct datagram_headers {
+	struct ethhdr eth;
+	struct iphdr ip;
+	struct udphdr udp;
 } __attribute__((packed));
 
 static __always_inline struct headers *floor_parse(struct __sk_buff *skb, struct floor_tuple *tuple)
@@ -113,6 +124,38 @@ static __always_inline int floor_known(struct __sk_buff *skb)
 	return PASS;
 }
 
+/* The backend's row is the one with the number of its port's Service: 1. */
+static __always_inline int floor_known_datagram(struct __sk_buff *skb)
+{
+	struct datagram_headers *h = packet_start(skb);
+	struct floor_backend *flow, *backend;
+	struct floor_tuple tuple;
+	__u32 id = 1;
+	__u64 change;
+
+	if ((void *)(h + 1) > packet_end(skb) || h->eth.h_proto != bpf_htons(ETH_P_IP) ||
+	    h->ip.ihl != 5 || h->ip.protocol != IPPROTO_UDP)
+		return PASS;
+	tuple = (struct floor_tuple){
+		.source = h->ip.saddr,
+		.destination = h->ip.daddr,
+		.source_port = h->udp.source,
+		.destination_port = h->udp.dest,
+		.protocol = IPPROTO_UDP,
+	};
+	flow = bpf_map_lookup_elem(&floor_flows, &tuple);
+	backend = bpf_map_lookup_elem(&floor_backends, &id);
+	if (!flow || !backend || backend->addr != flow->addr)
+		return PASS;
+	change = sum_change(h->ip.daddr, flow->addr);
+	h->ip.check = checksum_update(h->ip.check, change);
+	change += sum_change_port(h->udp.dest, flow->port);
+	h->udp.check = checksum_update(h->udp.check, change);
+	h->ip.daddr = flow->addr;
+	h->udp.dest = flow->port;
+	return PASS;
+}
+
 static __always_inline int floor_begin(struct __sk_buff *skb)
 {
 	struct floor_tuple tuple, reverse;
@@ -152,13 +195,22 @@ static __always_inline void vary_port(struct __sk_buff *skb)
 		h->tcp.source = bpf_htons(++port);
 }
 
-static __always_inline void vary_frontend(struct __sk_buff *skb)
+static __always_inline void vary_frontend(struct __sk_buff *skb, __u32 count)
 {
 	struct headers *h = packet_start(skb);
-	__u32 i = bpf_get_prandom_u32() % floor_frontend_count;
+	__u32 i = bpf_get_prandom_u32() % count;
 
 	if ((void *)(h + 1) <= packet_end(skb))
 		h->ip.daddr = bpf_htonl(0x0a600000 + i); /* 10.96.0.0 */
+}
+
+/* Exchanges it for one to a random address that is no Service's. */
+static __always_inline void vary_other(struct __sk_buff *skb)
+{
+	struct headers *h = packet_start(skb);
+
+	if ((void *)(h + 1) <= packet_end(skb)) /* 10.200.0.0 */
+		h->ip.daddr = bpf_htonl(0x0ac80000 + (bpf_get_prandom_u32() & 0xfffff));
 }
 
 SEC("tc")
@@ -170,21 +222,43 @@ int floor_established(struct __sk_buff *skb)
 SEC("tc")
 int floor_random(struct __sk_buff *skb)
 {
-	vary_frontend(skb);
+	vary_frontend(skb, floor_active_count);
 	return floor_known(skb);
 }
 
 SEC("tc")
 int ours_random(struct __sk_buff *skb)
 {
-	vary_frontend(skb);
+	vary_frontend(skb, floor_active_count);
 	return comes_in(skb, false);
+}
+
+/* Of a million flows each has a packet a second or less: it is looked after with each. */
+SEC("tc")
+int floor_random_all(struct __sk_buff *skb)
+{
+	vary_frontend(skb, floor_frontend_count);
+	return floor_known(skb);
+}
+
+SEC("tc")
+int ours_random_all(struct __sk_buff *skb)
+{
+	vary_frontend(skb, floor_frontend_count);
+	return comes_in(skb, false);
+}
+
+SEC("tc")
+int floor_datagram(struct __sk_buff *skb)
+{
+	return floor_known_datagram(skb);
 }
 
 SEC("tc")
 int floor_new(struct __sk_buff *skb)
 {
 	vary_port(skb);
+	vary_frontend(skb, floor_frontend_count);
 	return floor_begin(skb);
 }
 
@@ -192,6 +266,7 @@ SEC("tc")
 int ours_new(struct __sk_buff *skb)
 {
 	vary_port(skb);
+	vary_frontend(skb, floor_frontend_count);
 	return comes_in(skb, false);
 }
 
@@ -200,9 +275,19 @@ int floor_no_service(struct __sk_buff *skb)
 {
 	struct floor_tuple tuple;
 
+	vary_other(skb);
 	if (!floor_parse(skb, &tuple))
 		return PASS;
+	if (bpf_map_lookup_elem(&floor_flows, &tuple))
+		return TC_ACT_SHOT;
 	return floor_find(&tuple) ? TC_ACT_SHOT : PASS;
+}
+
+SEC("tc")
+int ours_no_service(struct __sk_buff *skb)
+{
+	vary_other(skb);
+	return comes_in(skb, false);
 }
 
 /* One lookup and a RST in place, its checksum by difference. */

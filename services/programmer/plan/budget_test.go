@@ -96,6 +96,7 @@ func TestWhatAChangeCosts(t *testing.T) {
 	} {
 		_, s := filled(t, test.of)
 		p := mustApply(t, s, plan.LayerChange{Kind: model.LayerCluster, Change: model.Diff(test.of, edited(test.of, test.edit))})
+		t.Logf("%-50s %4d", test.name, p.Writes())
 		if p.Writes() > test.want {
 			t.Errorf("%s: %d writes, want at most %d", test.name, p.Writes(), test.want)
 		}
