@@ -221,7 +221,8 @@ func (p *pace) rest(ctx context.Context) bool {
 	}
 	p.busy += worked
 	// Work that took longer is made up for.
-	timer := time.NewTimer(worked * time.Duration((p.period-p.slice)/p.slice))
+	share := float64(p.period-p.slice) / float64(p.slice)
+	timer := time.NewTimer(time.Duration(share * float64(worked)))
 	defer timer.Stop()
 	select {
 	case <-ctx.Done():

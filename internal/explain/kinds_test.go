@@ -169,8 +169,15 @@ func everyQuestion(w *World) (all []Question) {
 		}
 	}
 	for _, from := range []Question{
-		{From: "shop/front"}, {From: "shop/cart-a", Via: "packet"}, {From: "shop/back", Via: "packet"}, {From: "shop/agent"}, {From: "node/b"},
-		{From: "198.18.0.1", Node: "a"}, {From: "198.51.100.1", Node: "b"}, {From: "fd00:99::1", Node: "a"}, {From: "192.0.2.115", Node: "c"},
+		{From: "shop/front"},
+		{From: "shop/cart-a", Via: "packet"},
+		{From: "shop/back", Via: "packet"},
+		{From: "shop/agent"},
+		{From: "node/b"},
+		{From: "198.18.0.1", Node: "a"},
+		{From: "198.51.100.1", Node: "b"},
+		{From: "fd00:99::1", Node: "a"},
+		{From: "192.0.2.115", Node: "c"},
 	} {
 		for _, at := range to {
 			for _, proto := range []string{"tcp", "udp", "sctp"} {
