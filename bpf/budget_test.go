@@ -20,7 +20,7 @@ var budgets = map[string]uint32{
 	"mend_peers": 15000, "destroy_tcp": 200, "destroy_udp": 200,
 }
 
-// Trap 38: each program has a budget of verified instructions, far below what any verifier allows.
+// Trap 38: each program has a budget of verified instructions, far below the million that verifiers allow.
 func TestVerifiedInstructionsStayInBudget(t *testing.T) {
 	testkit.NeedKernel(t)
 	d, err := Load(Options{})

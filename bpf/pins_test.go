@@ -196,7 +196,7 @@ func attachedPrograms(t *testing.T, ifindex int) int {
 	return count
 }
 
-// Trap 34: an interface's programs of others are left alone when ours go.
+// Trap 33: an interface's programs of others are left alone when ours go.
 func TestOthersProgramsStay(t *testing.T) {
 	needTCX(t)
 	d, other := load(t, ""), load(t, "")

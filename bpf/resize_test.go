@@ -24,7 +24,6 @@ import (
 // ends on the way.
 //
 // Row 23: maps grow by configuration, and no connection is lost wherever that breaks off.
-// Trap 17: what is copied to the larger map never replaces what the programs have written there.
 // Trap 35: a pinned map of another size is copied and exchanged, never made anew empty.
 func TestMapsGrowUnderConnections(t *testing.T) {
 	needTCX(t)

@@ -110,7 +110,7 @@ func TestAllEntriesOfAFlowAreRelated(t *testing.T) {
 }
 
 // Row 21: the sweep deletes the entries of a flow together, and only if none of them was used.
-// Trap 17: the sweep looks again at each entry before it deletes it, and judges by the newest of a flow.
+// Trap 17: the sweep writes to no entry that programs write, and judges a flow by the newest of its entries.
 // Trap 18: a flow from the future, as after a change of clocks, is kept.
 func TestSweepDeletesWhatIsOver(t *testing.T) {
 	testkit.NeedKernel(t)

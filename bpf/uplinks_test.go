@@ -38,7 +38,7 @@ func TestUplinksAndPodsAreKeptApart(t *testing.T) {
 
 // TestProgramsComeBeforeOthers: what ends the list of an interface's programs must not hide ours.
 //
-// Trap 33: ours come first among an interface's programs, and marks of others stay as they are.
+// Trap 33: ours come first among an interface's programs.
 func TestProgramsComeBeforeOthers(t *testing.T) {
 	needTCX(t)
 	other, ours := load(t, ""), load(t, "")

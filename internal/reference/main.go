@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Command reference writes docs/reference from the code: subjects and streams, drop reasons, map layouts and
-// command lines. What a page says stands in the code as a comment or a value and nowhere else; a test compares the
-// committed pages with what the code says now.
+// Command reference writes docs/reference from the code: subjects and streams, drop reasons, map layouts, command lines,
+// and which test shows which behaviour. What a page says stands in the code as a comment or a value and nowhere else; a
+// test compares the committed pages with what the code says now.
 //
 // It runs from the repository's top: go run ./internal/reference.
 package main
@@ -23,6 +23,8 @@ var pages = map[string]func(top string) (string, error){
 	"drop-reasons.md": dropReasons,
 	"map-layouts.md":  mapLayouts,
 	"cli.md":          commandLines,
+	"services.md":     services,
+	"traps.md":        trapsPage,
 }
 
 func main() {

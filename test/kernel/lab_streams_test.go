@@ -17,6 +17,9 @@ import (
 
 // Connected UDP sockets, inside and outside, whose backends are replaced by others: those of pods and outside clients
 // move without a word, those of the node itself are ended and told so, and nobody is without an answer for a second.
+//
+// Row 2: connected UDP sockets inside and outside move to a live backend within a second, while all backends are
+// replaced.
 func TestConnectedSocketsMoveWithTheirBackends(t *testing.T) {
 	testkit.NeedKernel(t)
 	c := buildAll(t)

@@ -24,6 +24,7 @@ func removeBackendAt(t testing.TB, plane *bpf.Dataplane, service testkit.Service
 	}
 }
 
+// Row 2: datagrams that are translated per packet move at once.
 func TestDatagramsMoveAtOnceWhenTheirBackendGoes(t *testing.T) {
 	service := manyBackends(model.UDP, 3)
 	plane := newPlane(t, service)
@@ -41,6 +42,7 @@ func TestDatagramsMoveAtOnceWhenTheirBackendGoes(t *testing.T) {
 	}
 }
 
+// Row 3: a connection that is translated per packet is reset within a second when its backend is gone.
 func TestConnectionIsResetWithinASecondWhenItsBackendGoes(t *testing.T) {
 	service := manyBackends(model.TCP, 3)
 	plane := newPlane(t, service)

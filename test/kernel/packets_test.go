@@ -389,6 +389,7 @@ func TestClientThatHearsLittleIsAnsweredWhenTheTableIsFull(t *testing.T) {
 }
 
 // Trap 19: two Services of one backend, dialled from one port, are told apart by changing the port of the second.
+// Row 16: one client port reaches one backend through two Services at once.
 func TestTwoServicesOfOneClientPortAndOneBackend(t *testing.T) {
 	plane := newPlane(t,
 		testkit.Service{Set: 1, Protocol: model.TCP, Frontends: at("10.96.0.1:80"), Backends: backends(1, "10.1.0.1:8080")},

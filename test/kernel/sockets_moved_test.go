@@ -95,6 +95,8 @@ func wantMoves(t testing.TB, what string, got, want bpf.Moves) {
 }
 
 // Trap 22: a connected UDP socket whose backend goes is moved to another, and to a third when that one goes.
+// Row 2: a connected UDP socket moves when its backend goes, is refused when none is left, and moves again when one
+// comes.
 func TestConnectedDatagramsMoveWhenTheirBackendGoes(t *testing.T) {
 	for _, c := range []struct{ name, network, service, pod, pod2 string }{
 		{"udp4", "udp4", service4, backend4, "10.1.1.3"},
@@ -232,6 +234,7 @@ func TestSocketsMoveByThePolicyOfTheirService(t *testing.T) {
 	})
 }
 
+// Row 3: a pod's TCP connection whose backend is gone is reset at its next packet.
 func TestConnectionsEndWhenTheirBackendIsGone(t *testing.T) {
 	for _, c := range []struct{ name, network, service, pod, pod2 string }{
 		{"tcp4", "tcp4", service4, backend4, "10.1.1.3"},
@@ -262,6 +265,7 @@ func TestConnectionsEndWhenTheirBackendIsGone(t *testing.T) {
 	}
 }
 
+// Row 3: the node's own sockets whose backend is gone are ended at once, where the kernel can.
 func TestOwnSocketsAreToldThatTheirBackendIsGone(t *testing.T) {
 	for _, c := range []struct{ name, network, service, pod, pod2 string }{
 		{"tcp4", "tcp4", service4, backend4, "10.1.1.3"},

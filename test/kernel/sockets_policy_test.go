@@ -150,6 +150,7 @@ func TestSocketsOfANamespaceKeepTheirBackend(t *testing.T) {
 	}
 }
 
+// Row 4: sockets reach terminating backends only when none is ready, and only those that serve.
 func TestSocketsReachTerminatingBackendsOnlyWhenNoneIsReady(t *testing.T) {
 	p := newPolicies(t)
 	a, b, c := p.names[0], p.names[1], p.names[2]

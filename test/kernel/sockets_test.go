@@ -216,6 +216,7 @@ func TestServiceWithoutBackendsRefusesAtOnce(t *testing.T) {
 }
 
 // Trap 23: an answer shows the Service if its sender is the chosen backend; any other sender is itself.
+// Row 2: an unconnected UDP socket keeps its backend, leaves it when it goes, and sees answers as from the Service.
 func TestUnconnectedDatagramsKeepTheirBackend(t *testing.T) {
 	for _, c := range []struct{ name, network, service, pod, pod2 string }{
 		{"udp4", "udp4", "10.96.0.2:53", "10.1.0.1", "10.1.0.2"},

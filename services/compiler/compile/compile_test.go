@@ -108,7 +108,7 @@ func compiled(t *testing.T, facts ...*schemas.Fact) (Output, []state.SetAside) {
 
 // Row 12: which endpoints, ports and families make a Service's rows, rule by rule.
 // Trap 42: an endpoint in several slices counts at its best, once.
-// Trap 43: a port's name is resolved for each endpoint.
+// Trap 43: a port's name has the number that each slice gives it.
 func TestServiceRules(t *testing.T) {
 	web := func(family ...string) *schemas.Fact {
 		return serviceFact("web", &schemas.Service{ClusterIps: ips(family...), Ports: ports(port("http", model.TCP, 80))})
@@ -357,7 +357,7 @@ func TestCompareRemovesAMemberThatOnlyKeepsItsConnections(t *testing.T) {
 	}
 }
 
-// Trap 41: an address that two Services exchange in one change never belongs to none.
+// Trap 41: an address that moves from one Service to another does so in one change.
 func TestAddressMovesFromOneServiceToAnotherInOneChange(t *testing.T) {
 	db, alloc := state.New(), ids.New(ids.DefaultQuarantine)
 	web := func(name string) *schemas.Fact {
