@@ -22,7 +22,8 @@ import (
 )
 
 // steady is a cluster where shop/keep on node-1 stays whatever becomes of the other pods of its Services. To the
-// addresses of shop/known the sockets of pods are not translated, but their packets.
+// addresses of shop/known the sockets of pods are not translated, but their packets: those of shop/sender, which has no
+// other sockets, since one port towards one backend can't be of both kinds.
 const steady = `
 apiVersion: v1
 kind: Pod
@@ -32,6 +33,11 @@ spec: {nodeName: node-1, containers: [{name: main, ports: [{name: http, containe
 apiVersion: v1
 kind: Pod
 metadata: {name: client, namespace: shop}
+spec: {nodeName: node-2, containers: [{name: main, ports: [{containerPort: 1}]}]}
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: sender, namespace: shop}
 spec: {nodeName: node-2, containers: [{name: main, ports: [{containerPort: 1}]}]}
 ---
 apiVersion: v1
@@ -77,8 +83,8 @@ var routes = []route{
 	{name: "a pod's sockets, v6", from: "shop/client", tcp: "shop/web:http", udp: "shop/web:quote", family: 6},
 	{name: "a node's sockets", from: "node/node-2", tcp: "shop/web:http", udp: "shop/web:quote", family: 4},
 	{name: "a node's sockets, v6", from: "node/node-1", tcp: "shop/web:http", udp: "shop/web:quote", family: 6},
-	{name: "a pod's packets", from: "shop/client", tcp: "198.51.100.81:80", udp: "198.51.100.81:53"},
-	{name: "a pod's packets, v6", from: "shop/client", tcp: "[2001:db8:1::81]:80", udp: "[2001:db8:1::81]:53"},
+	{name: "a pod's packets", from: "shop/sender", tcp: "198.51.100.81:80", udp: "198.51.100.81:53"},
+	{name: "a pod's packets, v6", from: "shop/sender", tcp: "[2001:db8:1::81]:80", udp: "[2001:db8:1::81]:53"},
 	{name: "NodePort with the backend here", from: "outside", tcp: "node/node-1:30080", udp: "node/node-1:30053", family: 4},
 	{name: "NodePort with the backend here, v6", from: "outside", tcp: "node/node-1:30080", udp: "node/node-1:30053", family: 6},
 	{name: "NodePort with the backend elsewhere", from: "outside", tcp: "node/node-2:30080", udp: "node/node-2:30053", family: 4},
@@ -154,11 +160,7 @@ func TestLoadGoesOnWhileEverythingChanges(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() {
-		if err := in.Shutdown(); err != nil {
-			t.Error(err)
-		}
-	})
+	downAtTheEnd(t, in)
 	check(t, in.Converged(t.Context()))
 	var l load
 	l.start(t, in, routes, true) // which reach shop/keep, as yet the only backend
@@ -184,6 +186,19 @@ func TestLoadGoesOnWhileEverythingChanges(t *testing.T) {
 	}
 	t.Logf("%d questions of %d clients, %d lost", attempts, len(l.stops), lost)
 	theCountersTell(t, in)
+}
+
+// downAtTheEnd takes the lab down when the test ends, and tells what its services said if that failed.
+func downAtTheEnd(t *testing.T, in *lab.Lab) {
+	t.Helper()
+	t.Cleanup(func() {
+		if t.Failed() {
+			t.Log(logsIn(in.Logs()))
+		}
+		if err := in.Shutdown(); err != nil {
+			t.Error(err)
+		}
+	})
 }
 
 // roll replaces pods one by one: the next one serves and is published, the one before terminates, finishes and goes.
@@ -237,7 +252,7 @@ func theCountersTell(t *testing.T, in *lab.Lab) {
 	var l load
 	l.start(t, in, here, true)
 	whileItRuns := func() {
-		_, err := in.Probe(t.Context(), lab.ProbeRequest{From: "shop/client", To: "shop/web:http", Count: 10, Interval: streamPause})
+		_, err := in.Probe(t.Context(), lab.ProbeRequest{From: "shop/sender", To: "198.51.100.81:80", Count: 10, Interval: streamPause})
 		check(t, err)
 	}
 	whileItRuns()

@@ -92,11 +92,16 @@ func logs() string {
 	if err != nil {
 		return err.Error()
 	}
-	files, _ := filepath.Glob(filepath.Join(state.Logs, "*.log"))
+	return logsIn(state.Logs)
+}
+
+// logsIn are the ends of the logs in a folder.
+func logsIn(folder string) string {
+	files, _ := filepath.Glob(filepath.Join(folder, "*.log"))
 	var text strings.Builder
 	for _, file := range files {
 		data, _ := os.ReadFile(file)
-		fmt.Fprintf(&text, "--- %s\n%s\n", filepath.Base(file), data[max(0, len(data)-2000):])
+		fmt.Fprintf(&text, "--- %s\n%s\n", filepath.Base(file), data[max(0, len(data)-4000):])
 	}
 	return text.String()
 }

@@ -35,53 +35,112 @@ func TestUpgradeFromLayout1UnderLoad(t *testing.T) {
 		Name: labName + "-upgrade", Nodes: 2, Binaries: folder, Agent: []string{c.program, "lab", "agent"},
 	})
 	check(t, err)
-	t.Cleanup(func() {
-		if err := in.Shutdown(); err != nil {
-			t.Error(err)
-		}
+	downAtTheEnd(t, in)
+	installLayout1(t, in, "node-2", "shop/client", "shop/sender")
+	u := underLoad(t, c, in)
+	u.someTime()
+	come()
+	u.takenOver()
+	check(t, in.Restart("node-2"))
+	roll(t, in, 0)
+	u.end()
+}
+
+// Row 24: from the programs of an earlier release, if DELTAPLANE_PREVIOUS names the folder with them, to the present
+// ones: all are exchanged and killed at once, as careless as it can be done.
+func TestUpgradeFromTheReleaseBefore(t *testing.T) {
+	testkit.NeedKernel(t)
+	previous := os.Getenv("DELTAPLANE_PREVIOUS")
+	if previous == "" {
+		t.Skip("no DELTAPLANE_PREVIOUS with the folder of an earlier release's watcher, compiler and programmer")
+	}
+	c := buildAll(t)
+	folder, names := t.TempDir(), []string{"watcher", "compiler", "programmer"}
+	for _, name := range names {
+		check(t, os.Symlink(filepath.Join(previous, name), filepath.Join(folder, name)))
+	}
+	in, err := lab.Up(t.Context(), decoded(t, steady), lab.Options{
+		Name: labName + "-release", Nodes: 2, Binaries: folder, Agent: []string{c.program, "lab", "agent"},
 	})
-	installLayout1(t, in, "node-2", "shop/client")
-	pod, err := in.Place("shop/client")
+	check(t, err)
+	downAtTheEnd(t, in)
+	testkit.Eventually(t, 30*time.Second, func() bool {
+		report, err := in.Probe(t.Context(), lab.ProbeRequest{From: "shop/client", To: "shop/web:quote", Protocol: "udp", Family: 6, Timeout: 100 * time.Millisecond})
+		return err == nil && report.Results[0].Outcome == agent.OK
+	})
+	u := underLoad(t, c, in)
+	u.someTime()
+	for _, name := range names {
+		check(t, os.Remove(filepath.Join(folder, name)))
+		check(t, os.Symlink(filepath.Join(filepath.Dir(c.program), name), filepath.Join(folder, name)))
+	}
+	kill(t, in)
+	u.takenOver()
+	roll(t, in, 0)
+	u.end()
+}
+
+// upgrade is clients at work in a lab while its programmers are exchanged: those of a pod whose sockets the node sees,
+// and those of another that are in a cgroup of no node, so that it sees their packets alone.
+type upgrade struct {
+	load
+
+	t  *testing.T
+	in *lab.Lab
+}
+
+func underLoad(t *testing.T, c cli, in *lab.Lab) *upgrade {
+	t.Helper()
+	u := &upgrade{t: t, in: in}
+	pod, err := in.Place("shop/sender")
 	check(t, err)
 	unseen, err := agent.Start(exec.Command(c.program, "lab", "agent"), func(cmd *exec.Cmd) error {
 		return space.Start(cmd, space.OpenNamespace(pod.Namespace), nil)
 	})
 	check(t, err)
-	defer unseen.Close()
-
-	var l load
+	t.Cleanup(unseen.Close)
 	for _, stream := range []bool{true, false} {
-		l.start(t, in, routes[:2], stream)
+		u.start(t, in, routes[:2], stream)
 		for protocol, port := range map[string]string{"tcp": "http", "udp": "quote"} {
 			for _, family := range []int{4, 6} {
 				to, err := in.Resolve("shop/web:"+port, family)
 				check(t, err)
 				stop, err := unseen.Load(agent.Target{Protocol: protocol, Address: to, Timeout: 3 * time.Second, Stream: stream}, streamPause)
 				check(t, err)
-				l.add(fmt.Sprintf("packets to %s over %s, stream %t", to, protocol, stream), stream, stop)
+				u.add(fmt.Sprintf("packets to %s over %s, stream %t", to, protocol, stream), stream, stop)
 			}
 		}
 	}
-	someTime := func() {
-		_, err := in.Probe(t.Context(), lab.ProbeRequest{From: "shop/client", To: "shop/keep:http", Count: 20, Interval: streamPause})
-		check(t, err)
-	}
-	someTime()
-	come()
-	check(t, in.Converged(t.Context()))
-	old := filepath.Join(in.Pins("node-2"), "maps")
-	testkit.Eventually(t, 10*time.Second, func() bool {
+	return u
+}
+
+// someTime passes while the clients work.
+func (u *upgrade) someTime() {
+	u.t.Helper()
+	_, err := u.in.Probe(u.t.Context(), lab.ProbeRequest{From: "shop/client", To: "shop/keep:http", Count: 20, Interval: streamPause})
+	check(u.t, err)
+}
+
+// takenOver waits until the node has nothing of layout 1 any more.
+func (u *upgrade) takenOver() {
+	u.t.Helper()
+	check(u.t, u.in.Converged(u.t.Context()))
+	old := filepath.Join(u.in.Pins("node-2"), "maps")
+	testkit.Eventually(u.t, 30*time.Second, func() bool {
 		_, err := os.Stat(old)
 		return os.IsNotExist(err)
 	})
-	someTime()
-	check(t, in.Restart("node-2"))
-	roll(t, in, 0)
-	attempts, lost, told := l.end(t)
+	u.someTime()
+}
+
+// end fails the test unless every client always got its answer.
+func (u *upgrade) end() {
+	u.t.Helper()
+	attempts, lost, told := u.load.end(u.t)
 	for _, text := range told {
-		t.Error(text)
+		u.t.Error(text)
 	}
-	t.Logf("%d questions of %d clients, %d lost", attempts, len(l.stops), lost)
+	u.t.Logf("%d questions of %d clients, %d lost", attempts, len(u.stops), lost)
 }
 
 // holdProgrammers makes programmers wait at their start until the function that it returns is called.
@@ -94,9 +153,9 @@ func holdProgrammers(t *testing.T, folder string) func() {
 	return func() { check(t, os.WriteFile(gate, nil, 0o644)) }
 }
 
-// installLayout1 leaves on a node what a programmer of layout 1 did: programs at the link of a pod and at the sockets
+// installLayout1 leaves on a node what a programmer of layout 1 did: programs at the links of pods and at the sockets
 // of the node, and the tables of Service shop/web with its one backend.
-func installLayout1(t *testing.T, in *lab.Lab, node, pod string) {
+func installLayout1(t *testing.T, in *lab.Lab, node string, names ...string) {
 	t.Helper()
 	place, err := in.Place("node/" + node)
 	check(t, err)
@@ -116,16 +175,18 @@ func installLayout1(t *testing.T, in *lab.Lab, node, pod string) {
 		pinned(t, l, err, filepath.Join(links, name))
 	}
 	check(t, space.OpenNamespace(place.Namespace).Do(func() error {
-		end, err := net.InterfaceByName(labfabric.LinkName(pod))
-		if err != nil {
-			return err
-		}
-		for name, at := range map[string]ebpf.AttachType{"from_pod": ebpf.AttachTCXIngress, "to_pod": ebpf.AttachTCXEgress} {
-			l, err := link.AttachTCX(link.TCXOptions{Interface: end.Index, Program: pods.Programs[name], Attach: at})
+		for _, name := range names {
+			end, err := net.InterfaceByName(labfabric.LinkName(name))
 			if err != nil {
 				return err
 			}
-			pinned(t, l, nil, filepath.Join(links, fmt.Sprintf("pod-%d-%s", end.Index, name)))
+			for way, at := range map[string]ebpf.AttachType{"from_pod": ebpf.AttachTCXIngress, "to_pod": ebpf.AttachTCXEgress} {
+				l, err := link.AttachTCX(link.TCXOptions{Interface: end.Index, Program: pods.Programs[way], Attach: at})
+				if err != nil {
+					return err
+				}
+				pinned(t, l, nil, filepath.Join(links, fmt.Sprintf("pod-%d-%s", end.Index, way)))
+			}
 		}
 		return nil
 	}))
