@@ -61,6 +61,32 @@ func TestNothingIsOlderThanItsLastPacket(t *testing.T) {
 	}
 }
 
+// Row 21: an answer counts in whatever second it comes, so that datagrams with answers are kept for two minutes.
+// Trap 13: an answer within the first second of a flow is one, too.
+func TestAnAnswerAtOnceIsNoted(t *testing.T) {
+	d := load(t, "")
+	putServices(t, d)
+	const asking, silent = "10.1.0.9:4000", "10.1.0.9:4001"
+	for _, client := range []string{asking, silent} {
+		_, _, err := d.RunFromPod(frame(t, model.UDP, client, "10.96.0.1:80", "", 9), 0)
+		check(t, err)
+	}
+	_, _, err := d.RunToPod(frame(t, model.UDP, "10.1.0.1:8080", asking, "", 9), 0)
+	check(t, err)
+	for _, step := range []struct{ age, left uint32 }{{60, 2}, {70, 0}} {
+		check(t, d.PassTime(step.age))
+		now, err := NowSeconds()
+		check(t, err)
+		_, err = d.Sweep(t.Context(), DefaultTimeouts, now)
+		check(t, err)
+		left := uint32(0)
+		check(t, eachEntry(d.maps[flowsMap], func(_, _ []byte) error { left++; return nil }))
+		if left != step.left {
+			t.Errorf("%d s later %d entries are left, want %d", step.age, left, step.left)
+		}
+	}
+}
+
 // flowOf returns the entries of a flow: two, or four if it is masqueraded. The first is the client's.
 func flowOf(client, service, backend, node string, edit func(*abi.Flow)) (keys []abi.Tuple, flows []abi.Flow) {
 	at := func(text string) ([16]byte, [2]byte) {

@@ -103,7 +103,7 @@ static __noinline int flow_write_peer(const struct tuple *key, const struct flow
 		.backend = flow->backend,
 		.set = flow->set,
 		.sequence = flow->sequence,
-		.seen = flow->seen,
+		.seen = flow->seen - 1, /* so that its first packet is noted as an answer */
 		.state = FLOW_ANSWERED,
 	};
 	int error = write_flow(&other, &reverse, flags);

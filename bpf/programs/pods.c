@@ -18,7 +18,8 @@
  * that comes back to itself gets the node's address.
  *
  * Lookups: no Service 3 (a SYN or datagram 4), known connection 1, known datagrams 2, once a second
- * 2 more each; new flow 7 and 2 writes, refused 5, reply 1, no reply 1. A test counts them.
+ * 2 more each; new flow 7 and 2 writes, refused 5, reply 1 (the first one 2), no reply 1. A test
+ * counts them.
  */
 #include <linux/bpf.h>
 #include <bpf/bpf_helpers.h>
