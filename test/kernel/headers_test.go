@@ -7,6 +7,7 @@ import (
 	"encoding/binary"
 	"fmt"
 	"hash/crc32"
+	"net/netip"
 	"slices"
 	"testing"
 
@@ -77,6 +78,43 @@ func TestSCTPIsTranslatedWithARightCRC(t *testing.T) {
 			if diff := cmp.Diff(sctpFrame(t, c.service, c.client, chunk)[14:], out[14:]); verdict != bpf.Pass || diff != "" {
 				t.Errorf("%d bytes from %s: %v %s", size, c.backend, verdict, diff)
 			}
+		}
+	}
+}
+
+// Row 18: a NodePort of SCTP whose backend is on another node is masqueraded both ways with a right CRC32c.
+func TestSCTPIsMasqueradedWithARightCRC(t *testing.T) {
+	for _, c := range []struct {
+		client, node, backend string
+		family                model.Family
+	}{
+		{outside4, edge4 + ":30080", remotePod4, model.IPv4},
+		{outside6, "[" + edge6 + "]:30080", remotePod6, model.IPv6},
+	} {
+		e := newEdge(t, bpf.Options{})
+		e.root(1, model.SCTP, c.family, c.backend)
+		e.ownFront(1, model.MatchNodePort, 0, 30080)
+		e.write(t)
+		through := func(frame []byte) []byte {
+			for _, hook := range []func([]byte, int) (bpf.Verdict, []byte, error){e.plane.RunFromUplink, e.plane.RunToUplink} {
+				verdict, out, err := hook(frame, 0)
+				check(t, err)
+				if verdict != bpf.Pass {
+					t.Fatalf("%v, drops %v", verdict, drops(t, e.plane))
+				}
+				frame = out
+			}
+			return frame
+		}
+		out := through(sctpFrame(t, c.client, c.node, sctpInit))
+		port := binary.BigEndian.Uint16(out[transportAt(out):])
+		masqueraded := netip.AddrPortFrom(netip.MustParseAddrPort(c.node).Addr(), port).String()
+		if diff := cmp.Diff(sctpFrame(t, masqueraded, c.backend, sctpInit)[14:], out[14:]); diff != "" {
+			t.Errorf("to %s: %s", c.backend, diff)
+		}
+		out = through(sctpFrame(t, c.backend, masqueraded, sctpInit))
+		if diff := cmp.Diff(sctpFrame(t, c.node, c.client, sctpInit)[14:], out[14:]); diff != "" {
+			t.Errorf("to %s: %s", c.client, diff)
 		}
 	}
 }
