@@ -21,11 +21,12 @@ import (
 // were there no socket hook, is run in its place, and what a socket sees is said of it.
 type Kernel struct {
 	loaded *kernelnode.Node
+	world  *World
 	name   string
-	node   *refmodel.Node // what the maps say
+	node   *refmodel.Node // what the maps say: the rows of the node of that name in world
 }
 
-// NewKernel loads the programs for questions about w. The caller closes it.
+// NewKernel loads the programs for questions about w, and about others that are no larger. The caller closes it.
 func NewKernel(w *World) (*Kernel, error) {
 	if err := bpf.Probe(); err != nil {
 		return nil, fmt.Errorf("the kernel engine needs BPF: %w; --engine model needs nothing", err)
@@ -76,15 +77,21 @@ func (k *Kernel) decide(w *World, c connection) (outcome, error) {
 
 // fill takes the maps to the rows and the addresses of a node.
 func (k *Kernel) fill(w *World, node string) error {
-	if k.name == node {
+	if k.world == w && k.name == node {
 		return nil
 	}
-	for kind, layer := range map[model.LayerKind]model.Layer{model.LayerCluster: model.ClusterLayer, model.LayerNode: model.NodeLayer(node)} {
-		rows := w.rows[layer]
-		if rows == nil {
-			rows = &model.Tables{}
+	for _, step := range []struct {
+		kind model.LayerKind
+		rows *model.Tables
+	}{
+		{model.LayerNode, nil}, // of another world, they might be the cluster's here
+		{model.LayerCluster, w.rows[model.ClusterLayer]},
+		{model.LayerNode, w.rows[model.NodeLayer(node)]},
+	} {
+		if step.rows == nil {
+			step.rows = &model.Tables{}
 		}
-		if err := k.loaded.Set(kind, rows); err != nil {
+		if err := k.loaded.Set(step.kind, step.rows); err != nil {
 			return fmt.Errorf("fill the maps of node %s: %w", node, err)
 		}
 	}
@@ -100,7 +107,7 @@ func (k *Kernel) fill(w *World, node string) error {
 		}
 		layers = append(layers, refmodel.NewLayer(rows))
 	}
-	k.name, k.node = node, refmodel.New(layers...).In(around)
+	k.world, k.name, k.node = w, node, refmodel.New(layers...).In(around)
 	return nil
 }
 

@@ -47,3 +47,29 @@ func TestEnginesAgree(t *testing.T) {
 		}
 	}
 }
+
+// The same programs answer about a cluster that has changed.
+func TestEngineIsAskedAboutAnotherWorld(t *testing.T) {
+	testkit.NeedKernel(t)
+	before, after := shop(), kinds(t, Config{})
+	kernel, err := NewKernel(after)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer kernel.Close()
+	node := before.Nodes()[0]
+	q := Question{From: "192.0.2.1", To: "10.96.0.10:80", Node: node}
+	for _, w := range []*World{before, after, before} {
+		model, err := w.Ask(Model{}, q)
+		if err != nil {
+			t.Fatal(err)
+		}
+		got, err := w.Ask(kernel, q)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if diff := cmp.Diff(model, got, cmpopts.IgnoreFields(Answer{}, "Steps")); diff != "" {
+			t.Errorf("(-model +kernel):\n%s", diff)
+		}
+	}
+}
