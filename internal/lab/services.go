@@ -54,12 +54,16 @@ func (l *Lab) startBus(ctx context.Context) (err error) {
 
 // startEmbedded takes the port that everyone knows if it is free.
 func startEmbedded(folder string, l *Lab) (*embedded.Server, error) {
-	port := -1
+	options := embedded.Options{Dir: folder, Port: busPort, Log: l.log}
 	if probe, err := net.Listen("tcp", "127.0.0.1:4222"); err == nil {
-		port = busPort
 		probe.Close()
+		if server, err := embedded.Start(options); err == nil {
+			return server, nil
+		}
+		// Another lab may have been faster. Whatever else is wrong still is with another port.
 	}
-	return embedded.Start(embedded.Options{Dir: folder, Port: port, Log: l.log})
+	options.Port = -1
+	return embedded.Start(options)
 }
 
 // startServices starts watcher and compiler. They need no node: they run where the lab runs.
