@@ -159,6 +159,7 @@ var everyone = append([]string{"outside"}, insiders...)
 // Trap 39: under a Local policy without a local endpoint packets are dropped, not refused.
 // Trap 40: source ranges hold for pods too, which are known by their own addresses.
 func TestServicesAreReachedFromEverywhere(t *testing.T) {
+	t.Parallel()
 	s := newScene(t, "reach", street)
 	pods := []string{"shop/client", rawPod + "shop/client"}
 	for _, c := range []struct {

@@ -51,7 +51,9 @@ func newScene(t *testing.T, name, yaml string) *scene {
 		AllowExternalIPs: []netip.Prefix{netip.MustParsePrefix("192.0.2.0/24"), netip.MustParsePrefix("2001:db8:2::/48")},
 	}}
 	t.Cleanup(func() {
-		s.changed()
+		if s.kernel != nil {
+			s.kernel.Close()
+		}
 		for _, client := range s.raw {
 			client.Close()
 		}
@@ -66,12 +68,7 @@ func newScene(t *testing.T, name, yaml string) *scene {
 }
 
 // changed forgets what is explained: it was about the cluster before.
-func (s *scene) changed() {
-	if s.kernel != nil {
-		s.kernel.Close()
-	}
-	s.world, s.kernel = nil, nil
-}
+func (s *scene) changed() { s.world = nil }
 
 // rawPod begins the name of a place that is a pod's namespace without its cgroup: its packets are all that is seen.
 const rawPod = "raw "
@@ -269,6 +266,8 @@ func (s *scene) learn(t *testing.T) {
 	var err error
 	s.world, _, err = explain.FromFacts(facts, s.config)
 	check(t, err)
-	s.kernel, err = explain.NewKernel(s.world)
-	check(t, err)
+	if s.kernel == nil {
+		s.kernel, err = explain.NewKernel(s.world)
+		check(t, err)
+	}
 }
