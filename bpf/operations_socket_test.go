@@ -109,7 +109,7 @@ func TestMapOperationsPerDial(t *testing.T) {
 		{"a dial of a load balancer with source ranges", connect("203.0.113.1:80"), counted{6, 0}, counted{1, 0}},
 		{"a dial under policy Local", connect("10.96.0.5:81"), counted{6, 0}, counted{6, 0}},
 		{"a dial by hints", connect("10.96.0.54:80"), counted{8, 0}, counted{8, 0}},
-		{"a first dial with affinity", connect("10.96.0.55:80"), counted{7, 1}, counted{7, 1}},
+		{"a first dial with affinity", connect("10.96.0.55:80"), counted{9, 1}, counted{9, 1}},
 		{"another dial with affinity", connect("10.96.0.55:80"), counted{5, 0}, counted{5, 0}},
 		{"a dial of a port that is not served", connect("10.96.0.5:9"), counted{5, 0}, counted{5, 0}},
 		{"a dial of an address that is none's", connect("10.96.9.9:80"), counted{5, 0}, counted{5, 0}},

@@ -85,6 +85,9 @@ var golden = map[string]proto.Message{
 	}}},
 	"fact_node_draining": &Fact{Object: object, State: &Fact_Node{Node: &Node{Draining: true}}},
 	"snapshot_services":  &Snapshot{Epoch: 2, Layer: "node.node-a", Revision: 9, Digest: digest, Rows: moreRows, Chunk: 1, Chunks: 2},
+	"snapshot_twin": &Snapshot{Epoch: 2, Layer: "node.node-a", Revision: 9, Chunks: 1, Rows: &Rows{
+		Backends: []*Backend{{Id: 4, Set: 1, Address: v4, Port: 8080, State: BackendState_BACKEND_STATE_ACTIVE, Place: 1 << 63, Twin: 2}},
+	}},
 	"delta_services": &Delta{Epoch: 2, Layer: "node.node-a", From: 8, To: 9, DigestAfter: digest, Remove: &Keys{
 		Views: []*ViewKey{moreRows.Views[0].Key}, SourceRanges: moreRows.SourceRanges, Networks: []*Prefix{block},
 		HealthChecks: []uint32{32000}, Self: true,

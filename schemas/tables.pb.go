@@ -986,7 +986,9 @@ type Backend struct {
 	Port  uint32       `protobuf:"varint,4,opt,name=port,proto3" json:"port,omitempty"`
 	State BackendState `protobuf:"varint,5,opt,name=state,proto3,enum=deltaplane.v1.BackendState" json:"state,omitempty"`
 	// The node, in a node's layer, which has rows of its own for the backends of its sets; 0 else.
-	Place         uint64 `protobuf:"fixed64,6,opt,name=place,proto3" json:"place,omitempty"`
+	Place uint64 `protobuf:"fixed64,6,opt,name=place,proto3" json:"place,omitempty"`
+	// The same backend in the cluster layer, for one in a node's layer; 0 else.
+	Twin          uint32 `protobuf:"varint,7,opt,name=twin,proto3" json:"twin,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1059,6 +1061,13 @@ func (x *Backend) GetState() BackendState {
 func (x *Backend) GetPlace() uint64 {
 	if x != nil {
 		return x.Place
+	}
+	return 0
+}
+
+func (x *Backend) GetTwin() uint32 {
+	if x != nil {
+		return x.Twin
 	}
 	return 0
 }
@@ -1514,14 +1523,15 @@ const file_deltaplane_v1_tables_proto_rawDesc = "" +
 	"\x05place\x18\x03 \x01(\x06R\x05place\"H\n" +
 	"\x04View\x12(\n" +
 	"\x03key\x18\x01 \x01(\v2\x16.deltaplane.v1.ViewKeyR\x03key\x12\x16\n" +
-	"\x06target\x18\x02 \x01(\rR\x06target\"\xa2\x01\n" +
+	"\x06target\x18\x02 \x01(\rR\x06target\"\xb6\x01\n" +
 	"\aBackend\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\rR\x02id\x12\x10\n" +
 	"\x03set\x18\x02 \x01(\rR\x03set\x12\x18\n" +
 	"\aaddress\x18\x03 \x01(\fR\aaddress\x12\x12\n" +
 	"\x04port\x18\x04 \x01(\rR\x04port\x121\n" +
 	"\x05state\x18\x05 \x01(\x0e2\x1b.deltaplane.v1.BackendStateR\x05state\x12\x14\n" +
-	"\x05place\x18\x06 \x01(\x06R\x05place\"7\n" +
+	"\x05place\x18\x06 \x01(\x06R\x05place\x12\x12\n" +
+	"\x04twin\x18\a \x01(\rR\x04twin\"7\n" +
 	"\aMembers\x12\x10\n" +
 	"\x03set\x18\x01 \x01(\rR\x03set\x12\x1a\n" +
 	"\bbackends\x18\x02 \x03(\rR\bbackends\"6\n" +

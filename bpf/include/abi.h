@@ -82,8 +82,11 @@ struct backend {
 	__be16 port;
 	__u8 state; /* BackendState of internal/model */
 	__u8 layer;
+	__u32 twin; /* in a node's layer: the same backend in the cluster's, by id, which is what
+		       flows, sockets and affinities remember; 0: none */
+	__u32 pad;
 };
-_Static_assert(sizeof(struct backend) == 32, "backend");
+_Static_assert(sizeof(struct backend) == 40, "backend");
 
 /* key: struct address */
 struct endpoint {
@@ -226,8 +229,9 @@ _Static_assert(sizeof(struct flow) == 48, "flow");
 struct affinity_key {
 	struct address client; /* packets: the source address; sockets: zero */
 	__u64 cookie;	       /* sockets: of the network namespace; packets: 0 */
-	__u32 set;	       /* the one that was picked from: a root or a part of it */
-	__u32 pad;
+	__u32 set;	       /* the one that was picked from; its root if scope is not 0 */
+	__u32 scope; /* of a part in the node's layer, which may come and go with a policy; else 0
+		      */
 };
 _Static_assert(sizeof(struct affinity_key) == 32, "affinity_key");
 

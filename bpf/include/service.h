@@ -76,6 +76,19 @@ static __always_inline __u32 set_count(const struct backend_set *set)
 	return *(const volatile __u32 *)&set->count;
 }
 
+/*
+ * The id to remember a backend by: that of the cluster layer, since a policy or a hint may be taken
+ * from a Service, and the rows of the node's layer with it, while the backend lives. Where the
+ * node's layer is ahead of the cluster's there may be none yet. One lookup for a backend of the
+ * node's layer.
+ */
+static __always_inline __u32 lasting_id(__u32 id, __u32 twin_id, __u32 root)
+{
+	struct backend *twin = twin_id ? look_up(&backends_v2, &twin_id) : NULL;
+
+	return twin && twin->set == root ? twin_id : id;
+}
+
 /* A backend by id as what a pick returns. A backend belongs to one ServicePort: another's would
  * mean that the id was used again. */
 static __always_inline struct backend *pick_known(__u32 id, __u32 root, struct pick *pick)
@@ -84,9 +97,9 @@ static __always_inline struct backend *pick_known(__u32 id, __u32 root, struct p
 
 	if (!backend)
 		return NULL;
-	pick->backend = id;
 	pick->addr = backend->addr;
 	pick->port = backend->port;
+	pick->backend = lasting_id(id, backend->twin, root);
 	return *(volatile __u32 *)&backend->set == root ? backend : NULL;
 }
 
@@ -184,6 +197,21 @@ static __always_inline bool local_only(const struct decision *d, bool inside)
 	return d->flags & FRONTEND_EXTERNAL_LOCAL;
 }
 
+/* What the client of a root had while a policy or hints gave it a part in the node's layer. Two
+ * lookups. */
+static __always_inline __u32 affinity_of_parts(const struct affinity_key *of, __u32 seconds)
+{
+	struct affinity_key key = *of;
+	__u32 had;
+
+	key.scope = SCOPE_LOCAL;
+	had = affinity_recall(&key, seconds);
+	if (had)
+		return had;
+	key.scope = SCOPE_NODE;
+	return affinity_recall(&key, seconds);
+}
+
 /* The backend that the client had last, while it takes connections, else a random one. */
 static __always_inline int pick_with_affinity(const struct dialler *who, struct decision *d,
 					      struct backend_set *backends)
@@ -197,7 +225,13 @@ static __always_inline int pick_with_affinity(const struct dialler *who, struct 
 		return pick_backend(d->set, backends, d->root, &d->pick);
 	if (!key.cookie)
 		key.client = who->addr;
+	if (backends->scope == SCOPE_LOCAL || backends->scope == SCOPE_NODE) {
+		key.set = d->root;
+		key.scope = backends->scope;
+	}
 	had = affinity_recall(&key, backends->affinity);
+	if (!had && d->set == d->root)
+		had = affinity_of_parts(&key, backends->affinity);
 	if (had)
 		backend = pick_known(had, d->root, &d->pick);
 	if (backend && (backend->state == BACKEND_ACTIVE || backends->flags & SET_FALLBACK))
@@ -211,7 +245,8 @@ static __always_inline int pick_with_affinity(const struct dialler *who, struct 
 
 /*
  * Picks a backend of d->root for a new connection, by d->flags and d->kind. Returns a reason.
- * Lookups: set, slot, backend; 2 more for a part of the set, 1 for the node's zone, 3 for affinity.
+ * Lookups: set, slot, backend; 2 more for a part of the set, 1 for a backend of the node's layer or
+ * the node's zone, 3 for affinity, 2 more for a client of a root that is new to it.
  */
 static __always_inline int decide_backend(const struct dialler *who, const struct address *dialled,
 					  struct decision *d)

@@ -67,6 +67,7 @@ type backendJSON struct {
 	Pod     string `json:"pod"`
 	Set     uint32 `json:"set"`
 	Service string `json:"service"`
+	Twin    uint32 `json:"twin,omitempty"` // the same backend in the cluster layer, of one in a node's
 }
 
 type memberJSON struct {
@@ -202,7 +203,7 @@ func (n *names) frontend(f model.Frontend) frontendJSON {
 }
 
 func (n *names) backend(b model.Backend) backendJSON {
-	return backendJSON{uint32(b.ID), b.Addr.String(), b.Port, stateName(b.State), n.pods[b.Addr], uint32(b.Set), n.service(b.Set)}
+	return backendJSON{uint32(b.ID), b.Addr.String(), b.Port, stateName(b.State), n.pods[b.Addr], uint32(b.Set), n.service(b.Set), uint32(b.Twin)}
 }
 
 func (n *names) member(m model.Member) memberJSON {

@@ -47,7 +47,7 @@ var Layouts = [MapCount]Layout{
 	Views:        {"views_v1", 16, 8},
 	Sets:         {"sets_v2", 4, 160},
 	Slots:        {"slots_v1", 8, 4},
-	Backends:     {"backends_v2", 4, 32},
+	Backends:     {"backends_v2", 4, 40},
 	Endpoints:    {"endpoints_v1", 16, 324},
 	SourceRanges: {"source_ranges_v1", 24, 4},
 	Networks:     {"networks_v1", 20, 4},
@@ -120,6 +120,8 @@ type Backend struct {
 	Port  [2]byte
 	State uint8
 	Layer uint8
+	Twin  uint32
+	_     uint32
 }
 
 // Endpoint is struct endpoint.

@@ -44,7 +44,7 @@ type AffinityKey struct {
 	Client [16]byte
 	Cookie uint64
 	Set    uint32
-	_      uint32
+	Scope  uint32
 }
 
 // Affinity is struct affinity.

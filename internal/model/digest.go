@@ -121,7 +121,7 @@ func (r Backend) appendCanonical(b []byte) []byte {
 	b = appendAddr(b, r.Addr)
 	b = binary.BigEndian.AppendUint16(b, r.Port)
 	b = binary.BigEndian.AppendUint64(b, uint64(r.Place))
-	return append(b, byte(r.State))
+	return binary.BigEndian.AppendUint32(append(b, byte(r.State)), uint32(r.Twin))
 }
 
 func (m Member) appendCanonical(b []byte) []byte {

@@ -204,7 +204,7 @@ type Member struct {
 
 // BackendKey is the meaning of a BackendID. Set is the root: a backend belongs to one ServicePort, so a backend
 // that is gone is gone for all who chose it. Layers are closed in themselves, so a node's layer has rows of its own,
-// with Place, for backends that are in sets of that layer.
+// with Place, for backends that are in sets of that layer; see Backend.Twin.
 type BackendKey struct {
 	Set   SetID
 	Addr  netip.Addr // never IPv4-mapped
@@ -217,6 +217,11 @@ type Backend struct {
 	ID BackendID
 	BackendKey
 	State BackendState
+	// Twin is the same backend in the cluster layer, for one in a node's layer; 0 in the cluster layer, and for
+	// ScopeHostPort, which has none. Flows, sockets and affinities remember the twin, so that a Service may lose
+	// its sets in nodes' layers (traffic policy Local, hints for nodes) and they stay. It may be missing where one
+	// layer is ahead of the other: then they remember the row itself.
+	Twin BackendID
 }
 
 // SourceRange is a prefix that a root set's frontends with flag SourceRanges take clients from.

@@ -17,7 +17,17 @@ type Affinities map[AffinityKey]Affinity
 type AffinityKey struct {
 	Client netip.Addr
 	Cookie uint64
-	Set    model.SetID // the one that was picked from
+	Set    model.SetID // the one that was picked from; its root if Scope is not 0
+	Scope  model.Scope // ScopeLocal or ScopeNode: parts that come and go with policies and hints; else 0
+}
+
+// of returns the key for a client that picks from a set.
+func (k AffinityKey) of(set *model.BackendSet) AffinityKey {
+	k.Set = set.ID
+	if set.Scope == model.ScopeLocal || set.Scope == model.ScopeNode {
+		k.Set, k.Scope = set.Root, set.Scope
+	}
+	return k
 }
 
 // Affinity is what it got, and when it asked last.
@@ -34,9 +44,14 @@ func (a Affinities) Narrow(n *Node, d *Decision, who AffinityKey, now uint32) {
 	if d.Verdict != Forward || d.Set == nil || d.Set.Affinity == 0 {
 		return
 	}
-	who.Set = d.Set.ID
-	had, asked := a[who]
-	if !asked || now-had.Seen >= d.Set.Affinity {
+	had, asked := a.recall(who.of(d.Set), d.Set.Affinity, now)
+	for _, scope := range []model.Scope{model.ScopeLocal, model.ScopeNode} {
+		if !asked && d.Set.ID == d.Root.ID {
+			who.Set, who.Scope = d.Root.ID, scope
+			had, asked = a.recall(who, d.Set.Affinity, now)
+		}
+	}
+	if !asked {
 		return
 	}
 	b, lives := n.backend(had.Backend)
@@ -46,10 +61,15 @@ func (a Affinities) Narrow(n *Node, d *Decision, who AffinityKey, now uint32) {
 	d.Candidates = []model.Backend{b}
 }
 
+// recall returns what a client got within the time that the Service allows.
+func (a Affinities) recall(who AffinityKey, seconds, now uint32) (Affinity, bool) {
+	had, asked := a[who]
+	return had, asked && now-had.Seen < seconds
+}
+
 // Note remembers what a client got.
 func (a Affinities) Note(d Decision, who AffinityKey, b model.Backend, now uint32) {
 	if d.Set != nil && d.Set.Affinity != 0 {
-		who.Set = d.Set.ID
-		a[who] = Affinity{b.ID, now}
+		a[who.of(d.Set)] = Affinity{b.ID, now}
 	}
 }

@@ -207,7 +207,7 @@ func (n *Node) choose(d Decision, from model.SetID, whenNone model.DropReason) D
 	}
 	for _, id := range members {
 		if b, known := n.backend(id); known && b.Set == d.Root.ID {
-			d.Candidates = append(d.Candidates, b)
+			d.Candidates = append(d.Candidates, n.lasting(b))
 		}
 	}
 	if len(d.Candidates) == 0 {

@@ -106,6 +106,15 @@ func (n *Node) backend(id model.BackendID) (model.Backend, bool) {
 	return first(n, func(l *Layer) (model.Backend, bool) { b, has := l.tables.Backends[id]; return b, has })
 }
 
+// lasting returns a backend by the number that flows, sockets and affinities remember: that of the cluster layer, so
+// that they outlive a traffic policy or a hint; its own where the cluster layer has none of the same root (yet).
+func (n *Node) lasting(b model.Backend) model.Backend {
+	if twin, has := n.backend(b.Twin); has && twin.Set == b.Set {
+		b.ID = b.Twin
+	}
+	return b
+}
+
 // members returns the backends of a set. A set's members are in the layer of the set.
 func (n *Node) members(set model.SetID) []model.BackendID {
 	ids, _ := first(n, func(l *Layer) ([]model.BackendID, bool) { return l.members[set], len(l.members[set]) > 0 })

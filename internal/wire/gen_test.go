@@ -125,6 +125,7 @@ func genBackend() *rapid.Generator[model.Backend] {
 				Place: rapid.OneOf(rapid.Just(model.Place(0)), genPlace()).Draw(t, "place"),
 			},
 			State: rapid.SampledFrom([]model.BackendState{model.BackendActive, model.BackendTerminating}).Draw(t, "state"),
+			Twin:  rapid.OneOf(rapid.Just(model.BackendID(0)), genBackendID()).Draw(t, "twin"),
 		}
 	})
 }

@@ -99,6 +99,7 @@ func backendToProto(b model.Backend) *schemas.Backend {
 	return &schemas.Backend{
 		Id: uint32(b.ID), Set: uint32(b.Set), Address: AddrToProto(b.Addr), Port: uint32(b.Port),
 		State: schemas.BackendState(b.State), Place: uint64(b.Place),
+		Twin: uint32(b.Twin),
 	}
 }
 
@@ -114,6 +115,7 @@ func backendFromProto(m *schemas.Backend) (model.Backend, error) {
 	return model.Backend{
 		ID: id, State: model.BackendState(m.GetState()),
 		BackendKey: model.BackendKey{Set: set, Addr: addr, Port: port, Place: model.Place(m.GetPlace())},
+		Twin:       model.BackendID(m.GetTwin()),
 	}, first(errID, errSet, errAddr, errPort, errState)
 }
 

@@ -18,7 +18,7 @@ const (
 	sizeFrontendKey = 2 + 18 + 4 + 3 + 2
 	sizeFrontend    = 2 + sizeFrontendKey + 6 + 2 + 6
 	sizeSet         = 3 + 6 + 3 + 3 + 4 + 3 + 2 + 2 + 9 + 6 + 6 + 4
-	sizeBackend     = 2 + 6 + 6 + 18 + 4 + 2 + 9
+	sizeBackend     = 2 + 6 + 6 + 18 + 4 + 2 + 9 + 6
 	sizeID          = 5
 	sizeMembers     = 2 + 4 + 6 + 5 // a group of members of one set, without its backends
 	sizeAddress     = 18

@@ -60,22 +60,34 @@ func (b *book) part(id, root model.SetID, scope model.Scope, zone string, addrs 
 			b.put(layer, model.BackendID(100*int(id)+i), id, root, a, place)
 			continue
 		}
-		for backend, row := range b.cluster.Backends {
-			if row.Set == root && row.Addr == a.Addr() && row.Port == a.Port() {
-				m := model.Member{Set: id, Backend: backend}
-				layer.Members[m] = m
-			}
+		if backend := b.inCluster(root, a); backend != 0 {
+			m := model.Member{Set: id, Backend: backend}
+			layer.Members[m] = m
 		}
 	}
 }
 
 func (b *book) put(layer *model.Tables, id model.BackendID, set, root model.SetID, a netip.AddrPort, place model.Place) {
-	layer.Backends[id] = model.Backend{
+	row := model.Backend{
 		ID: id, State: model.BackendActive,
 		BackendKey: model.BackendKey{Set: root, Addr: a.Addr(), Port: a.Port(), Place: place},
 	}
+	if place != 0 {
+		row.Twin = b.inCluster(root, a)
+	}
+	layer.Backends[id] = row
 	m := model.Member{Set: set, Backend: id}
 	layer.Members[m] = m
+}
+
+// inCluster returns the id that a backend of a root has in the cluster layer; 0 if it is not there.
+func (b *book) inCluster(root model.SetID, a netip.AddrPort) model.BackendID {
+	for id, row := range b.cluster.Backends {
+		if row.Set == root && row.Addr == a.Addr() && row.Port == a.Port() {
+			return id
+		}
+	}
+	return 0
 }
 
 // terminate leaves a backend that only finishes what it has; member says that nothing better is there.
@@ -121,6 +133,22 @@ func (b *book) ownFront(set model.SetID, match model.Match, flags model.Frontend
 
 func (b *book) frontKey(set model.SetID, kind model.FrontendKind, flags model.FrontendFlags, key model.FrontendKey) {
 	b.cluster.Frontends[key] = model.Frontend{FrontendKey: key, Set: set, Kind: kind, Flags: flags}
+}
+
+// unpart takes back what part wrote.
+func (b *book) unpart(id model.SetID) {
+	for key, view := range b.node.Views {
+		if view.Target == id {
+			delete(b.node.Views, key)
+		}
+	}
+	for m := range b.node.Members {
+		if m.Set == id {
+			delete(b.node.Members, m)
+			delete(b.node.Backends, m.Backend)
+		}
+	}
+	delete(b.node.Sets, id)
 }
 
 // network writes a prefix of the cluster.

@@ -222,6 +222,7 @@ func TestSocketsMoveByThePolicyOfTheirService(t *testing.T) {
 			sockets = append(sockets, dialDatagrams(t, "udp4", at(service4)[0]))
 		}
 		b.node = model.NewTables()
+		b.remove(b.inCluster(1, at(names[0])[0]), 1)
 		b.part(3, 1, model.ScopeLocal, "", names[1])
 		b.write(t)
 		m := moved{fabric: f}

@@ -373,6 +373,10 @@ func (w *world) compileBackend(t *model.Tables, root model.SetID, b backend, at 
 		w.ids[key] = model.BackendID(len(w.ids) + 1)
 	}
 	row := model.Backend{ID: w.ids[key], BackendKey: key, State: model.BackendActive}
+	if at != 0 {
+		key.Place = 0
+		row.Twin = w.ids[key] // 0 for a hostPort
+	}
 	if b.state != ready {
 		row.State = model.BackendTerminating
 	}

@@ -86,8 +86,7 @@ func (p *partChange) backend(at netip.AddrPort) model.BackendID {
 }
 
 func (p *partChange) putBackend(b backend) {
-	key := p.part.backendKey(p.root, b.at)
-	p.Put.Backends = append(p.Put.Backends, model.Backend{ID: p.alloc.Backend(key), BackendKey: key, State: b.state})
+	p.Put.Backends = append(p.Put.Backends, p.part.backendRow(p.alloc, p.root, b))
 }
 
 func (p *partChange) removeSet(s set) {

@@ -46,6 +46,17 @@ func (p *part) backendKey(root model.SetID, at netip.AddrPort) model.BackendKey 
 	return model.BackendKey{Set: root, Addr: at.Addr(), Port: at.Port(), Place: p.place}
 }
 
+// backendRow returns the row of a backend, with its twin if it is in a node's layer, but the root in the cluster's.
+func (p *part) backendRow(ids numbers, root model.SetID, b backend) model.Backend {
+	key := p.backendKey(root, b.at)
+	row := model.Backend{ID: ids.Backend(key), BackendKey: key, State: b.state}
+	if p.place != 0 && p.root.Scope == model.ScopeAll {
+		key.Place = 0
+		row.Twin = ids.Backend(key)
+	}
+	return row
+}
+
 func (f frontend) row(root model.SetID) model.Frontend {
 	return model.Frontend{FrontendKey: f.key, Set: root, Kind: f.kind, Flags: f.flags}
 }
@@ -102,8 +113,7 @@ func (p *part) rows(r *model.Rows, ids numbers) {
 	root := ids.Set(p.root)
 	numbered := make(map[netip.AddrPort]model.BackendID, len(p.backends))
 	for _, b := range p.backends {
-		key := p.backendKey(root, b.at)
-		row := model.Backend{ID: ids.Backend(key), BackendKey: key, State: b.state}
+		row := p.backendRow(ids, root, b)
 		numbered[b.at] = row.ID
 		r.Backends = append(r.Backends, row)
 	}

@@ -3,6 +3,7 @@
 package compile
 
 import (
+	"fmt"
 	"slices"
 	"strings"
 	"testing"
@@ -214,6 +215,57 @@ func TestHintsOfSeveralSlicesAddUp(t *testing.T) {
 	}
 	if diff := cmp.Diff(want, rows(out, "set ", " for ")); diff != "" {
 		t.Errorf("(-want +got):\n%s", diff)
+	}
+}
+
+// TestBackendsOfNodesNameTheirTwins gives a Service the policy Local; a hostPort has no twin.
+func TestBackendsOfNodesNameTheirTwins(t *testing.T) {
+	http := ports(target("http", model.TCP, 8080))
+	facts := func(local bool) []*schemas.Fact {
+		return []*schemas.Fact{
+			serviceFact("web", &schemas.Service{ClusterIps: ips("10.96.0.1"), InternalLocal: local, Ports: ports(port("http", model.TCP, 80))}),
+			sliceFact("a", "web", endpoints(model.IPv4, http, on("n1", "10.1.0.1", "ready"), on("n2", "10.1.0.2", "serving", "terminating"))),
+			podFact("p", &schemas.Pod{
+				Node: "n1", Addresses: ips("10.1.0.9"),
+				HostPorts: []*schemas.HostPort{{Protocol: schemas.Protocol_PROTOCOL_TCP, HostPort: 8080, ContainerPort: 80}},
+			}),
+		}
+	}
+	db, alloc := state.New(), ids.New(0)
+	apply := func(local bool) *state.Snapshot {
+		if _, err := db.Apply(facts(local)...); err != nil {
+			t.Fatal(err)
+		}
+		return db.Snapshot()
+	}
+	before := apply(false)
+	layers := Full(before, alloc, Settings{}).Layers
+	after := apply(true)
+	edit := Update(before, after, alloc, Settings{}, []Unit{ServiceUnit(state.Name{Namespace: "shop", Name: "web"})})
+	for layer, change := range edit.Changes {
+		if layers[layer] == nil {
+			layers[layer] = model.NewTables()
+		}
+		layers[layer].Apply(change, model.Digest{})
+	}
+	var got []string
+	for layer, tables := range layers {
+		for _, b := range tables.Backends {
+			twin := layers[model.ClusterLayer].Backends[b.Twin]
+			got = append(got, fmt.Sprintf("%s %s: %s of place %d", layer, b.Addr, twin.Addr, twin.Place))
+			if b.Twin != 0 && twin.Set != b.Set {
+				t.Errorf("%+v has the twin %+v", b, twin)
+			}
+		}
+	}
+	slices.Sort(got)
+	want := []string{
+		"cluster 10.1.0.1: invalid IP of place 0", "cluster 10.1.0.2: invalid IP of place 0",
+		"node.n1 10.1.0.1: 10.1.0.1 of place 0", "node.n1 10.1.0.9: invalid IP of place 0",
+		"node.n2 10.1.0.2: 10.1.0.2 of place 0",
+	}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("layers, backends, twins (-want +got):\n%s", diff)
 	}
 }
 

@@ -14,7 +14,7 @@ import (
 const (
 	sizeSet         = 190
 	sizeFrontend    = 46
-	sizeBackend     = 51
+	sizeBackend     = 57
 	sizeMember      = 16
 	sizeEndpoint    = 345
 	sizeView        = 28

@@ -35,7 +35,7 @@ func NewKernel(plane Plane) (*Kernel, error) {
 		abi.Views:        &batches[[16]byte, [8]byte]{},
 		abi.Sets:         &batches[[4]byte, [160]byte]{},
 		abi.Slots:        &batches[[8]byte, [4]byte]{},
-		abi.Backends:     &batches[[4]byte, [32]byte]{},
+		abi.Backends:     &batches[[4]byte, [40]byte]{},
 		abi.Endpoints:    &batches[[16]byte, [324]byte]{},
 		abi.SourceRanges: &batches[[24]byte, [4]byte]{},
 		abi.Networks:     &batches[[20]byte, [4]byte]{},

@@ -87,7 +87,7 @@ var backends = &codec[model.BackendID, model.Backend]{
 				Addr: abi.Addr([16]byte(b)), Place: model.Place(binary.NativeEndian.Uint64(b[16:])),
 				Set: model.SetID(binary.NativeEndian.Uint32(b[24:])), Port: binary.BigEndian.Uint16(b[28:]),
 			},
-			State: model.BackendState(b[30]),
+			State: model.BackendState(b[30]), Twin: model.BackendID(binary.NativeEndian.Uint32(b[32:])),
 		}, model.LayerKind(b[31])
 	},
 	text: func(s *State, b model.Backend) string {

@@ -95,12 +95,13 @@ func (a *arena) slotKey(set model.SetID, index uint32) []byte {
 }
 
 func (a *arena) backend(r model.Backend, kind model.LayerKind) []byte {
-	b := a.take(32)
+	b := a.take(40)
 	putAddr(b, r.Addr)
 	binary.NativeEndian.PutUint64(b[16:], uint64(r.Place))
 	binary.NativeEndian.PutUint32(b[24:], uint32(r.Set))
 	binary.BigEndian.PutUint16(b[28:], r.Port)
 	b[30], b[31] = uint8(r.State), uint8(kind)
+	binary.NativeEndian.PutUint32(b[32:], uint32(r.Twin))
 	return b
 }
 

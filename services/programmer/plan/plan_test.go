@@ -189,7 +189,7 @@ func TestWhatAPersonLeftInTheMapsIsFoundAndRemoved(t *testing.T) {
 		"a slot that stands twice":               {slots(1, 0, 1), slots(1, 1, 1)},
 		"a slot to no backend":                   {slots(1, 0, 77)},
 		"a backend deleted":                      {{Map: abi.Backends, Key: abi.Encode(uint32(2))}},
-		"a backend with another address":         {{Map: abi.Backends, Key: abi.Encode(uint32(2)), Value: make([]byte, 32)}},
+		"a backend with another address":         {{Map: abi.Backends, Key: abi.Encode(uint32(2)), Value: make([]byte, 40)}},
 		"a backend in another layer":             {{Map: abi.Backends, Key: abi.Encode(uint32(2)), Value: abi.Encode(abi.Backend{Set: 1, Layer: 3, Addr: netip.MustParseAddr("10.1.0.2").As16(), Port: abi.Port(8080), State: 1})}},
 		"a backend nobody asked for":             {{Map: abi.Backends, Key: abi.Encode(uint32(99)), Value: abi.Encode(abi.Backend{Layer: 1})}},
 		"a frontend deleted":                     {{Map: abi.Frontends, Key: abi.Encode(abi.KeyOfFrontend(frontendKey(1)))}},
@@ -223,7 +223,9 @@ func TestEntriesAreTheBytesOfTheABI(t *testing.T) {
 	v6 := frontend(1, 1)
 	v6.Addr = netip.MustParseAddr("fd00::1")
 	e := model.Endpoint{Addr: netip.MustParseAddr("10.1.0.5"), Pod: "shop/web-1"}
-	memory, _ := filled(t, rows(set(1, 1), v6, b, in(1, 7), e))
+	own := b
+	own.ID, own.Place, own.Twin = 8, 9, 7
+	memory, _ := filled(t, rows(set(1, 1), v6, b, own, in(1, 7), e))
 	name := func(text string) (a [128]byte) { copy(a[:], text); return a }
 	pod := func(text string) (a [320]byte) { copy(a[:], text); return a }
 	for _, want := range []struct {
@@ -234,6 +236,7 @@ func TestEntriesAreTheBytesOfTheABI(t *testing.T) {
 		{abi.Sets, uint32(1), abi.BackendSet{Count: 1, Port: 80, Protocol: 6, Family: 4, Scope: 1, Layer: 1, Root: 1, Service: name("shop/s1")}},
 		{abi.Slots, abi.SlotKey{Set: 1}, uint32(7)},
 		{abi.Backends, uint32(7), abi.Backend{Addr: b.Addr.As16(), Set: 1, Port: abi.Port(8080), State: 1, Layer: 1}},
+		{abi.Backends, uint32(8), abi.Backend{Addr: b.Addr.As16(), Set: 1, Port: abi.Port(8080), State: 1, Layer: 1, Place: 9, Twin: 7}},
 		{abi.Endpoints, e.Addr.As16(), abi.Endpoint{Layer: 1, Pod: pod("shop/web-1")}},
 	} {
 		value, held := memory.Lookup(want.m, abi.Encode(want.key))

@@ -100,6 +100,7 @@ func (d *drawer) part(id model.SetID, roots map[model.SetID]model.BackendSet, sc
 		if firstBackend > 0 {
 			row := backend(b, root.ID, d.draw(fmt.Sprintf("host of backend %d", b), 4))
 			row.Place = model.PlaceOf("node-a")
+			row.Twin = model.BackendID(d.draw(fmt.Sprintf("twin of backend %d", b), 5)) // there or not
 			d.put(row)
 		} else {
 			b = model.BackendID(1 + d.draw(fmt.Sprintf("member %d of part %d", i, id), 4))

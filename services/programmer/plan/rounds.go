@@ -292,6 +292,9 @@ func (s *standIns) sourceRange(r was[model.SourceRange]) was[model.SourceRange] 
 
 func (s *standIns) backend(b backend) backend {
 	b.row.ID, b.row.Set = s.backends[b.row.ID], s.id(b.row.Set)
+	if other, reused := s.backends[b.row.Twin]; reused {
+		b.row.Twin = other
+	}
 	return b
 }
 
