@@ -3,6 +3,7 @@
 package core
 
 import (
+	"cmp"
 	"fmt"
 	"maps"
 	"slices"
@@ -130,7 +131,7 @@ func (c *Core) rows(l model.Layer) *model.Tables {
 func (c *Core) commit(now time.Time, changes map[model.Layer]*model.Change, why func(model.Layer) causes) {
 	var open *step
 	most := 0
-	for _, l := range slices.SortedFunc(maps.Keys(changes), compareLayers) {
+	for _, l := range inOrder(changes) {
 		reasons := why(l)
 		for i, change := range cut(changes[l], c.o.MaxBatchBytes/2) {
 			if open == nil || i > 0 || c.full(open) {
@@ -244,12 +245,23 @@ func (c *Core) Appended(now time.Time) (out Output) {
 	return out
 }
 
-func compareLayers(a, b model.Layer) int {
-	switch x, y := a.String(), b.String(); {
-	case x < y: // "cluster" comes before "node.…"
-		return -1
-	case x > y:
-		return 1
+// inOrder returns the layers that change in the order in which nodes are to hear of it: nodes' layers that get views
+// before the cluster layer, whose frontends may begin to count on them (a traffic policy Local without a local view
+// drops); nodes' layers that get none after it, since it may end to count on the views that they lose.
+func inOrder(changes map[model.Layer]*model.Change) []model.Layer {
+	turn := func(l model.Layer) int {
+		switch {
+		case l == model.ClusterLayer:
+			return 1
+		case len(changes[l].Put.Views) > 0:
+			return 0
+		}
+		return 2
 	}
-	return 0
+	return slices.SortedFunc(maps.Keys(changes), func(a, b model.Layer) int {
+		return cmp.Or(cmp.Compare(turn(a), turn(b)), compareLayers(a, b))
+	})
 }
+
+// compareLayers puts the cluster layer before those of nodes.
+func compareLayers(a, b model.Layer) int { return cmp.Compare(a.String(), b.String()) }

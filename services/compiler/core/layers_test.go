@@ -3,7 +3,9 @@
 package core
 
 import (
+	"fmt"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -40,6 +42,35 @@ func TestPoliciesAreInTheLayersOfTheNodesThatHaveBackends(t *testing.T) {
 			if causes := d.GetCauses(); len(causes) != 1 || causes[0].GetObject().GetName() != "s7-abcde" {
 				t.Errorf("the delta of layer %s has causes %v, want the slice", test.layer, causes)
 			}
+		}
+	}
+}
+
+// TestViewsReachNodesBeforeWhatCountsOnThem edits a traffic policy, there and back.
+func TestViewsReachNodesBeforeWhatCountsOnThem(t *testing.T) {
+	w := shop(t, Options{}, 3, 1)
+	slice := sliceFact(1, 0, 2, start)
+	for i, e := range slice.GetEndpointSlice().GetEndpoints() {
+		e.Node = fmt.Sprint("n", i)
+	}
+	w.facts(openService(1, false), slice)
+	w.pass(time.Second)
+	for _, test := range []struct {
+		local bool
+		want  []string
+	}{{true, []string{"node.n0", "node.n1", "cluster"}}, {false, []string{"cluster", "node.n0", "node.n1"}}} {
+		w.forget()
+		w.facts(openService(1, test.local))
+		w.pass(time.Second)
+		w.checkConverged()
+		var got []string
+		for _, m := range w.published {
+			if layer, is := strings.CutPrefix(m.Subject, "deltaplane.v1.apply."); is {
+				got = append(got, layer)
+			}
+		}
+		if diff := cmp.Diff(test.want, got); diff != "" {
+			t.Errorf("layers in order, local %v (-want +got):\n%s", test.local, diff)
 		}
 	}
 }
