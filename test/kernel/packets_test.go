@@ -160,6 +160,8 @@ func TestCutTCPHeaderToAServiceIsMalformed(t *testing.T) {
 	}
 }
 
+// Row 5: a packet to a Service without backends is answered by the Service with a reset, or with an ICMP error that
+// quotes it.
 // Trap 4: what is refused is answered from the address that was dialled, with numbers and a quote that the client
 // takes.
 func TestRefusalAnswersForTheService(t *testing.T) {
@@ -259,6 +261,7 @@ func TestRefusalNeverAnswersResetsOrGroups(t *testing.T) {
 	}
 }
 
+// Row 5: no more packets are answered with a refusal than a number a second; the others are dropped.
 // Trap 4: answers are limited to a number a second.
 func TestRefusalsAreLimited(t *testing.T) {
 	testkit.NeedKernel(t)

@@ -86,6 +86,7 @@ func wantEnds(t testing.TB, what, from, to, wantFrom, wantTo string) {
 	}
 }
 
+// Row 7: a NodePort reaches a backend of another node, and is answered by the node that was dialled.
 // Trap 20: the port that masquerades is neither a NodePort nor one that the node's sockets are given.
 func TestNodePortOfARemoteBackendIsMasqueradedBothWays(t *testing.T) {
 	for _, c := range []struct {
@@ -169,6 +170,7 @@ func TestPodIsMasqueradedOnlyWhereAskedOrToItself(t *testing.T) {
 	}
 }
 
+// Row 13: a pod's packets to itself come back to it from the node's address, and its answers from the Service.
 func TestPodReachesItselfThroughItsService(t *testing.T) {
 	e := newEdge(t, bpf.Options{})
 	e.root(1, model.TCP, model.IPv4, localPod4)
@@ -237,6 +239,8 @@ func TestPortsOfAMasqueradedBackendRunOut(t *testing.T) {
 	}
 }
 
+// Row 6: from outside, another port of a ClusterIP is refused and an unallocated address dropped.
+// Row 8: an edge drops clients that are outside of the source ranges.
 // Trap 39: from outside, a Local policy without a backend here drops the packet and doesn't refuse it.
 // Trap 40: source ranges are held against the address that arrived, another node's pods' too, and the balancer's own
 // passes.

@@ -36,6 +36,7 @@ func bindErr(t testing.TB, ns *testkit.NetNS, network, to string) (err error) {
 	return err
 }
 
+// Row 7: no process of the node can bind a NodePort on any address that serves it, of its protocol and family.
 // Trap 28: whoever uses the node's network namespace is known by its cookie: NodePorts are taken there, and free in
 // pods.
 func TestNodePortsAreTakenOnTheNodeAlone(t *testing.T) {

@@ -65,6 +65,9 @@ func bothServe(t testing.TB, f *fabric) {
 	serve(t, f.backend, "["+backend6+"]:8080")
 }
 
+// Row 7: sockets of pods and of the node reach a NodePort by the node's address, and the node's own by its loopback
+// too.
+// Row 8: sockets reach Services by externalIPs, load balancers' addresses and hostPorts.
 func TestSocketsDialEachKindOfAddress(t *testing.T) {
 	f := newPodNode(t)
 	bothServe(t, f)
@@ -111,6 +114,9 @@ func TestSocketsDialEachKindOfAddress(t *testing.T) {
 	}
 }
 
+// Row 5: a socket is refused where no endpoint is, and told of a timeout where its policy leaves none.
+// Row 6: a socket that dials another port of a ClusterIP is refused, and one that dials an unallocated address gets
+// nowhere.
 // Trap 25: what is refused says ECONNREFUSED and what is dropped ETIMEDOUT, both at once.
 // Trap 39: a pod whose node has no local backend is told so by a timeout at once.
 func TestSocketsAreRefusedOrDroppedAtOnce(t *testing.T) {
@@ -149,6 +155,7 @@ func TestSocketsAreRefusedOrDroppedAtOnce(t *testing.T) {
 
 // Packets alone show a pod's true address, so its dial is left to them; the node's own is judged by its address.
 //
+// Row 8: source ranges hold for the node's own sockets by its address and for pods by theirs.
 // Trap 40: a pod's dial to an address with source ranges is left to its packets, which show the pod's true address.
 func TestSourceRangesAreKeptBySocketsOfTheNodeAndPacketsOfPods(t *testing.T) {
 	f := newPodNode(t)

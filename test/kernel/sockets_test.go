@@ -78,6 +78,7 @@ func ask(t testing.TB, conn net.Conn) string {
 	return string(b[:n])
 }
 
+// Row 1: a connected socket, TCP or UDP, reaches a backend of the Service that it dialled, which stays its peer.
 // Row 22: sockets of either family, and IPv6 sockets that dial IPv4, reach Services of their family.
 // Trap 24: getpeername gives the Service, not the backend.
 // Trap 26: an IPv6 socket that dials an IPv4 Service reaches it, and sees a mapped address.
@@ -147,6 +148,7 @@ func dialErr(network string, to netip.AddrPort) (net.Conn, error) {
 	return fileConn(fd)
 }
 
+// Row 1: a connection of multipath TCP reaches the Service as one of TCP does.
 // Trap 26: multipath TCP counts as TCP.
 func TestMultipathTCPCountsAsTCP(t *testing.T) {
 	n := newNode(t, "10.1.0.1")
@@ -169,6 +171,7 @@ func TestMultipathTCPCountsAsTCP(t *testing.T) {
 	})
 }
 
+// Row 5: connect and sendto to a Service without backends say ECONNREFUSED at once.
 // Trap 25: connect and sendto to a Service without backends say ECONNREFUSED, not EPERM.
 func TestServiceWithoutBackendsRefusesAtOnce(t *testing.T) {
 	n := newNode(t)

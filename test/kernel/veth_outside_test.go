@@ -155,6 +155,8 @@ func (o *outskirts) answer(t testing.TB, from *testkit.NetNS, network, to string
 	return who, netip.MustParseAddrPort(seenAs).Addr().String()
 }
 
+// Row 7: a node with two interfaces serves a NodePort on the addresses of both.
+// Row 8: a load balancer's address is served at an uplink.
 // Trap 32: on a node with two uplinks and rp_filter on, answers leave as the node's stack expects them.
 func TestServicesFromOutsideThroughTheStack(t *testing.T) {
 	for _, v6 := range []bool{false, true} {

@@ -121,6 +121,8 @@ func setChecksumOffload(t testing.TB, ns *testkit.NetNS, name string, on bool) {
 	})
 }
 
+// Row 1: sockets that no hook sees reach a ClusterIP by their packets, with and without checksums left to the
+// device.
 // Trap 29: a client whose sockets no hook sees reaches Services by its packets.
 func TestSocketsWithoutHooksReachServicesByPacket(t *testing.T) {
 	f := newFabric(t, bpf.Options{})
@@ -195,6 +197,7 @@ func TestBulkDataArrivesWhole(t *testing.T) {
 	}
 }
 
+// Row 5: sockets that no hook sees are refused at once by what their packets are answered with.
 func TestSocketsWithoutHooksAreRefusedAtOnce(t *testing.T) {
 	f := newFabric(t, bpf.Options{})
 	for i, p := range []model.Protocol{model.TCP, model.UDP} {
@@ -297,6 +300,7 @@ func addresses(b []byte) (string, error) {
 	return addr.String(), nil
 }
 
+// Row 1: raw packets of a pod reach a backend, and are answered from the ClusterIP.
 func TestRawPacketsReachTheServiceAndAreAnsweredByIt(t *testing.T) {
 	f := newFabric(t, bpf.Options{})
 	f.putServices(t)
@@ -317,6 +321,7 @@ func TestRawPacketsReachTheServiceAndAreAnsweredByIt(t *testing.T) {
 	}
 }
 
+// Row 5: raw packets to a Service without backends are refused on the wire, from the ClusterIP.
 func TestRawPacketsAreRefusedOnTheWire(t *testing.T) {
 	f := newFabric(t, bpf.Options{})
 	for i, p := range []model.Protocol{model.TCP, model.UDP} {
