@@ -62,8 +62,9 @@ func standingOf(key *abi.Tuple, flow *abi.Flow) standing {
 	return standing{
 		protocol: model.Protocol(key.Protocol),
 		seen:     flow.Seen,
-		// An acknowledgment is an answer too: the bit is noted later.
-		answered: flow.State&abi.FlowAnswered != 0 || flow.Acknowledged != 0,
+		// An acknowledgment is an answer too: the bit is noted later. What is to be masqueraded should it leave by an
+		// uplink, and never did, knows of neither: others do.
+		answered: flow.State&abi.FlowAnswered != 0 || flow.Acknowledged != 0 || key.Leaving != 0 && flow.Port == [2]byte{},
 		fin:      flow.State&abi.FlowFIN != 0,
 		reset:    flow.State&abi.FlowReset != 0,
 	}
