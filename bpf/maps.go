@@ -35,9 +35,9 @@ const (
 var versioned = regexp.MustCompile(`_v\d+$`)
 
 // DefaultCapacities are entries. Slots and backends take some 100 bytes an entry in use and 16 for one that
-// isn't; the others less.
+// isn't; the others less. A ServicePort with a ClusterIP alone has one frontend a family and one more for all other ports.
 var DefaultCapacities = map[abi.Map]uint32{
-	abi.Frontends:    131072,
+	abi.Frontends:    262144,
 	abi.Sets:         131072,
 	abi.Slots:        524288,
 	abi.Backends:     524288,
