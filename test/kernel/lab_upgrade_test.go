@@ -64,10 +64,6 @@ func TestUpgradeFromTheReleaseBefore(t *testing.T) {
 	})
 	check(t, err)
 	downAtTheEnd(t, in)
-	testkit.Eventually(t, 30*time.Second, func() bool {
-		report, err := in.Probe(t.Context(), lab.ProbeRequest{From: "shop/client", To: "shop/web:quote", Protocol: "udp", Family: 6, Timeout: 100 * time.Millisecond})
-		return err == nil && report.Results[0].Outcome == agent.OK
-	})
 	u := underLoad(t, c, in)
 	u.someTime()
 	for _, name := range names {
@@ -99,6 +95,12 @@ func underLoad(t *testing.T, c cli, in *lab.Lab) *upgrade {
 	})
 	check(t, err)
 	t.Cleanup(unseen.Close)
+	to, err := in.Resolve("shop/web:quote", 6)
+	check(t, err)
+	testkit.Eventually(t, 30*time.Second, func() bool { // the node may be young
+		got, err := unseen.Probe(t.Context(), agent.Target{Protocol: "udp", Address: to, Timeout: 100 * time.Millisecond}, 1, 0)
+		return err == nil && got[0].Outcome == agent.OK
+	})
 	for _, stream := range []bool{true, false} {
 		u.start(t, in, routes[:2], stream)
 		for protocol, port := range map[string]string{"tcp": "http", "udp": "quote"} {
