@@ -271,3 +271,28 @@ spec:
 		t.Errorf("namespaces %v", got.Namespaces)
 	}
 }
+
+// The API server copies them too: a Pod that it holds would else differ from ours for ever.
+func TestPodsAreLabelledWithTheirNodesPlace(t *testing.T) {
+	objects := Decode("cluster.yaml", []byte(`
+apiVersion: v1
+kind: Node
+metadata: {name: n1, labels: {topology.kubernetes.io/zone: z1, topology.kubernetes.io/region: r1, disk: ssd}}
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: a, namespace: shop}
+spec: {nodeName: n1, containers: [{name: main}]}
+`))
+	if err := objects.Err(); err != nil {
+		t.Fatal(err)
+	}
+	out, err := Expand(objects, Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := map[string]string{"topology.kubernetes.io/zone": "z1", "topology.kubernetes.io/region": "r1"}
+	if diff := cmp.Diff(want, out.Pods[0].Labels); diff != "" {
+		t.Error(diff)
+	}
+}

@@ -25,6 +25,7 @@ func (e *expansion) pods() {
 	}
 	e.keep()
 	e.schedule()
+	e.label()
 	e.address()
 }
 
@@ -43,6 +44,24 @@ func (e *expansion) keep() {
 		}
 		if len(PodAddrs(pod)) == 0 && pod.Spec.NodeName == before.Spec.NodeName {
 			setAddrs(pod, PodAddrs(before))
+		}
+	}
+}
+
+// label gives each Pod its node's place, as the API server does (k8s.io/kubernetes plugin/pkg/admission/podtopologylabels).
+func (e *expansion) label() {
+	for _, pod := range e.out.Pods {
+		node, ok := find(e.out.Nodes, "", pod.Spec.NodeName)
+		if !ok {
+			continue
+		}
+		for _, key := range []string{corev1.LabelTopologyZone, corev1.LabelTopologyRegion} {
+			if value, has := node.Labels[key]; has {
+				if pod.Labels == nil {
+					pod.Labels = map[string]string{}
+				}
+				pod.Labels[key] = value
+			}
 		}
 	}
 }
