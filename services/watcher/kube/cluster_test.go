@@ -145,3 +145,24 @@ func TestOnlyWhatIsNewWakesTheFinder(t *testing.T) {
 		t.Errorf("servers: %v", e.servers)
 	}
 }
+
+// A range is added rarely and isn't watched: its first Service says that there is one.
+func TestServiceOutsideOfAllRangesIsForeign(t *testing.T) {
+	e := newEvidence()
+	service := func(addr string) core.Input {
+		return core.Upsert{Fact: &schemas.Fact{
+			Object: &schemas.ObjectRef{Kind: "Service", Namespace: "shop", Name: "cart"},
+			State:  &schemas.Fact_Service{Service: &schemas.Service{ClusterIps: [][]byte{netip.MustParseAddr(addr).AsSlice()}}},
+		}}
+	}
+	if e.see(service("10.97.0.7")) || e.foreign {
+		t.Error("a Service is foreign before any range is known")
+	}
+	e.serviceCIDRs = map[string][]string{"kubernetes": {"10.96.0.0/16", "fd00:10:96::/112"}}
+	if e.see(service("10.96.0.7")) || e.see(service("fd00:10:96::7")) || e.foreign {
+		t.Error("a Service of a known range is foreign")
+	}
+	if !e.see(service("10.97.0.7")) || !e.foreign {
+		t.Error("a Service of an unknown range isn't foreign")
+	}
+}

@@ -50,7 +50,7 @@ func newFinder(client kubernetes.Interface, log *slog.Logger, emit func(core.Inp
 	return &finder{client: client, log: log, emit: emit, wake: make(chan struct{}, 1), seen: newEvidence()}
 }
 
-// see takes what is watched anyway: the Nodes' pod CIDRs, and where the Service "kubernetes" leads.
+// see takes what is watched anyway: the Nodes' pod CIDRs, where the Service "kubernetes" leads, and Services' addresses.
 func (f *finder) see(in core.Input) {
 	f.mu.Lock()
 	changed := f.seen.see(in)
@@ -77,6 +77,9 @@ func (f *finder) run(ctx context.Context) {
 			select {
 			case <-time.After(findQuiet):
 			case <-ctx.Done():
+			}
+			if f.foreign() {
+				next = time.After(f.ask(ctx))
 			}
 		}
 	}
@@ -147,6 +150,16 @@ func (f *finder) ask(ctx context.Context) (again time.Duration) {
 	return again
 }
 
+// foreign says whether a Service has come whose address is out of no range that is known, and forgets it. Ranges whose
+// Services are there can't be deleted, so this is rare: a range was added.
+func (f *finder) foreign() bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	foreign := f.seen.foreign
+	f.seen.foreign = false
+	return foreign
+}
+
 // unanswered says that a question must be asked again.
 func (f *finder) unanswered(what string, err error) bool {
 	switch {
@@ -167,6 +180,7 @@ type evidence struct {
 	servers      []netip.AddrPort             // endpoints of the Service default/kubernetes
 	configMaps   map[string]map[string]string // data by "namespace/name"
 	serviceCIDRs map[string][]string          // by name
+	foreign      bool                         // a Service has come since whose address is in none of them
 }
 
 func newEvidence() evidence {
@@ -212,6 +226,11 @@ func (e *evidence) fact(fact *schemas.Fact) (changed bool) {
 		e.nodes[name] = node.GetPodCidrs()
 		return !known || strings.Join(before, " ") != strings.Join(node.GetPodCidrs(), " ")
 	}
+	if service := fact.GetService(); service != nil {
+		foreign := e.isForeign(service)
+		e.foreign = e.foreign || foreign
+		return foreign
+	}
 	slice := fact.GetEndpointSlice()
 	if slice == nil || slice.GetService() != "kubernetes" || fact.GetObject().GetNamespace() != metav1.NamespaceDefault {
 		return false
@@ -222,4 +241,20 @@ func (e *evidence) fact(fact *schemas.Fact) (changed bool) {
 		e.servers = servers
 	}
 	return changed
+}
+
+// isForeign says whether a Service has an address out of no known range. Clusters that have no ServiceCIDR objects never
+// add a range.
+func (e *evidence) isForeign(service *schemas.Service) bool {
+	if len(e.serviceCIDRs) == 0 {
+		return false
+	}
+	var known findings
+	for _, texts := range e.serviceCIDRs {
+		known.add("", texts...)
+	}
+	return slices.ContainsFunc(service.GetClusterIps(), func(raw []byte) bool {
+		addr, ok := netip.AddrFromSlice(raw)
+		return ok && !slices.ContainsFunc(known, func(f *schemas.Found) bool { return netip.MustParsePrefix(f.GetValue()).Contains(addr) })
+	})
 }
