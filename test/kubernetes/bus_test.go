@@ -19,6 +19,7 @@ import (
 type Bus struct {
 	URL string
 
+	conn     *bus.Conn
 	mu       sync.Mutex
 	facts    map[string]*schemas.Fact
 	sequence uint64
@@ -34,7 +35,7 @@ func NewBus(t *testing.T) *Bus {
 	fatal(t, err)
 	fatal(t, conn.EnsureStreams(t.Context(), 1, schemas.StateFacts))
 
-	b := &Bus{URL: server.URL(), facts: map[string]*schemas.Fact{}}
+	b := &Bus{URL: server.URL(), conn: conn, facts: map[string]*schemas.Fact{}}
 	ctx, stop := context.WithCancel(t.Context())
 	var following sync.WaitGroup
 	following.Go(func() {
