@@ -61,11 +61,11 @@ bench: ## run the benchmarks; prints benchstat's format
 
 .PHONY: bench-packet
 bench-packet: ## measure the packet programs against a floor program, at up to a million Services (root; 3 GB, five minutes)
-	go test -run '^$$' -bench BenchmarkPacket -benchtime 25x -bench.services 10,10000,1000000 -timeout 20m ./bpf
+	go test -run '^$$' -bench BenchmarkPacket -benchtime 15x -bench.services 10,10000,1000000 -timeout 20m ./bpf
 
 .PHONY: bench-connect
 bench-connect: ## measure connect() to a Service against a direct one (root)
-	go test -run '^$$' -bench BenchmarkConnect -benchtime 100x ./bpf
+	go test -run '^$$' -bench BenchmarkConnect -benchtime 300x ./bpf
 
 .PHONY: bench-memory
 bench-memory: ## measure what maps take, by the number of Services and flows (root)
