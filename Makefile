@@ -61,7 +61,7 @@ bench: ## run the benchmarks; prints benchstat's format
 
 .PHONY: bench-packet
 bench-packet: ## measure the packet programs against a floor program, at up to a million Services (root; 3 GB, five minutes)
-	go test -run '^$$' -bench BenchmarkPacket -benchtime 15x -bench.services 10,10000,1000000 -timeout 20m ./bpf
+	go test -run '^$$' -bench BenchmarkPacket -benchtime 15x -timeout 20m ./bpf -bench.services=10,10000,1000000
 
 .PHONY: bench-connect
 bench-connect: ## measure connect() to a Service against a direct one (root)

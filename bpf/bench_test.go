@@ -40,7 +40,7 @@ func vip(i int) netip.AddrPort {
 // programs/floor.c. The kernel measures, by BPF_PROG_TEST_RUN; one iteration is one round of both. Look at the
 // ratio: it holds across machines, the nanoseconds don't.
 //
-//	go test ./bpf -run '^$' -bench Packet -benchtime 15x -bench.services 10,10000,1000000
+//	go test ./bpf -run '^$' -bench Packet -benchtime 15x -bench.services=10,10000,1000000
 func BenchmarkPacket(b *testing.B) {
 	testkit.NeedKernel(b)
 	for _, size := range strings.Split(*benchSizes, ",") {
