@@ -29,6 +29,7 @@ func openKernel(t *testing.T, dir, cgroup string) dataplane {
 	return plane
 }
 
+// Row 24: a restart with nothing new writes nothing, and one that finds an edited map repairs it.
 func TestARestartOnPinnedMapsWritesNothing(t *testing.T) {
 	testkit.NeedKernel(t)
 	dir, cgroup := filepath.Join(testkit.BPFFS(t), "deltaplane"), testkit.NewCgroup(t)

@@ -14,7 +14,9 @@ import (
 )
 
 // A change that doesn't fit a node's maps is refused there as a whole and by name, what was before stays, other nodes
-// take it; made smaller, it is taken there too.
+// take it; made smaller, it is taken there too, and a map that is nearly full is told of.
+//
+// Row 23: overflow is refused by name before the first write, and pressure is visible.
 func TestAFullMapRefusesByNameAndHeals(t *testing.T) {
 	p := begin(t)
 	p.write("nodes.yaml", nodeYAML("node-1")+nodeYAML("node-2"))
@@ -59,6 +61,15 @@ func TestAFullMapRefusesByNameAndHeals(t *testing.T) {
 	p.expect("no fault any more", func(s status) bool {
 		return s.Converged == 2 && !slices.ContainsFunc(s.Nodes, func(n node) bool { return len(n.Faults) > 0 })
 	})
+	p.write("slice.yaml", sliceYAML("cart-1", "cart", 1, 8))
+	p.holds("node-2", backendsOf("cart", 1, 8)...)
+	p.expect("node-2 under pressure", func(s status) bool {
+		i := slices.IndexFunc(s.Nodes, func(n node) bool { return n.Node == "node-2" })
+		return i >= 0 && len(s.Nodes[i].Faults) == 1 && s.Nodes[i].Faults[0].Kind == "pressure"
+	})
+	if out, _ := p.deltaplane("status"); !strings.Contains(out, "Fault       node-2: pressure: map backends_v2 has 8 of 8 entries in use") {
+		t.Errorf("status doesn't show the pressure:\n%s", out)
+	}
 	if n := fewest(); n < 4 {
 		t.Errorf("node-2 held %d backends for a while, it had 4", n)
 	}

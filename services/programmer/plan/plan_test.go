@@ -80,6 +80,7 @@ func TestOneBackendOf5000CostsAFewWritesWhateverTheNumberOfFrontends(t *testing.
 	}
 }
 
+// Row 23: what does not fit a map is refused whole, by the name of a row, and nothing is written.
 func TestWhatDoesNotFitIsRefusedWholeAndByName(t *testing.T) {
 	before := crowd(3, 1)
 	memory, s := filled(t, before)
