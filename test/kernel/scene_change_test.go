@@ -164,24 +164,18 @@ func everywhere(outcome agent.Outcome, reached string) []way {
 func TestClientsFollowBackendsThatComeAndGo(t *testing.T) {
 	s := newScene(t, "harbour", harbour)
 	places := []string{"shop/client", rawPod + "shop/client", "node/node-1", "outside"}
-	step := func(name string, f func(t *testing.T)) {
-		t.Helper()
-		if !t.Run(name, f) {
-			t.FailNow()
-		}
-	}
 	var datagrams, connections loads
-	step("no backend is ready yet", func(t *testing.T) {
+	t.Run("no backend is ready yet", func(t *testing.T) {
 		s.apply(t, quay("east", "node-2", "unready"))
 		s.expect(t, places, everywhere(agent.Refused, "")...)
 		datagrams = s.load(t, "udp", "shop/plain:80", "30090")
 	})
-	step("the first becomes ready", func(t *testing.T) {
+	t.Run("the first becomes ready", func(t *testing.T) {
 		s.apply(t, quay("east", "node-2", "ready"))
 		s.expect(t, places, everywhere(agent.OK, "shop/east")...)
 		connections = s.load(t, "tcp", "shop/plain:80", "30090")
 	})
-	step("another is ready and the first terminates", func(t *testing.T) {
+	t.Run("another is ready and the first terminates", func(t *testing.T) {
 		s.apply(t, quay("west", "node-1", "ready"))
 		s.expect(t, places, way{to: "shop/sticky:80 node/node-2:30091", outcome: agent.OK, reached: "shop/east"})
 		s.apply(t, quay("east", "node-2", "leaving"))
@@ -193,12 +187,12 @@ func TestClientsFollowBackendsThatComeAndGo(t *testing.T) {
 			}
 		}
 	})
-	step("nothing but a terminating one is left", func(t *testing.T) {
+	t.Run("nothing but a terminating one is left", func(t *testing.T) {
 		s.remove(t, "Pod", "west")
 		s.expect(t, places, everywhere(agent.OK, "shop/east")...)
 		connections = s.load(t, "tcp", "shop/plain:80", "30090")
 	})
-	step("a backend goes", func(t *testing.T) {
+	t.Run("a backend goes", func(t *testing.T) {
 		s.apply(t, quay("west", "node-1", "ready"))
 		s.remove(t, "Pod", "east")
 		s.steadily(t, "shop/sticky:80", "shop/west")
@@ -214,7 +208,7 @@ func TestClientsFollowBackendsThatComeAndGo(t *testing.T) {
 			}
 		}
 	})
-	step("none is left", func(t *testing.T) {
+	t.Run("none is left", func(t *testing.T) {
 		s.remove(t, "Pod", "west")
 		s.expect(t, places, everywhere(agent.Refused, "")...)
 	})
