@@ -43,7 +43,7 @@ func vip(i int) netip.AddrPort {
 //	go test ./bpf -run '^$' -bench Packet -benchtime 15x -bench.services=10,10000,1000000
 func BenchmarkPacket(b *testing.B) {
 	testkit.NeedKernel(b)
-	for _, size := range strings.Split(*benchSizes, ",") {
+	for size := range strings.SplitSeq(*benchSizes, ",") {
 		services, err := strconv.Atoi(size)
 		if err != nil {
 			b.Fatal(err)
