@@ -71,7 +71,8 @@ func (s *story) change(t *testing.T, yaml string) {
 // Where an answer is expected it may take long.
 func (s *story) met(t *testing.T, want string, family int, w way) string {
 	t.Helper()
-	count, patience := 10*len(strings.Fields(want))-9, 3*time.Second
+	// One of two backends is missed by 20 connections once in half a million times.
+	count, patience := []int{0, 4, 20, 40}[len(strings.Fields(want))], 3*time.Second
 	if want == "timeout" {
 		count, patience = 1, 300*time.Millisecond
 	}
