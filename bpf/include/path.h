@@ -153,6 +153,48 @@ static __noinline void end_flow_of_reused_port(const struct packet *p)
 	delete_flow(&key);
 }
 
+/*
+ * Says if a packet to a NodePort or hostPort is for a socket of the node that has this very peer:
+ * one that dialled from that port, as happens where net.ipv4.ip_local_port_range has such ports.
+ * __noinline: rare, and to be verified once.
+ */
+static __noinline bool is_own_sockets(struct __sk_buff *skb, const struct packet *p)
+{
+	const struct tuple *t = &p->tuple;
+	struct bpf_sock_tuple ends = {};
+	__u32 size = p->v6 ? sizeof(ends.ipv6) : sizeof(ends.ipv4);
+	struct bpf_sock *sk;
+	bool connected;
+
+	if (p->v6) {
+		__builtin_memcpy(ends.ipv6.saddr, &t->source, sizeof(ends.ipv6.saddr));
+		__builtin_memcpy(ends.ipv6.daddr, &t->destination, sizeof(ends.ipv6.daddr));
+		ends.ipv6.sport = t->source_port;
+		ends.ipv6.dport = t->destination_port;
+	} else {
+		ends.ipv4.saddr = t->source.words[3];
+		ends.ipv4.daddr = t->destination.words[3];
+		ends.ipv4.sport = t->source_port;
+		ends.ipv4.dport = t->destination_port;
+	}
+	if (t->protocol == IPPROTO_TCP)
+		sk = bpf_sk_lookup_tcp(skb, &ends, size, BPF_F_CURRENT_NETNS, 0);
+	else
+		sk = bpf_sk_lookup_udp(skb, &ends, size, BPF_F_CURRENT_NETNS, 0);
+	if (!sk)
+		return false;
+	connected = sk->state != BPF_TCP_LISTEN && sk->state != BPF_TCP_CLOSE;
+	bpf_sk_release(sk);
+	return connected;
+}
+
+static __always_inline bool may_be_own_sockets(const struct packet *p,
+					       const struct frontend *frontend)
+{
+	return (frontend->kind == FRONTEND_NODE_PORT || frontend->kind == FRONTEND_HOST_PORT) &&
+	       !p->syn && p->tuple.protocol != IPPROTO_SCTP;
+}
+
 /* A packet of no known flow. Only a SYN begins a connection. */
 static __always_inline int unknown_comes_in(struct __sk_buff *skb, const struct packet *p,
 					    bool uplink)
@@ -166,6 +208,8 @@ static __always_inline int unknown_comes_in(struct __sk_buff *skb, const struct 
 	}
 	if (p->reason)
 		return drop(p, frontend->set, p->reason);
+	if (may_be_own_sockets(p, frontend) && is_own_sockets(skb, p))
+		return PASS;
 	if (p->tuple.protocol == IPPROTO_TCP && !p->syn && frontend->set)
 		return reject(skb, p, frontend->set, REASON_NO_FLOW);
 	return begin(skb, p, frontend, 0, uplink);
@@ -246,13 +290,31 @@ static __noinline int without_ports(struct __sk_buff *skb, const struct packet *
 	return drop(p, 0, REASON_UNALLOCATED);
 }
 
+#define VLAN_ID_MASK 0xfff
+
+/* Says if a packet at an uplink is a VLAN's (0 is none): it is seen at that VLAN's interface, too.
+ */
+static __always_inline bool is_vlans(const struct __sk_buff *skb)
+{
+	return skb->vlan_present && skb->vlan_tci & VLAN_ID_MASK;
+}
+
+/*
+ * Says if a packet was sent to another host: an uplink sees it that takes all there is, or that has
+ * a macvlan on it. The stack drops it here, and that host knows its flow.
+ */
+static __always_inline bool is_another_hosts(const struct __sk_buff *skb)
+{
+	return skb->pkt_type == PACKET_OTHERHOST && skb->ifindex != LOOPBACK_IFINDEX;
+}
+
 /* A packet that comes in to the node, by a pod's interface or by an uplink. */
 static __always_inline int comes_in(struct __sk_buff *skb, bool uplink)
 {
 	struct packet *p = packet_room();
 	int verdict = FRAGMENT_UNDECIDED;
 
-	if (!p)
+	if (!p || (uplink && (is_vlans(skb) || is_another_hosts(skb))))
 		return PASS;
 	if (!read_packet(skb, p))
 		return without_ports(skb, p);
@@ -305,7 +367,7 @@ static __always_inline int leaves(struct __sk_buff *skb, bool uplink)
 	struct packet *p = packet_room();
 	int verdict = FRAGMENT_UNDECIDED;
 
-	if (!p)
+	if (!p || (uplink && is_vlans(skb)))
 		return PASS;
 	if (!read_packet(skb, p))
 		return translate_error(skb, p, true);
