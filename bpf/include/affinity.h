@@ -20,7 +20,8 @@ static __always_inline __u32 affinity_recall(const struct affinity_key *key, __u
 {
 	struct affinity *had = find_affinity(key);
 
-	return had && now_seconds() - had->seen < seconds ? had->backend : 0;
+	/* Whole seconds: rather up to one more than one less. */
+	return had && now_seconds() - had->seen <= seconds ? had->backend : 0;
 }
 
 /* One lookup, and a write for a client that was not known. */

@@ -64,7 +64,7 @@ func (a Affinities) Narrow(n *Node, d *Decision, who AffinityKey, now uint32) {
 // recall returns what a client got within the time that the Service allows.
 func (a Affinities) recall(who AffinityKey, seconds, now uint32) (Affinity, bool) {
 	had, asked := a[who]
-	return had, asked && now-had.Seen < seconds
+	return had, asked && now-had.Seen <= seconds
 }
 
 // Note remembers what a client got.

@@ -250,7 +250,7 @@ func TestAffinityKeepsABackendThatTakesConnections(t *testing.T) {
 	for _, step := range []struct {
 		n   *Node
 		now uint32
-	}{{three, 0}, {three, 59}, {three, 118}, {three, 178}, {build(0, 1, 2), 182}, {three, 183}, {build(model.Fallback, 1, 2), 184}, {build(0, 1, 3), 185}, {terminating, 186}} {
+	}{{three, 0}, {three, 59}, {three, 119}, {three, 180}, {build(0, 1, 2), 182}, {three, 183}, {build(model.Fallback, 1, 2), 184}, {build(0, 1, 3), 185}, {terminating, 186}} {
 		got = append(got, ask(step.n, step.now))
 	}
 	want := []string{

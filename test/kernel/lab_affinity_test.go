@@ -80,9 +80,14 @@ func TestSessionAffinity(t *testing.T) {
 	})
 	t.Run("its time is over", func(t *testing.T) {
 		met := map[string]bool{}
-		testkit.Eventually(t, 4*settle, func() bool {
+		silence := time.NewTicker(2100 * time.Millisecond) // each connection begins the second anew
+		defer silence.Stop()
+		for attempts := 0; len(met) < 2; attempts++ {
+			if attempts == 20 {
+				t.Fatalf("after %d connections with pauses: always %v", attempts, met)
+			}
 			met[s.met(t, "one", 4, pod)] = true // one connection
-			return len(met) > 1
-		})
+			<-silence.C
+		}
 	})
 }
