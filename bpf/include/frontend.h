@@ -88,17 +88,37 @@ static __always_inline const struct frontend *frontend_of(struct frontend_key *k
 }
 
 /*
- * The frontend of one of the node's own addresses. Loopback addresses mean this node to its own
+ * One of the node's own addresses; NULL for others. Loopback addresses mean this node to its own
  * processes alone: host_loopback.
  */
+static __always_inline struct local *find_local(const struct address *addr, bool host_loopback)
+{
+	struct local *local = look_up(&locals_v1, addr);
+
+	if (!local || (local->flags & LOCAL_LOOPBACK && !host_loopback))
+		return NULL;
+	return local;
+}
+
+/*
+ * Says if a frontend at an exact address is reached at it. A pod's hostIP is what its author wrote:
+ * without this, one could take any address. __noinline: rare.
+ */
+static __noinline bool is_reached(const struct frontend *frontend, const struct address *addr,
+				  bool host_loopback)
+{
+	return frontend->kind != FRONTEND_HOST_PORT || find_local(addr, host_loopback);
+}
+
+/* The frontend of one of the node's own addresses. */
 static __always_inline const struct frontend *find_own_frontend(struct frontend_key *key,
 								bool host_loopback)
 {
 	const struct frontend *frontend = NULL;
-	struct local *local = look_up(&locals_v1, &key->addr);
+	struct local *local = find_local(&key->addr, host_loopback);
 	bool v4 = address_is_v4(&key->addr);
 
-	if (!local || (local->flags & LOCAL_LOOPBACK && !host_loopback))
+	if (!local)
 		return NULL;
 	/* The unspecified address of the family: 0.0.0.0, mapped, or ::. */
 	key->addr.words[0] = key->addr.words[1] = key->addr.words[3] = 0;
@@ -120,9 +140,9 @@ static __always_inline const struct frontend *find_own_frontend(struct frontend_
  * address without Service. host_loopback says that a loopback address means this node: the dialler
  * is a socket of the host's network namespace.
  *
- * Lookups: a frontend's exact address 1, no Service's 2, a NodePort 3, a hostPort 3 or 4, an
- * address of the service CIDR that serves nothing 4. __noinline: its keys stay off its callers'
- * stacks, of which there are 512 bytes for all.
+ * Lookups: a frontend's exact address 1 (a hostPort's 2), no Service's 2, a NodePort 3, a hostPort
+ * of all addresses 3 or 4, an address of the service CIDR that serves nothing 4. __noinline: its
+ * keys stay off its callers' stacks, of which there are 512 bytes for all.
  */
 static __noinline const struct frontend *find_frontend(const struct address *addr, __be16 port,
 						       __u8 protocol, bool host_loopback)
@@ -130,7 +150,7 @@ static __noinline const struct frontend *find_frontend(const struct address *add
 	struct frontend_key key = { .addr = *addr, .port = port, .protocol = protocol };
 	const struct frontend *frontend = frontend_of(&key);
 
-	if (frontend)
+	if (frontend && is_reached(frontend, addr, host_loopback))
 		return frontend;
 	frontend = find_own_frontend(&key, host_loopback);
 	if (frontend || !is_service_address(addr))

@@ -55,17 +55,18 @@ func (n *Node) Inside(d Dialler) bool {
 // find returns the frontend that destination stands for. What is dialled by its own address comes first; then, on the
 // node's own addresses, NodePorts where they are served, and hostPorts. (KEP-3866: service-ips, then service-nodeports
 // for addresses that are local; CNI's portmap for hostPorts, which kube-proxy's rules come before.) A loopback address
-// is the node's only to its own processes.
+// is the node's only to its own processes. A hostPort's hostIP counts on the node that has it (portmap's dst-type LOCAL).
 func (n *Node) find(via Via, protocol model.Protocol, destination netip.AddrPort) (model.Frontend, bool) {
 	if via == HostSocket {
 		destination = netip.AddrPortFrom(meantByHost(destination.Addr()), destination.Port())
 	}
+	flags, own := n.Locals[destination.Addr()]
+	own = own && (flags&LocalLoopback == 0 || via == HostSocket)
 	key := model.FrontendKey{Addr: destination.Addr(), Port: destination.Port(), Protocol: protocol}
-	if f, found := n.frontend(key); found {
+	if f, found := n.frontend(key); found && (own || f.Kind != model.FrontendHostPort) {
 		return f, true
 	}
-	flags, own := n.Locals[destination.Addr()]
-	if !own || flags&LocalLoopback != 0 && via != HostSocket {
+	if !own {
 		return model.Frontend{}, false
 	}
 	key.Addr = netip.IPv4Unspecified()

@@ -112,6 +112,8 @@ func kinds() *Node {
 	r.set(8, 8, model.ScopeHostPort, 0, 0, 2)
 	r.front(model.FrontendHostPort, hostPort, "0.0.0.0:8008", 8, 0)
 	r.front(model.FrontendHostPort, exact, "172.20.0.2:8009", 8, 0)
+	r.front(model.FrontendHostPort, exact, "127.0.0.1:8010", 8, 0)
+	r.front(model.FrontendHostPort, exact, "192.0.2.9:8011", 8, 0) // no address of this node
 	r.front(model.FrontendHostPort, hostPort, "0.0.0.0:30001", 8, 0) // the NodePort comes first
 
 	locals := map[netip.Addr]LocalFlags{
@@ -175,6 +177,11 @@ func TestDecide(t *testing.T) {
 		{"a hostPort", outside, "172.21.0.2:8008", "forward 2"},
 		{"a hostPort of another address", outside, "172.21.0.2:8009", "forward"},
 		{"a hostPort of one address", outside, "172.20.0.2:8009", "forward 2"},
+		{"a hostPort of 127.0.0.1 from the node", host, "127.0.0.1:8010", "forward 2"},
+		{"a pod's own 127.0.0.1, where another's hostPort is", podSocket, "127.0.0.1:8010", "forward"},
+		{"a hostPort of an address that the node doesn't have", podSocket, "192.0.2.9:8011", "forward"},
+		{"the same from the node", host, "192.0.2.9:8011", "forward"},
+		{"the same from outside", outside, "192.0.2.9:8011", "forward"},
 		{"a wrong port of a ClusterIP", pod, "10.96.0.1:81", "reject wrong_port"},
 		{"an address of no Service", pod, "10.96.0.99:80", "drop unallocated"},
 		{"somewhere else", pod, "192.0.2.1:80", "forward"},

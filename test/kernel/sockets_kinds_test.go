@@ -87,6 +87,9 @@ func TestSocketsDialEachKindOfAddress(t *testing.T) {
 		}
 		b.ownFront(set, model.MatchNodePort, 0, 30080)
 		b.ownFront(set, model.MatchHostPort, 0, 8888)
+		b.front(set, model.FrontendHostPort, 0, net.JoinHostPort(loopback[d.family][0], "8889"))
+		b.front(set, model.FrontendHostPort, 0, net.JoinHostPort(own[d.family], "8889"))
+		b.front(set, model.FrontendHostPort, 0, otherPort(d.backend))
 	}
 	b.write(t)
 	for _, d := range dials {
@@ -97,12 +100,18 @@ func TestSocketsDialEachKindOfAddress(t *testing.T) {
 			}
 			wantReach(t, from, d.network, join(own[d.family], 30080), d.backend)
 			wantReach(t, from, d.network, join(own[d.family], 8888), d.backend)
+			wantReach(t, from, d.network, join(own[d.family], 8889), d.backend)
+			if d.p == model.TCP { // a hostPort takes no address that isn't the node's
+				wantRefused(t, from, d.network, otherPort(d.backend), syscall.ECONNREFUSED)
+			}
 		}
 		for _, to := range loopback[d.family] {
 			wantReach(t, f.node, d.network, join(to, 30080), d.backend)
 			if d.p == model.TCP { // a pod's loopback is its own
 				wantRefused(t, f.client, d.network, join(to, 30080), syscall.ECONNREFUSED)
+				wantRefused(t, f.client, d.network, join(to, 8889), syscall.ECONNREFUSED)
 			}
+			wantReach(t, f.node, d.network, join(to, 8889), d.backend)
 		}
 		// An address that serves no NodePorts still has hostPorts.
 		if d.family == model.IPv4 {
@@ -112,6 +121,12 @@ func TestSocketsDialEachKindOfAddress(t *testing.T) {
 			}
 		}
 	}
+}
+
+// otherPort returns another port of a backend's address, which the node doesn't have.
+func otherPort(backend string) string {
+	host, _, _ := net.SplitHostPort(backend)
+	return net.JoinHostPort(host, "8089")
 }
 
 // Row 5: a socket is refused where no endpoint is, and told of a timeout where its policy leaves none.
