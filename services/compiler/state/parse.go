@@ -53,6 +53,9 @@ func forbidden(r rune) bool { return r == '/' || r < ' ' || r == 0x7f }
 
 func parseSlice(n Name, m *schemas.EndpointSlice) (*Slice, error) {
 	s := &Slice{Name: n, Service: m.GetService(), Family: model.Family(m.GetFamily())}
+	if m.GetFamily() == schemas.IPFamily_IP_FAMILY_UNSPECIFIED && len(m.GetEndpoints()) == 0 {
+		return s, nil // of host names, or none for this proxy
+	}
 	if s.Family != model.IPv4 && s.Family != model.IPv6 {
 		return nil, fmt.Errorf("address family %d: want IPv4 or IPv6", m.GetFamily())
 	}

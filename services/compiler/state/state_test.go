@@ -209,7 +209,7 @@ func TestInvalidObjectsAreSetAsideByName(t *testing.T) {
 		return &schemas.ServicePort{Name: name, Protocol: schemas.Protocol_PROTOCOL_TCP, Port: number}
 	}
 	mixed := slice("bad", "web", &schemas.SliceEndpoint{Address: ip("fd00::1")})
-	familyless := slice("bad", "web")
+	familyless := slice("bad", "web", &schemas.SliceEndpoint{Address: ip("10.1.0.1")})
 	familyless.GetEndpointSlice().Family = 0
 	wideport := slice("bad", "web")
 	wideport.GetEndpointSlice().Ports = []*schemas.EndpointPort{{Protocol: 6, Port: 70000}}

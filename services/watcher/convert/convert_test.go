@@ -115,7 +115,7 @@ endpoints:
 					},
 					Endpoints: []*schemas.SliceEndpoint{
 						{Address: ip("10.1.0.1"), Ready: true, Serving: true, Node: "a.example", Zone: "z1"},
-						{Address: ip("10.1.0.2")},
+						{Address: ip("10.1.0.2"), Serving: true},
 						{Address: ip("10.1.0.3"), Serving: true, Terminating: true},
 					},
 				}},
@@ -126,6 +126,14 @@ endpoints:
 			&schemas.Fact{
 				Object: &schemas.ObjectRef{Kind: "EndpointSlice", Namespace: "a", Name: "x"},
 				State:  &schemas.Fact_EndpointSlice{EndpointSlice: &schemas.EndpointSlice{}},
+			},
+		},
+		"slice of a headless service": {
+			read[discoveryv1.EndpointSlice](t, `{metadata: {name: x, namespace: a, labels: {kubernetes.io/service-name: db, service.kubernetes.io/headless: ""}},
+			  addressType: IPv4, endpoints: [{addresses: [10.1.0.1]}]}`),
+			&schemas.Fact{
+				Object: &schemas.ObjectRef{Kind: "EndpointSlice", Namespace: "a", Name: "x"},
+				State:  &schemas.Fact_EndpointSlice{EndpointSlice: &schemas.EndpointSlice{Service: "db"}},
 			},
 		},
 		"slice with a trigger time that is none": {

@@ -19,9 +19,13 @@ import (
 // keeps the endpoints that it had.
 const MaxSliceEndpoints = 1000
 
-// endpointSlice converts a slice. One of type FQDN, which no proxy uses, has no family and no endpoints.
+// endpointSlice converts a slice. One that no proxy uses, of type FQDN, of a headless Service or for another proxy, has
+// no family and no endpoints.
 func endpointSlice(s *discoveryv1.EndpointSlice) (*schemas.EndpointSlice, error) {
 	out := &schemas.EndpointSlice{Service: s.Labels[discoveryv1.LabelServiceName]}
+	if leftAlone(s.Labels) || s.Labels[labelProxyName] != "" {
+		return out, nil
+	}
 	switch s.AddressType {
 	case discoveryv1.AddressTypeIPv4:
 		out.Family = schemas.IPFamily_IP_FAMILY_IPV4
@@ -77,12 +81,9 @@ func sliceEndpoints(endpoints []discoveryv1.Endpoint, family model.Family) ([]*s
 		if err != nil {
 			return nil, fmt.Errorf("endpoints[%d].addresses[0]: %w", i, err)
 		}
-		// What is left out means ready, not terminating, and serving if ready (discovery/v1 EndpointConditions).
+		// What is left out means ready, serving, and not terminating (discovery/v1 EndpointConditions).
 		ready := e.Conditions.Ready == nil || *e.Conditions.Ready
-		serving := ready
-		if e.Conditions.Serving != nil {
-			serving = *e.Conditions.Serving
-		}
+		serving := e.Conditions.Serving == nil || *e.Conditions.Serving
 		zones, nodes, err := hints(e.Hints)
 		if err != nil {
 			return nil, fmt.Errorf("endpoints[%d].hints.%w", i, err)
