@@ -879,7 +879,7 @@ type HostPort struct {
 	HostPort uint32 `protobuf:"varint,2,opt,name=host_port,json=hostPort,proto3" json:"host_port,omitempty"`
 	// In the pod: 1 to 65535, host byte order.
 	ContainerPort uint32 `protobuf:"varint,3,opt,name=container_port,json=containerPort,proto3" json:"container_port,omitempty"`
-	// Of 4 or 16 bytes; none or the unspecified address is each address of the node.
+	// Of 4 or 16 bytes; none is each address of the node, the unspecified one each of its family.
 	HostIp        []byte `protobuf:"bytes,4,opt,name=host_ip,json=hostIp,proto3" json:"host_ip,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache

@@ -98,7 +98,7 @@ func (h *hostPorts) service(key model.FrontendKey) *state.Service {
 func hostPortPart(node string, pod state.Name, port state.HostPort, key model.FrontendKey, to netip.AddrPort) part {
 	place := model.PlaceOf(node)
 	name := pod.Name
-	if port.HostIP.IsValid() {
+	if key.Match == model.MatchAddress {
 		name += "@" + port.HostIP.String() // a pod may have one port lead elsewhere at another address
 	}
 	root := model.SetKey{

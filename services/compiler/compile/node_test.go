@@ -89,9 +89,12 @@ func TestHostPorts(t *testing.T) {
 			nil,
 		},
 		{
-			"the unspecified address is each address",
-			ports(hostPod("a", "n1", one, hostPort(model.TCP, 8080, 80, "0.0.0.0"))),
-			[]string{"n1: node4:8080/TCP -> shop/a:8080 v4 host-port", "n1: shop/a:8080/TCP 10.1.0.1:80 active member"},
+			"the unspecified address is each address of its family",
+			ports(hostPod("a", "n1", []string{"10.1.0.1", "fd00::1"}, hostPort(model.TCP, 8080, 80, "0.0.0.0"), hostPort(model.UDP, 53, 53, "::"))),
+			[]string{
+				"n1: node4:8080/TCP -> shop/a:8080 v4 host-port", "n1: node6:53/UDP -> shop/a:53 v6 host-port",
+				"n1: shop/a:53/UDP [fd00::1]:53 active member", "n1: shop/a:8080/TCP 10.1.0.1:80 active member",
+			},
 			nil,
 		},
 		{

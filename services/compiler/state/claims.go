@@ -120,7 +120,7 @@ func (p *Pod) claims() (keys []string) {
 		return nil
 	}
 	for _, h := range p.HostPorts {
-		if h.HostIP.IsValid() {
+		if h.HostIP.IsValid() && !h.HostIP.IsUnspecified() {
 			keys = append(keys, claimKey(claimHost, h.Key(h.HostIP)))
 		}
 	}

@@ -59,6 +59,7 @@ func parseHostPort(m *schemas.HostPort) (HostPort, error) {
 		return h, nil
 	}
 	if all, ok := netip.AddrFromSlice(m.GetHostIp()); ok && all.IsUnspecified() {
+		h.HostIP = all
 		return h, nil
 	}
 	h.HostIP, err = address(m.GetHostIp())

@@ -59,7 +59,7 @@ type HostPort struct {
 	Protocol  model.Protocol
 	Port      uint16     // on the node
 	Container uint16     // in the Pod
-	HostIP    netip.Addr // invalid is each address of the node
+	HostIP    netip.Addr // invalid is each address of the node, unspecified each of that family (as CNI's portmap has it)
 }
 
 // Key returns what clients dial for it. Unspecified stands for all addresses of a node.

@@ -130,7 +130,7 @@ func TestAPodSaysWhatItServesOnItsNode(t *testing.T) {
 	want := []*schemas.HostPort{
 		{Protocol: schemas.Protocol_PROTOCOL_TCP, HostPort: 80, ContainerPort: 8080},
 		{Protocol: schemas.Protocol_PROTOCOL_UDP, HostPort: 5353, ContainerPort: 53, HostIp: ip("127.0.0.1")},
-		{Protocol: schemas.Protocol_PROTOCOL_SCTP, HostPort: 99, ContainerPort: 99},
+		{Protocol: schemas.Protocol_PROTOCOL_SCTP, HostPort: 99, ContainerPort: 99, HostIp: ip("::")},
 	}
 	if diff := cmp.Diff(want, fact.GetPod().GetHostPorts(), protocmp.Transform()); diff != "" {
 		t.Errorf("host ports (-want +got):\n%s", diff)

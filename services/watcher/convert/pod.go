@@ -94,9 +94,7 @@ func hostPort(field string, port corev1.ContainerPort) (*schemas.HostPort, error
 	if err != nil {
 		return nil, fmt.Errorf("%s.hostIP: %w", field, err)
 	}
-	if !addr.IsUnspecified() {
-		out.HostIp = addr.AsSlice()
-	}
+	out.HostIp = addr.AsSlice()
 	return out, nil
 }
 
