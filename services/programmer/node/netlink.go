@@ -37,7 +37,7 @@ func Read() ([]Interface, error) {
 		a := l.Attrs()
 		interfaces[i] = Interface{
 			Index: a.Index, Name: a.Name, Up: a.Flags&net.FlagUp != 0, Loopback: a.Flags&net.FlagLoopback != 0,
-			Enslaved: masters[a.MasterIndex],
+			Enslaved: masters[a.MasterIndex], Bare: a.EncapType != "ether",
 		}
 		at[a.Index] = i
 	}

@@ -124,6 +124,26 @@ func TestAVLANIsAnUplinkAndABondsPortsAreNone(t *testing.T) {
 	}
 }
 
+// Trap 37: tunnels of IP alone (WireGuard, IPIP) are left alone: what the programs took for headers would be others' data.
+func TestATunnelWithoutEthernetIsNoUplink(t *testing.T) {
+	testkit.NeedKernel(t)
+	testkit.NewNetNS(t).Do(t, func() {
+		tunnel := func() *netlink.Tuntap {
+			return &netlink.Tuntap{LinkAttrs: named("tun0"), Mode: netlink.TUNTAP_MODE_TUN}
+		}
+		probe := tunnel()
+		if err := netlink.LinkAdd(probe); err != nil {
+			t.Skipf("no tunnels here: %v", err)
+		}
+		must(t, netlink.LinkDel(probe))
+		link(t, tunnel(), "10.9.0.1/24")
+		link(t, pair("eth0"), "192.0.2.7/24")
+		if diff := cmp.Diff([]string{"eth0"}, uplinks(t)); diff != "" {
+			t.Errorf("uplinks (-want +got):\n%s", diff)
+		}
+	})
+}
+
 func TestChangesAreTold(t *testing.T) {
 	testkit.NeedKernel(t)
 	ns := testkit.NewNetNS(t)

@@ -25,7 +25,9 @@ type Interface struct {
 	Up       bool
 	Loopback bool
 	// Enslaved says that a bridge, bond or team has the interface: packets are seen there, and not routed from here.
-	Enslaved  bool
+	Enslaved bool
+	// Bare says that packets have no Ethernet header there, as in tunnels of IP: the programs read none of those.
+	Bare      bool
 	Addresses []Address
 }
 
@@ -73,7 +75,8 @@ type Found struct {
 }
 
 // Find says which addresses are the node's and which interfaces are uplinks: all that are up, have an address that
-// others can reach, and are no pod's, no loopback and no part of a bridge or bond. A bridge that pods share is one.
+// others can reach, and are no pod's, no loopback, no tunnel without Ethernet headers and no part of a bridge or bond. A
+// bridge that pods share is one.
 func Find(interfaces []Interface, pods map[int]bool, o Options) Found {
 	f := Found{Locals: map[netip.Addr]uint8{}, Uplinks: map[int]abi.Uplink{}, Names: map[int]string{}}
 	interfaces = slices.Clone(interfaces)
@@ -133,7 +136,7 @@ func (f *Found) local(addr netip.Addr, o *Options) {
 }
 
 func (i *Interface) uplink(o *Options) bool {
-	if !i.Up || i.Loopback || i.Enslaved || i.Name == proxyDummy {
+	if !i.Up || i.Loopback || i.Enslaved || i.Bare || i.Name == proxyDummy {
 		return false
 	}
 	if len(o.Uplinks) > 0 {

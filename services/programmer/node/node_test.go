@@ -41,6 +41,7 @@ func some() []Interface {
 		{Index: 7, Name: "down0", Addresses: addresses("203.0.113.1/24")},
 		{Index: 8, Name: "pod8", Up: true, Addresses: addresses("169.254.1.1/32", "10.1.7.1/32")},
 		{Index: 9, Name: "bare0", Up: true},
+		{Index: 11, Name: "wg0", Up: true, Bare: true, Addresses: addresses("10.9.0.1/24")},
 		{Index: 10, Name: "kube-ipvs0", Up: true, Addresses: addresses("10.96.0.1/32")},
 	}
 }
@@ -63,7 +64,7 @@ func TestAllInterfacesThatOthersReachTheNodeByAreUplinks(t *testing.T) {
 			map[string]uint8{
 				"127.0.0.1": both, "::1": both, "192.0.2.7": abi.LocalNodePort, "198.51.100.7": abi.LocalNodePort,
 				"2001:db8::7": abi.LocalNodePort, "10.1.0.1": abi.LocalNodePort, "203.0.113.1": abi.LocalNodePort,
-				"169.254.1.1": abi.LocalNodePort, "10.1.7.1": abi.LocalNodePort,
+				"169.254.1.1": abi.LocalNodePort, "10.1.7.1": abi.LocalNodePort, "10.9.0.1": abi.LocalNodePort,
 			},
 		},
 		{
@@ -72,7 +73,7 @@ func TestAllInterfacesThatOthersReachTheNodeByAreUplinks(t *testing.T) {
 			map[int]abi.Uplink{5: uplink("198.51.100.7", "2001:db8::7"), 9: uplink("192.0.2.7", "2001:db8::7")},
 			map[string]uint8{
 				"127.0.0.1": abi.LocalLoopback, "::1": abi.LocalLoopback, "192.0.2.7": abi.LocalNodePort, "198.51.100.7": 0,
-				"2001:db8::7": 0, "10.1.0.1": 0, "203.0.113.1": 0, "169.254.1.1": 0, "10.1.7.1": 0,
+				"2001:db8::7": 0, "10.1.0.1": 0, "203.0.113.1": 0, "169.254.1.1": 0, "10.1.7.1": 0, "10.9.0.1": 0,
 			},
 		},
 	} {
