@@ -115,15 +115,29 @@ static __noinline void flow_refresh_reverse(const struct packet *p, struct flow 
 }
 
 /*
+ * Says if both ends of a connection have heard of each other and neither has ended it. A SYN then
+ * is for the backend, which knows (RFC 5961 4.2): a forged one ends nothing, and who has forgotten
+ * the connection resets it by the answer and sends its SYN again. __noinline: rare.
+ */
+static __noinline bool flow_lives(const struct packet *p, const struct flow *flow)
+{
+	struct flow *peer = flow_peer(&p->tuple, flow);
+
+	return peer && flow->acknowledged && peer->acknowledged &&
+	       !((flow->state | peer->state) & (FLOW_FIN | FLOW_RESET));
+}
+
+/*
  * How the flow of a client's packet stands. A SYN that differs from the one that began it is a new
- * connection from a port used again; the same SYN once more must reach the same backend. Datagrams
- * leave a backend at once when it is gone; a connection's next packet within a second.
+ * connection from a port used again, unless the old one lives; the same SYN once more must reach
+ * the same backend. Datagrams leave a backend at once when it is gone; a connection's next packet
+ * within a second.
  */
 static __always_inline enum standing flow_standing(const struct packet *p, struct flow *flow)
 {
 	if (flow->state & FLOW_ENDED)
 		return p->syn ? BEGINS : IS_GONE;
-	if (p->syn && p->sequence != flow->sequence)
+	if (p->syn && p->sequence != flow->sequence && !flow_lives(p, flow))
 		return BEGINS;
 	if ((p->syn || p->tuple.protocol == IPPROTO_UDP) && !flow_is_served(flow))
 		return BEGINS;

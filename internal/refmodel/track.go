@@ -19,8 +19,9 @@ const resetWindow = 1 << 24
 // standing decides whether a packet of a known flow stays with its backend.
 //
 //   - A SYN that is sent again, with the same sequence number, stays, so that the backend sees one connection (RFC
-//     9293 3.8.1); one with another number is a new connection from a port that is used again, whatever state the old
-//     one was in (RFC 9293 3.6.1; Linux's tcp_conntracks table, sIV for SYN in TIME_WAIT).
+//     9293 3.8.1); one with another number is a new connection from a port that is used again, once the old one is
+//     over (RFC 9293 3.6.1; Linux's tcp_conntracks table, sIV for SYN in TIME_WAIT). While that lives the SYN is the
+//     backend's to answer, and may be forged (RFC 5961 4.2; tcp_conntracks, sIG for SYN in ESTABLISHED).
 //   - A SYN that is sent again, and a datagram, stays while the backend is one of the Service's, terminating or not
 //     (kube-proxy's pkg/proxy/conntrack/cleanup.go).
 //   - What else belongs to a connection stays, and to a backend that terminates it must (KEP-1669). When the backend is
@@ -33,7 +34,7 @@ func (f *Flows) standing(n *Node, p Packet, k key, e *entry, now uint32) standin
 		return begins
 	case e.ended:
 		return isGone
-	case p.SYN && p.Sequence != e.sequence:
+	case p.SYN && p.Sequence != e.sequence && !f.lives(k, e):
 		return begins
 	case (p.SYN || p.Protocol == model.UDP) && !n.serves(e):
 		return begins
@@ -50,6 +51,12 @@ func (f *Flows) standing(n *Node, p Packet, k key, e *entry, now uint32) standin
 		return begins
 	}
 	return stands
+}
+
+// lives says whether both ends of a connection have heard of each other and neither has ended it.
+func (f *Flows) lives(k key, e *entry) bool {
+	half := f.other(k, e)
+	return half != nil && e.acknowledged != 0 && half.acknowledged != 0 && !e.fin && !half.fin && !e.reset && !half.reset
 }
 
 // serves says whether the backend of a flow is still one of its Service's, under the number it had.
