@@ -88,17 +88,14 @@ func appendOnce(to [][]byte, addr netip.Addr) [][]byte {
 	return append(to, raw)
 }
 
-// sourceRanges returns spec.loadBalancerSourceRanges or else what the annotation says that was there before it.
+// sourceRanges returns spec.loadBalancerSourceRanges. The annotation that was there before it is for clouds' balancers:
+// kube-proxy doesn't read it.
 func sourceRanges(s *corev1.Service) ([]string, error) {
-	field, texts := "spec.loadBalancerSourceRanges", s.Spec.LoadBalancerSourceRanges
-	if annotation := strings.TrimSpace(s.Annotations[corev1.AnnotationLoadBalancerSourceRangesKey]); len(texts) == 0 && annotation != "" {
-		field, texts = "metadata.annotations["+corev1.AnnotationLoadBalancerSourceRangesKey+"]", strings.Split(annotation, ",")
-	}
 	var out []string
-	for i, text := range texts {
+	for i, text := range s.Spec.LoadBalancerSourceRanges {
 		prefix, err := prefixOf(strings.TrimSpace(text))
 		if err != nil {
-			return nil, fmt.Errorf("%s[%d]: %w", field, i, err)
+			return nil, fmt.Errorf("spec.loadBalancerSourceRanges[%d]: %w", i, err)
 		}
 		if !slices.Contains(out, prefix.String()) {
 			out = append(out, prefix.String())

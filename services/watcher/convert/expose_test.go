@@ -44,11 +44,11 @@ func TestAServiceSaysHowItIsReachedFromOutside(t *testing.T) {
 				Ports: []*schemas.ServicePort{{Protocol: schemas.Protocol_PROTOCOL_TCP, Port: 80, NodePort: 30080}},
 			},
 		},
-		"balancer with the annotation, Cluster, and affinity by default": {
+		"balancer with the clouds' annotation, Cluster, and affinity by default": {
 			head + "spec: {type: LoadBalancer, sessionAffinity: ClientIP, healthCheckNodePort: 32000}}",
-			&schemas.Service{Type: "LoadBalancer", SourceRanges: []string{"203.0.113.0/24", "198.51.100.0/24"}, AffinitySeconds: 10800},
+			&schemas.Service{Type: "LoadBalancer", AffinitySeconds: 10800},
 		},
-		"ranges in the spec outrank the annotation": {
+		"ranges in the spec count, not those of the annotation": {
 			head + "spec: {type: LoadBalancer, loadBalancerSourceRanges: [10.0.0.0/8]}}",
 			&schemas.Service{Type: "LoadBalancer", SourceRanges: []string{"10.0.0.0/8"}},
 		},
@@ -176,10 +176,6 @@ func TestWhatCantBeReachedIsRefusedByField(t *testing.T) {
 		{ingress(`{ip: 192.0.2.1}, {ip: lb.example}`), `Service shop/cart: status.loadBalancer.ingress[1].ip: "lb.example" is no IP address`},
 		{ingress(`{ip: 192.0.2.1, ipMode: DSR}`), `Service shop/cart: status.loadBalancer.ingress[0].ipMode: "DSR" is not VIP or Proxy`},
 		{service(`spec: {loadBalancerSourceRanges: [10.0.0.1]}`), `Service shop/cart: spec.loadBalancerSourceRanges[0]: "10.0.0.1" is no prefix such as 10.0.0.0/16 or fd00::/64`},
-		{
-			&corev1.Service{ObjectMeta: meta("cart", map[string]string{corev1.AnnotationLoadBalancerSourceRangesKey: "10.0.0.0/8,any"}), Spec: corev1.ServiceSpec{ClusterIP: "10.96.0.1"}},
-			`Service shop/cart: metadata.annotations[service.beta.kubernetes.io/load-balancer-source-ranges][1]: "any" is no prefix such as 10.0.0.0/16 or fd00::/64`,
-		},
 		{service(`spec: {sessionAffinity: Cookie}`), `Service shop/cart: spec.sessionAffinity: "Cookie" is not None or ClientIP`},
 		{
 			service(`spec: {sessionAffinity: ClientIP, sessionAffinityConfig: {clientIP: {timeoutSeconds: 86401}}}`),
