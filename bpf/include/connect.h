@@ -60,7 +60,7 @@ static __always_inline int socket_connect(struct bpf_sock_addr *ctx, bool v6)
 	if (!protocol)
 		return ALLOW;
 	v1_forget(ctx);
-	frontend = socket_frontend(ctx, &addr, protocol);
+	frontend = socket_frontend(ctx, &addr, protocol, ctx->sk && ctx->sk->src_port);
 	if (!frontend) {
 		/* A socket may connect again: what it dialled before says nothing about this peer.
 		 */

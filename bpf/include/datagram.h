@@ -63,7 +63,7 @@ static __always_inline int socket_send(struct bpf_sock_addr *ctx, bool v6)
 
 	if (socket_protocol(ctx) != IPPROTO_UDP)
 		return ALLOW;
-	frontend = socket_frontend(ctx, &addr, IPPROTO_UDP);
+	frontend = socket_frontend(ctx, &addr, IPPROTO_UDP, false);
 	if (!frontend)
 		return send_untranslated(ctx, &addr);
 	choice = choice_named(ctx, &addr, port, frontend);

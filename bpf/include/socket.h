@@ -88,10 +88,11 @@ static __always_inline int socket_fail(int error)
 /*
  * The frontend that a socket dials; NULL for what is no Service's and for what is left to the
  * packets: only they show a pod's true address, which loadBalancerSourceRanges are about, and only
- * they can be masqueraded.
+ * they can be masqueraded or get another port. bound says that the socket's port is taken, so that
+ * another socket may have it too: dialling two Services of one backend they would have one name.
  */
 static __always_inline const struct frontend *
-socket_frontend(struct bpf_sock_addr *ctx, const struct address *addr, __u8 protocol)
+socket_frontend(struct bpf_sock_addr *ctx, const struct address *addr, __u8 protocol, bool bound)
 {
 	bool host = is_host(bpf_get_netns_cookie(ctx));
 	const struct frontend *frontend;
@@ -102,7 +103,8 @@ socket_frontend(struct bpf_sock_addr *ctx, const struct address *addr, __u8 prot
 	frontend = find_frontend(&dialled, ctx->user_port, protocol, host);
 	if (!frontend || host)
 		return frontend;
-	return masquerade_all || frontend->flags & FRONTEND_SOURCE_RANGES ? NULL : frontend;
+	return masquerade_all || bound || frontend->flags & FRONTEND_SOURCE_RANGES ? NULL
+										   : frontend;
 }
 
 /*

@@ -14,6 +14,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/deltaplane/deltaplane/internal/lab"
 	"github.com/deltaplane/deltaplane/internal/lab/agent"
 	"github.com/deltaplane/deltaplane/internal/lab/space"
 )
@@ -87,6 +88,10 @@ func TestServicesComeChangeAndGo(t *testing.T) {
 		bothAnswer(t, s, "outside", "198.51.100.95:80", "192.0.2.95:80")
 		bothAnswer(t, s, "outside", "[2001:db8:1::95]:80", "[2001:db8:2::95]:80")
 	})
+	t.Run("two sockets at once", func(t *testing.T) {
+		bothStream(t, s, "10.96.0.77:80", "192.0.2.95:80")
+		bothStream(t, s, "[fd00:10:96::77]:80", "[2001:db8:2::95]:80")
+	})
 }
 
 // bothAnswer connects one port of a place, whose sockets no hook sees, to several addresses at once, and asks all of them
@@ -120,6 +125,33 @@ func bothAnswer(t *testing.T, s *scene, from string, addresses ...string) {
 		}
 		for _, conn := range conns {
 			conn.Close()
+		}
+	}
+}
+
+// bothStream does the same with sockets of a pod that the hooks see.
+func bothStream(t *testing.T, s *scene, addresses ...string) {
+	t.Helper()
+	for _, protocol := range []string{"tcp", "udp"} {
+		reports := make(chan *lab.ProbeReport)
+		for _, to := range addresses {
+			go func() {
+				report, err := s.Probe(t.Context(), lab.ProbeRequest{
+					From: "shop/client", To: to, Protocol: protocol, SourcePort: 45001, Count: 10, Stream: true, Interval: 20 * time.Millisecond,
+				})
+				if err != nil {
+					t.Error(err)
+				}
+				reports <- report
+			}()
+		}
+		for range addresses {
+			report := <-reports
+			for _, r := range report.Results {
+				if r.Outcome != agent.OK || r.Reached != "shop/stall" {
+					t.Errorf("%s to %s: %+v", protocol, report.To, r)
+				}
+			}
 		}
 	}
 }

@@ -52,13 +52,20 @@ func attempt(ctx context.Context, target Target) (string, error) {
 	return "", fmt.Errorf("protocol %q: want tcp, udp or sctp", target.Protocol)
 }
 
-// mark gives a socket its mark before it is bound or connected.
-func (t Target) mark(_, _ string, raw syscall.RawConn) error {
-	if t.Mark == 0 {
+// prepare gives a socket what it needs before it is bound or connected: its mark, and a chosen port that others share.
+func (t Target) prepare(_, _ string, raw syscall.RawConn) error {
+	if t.Mark == 0 && t.SourcePort == 0 {
 		return nil
 	}
 	var failed error
-	err := raw.Control(func(fd uintptr) { failed = setMark(int(fd), t.Mark) })
+	err := raw.Control(func(fd uintptr) {
+		if t.Mark != 0 {
+			failed = setMark(int(fd), t.Mark)
+		}
+		if t.SourcePort != 0 && failed == nil {
+			failed = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_REUSEADDR, 1)
+		}
+	})
 	return errors.Join(err, failed)
 }
 
@@ -70,7 +77,7 @@ func setMark(fd, mark int) error {
 }
 
 func dial(ctx context.Context, network string, target Target) (net.Conn, error) {
-	dialer := net.Dialer{Control: target.mark}
+	dialer := net.Dialer{Control: target.prepare}
 	dialer.SetMultipathTCP(false)
 	if target.SourcePort != 0 {
 		dialer.LocalAddr = &net.TCPAddr{Port: int(target.SourcePort)}
@@ -132,7 +139,7 @@ func attemptSendTo(ctx context.Context, target Target) (string, error) {
 	if target.Address.Addr().Is6() {
 		network = "udp6"
 	}
-	config := net.ListenConfig{Control: target.mark}
+	config := net.ListenConfig{Control: target.prepare}
 	opened, err := config.ListenPacket(ctx, network, fmt.Sprintf(":%d", target.SourcePort))
 	if err != nil {
 		return "", err
