@@ -203,6 +203,19 @@ static __noinline int flow_mark_leaving(const struct tuple *key, const struct fl
 	return error;
 }
 
+/*
+ * Gives the entry of what leaves back if it was evicted: else the client's own address would leave.
+ * If the port that it had outside can't be kept, the backend ends the connection, and the client
+ * learns of it.
+ */
+static __noinline void flow_keep_leaving(const struct tuple *key, const struct flow *flow)
+{
+	struct tuple leaving = flow_leaving_key(key, flow);
+
+	if (!find_flow(&leaving))
+		flow_mark_leaving(key, flow);
+}
+
 /* Deletes all entries of a flow, by that of the client's packets as they come in. */
 static __noinline void flow_end(const struct tuple *key, const struct flow *flow)
 {

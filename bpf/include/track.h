@@ -93,6 +93,8 @@ static __noinline enum standing flow_refresh_forward(const struct packet *p, str
 		return BEGINS;
 	if (!flow_peer(&p->tuple, flow) && flow_claim(&p->tuple, flow) && udp)
 		return BEGINS;
+	if (flow->state & FLOW_MASQUERADE)
+		flow_keep_leaving(&p->tuple, flow);
 	return STANDS;
 }
 
