@@ -4,16 +4,20 @@ package explain
 
 import (
 	"bytes"
+	gojson "encoding/json"
 	"errors"
 	"fmt"
 	"net/netip"
 	"os"
+	"reflect"
 	"slices"
+	"strings"
 
 	"sigs.k8s.io/json"
 	"sigs.k8s.io/yaml"
 
 	"github.com/deltaplane/deltaplane/internal/refmodel"
+	"github.com/deltaplane/deltaplane/services/compiler/state"
 )
 
 // Config is what a configuration file may say about a cluster.
@@ -59,6 +63,7 @@ func ParseConfig(text []byte) (Config, error) {
 	// Kubernetes' decoder, since encoding/json takes keys in any case.
 	strict, err := json.UnmarshalStrict(asJSON, &c)
 	if err = errors.Join(append(strict, err)...); err != nil {
+		err = readable(err)
 		return Config{}, fmt.Errorf("%w; the keys are podCIDRs, serviceCIDRs, nodePortAddresses, masqueradeAll, localhostNodePorts, allowExternalIPs", err)
 	}
 	for key, list := range map[string][]netip.Prefix{
@@ -72,7 +77,29 @@ func ParseConfig(text []byte) (Config, error) {
 			list[i] = p.Masked()
 		}
 	}
+	for _, p := range slices.Concat(c.PodCIDRs, c.ServiceCIDRs) {
+		if err := state.CheckNetwork(p); err != nil {
+			return Config{}, fmt.Errorf("podCIDRs and serviceCIDRs: %w", err)
+		}
+	}
 	return c, nil
+}
+
+// readable says what a value should have been where the decoder names Go's types.
+func readable(err error) error {
+	var typed *gojson.UnmarshalTypeError
+	switch _, text, is := strings.Cut(err.Error(), "netip.ParsePrefix("); {
+	case is:
+		given, _, _ := strings.Cut(text, ")")
+		return fmt.Errorf("%s is no CIDR such as 10.0.0.0/16", given)
+	case !errors.As(err, &typed):
+		return err
+	case typed.Field == "":
+		return fmt.Errorf("want keys with values, not a value of type %s", typed.Value)
+	case typed.Type.Kind() == reflect.Bool:
+		return fmt.Errorf("%s: want true or false, not a value of type %s", typed.Field, typed.Value)
+	}
+	return fmt.Errorf("%s: want a list of CIDRs such as [10.0.0.0/16], not a value of type %s", typed.Field, typed.Value)
 }
 
 // loopback are the addresses by which a node's own processes mean the node.

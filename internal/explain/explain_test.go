@@ -222,9 +222,18 @@ func TestConfig(t *testing.T) {
 	if !c.MasqueradeAll || *c.LocalhostNodePorts || len(c.ServiceCIDRs) != 2 || len(c.AllowExternalIPs) != 1 {
 		t.Errorf("read as %+v", c)
 	}
-	for _, bad := range []string{"podCidrs: []", "podCIDRs: [10.244.0.0/33]", "serviceCIDRs: 10.96.0.0/16", "masqueradeAll: 3", "- x", "podCIDRs: ['']"} {
-		if _, err := ParseConfig([]byte(bad)); err == nil {
-			t.Errorf("%q was taken", bad)
+	for bad, want := range map[string]string{
+		"podCidrs: []":                `unknown field "podCidrs"; the keys are podCIDRs, `,
+		"podCIDRs: [10.244.0.0/33]":   `"10.244.0.0/33" is no CIDR such as 10.0.0.0/16; `,
+		"podCIDRs: ['']":              `podCIDRs: "invalid Prefix" is no CIDR`,
+		"serviceCIDRs: 10.96.0.0/16":  "serviceCIDRs: want a list of CIDRs such as [10.0.0.0/16], not a value of type string; ",
+		"serviceCIDRs: [0.0.0.0/0]":   "podCIDRs and serviceCIDRs: 0.0.0.0/0 is more than a cluster's own: want /8 or longer",
+		"masqueradeAll: 3":            "masqueradeAll: want true or false, not a value of type number; ",
+		"localhostNodePorts: [false]": "localhostNodePorts: want true or false, not a value of type array; ",
+		"- x":                         "want keys with values, not a value of type array; ",
+	} {
+		if _, err := ParseConfig([]byte(bad)); err == nil || !strings.HasPrefix(err.Error(), want) {
+			t.Errorf("%q: %v, want %q", bad, err, want)
 		}
 	}
 }
