@@ -113,7 +113,7 @@ func kinds() *Node {
 	r.front(model.FrontendHostPort, hostPort, "0.0.0.0:8008", 8, 0)
 	r.front(model.FrontendHostPort, exact, "172.20.0.2:8009", 8, 0)
 	r.front(model.FrontendHostPort, exact, "127.0.0.1:8010", 8, 0)
-	r.front(model.FrontendHostPort, exact, "192.0.2.9:8011", 8, 0) // no address of this node
+	r.front(model.FrontendHostPort, exact, "192.0.2.9:8011", 8, 0)   // no address of this node
 	r.front(model.FrontendHostPort, hostPort, "0.0.0.0:30001", 8, 0) // the NodePort comes first
 
 	locals := map[netip.Addr]LocalFlags{
