@@ -68,8 +68,10 @@ func TestNodesOwnConnectionsFromPortsOfServicesAreLeftAlone(t *testing.T) {
 		from string
 		addr string
 	}{
-		{o.client, aOut4, clientOut4 + ":9000"}, {o.client, aOut6, "[" + clientOut6 + "]:9000"},
-		{o.podA, aOut4, podA4 + ":9000"}, {o.podA, aOut6, "[" + podA6 + "]:9000"},
+		{o.client, aOut4, clientOut4 + ":9000"},
+		{o.client, aOut6, "[" + clientOut6 + "]:9000"},
+		{o.podA, aOut4, podA4 + ":9000"},
+		{o.podA, aOut6, "[" + podA6 + "]:9000"},
 	} {
 		tell(t, at.ns, at.addr)
 		local := netip.AddrPortFrom(netip.MustParseAddr(at.from), 30080)
