@@ -45,7 +45,7 @@ demo: build ## show the whole pipeline at work, in under a minute
 .PHONY: test
 test: build ## run every test that can run here; as root also those that need the kernel
 	$(if $(RACE),,@echo "gcc is not installed: running without the race detector")
-	go test $(RACE) -timeout 10m $(PACKAGES)
+	go test $(RACE) -timeout 20m $(PACKAGES)
 
 .PHONY: fuzz
 fuzz: ## run each fuzz target for FUZZTIME
