@@ -162,13 +162,19 @@ func (f *Flows) begin(k key, e *entry, did Outcome) error {
 	}
 	e.otherPort = did.Source.Port()
 	f.claim(k, e)
-	if e.masquerade {
-		pending := *e
-		pending.to, pending.otherPort = netip.AddrPort{}, e.at.Port()
-		f.entries[e.leavingKey(k)] = &pending
-	}
+	f.keepLeaving(k, e)
 	f.entries[k] = e
 	return nil
+}
+
+// keepLeaving notes that what leaves is to be masqueraded, unless that is known.
+func (f *Flows) keepLeaving(k key, e *entry) {
+	if !e.masquerade || f.entries[e.leavingKey(k)] != nil && f.entries[k] == e {
+		return
+	}
+	pending := *e
+	pending.to, pending.otherPort, pending.acknowledged = netip.AddrPort{}, e.at.Port(), 0
+	f.entries[e.leavingKey(k)] = &pending
 }
 
 // mayUsePort checks the choice of a port, given what the packet had and how an entry would be with a port.

@@ -50,6 +50,7 @@ func (f *Flows) standing(n *Node, p Packet, k key, e *entry, now uint32) standin
 	case f.other(k, e) == nil && !f.claim(k, e) && p.Protocol == model.UDP:
 		return begins
 	}
+	f.keepLeaving(k, e)
 	return stands
 }
 
