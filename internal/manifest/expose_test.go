@@ -56,15 +56,16 @@ func TestNodePortsStayWhereTheyWere(t *testing.T) {
 	local := "type: LoadBalancer, externalTrafficPolicy: Local, "
 	first := expand(t, nil, "%s", serviceYAML("a", local, "{port: 80}"))
 	alone := nodePortsOf(t, first, "a")
-	many := serviceYAML("z", "type: NodePort, ", fmt.Sprintf("{name: x, port: 1, nodePort: %d}", 30000))
+	var many strings.Builder
+	many.WriteString(serviceYAML("z", "type: NodePort, ", fmt.Sprintf("{name: x, port: 1, nodePort: %d}", 30000)))
 	for i := range 40 {
-		many += serviceYAML(fmt.Sprintf("s%d", i), "type: NodePort, ", "{port: 80}")
+		many.WriteString(serviceYAML(fmt.Sprintf("s%d", i), "type: NodePort, ", "{port: 80}"))
 	}
 	for name, got := range map[string]*Objects{
 		"again":                         expand(t, first, "%s", serviceYAML("a", local, "{port: 80}")),
-		"behind others":                 expand(t, first, "%s", many+serviceYAML("a", local, "{port: 80}")),
+		"behind others":                 expand(t, first, "%s", many.String()+serviceYAML("a", local, "{port: 80}")),
 		"with a name":                   expand(t, first, "%s", serviceYAML("a", local, "{name: http, port: 80}")),
-		"behind others, from the start": expand(t, nil, "%s", many+serviceYAML("a", local, "{port: 80}")),
+		"behind others, from the start": expand(t, nil, "%s", many.String()+serviceYAML("a", local, "{port: 80}")),
 	} {
 		if diff := cmp.Diff(alone, nodePortsOf(t, got, "a")); diff != "" {
 			t.Errorf("%s (-first +then):\n%s", name, diff)
