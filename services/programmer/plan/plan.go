@@ -8,7 +8,9 @@
 //
 //	prepare   what nothing points at yet: backends, slots beyond the count, sets
 //	switch    counts, slots in use, rows that keep their meaning
+//	lead      views, now that their targets are there
 //	point     frontends, so that one that moves to a set finds it as it is after the change
+//	refuse    what refuses an address's other ports, now that those that are served are there
 //	  grace   every program that may have read the old pointers has ended
 //	reclaim   what nothing points at any more: slots beyond the count, sets, backends
 //
@@ -32,7 +34,7 @@ type Plan struct{ Phases []Phase }
 
 // Phase is writes that may be made in any order.
 type Phase struct {
-	Name string // "prepare", "switch", "point" or "reclaim"
+	Name string // "prepare", "switch", "lead", "point", "refuse" or "reclaim"
 	// Grace asks to wait, before the first write, until every program that runs has ended.
 	Grace   bool
 	Batches [][]maps.Write

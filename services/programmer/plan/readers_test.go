@@ -211,6 +211,32 @@ func TestNoReaderSeesAHalfAppliedChange(t *testing.T) {
 	}
 }
 
+// TestAViewOfARootThatItsFrontendLeftComesAfterItsTarget brings the first view of a root right after the change that took
+// away its frontend. No grace period lies between the two, so programs may still be at the root and look for the view.
+func TestAViewOfARootThatItsFrontendLeftComesAfterItsTarget(t *testing.T) {
+	before := rows(flagged(set(1, 1), model.NodeHints), frontend(1, 1), backend(1, 1, 1), in(1, 1), set(2, 1), backend(2, 2, 2), in(2, 2))
+	left := edited(before, func(t *model.Tables) { t.Frontends[frontendKey(1)] = frontend(1, 2) })
+	node := rows(part(21, 1, 1, model.ScopeNode, "node-a"), view(21, 1, model.ScopeNode, ""), backend(21, 1, 3), in(21, 21))
+	for seed := range uint64(20) {
+		memory, s := filled(t, before)
+		w := plantest.NewWitness(memory, before)
+		random := rand.New(rand.NewPCG(seed, 0))
+		for _, to := range []struct {
+			kind model.LayerKind
+			rows *model.Tables
+		}{{model.LayerCluster, left}, {model.LayerNode, node}} {
+			p := mustApply(t, s, towards(s, to.kind, to.rows))
+			w.Expect(s.Tables(model.LayerCluster).Clone(), s.Tables(model.LayerNode).Clone())
+			if err := carryOut(w, p, random); err != nil {
+				t.Fatal(err)
+			}
+		}
+		noProblems(t, w)
+		holds(t, memory, s, model.LayerCluster, left)
+		holds(t, memory, s, model.LayerNode, node)
+	}
+}
+
 func TestWithoutTheGracePeriodReadersSeeHolesSoTheWitnessCanTell(t *testing.T) {
 	broken := 0
 	for _, story := range stories {

@@ -84,19 +84,16 @@ func (r *round) frontend(of turn[model.FrontendKey, model.Frontend]) {
 	entry(r, frontends, of, &r.point, &r.point)
 }
 
-// view writes a view. What leads away from a set that no frontend points at may come first and go last; else it comes
-// once its target is there, and goes, before the frontends that count on it.
+// view writes a view: once its target is there, and before the frontends that count on it. Also if no frontend points at
+// its root: programs that read one before it was moved away may still be looking for the root's views. It goes before
+// its target, or with it where nothing looks for it any more.
 func (r *round) view(of turn[model.ViewKey, model.View]) {
 	key := of.key
-	put, remove := &r.lead, &r.lead
-	if !r.readBefore(key.Set) {
-		put = &r.prepare
-		r.settle = r.settle || of.before.kind != 0 && of.after.kind != 0
-	}
+	remove := &r.lead
 	if !r.readAfter(key.Set) || !r.looksAt(key) {
 		remove = &r.reclaim
 	}
-	entry(r, views, of, put, r.unlessLeftOver(key.Set, of.after.kind == 0, remove))
+	entry(r, views, of, &r.lead, r.unlessLeftOver(key.Set, of.after.kind == 0, remove))
 }
 
 // unlessLeftOver returns where a row of a root is removed: before anything points at the root, if nothing did.
