@@ -18,7 +18,7 @@ import (
 
 // merged is what both layers of node a hold together, as a packet sees them.
 func merged(c *compiler) []*model.Tables {
-	return []*model.Tables{c.layers[model.ClusterLayer].Clone()}
+	return []*model.Tables{c.layers[model.ClusterLayer].Clone(), c.layers[model.NodeLayer("a")].Clone()}
 }
 
 // changes are what is committed one after the other in the tests below: growth, replacement, and ids used again.
@@ -117,6 +117,29 @@ func killAtAnyOperation(t *testing.T, puttingOff bool) {
 
 type killed struct{}
 
+// TestWhatIsPutOffIsDoneBeforeItsRootLooksForItAgain takes a root's hints and then its part away, and brings the hints
+// back while the part waits to be reclaimed: who then looks for the root's views must not find what is about to go.
+func TestWhatIsPutOffIsDoneBeforeItsRootLooksForItAgain(t *testing.T) {
+	c := newCompiler()
+	w := plantest.NewWitness(memory(), merged(c)...)
+	n := startWith(t, c, w, true)
+	commit := func(l model.Layer, rows *model.Tables) {
+		d := c.commit(l, rows, n.now)
+		w.Expect(merged(c)...)
+		n.put(d)
+	}
+	commit(model.ClusterLayer, hinted(shop(1, 2, 0), 1))
+	commit(model.NodeLayer("a"), parts(shop(1, 2, 0), 1))
+	n.pass(time.Second)
+	commit(model.ClusterLayer, shop(1, 2, 0))
+	commit(model.NodeLayer("a"), model.NewTables())
+	commit(model.ClusterLayer, hinted(shop(1, 2, 0), 1))
+	n.converged()
+	for problem := range w.Problems {
+		t.Error(problem)
+	}
+}
+
 // survive runs f and says whether it ran to its end.
 func survive(f func()) (finished bool) {
 	defer func() {
@@ -171,12 +194,22 @@ func TestChaosConvergesOnTheKernelsMaps(t *testing.T) {
 	}
 }
 
+// someSets are some of the sets that a shop may have.
+func someSets(random *rand.Rand) (ids []model.SetID) {
+	for id := range model.SetID(3) {
+		if random.IntN(2) == 0 {
+			ids = append(ids, id+1)
+		}
+	}
+	return ids
+}
+
 // plane gives loaded programs the grace period as a method.
 type plane struct{ *bpf.Dataplane }
 
 func (plane) Grace() error { return bpf.Grace() }
 
-// chaos commits changes, calls expect after each to the cluster's layer, and lets everything go wrong that can. In the
+// chaos commits changes, calls expect after each, and lets everything go wrong that can. In the
 // end the node must have converged.
 func chaos(t *testing.T, c *compiler, m maps.Maps, puttingOff bool, random *rand.Rand, commits int, expect func()) {
 	t.Helper()
@@ -184,14 +217,16 @@ func chaos(t *testing.T, c *compiler, m maps.Maps, puttingOff bool, random *rand
 	n := startWith(t, c, f, puttingOff)
 	var late []core.Delta
 	for range commits {
-		rows := shop(random.IntN(4), 1+random.IntN(4), random.IntN(4))
+		rows := hinted(shop(random.IntN(4), 1+random.IntN(4), random.IntN(4)), someSets(random)...)
 		var d core.Delta
 		if random.IntN(4) == 0 {
-			d = c.commit(model.NodeLayer("a"), pods([]string{"x", "y", "z"}[:random.IntN(4)]...), n.now)
+			own := pods([]string{"x", "y", "z"}[:random.IntN(4)]...)
+			own.Apply(&model.Change{Put: parts(c.layers[model.ClusterLayer], someSets(random)...).Rows()}, model.Digest{})
+			d = c.commit(model.NodeLayer("a"), own, n.now)
 		} else {
 			d = c.commit(model.ClusterLayer, rows, n.now)
-			expect()
 		}
+		expect()
 		switch random.IntN(10) {
 		case 0: // lost
 		case 1:

@@ -233,6 +233,39 @@ func shop(services, backends, generation int) *model.Tables {
 	return t
 }
 
+// hinted is rows in which some sets have hints for nodes.
+func hinted(rows *model.Tables, sets ...model.SetID) *model.Tables {
+	for _, id := range sets {
+		if s, held := rows.Sets[id]; held {
+			s.Flags = model.NodeHints
+			rows.Sets[id] = s
+		}
+	}
+	return rows
+}
+
+// parts is what node a adds to a shop: its own parts of some sets, with a backend each.
+func parts(shop *model.Tables, roots ...model.SetID) *model.Tables {
+	t := model.NewTables()
+	for _, id := range roots {
+		s, held := shop.Sets[id]
+		if !held {
+			continue
+		}
+		s.ID, s.Scope, s.Place = 100+id, model.ScopeNode, model.PlaceOf("a")
+		t.Sets[s.ID] = s
+		v := model.View{ViewKey: model.ViewKey{Set: id, Scope: model.ScopeNode}, Target: s.ID}
+		t.Views[v.ViewKey] = v
+		b := model.Backend{ID: model.BackendID(9000 + id), State: model.BackendActive, BackendKey: model.BackendKey{
+			Set: id, Addr: netip.AddrFrom4([4]byte{10, 200, 0, byte(id)}), Port: 8080, Place: s.Place,
+		}}
+		t.Backends[b.ID] = b
+		m := model.Member{Set: s.ID, Backend: b.ID}
+		t.Members[m] = m
+	}
+	return t
+}
+
 func pods(names ...string) *model.Tables {
 	t := model.NewTables()
 	for i, name := range names {

@@ -6,17 +6,19 @@ import (
 	"fmt"
 
 	"github.com/deltaplane/deltaplane/internal/abi"
+	"github.com/deltaplane/deltaplane/internal/model"
 	"github.com/deltaplane/deltaplane/services/programmer/core"
 	"github.com/deltaplane/deltaplane/services/programmer/plan"
 )
 
 // late is what a plan has left to do once its grace period is over: nothing points at it any more, so it can wait,
-// and what comes next need not. The next plan was made as if it were done; so if that plan writes one of the same
-// entries, late comes first.
+// and what comes next need not. The next plan was made as if it were done; so late comes first if that plan writes one of
+// the same entries, or makes programs look for one: for a view or source range of a set that it writes or leads to.
 type late struct {
 	phase   plan.Phase
 	grace   chan error // of a grace period in the background; nil if there is none
 	entries map[entry]struct{}
+	roots   map[model.SetID]struct{} // of the views and source ranges among the entries
 	records []core.Record
 }
 
@@ -26,10 +28,13 @@ type entry struct {
 }
 
 func (d *Driver) postpone(phase plan.Phase) {
-	d.late = &late{phase: phase, entries: map[entry]struct{}{}}
+	d.late = &late{phase: phase, entries: map[entry]struct{}{}, roots: map[model.SetID]struct{}{}}
 	for _, batch := range phase.Batches {
 		for _, w := range batch {
 			d.late.entries[entry{w.Map, string(w.Key)}] = struct{}{}
+			if w.Map == abi.Views || w.Map == abi.SourceRanges {
+				d.late.roots[plan.RootOf(w)] = struct{}{}
+			}
 		}
 	}
 	if d.Background {
@@ -44,7 +49,9 @@ func (l *late) inTheWay(phases []plan.Phase) bool {
 	for _, phase := range phases {
 		for _, batch := range phase.Batches {
 			for _, w := range batch {
-				if _, same := l.entries[entry{w.Map, string(w.Key)}]; same {
+				_, same := l.entries[entry{w.Map, string(w.Key)}]
+				_, looked := l.roots[plan.RootOf(w)]
+				if same || looked {
 					return true
 				}
 			}

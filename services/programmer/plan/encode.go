@@ -11,6 +11,7 @@ import (
 
 	"github.com/deltaplane/deltaplane/internal/abi"
 	"github.com/deltaplane/deltaplane/internal/model"
+	"github.com/deltaplane/deltaplane/services/programmer/maps"
 )
 
 // These do by hand what abi.Encode does by reflection, ten times as fast: a cold start encodes half a million
@@ -140,6 +141,22 @@ func putAddr(b []byte, addr netip.Addr) {
 
 // bits counts a prefix's bits in an address of 16 bytes, IPv4 mapped.
 func bits(p netip.Prefix) uint32 { return uint32(128 - p.Addr().BitLen() + p.Bits()) }
+
+// RootOf returns the set that a written entry is about, if it is one where programs decide what to look for next: the set
+// itself, a frontend that leads to it, or a view or source range of it. Of other entries it is 0.
+func RootOf(w maps.Write) model.SetID {
+	switch {
+	case w.Map == abi.Sets:
+		return model.SetID(binary.NativeEndian.Uint32(w.Key))
+	case w.Map == abi.Frontends && w.Value != nil:
+		return model.SetID(binary.NativeEndian.Uint32(w.Value))
+	case w.Map == abi.Views:
+		return model.SetID(binary.NativeEndian.Uint32(w.Key[8:]))
+	case w.Map == abi.SourceRanges:
+		return model.SetID(binary.BigEndian.Uint32(w.Key[4:]))
+	}
+	return 0
+}
 
 // prefix undoes bits.
 func prefix(bits uint32, as16 [16]byte) netip.Prefix {
