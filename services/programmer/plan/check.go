@@ -59,6 +59,11 @@ func (t *transaction) checkPuts(put *model.Rows, kind model.LayerKind) error {
 			return err
 		}
 	}
+	for _, s := range put.Sets {
+		if err := t.stillFits(s); err != nil {
+			return err
+		}
+	}
 	for _, m := range put.Members {
 		set, held := t.tables[kind].Sets[m.Set]
 		if !held {
@@ -87,6 +92,27 @@ func (t *transaction) checkPuts(put *model.Rows, kind model.LayerKind) error {
 	for _, s := range put.Selves {
 		if len(s.Zone) > zoneMax {
 			return refuse("rows", "the node's zone %q is longer than %d bytes", s.Zone, zoneMax)
+		}
+	}
+	return nil
+}
+
+// stillFits refuses another meaning of a set while a view that doesn't change leads to it.
+func (t *transaction) stillFits(s model.BackendSet) error {
+	if !t.wasRead[s.ID] {
+		return nil
+	}
+	for _, row := range []model.BackendSet{s, t.setsBefore[s.ID].row} {
+		key := model.ViewKey{Set: row.Root, Scope: row.Scope}
+		if row.Scope == model.ScopeZone {
+			key.Place = row.Place
+		}
+		for _, kind := range kinds {
+			if v, held := t.tables[kind].Views[key]; held && v.Target == s.ID {
+				if err := t.fits(v); err != nil {
+					return err
+				}
+			}
 		}
 	}
 	return nil

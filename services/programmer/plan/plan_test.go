@@ -156,6 +156,25 @@ func TestRowsThatPointAtNothingAreRefusedAndNothingChanges(t *testing.T) {
 	}
 }
 
+// TestAPartOfAnotherServiceIsRefusedWhileItsViewStays gives a part another meaning, while the view that leads to it is
+// as it was: its root's clients would be led to another Service's backends.
+func TestAPartOfAnotherServiceIsRefusedWhileItsViewStays(t *testing.T) {
+	cluster := rows(set(1, 1), frontend(1, 1), backend(1, 1, 1), in(1, 1), set(2, 2))
+	node := rows(part(21, 1, 1, model.ScopeLocal, "node-a"), view(21, 1, model.ScopeLocal, ""))
+	memory, s := filled(t, cluster)
+	if err := carryOut(memory, mustApply(t, s, towards(s, model.LayerNode, node)), nil); err != nil {
+		t.Fatal(err)
+	}
+	for want, other := range map[string]model.BackendSet{
+		"a view of set 1 (shop/s1:80) leads to set 21, which is a part of set 1 (shop/s2:80)": part(21, 1, 2, model.ScopeLocal, "node-a"),
+		"a view of set 1 (shop/s1:80) leads to set 21, which is a part of set 2 (shop/s2:80)": part(21, 2, 2, model.ScopeLocal, "node-a"),
+	} {
+		_, err := s.Apply(plan.Capacities{}, plan.LayerChange{Kind: model.LayerNode, Change: &model.Change{Put: model.Rows{Sets: []model.BackendSet{other}}}})
+		refusedWith(t, err, "rows", want)
+		holds(t, memory, s, model.LayerNode, node)
+	}
+}
+
 func change(put model.Rows, remove model.Keys) plan.LayerChange {
 	return plan.LayerChange{Kind: model.LayerCluster, Change: &model.Change{Put: put, Remove: remove}}
 }

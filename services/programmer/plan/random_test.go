@@ -170,7 +170,8 @@ func whole(t tester, w *plantest.Witness, mixed bool) {
 	}
 }
 
-// TestLayersComeInAnyOrder brings the cluster's layer and the node's, which names the cluster's roots, one after the other.
+// TestLayersComeInAnyOrder brings the cluster's layer and the node's, which names the cluster's roots, one after the
+// other, with a failed write now and then.
 func TestLayersComeInAnyOrder(t *testing.T) {
 	rapid.Check(t, func(rt *rapid.T) {
 		memory, s := filled(t, rows())
@@ -193,9 +194,18 @@ func TestLayersComeInAnyOrder(t *testing.T) {
 					rt.Fatal(err)
 				}
 				// What was evicted is in no rows.
-				w.Expect(s.Tables(model.LayerCluster).Clone(), s.Tables(model.LayerNode).Clone())
-				if err := carryOut(w, p, random); err != nil {
-					rt.Fatal(err)
+				clusterNow, nodeNow := s.Tables(model.LayerCluster).Clone(), s.Tables(model.LayerNode).Clone()
+				w.Expect(clusterNow, nodeNow)
+				failAt := rapid.IntRange(0, 12).Draw(rt, "fail at")
+				if err := carryOut(&maps.Faulty{Maps: w, FailAt: failAt}, p, random); err != nil {
+					if !errors.Is(err, maps.ErrInjected) {
+						rt.Fatal(err)
+					}
+					s = load(rt, memory)
+					p := mustApply(rt, s, towards(s, model.LayerCluster, clusterNow), towards(s, model.LayerNode, nodeNow))
+					if err := carryOut(w, p, random); err != nil {
+						rt.Fatal(err)
+					}
 				}
 				whole(rt, w, true)
 			}
