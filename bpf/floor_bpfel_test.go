@@ -20,10 +20,12 @@ const (
 	floorMapAffinitiesV1       = "affinities_v1"
 	floorMapBackendsV2         = "backends_v2"
 	floorMapBeginnings         = "beginnings"
+	floorMapBlocksV1           = "blocks_v1"
+	floorMapConnectionsV1      = "connections_v1"
 	floorMapCountersV1         = "counters_v1"
 	floorMapDatagramsV2        = "datagrams_v2"
-	floorMapDropsV1            = "drops_v1"
-	floorMapEndpointsV1        = "endpoints_v1"
+	floorMapDropsV2            = "drops_v2"
+	floorMapEndpointsV2        = "endpoints_v2"
 	floorMapFloorBackends      = "floor_backends"
 	floorMapFloorFlows         = "floor_flows"
 	floorMapFloorFrontends     = "floor_frontends"
@@ -39,15 +41,22 @@ const (
 	floorMapOldFlows           = "old_flows"
 	floorMapOldV1Flows         = "old_v1_flows"
 	floorMapPackets            = "packets"
+	floorMapPeersV1            = "peers_v1"
+	floorMapPolicyV1           = "policy_v1"
+	floorMapPortVerdictsV1     = "port_verdicts_v1"
 	floorMapPositionsV2        = "positions_v2"
 	floorMapQuotedRoom         = "quoted_room"
 	floorMapRefusals           = "refusals"
+	floorMapRuleHitsV1         = "rule_hits_v1"
+	floorMapRuleSetsV1         = "rule_sets_v1"
+	floorMapRulesV1            = "rules_v1"
 	floorMapSelfV1             = "self_v1"
 	floorMapSetsV2             = "sets_v2"
 	floorMapSlotsV1            = "slots_v1"
 	floorMapSocketsV2          = "sockets_v2"
 	floorMapSourceRangesV1     = "source_ranges_v1"
 	floorMapUplinksV1          = "uplinks_v1"
+	floorMapVerdictsV1         = "verdicts_v1"
 	floorMapViewsV1            = "views_v1"
 	floorProgFloorDatagram     = "floor_datagram"
 	floorProgFloorEstablished  = "floor_established"
@@ -138,10 +147,12 @@ type floorMapSpecs struct {
 	AffinitiesV1   *ebpf.MapSpec `ebpf:"affinities_v1"`
 	BackendsV2     *ebpf.MapSpec `ebpf:"backends_v2"`
 	Beginnings     *ebpf.MapSpec `ebpf:"beginnings"`
+	BlocksV1       *ebpf.MapSpec `ebpf:"blocks_v1"`
+	ConnectionsV1  *ebpf.MapSpec `ebpf:"connections_v1"`
 	CountersV1     *ebpf.MapSpec `ebpf:"counters_v1"`
 	DatagramsV2    *ebpf.MapSpec `ebpf:"datagrams_v2"`
-	DropsV1        *ebpf.MapSpec `ebpf:"drops_v1"`
-	EndpointsV1    *ebpf.MapSpec `ebpf:"endpoints_v1"`
+	DropsV2        *ebpf.MapSpec `ebpf:"drops_v2"`
+	EndpointsV2    *ebpf.MapSpec `ebpf:"endpoints_v2"`
 	FloorBackends  *ebpf.MapSpec `ebpf:"floor_backends"`
 	FloorFlows     *ebpf.MapSpec `ebpf:"floor_flows"`
 	FloorFrontends *ebpf.MapSpec `ebpf:"floor_frontends"`
@@ -157,15 +168,22 @@ type floorMapSpecs struct {
 	OldFlows       *ebpf.MapSpec `ebpf:"old_flows"`
 	OldV1Flows     *ebpf.MapSpec `ebpf:"old_v1_flows"`
 	Packets        *ebpf.MapSpec `ebpf:"packets"`
+	PeersV1        *ebpf.MapSpec `ebpf:"peers_v1"`
+	PolicyV1       *ebpf.MapSpec `ebpf:"policy_v1"`
+	PortVerdictsV1 *ebpf.MapSpec `ebpf:"port_verdicts_v1"`
 	PositionsV2    *ebpf.MapSpec `ebpf:"positions_v2"`
 	QuotedRoom     *ebpf.MapSpec `ebpf:"quoted_room"`
 	Refusals       *ebpf.MapSpec `ebpf:"refusals"`
+	RuleHitsV1     *ebpf.MapSpec `ebpf:"rule_hits_v1"`
+	RuleSetsV1     *ebpf.MapSpec `ebpf:"rule_sets_v1"`
+	RulesV1        *ebpf.MapSpec `ebpf:"rules_v1"`
 	SelfV1         *ebpf.MapSpec `ebpf:"self_v1"`
 	SetsV2         *ebpf.MapSpec `ebpf:"sets_v2"`
 	SlotsV1        *ebpf.MapSpec `ebpf:"slots_v1"`
 	SocketsV2      *ebpf.MapSpec `ebpf:"sockets_v2"`
 	SourceRangesV1 *ebpf.MapSpec `ebpf:"source_ranges_v1"`
 	UplinksV1      *ebpf.MapSpec `ebpf:"uplinks_v1"`
+	VerdictsV1     *ebpf.MapSpec `ebpf:"verdicts_v1"`
 	ViewsV1        *ebpf.MapSpec `ebpf:"views_v1"`
 }
 
@@ -212,10 +230,12 @@ type floorMaps struct {
 	AffinitiesV1   *ebpf.Map `ebpf:"affinities_v1"`
 	BackendsV2     *ebpf.Map `ebpf:"backends_v2"`
 	Beginnings     *ebpf.Map `ebpf:"beginnings"`
+	BlocksV1       *ebpf.Map `ebpf:"blocks_v1"`
+	ConnectionsV1  *ebpf.Map `ebpf:"connections_v1"`
 	CountersV1     *ebpf.Map `ebpf:"counters_v1"`
 	DatagramsV2    *ebpf.Map `ebpf:"datagrams_v2"`
-	DropsV1        *ebpf.Map `ebpf:"drops_v1"`
-	EndpointsV1    *ebpf.Map `ebpf:"endpoints_v1"`
+	DropsV2        *ebpf.Map `ebpf:"drops_v2"`
+	EndpointsV2    *ebpf.Map `ebpf:"endpoints_v2"`
 	FloorBackends  *ebpf.Map `ebpf:"floor_backends"`
 	FloorFlows     *ebpf.Map `ebpf:"floor_flows"`
 	FloorFrontends *ebpf.Map `ebpf:"floor_frontends"`
@@ -231,15 +251,22 @@ type floorMaps struct {
 	OldFlows       *ebpf.Map `ebpf:"old_flows"`
 	OldV1Flows     *ebpf.Map `ebpf:"old_v1_flows"`
 	Packets        *ebpf.Map `ebpf:"packets"`
+	PeersV1        *ebpf.Map `ebpf:"peers_v1"`
+	PolicyV1       *ebpf.Map `ebpf:"policy_v1"`
+	PortVerdictsV1 *ebpf.Map `ebpf:"port_verdicts_v1"`
 	PositionsV2    *ebpf.Map `ebpf:"positions_v2"`
 	QuotedRoom     *ebpf.Map `ebpf:"quoted_room"`
 	Refusals       *ebpf.Map `ebpf:"refusals"`
+	RuleHitsV1     *ebpf.Map `ebpf:"rule_hits_v1"`
+	RuleSetsV1     *ebpf.Map `ebpf:"rule_sets_v1"`
+	RulesV1        *ebpf.Map `ebpf:"rules_v1"`
 	SelfV1         *ebpf.Map `ebpf:"self_v1"`
 	SetsV2         *ebpf.Map `ebpf:"sets_v2"`
 	SlotsV1        *ebpf.Map `ebpf:"slots_v1"`
 	SocketsV2      *ebpf.Map `ebpf:"sockets_v2"`
 	SourceRangesV1 *ebpf.Map `ebpf:"source_ranges_v1"`
 	UplinksV1      *ebpf.Map `ebpf:"uplinks_v1"`
+	VerdictsV1     *ebpf.Map `ebpf:"verdicts_v1"`
 	ViewsV1        *ebpf.Map `ebpf:"views_v1"`
 }
 
@@ -249,10 +276,12 @@ func (m *floorMaps) Close() error {
 		m.AffinitiesV1,
 		m.BackendsV2,
 		m.Beginnings,
+		m.BlocksV1,
+		m.ConnectionsV1,
 		m.CountersV1,
 		m.DatagramsV2,
-		m.DropsV1,
-		m.EndpointsV1,
+		m.DropsV2,
+		m.EndpointsV2,
 		m.FloorBackends,
 		m.FloorFlows,
 		m.FloorFrontends,
@@ -268,15 +297,22 @@ func (m *floorMaps) Close() error {
 		m.OldFlows,
 		m.OldV1Flows,
 		m.Packets,
+		m.PeersV1,
+		m.PolicyV1,
+		m.PortVerdictsV1,
 		m.PositionsV2,
 		m.QuotedRoom,
 		m.Refusals,
+		m.RuleHitsV1,
+		m.RuleSetsV1,
+		m.RulesV1,
 		m.SelfV1,
 		m.SetsV2,
 		m.SlotsV1,
 		m.SocketsV2,
 		m.SourceRangesV1,
 		m.UplinksV1,
+		m.VerdictsV1,
 		m.ViewsV1,
 	)
 }

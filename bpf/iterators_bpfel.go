@@ -19,10 +19,12 @@ const (
 	iteratorsMapAdopted         = "adopted"
 	iteratorsMapAffinitiesV1    = "affinities_v1"
 	iteratorsMapBackendsV2      = "backends_v2"
+	iteratorsMapBlocksV1        = "blocks_v1"
+	iteratorsMapConnectionsV1   = "connections_v1"
 	iteratorsMapCountersV1      = "counters_v1"
 	iteratorsMapDatagramsV2     = "datagrams_v2"
-	iteratorsMapDropsV1         = "drops_v1"
-	iteratorsMapEndpointsV1     = "endpoints_v1"
+	iteratorsMapDropsV2         = "drops_v2"
+	iteratorsMapEndpointsV2     = "endpoints_v2"
 	iteratorsMapFlowsV2         = "flows_v2"
 	iteratorsMapFragmentsV1     = "fragments_v1"
 	iteratorsMapFrontendsV2     = "frontends_v2"
@@ -33,13 +35,20 @@ const (
 	iteratorsMapOldAffinities   = "old_affinities"
 	iteratorsMapOldFlows        = "old_flows"
 	iteratorsMapOldV1Flows      = "old_v1_flows"
+	iteratorsMapPeersV1         = "peers_v1"
+	iteratorsMapPolicyV1        = "policy_v1"
+	iteratorsMapPortVerdictsV1  = "port_verdicts_v1"
 	iteratorsMapPositionsV2     = "positions_v2"
+	iteratorsMapRuleHitsV1      = "rule_hits_v1"
+	iteratorsMapRuleSetsV1      = "rule_sets_v1"
+	iteratorsMapRulesV1         = "rules_v1"
 	iteratorsMapSelfV1          = "self_v1"
 	iteratorsMapSetsV2          = "sets_v2"
 	iteratorsMapSlotsV1         = "slots_v1"
 	iteratorsMapSocketsV2       = "sockets_v2"
 	iteratorsMapSourceRangesV1  = "source_ranges_v1"
 	iteratorsMapUplinksV1       = "uplinks_v1"
+	iteratorsMapVerdictsV1      = "verdicts_v1"
 	iteratorsMapViewsV1         = "views_v1"
 	iteratorsProgDestroyTcp     = "destroy_tcp"
 	iteratorsProgDestroyUdp     = "destroy_udp"
@@ -107,10 +116,12 @@ type iteratorsMapSpecs struct {
 	Adopted        *ebpf.MapSpec `ebpf:"adopted"`
 	AffinitiesV1   *ebpf.MapSpec `ebpf:"affinities_v1"`
 	BackendsV2     *ebpf.MapSpec `ebpf:"backends_v2"`
+	BlocksV1       *ebpf.MapSpec `ebpf:"blocks_v1"`
+	ConnectionsV1  *ebpf.MapSpec `ebpf:"connections_v1"`
 	CountersV1     *ebpf.MapSpec `ebpf:"counters_v1"`
 	DatagramsV2    *ebpf.MapSpec `ebpf:"datagrams_v2"`
-	DropsV1        *ebpf.MapSpec `ebpf:"drops_v1"`
-	EndpointsV1    *ebpf.MapSpec `ebpf:"endpoints_v1"`
+	DropsV2        *ebpf.MapSpec `ebpf:"drops_v2"`
+	EndpointsV2    *ebpf.MapSpec `ebpf:"endpoints_v2"`
 	FlowsV2        *ebpf.MapSpec `ebpf:"flows_v2"`
 	FragmentsV1    *ebpf.MapSpec `ebpf:"fragments_v1"`
 	FrontendsV2    *ebpf.MapSpec `ebpf:"frontends_v2"`
@@ -121,13 +132,20 @@ type iteratorsMapSpecs struct {
 	OldAffinities  *ebpf.MapSpec `ebpf:"old_affinities"`
 	OldFlows       *ebpf.MapSpec `ebpf:"old_flows"`
 	OldV1Flows     *ebpf.MapSpec `ebpf:"old_v1_flows"`
+	PeersV1        *ebpf.MapSpec `ebpf:"peers_v1"`
+	PolicyV1       *ebpf.MapSpec `ebpf:"policy_v1"`
+	PortVerdictsV1 *ebpf.MapSpec `ebpf:"port_verdicts_v1"`
 	PositionsV2    *ebpf.MapSpec `ebpf:"positions_v2"`
+	RuleHitsV1     *ebpf.MapSpec `ebpf:"rule_hits_v1"`
+	RuleSetsV1     *ebpf.MapSpec `ebpf:"rule_sets_v1"`
+	RulesV1        *ebpf.MapSpec `ebpf:"rules_v1"`
 	SelfV1         *ebpf.MapSpec `ebpf:"self_v1"`
 	SetsV2         *ebpf.MapSpec `ebpf:"sets_v2"`
 	SlotsV1        *ebpf.MapSpec `ebpf:"slots_v1"`
 	SocketsV2      *ebpf.MapSpec `ebpf:"sockets_v2"`
 	SourceRangesV1 *ebpf.MapSpec `ebpf:"source_ranges_v1"`
 	UplinksV1      *ebpf.MapSpec `ebpf:"uplinks_v1"`
+	VerdictsV1     *ebpf.MapSpec `ebpf:"verdicts_v1"`
 	ViewsV1        *ebpf.MapSpec `ebpf:"views_v1"`
 }
 
@@ -167,10 +185,12 @@ type iteratorsMaps struct {
 	Adopted        *ebpf.Map `ebpf:"adopted"`
 	AffinitiesV1   *ebpf.Map `ebpf:"affinities_v1"`
 	BackendsV2     *ebpf.Map `ebpf:"backends_v2"`
+	BlocksV1       *ebpf.Map `ebpf:"blocks_v1"`
+	ConnectionsV1  *ebpf.Map `ebpf:"connections_v1"`
 	CountersV1     *ebpf.Map `ebpf:"counters_v1"`
 	DatagramsV2    *ebpf.Map `ebpf:"datagrams_v2"`
-	DropsV1        *ebpf.Map `ebpf:"drops_v1"`
-	EndpointsV1    *ebpf.Map `ebpf:"endpoints_v1"`
+	DropsV2        *ebpf.Map `ebpf:"drops_v2"`
+	EndpointsV2    *ebpf.Map `ebpf:"endpoints_v2"`
 	FlowsV2        *ebpf.Map `ebpf:"flows_v2"`
 	FragmentsV1    *ebpf.Map `ebpf:"fragments_v1"`
 	FrontendsV2    *ebpf.Map `ebpf:"frontends_v2"`
@@ -181,13 +201,20 @@ type iteratorsMaps struct {
 	OldAffinities  *ebpf.Map `ebpf:"old_affinities"`
 	OldFlows       *ebpf.Map `ebpf:"old_flows"`
 	OldV1Flows     *ebpf.Map `ebpf:"old_v1_flows"`
+	PeersV1        *ebpf.Map `ebpf:"peers_v1"`
+	PolicyV1       *ebpf.Map `ebpf:"policy_v1"`
+	PortVerdictsV1 *ebpf.Map `ebpf:"port_verdicts_v1"`
 	PositionsV2    *ebpf.Map `ebpf:"positions_v2"`
+	RuleHitsV1     *ebpf.Map `ebpf:"rule_hits_v1"`
+	RuleSetsV1     *ebpf.Map `ebpf:"rule_sets_v1"`
+	RulesV1        *ebpf.Map `ebpf:"rules_v1"`
 	SelfV1         *ebpf.Map `ebpf:"self_v1"`
 	SetsV2         *ebpf.Map `ebpf:"sets_v2"`
 	SlotsV1        *ebpf.Map `ebpf:"slots_v1"`
 	SocketsV2      *ebpf.Map `ebpf:"sockets_v2"`
 	SourceRangesV1 *ebpf.Map `ebpf:"source_ranges_v1"`
 	UplinksV1      *ebpf.Map `ebpf:"uplinks_v1"`
+	VerdictsV1     *ebpf.Map `ebpf:"verdicts_v1"`
 	ViewsV1        *ebpf.Map `ebpf:"views_v1"`
 }
 
@@ -196,10 +223,12 @@ func (m *iteratorsMaps) Close() error {
 		m.Adopted,
 		m.AffinitiesV1,
 		m.BackendsV2,
+		m.BlocksV1,
+		m.ConnectionsV1,
 		m.CountersV1,
 		m.DatagramsV2,
-		m.DropsV1,
-		m.EndpointsV1,
+		m.DropsV2,
+		m.EndpointsV2,
 		m.FlowsV2,
 		m.FragmentsV1,
 		m.FrontendsV2,
@@ -210,13 +239,20 @@ func (m *iteratorsMaps) Close() error {
 		m.OldAffinities,
 		m.OldFlows,
 		m.OldV1Flows,
+		m.PeersV1,
+		m.PolicyV1,
+		m.PortVerdictsV1,
 		m.PositionsV2,
+		m.RuleHitsV1,
+		m.RuleSetsV1,
+		m.RulesV1,
 		m.SelfV1,
 		m.SetsV2,
 		m.SlotsV1,
 		m.SocketsV2,
 		m.SourceRangesV1,
 		m.UplinksV1,
+		m.VerdictsV1,
 		m.ViewsV1,
 	)
 }

@@ -20,7 +20,7 @@ import (
 // The maps that only this package touches.
 const (
 	positionsMap  = "positions_v2"
-	dropsMap      = "drops_v1"
+	dropsMap      = "drops_v2"
 	countersMap   = "counters_v1"
 	localsMap     = "locals_v1"
 	uplinksMap    = "uplinks_v1"
@@ -47,6 +47,12 @@ var DefaultCapacities = map[abi.Map]uint32{
 	abi.Networks:     16384,
 	abi.HealthChecks: 4096,
 	abi.Selves:       1,
+	abi.Peers:        262144,
+	abi.Blocks:       65536,
+	abi.Verdicts:     262144,
+	abi.PortVerdicts: 131072,
+	abi.RuleSets:     8192,
+	abi.Rules:        65536,
 }
 
 const (

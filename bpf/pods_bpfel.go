@@ -20,10 +20,12 @@ const (
 	podsMapAffinitiesV1      = "affinities_v1"
 	podsMapBackendsV2        = "backends_v2"
 	podsMapBeginnings        = "beginnings"
+	podsMapBlocksV1          = "blocks_v1"
+	podsMapConnectionsV1     = "connections_v1"
 	podsMapCountersV1        = "counters_v1"
 	podsMapDatagramsV2       = "datagrams_v2"
-	podsMapDropsV1           = "drops_v1"
-	podsMapEndpointsV1       = "endpoints_v1"
+	podsMapDropsV2           = "drops_v2"
+	podsMapEndpointsV2       = "endpoints_v2"
 	podsMapFlowsV2           = "flows_v2"
 	podsMapFragmentsV1       = "fragments_v1"
 	podsMapFrontendsV2       = "frontends_v2"
@@ -36,15 +38,22 @@ const (
 	podsMapOldFlows          = "old_flows"
 	podsMapOldV1Flows        = "old_v1_flows"
 	podsMapPackets           = "packets"
+	podsMapPeersV1           = "peers_v1"
+	podsMapPolicyV1          = "policy_v1"
+	podsMapPortVerdictsV1    = "port_verdicts_v1"
 	podsMapPositionsV2       = "positions_v2"
 	podsMapQuotedRoom        = "quoted_room"
 	podsMapRefusals          = "refusals"
+	podsMapRuleHitsV1        = "rule_hits_v1"
+	podsMapRuleSetsV1        = "rule_sets_v1"
+	podsMapRulesV1           = "rules_v1"
 	podsMapSelfV1            = "self_v1"
 	podsMapSetsV2            = "sets_v2"
 	podsMapSlotsV1           = "slots_v1"
 	podsMapSocketsV2         = "sockets_v2"
 	podsMapSourceRangesV1    = "source_ranges_v1"
 	podsMapUplinksV1         = "uplinks_v1"
+	podsMapVerdictsV1        = "verdicts_v1"
 	podsMapViewsV1           = "views_v1"
 	podsProgFromPod          = "from_pod"
 	podsProgToPod            = "to_pod"
@@ -115,10 +124,12 @@ type podsMapSpecs struct {
 	AffinitiesV1   *ebpf.MapSpec `ebpf:"affinities_v1"`
 	BackendsV2     *ebpf.MapSpec `ebpf:"backends_v2"`
 	Beginnings     *ebpf.MapSpec `ebpf:"beginnings"`
+	BlocksV1       *ebpf.MapSpec `ebpf:"blocks_v1"`
+	ConnectionsV1  *ebpf.MapSpec `ebpf:"connections_v1"`
 	CountersV1     *ebpf.MapSpec `ebpf:"counters_v1"`
 	DatagramsV2    *ebpf.MapSpec `ebpf:"datagrams_v2"`
-	DropsV1        *ebpf.MapSpec `ebpf:"drops_v1"`
-	EndpointsV1    *ebpf.MapSpec `ebpf:"endpoints_v1"`
+	DropsV2        *ebpf.MapSpec `ebpf:"drops_v2"`
+	EndpointsV2    *ebpf.MapSpec `ebpf:"endpoints_v2"`
 	FlowsV2        *ebpf.MapSpec `ebpf:"flows_v2"`
 	FragmentsV1    *ebpf.MapSpec `ebpf:"fragments_v1"`
 	FrontendsV2    *ebpf.MapSpec `ebpf:"frontends_v2"`
@@ -131,15 +142,22 @@ type podsMapSpecs struct {
 	OldFlows       *ebpf.MapSpec `ebpf:"old_flows"`
 	OldV1Flows     *ebpf.MapSpec `ebpf:"old_v1_flows"`
 	Packets        *ebpf.MapSpec `ebpf:"packets"`
+	PeersV1        *ebpf.MapSpec `ebpf:"peers_v1"`
+	PolicyV1       *ebpf.MapSpec `ebpf:"policy_v1"`
+	PortVerdictsV1 *ebpf.MapSpec `ebpf:"port_verdicts_v1"`
 	PositionsV2    *ebpf.MapSpec `ebpf:"positions_v2"`
 	QuotedRoom     *ebpf.MapSpec `ebpf:"quoted_room"`
 	Refusals       *ebpf.MapSpec `ebpf:"refusals"`
+	RuleHitsV1     *ebpf.MapSpec `ebpf:"rule_hits_v1"`
+	RuleSetsV1     *ebpf.MapSpec `ebpf:"rule_sets_v1"`
+	RulesV1        *ebpf.MapSpec `ebpf:"rules_v1"`
 	SelfV1         *ebpf.MapSpec `ebpf:"self_v1"`
 	SetsV2         *ebpf.MapSpec `ebpf:"sets_v2"`
 	SlotsV1        *ebpf.MapSpec `ebpf:"slots_v1"`
 	SocketsV2      *ebpf.MapSpec `ebpf:"sockets_v2"`
 	SourceRangesV1 *ebpf.MapSpec `ebpf:"source_ranges_v1"`
 	UplinksV1      *ebpf.MapSpec `ebpf:"uplinks_v1"`
+	VerdictsV1     *ebpf.MapSpec `ebpf:"verdicts_v1"`
 	ViewsV1        *ebpf.MapSpec `ebpf:"views_v1"`
 }
 
@@ -184,10 +202,12 @@ type podsMaps struct {
 	AffinitiesV1   *ebpf.Map `ebpf:"affinities_v1"`
 	BackendsV2     *ebpf.Map `ebpf:"backends_v2"`
 	Beginnings     *ebpf.Map `ebpf:"beginnings"`
+	BlocksV1       *ebpf.Map `ebpf:"blocks_v1"`
+	ConnectionsV1  *ebpf.Map `ebpf:"connections_v1"`
 	CountersV1     *ebpf.Map `ebpf:"counters_v1"`
 	DatagramsV2    *ebpf.Map `ebpf:"datagrams_v2"`
-	DropsV1        *ebpf.Map `ebpf:"drops_v1"`
-	EndpointsV1    *ebpf.Map `ebpf:"endpoints_v1"`
+	DropsV2        *ebpf.Map `ebpf:"drops_v2"`
+	EndpointsV2    *ebpf.Map `ebpf:"endpoints_v2"`
 	FlowsV2        *ebpf.Map `ebpf:"flows_v2"`
 	FragmentsV1    *ebpf.Map `ebpf:"fragments_v1"`
 	FrontendsV2    *ebpf.Map `ebpf:"frontends_v2"`
@@ -200,15 +220,22 @@ type podsMaps struct {
 	OldFlows       *ebpf.Map `ebpf:"old_flows"`
 	OldV1Flows     *ebpf.Map `ebpf:"old_v1_flows"`
 	Packets        *ebpf.Map `ebpf:"packets"`
+	PeersV1        *ebpf.Map `ebpf:"peers_v1"`
+	PolicyV1       *ebpf.Map `ebpf:"policy_v1"`
+	PortVerdictsV1 *ebpf.Map `ebpf:"port_verdicts_v1"`
 	PositionsV2    *ebpf.Map `ebpf:"positions_v2"`
 	QuotedRoom     *ebpf.Map `ebpf:"quoted_room"`
 	Refusals       *ebpf.Map `ebpf:"refusals"`
+	RuleHitsV1     *ebpf.Map `ebpf:"rule_hits_v1"`
+	RuleSetsV1     *ebpf.Map `ebpf:"rule_sets_v1"`
+	RulesV1        *ebpf.Map `ebpf:"rules_v1"`
 	SelfV1         *ebpf.Map `ebpf:"self_v1"`
 	SetsV2         *ebpf.Map `ebpf:"sets_v2"`
 	SlotsV1        *ebpf.Map `ebpf:"slots_v1"`
 	SocketsV2      *ebpf.Map `ebpf:"sockets_v2"`
 	SourceRangesV1 *ebpf.Map `ebpf:"source_ranges_v1"`
 	UplinksV1      *ebpf.Map `ebpf:"uplinks_v1"`
+	VerdictsV1     *ebpf.Map `ebpf:"verdicts_v1"`
 	ViewsV1        *ebpf.Map `ebpf:"views_v1"`
 }
 
@@ -218,10 +245,12 @@ func (m *podsMaps) Close() error {
 		m.AffinitiesV1,
 		m.BackendsV2,
 		m.Beginnings,
+		m.BlocksV1,
+		m.ConnectionsV1,
 		m.CountersV1,
 		m.DatagramsV2,
-		m.DropsV1,
-		m.EndpointsV1,
+		m.DropsV2,
+		m.EndpointsV2,
 		m.FlowsV2,
 		m.FragmentsV1,
 		m.FrontendsV2,
@@ -234,15 +263,22 @@ func (m *podsMaps) Close() error {
 		m.OldFlows,
 		m.OldV1Flows,
 		m.Packets,
+		m.PeersV1,
+		m.PolicyV1,
+		m.PortVerdictsV1,
 		m.PositionsV2,
 		m.QuotedRoom,
 		m.Refusals,
+		m.RuleHitsV1,
+		m.RuleSetsV1,
+		m.RulesV1,
 		m.SelfV1,
 		m.SetsV2,
 		m.SlotsV1,
 		m.SocketsV2,
 		m.SourceRangesV1,
 		m.UplinksV1,
+		m.VerdictsV1,
 		m.ViewsV1,
 	)
 }

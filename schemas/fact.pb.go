@@ -24,6 +24,170 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
+// PolicyTier says when a ClusterNetworkPolicy is asked.
+type PolicyTier int32
+
+const (
+	PolicyTier_POLICY_TIER_UNSPECIFIED PolicyTier = 0
+	// Before NetworkPolicies.
+	PolicyTier_POLICY_TIER_ADMIN PolicyTier = 1
+	// Of pods that no NetworkPolicy selects.
+	PolicyTier_POLICY_TIER_BASELINE PolicyTier = 2
+)
+
+// Enum value maps for PolicyTier.
+var (
+	PolicyTier_name = map[int32]string{
+		0: "POLICY_TIER_UNSPECIFIED",
+		1: "POLICY_TIER_ADMIN",
+		2: "POLICY_TIER_BASELINE",
+	}
+	PolicyTier_value = map[string]int32{
+		"POLICY_TIER_UNSPECIFIED": 0,
+		"POLICY_TIER_ADMIN":       1,
+		"POLICY_TIER_BASELINE":    2,
+	}
+)
+
+func (x PolicyTier) Enum() *PolicyTier {
+	p := new(PolicyTier)
+	*p = x
+	return p
+}
+
+func (x PolicyTier) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (PolicyTier) Descriptor() protoreflect.EnumDescriptor {
+	return file_deltaplane_v1_fact_proto_enumTypes[0].Descriptor()
+}
+
+func (PolicyTier) Type() protoreflect.EnumType {
+	return &file_deltaplane_v1_fact_proto_enumTypes[0]
+}
+
+func (x PolicyTier) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use PolicyTier.Descriptor instead.
+func (PolicyTier) EnumDescriptor() ([]byte, []int) {
+	return file_deltaplane_v1_fact_proto_rawDescGZIP(), []int{0}
+}
+
+// RuleAction is what a rule does with what it matches.
+type RuleAction int32
+
+const (
+	RuleAction_RULE_ACTION_UNSPECIFIED RuleAction = 0
+	// Always, of a NetworkPolicy's rule.
+	RuleAction_RULE_ACTION_ACCEPT RuleAction = 1
+	RuleAction_RULE_ACTION_DENY   RuleAction = 2
+	// The next tier decides.
+	RuleAction_RULE_ACTION_PASS RuleAction = 3
+)
+
+// Enum value maps for RuleAction.
+var (
+	RuleAction_name = map[int32]string{
+		0: "RULE_ACTION_UNSPECIFIED",
+		1: "RULE_ACTION_ACCEPT",
+		2: "RULE_ACTION_DENY",
+		3: "RULE_ACTION_PASS",
+	}
+	RuleAction_value = map[string]int32{
+		"RULE_ACTION_UNSPECIFIED": 0,
+		"RULE_ACTION_ACCEPT":      1,
+		"RULE_ACTION_DENY":        2,
+		"RULE_ACTION_PASS":        3,
+	}
+)
+
+func (x RuleAction) Enum() *RuleAction {
+	p := new(RuleAction)
+	*p = x
+	return p
+}
+
+func (x RuleAction) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (RuleAction) Descriptor() protoreflect.EnumDescriptor {
+	return file_deltaplane_v1_fact_proto_enumTypes[1].Descriptor()
+}
+
+func (RuleAction) Type() protoreflect.EnumType {
+	return &file_deltaplane_v1_fact_proto_enumTypes[1]
+}
+
+func (x RuleAction) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use RuleAction.Descriptor instead.
+func (RuleAction) EnumDescriptor() ([]byte, []int) {
+	return file_deltaplane_v1_fact_proto_rawDescGZIP(), []int{1}
+}
+
+// SelectorOperator compares a label with values.
+type SelectorOperator int32
+
+const (
+	SelectorOperator_SELECTOR_OPERATOR_UNSPECIFIED SelectorOperator = 0
+	SelectorOperator_SELECTOR_OPERATOR_IN          SelectorOperator = 1
+	// Matches objects without the label, too.
+	SelectorOperator_SELECTOR_OPERATOR_NOT_IN         SelectorOperator = 2
+	SelectorOperator_SELECTOR_OPERATOR_EXISTS         SelectorOperator = 3
+	SelectorOperator_SELECTOR_OPERATOR_DOES_NOT_EXIST SelectorOperator = 4
+)
+
+// Enum value maps for SelectorOperator.
+var (
+	SelectorOperator_name = map[int32]string{
+		0: "SELECTOR_OPERATOR_UNSPECIFIED",
+		1: "SELECTOR_OPERATOR_IN",
+		2: "SELECTOR_OPERATOR_NOT_IN",
+		3: "SELECTOR_OPERATOR_EXISTS",
+		4: "SELECTOR_OPERATOR_DOES_NOT_EXIST",
+	}
+	SelectorOperator_value = map[string]int32{
+		"SELECTOR_OPERATOR_UNSPECIFIED":    0,
+		"SELECTOR_OPERATOR_IN":             1,
+		"SELECTOR_OPERATOR_NOT_IN":         2,
+		"SELECTOR_OPERATOR_EXISTS":         3,
+		"SELECTOR_OPERATOR_DOES_NOT_EXIST": 4,
+	}
+)
+
+func (x SelectorOperator) Enum() *SelectorOperator {
+	p := new(SelectorOperator)
+	*p = x
+	return p
+}
+
+func (x SelectorOperator) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (SelectorOperator) Descriptor() protoreflect.EnumDescriptor {
+	return file_deltaplane_v1_fact_proto_enumTypes[2].Descriptor()
+}
+
+func (SelectorOperator) Type() protoreflect.EnumType {
+	return &file_deltaplane_v1_fact_proto_enumTypes[2]
+}
+
+func (x SelectorOperator) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use SelectorOperator.Descriptor instead.
+func (SelectorOperator) EnumDescriptor() ([]byte, []int) {
+	return file_deltaplane_v1_fact_proto_rawDescGZIP(), []int{2}
+}
+
 // Fact is one Kubernetes object's present state, or its absence, trimmed to what a data plane needs. STATE keeps
 // the last Fact of each object.
 type Fact struct {
@@ -46,6 +210,7 @@ type Fact struct {
 	//	*Fact_NetworkPolicy
 	//	*Fact_Cluster
 	//	*Fact_Complete
+	//	*Fact_ClusterNetworkPolicy
 	State         isFact_State `protobuf_oneof:"state"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -181,6 +346,15 @@ func (x *Fact) GetComplete() *Complete {
 	return nil
 }
 
+func (x *Fact) GetClusterNetworkPolicy() *ClusterNetworkPolicy {
+	if x != nil {
+		if x, ok := x.State.(*Fact_ClusterNetworkPolicy); ok {
+			return x.ClusterNetworkPolicy
+		}
+	}
+	return nil
+}
+
 type isFact_State interface {
 	isFact_State()
 }
@@ -218,6 +392,10 @@ type Fact_Complete struct {
 	Complete *Complete `protobuf:"bytes,17,opt,name=complete,proto3,oneof"`
 }
 
+type Fact_ClusterNetworkPolicy struct {
+	ClusterNetworkPolicy *ClusterNetworkPolicy `protobuf:"bytes,18,opt,name=cluster_network_policy,json=clusterNetworkPolicy,proto3,oneof"`
+}
+
 func (*Fact_Service) isFact_State() {}
 
 func (*Fact_EndpointSlice) isFact_State() {}
@@ -233,6 +411,8 @@ func (*Fact_NetworkPolicy) isFact_State() {}
 func (*Fact_Cluster) isFact_State() {}
 
 func (*Fact_Complete) isFact_State() {}
+
+func (*Fact_ClusterNetworkPolicy) isFact_State() {}
 
 // ObjectRef names one object at one version.
 type ObjectRef struct {
@@ -953,7 +1133,8 @@ type Node struct {
 	// Label topology.kubernetes.io/zone.
 	Zone string `protobuf:"bytes,3,opt,name=zone,proto3" json:"zone,omitempty"`
 	// About to be deleted: it has a deletion time or the cluster autoscaler's taint ToBeDeletedByClusterAutoscaler.
-	Draining      bool `protobuf:"varint,4,opt,name=draining,proto3" json:"draining,omitempty"`
+	Draining      bool              `protobuf:"varint,4,opt,name=draining,proto3" json:"draining,omitempty"`
+	Labels        map[string]string `protobuf:"bytes,5,rep,name=labels,proto3" json:"labels,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1016,6 +1197,13 @@ func (x *Node) GetDraining() bool {
 	return false
 }
 
+func (x *Node) GetLabels() map[string]string {
+	if x != nil {
+		return x.Labels
+	}
+	return nil
+}
+
 // Namespace is a Kubernetes Namespace's labels.
 type Namespace struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -1061,13 +1249,23 @@ func (x *Namespace) GetLabels() map[string]string {
 	return nil
 }
 
-// NetworkPolicy is a Kubernetes NetworkPolicy's spec as JSON. It is carried so that policy can be compiled
-// without a change of the bus.
+// NetworkPolicy is a Kubernetes NetworkPolicy (networking.k8s.io/v1).
 type NetworkPolicy struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	SpecJson      []byte                 `protobuf:"bytes,1,opt,name=spec_json,json=specJson,proto3" json:"spec_json,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Was the spec as JSON. Nobody writes it any more: what has it is of an older watcher, and is not understood.
+	//
+	// Deprecated: Marked as deprecated in deltaplane/v1/fact.proto.
+	SpecJson []byte `protobuf:"bytes,1,opt,name=spec_json,json=specJson,proto3" json:"spec_json,omitempty"`
+	// The pods of its namespace that it selects; without terms all.
+	Pods *Selector `protobuf:"bytes,2,opt,name=pods,proto3" json:"pods,omitempty"`
+	// policyTypes has Ingress: no one reaches the pods but by a rule.
+	IsolatesIngress bool `protobuf:"varint,3,opt,name=isolates_ingress,json=isolatesIngress,proto3" json:"isolates_ingress,omitempty"`
+	// policyTypes has Egress: the pods reach no one but by a rule.
+	IsolatesEgress bool          `protobuf:"varint,4,opt,name=isolates_egress,json=isolatesEgress,proto3" json:"isolates_egress,omitempty"`
+	Ingress        []*PolicyRule `protobuf:"bytes,5,rep,name=ingress,proto3" json:"ingress,omitempty"`
+	Egress         []*PolicyRule `protobuf:"bytes,6,rep,name=egress,proto3" json:"egress,omitempty"`
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
 }
 
 func (x *NetworkPolicy) Reset() {
@@ -1100,9 +1298,622 @@ func (*NetworkPolicy) Descriptor() ([]byte, []int) {
 	return file_deltaplane_v1_fact_proto_rawDescGZIP(), []int{11}
 }
 
+// Deprecated: Marked as deprecated in deltaplane/v1/fact.proto.
 func (x *NetworkPolicy) GetSpecJson() []byte {
 	if x != nil {
 		return x.SpecJson
+	}
+	return nil
+}
+
+func (x *NetworkPolicy) GetPods() *Selector {
+	if x != nil {
+		return x.Pods
+	}
+	return nil
+}
+
+func (x *NetworkPolicy) GetIsolatesIngress() bool {
+	if x != nil {
+		return x.IsolatesIngress
+	}
+	return false
+}
+
+func (x *NetworkPolicy) GetIsolatesEgress() bool {
+	if x != nil {
+		return x.IsolatesEgress
+	}
+	return false
+}
+
+func (x *NetworkPolicy) GetIngress() []*PolicyRule {
+	if x != nil {
+		return x.Ingress
+	}
+	return nil
+}
+
+func (x *NetworkPolicy) GetEgress() []*PolicyRule {
+	if x != nil {
+		return x.Egress
+	}
+	return nil
+}
+
+// ClusterNetworkPolicy is one of policy.networking.k8s.io/v1alpha2.
+type ClusterNetworkPolicy struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// POLICY_TIER_ADMIN or POLICY_TIER_BASELINE.
+	Tier PolicyTier `protobuf:"varint,1,opt,name=tier,proto3,enum=deltaplane.v1.PolicyTier" json:"tier,omitempty"`
+	// 0 to 1,000: lower ones are asked first.
+	Priority uint32 `protobuf:"varint,2,opt,name=priority,proto3" json:"priority,omitempty"`
+	// The pods that it selects, in any namespace.
+	Subject       *PodPeer      `protobuf:"bytes,3,opt,name=subject,proto3" json:"subject,omitempty"`
+	Ingress       []*PolicyRule `protobuf:"bytes,4,rep,name=ingress,proto3" json:"ingress,omitempty"`
+	Egress        []*PolicyRule `protobuf:"bytes,5,rep,name=egress,proto3" json:"egress,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ClusterNetworkPolicy) Reset() {
+	*x = ClusterNetworkPolicy{}
+	mi := &file_deltaplane_v1_fact_proto_msgTypes[12]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ClusterNetworkPolicy) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ClusterNetworkPolicy) ProtoMessage() {}
+
+func (x *ClusterNetworkPolicy) ProtoReflect() protoreflect.Message {
+	mi := &file_deltaplane_v1_fact_proto_msgTypes[12]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ClusterNetworkPolicy.ProtoReflect.Descriptor instead.
+func (*ClusterNetworkPolicy) Descriptor() ([]byte, []int) {
+	return file_deltaplane_v1_fact_proto_rawDescGZIP(), []int{12}
+}
+
+func (x *ClusterNetworkPolicy) GetTier() PolicyTier {
+	if x != nil {
+		return x.Tier
+	}
+	return PolicyTier_POLICY_TIER_UNSPECIFIED
+}
+
+func (x *ClusterNetworkPolicy) GetPriority() uint32 {
+	if x != nil {
+		return x.Priority
+	}
+	return 0
+}
+
+func (x *ClusterNetworkPolicy) GetSubject() *PodPeer {
+	if x != nil {
+		return x.Subject
+	}
+	return nil
+}
+
+func (x *ClusterNetworkPolicy) GetIngress() []*PolicyRule {
+	if x != nil {
+		return x.Ingress
+	}
+	return nil
+}
+
+func (x *ClusterNetworkPolicy) GetEgress() []*PolicyRule {
+	if x != nil {
+		return x.Egress
+	}
+	return nil
+}
+
+// PolicyRule matches if one of its peers does and one of its ports.
+type PolicyRule struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Of a ClusterNetworkPolicy's rule; may be empty.
+	Name   string     `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	Action RuleAction `protobuf:"varint,2,opt,name=action,proto3,enum=deltaplane.v1.RuleAction" json:"action,omitempty"`
+	// Matches everyone: `from` or `to` of a NetworkPolicy is missing or empty. There are no peers then.
+	AnyPeer bool `protobuf:"varint,3,opt,name=any_peer,json=anyPeer,proto3" json:"any_peer,omitempty"`
+	// Without any_peer none matches no one.
+	Peers []*PolicyPeer `protobuf:"bytes,4,rep,name=peers,proto3" json:"peers,omitempty"`
+	// Matches each protocol and port. There are no ports then.
+	AnyPort       bool          `protobuf:"varint,5,opt,name=any_port,json=anyPort,proto3" json:"any_port,omitempty"`
+	Ports         []*PolicyPort `protobuf:"bytes,6,rep,name=ports,proto3" json:"ports,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PolicyRule) Reset() {
+	*x = PolicyRule{}
+	mi := &file_deltaplane_v1_fact_proto_msgTypes[13]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PolicyRule) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PolicyRule) ProtoMessage() {}
+
+func (x *PolicyRule) ProtoReflect() protoreflect.Message {
+	mi := &file_deltaplane_v1_fact_proto_msgTypes[13]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PolicyRule.ProtoReflect.Descriptor instead.
+func (*PolicyRule) Descriptor() ([]byte, []int) {
+	return file_deltaplane_v1_fact_proto_rawDescGZIP(), []int{13}
+}
+
+func (x *PolicyRule) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *PolicyRule) GetAction() RuleAction {
+	if x != nil {
+		return x.Action
+	}
+	return RuleAction_RULE_ACTION_UNSPECIFIED
+}
+
+func (x *PolicyRule) GetAnyPeer() bool {
+	if x != nil {
+		return x.AnyPeer
+	}
+	return false
+}
+
+func (x *PolicyRule) GetPeers() []*PolicyPeer {
+	if x != nil {
+		return x.Peers
+	}
+	return nil
+}
+
+func (x *PolicyRule) GetAnyPort() bool {
+	if x != nil {
+		return x.AnyPort
+	}
+	return false
+}
+
+func (x *PolicyRule) GetPorts() []*PolicyPort {
+	if x != nil {
+		return x.Ports
+	}
+	return nil
+}
+
+// PolicyPeer is one of the other ends that a rule names.
+type PolicyPeer struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Types that are valid to be assigned to Peer:
+	//
+	//	*PolicyPeer_Pods
+	//	*PolicyPeer_Block
+	//	*PolicyPeer_Nodes
+	//	*PolicyPeer_Unknown
+	Peer          isPolicyPeer_Peer `protobuf_oneof:"peer"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PolicyPeer) Reset() {
+	*x = PolicyPeer{}
+	mi := &file_deltaplane_v1_fact_proto_msgTypes[14]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PolicyPeer) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PolicyPeer) ProtoMessage() {}
+
+func (x *PolicyPeer) ProtoReflect() protoreflect.Message {
+	mi := &file_deltaplane_v1_fact_proto_msgTypes[14]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PolicyPeer.ProtoReflect.Descriptor instead.
+func (*PolicyPeer) Descriptor() ([]byte, []int) {
+	return file_deltaplane_v1_fact_proto_rawDescGZIP(), []int{14}
+}
+
+func (x *PolicyPeer) GetPeer() isPolicyPeer_Peer {
+	if x != nil {
+		return x.Peer
+	}
+	return nil
+}
+
+func (x *PolicyPeer) GetPods() *PodPeer {
+	if x != nil {
+		if x, ok := x.Peer.(*PolicyPeer_Pods); ok {
+			return x.Pods
+		}
+	}
+	return nil
+}
+
+func (x *PolicyPeer) GetBlock() *BlockPeer {
+	if x != nil {
+		if x, ok := x.Peer.(*PolicyPeer_Block); ok {
+			return x.Block
+		}
+	}
+	return nil
+}
+
+func (x *PolicyPeer) GetNodes() *Selector {
+	if x != nil {
+		if x, ok := x.Peer.(*PolicyPeer_Nodes); ok {
+			return x.Nodes
+		}
+	}
+	return nil
+}
+
+func (x *PolicyPeer) GetUnknown() string {
+	if x != nil {
+		if x, ok := x.Peer.(*PolicyPeer_Unknown); ok {
+			return x.Unknown
+		}
+	}
+	return ""
+}
+
+type isPolicyPeer_Peer interface {
+	isPolicyPeer_Peer()
+}
+
+type PolicyPeer_Pods struct {
+	Pods *PodPeer `protobuf:"bytes,1,opt,name=pods,proto3,oneof"`
+}
+
+type PolicyPeer_Block struct {
+	Block *BlockPeer `protobuf:"bytes,2,opt,name=block,proto3,oneof"`
+}
+
+type PolicyPeer_Nodes struct {
+	// By nodes' labels: the addresses of their status. Only in egress rules of a ClusterNetworkPolicy.
+	Nodes *Selector `protobuf:"bytes,3,opt,name=nodes,proto3,oneof"`
+}
+
+type PolicyPeer_Unknown struct {
+	// Something that this version doesn't know, such as domain names: an accepting rule matches nothing by it, others
+	// match everything.
+	Unknown string `protobuf:"bytes,4,opt,name=unknown,proto3,oneof"`
+}
+
+func (*PolicyPeer_Pods) isPolicyPeer_Peer() {}
+
+func (*PolicyPeer_Block) isPolicyPeer_Peer() {}
+
+func (*PolicyPeer_Nodes) isPolicyPeer_Peer() {}
+
+func (*PolicyPeer_Unknown) isPolicyPeer_Peer() {}
+
+// PodPeer is pods, never those of hostNetwork.
+type PodPeer struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// None, in a NetworkPolicy, is the policy's own namespace.
+	Namespaces *Selector `protobuf:"bytes,1,opt,name=namespaces,proto3" json:"namespaces,omitempty"`
+	// None is all pods.
+	Pods          *Selector `protobuf:"bytes,2,opt,name=pods,proto3" json:"pods,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PodPeer) Reset() {
+	*x = PodPeer{}
+	mi := &file_deltaplane_v1_fact_proto_msgTypes[15]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PodPeer) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PodPeer) ProtoMessage() {}
+
+func (x *PodPeer) ProtoReflect() protoreflect.Message {
+	mi := &file_deltaplane_v1_fact_proto_msgTypes[15]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PodPeer.ProtoReflect.Descriptor instead.
+func (*PodPeer) Descriptor() ([]byte, []int) {
+	return file_deltaplane_v1_fact_proto_rawDescGZIP(), []int{15}
+}
+
+func (x *PodPeer) GetNamespaces() *Selector {
+	if x != nil {
+		return x.Namespaces
+	}
+	return nil
+}
+
+func (x *PodPeer) GetPods() *Selector {
+	if x != nil {
+		return x.Pods
+	}
+	return nil
+}
+
+// BlockPeer is the addresses of a prefix without those of some others.
+type BlockPeer struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// In CIDR notation.
+	Cidr          string   `protobuf:"bytes,1,opt,name=cidr,proto3" json:"cidr,omitempty"`
+	Except        []string `protobuf:"bytes,2,rep,name=except,proto3" json:"except,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *BlockPeer) Reset() {
+	*x = BlockPeer{}
+	mi := &file_deltaplane_v1_fact_proto_msgTypes[16]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *BlockPeer) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*BlockPeer) ProtoMessage() {}
+
+func (x *BlockPeer) ProtoReflect() protoreflect.Message {
+	mi := &file_deltaplane_v1_fact_proto_msgTypes[16]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use BlockPeer.ProtoReflect.Descriptor instead.
+func (*BlockPeer) Descriptor() ([]byte, []int) {
+	return file_deltaplane_v1_fact_proto_rawDescGZIP(), []int{16}
+}
+
+func (x *BlockPeer) GetCidr() string {
+	if x != nil {
+		return x.Cidr
+	}
+	return ""
+}
+
+func (x *BlockPeer) GetExcept() []string {
+	if x != nil {
+		return x.Except
+	}
+	return nil
+}
+
+// PolicyPort is a range of ports, by number or name.
+type PolicyPort struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Unspecified, with a name in a ClusterNetworkPolicy, is the named port's own.
+	Protocol Protocol `protobuf:"varint,1,opt,name=protocol,proto3,enum=deltaplane.v1.Protocol" json:"protocol,omitempty"`
+	// The first, 1 to 65535; 0 is all ports of the protocol, or those of the name.
+	Port uint32 `protobuf:"varint,2,opt,name=port,proto3" json:"port,omitempty"`
+	// The last, not below port; 0 is port alone.
+	EndPort uint32 `protobuf:"varint,3,opt,name=end_port,json=endPort,proto3" json:"end_port,omitempty"`
+	// The name of a port of the pod that the connection is to.
+	Name          string `protobuf:"bytes,4,opt,name=name,proto3" json:"name,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PolicyPort) Reset() {
+	*x = PolicyPort{}
+	mi := &file_deltaplane_v1_fact_proto_msgTypes[17]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PolicyPort) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PolicyPort) ProtoMessage() {}
+
+func (x *PolicyPort) ProtoReflect() protoreflect.Message {
+	mi := &file_deltaplane_v1_fact_proto_msgTypes[17]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PolicyPort.ProtoReflect.Descriptor instead.
+func (*PolicyPort) Descriptor() ([]byte, []int) {
+	return file_deltaplane_v1_fact_proto_rawDescGZIP(), []int{17}
+}
+
+func (x *PolicyPort) GetProtocol() Protocol {
+	if x != nil {
+		return x.Protocol
+	}
+	return Protocol_PROTOCOL_UNSPECIFIED
+}
+
+func (x *PolicyPort) GetPort() uint32 {
+	if x != nil {
+		return x.Port
+	}
+	return 0
+}
+
+func (x *PolicyPort) GetEndPort() uint32 {
+	if x != nil {
+		return x.EndPort
+	}
+	return 0
+}
+
+func (x *PolicyPort) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+// Selector matches labels that fulfil all of its terms (metav1.LabelSelector); without terms it matches all.
+type Selector struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// matchLabels are terms with SELECTOR_OPERATOR_IN and one value.
+	Terms         []*SelectorTerm `protobuf:"bytes,1,rep,name=terms,proto3" json:"terms,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Selector) Reset() {
+	*x = Selector{}
+	mi := &file_deltaplane_v1_fact_proto_msgTypes[18]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Selector) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Selector) ProtoMessage() {}
+
+func (x *Selector) ProtoReflect() protoreflect.Message {
+	mi := &file_deltaplane_v1_fact_proto_msgTypes[18]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Selector.ProtoReflect.Descriptor instead.
+func (*Selector) Descriptor() ([]byte, []int) {
+	return file_deltaplane_v1_fact_proto_rawDescGZIP(), []int{18}
+}
+
+func (x *Selector) GetTerms() []*SelectorTerm {
+	if x != nil {
+		return x.Terms
+	}
+	return nil
+}
+
+// SelectorTerm is a demand on one label.
+type SelectorTerm struct {
+	state    protoimpl.MessageState `protogen:"open.v1"`
+	Key      string                 `protobuf:"bytes,1,opt,name=key,proto3" json:"key,omitempty"`
+	Operator SelectorOperator       `protobuf:"varint,2,opt,name=operator,proto3,enum=deltaplane.v1.SelectorOperator" json:"operator,omitempty"`
+	// Of SELECTOR_OPERATOR_IN and SELECTOR_OPERATOR_NOT_IN.
+	Values        []string `protobuf:"bytes,3,rep,name=values,proto3" json:"values,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SelectorTerm) Reset() {
+	*x = SelectorTerm{}
+	mi := &file_deltaplane_v1_fact_proto_msgTypes[19]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SelectorTerm) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SelectorTerm) ProtoMessage() {}
+
+func (x *SelectorTerm) ProtoReflect() protoreflect.Message {
+	mi := &file_deltaplane_v1_fact_proto_msgTypes[19]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SelectorTerm.ProtoReflect.Descriptor instead.
+func (*SelectorTerm) Descriptor() ([]byte, []int) {
+	return file_deltaplane_v1_fact_proto_rawDescGZIP(), []int{19}
+}
+
+func (x *SelectorTerm) GetKey() string {
+	if x != nil {
+		return x.Key
+	}
+	return ""
+}
+
+func (x *SelectorTerm) GetOperator() SelectorOperator {
+	if x != nil {
+		return x.Operator
+	}
+	return SelectorOperator_SELECTOR_OPERATOR_UNSPECIFIED
+}
+
+func (x *SelectorTerm) GetValues() []string {
+	if x != nil {
+		return x.Values
 	}
 	return nil
 }
@@ -1120,7 +1931,7 @@ type Cluster struct {
 
 func (x *Cluster) Reset() {
 	*x = Cluster{}
-	mi := &file_deltaplane_v1_fact_proto_msgTypes[12]
+	mi := &file_deltaplane_v1_fact_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1132,7 +1943,7 @@ func (x *Cluster) String() string {
 func (*Cluster) ProtoMessage() {}
 
 func (x *Cluster) ProtoReflect() protoreflect.Message {
-	mi := &file_deltaplane_v1_fact_proto_msgTypes[12]
+	mi := &file_deltaplane_v1_fact_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1145,7 +1956,7 @@ func (x *Cluster) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Cluster.ProtoReflect.Descriptor instead.
 func (*Cluster) Descriptor() ([]byte, []int) {
-	return file_deltaplane_v1_fact_proto_rawDescGZIP(), []int{12}
+	return file_deltaplane_v1_fact_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *Cluster) GetPodCidrs() []*Found {
@@ -1181,7 +1992,7 @@ type Found struct {
 
 func (x *Found) Reset() {
 	*x = Found{}
-	mi := &file_deltaplane_v1_fact_proto_msgTypes[13]
+	mi := &file_deltaplane_v1_fact_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1193,7 +2004,7 @@ func (x *Found) String() string {
 func (*Found) ProtoMessage() {}
 
 func (x *Found) ProtoReflect() protoreflect.Message {
-	mi := &file_deltaplane_v1_fact_proto_msgTypes[13]
+	mi := &file_deltaplane_v1_fact_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1206,7 +2017,7 @@ func (x *Found) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Found.ProtoReflect.Descriptor instead.
 func (*Found) Descriptor() ([]byte, []int) {
-	return file_deltaplane_v1_fact_proto_rawDescGZIP(), []int{13}
+	return file_deltaplane_v1_fact_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *Found) GetValue() string {
@@ -1236,7 +2047,7 @@ type Complete struct {
 
 func (x *Complete) Reset() {
 	*x = Complete{}
-	mi := &file_deltaplane_v1_fact_proto_msgTypes[14]
+	mi := &file_deltaplane_v1_fact_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1248,7 +2059,7 @@ func (x *Complete) String() string {
 func (*Complete) ProtoMessage() {}
 
 func (x *Complete) ProtoReflect() protoreflect.Message {
-	mi := &file_deltaplane_v1_fact_proto_msgTypes[14]
+	mi := &file_deltaplane_v1_fact_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1261,7 +2072,7 @@ func (x *Complete) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Complete.ProtoReflect.Descriptor instead.
 func (*Complete) Descriptor() ([]byte, []int) {
-	return file_deltaplane_v1_fact_proto_rawDescGZIP(), []int{14}
+	return file_deltaplane_v1_fact_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *Complete) GetSource() string {
@@ -1282,7 +2093,7 @@ var File_deltaplane_v1_fact_proto protoreflect.FileDescriptor
 
 const file_deltaplane_v1_fact_proto_rawDesc = "" +
 	"\n" +
-	"\x18deltaplane/v1/fact.proto\x12\rdeltaplane.v1\x1a\x1bdeltaplane/v1/network.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xd4\x04\n" +
+	"\x18deltaplane/v1/fact.proto\x12\rdeltaplane.v1\x1a\x1bdeltaplane/v1/network.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xb1\x05\n" +
 	"\x04Fact\x120\n" +
 	"\x06object\x18\x01 \x01(\v2\x18.deltaplane.v1.ObjectRefR\x06object\x12=\n" +
 	"\ftrigger_time\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\vtriggerTime\x12\x18\n" +
@@ -1295,7 +2106,8 @@ const file_deltaplane_v1_fact_proto_rawDesc = "" +
 	"\tnamespace\x18\x0e \x01(\v2\x18.deltaplane.v1.NamespaceH\x00R\tnamespace\x12E\n" +
 	"\x0enetwork_policy\x18\x0f \x01(\v2\x1c.deltaplane.v1.NetworkPolicyH\x00R\rnetworkPolicy\x122\n" +
 	"\acluster\x18\x10 \x01(\v2\x16.deltaplane.v1.ClusterH\x00R\acluster\x125\n" +
-	"\bcomplete\x18\x11 \x01(\v2\x17.deltaplane.v1.CompleteH\x00R\bcompleteB\a\n" +
+	"\bcomplete\x18\x11 \x01(\v2\x17.deltaplane.v1.CompleteH\x00R\bcomplete\x12[\n" +
+	"\x16cluster_network_policy\x18\x12 \x01(\v2#.deltaplane.v1.ClusterNetworkPolicyH\x00R\x14clusterNetworkPolicyB\a\n" +
 	"\x05state\"\x8e\x01\n" +
 	"\tObjectRef\x12\x12\n" +
 	"\x04kind\x18\x01 \x01(\tR\x04kind\x12\x1c\n" +
@@ -1361,19 +2173,69 @@ const file_deltaplane_v1_fact_proto_rawDesc = "" +
 	"\bprotocol\x18\x01 \x01(\x0e2\x17.deltaplane.v1.ProtocolR\bprotocol\x12\x1b\n" +
 	"\thost_port\x18\x02 \x01(\rR\bhostPort\x12%\n" +
 	"\x0econtainer_port\x18\x03 \x01(\rR\rcontainerPort\x12\x17\n" +
-	"\ahost_ip\x18\x04 \x01(\fR\x06hostIp\"q\n" +
+	"\ahost_ip\x18\x04 \x01(\fR\x06hostIp\"\xe5\x01\n" +
 	"\x04Node\x12\x1c\n" +
 	"\taddresses\x18\x01 \x03(\fR\taddresses\x12\x1b\n" +
 	"\tpod_cidrs\x18\x02 \x03(\tR\bpodCidrs\x12\x12\n" +
 	"\x04zone\x18\x03 \x01(\tR\x04zone\x12\x1a\n" +
-	"\bdraining\x18\x04 \x01(\bR\bdraining\"\x84\x01\n" +
+	"\bdraining\x18\x04 \x01(\bR\bdraining\x127\n" +
+	"\x06labels\x18\x05 \x03(\v2\x1f.deltaplane.v1.Node.LabelsEntryR\x06labels\x1a9\n" +
+	"\vLabelsEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\x84\x01\n" +
 	"\tNamespace\x12<\n" +
 	"\x06labels\x18\x01 \x03(\v2$.deltaplane.v1.Namespace.LabelsEntryR\x06labels\x1a9\n" +
 	"\vLabelsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\",\n" +
-	"\rNetworkPolicy\x12\x1b\n" +
-	"\tspec_json\x18\x01 \x01(\fR\bspecJson\"\xae\x01\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\x99\x02\n" +
+	"\rNetworkPolicy\x12\x1f\n" +
+	"\tspec_json\x18\x01 \x01(\fB\x02\x18\x01R\bspecJson\x12+\n" +
+	"\x04pods\x18\x02 \x01(\v2\x17.deltaplane.v1.SelectorR\x04pods\x12)\n" +
+	"\x10isolates_ingress\x18\x03 \x01(\bR\x0fisolatesIngress\x12'\n" +
+	"\x0fisolates_egress\x18\x04 \x01(\bR\x0eisolatesEgress\x123\n" +
+	"\aingress\x18\x05 \x03(\v2\x19.deltaplane.v1.PolicyRuleR\aingress\x121\n" +
+	"\x06egress\x18\x06 \x03(\v2\x19.deltaplane.v1.PolicyRuleR\x06egress\"\xfb\x01\n" +
+	"\x14ClusterNetworkPolicy\x12-\n" +
+	"\x04tier\x18\x01 \x01(\x0e2\x19.deltaplane.v1.PolicyTierR\x04tier\x12\x1a\n" +
+	"\bpriority\x18\x02 \x01(\rR\bpriority\x120\n" +
+	"\asubject\x18\x03 \x01(\v2\x16.deltaplane.v1.PodPeerR\asubject\x123\n" +
+	"\aingress\x18\x04 \x03(\v2\x19.deltaplane.v1.PolicyRuleR\aingress\x121\n" +
+	"\x06egress\x18\x05 \x03(\v2\x19.deltaplane.v1.PolicyRuleR\x06egress\"\xeb\x01\n" +
+	"\n" +
+	"PolicyRule\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x121\n" +
+	"\x06action\x18\x02 \x01(\x0e2\x19.deltaplane.v1.RuleActionR\x06action\x12\x19\n" +
+	"\bany_peer\x18\x03 \x01(\bR\aanyPeer\x12/\n" +
+	"\x05peers\x18\x04 \x03(\v2\x19.deltaplane.v1.PolicyPeerR\x05peers\x12\x19\n" +
+	"\bany_port\x18\x05 \x01(\bR\aanyPort\x12/\n" +
+	"\x05ports\x18\x06 \x03(\v2\x19.deltaplane.v1.PolicyPortR\x05ports\"\xc1\x01\n" +
+	"\n" +
+	"PolicyPeer\x12,\n" +
+	"\x04pods\x18\x01 \x01(\v2\x16.deltaplane.v1.PodPeerH\x00R\x04pods\x120\n" +
+	"\x05block\x18\x02 \x01(\v2\x18.deltaplane.v1.BlockPeerH\x00R\x05block\x12/\n" +
+	"\x05nodes\x18\x03 \x01(\v2\x17.deltaplane.v1.SelectorH\x00R\x05nodes\x12\x1a\n" +
+	"\aunknown\x18\x04 \x01(\tH\x00R\aunknownB\x06\n" +
+	"\x04peer\"o\n" +
+	"\aPodPeer\x127\n" +
+	"\n" +
+	"namespaces\x18\x01 \x01(\v2\x17.deltaplane.v1.SelectorR\n" +
+	"namespaces\x12+\n" +
+	"\x04pods\x18\x02 \x01(\v2\x17.deltaplane.v1.SelectorR\x04pods\"7\n" +
+	"\tBlockPeer\x12\x12\n" +
+	"\x04cidr\x18\x01 \x01(\tR\x04cidr\x12\x16\n" +
+	"\x06except\x18\x02 \x03(\tR\x06except\"\x84\x01\n" +
+	"\n" +
+	"PolicyPort\x123\n" +
+	"\bprotocol\x18\x01 \x01(\x0e2\x17.deltaplane.v1.ProtocolR\bprotocol\x12\x12\n" +
+	"\x04port\x18\x02 \x01(\rR\x04port\x12\x19\n" +
+	"\bend_port\x18\x03 \x01(\rR\aendPort\x12\x12\n" +
+	"\x04name\x18\x04 \x01(\tR\x04name\"=\n" +
+	"\bSelector\x121\n" +
+	"\x05terms\x18\x01 \x03(\v2\x1b.deltaplane.v1.SelectorTermR\x05terms\"u\n" +
+	"\fSelectorTerm\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12;\n" +
+	"\boperator\x18\x02 \x01(\x0e2\x1f.deltaplane.v1.SelectorOperatorR\boperator\x12\x16\n" +
+	"\x06values\x18\x03 \x03(\tR\x06values\"\xae\x01\n" +
 	"\aCluster\x121\n" +
 	"\tpod_cidrs\x18\x01 \x03(\v2\x14.deltaplane.v1.FoundR\bpodCidrs\x129\n" +
 	"\rservice_cidrs\x18\x02 \x03(\v2\x14.deltaplane.v1.FoundR\fserviceCidrs\x125\n" +
@@ -1384,7 +2246,24 @@ const file_deltaplane_v1_fact_proto_rawDesc = "" +
 	"\x06origin\x18\x02 \x01(\tR\x06origin\"<\n" +
 	"\bComplete\x12\x16\n" +
 	"\x06source\x18\x01 \x01(\tR\x06source\x12\x18\n" +
-	"\aobjects\x18\x02 \x01(\x04R\aobjectsB2Z0github.com/deltaplane/deltaplane/schemas;schemasb\x06proto3"
+	"\aobjects\x18\x02 \x01(\x04R\aobjects*Z\n" +
+	"\n" +
+	"PolicyTier\x12\x1b\n" +
+	"\x17POLICY_TIER_UNSPECIFIED\x10\x00\x12\x15\n" +
+	"\x11POLICY_TIER_ADMIN\x10\x01\x12\x18\n" +
+	"\x14POLICY_TIER_BASELINE\x10\x02*m\n" +
+	"\n" +
+	"RuleAction\x12\x1b\n" +
+	"\x17RULE_ACTION_UNSPECIFIED\x10\x00\x12\x16\n" +
+	"\x12RULE_ACTION_ACCEPT\x10\x01\x12\x14\n" +
+	"\x10RULE_ACTION_DENY\x10\x02\x12\x14\n" +
+	"\x10RULE_ACTION_PASS\x10\x03*\xb1\x01\n" +
+	"\x10SelectorOperator\x12!\n" +
+	"\x1dSELECTOR_OPERATOR_UNSPECIFIED\x10\x00\x12\x18\n" +
+	"\x14SELECTOR_OPERATOR_IN\x10\x01\x12\x1c\n" +
+	"\x18SELECTOR_OPERATOR_NOT_IN\x10\x02\x12\x1c\n" +
+	"\x18SELECTOR_OPERATOR_EXISTS\x10\x03\x12$\n" +
+	" SELECTOR_OPERATOR_DOES_NOT_EXIST\x10\x04B2Z0github.com/deltaplane/deltaplane/schemas;schemasb\x06proto3"
 
 var (
 	file_deltaplane_v1_fact_proto_rawDescOnce sync.Once
@@ -1398,60 +2277,93 @@ func file_deltaplane_v1_fact_proto_rawDescGZIP() []byte {
 	return file_deltaplane_v1_fact_proto_rawDescData
 }
 
-var file_deltaplane_v1_fact_proto_msgTypes = make([]protoimpl.MessageInfo, 17)
+var file_deltaplane_v1_fact_proto_enumTypes = make([]protoimpl.EnumInfo, 3)
+var file_deltaplane_v1_fact_proto_msgTypes = make([]protoimpl.MessageInfo, 26)
 var file_deltaplane_v1_fact_proto_goTypes = []any{
-	(*Fact)(nil),                  // 0: deltaplane.v1.Fact
-	(*ObjectRef)(nil),             // 1: deltaplane.v1.ObjectRef
-	(*Service)(nil),               // 2: deltaplane.v1.Service
-	(*ServicePort)(nil),           // 3: deltaplane.v1.ServicePort
-	(*EndpointSlice)(nil),         // 4: deltaplane.v1.EndpointSlice
-	(*EndpointPort)(nil),          // 5: deltaplane.v1.EndpointPort
-	(*SliceEndpoint)(nil),         // 6: deltaplane.v1.SliceEndpoint
-	(*Pod)(nil),                   // 7: deltaplane.v1.Pod
-	(*HostPort)(nil),              // 8: deltaplane.v1.HostPort
-	(*Node)(nil),                  // 9: deltaplane.v1.Node
-	(*Namespace)(nil),             // 10: deltaplane.v1.Namespace
-	(*NetworkPolicy)(nil),         // 11: deltaplane.v1.NetworkPolicy
-	(*Cluster)(nil),               // 12: deltaplane.v1.Cluster
-	(*Found)(nil),                 // 13: deltaplane.v1.Found
-	(*Complete)(nil),              // 14: deltaplane.v1.Complete
-	nil,                           // 15: deltaplane.v1.Pod.LabelsEntry
-	nil,                           // 16: deltaplane.v1.Namespace.LabelsEntry
-	(*timestamppb.Timestamp)(nil), // 17: google.protobuf.Timestamp
-	(Protocol)(0),                 // 18: deltaplane.v1.Protocol
-	(IPFamily)(0),                 // 19: deltaplane.v1.IPFamily
+	(PolicyTier)(0),               // 0: deltaplane.v1.PolicyTier
+	(RuleAction)(0),               // 1: deltaplane.v1.RuleAction
+	(SelectorOperator)(0),         // 2: deltaplane.v1.SelectorOperator
+	(*Fact)(nil),                  // 3: deltaplane.v1.Fact
+	(*ObjectRef)(nil),             // 4: deltaplane.v1.ObjectRef
+	(*Service)(nil),               // 5: deltaplane.v1.Service
+	(*ServicePort)(nil),           // 6: deltaplane.v1.ServicePort
+	(*EndpointSlice)(nil),         // 7: deltaplane.v1.EndpointSlice
+	(*EndpointPort)(nil),          // 8: deltaplane.v1.EndpointPort
+	(*SliceEndpoint)(nil),         // 9: deltaplane.v1.SliceEndpoint
+	(*Pod)(nil),                   // 10: deltaplane.v1.Pod
+	(*HostPort)(nil),              // 11: deltaplane.v1.HostPort
+	(*Node)(nil),                  // 12: deltaplane.v1.Node
+	(*Namespace)(nil),             // 13: deltaplane.v1.Namespace
+	(*NetworkPolicy)(nil),         // 14: deltaplane.v1.NetworkPolicy
+	(*ClusterNetworkPolicy)(nil),  // 15: deltaplane.v1.ClusterNetworkPolicy
+	(*PolicyRule)(nil),            // 16: deltaplane.v1.PolicyRule
+	(*PolicyPeer)(nil),            // 17: deltaplane.v1.PolicyPeer
+	(*PodPeer)(nil),               // 18: deltaplane.v1.PodPeer
+	(*BlockPeer)(nil),             // 19: deltaplane.v1.BlockPeer
+	(*PolicyPort)(nil),            // 20: deltaplane.v1.PolicyPort
+	(*Selector)(nil),              // 21: deltaplane.v1.Selector
+	(*SelectorTerm)(nil),          // 22: deltaplane.v1.SelectorTerm
+	(*Cluster)(nil),               // 23: deltaplane.v1.Cluster
+	(*Found)(nil),                 // 24: deltaplane.v1.Found
+	(*Complete)(nil),              // 25: deltaplane.v1.Complete
+	nil,                           // 26: deltaplane.v1.Pod.LabelsEntry
+	nil,                           // 27: deltaplane.v1.Node.LabelsEntry
+	nil,                           // 28: deltaplane.v1.Namespace.LabelsEntry
+	(*timestamppb.Timestamp)(nil), // 29: google.protobuf.Timestamp
+	(Protocol)(0),                 // 30: deltaplane.v1.Protocol
+	(IPFamily)(0),                 // 31: deltaplane.v1.IPFamily
 }
 var file_deltaplane_v1_fact_proto_depIdxs = []int32{
-	1,  // 0: deltaplane.v1.Fact.object:type_name -> deltaplane.v1.ObjectRef
-	17, // 1: deltaplane.v1.Fact.trigger_time:type_name -> google.protobuf.Timestamp
-	2,  // 2: deltaplane.v1.Fact.service:type_name -> deltaplane.v1.Service
-	4,  // 3: deltaplane.v1.Fact.endpoint_slice:type_name -> deltaplane.v1.EndpointSlice
-	7,  // 4: deltaplane.v1.Fact.pod:type_name -> deltaplane.v1.Pod
-	9,  // 5: deltaplane.v1.Fact.node:type_name -> deltaplane.v1.Node
-	10, // 6: deltaplane.v1.Fact.namespace:type_name -> deltaplane.v1.Namespace
-	11, // 7: deltaplane.v1.Fact.network_policy:type_name -> deltaplane.v1.NetworkPolicy
-	12, // 8: deltaplane.v1.Fact.cluster:type_name -> deltaplane.v1.Cluster
-	14, // 9: deltaplane.v1.Fact.complete:type_name -> deltaplane.v1.Complete
-	3,  // 10: deltaplane.v1.Service.ports:type_name -> deltaplane.v1.ServicePort
-	17, // 11: deltaplane.v1.Service.created:type_name -> google.protobuf.Timestamp
-	18, // 12: deltaplane.v1.ServicePort.protocol:type_name -> deltaplane.v1.Protocol
-	19, // 13: deltaplane.v1.EndpointSlice.family:type_name -> deltaplane.v1.IPFamily
-	5,  // 14: deltaplane.v1.EndpointSlice.ports:type_name -> deltaplane.v1.EndpointPort
-	6,  // 15: deltaplane.v1.EndpointSlice.endpoints:type_name -> deltaplane.v1.SliceEndpoint
-	18, // 16: deltaplane.v1.EndpointPort.protocol:type_name -> deltaplane.v1.Protocol
-	15, // 17: deltaplane.v1.Pod.labels:type_name -> deltaplane.v1.Pod.LabelsEntry
-	5,  // 18: deltaplane.v1.Pod.ports:type_name -> deltaplane.v1.EndpointPort
-	8,  // 19: deltaplane.v1.Pod.host_ports:type_name -> deltaplane.v1.HostPort
-	18, // 20: deltaplane.v1.HostPort.protocol:type_name -> deltaplane.v1.Protocol
-	16, // 21: deltaplane.v1.Namespace.labels:type_name -> deltaplane.v1.Namespace.LabelsEntry
-	13, // 22: deltaplane.v1.Cluster.pod_cidrs:type_name -> deltaplane.v1.Found
-	13, // 23: deltaplane.v1.Cluster.service_cidrs:type_name -> deltaplane.v1.Found
-	13, // 24: deltaplane.v1.Cluster.api_servers:type_name -> deltaplane.v1.Found
-	25, // [25:25] is the sub-list for method output_type
-	25, // [25:25] is the sub-list for method input_type
-	25, // [25:25] is the sub-list for extension type_name
-	25, // [25:25] is the sub-list for extension extendee
-	0,  // [0:25] is the sub-list for field type_name
+	4,  // 0: deltaplane.v1.Fact.object:type_name -> deltaplane.v1.ObjectRef
+	29, // 1: deltaplane.v1.Fact.trigger_time:type_name -> google.protobuf.Timestamp
+	5,  // 2: deltaplane.v1.Fact.service:type_name -> deltaplane.v1.Service
+	7,  // 3: deltaplane.v1.Fact.endpoint_slice:type_name -> deltaplane.v1.EndpointSlice
+	10, // 4: deltaplane.v1.Fact.pod:type_name -> deltaplane.v1.Pod
+	12, // 5: deltaplane.v1.Fact.node:type_name -> deltaplane.v1.Node
+	13, // 6: deltaplane.v1.Fact.namespace:type_name -> deltaplane.v1.Namespace
+	14, // 7: deltaplane.v1.Fact.network_policy:type_name -> deltaplane.v1.NetworkPolicy
+	23, // 8: deltaplane.v1.Fact.cluster:type_name -> deltaplane.v1.Cluster
+	25, // 9: deltaplane.v1.Fact.complete:type_name -> deltaplane.v1.Complete
+	15, // 10: deltaplane.v1.Fact.cluster_network_policy:type_name -> deltaplane.v1.ClusterNetworkPolicy
+	6,  // 11: deltaplane.v1.Service.ports:type_name -> deltaplane.v1.ServicePort
+	29, // 12: deltaplane.v1.Service.created:type_name -> google.protobuf.Timestamp
+	30, // 13: deltaplane.v1.ServicePort.protocol:type_name -> deltaplane.v1.Protocol
+	31, // 14: deltaplane.v1.EndpointSlice.family:type_name -> deltaplane.v1.IPFamily
+	8,  // 15: deltaplane.v1.EndpointSlice.ports:type_name -> deltaplane.v1.EndpointPort
+	9,  // 16: deltaplane.v1.EndpointSlice.endpoints:type_name -> deltaplane.v1.SliceEndpoint
+	30, // 17: deltaplane.v1.EndpointPort.protocol:type_name -> deltaplane.v1.Protocol
+	26, // 18: deltaplane.v1.Pod.labels:type_name -> deltaplane.v1.Pod.LabelsEntry
+	8,  // 19: deltaplane.v1.Pod.ports:type_name -> deltaplane.v1.EndpointPort
+	11, // 20: deltaplane.v1.Pod.host_ports:type_name -> deltaplane.v1.HostPort
+	30, // 21: deltaplane.v1.HostPort.protocol:type_name -> deltaplane.v1.Protocol
+	27, // 22: deltaplane.v1.Node.labels:type_name -> deltaplane.v1.Node.LabelsEntry
+	28, // 23: deltaplane.v1.Namespace.labels:type_name -> deltaplane.v1.Namespace.LabelsEntry
+	21, // 24: deltaplane.v1.NetworkPolicy.pods:type_name -> deltaplane.v1.Selector
+	16, // 25: deltaplane.v1.NetworkPolicy.ingress:type_name -> deltaplane.v1.PolicyRule
+	16, // 26: deltaplane.v1.NetworkPolicy.egress:type_name -> deltaplane.v1.PolicyRule
+	0,  // 27: deltaplane.v1.ClusterNetworkPolicy.tier:type_name -> deltaplane.v1.PolicyTier
+	18, // 28: deltaplane.v1.ClusterNetworkPolicy.subject:type_name -> deltaplane.v1.PodPeer
+	16, // 29: deltaplane.v1.ClusterNetworkPolicy.ingress:type_name -> deltaplane.v1.PolicyRule
+	16, // 30: deltaplane.v1.ClusterNetworkPolicy.egress:type_name -> deltaplane.v1.PolicyRule
+	1,  // 31: deltaplane.v1.PolicyRule.action:type_name -> deltaplane.v1.RuleAction
+	17, // 32: deltaplane.v1.PolicyRule.peers:type_name -> deltaplane.v1.PolicyPeer
+	20, // 33: deltaplane.v1.PolicyRule.ports:type_name -> deltaplane.v1.PolicyPort
+	18, // 34: deltaplane.v1.PolicyPeer.pods:type_name -> deltaplane.v1.PodPeer
+	19, // 35: deltaplane.v1.PolicyPeer.block:type_name -> deltaplane.v1.BlockPeer
+	21, // 36: deltaplane.v1.PolicyPeer.nodes:type_name -> deltaplane.v1.Selector
+	21, // 37: deltaplane.v1.PodPeer.namespaces:type_name -> deltaplane.v1.Selector
+	21, // 38: deltaplane.v1.PodPeer.pods:type_name -> deltaplane.v1.Selector
+	30, // 39: deltaplane.v1.PolicyPort.protocol:type_name -> deltaplane.v1.Protocol
+	22, // 40: deltaplane.v1.Selector.terms:type_name -> deltaplane.v1.SelectorTerm
+	2,  // 41: deltaplane.v1.SelectorTerm.operator:type_name -> deltaplane.v1.SelectorOperator
+	24, // 42: deltaplane.v1.Cluster.pod_cidrs:type_name -> deltaplane.v1.Found
+	24, // 43: deltaplane.v1.Cluster.service_cidrs:type_name -> deltaplane.v1.Found
+	24, // 44: deltaplane.v1.Cluster.api_servers:type_name -> deltaplane.v1.Found
+	45, // [45:45] is the sub-list for method output_type
+	45, // [45:45] is the sub-list for method input_type
+	45, // [45:45] is the sub-list for extension type_name
+	45, // [45:45] is the sub-list for extension extendee
+	0,  // [0:45] is the sub-list for field type_name
 }
 
 func init() { file_deltaplane_v1_fact_proto_init() }
@@ -1469,19 +2381,27 @@ func file_deltaplane_v1_fact_proto_init() {
 		(*Fact_NetworkPolicy)(nil),
 		(*Fact_Cluster)(nil),
 		(*Fact_Complete)(nil),
+		(*Fact_ClusterNetworkPolicy)(nil),
+	}
+	file_deltaplane_v1_fact_proto_msgTypes[14].OneofWrappers = []any{
+		(*PolicyPeer_Pods)(nil),
+		(*PolicyPeer_Block)(nil),
+		(*PolicyPeer_Nodes)(nil),
+		(*PolicyPeer_Unknown)(nil),
 	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_deltaplane_v1_fact_proto_rawDesc), len(file_deltaplane_v1_fact_proto_rawDesc)),
-			NumEnums:      0,
-			NumMessages:   17,
+			NumEnums:      3,
+			NumMessages:   26,
 			NumExtensions: 0,
 			NumServices:   0,
 		},
 		GoTypes:           file_deltaplane_v1_fact_proto_goTypes,
 		DependencyIndexes: file_deltaplane_v1_fact_proto_depIdxs,
+		EnumInfos:         file_deltaplane_v1_fact_proto_enumTypes,
 		MessageInfos:      file_deltaplane_v1_fact_proto_msgTypes,
 	}.Build()
 	File_deltaplane_v1_fact_proto = out.File

@@ -538,7 +538,19 @@ type Drop struct {
 	// "namespace/name:port", if the destination is a frontend.
 	Service string `protobuf:"bytes,7,opt,name=service,proto3" json:"service,omitempty"`
 	// Where it was seen: "socket" or "packet".
-	Via           string `protobuf:"bytes,8,opt,name=via,proto3" json:"via,omitempty"`
+	Via string `protobuf:"bytes,8,opt,name=via,proto3" json:"via,omitempty"`
+	// Of policy: by who began the connection.
+	Direction Direction `protobuf:"varint,9,opt,name=direction,proto3,enum=deltaplane.v1.Direction" json:"direction,omitempty"`
+	// Of policy: the rule set's id, and the policies that are in it, for people.
+	RuleSet  uint64 `protobuf:"fixed64,10,opt,name=rule_set,json=ruleSet,proto3" json:"rule_set,omitempty"`
+	Policies string `protobuf:"bytes,11,opt,name=policies,proto3" json:"policies,omitempty"`
+	// Of policy: the rule that denies, for people, such as "ClusterNetworkPolicy no-lab ingress[0]"; empty if none allows.
+	Rule string `protobuf:"bytes,12,opt,name=rule,proto3" json:"rule,omitempty"`
+	// "namespace/name" of the pods at the ends, where the node knows them.
+	SourcePod      string `protobuf:"bytes,13,opt,name=source_pod,json=sourcePod,proto3" json:"source_pod,omitempty"`
+	DestinationPod string `protobuf:"bytes,14,opt,name=destination_pod,json=destinationPod,proto3" json:"destination_pod,omitempty"`
+	// Of the node's layer when the drop was told: what judged it.
+	Revision      uint64 `protobuf:"varint,15,opt,name=revision,proto3" json:"revision,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -627,6 +639,55 @@ func (x *Drop) GetVia() string {
 		return x.Via
 	}
 	return ""
+}
+
+func (x *Drop) GetDirection() Direction {
+	if x != nil {
+		return x.Direction
+	}
+	return Direction_DIRECTION_UNSPECIFIED
+}
+
+func (x *Drop) GetRuleSet() uint64 {
+	if x != nil {
+		return x.RuleSet
+	}
+	return 0
+}
+
+func (x *Drop) GetPolicies() string {
+	if x != nil {
+		return x.Policies
+	}
+	return ""
+}
+
+func (x *Drop) GetRule() string {
+	if x != nil {
+		return x.Rule
+	}
+	return ""
+}
+
+func (x *Drop) GetSourcePod() string {
+	if x != nil {
+		return x.SourcePod
+	}
+	return ""
+}
+
+func (x *Drop) GetDestinationPod() string {
+	if x != nil {
+		return x.DestinationPod
+	}
+	return ""
+}
+
+func (x *Drop) GetRevision() uint64 {
+	if x != nil {
+		return x.Revision
+	}
+	return 0
 }
 
 // StatusRequest asks the leading compiler how the cluster stands.
@@ -1305,7 +1366,7 @@ const file_deltaplane_v1_report_proto_rawDesc = "" +
 	"\x04text\x18\x05 \x01(\tR\x04text\x120\n" +
 	"\x06object\x18\x06 \x01(\v2\x18.deltaplane.v1.ObjectRefR\x06object\x126\n" +
 	"\bhappened\x18\a \x01(\v2\x1a.google.protobuf.TimestampR\bhappened\x12'\n" +
-	"\x04drop\x18\b \x01(\v2\x13.deltaplane.v1.DropR\x04drop\"\x85\x02\n" +
+	"\x04drop\x18\b \x01(\v2\x13.deltaplane.v1.DropR\x04drop\"\xec\x03\n" +
 	"\x04Drop\x12\x16\n" +
 	"\x06reason\x18\x01 \x01(\tR\x06reason\x123\n" +
 	"\bprotocol\x18\x02 \x01(\x0e2\x17.deltaplane.v1.ProtocolR\bprotocol\x12\x16\n" +
@@ -1315,7 +1376,16 @@ const file_deltaplane_v1_report_proto_rawDesc = "" +
 	"sourcePort\x12)\n" +
 	"\x10destination_port\x18\x06 \x01(\rR\x0fdestinationPort\x12\x18\n" +
 	"\aservice\x18\a \x01(\tR\aservice\x12\x10\n" +
-	"\x03via\x18\b \x01(\tR\x03via\"\x0f\n" +
+	"\x03via\x18\b \x01(\tR\x03via\x126\n" +
+	"\tdirection\x18\t \x01(\x0e2\x18.deltaplane.v1.DirectionR\tdirection\x12\x19\n" +
+	"\brule_set\x18\n" +
+	" \x01(\x06R\aruleSet\x12\x1a\n" +
+	"\bpolicies\x18\v \x01(\tR\bpolicies\x12\x12\n" +
+	"\x04rule\x18\f \x01(\tR\x04rule\x12\x1d\n" +
+	"\n" +
+	"source_pod\x18\r \x01(\tR\tsourcePod\x12'\n" +
+	"\x0fdestination_pod\x18\x0e \x01(\tR\x0edestinationPod\x12\x1a\n" +
+	"\brevision\x18\x0f \x01(\x04R\brevision\"\x0f\n" +
 	"\rStatusRequest\"\xc0\x03\n" +
 	"\x06Status\x12\x14\n" +
 	"\x05epoch\x18\x01 \x01(\x04R\x05epoch\x12\x1a\n" +
@@ -1408,9 +1478,10 @@ var file_deltaplane_v1_report_proto_goTypes = []any{
 	(*durationpb.Duration)(nil),   // 19: google.protobuf.Duration
 	(*ObjectRef)(nil),             // 20: deltaplane.v1.ObjectRef
 	(Protocol)(0),                 // 21: deltaplane.v1.Protocol
-	(*Cause)(nil),                 // 22: deltaplane.v1.Cause
-	(*Cluster)(nil),               // 23: deltaplane.v1.Cluster
-	(*Rows)(nil),                  // 24: deltaplane.v1.Rows
+	(Direction)(0),                // 22: deltaplane.v1.Direction
+	(*Cause)(nil),                 // 23: deltaplane.v1.Cause
+	(*Cluster)(nil),               // 24: deltaplane.v1.Cluster
+	(*Rows)(nil),                  // 25: deltaplane.v1.Rows
 }
 var file_deltaplane_v1_report_proto_depIdxs = []int32{
 	17, // 0: deltaplane.v1.Applied.positions:type_name -> deltaplane.v1.Position
@@ -1427,27 +1498,28 @@ var file_deltaplane_v1_report_proto_depIdxs = []int32{
 	18, // 11: deltaplane.v1.Event.happened:type_name -> google.protobuf.Timestamp
 	6,  // 12: deltaplane.v1.Event.drop:type_name -> deltaplane.v1.Drop
 	21, // 13: deltaplane.v1.Drop.protocol:type_name -> deltaplane.v1.Protocol
-	18, // 14: deltaplane.v1.Status.committed:type_name -> google.protobuf.Timestamp
-	22, // 15: deltaplane.v1.Status.causes:type_name -> deltaplane.v1.Cause
-	9,  // 16: deltaplane.v1.Status.nodes:type_name -> deltaplane.v1.NodeStatus
-	10, // 17: deltaplane.v1.Status.set_aside:type_name -> deltaplane.v1.SetAside
-	23, // 18: deltaplane.v1.Status.cluster:type_name -> deltaplane.v1.Cluster
-	11, // 19: deltaplane.v1.Status.held:type_name -> deltaplane.v1.HeldDeletions
-	1,  // 20: deltaplane.v1.NodeStatus.applied:type_name -> deltaplane.v1.Applied
-	19, // 21: deltaplane.v1.NodeStatus.latency_p50:type_name -> google.protobuf.Duration
-	19, // 22: deltaplane.v1.NodeStatus.latency_p99:type_name -> google.protobuf.Duration
-	20, // 23: deltaplane.v1.SetAside.object:type_name -> deltaplane.v1.ObjectRef
-	18, // 24: deltaplane.v1.HeldDeletions.since:type_name -> google.protobuf.Timestamp
-	11, // 25: deltaplane.v1.ApproveReply.held:type_name -> deltaplane.v1.HeldDeletions
-	10, // 26: deltaplane.v1.ApproveReply.set_aside:type_name -> deltaplane.v1.SetAside
-	24, // 27: deltaplane.v1.DumpReply.rows:type_name -> deltaplane.v1.Rows
-	17, // 28: deltaplane.v1.DumpReply.positions:type_name -> deltaplane.v1.Position
-	4,  // 29: deltaplane.v1.DumpReply.maps:type_name -> deltaplane.v1.MapUse
-	30, // [30:30] is the sub-list for method output_type
-	30, // [30:30] is the sub-list for method input_type
-	30, // [30:30] is the sub-list for extension type_name
-	30, // [30:30] is the sub-list for extension extendee
-	0,  // [0:30] is the sub-list for field type_name
+	22, // 14: deltaplane.v1.Drop.direction:type_name -> deltaplane.v1.Direction
+	18, // 15: deltaplane.v1.Status.committed:type_name -> google.protobuf.Timestamp
+	23, // 16: deltaplane.v1.Status.causes:type_name -> deltaplane.v1.Cause
+	9,  // 17: deltaplane.v1.Status.nodes:type_name -> deltaplane.v1.NodeStatus
+	10, // 18: deltaplane.v1.Status.set_aside:type_name -> deltaplane.v1.SetAside
+	24, // 19: deltaplane.v1.Status.cluster:type_name -> deltaplane.v1.Cluster
+	11, // 20: deltaplane.v1.Status.held:type_name -> deltaplane.v1.HeldDeletions
+	1,  // 21: deltaplane.v1.NodeStatus.applied:type_name -> deltaplane.v1.Applied
+	19, // 22: deltaplane.v1.NodeStatus.latency_p50:type_name -> google.protobuf.Duration
+	19, // 23: deltaplane.v1.NodeStatus.latency_p99:type_name -> google.protobuf.Duration
+	20, // 24: deltaplane.v1.SetAside.object:type_name -> deltaplane.v1.ObjectRef
+	18, // 25: deltaplane.v1.HeldDeletions.since:type_name -> google.protobuf.Timestamp
+	11, // 26: deltaplane.v1.ApproveReply.held:type_name -> deltaplane.v1.HeldDeletions
+	10, // 27: deltaplane.v1.ApproveReply.set_aside:type_name -> deltaplane.v1.SetAside
+	25, // 28: deltaplane.v1.DumpReply.rows:type_name -> deltaplane.v1.Rows
+	17, // 29: deltaplane.v1.DumpReply.positions:type_name -> deltaplane.v1.Position
+	4,  // 30: deltaplane.v1.DumpReply.maps:type_name -> deltaplane.v1.MapUse
+	31, // [31:31] is the sub-list for method output_type
+	31, // [31:31] is the sub-list for method input_type
+	31, // [31:31] is the sub-list for extension type_name
+	31, // [31:31] is the sub-list for extension extendee
+	0,  // [0:31] is the sub-list for field type_name
 }
 
 func init() { file_deltaplane_v1_report_proto_init() }

@@ -306,6 +306,170 @@ func (NetworkKind) EnumDescriptor() ([]byte, []int) {
 	return file_deltaplane_v1_tables_proto_rawDescGZIP(), []int{4}
 }
 
+// Direction says which of a pod's connections a rule judges: by who begins them.
+type Direction int32
+
+const (
+	Direction_DIRECTION_UNSPECIFIED Direction = 0
+	// Those that others begin.
+	Direction_DIRECTION_INGRESS Direction = 1
+	// Those that the pod begins.
+	Direction_DIRECTION_EGRESS Direction = 2
+)
+
+// Enum value maps for Direction.
+var (
+	Direction_name = map[int32]string{
+		0: "DIRECTION_UNSPECIFIED",
+		1: "DIRECTION_INGRESS",
+		2: "DIRECTION_EGRESS",
+	}
+	Direction_value = map[string]int32{
+		"DIRECTION_UNSPECIFIED": 0,
+		"DIRECTION_INGRESS":     1,
+		"DIRECTION_EGRESS":      2,
+	}
+)
+
+func (x Direction) Enum() *Direction {
+	p := new(Direction)
+	*p = x
+	return p
+}
+
+func (x Direction) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (Direction) Descriptor() protoreflect.EnumDescriptor {
+	return file_deltaplane_v1_tables_proto_enumTypes[5].Descriptor()
+}
+
+func (Direction) Type() protoreflect.EnumType {
+	return &file_deltaplane_v1_tables_proto_enumTypes[5]
+}
+
+func (x Direction) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use Direction.Descriptor instead.
+func (Direction) EnumDescriptor() ([]byte, []int) {
+	return file_deltaplane_v1_tables_proto_rawDescGZIP(), []int{5}
+}
+
+// Action is what a verdict says.
+type Action int32
+
+const (
+	Action_ACTION_UNSPECIFIED Action = 0
+	Action_ACTION_ALLOW       Action = 1
+	// A rule of a ClusterNetworkPolicy denies.
+	Action_ACTION_DENY Action = 2
+	// NetworkPolicies select the pod and none of their rules allows.
+	Action_ACTION_ISOLATE Action = 3
+	// A policy that selects the pod could not be compiled.
+	Action_ACTION_CLOSED Action = 4
+)
+
+// Enum value maps for Action.
+var (
+	Action_name = map[int32]string{
+		0: "ACTION_UNSPECIFIED",
+		1: "ACTION_ALLOW",
+		2: "ACTION_DENY",
+		3: "ACTION_ISOLATE",
+		4: "ACTION_CLOSED",
+	}
+	Action_value = map[string]int32{
+		"ACTION_UNSPECIFIED": 0,
+		"ACTION_ALLOW":       1,
+		"ACTION_DENY":        2,
+		"ACTION_ISOLATE":     3,
+		"ACTION_CLOSED":      4,
+	}
+)
+
+func (x Action) Enum() *Action {
+	p := new(Action)
+	*p = x
+	return p
+}
+
+func (x Action) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (Action) Descriptor() protoreflect.EnumDescriptor {
+	return file_deltaplane_v1_tables_proto_enumTypes[6].Descriptor()
+}
+
+func (Action) Type() protoreflect.EnumType {
+	return &file_deltaplane_v1_tables_proto_enumTypes[6]
+}
+
+func (x Action) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use Action.Descriptor instead.
+func (Action) EnumDescriptor() ([]byte, []int) {
+	return file_deltaplane_v1_tables_proto_rawDescGZIP(), []int{6}
+}
+
+// PolicyKind says in which order policies are asked.
+type PolicyKind int32
+
+const (
+	PolicyKind_POLICY_KIND_UNSPECIFIED    PolicyKind = 0
+	PolicyKind_POLICY_KIND_ADMIN          PolicyKind = 1
+	PolicyKind_POLICY_KIND_NETWORK_POLICY PolicyKind = 2
+	PolicyKind_POLICY_KIND_BASELINE       PolicyKind = 3
+)
+
+// Enum value maps for PolicyKind.
+var (
+	PolicyKind_name = map[int32]string{
+		0: "POLICY_KIND_UNSPECIFIED",
+		1: "POLICY_KIND_ADMIN",
+		2: "POLICY_KIND_NETWORK_POLICY",
+		3: "POLICY_KIND_BASELINE",
+	}
+	PolicyKind_value = map[string]int32{
+		"POLICY_KIND_UNSPECIFIED":    0,
+		"POLICY_KIND_ADMIN":          1,
+		"POLICY_KIND_NETWORK_POLICY": 2,
+		"POLICY_KIND_BASELINE":       3,
+	}
+)
+
+func (x PolicyKind) Enum() *PolicyKind {
+	p := new(PolicyKind)
+	*p = x
+	return p
+}
+
+func (x PolicyKind) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (PolicyKind) Descriptor() protoreflect.EnumDescriptor {
+	return file_deltaplane_v1_tables_proto_enumTypes[7].Descriptor()
+}
+
+func (PolicyKind) Type() protoreflect.EnumType {
+	return &file_deltaplane_v1_tables_proto_enumTypes[7]
+}
+
+func (x PolicyKind) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use PolicyKind.Descriptor instead.
+func (PolicyKind) EnumDescriptor() ([]byte, []int) {
+	return file_deltaplane_v1_tables_proto_rawDescGZIP(), []int{7}
+}
+
 // Rows are rows of a node's tables.
 type Rows struct {
 	state        protoimpl.MessageState `protogen:"open.v1"`
@@ -319,7 +483,13 @@ type Rows struct {
 	Networks     []*Network             `protobuf:"bytes,8,rep,name=networks,proto3" json:"networks,omitempty"`
 	HealthChecks []*HealthCheck         `protobuf:"bytes,9,rep,name=health_checks,json=healthChecks,proto3" json:"health_checks,omitempty"`
 	// At most one.
-	Selves        []*Self `protobuf:"bytes,10,rep,name=selves,proto3" json:"selves,omitempty"`
+	Selves        []*Self        `protobuf:"bytes,10,rep,name=selves,proto3" json:"selves,omitempty"`
+	RuleSets      []*RuleSet     `protobuf:"bytes,11,rep,name=rule_sets,json=ruleSets,proto3" json:"rule_sets,omitempty"`
+	Rules         []*Rule        `protobuf:"bytes,12,rep,name=rules,proto3" json:"rules,omitempty"`
+	Verdicts      []*Verdict     `protobuf:"bytes,13,rep,name=verdicts,proto3" json:"verdicts,omitempty"`
+	PortVerdicts  []*PortVerdict `protobuf:"bytes,14,rep,name=port_verdicts,json=portVerdicts,proto3" json:"port_verdicts,omitempty"`
+	Peers         []*Peers       `protobuf:"bytes,15,rep,name=peers,proto3" json:"peers,omitempty"`
+	Blocks        []*Block       `protobuf:"bytes,16,rep,name=blocks,proto3" json:"blocks,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -424,6 +594,48 @@ func (x *Rows) GetSelves() []*Self {
 	return nil
 }
 
+func (x *Rows) GetRuleSets() []*RuleSet {
+	if x != nil {
+		return x.RuleSets
+	}
+	return nil
+}
+
+func (x *Rows) GetRules() []*Rule {
+	if x != nil {
+		return x.Rules
+	}
+	return nil
+}
+
+func (x *Rows) GetVerdicts() []*Verdict {
+	if x != nil {
+		return x.Verdicts
+	}
+	return nil
+}
+
+func (x *Rows) GetPortVerdicts() []*PortVerdict {
+	if x != nil {
+		return x.PortVerdicts
+	}
+	return nil
+}
+
+func (x *Rows) GetPeers() []*Peers {
+	if x != nil {
+		return x.Peers
+	}
+	return nil
+}
+
+func (x *Rows) GetBlocks() []*Block {
+	if x != nil {
+		return x.Blocks
+	}
+	return nil
+}
+
 // Keys name rows of a node's tables.
 type Keys struct {
 	state     protoimpl.MessageState `protogen:"open.v1"`
@@ -439,7 +651,14 @@ type Keys struct {
 	// Ports.
 	HealthChecks []uint32 `protobuf:"varint,9,rep,packed,name=health_checks,json=healthChecks,proto3" json:"health_checks,omitempty"`
 	// The node's Self row is gone.
-	Self          bool `protobuf:"varint,10,opt,name=self,proto3" json:"self,omitempty"`
+	Self         bool          `protobuf:"varint,10,opt,name=self,proto3" json:"self,omitempty"`
+	RuleSets     []uint64      `protobuf:"fixed64,11,rep,packed,name=rule_sets,json=ruleSets,proto3" json:"rule_sets,omitempty"`
+	Rules        []uint64      `protobuf:"fixed64,12,rep,packed,name=rules,proto3" json:"rules,omitempty"`
+	Verdicts     []*VerdictKey `protobuf:"bytes,13,rep,name=verdicts,proto3" json:"verdicts,omitempty"`
+	PortVerdicts []*PortKey    `protobuf:"bytes,14,rep,name=port_verdicts,json=portVerdicts,proto3" json:"port_verdicts,omitempty"`
+	// Addresses of 4 or 16 bytes.
+	Peers         [][]byte  `protobuf:"bytes,15,rep,name=peers,proto3" json:"peers,omitempty"`
+	Blocks        []*Prefix `protobuf:"bytes,16,rep,name=blocks,proto3" json:"blocks,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -542,6 +761,48 @@ func (x *Keys) GetSelf() bool {
 		return x.Self
 	}
 	return false
+}
+
+func (x *Keys) GetRuleSets() []uint64 {
+	if x != nil {
+		return x.RuleSets
+	}
+	return nil
+}
+
+func (x *Keys) GetRules() []uint64 {
+	if x != nil {
+		return x.Rules
+	}
+	return nil
+}
+
+func (x *Keys) GetVerdicts() []*VerdictKey {
+	if x != nil {
+		return x.Verdicts
+	}
+	return nil
+}
+
+func (x *Keys) GetPortVerdicts() []*PortKey {
+	if x != nil {
+		return x.PortVerdicts
+	}
+	return nil
+}
+
+func (x *Keys) GetPeers() [][]byte {
+	if x != nil {
+		return x.Peers
+	}
+	return nil
+}
+
+func (x *Keys) GetBlocks() []*Prefix {
+	if x != nil {
+		return x.Blocks
+	}
+	return nil
 }
 
 // FrontendKey is what a client dials.
@@ -1131,7 +1392,13 @@ type Endpoint struct {
 	// 4 or 16 bytes.
 	Address []byte `protobuf:"bytes,1,opt,name=address,proto3" json:"address,omitempty"`
 	// "namespace/name".
-	Pod           string `protobuf:"bytes,2,opt,name=pod,proto3" json:"pod,omitempty"`
+	Pod string `protobuf:"bytes,2,opt,name=pod,proto3" json:"pod,omitempty"`
+	// Differs between pods that have one address or name after each other: the first 4 bytes of the SHA-256 of the
+	// pod's uid, big endian.
+	Incarnation uint32 `protobuf:"fixed32,3,opt,name=incarnation,proto3" json:"incarnation,omitempty"`
+	// The rule sets that judge what comes to the pod and what it sends; 0 for none: all passes.
+	Ingress       uint64 `protobuf:"fixed64,4,opt,name=ingress,proto3" json:"ingress,omitempty"`
+	Egress        uint64 `protobuf:"fixed64,5,opt,name=egress,proto3" json:"egress,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1178,6 +1445,27 @@ func (x *Endpoint) GetPod() string {
 		return x.Pod
 	}
 	return ""
+}
+
+func (x *Endpoint) GetIncarnation() uint32 {
+	if x != nil {
+		return x.Incarnation
+	}
+	return 0
+}
+
+func (x *Endpoint) GetIngress() uint64 {
+	if x != nil {
+		return x.Ingress
+	}
+	return 0
+}
+
+func (x *Endpoint) GetEgress() uint64 {
+	if x != nil {
+		return x.Egress
+	}
+	return 0
 }
 
 // Prefix is an address prefix.
@@ -1409,7 +1697,10 @@ type Self struct {
 	// Label topology.kubernetes.io/zone, at most 63 bytes; may be empty.
 	Zone string `protobuf:"bytes,1,opt,name=zone,proto3" json:"zone,omitempty"`
 	// The node is about to be deleted: load balancers should send nothing new.
-	Draining      bool `protobuf:"varint,2,opt,name=draining,proto3" json:"draining,omitempty"`
+	Draining bool `protobuf:"varint,2,opt,name=draining,proto3" json:"draining,omitempty"`
+	// There are policies in the cluster: pods' connections are tracked and judged, and a pod that has no endpoint yet
+	// passes nothing.
+	Policed       bool `protobuf:"varint,3,opt,name=policed,proto3" json:"policed,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1458,11 +1749,555 @@ func (x *Self) GetDraining() bool {
 	return false
 }
 
+func (x *Self) GetPoliced() bool {
+	if x != nil {
+		return x.Policed
+	}
+	return false
+}
+
+// RuleSet judges one direction of all endpoints that the same policies select.
+type RuleSet struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The first 8 bytes of a SHA-256 of what it means, big endian; never 0.
+	Id        uint64    `protobuf:"fixed64,1,opt,name=id,proto3" json:"id,omitempty"`
+	Direction Direction `protobuf:"varint,2,opt,name=direction,proto3,enum=deltaplane.v1.Direction" json:"direction,omitempty"`
+	// For people: those that select the endpoints, in the order in which they are asked; at most 255 bytes.
+	Policies      string `protobuf:"bytes,3,opt,name=policies,proto3" json:"policies,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RuleSet) Reset() {
+	*x = RuleSet{}
+	mi := &file_deltaplane_v1_tables_proto_msgTypes[15]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RuleSet) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RuleSet) ProtoMessage() {}
+
+func (x *RuleSet) ProtoReflect() protoreflect.Message {
+	mi := &file_deltaplane_v1_tables_proto_msgTypes[15]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RuleSet.ProtoReflect.Descriptor instead.
+func (*RuleSet) Descriptor() ([]byte, []int) {
+	return file_deltaplane_v1_tables_proto_rawDescGZIP(), []int{15}
+}
+
+func (x *RuleSet) GetId() uint64 {
+	if x != nil {
+		return x.Id
+	}
+	return 0
+}
+
+func (x *RuleSet) GetDirection() Direction {
+	if x != nil {
+		return x.Direction
+	}
+	return Direction_DIRECTION_UNSPECIFIED
+}
+
+func (x *RuleSet) GetPolicies() string {
+	if x != nil {
+		return x.Policies
+	}
+	return ""
+}
+
+// Rule is one rule of one policy, for verdicts, counters and drops to name.
+type Rule struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The first 8 bytes of a SHA-256 of policy, direction and index, big endian; never 0.
+	Id   uint64     `protobuf:"fixed64,1,opt,name=id,proto3" json:"id,omitempty"`
+	Kind PolicyKind `protobuf:"varint,2,opt,name=kind,proto3,enum=deltaplane.v1.PolicyKind" json:"kind,omitempty"`
+	// Empty for a ClusterNetworkPolicy.
+	Namespace string    `protobuf:"bytes,3,opt,name=namespace,proto3" json:"namespace,omitempty"`
+	Policy    string    `protobuf:"bytes,4,opt,name=policy,proto3" json:"policy,omitempty"`
+	Direction Direction `protobuf:"varint,5,opt,name=direction,proto3,enum=deltaplane.v1.Direction" json:"direction,omitempty"`
+	// In the policy's list for the direction, from 0 to 65535.
+	Index uint32 `protobuf:"varint,6,opt,name=index,proto3" json:"index,omitempty"`
+	// That the rule was given, at most 100 bytes; may be empty.
+	Name string `protobuf:"bytes,7,opt,name=name,proto3" json:"name,omitempty"`
+	// ACTION_ALLOW or ACTION_DENY.
+	Action        Action `protobuf:"varint,8,opt,name=action,proto3,enum=deltaplane.v1.Action" json:"action,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Rule) Reset() {
+	*x = Rule{}
+	mi := &file_deltaplane_v1_tables_proto_msgTypes[16]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Rule) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Rule) ProtoMessage() {}
+
+func (x *Rule) ProtoReflect() protoreflect.Message {
+	mi := &file_deltaplane_v1_tables_proto_msgTypes[16]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Rule.ProtoReflect.Descriptor instead.
+func (*Rule) Descriptor() ([]byte, []int) {
+	return file_deltaplane_v1_tables_proto_rawDescGZIP(), []int{16}
+}
+
+func (x *Rule) GetId() uint64 {
+	if x != nil {
+		return x.Id
+	}
+	return 0
+}
+
+func (x *Rule) GetKind() PolicyKind {
+	if x != nil {
+		return x.Kind
+	}
+	return PolicyKind_POLICY_KIND_UNSPECIFIED
+}
+
+func (x *Rule) GetNamespace() string {
+	if x != nil {
+		return x.Namespace
+	}
+	return ""
+}
+
+func (x *Rule) GetPolicy() string {
+	if x != nil {
+		return x.Policy
+	}
+	return ""
+}
+
+func (x *Rule) GetDirection() Direction {
+	if x != nil {
+		return x.Direction
+	}
+	return Direction_DIRECTION_UNSPECIFIED
+}
+
+func (x *Rule) GetIndex() uint32 {
+	if x != nil {
+		return x.Index
+	}
+	return 0
+}
+
+func (x *Rule) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *Rule) GetAction() Action {
+	if x != nil {
+		return x.Action
+	}
+	return Action_ACTION_UNSPECIFIED
+}
+
+// VerdictKey asks what a rule set says about an identity.
+type VerdictKey struct {
+	state   protoimpl.MessageState `protogen:"open.v1"`
+	RuleSet uint64                 `protobuf:"fixed64,1,opt,name=rule_set,json=ruleSet,proto3" json:"rule_set,omitempty"`
+	// 0 is all identities without a row of their own.
+	Identity      uint32 `protobuf:"varint,2,opt,name=identity,proto3" json:"identity,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *VerdictKey) Reset() {
+	*x = VerdictKey{}
+	mi := &file_deltaplane_v1_tables_proto_msgTypes[17]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *VerdictKey) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*VerdictKey) ProtoMessage() {}
+
+func (x *VerdictKey) ProtoReflect() protoreflect.Message {
+	mi := &file_deltaplane_v1_tables_proto_msgTypes[17]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use VerdictKey.ProtoReflect.Descriptor instead.
+func (*VerdictKey) Descriptor() ([]byte, []int) {
+	return file_deltaplane_v1_tables_proto_rawDescGZIP(), []int{17}
+}
+
+func (x *VerdictKey) GetRuleSet() uint64 {
+	if x != nil {
+		return x.RuleSet
+	}
+	return 0
+}
+
+func (x *VerdictKey) GetIdentity() uint32 {
+	if x != nil {
+		return x.Identity
+	}
+	return 0
+}
+
+// Verdict is what a rule set says about an identity.
+type Verdict struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Key   *VerdictKey            `protobuf:"bytes,1,opt,name=key,proto3" json:"key,omitempty"`
+	// The table of exceptions; 0 for none.
+	Ports  uint64 `protobuf:"fixed64,2,opt,name=ports,proto3" json:"ports,omitempty"`
+	Action Action `protobuf:"varint,3,opt,name=action,proto3,enum=deltaplane.v1.Action" json:"action,omitempty"`
+	// The rule that decided; 0 if none did.
+	Rule          uint64 `protobuf:"fixed64,4,opt,name=rule,proto3" json:"rule,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Verdict) Reset() {
+	*x = Verdict{}
+	mi := &file_deltaplane_v1_tables_proto_msgTypes[18]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Verdict) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Verdict) ProtoMessage() {}
+
+func (x *Verdict) ProtoReflect() protoreflect.Message {
+	mi := &file_deltaplane_v1_tables_proto_msgTypes[18]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Verdict.ProtoReflect.Descriptor instead.
+func (*Verdict) Descriptor() ([]byte, []int) {
+	return file_deltaplane_v1_tables_proto_rawDescGZIP(), []int{18}
+}
+
+func (x *Verdict) GetKey() *VerdictKey {
+	if x != nil {
+		return x.Key
+	}
+	return nil
+}
+
+func (x *Verdict) GetPorts() uint64 {
+	if x != nil {
+		return x.Ports
+	}
+	return 0
+}
+
+func (x *Verdict) GetAction() Action {
+	if x != nil {
+		return x.Action
+	}
+	return Action_ACTION_UNSPECIFIED
+}
+
+func (x *Verdict) GetRule() uint64 {
+	if x != nil {
+		return x.Rule
+	}
+	return 0
+}
+
+// PortKey is a range of ports that is a power of two long and begins at a multiple of its length.
+type PortKey struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The first 8 bytes of a SHA-256 of all that is in the table, big endian; never 0.
+	Ports    uint64   `protobuf:"fixed64,1,opt,name=ports,proto3" json:"ports,omitempty"`
+	Protocol Protocol `protobuf:"varint,2,opt,name=protocol,proto3,enum=deltaplane.v1.Protocol" json:"protocol,omitempty"`
+	// The first, host byte order.
+	Port uint32 `protobuf:"varint,3,opt,name=port,proto3" json:"port,omitempty"`
+	// How many of the port's 16 bits count; 0 is all ports of the protocol.
+	Bits          uint32 `protobuf:"varint,4,opt,name=bits,proto3" json:"bits,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PortKey) Reset() {
+	*x = PortKey{}
+	mi := &file_deltaplane_v1_tables_proto_msgTypes[19]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PortKey) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PortKey) ProtoMessage() {}
+
+func (x *PortKey) ProtoReflect() protoreflect.Message {
+	mi := &file_deltaplane_v1_tables_proto_msgTypes[19]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PortKey.ProtoReflect.Descriptor instead.
+func (*PortKey) Descriptor() ([]byte, []int) {
+	return file_deltaplane_v1_tables_proto_rawDescGZIP(), []int{19}
+}
+
+func (x *PortKey) GetPorts() uint64 {
+	if x != nil {
+		return x.Ports
+	}
+	return 0
+}
+
+func (x *PortKey) GetProtocol() Protocol {
+	if x != nil {
+		return x.Protocol
+	}
+	return Protocol_PROTOCOL_UNSPECIFIED
+}
+
+func (x *PortKey) GetPort() uint32 {
+	if x != nil {
+		return x.Port
+	}
+	return 0
+}
+
+func (x *PortKey) GetBits() uint32 {
+	if x != nil {
+		return x.Bits
+	}
+	return 0
+}
+
+// PortVerdict is an exception of some Verdicts. Of several the one with most bits counts.
+type PortVerdict struct {
+	state  protoimpl.MessageState `protogen:"open.v1"`
+	Key    *PortKey               `protobuf:"bytes,1,opt,name=key,proto3" json:"key,omitempty"`
+	Action Action                 `protobuf:"varint,2,opt,name=action,proto3,enum=deltaplane.v1.Action" json:"action,omitempty"`
+	// The rule that decided; 0 if none did.
+	Rule          uint64 `protobuf:"fixed64,3,opt,name=rule,proto3" json:"rule,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PortVerdict) Reset() {
+	*x = PortVerdict{}
+	mi := &file_deltaplane_v1_tables_proto_msgTypes[20]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PortVerdict) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PortVerdict) ProtoMessage() {}
+
+func (x *PortVerdict) ProtoReflect() protoreflect.Message {
+	mi := &file_deltaplane_v1_tables_proto_msgTypes[20]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PortVerdict.ProtoReflect.Descriptor instead.
+func (*PortVerdict) Descriptor() ([]byte, []int) {
+	return file_deltaplane_v1_tables_proto_rawDescGZIP(), []int{20}
+}
+
+func (x *PortVerdict) GetKey() *PortKey {
+	if x != nil {
+		return x.Key
+	}
+	return nil
+}
+
+func (x *PortVerdict) GetAction() Action {
+	if x != nil {
+		return x.Action
+	}
+	return Action_ACTION_UNSPECIFIED
+}
+
+func (x *PortVerdict) GetRule() uint64 {
+	if x != nil {
+		return x.Rule
+	}
+	return 0
+}
+
+// Peers are addresses of pods and nodes with one identity.
+type Peers struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Never 0.
+	Identity uint32 `protobuf:"varint,1,opt,name=identity,proto3" json:"identity,omitempty"`
+	// 4 or 16 bytes each.
+	Addresses     [][]byte `protobuf:"bytes,2,rep,name=addresses,proto3" json:"addresses,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Peers) Reset() {
+	*x = Peers{}
+	mi := &file_deltaplane_v1_tables_proto_msgTypes[21]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Peers) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Peers) ProtoMessage() {}
+
+func (x *Peers) ProtoReflect() protoreflect.Message {
+	mi := &file_deltaplane_v1_tables_proto_msgTypes[21]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Peers.ProtoReflect.Descriptor instead.
+func (*Peers) Descriptor() ([]byte, []int) {
+	return file_deltaplane_v1_tables_proto_rawDescGZIP(), []int{21}
+}
+
+func (x *Peers) GetIdentity() uint32 {
+	if x != nil {
+		return x.Identity
+	}
+	return 0
+}
+
+func (x *Peers) GetAddresses() [][]byte {
+	if x != nil {
+		return x.Addresses
+	}
+	return nil
+}
+
+// Block is a prefix with the identity of addresses in it that have neither a Peer nor a longer Block.
+type Block struct {
+	state  protoimpl.MessageState `protogen:"open.v1"`
+	Prefix *Prefix                `protobuf:"bytes,1,opt,name=prefix,proto3" json:"prefix,omitempty"`
+	// 0 for what is excepted from a broader one.
+	Identity      uint32 `protobuf:"varint,2,opt,name=identity,proto3" json:"identity,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Block) Reset() {
+	*x = Block{}
+	mi := &file_deltaplane_v1_tables_proto_msgTypes[22]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Block) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Block) ProtoMessage() {}
+
+func (x *Block) ProtoReflect() protoreflect.Message {
+	mi := &file_deltaplane_v1_tables_proto_msgTypes[22]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Block.ProtoReflect.Descriptor instead.
+func (*Block) Descriptor() ([]byte, []int) {
+	return file_deltaplane_v1_tables_proto_rawDescGZIP(), []int{22}
+}
+
+func (x *Block) GetPrefix() *Prefix {
+	if x != nil {
+		return x.Prefix
+	}
+	return nil
+}
+
+func (x *Block) GetIdentity() uint32 {
+	if x != nil {
+		return x.Identity
+	}
+	return 0
+}
+
 var File_deltaplane_v1_tables_proto protoreflect.FileDescriptor
 
 const file_deltaplane_v1_tables_proto_rawDesc = "" +
 	"\n" +
-	"\x1adeltaplane/v1/tables.proto\x12\rdeltaplane.v1\x1a\x1bdeltaplane/v1/network.proto\"\x97\x04\n" +
+	"\x1adeltaplane/v1/tables.proto\x12\rdeltaplane.v1\x1a\x1bdeltaplane/v1/network.proto\"\xc6\x06\n" +
 	"\x04Rows\x125\n" +
 	"\tfrontends\x18\x01 \x03(\v2\x17.deltaplane.v1.FrontendR\tfrontends\x12-\n" +
 	"\x04sets\x18\x02 \x03(\v2\x19.deltaplane.v1.BackendSetR\x04sets\x122\n" +
@@ -1474,7 +2309,13 @@ const file_deltaplane_v1_tables_proto_rawDesc = "" +
 	"\bnetworks\x18\b \x03(\v2\x16.deltaplane.v1.NetworkR\bnetworks\x12?\n" +
 	"\rhealth_checks\x18\t \x03(\v2\x1a.deltaplane.v1.HealthCheckR\fhealthChecks\x12+\n" +
 	"\x06selves\x18\n" +
-	" \x03(\v2\x13.deltaplane.v1.SelfR\x06selves\"\x9b\x03\n" +
+	" \x03(\v2\x13.deltaplane.v1.SelfR\x06selves\x123\n" +
+	"\trule_sets\x18\v \x03(\v2\x16.deltaplane.v1.RuleSetR\bruleSets\x12)\n" +
+	"\x05rules\x18\f \x03(\v2\x13.deltaplane.v1.RuleR\x05rules\x122\n" +
+	"\bverdicts\x18\r \x03(\v2\x16.deltaplane.v1.VerdictR\bverdicts\x12?\n" +
+	"\rport_verdicts\x18\x0e \x03(\v2\x1a.deltaplane.v1.PortVerdictR\fportVerdicts\x12*\n" +
+	"\x05peers\x18\x0f \x03(\v2\x14.deltaplane.v1.PeersR\x05peers\x12,\n" +
+	"\x06blocks\x18\x10 \x03(\v2\x14.deltaplane.v1.BlockR\x06blocks\"\x87\x05\n" +
 	"\x04Keys\x128\n" +
 	"\tfrontends\x18\x01 \x03(\v2\x1a.deltaplane.v1.FrontendKeyR\tfrontends\x12\x12\n" +
 	"\x04sets\x18\x02 \x03(\rR\x04sets\x12\x1a\n" +
@@ -1486,7 +2327,13 @@ const file_deltaplane_v1_tables_proto_rawDesc = "" +
 	"\bnetworks\x18\b \x03(\v2\x15.deltaplane.v1.PrefixR\bnetworks\x12#\n" +
 	"\rhealth_checks\x18\t \x03(\rR\fhealthChecks\x12\x12\n" +
 	"\x04self\x18\n" +
-	" \x01(\bR\x04self\"\x9c\x01\n" +
+	" \x01(\bR\x04self\x12\x1b\n" +
+	"\trule_sets\x18\v \x03(\x06R\bruleSets\x12\x14\n" +
+	"\x05rules\x18\f \x03(\x06R\x05rules\x125\n" +
+	"\bverdicts\x18\r \x03(\v2\x19.deltaplane.v1.VerdictKeyR\bverdicts\x12;\n" +
+	"\rport_verdicts\x18\x0e \x03(\v2\x16.deltaplane.v1.PortKeyR\fportVerdicts\x12\x14\n" +
+	"\x05peers\x18\x0f \x03(\fR\x05peers\x12-\n" +
+	"\x06blocks\x18\x10 \x03(\v2\x15.deltaplane.v1.PrefixR\x06blocks\"\x9c\x01\n" +
 	"\vFrontendKey\x12\x18\n" +
 	"\aaddress\x18\x01 \x01(\fR\aaddress\x12\x12\n" +
 	"\x04port\x18\x02 \x01(\rR\x04port\x123\n" +
@@ -1534,10 +2381,13 @@ const file_deltaplane_v1_tables_proto_rawDesc = "" +
 	"\x04twin\x18\a \x01(\rR\x04twin\"7\n" +
 	"\aMembers\x12\x10\n" +
 	"\x03set\x18\x01 \x01(\rR\x03set\x12\x1a\n" +
-	"\bbackends\x18\x02 \x03(\rR\bbackends\"6\n" +
+	"\bbackends\x18\x02 \x03(\rR\bbackends\"\x8a\x01\n" +
 	"\bEndpoint\x12\x18\n" +
 	"\aaddress\x18\x01 \x01(\fR\aaddress\x12\x10\n" +
-	"\x03pod\x18\x02 \x01(\tR\x03pod\"6\n" +
+	"\x03pod\x18\x02 \x01(\tR\x03pod\x12 \n" +
+	"\vincarnation\x18\x03 \x01(\aR\vincarnation\x12\x18\n" +
+	"\aingress\x18\x04 \x01(\x06R\aingress\x12\x16\n" +
+	"\x06egress\x18\x05 \x01(\x06R\x06egress\"6\n" +
 	"\x06Prefix\x12\x18\n" +
 	"\aaddress\x18\x01 \x01(\fR\aaddress\x12\x12\n" +
 	"\x04bits\x18\x02 \x01(\rR\x04bits\"N\n" +
@@ -1550,10 +2400,48 @@ const file_deltaplane_v1_tables_proto_rawDesc = "" +
 	"\vHealthCheck\x12\x12\n" +
 	"\x04port\x18\x01 \x01(\rR\x04port\x12\x1c\n" +
 	"\tnamespace\x18\x02 \x01(\tR\tnamespace\x12\x18\n" +
-	"\aservice\x18\x03 \x01(\tR\aservice\"6\n" +
+	"\aservice\x18\x03 \x01(\tR\aservice\"P\n" +
 	"\x04Self\x12\x12\n" +
 	"\x04zone\x18\x01 \x01(\tR\x04zone\x12\x1a\n" +
-	"\bdraining\x18\x02 \x01(\bR\bdraining*H\n" +
+	"\bdraining\x18\x02 \x01(\bR\bdraining\x12\x18\n" +
+	"\apoliced\x18\x03 \x01(\bR\apoliced\"m\n" +
+	"\aRuleSet\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\x06R\x02id\x126\n" +
+	"\tdirection\x18\x02 \x01(\x0e2\x18.deltaplane.v1.DirectionR\tdirection\x12\x1a\n" +
+	"\bpolicies\x18\x03 \x01(\tR\bpolicies\"\x8c\x02\n" +
+	"\x04Rule\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\x06R\x02id\x12-\n" +
+	"\x04kind\x18\x02 \x01(\x0e2\x19.deltaplane.v1.PolicyKindR\x04kind\x12\x1c\n" +
+	"\tnamespace\x18\x03 \x01(\tR\tnamespace\x12\x16\n" +
+	"\x06policy\x18\x04 \x01(\tR\x06policy\x126\n" +
+	"\tdirection\x18\x05 \x01(\x0e2\x18.deltaplane.v1.DirectionR\tdirection\x12\x14\n" +
+	"\x05index\x18\x06 \x01(\rR\x05index\x12\x12\n" +
+	"\x04name\x18\a \x01(\tR\x04name\x12-\n" +
+	"\x06action\x18\b \x01(\x0e2\x15.deltaplane.v1.ActionR\x06action\"C\n" +
+	"\n" +
+	"VerdictKey\x12\x19\n" +
+	"\brule_set\x18\x01 \x01(\x06R\aruleSet\x12\x1a\n" +
+	"\bidentity\x18\x02 \x01(\rR\bidentity\"\x8f\x01\n" +
+	"\aVerdict\x12+\n" +
+	"\x03key\x18\x01 \x01(\v2\x19.deltaplane.v1.VerdictKeyR\x03key\x12\x14\n" +
+	"\x05ports\x18\x02 \x01(\x06R\x05ports\x12-\n" +
+	"\x06action\x18\x03 \x01(\x0e2\x15.deltaplane.v1.ActionR\x06action\x12\x12\n" +
+	"\x04rule\x18\x04 \x01(\x06R\x04rule\"|\n" +
+	"\aPortKey\x12\x14\n" +
+	"\x05ports\x18\x01 \x01(\x06R\x05ports\x123\n" +
+	"\bprotocol\x18\x02 \x01(\x0e2\x17.deltaplane.v1.ProtocolR\bprotocol\x12\x12\n" +
+	"\x04port\x18\x03 \x01(\rR\x04port\x12\x12\n" +
+	"\x04bits\x18\x04 \x01(\rR\x04bits\"z\n" +
+	"\vPortVerdict\x12(\n" +
+	"\x03key\x18\x01 \x01(\v2\x16.deltaplane.v1.PortKeyR\x03key\x12-\n" +
+	"\x06action\x18\x02 \x01(\x0e2\x15.deltaplane.v1.ActionR\x06action\x12\x12\n" +
+	"\x04rule\x18\x03 \x01(\x06R\x04rule\"A\n" +
+	"\x05Peers\x12\x1a\n" +
+	"\bidentity\x18\x01 \x01(\rR\bidentity\x12\x1c\n" +
+	"\taddresses\x18\x02 \x03(\fR\taddresses\"R\n" +
+	"\x05Block\x12-\n" +
+	"\x06prefix\x18\x01 \x01(\v2\x15.deltaplane.v1.PrefixR\x06prefix\x12\x1a\n" +
+	"\bidentity\x18\x02 \x01(\rR\bidentity*H\n" +
 	"\x05Match\x12\x15\n" +
 	"\x11MATCH_UNSPECIFIED\x10\x00\x12\x13\n" +
 	"\x0fMATCH_NODE_PORT\x10\x01\x12\x13\n" +
@@ -1582,7 +2470,23 @@ const file_deltaplane_v1_tables_proto_rawDesc = "" +
 	"\vNetworkKind\x12\x1c\n" +
 	"\x18NETWORK_KIND_UNSPECIFIED\x10\x00\x12\x15\n" +
 	"\x11NETWORK_KIND_PODS\x10\x01\x12\x19\n" +
-	"\x15NETWORK_KIND_SERVICES\x10\x02B2Z0github.com/deltaplane/deltaplane/schemas;schemasb\x06proto3"
+	"\x15NETWORK_KIND_SERVICES\x10\x02*S\n" +
+	"\tDirection\x12\x19\n" +
+	"\x15DIRECTION_UNSPECIFIED\x10\x00\x12\x15\n" +
+	"\x11DIRECTION_INGRESS\x10\x01\x12\x14\n" +
+	"\x10DIRECTION_EGRESS\x10\x02*j\n" +
+	"\x06Action\x12\x16\n" +
+	"\x12ACTION_UNSPECIFIED\x10\x00\x12\x10\n" +
+	"\fACTION_ALLOW\x10\x01\x12\x0f\n" +
+	"\vACTION_DENY\x10\x02\x12\x12\n" +
+	"\x0eACTION_ISOLATE\x10\x03\x12\x11\n" +
+	"\rACTION_CLOSED\x10\x04*z\n" +
+	"\n" +
+	"PolicyKind\x12\x1b\n" +
+	"\x17POLICY_KIND_UNSPECIFIED\x10\x00\x12\x15\n" +
+	"\x11POLICY_KIND_ADMIN\x10\x01\x12\x1e\n" +
+	"\x1aPOLICY_KIND_NETWORK_POLICY\x10\x02\x12\x18\n" +
+	"\x14POLICY_KIND_BASELINE\x10\x03B2Z0github.com/deltaplane/deltaplane/schemas;schemasb\x06proto3"
 
 var (
 	file_deltaplane_v1_tables_proto_rawDescOnce sync.Once
@@ -1596,66 +2500,96 @@ func file_deltaplane_v1_tables_proto_rawDescGZIP() []byte {
 	return file_deltaplane_v1_tables_proto_rawDescData
 }
 
-var file_deltaplane_v1_tables_proto_enumTypes = make([]protoimpl.EnumInfo, 5)
-var file_deltaplane_v1_tables_proto_msgTypes = make([]protoimpl.MessageInfo, 15)
+var file_deltaplane_v1_tables_proto_enumTypes = make([]protoimpl.EnumInfo, 8)
+var file_deltaplane_v1_tables_proto_msgTypes = make([]protoimpl.MessageInfo, 23)
 var file_deltaplane_v1_tables_proto_goTypes = []any{
 	(Match)(0),          // 0: deltaplane.v1.Match
 	(FrontendKind)(0),   // 1: deltaplane.v1.FrontendKind
 	(Scope)(0),          // 2: deltaplane.v1.Scope
 	(BackendState)(0),   // 3: deltaplane.v1.BackendState
 	(NetworkKind)(0),    // 4: deltaplane.v1.NetworkKind
-	(*Rows)(nil),        // 5: deltaplane.v1.Rows
-	(*Keys)(nil),        // 6: deltaplane.v1.Keys
-	(*FrontendKey)(nil), // 7: deltaplane.v1.FrontendKey
-	(*Frontend)(nil),    // 8: deltaplane.v1.Frontend
-	(*BackendSet)(nil),  // 9: deltaplane.v1.BackendSet
-	(*ViewKey)(nil),     // 10: deltaplane.v1.ViewKey
-	(*View)(nil),        // 11: deltaplane.v1.View
-	(*Backend)(nil),     // 12: deltaplane.v1.Backend
-	(*Members)(nil),     // 13: deltaplane.v1.Members
-	(*Endpoint)(nil),    // 14: deltaplane.v1.Endpoint
-	(*Prefix)(nil),      // 15: deltaplane.v1.Prefix
-	(*SourceRange)(nil), // 16: deltaplane.v1.SourceRange
-	(*Network)(nil),     // 17: deltaplane.v1.Network
-	(*HealthCheck)(nil), // 18: deltaplane.v1.HealthCheck
-	(*Self)(nil),        // 19: deltaplane.v1.Self
-	(Protocol)(0),       // 20: deltaplane.v1.Protocol
-	(IPFamily)(0),       // 21: deltaplane.v1.IPFamily
+	(Direction)(0),      // 5: deltaplane.v1.Direction
+	(Action)(0),         // 6: deltaplane.v1.Action
+	(PolicyKind)(0),     // 7: deltaplane.v1.PolicyKind
+	(*Rows)(nil),        // 8: deltaplane.v1.Rows
+	(*Keys)(nil),        // 9: deltaplane.v1.Keys
+	(*FrontendKey)(nil), // 10: deltaplane.v1.FrontendKey
+	(*Frontend)(nil),    // 11: deltaplane.v1.Frontend
+	(*BackendSet)(nil),  // 12: deltaplane.v1.BackendSet
+	(*ViewKey)(nil),     // 13: deltaplane.v1.ViewKey
+	(*View)(nil),        // 14: deltaplane.v1.View
+	(*Backend)(nil),     // 15: deltaplane.v1.Backend
+	(*Members)(nil),     // 16: deltaplane.v1.Members
+	(*Endpoint)(nil),    // 17: deltaplane.v1.Endpoint
+	(*Prefix)(nil),      // 18: deltaplane.v1.Prefix
+	(*SourceRange)(nil), // 19: deltaplane.v1.SourceRange
+	(*Network)(nil),     // 20: deltaplane.v1.Network
+	(*HealthCheck)(nil), // 21: deltaplane.v1.HealthCheck
+	(*Self)(nil),        // 22: deltaplane.v1.Self
+	(*RuleSet)(nil),     // 23: deltaplane.v1.RuleSet
+	(*Rule)(nil),        // 24: deltaplane.v1.Rule
+	(*VerdictKey)(nil),  // 25: deltaplane.v1.VerdictKey
+	(*Verdict)(nil),     // 26: deltaplane.v1.Verdict
+	(*PortKey)(nil),     // 27: deltaplane.v1.PortKey
+	(*PortVerdict)(nil), // 28: deltaplane.v1.PortVerdict
+	(*Peers)(nil),       // 29: deltaplane.v1.Peers
+	(*Block)(nil),       // 30: deltaplane.v1.Block
+	(Protocol)(0),       // 31: deltaplane.v1.Protocol
+	(IPFamily)(0),       // 32: deltaplane.v1.IPFamily
 }
 var file_deltaplane_v1_tables_proto_depIdxs = []int32{
-	8,  // 0: deltaplane.v1.Rows.frontends:type_name -> deltaplane.v1.Frontend
-	9,  // 1: deltaplane.v1.Rows.sets:type_name -> deltaplane.v1.BackendSet
-	12, // 2: deltaplane.v1.Rows.backends:type_name -> deltaplane.v1.Backend
-	13, // 3: deltaplane.v1.Rows.members:type_name -> deltaplane.v1.Members
-	14, // 4: deltaplane.v1.Rows.endpoints:type_name -> deltaplane.v1.Endpoint
-	11, // 5: deltaplane.v1.Rows.views:type_name -> deltaplane.v1.View
-	16, // 6: deltaplane.v1.Rows.source_ranges:type_name -> deltaplane.v1.SourceRange
-	17, // 7: deltaplane.v1.Rows.networks:type_name -> deltaplane.v1.Network
-	18, // 8: deltaplane.v1.Rows.health_checks:type_name -> deltaplane.v1.HealthCheck
-	19, // 9: deltaplane.v1.Rows.selves:type_name -> deltaplane.v1.Self
-	7,  // 10: deltaplane.v1.Keys.frontends:type_name -> deltaplane.v1.FrontendKey
-	13, // 11: deltaplane.v1.Keys.members:type_name -> deltaplane.v1.Members
-	10, // 12: deltaplane.v1.Keys.views:type_name -> deltaplane.v1.ViewKey
-	16, // 13: deltaplane.v1.Keys.source_ranges:type_name -> deltaplane.v1.SourceRange
-	15, // 14: deltaplane.v1.Keys.networks:type_name -> deltaplane.v1.Prefix
-	20, // 15: deltaplane.v1.FrontendKey.protocol:type_name -> deltaplane.v1.Protocol
-	0,  // 16: deltaplane.v1.FrontendKey.match:type_name -> deltaplane.v1.Match
-	7,  // 17: deltaplane.v1.Frontend.key:type_name -> deltaplane.v1.FrontendKey
-	1,  // 18: deltaplane.v1.Frontend.kind:type_name -> deltaplane.v1.FrontendKind
-	20, // 19: deltaplane.v1.BackendSet.protocol:type_name -> deltaplane.v1.Protocol
-	21, // 20: deltaplane.v1.BackendSet.family:type_name -> deltaplane.v1.IPFamily
-	2,  // 21: deltaplane.v1.BackendSet.scope:type_name -> deltaplane.v1.Scope
-	2,  // 22: deltaplane.v1.ViewKey.scope:type_name -> deltaplane.v1.Scope
-	10, // 23: deltaplane.v1.View.key:type_name -> deltaplane.v1.ViewKey
-	3,  // 24: deltaplane.v1.Backend.state:type_name -> deltaplane.v1.BackendState
-	15, // 25: deltaplane.v1.SourceRange.prefix:type_name -> deltaplane.v1.Prefix
-	15, // 26: deltaplane.v1.Network.prefix:type_name -> deltaplane.v1.Prefix
-	4,  // 27: deltaplane.v1.Network.kind:type_name -> deltaplane.v1.NetworkKind
-	28, // [28:28] is the sub-list for method output_type
-	28, // [28:28] is the sub-list for method input_type
-	28, // [28:28] is the sub-list for extension type_name
-	28, // [28:28] is the sub-list for extension extendee
-	0,  // [0:28] is the sub-list for field type_name
+	11, // 0: deltaplane.v1.Rows.frontends:type_name -> deltaplane.v1.Frontend
+	12, // 1: deltaplane.v1.Rows.sets:type_name -> deltaplane.v1.BackendSet
+	15, // 2: deltaplane.v1.Rows.backends:type_name -> deltaplane.v1.Backend
+	16, // 3: deltaplane.v1.Rows.members:type_name -> deltaplane.v1.Members
+	17, // 4: deltaplane.v1.Rows.endpoints:type_name -> deltaplane.v1.Endpoint
+	14, // 5: deltaplane.v1.Rows.views:type_name -> deltaplane.v1.View
+	19, // 6: deltaplane.v1.Rows.source_ranges:type_name -> deltaplane.v1.SourceRange
+	20, // 7: deltaplane.v1.Rows.networks:type_name -> deltaplane.v1.Network
+	21, // 8: deltaplane.v1.Rows.health_checks:type_name -> deltaplane.v1.HealthCheck
+	22, // 9: deltaplane.v1.Rows.selves:type_name -> deltaplane.v1.Self
+	23, // 10: deltaplane.v1.Rows.rule_sets:type_name -> deltaplane.v1.RuleSet
+	24, // 11: deltaplane.v1.Rows.rules:type_name -> deltaplane.v1.Rule
+	26, // 12: deltaplane.v1.Rows.verdicts:type_name -> deltaplane.v1.Verdict
+	28, // 13: deltaplane.v1.Rows.port_verdicts:type_name -> deltaplane.v1.PortVerdict
+	29, // 14: deltaplane.v1.Rows.peers:type_name -> deltaplane.v1.Peers
+	30, // 15: deltaplane.v1.Rows.blocks:type_name -> deltaplane.v1.Block
+	10, // 16: deltaplane.v1.Keys.frontends:type_name -> deltaplane.v1.FrontendKey
+	16, // 17: deltaplane.v1.Keys.members:type_name -> deltaplane.v1.Members
+	13, // 18: deltaplane.v1.Keys.views:type_name -> deltaplane.v1.ViewKey
+	19, // 19: deltaplane.v1.Keys.source_ranges:type_name -> deltaplane.v1.SourceRange
+	18, // 20: deltaplane.v1.Keys.networks:type_name -> deltaplane.v1.Prefix
+	25, // 21: deltaplane.v1.Keys.verdicts:type_name -> deltaplane.v1.VerdictKey
+	27, // 22: deltaplane.v1.Keys.port_verdicts:type_name -> deltaplane.v1.PortKey
+	18, // 23: deltaplane.v1.Keys.blocks:type_name -> deltaplane.v1.Prefix
+	31, // 24: deltaplane.v1.FrontendKey.protocol:type_name -> deltaplane.v1.Protocol
+	0,  // 25: deltaplane.v1.FrontendKey.match:type_name -> deltaplane.v1.Match
+	10, // 26: deltaplane.v1.Frontend.key:type_name -> deltaplane.v1.FrontendKey
+	1,  // 27: deltaplane.v1.Frontend.kind:type_name -> deltaplane.v1.FrontendKind
+	31, // 28: deltaplane.v1.BackendSet.protocol:type_name -> deltaplane.v1.Protocol
+	32, // 29: deltaplane.v1.BackendSet.family:type_name -> deltaplane.v1.IPFamily
+	2,  // 30: deltaplane.v1.BackendSet.scope:type_name -> deltaplane.v1.Scope
+	2,  // 31: deltaplane.v1.ViewKey.scope:type_name -> deltaplane.v1.Scope
+	13, // 32: deltaplane.v1.View.key:type_name -> deltaplane.v1.ViewKey
+	3,  // 33: deltaplane.v1.Backend.state:type_name -> deltaplane.v1.BackendState
+	18, // 34: deltaplane.v1.SourceRange.prefix:type_name -> deltaplane.v1.Prefix
+	18, // 35: deltaplane.v1.Network.prefix:type_name -> deltaplane.v1.Prefix
+	4,  // 36: deltaplane.v1.Network.kind:type_name -> deltaplane.v1.NetworkKind
+	5,  // 37: deltaplane.v1.RuleSet.direction:type_name -> deltaplane.v1.Direction
+	7,  // 38: deltaplane.v1.Rule.kind:type_name -> deltaplane.v1.PolicyKind
+	5,  // 39: deltaplane.v1.Rule.direction:type_name -> deltaplane.v1.Direction
+	6,  // 40: deltaplane.v1.Rule.action:type_name -> deltaplane.v1.Action
+	25, // 41: deltaplane.v1.Verdict.key:type_name -> deltaplane.v1.VerdictKey
+	6,  // 42: deltaplane.v1.Verdict.action:type_name -> deltaplane.v1.Action
+	31, // 43: deltaplane.v1.PortKey.protocol:type_name -> deltaplane.v1.Protocol
+	27, // 44: deltaplane.v1.PortVerdict.key:type_name -> deltaplane.v1.PortKey
+	6,  // 45: deltaplane.v1.PortVerdict.action:type_name -> deltaplane.v1.Action
+	18, // 46: deltaplane.v1.Block.prefix:type_name -> deltaplane.v1.Prefix
+	47, // [47:47] is the sub-list for method output_type
+	47, // [47:47] is the sub-list for method input_type
+	47, // [47:47] is the sub-list for extension type_name
+	47, // [47:47] is the sub-list for extension extendee
+	0,  // [0:47] is the sub-list for field type_name
 }
 
 func init() { file_deltaplane_v1_tables_proto_init() }
@@ -1669,8 +2603,8 @@ func file_deltaplane_v1_tables_proto_init() {
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_deltaplane_v1_tables_proto_rawDesc), len(file_deltaplane_v1_tables_proto_rawDesc)),
-			NumEnums:      5,
-			NumMessages:   15,
+			NumEnums:      8,
+			NumMessages:   23,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

@@ -90,11 +90,82 @@ _Static_assert(sizeof(struct backend) == 40, "backend");
 
 /* key: struct address */
 struct endpoint {
+	__u64 ingress; /* rule sets: what judges what comes to the pod; 0: all passes */
+	__u64 egress;  /* and what it sends */
+	__u32 incarnation; /* differs between pods that have one address after each other */
 	__u8 layer;
 	__u8 pad[3];
 	char pod[320]; /* "namespace/name", NUL-terminated */
 };
-_Static_assert(sizeof(struct endpoint) == 324, "endpoint");
+_Static_assert(sizeof(struct endpoint) == 344, "endpoint");
+
+/* Policy. A rule set, a table of ports and a rule are known by what they mean: a hash of it. */
+
+/* Of an address (peers, key: struct address) or of a prefix (blocks, key: struct network_key). */
+struct identity {
+	__u32 id; /* 0: whom no rule names */
+	__u8 layer;
+	__u8 pad[3];
+};
+_Static_assert(sizeof(struct identity) == 8, "identity");
+
+struct verdict_key {
+	__u64 rule_set;
+	__u32 identity; /* 0: all that have no entry of their own */
+	__u32 pad;
+};
+_Static_assert(sizeof(struct verdict_key) == 16, "verdict_key");
+
+/* What a rule set says about an identity. Where there is none, also not of identity 0, nothing
+ * passes. */
+struct verdict {
+	__u64 ports; /* the table of exceptions; 0: none */
+	__u64 rule;  /* that decided; 0: none */
+	__u8 action; /* Action of internal/model */
+	__u8 layer;
+	__u8 pad[6];
+};
+_Static_assert(sizeof(struct verdict) == 24, "verdict");
+
+/* In a longest-prefix-match trie. */
+struct port_verdict_key {
+	__u32 bits; /* 64 for the table, 16 for the protocol, and those of the port */
+	__be32 ports[2]; /* big endian */
+	__u8 protocol;
+	__u8 pad;
+	__be16 port;
+};
+_Static_assert(sizeof(struct port_verdict_key) == 16, "port_verdict_key");
+
+struct port_verdict {
+	__u64 rule;
+	__u8 action;
+	__u8 layer;
+	__u8 pad[6];
+};
+_Static_assert(sizeof(struct port_verdict) == 16, "port_verdict");
+
+/* key: __u64 id. Not read by programs: names for what they report. */
+struct rule_set {
+	__u8 direction; /* Direction of internal/model */
+	__u8 layer;
+	__u8 pad[6];
+	char policies[256]; /* NUL-terminated */
+};
+_Static_assert(sizeof(struct rule_set) == 264, "rule_set");
+
+/* key: __u64 id. Not read by programs. */
+struct rule {
+	__u16 index;
+	__u8 kind; /* PolicyKind of internal/model */
+	__u8 direction;
+	__u8 action;
+	__u8 layer;
+	__u8 pad[2];
+	char policy[320]; /* "namespace/name", NUL-terminated */
+	char name[104];	  /* NUL-terminated */
+};
+_Static_assert(sizeof(struct rule) == 432, "rule");
 
 /* Prefixes of clients that a set's frontends take. In a longest-prefix-match trie. */
 struct source_range_key {
@@ -138,7 +209,8 @@ struct self {
 	__u64 place; /* of the zone; 0: none */
 	__u8 layer;
 	__u8 draining;
-	__u8 pad[6];
+	__u8 policed; /* there are policies in the cluster */
+	__u8 pad[5];
 	char zone[64]; /* NUL-terminated */
 };
 _Static_assert(sizeof(struct self) == 80, "self");
@@ -224,6 +296,38 @@ _Static_assert(sizeof(struct flow) == 48, "flow");
 			*/
 #define FLOW_ENDED 64  /* the same of a TCP socket: answer with a RST */
 #define FLOW_LOCAL 128 /* with FLOW_MOVED: only backends of this node may take its place */
+
+/*
+ * A connection of a pod of this node, as the node sees it between the hooks: after destinations are
+ * exchanged and before sources are. So one key serves both directions.
+ */
+struct connection_key {
+	struct address pod;
+	struct address peer;
+	__be16 pod_port; /* of an echo both ports are its identifier */
+	__be16 peer_port;
+	__u8 protocol;
+	__u8 pad[3];
+};
+_Static_assert(sizeof(struct connection_key) == 40, "connection_key");
+
+/* What was found about it. */
+struct connection {
+	__u64 rule_set; /* that judged it; 0: none had to */
+	__u64 rule;	/* that allowed it; 0: none */
+	__u32 epoch;	/* of policy_v1 when it was judged: if that has gone on it is judged again */
+	__u32 seen;	/* the last packet, seconds of CLOCK_MONOTONIC, some late at most */
+	__u32 incarnation; /* of the pod */
+	__u8 state;	   /* CONNECTION_ bits */
+	__u8 pad[3];
+};
+_Static_assert(sizeof(struct connection) == 32, "connection");
+
+#define CONNECTION_INGRESS  1  /* the peer began it; else the pod did */
+#define CONNECTION_ANSWERED 2  /* something came from who did not begin it */
+#define CONNECTION_POD_FIN  4  /* the pod has ended its direction */
+#define CONNECTION_PEER_FIN 8  /* the peer has */
+#define CONNECTION_RESET    16 /* a RST was seen and nothing since */
 
 /* The backend that a client of a Service with affinity has. */
 struct affinity_key {
@@ -324,7 +428,9 @@ struct drop_event {
 	__u8 protocol;
 	__u8 reason; /* DropReason of internal/model, see reasons.h */
 	__u8 via;    /* 1 socket, 2 packet */
-	__u8 pad;
-	__u32 pad2;
+	__u8 direction; /* of policy: Direction of internal/model; else 0 */
+	__u32 pad;
+	__u64 rule_set; /* of policy; else 0 */
+	__u64 rule;	/* that decided; 0: none */
 };
-_Static_assert(sizeof(struct drop_event) == 56, "drop_event");
+_Static_assert(sizeof(struct drop_event) == 72, "drop_event");

@@ -46,7 +46,7 @@ static __noinline void drop_report(const struct tuple *tuple, __u32 set, __u8 re
 	count = look_up(&counters_v1, &index);
 	if (count)
 		__sync_fetch_and_add(count, 1); /* per CPU, but a program may interrupt another */
-	event = bpf_ringbuf_reserve(&drops_v1, sizeof(*event), 0);
+	event = bpf_ringbuf_reserve(&drops_v2, sizeof(*event), 0);
 	if (!event)
 		return;
 	drop_fill(event, tuple, set, reason, via);

@@ -52,7 +52,7 @@ struct {
 	__uint(map_flags, BPF_F_NO_PREALLOC);
 	__type(key, struct address);
 	__type(value, struct endpoint);
-} endpoints_v1 SEC(".maps");
+} endpoints_v2 SEC(".maps");
 
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
@@ -94,6 +94,54 @@ struct {
 	__type(value, struct self);
 } self_v1 SEC(".maps");
 
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 1024);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, struct address);
+	__type(value, struct identity);
+} peers_v1 SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_LPM_TRIE);
+	__uint(max_entries, 1024);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, struct network_key);
+	__type(value, struct identity);
+} blocks_v1 SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 1024);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, struct verdict_key);
+	__type(value, struct verdict);
+} verdicts_v1 SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_LPM_TRIE);
+	__uint(max_entries, 1024);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, struct port_verdict_key);
+	__type(value, struct port_verdict);
+} port_verdicts_v1 SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 1024);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, __u64);
+	__type(value, struct rule_set);
+} rule_sets_v1 SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 1024);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, __u64);
+	__type(value, struct rule);
+} rules_v1 SEC(".maps");
+
 /* Written by user space of what it finds on the node. */
 
 struct {
@@ -123,7 +171,35 @@ struct {
 	__type(value, struct position);
 } positions_v2 SEC(".maps");
 
+/*
+ * key: 0. How often what judges connections has changed: one that was judged before that is judged
+ * again. 0 while there is no policy in the cluster: then nothing is tracked or judged.
+ */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, __u32);
+} policy_v1 SEC(".maps");
+
 /* Written by the programs. */
+
+/* Pods' connections. The least recently used make room for new ones. */
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, 1024);
+	__type(key, struct connection_key);
+	__type(value, struct connection);
+} connections_v1 SEC(".maps");
+
+/* By rule: connections that it decided. */
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_HASH);
+	__uint(max_entries, 1024);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, __u64);
+	__type(value, __u64);
+} rule_hits_v1 SEC(".maps");
 
 /* Two entries a flow, one a direction. The least recently used make room for new ones. */
 struct {
@@ -176,7 +252,7 @@ struct {
 struct {
 	__uint(type, BPF_MAP_TYPE_RINGBUF);
 	__uint(max_entries, 1 << 18);
-} drops_v1 SEC(".maps");
+} drops_v2 SEC(".maps");
 
 /* Drops by reason. */
 struct {

@@ -32,4 +32,12 @@ enum reason {
 	REASON_FRAGMENT = 13,
 	/* no port was free for a masqueraded connection */
 	REASON_PORTS_EXHAUSTED = 14,
+	/* a rule of a ClusterNetworkPolicy denies it */
+	REASON_POLICY_DENIED = 15,
+	/* NetworkPolicies select the pod and none of their rules allows it */
+	REASON_POLICY_ISOLATED = 16,
+	/* a policy that selects the pod is not in force, so nothing passes; status names it */
+	REASON_POLICY_CLOSED = 17,
+	/* the pod is not known yet and there are policies; it passes nothing until it is */
+	REASON_UNKNOWN_POD = 18,
 };

@@ -31,6 +31,12 @@ const (
 	Networks                // NetworkKey → Network
 	HealthChecks            // port → HealthCheck
 	Selves                  // 0 → Self
+	Peers                   // address → Identity
+	Blocks                  // NetworkKey → Identity
+	Verdicts                // VerdictKey → Verdict
+	PortVerdicts            // PortVerdictKey → PortVerdict
+	RuleSets                // rule set id → RuleSet
+	Rules                   // rule id → Rule
 	MapCount
 )
 
@@ -48,11 +54,17 @@ var Layouts = [MapCount]Layout{
 	Sets:         {"sets_v2", 4, 160},
 	Slots:        {"slots_v1", 8, 4},
 	Backends:     {"backends_v2", 4, 40},
-	Endpoints:    {"endpoints_v1", 16, 324},
+	Endpoints:    {"endpoints_v2", 16, 344},
 	SourceRanges: {"source_ranges_v1", 24, 4},
 	Networks:     {"networks_v1", 20, 4},
 	HealthChecks: {"health_checks_v1", 4, 132},
 	Selves:       {"self_v1", 4, 80},
+	Peers:        {"peers_v1", 16, 8},
+	Blocks:       {"blocks_v1", 20, 8},
+	Verdicts:     {"verdicts_v1", 16, 24},
+	PortVerdicts: {"port_verdicts_v1", 16, 16},
+	RuleSets:     {"rule_sets_v1", 8, 264},
+	Rules:        {"rules_v1", 8, 432},
 }
 
 // String returns the map's name.
@@ -126,9 +138,12 @@ type Backend struct {
 
 // Endpoint is struct endpoint.
 type Endpoint struct {
-	Layer uint8
-	_     [3]uint8
-	Pod   [320]byte
+	Ingress     uint64
+	Egress      uint64
+	Incarnation uint32
+	Layer       uint8
+	_           [3]uint8
+	Pod         [320]byte
 }
 
 // SourceRangeKey is struct source_range_key.
@@ -169,9 +184,100 @@ type Self struct {
 	Place    uint64
 	Layer    uint8
 	Draining uint8
-	_        [6]uint8
+	Policed  uint8
+	_        [5]uint8
 	Zone     [64]byte
 }
+
+// Identity is struct identity.
+type Identity struct {
+	ID    uint32
+	Layer uint8
+	_     [3]uint8
+}
+
+// VerdictKey is struct verdict_key.
+type VerdictKey struct {
+	RuleSet  uint64
+	Identity uint32
+	_        uint32
+}
+
+// Verdict is struct verdict.
+type Verdict struct {
+	Ports  uint64
+	Rule   uint64
+	Action uint8
+	Layer  uint8
+	_      [6]uint8
+}
+
+// PortVerdictKey is struct port_verdict_key.
+type PortVerdictKey struct {
+	Bits     uint32
+	Ports    [8]byte // big endian
+	Protocol uint8
+	_        uint8
+	Port     [2]byte
+}
+
+// PortVerdict is struct port_verdict.
+type PortVerdict struct {
+	Rule   uint64
+	Action uint8
+	Layer  uint8
+	_      [6]uint8
+}
+
+// RuleSet is struct rule_set.
+type RuleSet struct {
+	Direction uint8
+	Layer     uint8
+	_         [6]uint8
+	Policies  [256]byte
+}
+
+// Rule is struct rule.
+type Rule struct {
+	Index     uint16
+	Kind      uint8
+	Direction uint8
+	Action    uint8
+	Layer     uint8
+	_         [2]uint8
+	Policy    [320]byte
+	Name      [104]byte
+}
+
+// ConnectionKey is struct connection_key.
+type ConnectionKey struct {
+	Pod      [16]byte
+	Peer     [16]byte
+	PodPort  [2]byte
+	PeerPort [2]byte
+	Protocol uint8
+	_        [3]uint8
+}
+
+// Connection is struct connection.
+type Connection struct {
+	RuleSet     uint64
+	Rule        uint64
+	Epoch       uint32
+	Seen        uint32
+	Incarnation uint32
+	State       uint8
+	_           [3]uint8
+}
+
+// The bits of a Connection's state.
+const (
+	ConnectionIngress  uint8 = 1  // the peer began it; else the pod did
+	ConnectionAnswered uint8 = 2  // something came from who did not begin it
+	ConnectionPodFin   uint8 = 4  // the pod has ended its direction
+	ConnectionPeerFin  uint8 = 8  // the peer has
+	ConnectionReset    uint8 = 16 // a RST was seen and nothing since
+)
 
 // Local is struct local: an address of the node.
 type Local struct {
@@ -212,8 +318,10 @@ type DropEvent struct {
 	Protocol        uint8
 	Reason          uint8
 	Via             uint8
-	_               uint8
+	Direction       uint8 // of policy: 1 ingress, 2 egress; else 0
 	_               uint32
+	RuleSet         uint64 // of policy; else 0
+	Rule            uint64 // that decided; 0: none
 }
 
 // Encode returns the bytes of one of this package's types, or of a uint32.

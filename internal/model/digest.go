@@ -96,6 +96,24 @@ func (m Member) Key() Member { return m }
 // Key returns the endpoint's address.
 func (e Endpoint) Key() netip.Addr { return e.Addr }
 
+// Key returns the rule set's id.
+func (s RuleSet) Key() RuleSetID { return s.ID }
+
+// Key returns the rule's id.
+func (r Rule) Key() RuleID { return r.ID }
+
+// Key returns what is asked.
+func (v Verdict) Key() VerdictKey { return v.VerdictKey }
+
+// Key returns the range of ports.
+func (v PortVerdict) Key() PortKey { return v.PortKey }
+
+// Key returns the peer's address.
+func (p Peer) Key() netip.Addr { return p.Addr }
+
+// Key returns the block's prefix.
+func (p Block) Key() netip.Prefix { return p.Prefix }
+
 func (f Frontend) appendCanonical(b []byte) []byte {
 	b = appendAddr(append(b, 'F'), f.Addr)
 	b = binary.BigEndian.AppendUint16(b, f.Port)
@@ -130,7 +148,10 @@ func (m Member) appendCanonical(b []byte) []byte {
 }
 
 func (e Endpoint) appendCanonical(b []byte) []byte {
-	return appendString(appendAddr(append(b, 'E'), e.Addr), e.Pod)
+	b = appendString(appendAddr(append(b, 'E'), e.Addr), e.Pod)
+	b = binary.BigEndian.AppendUint32(b, e.Incarnation)
+	b = binary.BigEndian.AppendUint64(b, uint64(e.Ingress))
+	return binary.BigEndian.AppendUint64(b, uint64(e.Egress))
 }
 
 func (v View) appendCanonical(b []byte) []byte {
@@ -154,10 +175,47 @@ func (h HealthCheck) appendCanonical(b []byte) []byte {
 
 func (s Self) appendCanonical(b []byte) []byte {
 	b = appendString(append(b, 'O'), s.Zone)
-	if s.Draining {
-		return append(b, 1)
+	return append(b, asByte(s.Draining), asByte(s.Policed))
+}
+
+func (s RuleSet) appendCanonical(b []byte) []byte {
+	b = binary.BigEndian.AppendUint64(append(b, 'U'), uint64(s.ID))
+	return appendString(append(b, byte(s.Direction)), s.Policies)
+}
+
+func (r Rule) appendCanonical(b []byte) []byte {
+	b = binary.BigEndian.AppendUint64(append(b, 'L'), uint64(r.ID))
+	b = appendString(appendString(append(b, byte(r.Policy.Kind)), r.Policy.Namespace), r.Policy.Name)
+	b = binary.BigEndian.AppendUint16(append(b, byte(r.Direction)), r.Index)
+	return append(appendString(b, r.Name), byte(r.Action))
+}
+
+func (v Verdict) appendCanonical(b []byte) []byte {
+	b = binary.BigEndian.AppendUint64(append(b, 'D'), uint64(v.RuleSet))
+	b = binary.BigEndian.AppendUint32(b, uint32(v.Identity))
+	b = binary.BigEndian.AppendUint64(b, uint64(v.Ports))
+	return binary.BigEndian.AppendUint64(append(b, byte(v.Action)), uint64(v.Rule))
+}
+
+func (v PortVerdict) appendCanonical(b []byte) []byte {
+	b = binary.BigEndian.AppendUint64(append(b, 'T'), uint64(v.Ports))
+	b = binary.BigEndian.AppendUint16(append(b, byte(v.Protocol)), v.Port)
+	return binary.BigEndian.AppendUint64(append(b, v.Bits, byte(v.Action)), uint64(v.Rule))
+}
+
+func (p Peer) appendCanonical(b []byte) []byte {
+	return binary.BigEndian.AppendUint32(appendAddr(append(b, 'P'), p.Addr), uint32(p.Identity))
+}
+
+func (p Block) appendCanonical(b []byte) []byte {
+	return binary.BigEndian.AppendUint32(appendPrefix(append(b, 'K'), p.Prefix), uint32(p.Identity))
+}
+
+func asByte(is bool) byte {
+	if is {
+		return 1
 	}
-	return append(b, 0)
+	return 0
 }
 
 // appendPrefix writes the address and the length in bits of its own family, so that 0.0.0.0/0 isn't ::/0.

@@ -40,6 +40,14 @@ const (
 	ReasonFragment DropReason = 13
 	// ReasonPortsExhausted is a connection to be masqueraded for which no port was free.
 	ReasonPortsExhausted DropReason = 14
+	// ReasonDenied is a connection that a rule of a ClusterNetworkPolicy denies.
+	ReasonDenied DropReason = 15
+	// ReasonIsolated is a connection of a pod that NetworkPolicies select, and that none of their rules allows.
+	ReasonIsolated DropReason = 16
+	// ReasonPolicyClosed is a connection of a pod that a policy selects which could not be compiled, or doesn't fit this node.
+	ReasonPolicyClosed DropReason = 17
+	// ReasonUnknownPod is a packet of a pod that isn't known yet, while there are policies in the cluster.
+	ReasonUnknownPod DropReason = 18
 )
 
 // DropReasons lists all reasons but ReasonNone, with the word that metrics, events and the C enum use.
@@ -62,6 +70,10 @@ var DropReasons = []struct {
 	{ReasonBackendGone, "backend_gone", "the connection's backend is gone; the client is told by a reset"},
 	{ReasonFragment, "fragment", "the datagram's first fragment was not seen, or too many fragments came before it"},
 	{ReasonPortsExhausted, "ports_exhausted", "no port was free for a masqueraded connection"},
+	{ReasonDenied, "policy_denied", "a rule of a ClusterNetworkPolicy denies it"},
+	{ReasonIsolated, "policy_isolated", "NetworkPolicies select the pod and none of their rules allows it"},
+	{ReasonPolicyClosed, "policy_closed", "a policy that selects the pod is not in force, so nothing passes; status names it"},
+	{ReasonUnknownPod, "unknown_pod", "the pod is not known yet and there are policies; it passes nothing until it is"},
 }
 
 // String returns the reason's word.

@@ -258,6 +258,9 @@ type HealthCheck struct {
 type Self struct {
 	Zone     string // topology.kubernetes.io/zone, at most 63 bytes; may be empty
 	Draining bool   // about to be deleted: load balancers should send nothing new
+	// Policed says that there are policies in the cluster: the connections of pods are tracked and judged, and a pod
+	// that has no Endpoint yet passes nothing.
+	Policed bool
 }
 
 // Endpoint is a local attachment: one address of one pod of the node whose layer holds the row. The
@@ -265,4 +268,9 @@ type Self struct {
 type Endpoint struct {
 	Addr netip.Addr // never IPv4-mapped
 	Pod  string     // "namespace/name", at most 317 bytes
+	// Incarnation differs between pods that have one address or name after each other: the first 4 bytes of the
+	// SHA-256 of the pod's uid, big endian. What was judged for another says nothing about this one.
+	Incarnation uint32
+	// Ingress and Egress judge what comes to the pod and what it sends; 0 is no policy: all passes.
+	Ingress, Egress RuleSetID
 }

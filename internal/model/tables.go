@@ -20,6 +20,12 @@ type Tables struct {
 	Networks     map[netip.Prefix]Network
 	HealthChecks map[uint16]HealthCheck
 	Selves       map[SelfKey]Self
+	RuleSets     map[RuleSetID]RuleSet
+	Rules        map[RuleID]Rule
+	PortVerdicts map[PortKey]PortVerdict
+	Verdicts     map[VerdictKey]Verdict
+	Blocks       map[netip.Prefix]Block
+	Peers        map[netip.Addr]Peer
 }
 
 // Change is what turns one Tables into another. A row to put replaces the row of the same key. No key is both
@@ -41,6 +47,12 @@ type Rows struct {
 	Networks     []Network
 	HealthChecks []HealthCheck
 	Selves       []Self
+	RuleSets     []RuleSet
+	Rules        []Rule
+	PortVerdicts []PortVerdict
+	Verdicts     []Verdict
+	Blocks       []Block
+	Peers        []Peer
 }
 
 // Append adds the rows of another part.
@@ -55,6 +67,12 @@ func (r *Rows) Append(part *Rows) {
 	r.Networks = append(r.Networks, part.Networks...)
 	r.HealthChecks = append(r.HealthChecks, part.HealthChecks...)
 	r.Selves = append(r.Selves, part.Selves...)
+	r.RuleSets = append(r.RuleSets, part.RuleSets...)
+	r.Rules = append(r.Rules, part.Rules...)
+	r.PortVerdicts = append(r.PortVerdicts, part.PortVerdicts...)
+	r.Verdicts = append(r.Verdicts, part.Verdicts...)
+	r.Blocks = append(r.Blocks, part.Blocks...)
+	r.Peers = append(r.Peers, part.Peers...)
 }
 
 // Keys name rows of all tables.
@@ -69,18 +87,26 @@ type Keys struct {
 	Networks     []netip.Prefix
 	HealthChecks []uint16
 	Selves       []SelfKey
+	RuleSets     []RuleSetID
+	Rules        []RuleID
+	PortVerdicts []PortKey
+	Verdicts     []VerdictKey
+	Blocks       []netip.Prefix
+	Peers        []netip.Addr
 }
 
 // Len returns the number of rows.
 func (r *Rows) Len() int {
 	return len(r.Frontends) + len(r.Sets) + len(r.Backends) + len(r.Members) + len(r.Endpoints) +
-		len(r.Views) + len(r.SourceRanges) + len(r.Networks) + len(r.HealthChecks) + len(r.Selves)
+		len(r.Views) + len(r.SourceRanges) + len(r.Networks) + len(r.HealthChecks) + len(r.Selves) +
+		len(r.RuleSets) + len(r.Rules) + len(r.PortVerdicts) + len(r.Verdicts) + len(r.Blocks) + len(r.Peers)
 }
 
 // Len returns the number of keys.
 func (k *Keys) Len() int {
 	return len(k.Frontends) + len(k.Sets) + len(k.Backends) + len(k.Members) + len(k.Endpoints) +
-		len(k.Views) + len(k.SourceRanges) + len(k.Networks) + len(k.HealthChecks) + len(k.Selves)
+		len(k.Views) + len(k.SourceRanges) + len(k.Networks) + len(k.HealthChecks) + len(k.Selves) +
+		len(k.RuleSets) + len(k.Rules) + len(k.PortVerdicts) + len(k.Verdicts) + len(k.Blocks) + len(k.Peers)
 }
 
 // Empty says that the change changes nothing.
@@ -99,6 +125,12 @@ func NewTables() *Tables {
 		Networks:     map[netip.Prefix]Network{},
 		HealthChecks: map[uint16]HealthCheck{},
 		Selves:       map[SelfKey]Self{},
+		RuleSets:     map[RuleSetID]RuleSet{},
+		Rules:        map[RuleID]Rule{},
+		PortVerdicts: map[PortKey]PortVerdict{},
+		Verdicts:     map[VerdictKey]Verdict{},
+		Blocks:       map[netip.Prefix]Block{},
+		Peers:        map[netip.Addr]Peer{},
 	}
 }
 
@@ -115,13 +147,20 @@ func (t *Tables) Clone() *Tables {
 	maps.Copy(c.Networks, t.Networks)
 	maps.Copy(c.HealthChecks, t.HealthChecks)
 	maps.Copy(c.Selves, t.Selves)
+	maps.Copy(c.RuleSets, t.RuleSets)
+	maps.Copy(c.Rules, t.Rules)
+	maps.Copy(c.PortVerdicts, t.PortVerdicts)
+	maps.Copy(c.Verdicts, t.Verdicts)
+	maps.Copy(c.Blocks, t.Blocks)
+	maps.Copy(c.Peers, t.Peers)
 	return c
 }
 
 // Len returns the number of rows.
 func (t *Tables) Len() int {
 	return len(t.Frontends) + len(t.Sets) + len(t.Backends) + len(t.Members) + len(t.Endpoints) +
-		len(t.Views) + len(t.SourceRanges) + len(t.Networks) + len(t.HealthChecks) + len(t.Selves)
+		len(t.Views) + len(t.SourceRanges) + len(t.Networks) + len(t.HealthChecks) + len(t.Selves) +
+		len(t.RuleSets) + len(t.Rules) + len(t.PortVerdicts) + len(t.Verdicts) + len(t.Blocks) + len(t.Peers)
 }
 
 // Apply changes t by c and returns digest moved by exactly the rows that differ, so that applying the same
@@ -138,6 +177,12 @@ func (t *Tables) Apply(c *Change, digest Digest) Digest {
 	removeAll(t.Networks, c.Remove.Networks, sum)
 	removeAll(t.HealthChecks, c.Remove.HealthChecks, sum)
 	removeAll(t.Selves, c.Remove.Selves, sum)
+	removeAll(t.RuleSets, c.Remove.RuleSets, sum)
+	removeAll(t.Rules, c.Remove.Rules, sum)
+	removeAll(t.PortVerdicts, c.Remove.PortVerdicts, sum)
+	removeAll(t.Verdicts, c.Remove.Verdicts, sum)
+	removeAll(t.Blocks, c.Remove.Blocks, sum)
+	removeAll(t.Peers, c.Remove.Peers, sum)
 	putAll(t.Backends, c.Put.Backends, sum)
 	putAll(t.Sets, c.Put.Sets, sum)
 	putAll(t.Members, c.Put.Members, sum)
@@ -148,6 +193,12 @@ func (t *Tables) Apply(c *Change, digest Digest) Digest {
 	putAll(t.Networks, c.Put.Networks, sum)
 	putAll(t.HealthChecks, c.Put.HealthChecks, sum)
 	putAll(t.Selves, c.Put.Selves, sum)
+	putAll(t.RuleSets, c.Put.RuleSets, sum)
+	putAll(t.Rules, c.Put.Rules, sum)
+	putAll(t.PortVerdicts, c.Put.PortVerdicts, sum)
+	putAll(t.Verdicts, c.Put.Verdicts, sum)
+	putAll(t.Blocks, c.Put.Blocks, sum)
+	putAll(t.Peers, c.Put.Peers, sum)
 	return sum.Digest
 }
 
@@ -164,6 +215,12 @@ func Diff(from, to *Tables) *Change {
 	c.Put.Networks, c.Remove.Networks = diff(from.Networks, to.Networks)
 	c.Put.HealthChecks, c.Remove.HealthChecks = diff(from.HealthChecks, to.HealthChecks)
 	c.Put.Selves, c.Remove.Selves = diff(from.Selves, to.Selves)
+	c.Put.RuleSets, c.Remove.RuleSets = diff(from.RuleSets, to.RuleSets)
+	c.Put.Rules, c.Remove.Rules = diff(from.Rules, to.Rules)
+	c.Put.PortVerdicts, c.Remove.PortVerdicts = diff(from.PortVerdicts, to.PortVerdicts)
+	c.Put.Verdicts, c.Remove.Verdicts = diff(from.Verdicts, to.Verdicts)
+	c.Put.Blocks, c.Remove.Blocks = diff(from.Blocks, to.Blocks)
+	c.Put.Peers, c.Remove.Peers = diff(from.Peers, to.Peers)
 	return &c
 }
 
@@ -201,6 +258,24 @@ func (t *Tables) Digest() Digest {
 		sum.add(row)
 	}
 	for _, row := range t.Selves {
+		sum.add(row)
+	}
+	for _, row := range t.RuleSets {
+		sum.add(row)
+	}
+	for _, row := range t.Rules {
+		sum.add(row)
+	}
+	for _, row := range t.PortVerdicts {
+		sum.add(row)
+	}
+	for _, row := range t.Verdicts {
+		sum.add(row)
+	}
+	for _, row := range t.Blocks {
+		sum.add(row)
+	}
+	for _, row := range t.Peers {
 		sum.add(row)
 	}
 	return sum.Digest

@@ -113,7 +113,7 @@ func applyFact(txn *memdb.Txn, fact *schemas.Fact) (touch Touch, changed bool, e
 		return touch, !same(old, now, func(a, b *Namespace) bool { return *a == *b }), err
 	case KindNetworkPolicy:
 		old, now, err := update(txn, policies, kind, n, fact, fact.GetNetworkPolicy(), parsePolicy)
-		return touch, !same(old, now, func(a, b *Policy) bool { return *a == *b }), err
+		return touch, !same(old, now, func(a, b *Policy) bool { return proto.Equal(a.Fact, b.Fact) }), err
 	case KindCluster:
 		old, now, err := update(txn, clusters, "", n, fact, fact.GetCluster(), parseCluster)
 		touch.Networks = union(old.networks(), now.networks())

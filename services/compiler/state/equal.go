@@ -22,7 +22,7 @@ func parseNamespace(n Name, m *schemas.Namespace) (*Namespace, error) {
 }
 
 func parsePolicy(n Name, m *schemas.NetworkPolicy) (*Policy, error) {
-	return &Policy{n, string(m.GetSpecJson())}, nil
+	return &Policy{n, m}, nil
 }
 
 func sameSlice(a, b *Slice) bool {

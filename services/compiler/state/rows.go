@@ -96,7 +96,7 @@ type Namespace struct {
 // Policy is a Kubernetes NetworkPolicy.
 type Policy struct {
 	Name
-	SpecJSON string
+	Fact *schemas.NetworkPolicy // not to be changed
 }
 
 // Labels are an object's labels as one interned string: most pods of a workload have the same.

@@ -102,7 +102,10 @@ var endpoints = &codec[netip.Addr, model.Endpoint]{
 	key:  (*arena).addr, value: (*arena).endpoint,
 	readKey: func(b []byte) netip.Addr { return abi.Addr([16]byte(b)) },
 	read: func(addr netip.Addr, b []byte) (model.Endpoint, model.LayerKind) {
-		return model.Endpoint{Addr: addr, Pod: abi.Text(b[4:])}, model.LayerKind(b[0])
+		return model.Endpoint{
+			Addr: addr, Pod: abi.Text(b[24:]), Incarnation: binary.NativeEndian.Uint32(b[16:]),
+			Ingress: model.RuleSetID(binary.NativeEndian.Uint64(b)), Egress: model.RuleSetID(binary.NativeEndian.Uint64(b[8:])),
+		}, model.LayerKind(b[20])
 	},
 	text: func(_ *State, e model.Endpoint) string { return fmt.Sprintf("endpoint %s of pod %s", e.Addr, e.Pod) },
 }

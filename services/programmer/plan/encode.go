@@ -113,9 +113,12 @@ func (a *arena) addr(addr netip.Addr) []byte {
 }
 
 func (a *arena) endpoint(e model.Endpoint, kind model.LayerKind) []byte {
-	b := a.take(324)
-	b[0] = uint8(kind)
-	copy(b[4:323], e.Pod)
+	b := a.take(344)
+	binary.NativeEndian.PutUint64(b, uint64(e.Ingress))
+	binary.NativeEndian.PutUint64(b[8:], uint64(e.Egress))
+	binary.NativeEndian.PutUint32(b[16:], e.Incarnation)
+	b[20] = uint8(kind)
+	copy(b[24:343], e.Pod)
 	return b
 }
 
