@@ -1264,8 +1264,11 @@ type NetworkPolicy struct {
 	IsolatesEgress bool          `protobuf:"varint,4,opt,name=isolates_egress,json=isolatesEgress,proto3" json:"isolates_egress,omitempty"`
 	Ingress        []*PolicyRule `protobuf:"bytes,5,rep,name=ingress,proto3" json:"ingress,omitempty"`
 	Egress         []*PolicyRule `protobuf:"bytes,6,rep,name=egress,proto3" json:"egress,omitempty"`
-	unknownFields  protoimpl.UnknownFields
-	sizeCache      protoimpl.SizeCache
+	// Why its rules can't be understood: the pods that it selects pass nothing in the directions that it isolates. Empty
+	// if they can.
+	Refused       string `protobuf:"bytes,7,opt,name=refused,proto3" json:"refused,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *NetworkPolicy) Reset() {
@@ -1341,6 +1344,13 @@ func (x *NetworkPolicy) GetEgress() []*PolicyRule {
 	return nil
 }
 
+func (x *NetworkPolicy) GetRefused() string {
+	if x != nil {
+		return x.Refused
+	}
+	return ""
+}
+
 // ClusterNetworkPolicy is one of policy.networking.k8s.io/v1alpha2.
 type ClusterNetworkPolicy struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -1349,9 +1359,12 @@ type ClusterNetworkPolicy struct {
 	// 0 to 1,000: lower ones are asked first.
 	Priority uint32 `protobuf:"varint,2,opt,name=priority,proto3" json:"priority,omitempty"`
 	// The pods that it selects, in any namespace.
-	Subject       *PodPeer      `protobuf:"bytes,3,opt,name=subject,proto3" json:"subject,omitempty"`
-	Ingress       []*PolicyRule `protobuf:"bytes,4,rep,name=ingress,proto3" json:"ingress,omitempty"`
-	Egress        []*PolicyRule `protobuf:"bytes,5,rep,name=egress,proto3" json:"egress,omitempty"`
+	Subject *PodPeer      `protobuf:"bytes,3,opt,name=subject,proto3" json:"subject,omitempty"`
+	Ingress []*PolicyRule `protobuf:"bytes,4,rep,name=ingress,proto3" json:"ingress,omitempty"`
+	Egress  []*PolicyRule `protobuf:"bytes,5,rep,name=egress,proto3" json:"egress,omitempty"`
+	// Why it can't be understood: the pods that it selects pass nothing in the directions for which it has rules. Empty
+	// if it can.
+	Refused       string `protobuf:"bytes,6,opt,name=refused,proto3" json:"refused,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1419,6 +1432,13 @@ func (x *ClusterNetworkPolicy) GetEgress() []*PolicyRule {
 		return x.Egress
 	}
 	return nil
+}
+
+func (x *ClusterNetworkPolicy) GetRefused() string {
+	if x != nil {
+		return x.Refused
+	}
+	return ""
 }
 
 // PolicyRule matches if one of its peers does and one of its ports.
@@ -2187,20 +2207,22 @@ const file_deltaplane_v1_fact_proto_rawDesc = "" +
 	"\x06labels\x18\x01 \x03(\v2$.deltaplane.v1.Namespace.LabelsEntryR\x06labels\x1a9\n" +
 	"\vLabelsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\x99\x02\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xb3\x02\n" +
 	"\rNetworkPolicy\x12\x1f\n" +
 	"\tspec_json\x18\x01 \x01(\fB\x02\x18\x01R\bspecJson\x12+\n" +
 	"\x04pods\x18\x02 \x01(\v2\x17.deltaplane.v1.SelectorR\x04pods\x12)\n" +
 	"\x10isolates_ingress\x18\x03 \x01(\bR\x0fisolatesIngress\x12'\n" +
 	"\x0fisolates_egress\x18\x04 \x01(\bR\x0eisolatesEgress\x123\n" +
 	"\aingress\x18\x05 \x03(\v2\x19.deltaplane.v1.PolicyRuleR\aingress\x121\n" +
-	"\x06egress\x18\x06 \x03(\v2\x19.deltaplane.v1.PolicyRuleR\x06egress\"\xfb\x01\n" +
+	"\x06egress\x18\x06 \x03(\v2\x19.deltaplane.v1.PolicyRuleR\x06egress\x12\x18\n" +
+	"\arefused\x18\a \x01(\tR\arefused\"\x95\x02\n" +
 	"\x14ClusterNetworkPolicy\x12-\n" +
 	"\x04tier\x18\x01 \x01(\x0e2\x19.deltaplane.v1.PolicyTierR\x04tier\x12\x1a\n" +
 	"\bpriority\x18\x02 \x01(\rR\bpriority\x120\n" +
 	"\asubject\x18\x03 \x01(\v2\x16.deltaplane.v1.PodPeerR\asubject\x123\n" +
 	"\aingress\x18\x04 \x03(\v2\x19.deltaplane.v1.PolicyRuleR\aingress\x121\n" +
-	"\x06egress\x18\x05 \x03(\v2\x19.deltaplane.v1.PolicyRuleR\x06egress\"\xeb\x01\n" +
+	"\x06egress\x18\x05 \x03(\v2\x19.deltaplane.v1.PolicyRuleR\x06egress\x12\x18\n" +
+	"\arefused\x18\x06 \x01(\tR\arefused\"\xeb\x01\n" +
 	"\n" +
 	"PolicyRule\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x121\n" +

@@ -149,6 +149,9 @@ func (m Member) appendCanonical(b []byte) []byte {
 
 func (e Endpoint) appendCanonical(b []byte) []byte {
 	b = appendString(appendAddr(append(b, 'E'), e.Addr), e.Pod)
+	if e.Incarnation == 0 && e.Ingress == 0 && e.Egress == 0 {
+		return b // as before there was policy
+	}
 	b = binary.BigEndian.AppendUint32(b, e.Incarnation)
 	b = binary.BigEndian.AppendUint64(b, uint64(e.Ingress))
 	return binary.BigEndian.AppendUint64(b, uint64(e.Egress))
@@ -175,7 +178,11 @@ func (h HealthCheck) appendCanonical(b []byte) []byte {
 
 func (s Self) appendCanonical(b []byte) []byte {
 	b = appendString(append(b, 'O'), s.Zone)
-	return append(b, asByte(s.Draining), asByte(s.Policed))
+	b = append(b, asByte(s.Draining))
+	if s.Policed {
+		b = append(b, 1) // else as before there was policy
+	}
+	return b
 }
 
 func (s RuleSet) appendCanonical(b []byte) []byte {
