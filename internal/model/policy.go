@@ -3,6 +3,8 @@
 package model
 
 import (
+	"crypto/sha256"
+	"encoding/binary"
 	"fmt"
 	"net/netip"
 )
@@ -175,4 +177,10 @@ type Peer struct {
 type Block struct {
 	Prefix   netip.Prefix // masked, never IPv4-mapped
 	Identity IdentityID   // may be 0: what is excepted from a broader one
+}
+
+// IncarnationOf returns the Incarnation of a pod's Endpoints; see there.
+func IncarnationOf(uid string) uint32 {
+	hash := sha256.Sum256([]byte(uid))
+	return binary.BigEndian.Uint32(hash[:])
 }

@@ -101,19 +101,27 @@ func applyFact(txn *memdb.Txn, fact *schemas.Fact) (touch Touch, changed bool, e
 		}
 		return touch, changed, err
 	case KindPod:
-		old, now, err := update(txn, pods, kind, n, fact, fact.GetPod(), parsePod)
-		touch.Nodes = hosts(old, now)
-		return touch, !same(old, now, samePod), err
+		parse := func(n Name, m *schemas.Pod) (*Pod, error) { return parsePod(n, fact.GetObject().GetUid(), m) }
+		old, now, err := update(txn, pods, kind, n, fact, fact.GetPod(), parse)
+		changed = !same(old, now, samePod)
+		if changed {
+			touch.Nodes, touch.Policy.Pods = hosts(old, now), []Name{n}
+		}
+		return touch, changed, err
 	case KindNode:
 		old, now, err := update(txn, nodes, kind, n, fact, fact.GetNode(), parseNode)
-		touch.Nodes, touch.Networks = selves(old, now), changedNetworks(old, now)
+		touch.Nodes, touch.Networks, touch.Policy.Nodes = selves(old, now), changedNetworks(old, now), peers(old, now)
 		return touch, !same(old, now, sameNode), err
 	case KindNamespace:
 		old, now, err := update(txn, namespaces, kind, n, fact, fact.GetNamespace(), parseNamespace)
-		return touch, !same(old, now, func(a, b *Namespace) bool { return *a == *b }), err
-	case KindNetworkPolicy:
-		old, now, err := update(txn, policies, kind, n, fact, fact.GetNetworkPolicy(), parsePolicy)
-		return touch, !same(old, now, func(a, b *Policy) bool { return proto.Equal(a.Fact, b.Fact) }), err
+		changed = !same(old, now, func(a, b *Namespace) bool { return *a == *b })
+		if changed {
+			touch.Policy.Namespaces = []string{n.Name}
+		}
+		return touch, changed, err
+	case KindNetworkPolicy, KindClusterNetworkPolicy:
+		touch.Policy.Policies, err = applyPolicy(txn, kind, n, fact)
+		return touch, len(touch.Policy.Policies) > 0, err
 	case KindCluster:
 		old, now, err := update(txn, clusters, "", n, fact, fact.GetCluster(), parseCluster)
 		touch.Networks = union(old.networks(), now.networks())
@@ -167,6 +175,35 @@ func update[R any, M interface {
 	return old, now, err
 }
 
+// applyPolicy replaces a policy and returns its names before and after, if it changed: a ClusterNetworkPolicy has
+// another in another tier. A policy whose fact holds something else is refused: it doesn't open by being unreadable.
+func applyPolicy(txn *memdb.Txn, kind string, n Name, fact *schemas.Fact) (changed []model.PolicyName, err error) {
+	var old, now *Policy
+	network, cluster := fact.GetNetworkPolicy(), fact.GetClusterNetworkPolicy()
+	strange := fmt.Sprintf("its fact holds a %T", fact.State)
+	switch {
+	case kind == KindNetworkPolicy:
+		if fact.State != nil && network == nil {
+			network = &schemas.NetworkPolicy{Refused: strange}
+		}
+		old, now, err = update(txn, policies, kind, n, fact, network, parseNetworkPolicy)
+	default:
+		if fact.State != nil && cluster == nil {
+			cluster = &schemas.ClusterNetworkPolicy{Refused: strange}
+		}
+		old, now, err = update(txn, policies, kind, n, fact, cluster, parseClusterNetworkPolicy)
+	}
+	if same(old, now, samePolicy) {
+		return nil, err
+	}
+	for _, p := range []*Policy{old, now} {
+		if p != nil {
+			changed = append(changed, p.PolicyName)
+		}
+	}
+	return slices.Compact(changed), err
+}
+
 func same[R any](old, now *R, equal func(a, b *R) bool) bool {
 	if old == nil || now == nil {
 		return old == now
@@ -187,7 +224,7 @@ func owners(states ...*Slice) []Name {
 // hosts returns the nodes whose endpoints change when a pod does.
 func hosts(old, now *Pod) []string {
 	if old != nil && now != nil && old.Node == now.Node && slices.Equal(old.Attached(), now.Attached()) &&
-		slices.Equal(old.HostPorts, now.HostPorts) {
+		slices.Equal(old.HostPorts, now.HostPorts) && old.Incarnation == now.Incarnation {
 		return nil
 	}
 	var names []string
@@ -203,6 +240,17 @@ func hosts(old, now *Pod) []string {
 func selves(old, now *Node) []string {
 	switch {
 	case same(old, now, func(a, b *Node) bool { return a.Zone == b.Zone && a.Draining == b.Draining }):
+		return nil
+	case old != nil:
+		return []string{old.Name.Name}
+	}
+	return []string{now.Name.Name}
+}
+
+// peers returns the node if policies may see it otherwise than before.
+func peers(old, now *Node) []string {
+	switch {
+	case same(old, now, func(a, b *Node) bool { return a.Labels == b.Labels && slices.Equal(a.Addresses, b.Addresses) }):
 		return nil
 	case old != nil:
 		return []string{old.Name.Name}

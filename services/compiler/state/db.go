@@ -21,14 +21,15 @@ import (
 
 // The Kubernetes kinds that Facts have, and deltaplane's own two.
 const (
-	KindService       = "Service"
-	KindEndpointSlice = "EndpointSlice"
-	KindPod           = "Pod"
-	KindNode          = "Node"
-	KindNamespace     = "Namespace"
-	KindNetworkPolicy = "NetworkPolicy"
-	KindCluster       = "Cluster"
-	KindComplete      = "Complete"
+	KindService              = "Service"
+	KindEndpointSlice        = "EndpointSlice"
+	KindPod                  = "Pod"
+	KindNode                 = "Node"
+	KindNamespace            = "Namespace"
+	KindNetworkPolicy        = "NetworkPolicy"
+	KindClusterNetworkPolicy = "ClusterNetworkPolicy"
+	KindCluster              = "Cluster"
+	KindComplete             = "Complete"
 )
 
 // Name names an object within its kind.
@@ -93,9 +94,25 @@ type Touch struct {
 	Services []Name
 	Nodes    []string
 	Networks []netip.Prefix
+	Policy   Policed
 }
 
-func (t *Touch) empty() bool { return len(t.Services)+len(t.Nodes)+len(t.Networks) == 0 }
+// Policed is what changed of that which policies are about.
+type Policed struct {
+	Pods       []Name   // that came, went, moved, or have other addresses, labels, ports or uids
+	Nodes      []string // that came, went, or have other addresses or labels
+	Namespaces []string // that came, went, or have other labels
+	Policies   []model.PolicyName
+}
+
+// Empty says that nothing changed.
+func (p *Policed) Empty() bool {
+	return len(p.Pods)+len(p.Nodes)+len(p.Namespaces)+len(p.Policies) == 0
+}
+
+func (t *Touch) empty() bool {
+	return len(t.Services)+len(t.Nodes)+len(t.Networks) == 0 && t.Policy.Empty()
+}
 
 // SetAside is an object that isn't compiled, or of which a part isn't, and why.
 type SetAside struct {

@@ -3,6 +3,7 @@
 package state
 
 import (
+	"maps"
 	"net/netip"
 	"slices"
 
@@ -17,12 +18,18 @@ func (p *Pod) Attached() []netip.Addr {
 	return p.Addresses
 }
 
+// parseNamespace adds the label that names the namespace, which Kubernetes never lets go.
 func parseNamespace(n Name, m *schemas.Namespace) (*Namespace, error) {
-	return &Namespace{n, packLabels(m.GetLabels())}, nil
-}
-
-func parsePolicy(n Name, m *schemas.NetworkPolicy) (*Policy, error) {
-	return &Policy{n, m}, nil
+	labels := maps.Clone(m.GetLabels())
+	if labels == nil {
+		labels = map[string]string{}
+	}
+	labels[NamespaceLabel] = n.Name
+	packed, err := NewLabels(labels)
+	if err != nil {
+		return nil, err
+	}
+	return &Namespace{n, packed}, nil
 }
 
 func sameSlice(a, b *Slice) bool {

@@ -40,12 +40,17 @@ func checkName(kind string, n Name) error {
 		return fmt.Errorf("its name has %d bytes: Kubernetes allows %d", len(n.Name), longest)
 	case len(n.Namespace) > maxLabel:
 		return fmt.Errorf("its namespace has %d bytes: Kubernetes allows %d", len(n.Namespace), maxLabel)
-	case n.Namespace == "" && kind != KindNode && kind != KindNamespace:
+	case n.Namespace == "" && !unspaced(kind):
 		return errors.New("it has no namespace")
 	case strings.ContainsFunc(n.Name+n.Namespace, forbidden) || !utf8.ValidString(n.Name+n.Namespace):
 		return fmt.Errorf("the name %q is none that Kubernetes allows", n.String())
 	}
 	return nil
+}
+
+// unspaced says that objects of a kind are in no namespace.
+func unspaced(kind string) bool {
+	return kind == KindNode || kind == KindNamespace || kind == KindClusterNetworkPolicy
 }
 
 // forbidden says that a character is in no name: it would make keys ambiguous, or messages that nodes refuse.

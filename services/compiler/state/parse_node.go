@@ -3,11 +3,14 @@
 package state
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"net/netip"
 	"slices"
 	"strings"
+	"unicode/utf8"
+	"unique"
 
 	"google.golang.org/protobuf/proto"
 
@@ -15,15 +18,21 @@ import (
 	"github.com/deltaplane/deltaplane/schemas"
 )
 
-func parsePod(n Name, m *schemas.Pod) (*Pod, error) {
+func parsePod(n Name, uid string, m *schemas.Pod) (*Pod, error) {
 	p := &Pod{
 		Name: n, Node: m.GetNode(), HostNetwork: m.GetHostNetwork(), Finished: m.GetFinished(),
-		Labels: packLabels(m.GetLabels()),
+		Incarnation: model.IncarnationOf(uid),
 	}
 	if err := checkNode(p.Node); err != nil {
 		return nil, err
 	}
 	var err error
+	if p.Labels, err = NewLabels(m.GetLabels()); err != nil {
+		return nil, err
+	}
+	if p.Ports, err = namedPorts(m.GetPorts()); err != nil {
+		return nil, err
+	}
 	if p.Addresses, err = addresses("addresses", m.GetAddresses(), MaxAddresses); err != nil {
 		return nil, err
 	}
@@ -40,6 +49,32 @@ func parsePod(n Name, m *schemas.Pod) (*Pod, error) {
 		p.HostPorts = append(p.HostPorts, port)
 	}
 	return p, together(wrong...)
+}
+
+// namedPorts returns the ports that have a name and a number, ordered. Of two with one name and protocol the first
+// counts (as in Kubernetes' FindPort, which asks the containers in order).
+func namedPorts(list []*schemas.EndpointPort) (ports []Port, err error) {
+	if len(list) > MaxPorts {
+		return nil, fmt.Errorf("it has %d ports: the bound is %d", len(list), MaxPorts)
+	}
+	for i, m := range list {
+		port, err := parsePort(m.GetName(), m.GetProtocol(), m.GetPort())
+		if err != nil {
+			return nil, fmt.Errorf("ports[%d]: %w", i, err)
+		}
+		if len(port.Name) > maxPortName || strings.ContainsFunc(port.Name, unprintable) || !utf8.ValidString(port.Name) {
+			return nil, fmt.Errorf("ports[%d]: %.64q is no port's name", i, port.Name)
+		}
+		if port.Name != "" && port.Number != 0 {
+			port.Name = unique.Make(port.Name).Value()
+			ports = append(ports, port)
+		}
+	}
+	named := func(a, b Port) int {
+		return cmp.Or(strings.Compare(a.Name, b.Name), cmp.Compare(a.Protocol, b.Protocol))
+	}
+	slices.SortStableFunc(ports, named)
+	return slices.CompactFunc(ports, func(a, b Port) bool { return named(a, b) == 0 }), nil
 }
 
 func parseHostPort(m *schemas.HostPort) (HostPort, error) {
@@ -72,6 +107,9 @@ func parseNode(n Name, m *schemas.Node) (*Node, error) {
 		return nil, err
 	}
 	node := &Node{Name: n, Addresses: addrs, Zone: m.GetZone(), Draining: m.GetDraining()}
+	if node.Labels, err = NewLabels(m.GetLabels()); err != nil {
+		return nil, err
+	}
 	var noZone, noNetwork error
 	if len(node.Zone) > maxLabel || strings.ContainsFunc(node.Zone, forbidden) {
 		noZone = fmt.Errorf("its zone %.64q is not used: it names none", node.Zone)
@@ -85,13 +123,14 @@ func parseNode(n Name, m *schemas.Node) (*Node, error) {
 }
 
 func sameNode(a, b *Node) bool {
-	return a.Zone == b.Zone && a.Draining == b.Draining && slices.Equal(a.Addresses, b.Addresses) &&
+	return a.Zone == b.Zone && a.Draining == b.Draining && a.Labels == b.Labels && slices.Equal(a.Addresses, b.Addresses) &&
 		slices.Equal(a.PodCIDRs, b.PodCIDRs)
 }
 
 func samePod(a, b *Pod) bool {
 	return a.Node == b.Node && a.HostNetwork == b.HostNetwork && a.Finished == b.Finished &&
-		a.Labels == b.Labels && slices.Equal(a.Addresses, b.Addresses) && slices.Equal(a.HostPorts, b.HostPorts)
+		a.Labels == b.Labels && a.Incarnation == b.Incarnation && slices.Equal(a.Addresses, b.Addresses) &&
+		slices.Equal(a.Ports, b.Ports) && slices.Equal(a.HostPorts, b.HostPorts)
 }
 
 func parseCluster(n Name, m *schemas.Cluster) (*Cluster, error) {

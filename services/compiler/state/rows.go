@@ -4,10 +4,7 @@ package state
 
 import (
 	"net/netip"
-	"slices"
-	"strings"
 	"time"
-	"unique"
 
 	"github.com/hashicorp/go-memdb"
 
@@ -51,7 +48,10 @@ type Pod struct {
 	HostNetwork bool
 	Finished    bool
 	Labels      Labels
+	Ports       []Port // named ones; no two with the same name and protocol
 	HostPorts   []HostPort
+	// Incarnation tells pods of one name apart; see model.Endpoint.
+	Incarnation uint32
 }
 
 // HostPort is a port of a Pod's node that leads to the Pod.
@@ -78,6 +78,7 @@ type Node struct {
 	PodCIDRs  []netip.Prefix // masked
 	Zone      string         // at most 63 bytes
 	Draining  bool           // about to be deleted
+	Labels    Labels
 }
 
 // Cluster is what the watcher found out about the cluster.
@@ -90,45 +91,7 @@ type Cluster struct {
 // Namespace is a Kubernetes Namespace.
 type Namespace struct {
 	Name
-	Labels Labels
-}
-
-// Policy is a Kubernetes NetworkPolicy.
-type Policy struct {
-	Name
-	Fact *schemas.NetworkPolicy // not to be changed
-}
-
-// Labels are an object's labels as one interned string: most pods of a workload have the same.
-type Labels struct{ packed unique.Handle[string] }
-
-func packLabels(labels map[string]string) Labels {
-	var b strings.Builder
-	keys := make([]string, 0, len(labels))
-	for k := range labels {
-		keys = append(keys, k)
-	}
-	slices.Sort(keys)
-	for _, k := range keys {
-		b.WriteString(k)
-		b.WriteByte(0)
-		b.WriteString(labels[k])
-		b.WriteByte(0)
-	}
-	return Labels{unique.Make(b.String())}
-}
-
-// Map returns the labels as a new map.
-func (l Labels) Map() map[string]string {
-	m := map[string]string{}
-	if l == (Labels{}) {
-		return m
-	}
-	parts := strings.Split(l.packed.Value(), "\x00")
-	for i := 0; i+1 < len(parts); i += 2 {
-		m[parts[i]] = parts[i+1]
-	}
-	return m
+	Labels Labels // with NamespaceLabel
 }
 
 func name[R interface{ key() string }](row R) string { return row.key() }
@@ -171,7 +134,7 @@ var (
 		},
 	}}
 	namespaces = &table[*Namespace]{name: "namespaces", key: name[*Namespace]}
-	policies   = &table[*Policy]{name: "policies", key: name[*Policy]}
+	policies   = &table[*Policy]{name: "policies", key: (*Policy).key}
 	clusters   = &table[*Cluster]{name: "clusters", key: name[*Cluster]}
 	completes  = &table[*Complete]{name: "completes", key: name[*Complete]}
 	setAside   = &table[*SetAside]{name: "set_aside", key: name[*SetAside]}

@@ -9,6 +9,7 @@ import (
 
 	"github.com/hashicorp/go-memdb"
 
+	"github.com/deltaplane/deltaplane/internal/model"
 	"github.com/deltaplane/deltaplane/schemas"
 )
 
@@ -46,6 +47,62 @@ func (s *Snapshot) PodsOn(node string) iter.Seq[*Pod] { return pods.by(s.txn, by
 
 // Pods iterates over all Pods in order of their names.
 func (s *Snapshot) Pods() iter.Seq[*Pod] { return pods.all(s.txn) }
+
+// Pod returns the Pod of that name.
+func (s *Snapshot) Pod(name Name) (*Pod, bool) { return pods.get(s.txn, name.key()) }
+
+// PodsIn iterates over the Pods of a namespace in order of their names.
+func (s *Snapshot) PodsIn(namespace string) iter.Seq[*Pod] {
+	return func(yield func(*Pod) bool) {
+		for p := range pods.from(s.txn, namespace+"/") {
+			if p.Namespace != namespace || !yield(p) {
+				return
+			}
+		}
+	}
+}
+
+// Namespaces iterates over all Namespaces in order of their names.
+func (s *Snapshot) Namespaces() iter.Seq[*Namespace] { return namespaces.all(s.txn) }
+
+// NamespaceLabels returns the labels of a namespace. One that isn't known, or not yet, has NamespaceLabel alone.
+func (s *Snapshot) NamespaceLabels(name string) Labels {
+	if n, found := namespaces.get(s.txn, Name{Name: name}.key()); found {
+		return n.Labels
+	}
+	return packLabels(map[string]string{NamespaceLabel: name})
+}
+
+// Policies iterates over all policies: those of the cluster, then by namespace and name.
+func (s *Snapshot) Policies() iter.Seq[*Policy] { return policies.all(s.txn) }
+
+// PoliciesIn iterates over the NetworkPolicies of a namespace; without one, over the ClusterNetworkPolicies.
+func (s *Snapshot) PoliciesIn(namespace string) iter.Seq[*Policy] {
+	return func(yield func(*Policy) bool) {
+		for p := range policies.from(s.txn, namespace+"/") {
+			if p.Namespace != namespace || !yield(p) {
+				return
+			}
+		}
+	}
+}
+
+// Policy returns the policy of that name. A ClusterNetworkPolicy that is in the other tier now isn't found.
+func (s *Snapshot) Policy(name model.PolicyName) (*Policy, bool) {
+	p, found := policies.get(s.txn, name.Namespace+"/"+name.Name)
+	if !found || p.PolicyName != name {
+		return nil, false
+	}
+	return p, true
+}
+
+// Policed says that there are policies, be they understood or not.
+func (s *Snapshot) Policed() bool {
+	for range policies.all(s.txn) {
+		return true
+	}
+	return false
+}
 
 // Nodes iterates over all Nodes in order of their names.
 func (s *Snapshot) Nodes() iter.Seq[*Node] { return nodes.all(s.txn) }
