@@ -4,6 +4,7 @@ package schemas
 
 import (
 	"flag"
+	"maps"
 	"os"
 	"path/filepath"
 	"strings"
@@ -136,6 +137,8 @@ var golden = map[string]proto.Message{
 	"dump_request":    &DumpRequest{Node: "node-a"},
 	"dump_reply":      &DumpReply{Rows: rows, Positions: []*Position{position}, Last: true, Sequence: 1, Refused: "no", Maps: []*MapUse{{Name: "m"}}},
 }
+
+func init() { maps.Copy(golden, goldenPolicy) }
 
 func TestGoldenMessagesDecodeForEver(t *testing.T) {
 	for name, want := range golden {

@@ -144,6 +144,12 @@ func appendKeys(to, from *model.Keys) {
 	to.Networks = append(to.Networks, from.Networks...)
 	to.HealthChecks = append(to.HealthChecks, from.HealthChecks...)
 	to.Selves = append(to.Selves, from.Selves...)
+	to.RuleSets = append(to.RuleSets, from.RuleSets...)
+	to.Rules = append(to.Rules, from.Rules...)
+	to.PortVerdicts = append(to.PortVerdicts, from.PortVerdicts...)
+	to.Verdicts = append(to.Verdicts, from.Verdicts...)
+	to.Blocks = append(to.Blocks, from.Blocks...)
+	to.Peers = append(to.Peers, from.Peers...)
 }
 
 // checkChange says whether a key stands twice: then the change has no one meaning (see model.Change).
@@ -159,6 +165,12 @@ func checkChange(c *model.Change) error {
 		once("network", c.Put.Networks, model.Network.Key, c.Remove.Networks),
 		once("health check", c.Put.HealthChecks, model.HealthCheck.Key, c.Remove.HealthChecks),
 		once("self", c.Put.Selves, model.Self.Key, c.Remove.Selves),
+		once("rule set", c.Put.RuleSets, model.RuleSet.Key, c.Remove.RuleSets),
+		once("rule", c.Put.Rules, model.Rule.Key, c.Remove.Rules),
+		once("port verdict", c.Put.PortVerdicts, model.PortVerdict.Key, c.Remove.PortVerdicts),
+		once("verdict", c.Put.Verdicts, model.Verdict.Key, c.Remove.Verdicts),
+		once("block", c.Put.Blocks, model.Block.Key, c.Remove.Blocks),
+		once("peer", c.Put.Peers, model.Peer.Key, c.Remove.Peers),
 	)
 }
 

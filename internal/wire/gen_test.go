@@ -136,6 +136,15 @@ func genMember() *rapid.Generator[model.Member] {
 	})
 }
 
+func drawEndpoint(t *rapid.T, addr netip.Addr) model.Endpoint {
+	return model.Endpoint{
+		Addr: addr, Pod: genName(63).Draw(t, "ns") + "/" + genName(253).Draw(t, "pod"),
+		Incarnation: rapid.Uint32().Draw(t, "incarnation"),
+		Ingress:     model.RuleSetID(rapid.Uint64().Draw(t, "ingress")),
+		Egress:      model.RuleSetID(rapid.Uint64().Draw(t, "egress")),
+	}
+}
+
 func genTables() *rapid.Generator[*model.Tables] {
 	return rapid.Custom(func(t *rapid.T) *model.Tables {
 		tables := model.NewTables()
@@ -152,12 +161,13 @@ func genTables() *rapid.Generator[*model.Tables] {
 			tables.Members[m] = m
 		}
 		for _, a := range rapid.SliceOfN(genAddr(), 0, 20).Draw(t, "endpoints") {
-			tables.Endpoints[a] = model.Endpoint{Addr: a, Pod: genName(63).Draw(t, "ns") + "/" + genName(253).Draw(t, "pod")}
+			tables.Endpoints[a] = drawEndpoint(t, a)
 		}
 		for _, v := range rapid.SliceOfN(genView(), 0, 20).Draw(t, "views") {
 			tables.Views[v.ViewKey] = v
 		}
 		drawAround(t, tables)
+		drawPolicy(t, tables)
 		return tables
 	})
 }
@@ -177,7 +187,9 @@ func drawAround(t *rapid.T, tables *model.Tables) {
 	}
 	if rapid.Bool().Draw(t, "has self") {
 		zone := rapid.OneOf(rapid.Just(""), genName(60)).Draw(t, "zone")
-		tables.Selves[model.SelfKey{}] = model.Self{Zone: zone, Draining: rapid.Bool().Draw(t, "draining")}
+		tables.Selves[model.SelfKey{}] = model.Self{
+			Zone: zone, Draining: rapid.Bool().Draw(t, "draining"), Policed: rapid.Bool().Draw(t, "policed"),
+		}
 	}
 }
 

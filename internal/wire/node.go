@@ -25,5 +25,5 @@ func healthCheckFromProto(m *schemas.HealthCheck) (model.HealthCheck, error) {
 }
 
 func selfFromProto(m *schemas.Self) (model.Self, error) {
-	return model.Self{Zone: m.GetZone(), Draining: m.GetDraining()}, text("zone", m.GetZone(), MaxZone)
+	return model.Self{Zone: m.GetZone(), Draining: m.GetDraining(), Policed: m.GetPoliced()}, text("zone", m.GetZone(), MaxZone)
 }

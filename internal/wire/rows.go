@@ -20,9 +20,8 @@ func RowsToProto(rows model.Rows) *schemas.Rows {
 		Sets:      list(rows.Sets, setToProto),
 		Backends:  list(rows.Backends, backendToProto),
 		Members:   membersToProto(rows.Members),
-		Endpoints: list(rows.Endpoints, func(e model.Endpoint) *schemas.Endpoint {
-			return &schemas.Endpoint{Address: AddrToProto(e.Addr), Pod: e.Pod}
-		}),
+		Endpoints: list(rows.Endpoints, endpointToProto),
+
 		Views:        list(rows.Views, viewToProto),
 		SourceRanges: list(rows.SourceRanges, sourceRangeToProto),
 		Networks: list(rows.Networks, func(n model.Network) *schemas.Network {
@@ -32,8 +31,14 @@ func RowsToProto(rows model.Rows) *schemas.Rows {
 			return &schemas.HealthCheck{Port: uint32(h.Port), Namespace: h.Namespace, Service: h.Name}
 		}),
 		Selves: list(rows.Selves, func(s model.Self) *schemas.Self {
-			return &schemas.Self{Zone: s.Zone, Draining: s.Draining}
+			return &schemas.Self{Zone: s.Zone, Draining: s.Draining, Policed: s.Policed}
 		}),
+		RuleSets:     list(rows.RuleSets, ruleSetToProto),
+		Rules:        list(rows.Rules, ruleToProto),
+		Verdicts:     list(rows.Verdicts, verdictToProto),
+		PortVerdicts: list(rows.PortVerdicts, portVerdictToProto),
+		Peers:        peersToProto(rows.Peers),
+		Blocks:       list(rows.Blocks, blockToProto),
 	}
 }
 
@@ -51,6 +56,12 @@ func RowsFromProto(m *schemas.Rows) (model.Rows, error) {
 		into(&rows.Networks, "network", m.GetNetworks(), networkFromProto),
 		into(&rows.HealthChecks, "health check", m.GetHealthChecks(), healthCheckFromProto),
 		into(&rows.Selves, "self", m.GetSelves(), selfFromProto),
+		into(&rows.RuleSets, "rule set", m.GetRuleSets(), ruleSetFromProto),
+		into(&rows.Rules, "rule", m.GetRules(), ruleFromProto),
+		into(&rows.Verdicts, "verdict", m.GetVerdicts(), verdictFromProto),
+		into(&rows.PortVerdicts, "port verdict", m.GetPortVerdicts(), portVerdictFromProto),
+		peersInto(&rows.Peers, m.GetPeers()),
+		into(&rows.Blocks, "block", m.GetBlocks(), blockFromProto),
 	)
 	return rows, err
 }
@@ -72,6 +83,12 @@ func KeysToProto(keys model.Keys) *schemas.Keys {
 		Networks:     list(keys.Networks, prefixToProto),
 		HealthChecks: list(keys.HealthChecks, func(port uint16) uint32 { return uint32(port) }),
 		Self:         len(keys.Selves) > 0,
+		RuleSets:     list(keys.RuleSets, func(id model.RuleSetID) uint64 { return uint64(id) }),
+		Rules:        list(keys.Rules, func(id model.RuleID) uint64 { return uint64(id) }),
+		Verdicts:     list(keys.Verdicts, verdictKeyToProto),
+		PortVerdicts: list(keys.PortVerdicts, portKeyToProto),
+		Peers:        list(keys.Peers, AddrToProto),
+		Blocks:       list(keys.Blocks, prefixToProto),
 	}
 }
 
@@ -88,6 +105,12 @@ func KeysFromProto(m *schemas.Keys) (model.Keys, error) {
 		into(&keys.SourceRanges, "source range", m.GetSourceRanges(), sourceRangeFromProto),
 		into(&keys.Networks, "network", m.GetNetworks(), prefixFromProto),
 		into(&keys.HealthChecks, "health check", m.GetHealthChecks(), PortFromProto),
+		into(&keys.RuleSets, "rule set", m.GetRuleSets(), ruleSetID),
+		into(&keys.Rules, "rule", m.GetRules(), ruleID),
+		into(&keys.Verdicts, "verdict key", m.GetVerdicts(), verdictKeyFromProto),
+		into(&keys.PortVerdicts, "port key", m.GetPortVerdicts(), portKeyFromProto),
+		into(&keys.Peers, "peer", m.GetPeers(), AddrFromProto),
+		into(&keys.Blocks, "block", m.GetBlocks(), prefixFromProto),
 	)
 	if m.GetSelf() {
 		keys.Selves = []model.SelfKey{{}}
@@ -119,13 +142,23 @@ func backendFromProto(m *schemas.Backend) (model.Backend, error) {
 	}, first(errID, errSet, errAddr, errPort, errState)
 }
 
+func endpointToProto(e model.Endpoint) *schemas.Endpoint {
+	return &schemas.Endpoint{
+		Address: AddrToProto(e.Addr), Pod: e.Pod, Incarnation: e.Incarnation,
+		Ingress: uint64(e.Ingress), Egress: uint64(e.Egress),
+	}
+}
+
 func endpointFromProto(m *schemas.Endpoint) (model.Endpoint, error) {
 	addr, errAddr := AddrFromProto(m.GetAddress())
 	var errPod error
 	if m.GetPod() == "" {
 		errPod = fmt.Errorf("pod is empty")
 	}
-	return model.Endpoint{Addr: addr, Pod: m.GetPod()}, first(errAddr, errPod, text("pod", m.GetPod(), MaxPod))
+	return model.Endpoint{
+		Addr: addr, Pod: m.GetPod(), Incarnation: m.GetIncarnation(),
+		Ingress: model.RuleSetID(m.GetIngress()), Egress: model.RuleSetID(m.GetEgress()),
+	}, first(errAddr, errPod, text("pod", m.GetPod(), MaxPod))
 }
 
 // membersToProto groups members by set, in the order in which sets first appear.

@@ -37,6 +37,10 @@ const (
 	MaxOpaque = 256
 	// MaxZone bounds a zone's name, in bytes: Kubernetes' bound of a label's value.
 	MaxZone = 63
+	// MaxPolicies bounds a rule set's list of policies, in bytes.
+	MaxPolicies = 255
+	// MaxRuleName bounds the name of a policy's rule, in bytes.
+	MaxRuleName = 100
 	// MaxAffinity bounds session affinity, in seconds: a day, as in Kubernetes.
 	MaxAffinity = 86_400
 )
