@@ -56,7 +56,7 @@ func (a *batchAttr) call(command uintptr, m *ebpf.Map, n int, keys, values []byt
 // updateEntries writes n entries; flags are as for one. An entry that is refused is left out: others says what to do
 // about its error, nil passes over it.
 func updateEntries(m *ebpf.Map, n int, keys, values []byte, flags ebpf.MapUpdateFlags, others func(error) error) error {
-	keySize, valueSize := int(m.KeySize()), int(m.ValueSize())
+	keySize, valueSize := int(m.KeySize()), valueSize(m)
 	for n > 0 {
 		attr := batchAttr{elemFlags: uint64(flags)}
 		done, err := attr.call(updateBatch, m, n, keys, values)

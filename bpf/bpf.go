@@ -32,6 +32,14 @@ type Options struct {
 	Flows uint32
 	// Affinities is the most clients with session affinity that have a backend; DefaultAffinities if 0.
 	Affinities uint32
+	// Connections is the most connections of pods, one entry a pod and connection; DefaultConnections if 0.
+	Connections uint32
+	// Timeouts say how long what is idle is kept; DefaultTimeouts if zero. The programs ask of connections.
+	Timeouts Timeouts
+	// PolicyReject answers a connection that NetworkPolicies isolate a pod from, where it would go without a word.
+	PolicyReject bool
+	// KeepEstablished lets connections go on that policies have ceased to allow.
+	KeepEstablished bool
 	// NodePorts is the range of NodePorts, to which nothing is masqueraded; DefaultNodePorts if zero.
 	NodePorts PortRange
 	// MasqueradeAll gives the node's address to all that leaves for a backend elsewhere, whoever sent it.

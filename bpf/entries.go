@@ -33,7 +33,18 @@ func newBatches(m *ebpf.Map) *batches {
 }
 
 func (b *batches) room(n int) {
-	b.keys, b.values = make([]byte, n*int(b.m.KeySize())), make([]byte, n*int(b.m.ValueSize()))
+	b.keys, b.values = make([]byte, n*int(b.m.KeySize())), make([]byte, n*valueSize(b.m))
+}
+
+// valueSize returns the bytes of a value as the kernel hands it out: of a per-processor map one of each processor that
+// may ever be, each rounded up to 8.
+func valueSize(m *ebpf.Map) int {
+	size := int(m.ValueSize())
+	switch m.Type() {
+	case ebpf.PerCPUHash, ebpf.LRUCPUHash, ebpf.PerCPUArray:
+		return (size + 7) / 8 * 8 * ebpf.MustPossibleCPU()
+	}
+	return size
 }
 
 // next returns how many entries have come into keys and values; 0 is the end. Entries that come or go meanwhile may be
@@ -69,7 +80,7 @@ func (b *batches) next() (int, error) {
 
 // nextByOne is for kernels without batch operations for this kind of map.
 func (b *batches) nextByOne() (n int, err error) {
-	keySize, valueSize := int(b.m.KeySize()), int(b.m.ValueSize())
+	keySize, valueSize := int(b.m.KeySize()), valueSize(b.m)
 	key, value := make([]byte, keySize), make([]byte, valueSize)
 	for n < batchEntries && b.singles.Next(&key, &value) {
 		copy(b.keys[n*keySize:], key)
@@ -85,7 +96,7 @@ func (b *batches) nextByOne() (n int, err error) {
 // eachEntry calls each with every entry until it returns an error. The slices are used again.
 func eachEntry(m *ebpf.Map, each func(key, value []byte) error) error {
 	b := newBatches(m)
-	keySize, valueSize := int(m.KeySize()), int(m.ValueSize())
+	keySize, valueSize := int(m.KeySize()), valueSize(m)
 	for {
 		n, err := b.next()
 		if n == 0 || err != nil {

@@ -22,6 +22,8 @@ type Timeouts struct {
 	UDPUnanswered  time.Duration // nf_conntrack_udp_timeout
 	UDPAnswered    time.Duration // nf_conntrack_udp_timeout_stream
 	SCTP           time.Duration // nf_conntrack_sctp_timeout_established
+	ICMP           time.Duration // nf_conntrack_icmp_timeout
+	Other          time.Duration // other protocols: nf_conntrack_generic_timeout
 }
 
 // DefaultTimeouts are Linux's.
@@ -33,6 +35,22 @@ var DefaultTimeouts = Timeouts{
 	UDPUnanswered:  30 * time.Second,
 	UDPAnswered:    120 * time.Second,
 	SCTP:           210 * time.Second,
+	ICMP:           30 * time.Second,
+	Other:          600 * time.Second,
+}
+
+// connectionTimeouts is connection_timeouts of the programs: Timeouts in seconds.
+type connectionTimeouts struct {
+	TCPUnanswered, TCPEstablished, TCPClosing, TCPReset, UDPUnanswered, UDPAnswered, SCTP, ICMP, Other uint32
+}
+
+func (t Timeouts) inSeconds() connectionTimeouts {
+	seconds := func(d time.Duration) uint32 { return uint32((d + time.Second - 1) / time.Second) }
+	return connectionTimeouts{
+		TCPUnanswered: seconds(t.TCPUnanswered), TCPEstablished: seconds(t.TCPEstablished), TCPClosing: seconds(t.TCPClosing),
+		TCPReset: seconds(t.TCPReset), UDPUnanswered: seconds(t.UDPUnanswered), UDPAnswered: seconds(t.UDPAnswered),
+		SCTP: seconds(t.SCTP), ICMP: seconds(t.ICMP), Other: seconds(t.Other),
+	}
 }
 
 // affinityMax is the longest session affinity that Kubernetes allows, in seconds.
@@ -47,6 +65,12 @@ func NowSeconds() (uint32, error) {
 	}
 	return uint32(now.Sec), nil
 }
+
+// The protocols that have connections besides those with ports.
+const (
+	protocolICMP   = model.Protocol(unix.IPPROTO_ICMP)
+	protocolICMPv6 = model.Protocol(unix.IPPROTO_ICMPV6)
+)
 
 // standing is what is known of a flow: of one entry, or of several together.
 type standing struct {
@@ -99,8 +123,12 @@ func (t *Timeouts) keeps(s standing) time.Duration {
 			return t.UDPUnanswered
 		}
 		return t.UDPAnswered
+	case model.SCTP:
+		return t.SCTP
+	case protocolICMP, protocolICMPv6:
+		return t.ICMP
 	}
-	return t.SCTP
+	return t.Other
 }
 
 // expired says if a flow that stands so is to go.

@@ -29,6 +29,10 @@ const (
 	fragmentsMap  = "fragments_v1"
 	heldMap       = "held_v1"
 	peersMap      = "sockets_v2"
+	policyMap     = "policy_v1"
+	// Pods' connections, and what rules decided.
+	connectionsMap = "connections_v1"
+	ruleHitsMap    = "rule_hits_v1"
 )
 
 // versioned matches the names of maps that programs share.
@@ -60,6 +64,8 @@ const (
 	DefaultFlows = 524288
 	// DefaultAffinities is clients times Services with affinity, 104 bytes each, taken when the map is made.
 	DefaultAffinities = 65536
+	// DefaultConnections is pods' connections that policies judge, 136 bytes each, taken when the map is made.
+	DefaultConnections = 262144
 	// locals and uplinkCount bound what a node has; entries take memory as they come.
 	locals      = 16384
 	uplinkCount = 1024
@@ -174,6 +180,10 @@ func capacity(name string, options Options) uint32 {
 		return cmp.Or(options.Flows, DefaultFlows)
 	case affinitiesMap:
 		return cmp.Or(options.Affinities, DefaultAffinities)
+	case connectionsMap:
+		return cmp.Or(options.Connections, DefaultConnections)
+	case ruleHitsMap:
+		return capacity(abi.Rules.String(), options)
 	case localsMap:
 		return locals
 	case uplinksMap:

@@ -27,7 +27,7 @@ var small = map[abi.Map]uint32{abi.Frontends: 64, abi.Sets: 64, abi.Slots: 64, a
 
 func load(t *testing.T, pinDir string) *Dataplane {
 	t.Helper()
-	d, err := Load(Options{PinDir: pinDir, Capacities: small, Flows: 1024})
+	d, err := Load(Options{PinDir: pinDir, Capacities: small, Flows: 1024, Connections: 1024})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -42,7 +42,8 @@ func (d *Dataplane) resize(old resizing) error {
 			adopted.maps[name] = old[current]
 		}
 	}
-	written := func(name string) bool { return name == flowsMap || name == affinitiesMap }
+	// Hits of rules are written by programs, too: those between the copy and the exchange are not counted.
+	written := func(name string) bool { return name == flowsMap || name == affinitiesMap || name == connectionsMap }
 	steps := []struct {
 		name string
 		do   func() error
@@ -95,7 +96,7 @@ func copyEntries(from, to *ebpf.Map) error {
 		if n == 0 || err != nil {
 			return err
 		}
-		keySize, valueSize := int(from.KeySize()), int(from.ValueSize())
+		keySize, valueSize := int(from.KeySize()), valueSize(from)
 		err = updateEntries(to, n, b.keys[:n*keySize], b.values[:n*valueSize], ebpf.UpdateNoExist, ignoreExisting)
 		if err != nil {
 			return err

@@ -49,6 +49,9 @@ func switchesFor(options Options, log *slog.Logger) (map[string]any, error) {
 		"node_port_last":      nodePorts.Last,
 		"ephemeral_first":     ephemeral.First,
 		"ephemeral_last":      ephemeral.Last,
+		"policy_reject":       options.PolicyReject,
+		"keep_established":    options.KeepEstablished,
+		"connection_timeouts": cmp.Or(options.Timeouts, DefaultTimeouts).inSeconds(),
 	})
 	maps.Copy(switches, options.forTests)
 	return switches, nil

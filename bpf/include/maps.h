@@ -174,10 +174,11 @@ struct {
 /*
  * key: 0. How often what judges connections has changed: one that was judged before that is judged
  * again. 0 while there is no policy in the cluster: then nothing is tracked or judged.
+ * key: 1. The last that was not 0, which user space goes on from.
  */
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
-	__uint(max_entries, 1);
+	__uint(max_entries, 2);
 	__type(key, __u32);
 	__type(value, __u32);
 } policy_v1 SEC(".maps");

@@ -29,7 +29,7 @@ func dropReasons(top string) (string, error) {
 	return p.String(), nil
 }
 
-// shapes has the Go types of each map's keys and values; nil is a u32.
+// shapes has the Go types of each map's keys and values; nil is a number.
 var shapes = [abi.MapCount]struct{ key, value any }{
 	abi.Frontends:    {abi.FrontendKey{}, abi.Frontend{}},
 	abi.Views:        {abi.ViewKey{}, abi.View{}},
@@ -41,6 +41,12 @@ var shapes = [abi.MapCount]struct{ key, value any }{
 	abi.Networks:     {abi.NetworkKey{}, abi.Network{}},
 	abi.HealthChecks: {nil, abi.HealthCheck{}},
 	abi.Selves:       {nil, abi.Self{}},
+	abi.Peers:        {[16]byte{}, abi.Identity{}},
+	abi.Blocks:       {abi.NetworkKey{}, abi.Identity{}},
+	abi.Verdicts:     {abi.VerdictKey{}, abi.Verdict{}},
+	abi.PortVerdicts: {abi.PortVerdictKey{}, abi.PortVerdict{}},
+	abi.RuleSets:     {nil, abi.RuleSet{}},
+	abi.Rules:        {nil, abi.Rule{}},
 }
 
 func mapLayouts(top string) (string, error) {
@@ -67,12 +73,14 @@ func layoutName(m abi.Map) string {
 	return [abi.MapCount]string{
 		abi.Frontends: "Frontends", abi.Views: "Views", abi.Sets: "Sets", abi.Slots: "Slots", abi.Backends: "Backends", abi.Endpoints: "Endpoints",
 		abi.SourceRanges: "SourceRanges", abi.Networks: "Networks", abi.HealthChecks: "HealthChecks", abi.Selves: "Selves",
+		abi.Peers: "Peers", abi.Blocks: "Blocks", abi.Verdicts: "Verdicts", abi.PortVerdicts: "PortVerdicts", abi.RuleSets: "RuleSets",
+		abi.Rules: "Rules",
 	}[m]
 }
 
 func fields(part string, shape any, size int) [][]string {
 	if shape == nil {
-		return [][]string{{part, "0", strconv.Itoa(size), "id", "u32"}}
+		return [][]string{{part, "0", strconv.Itoa(size), "id", "u" + strconv.Itoa(8*size)}}
 	}
 	t := reflect.TypeOf(shape)
 	if t.Kind() != reflect.Struct {

@@ -36,14 +36,18 @@ const (
 // settings are what a programmer can be told.
 type settings struct {
 	config.Common
-	node       string
-	cgroup     string
-	pinDir     string
-	maps       string
-	capacities [abi.MapCount]uint32
-	flows      uint32
-	affinities uint32
-	timeouts   bpf.Timeouts
+	node        string
+	cgroup      string
+	pinDir      string
+	maps        string
+	capacities  [abi.MapCount]uint32
+	flows       uint32
+	affinities  uint32
+	connections uint32
+	timeouts    bpf.Timeouts
+
+	policyReject    bool
+	keepEstablished bool
 
 	healthz       string
 	masqueradeAll bool
@@ -62,11 +66,18 @@ func (s *settings) Flags(flags *pflag.FlagSet) {
 		"`folder` on a bpffs where maps and programs outlive this process; empty lets them end with it")
 	flags.StringVar(&s.maps, "maps", mapsKernel, "where the tables go: `kernel`, or memory, which forwards nothing and needs no rights")
 	for m, name := range capacityFlags {
+		if name == "" {
+			continue
+		}
 		flags.Uint32Var(&s.capacities[m], name, bpf.DefaultCapacities[abi.Map(m)],
 			"`entries` that map "+abi.Map(m).String()+" has room for; pinned maps grow to it, and shrink if what is in use fits")
 	}
 	flags.Uint32Var(&s.flows, "flows", bpf.DefaultFlows, "`entries` of the connection table of per-packet translation, two a flow, four if it is masqueraded")
 	flags.Uint32Var(&s.affinities, "max-affinities", bpf.DefaultAffinities, "`entries` of the table of clients with session affinity")
+	flags.Uint32Var(&s.connections, "max-connections", bpf.DefaultConnections, "`entries` of the table of pods' connections, of which there is one a connection while there are policies")
+	flags.BoolVar(&s.policyReject, "policy-reject", false, "answer a connection that NetworkPolicies isolate a pod from, by a RST or ICMP;\n"+
+		"what a ClusterNetworkPolicy denies is never answered")
+	flags.BoolVar(&s.keepEstablished, "policy-keep-established", false, "let connections go on that policies have ceased to allow")
 	flags.StringVar(&s.healthz, "healthz-address", "0.0.0.0:10256",
 		"`address` of /healthz and /livez for load balancers, as kube-proxy has them; empty is none, as with tables in memory")
 	flags.BoolVar(&s.masqueradeAll, "masquerade-all", false, "give the node's address to all that leaves for a backend elsewhere, whoever sent it")
@@ -93,15 +104,19 @@ func (s *settings) timeoutFlags(flags *pflag.FlagSet) {
 		{&s.timeouts.UDPUnanswered, "conntrack-udp-unanswered", d.UDPUnanswered, "of UDP that was not answered"},
 		{&s.timeouts.UDPAnswered, "conntrack-udp-answered", d.UDPAnswered, "of UDP that was answered"},
 		{&s.timeouts.SCTP, "conntrack-sctp", d.SCTP, "of an SCTP association"},
+		{&s.timeouts.ICMP, "conntrack-icmp", d.ICMP, "of an echo, which policies judge"},
+		{&s.timeouts.Other, "conntrack-other", d.Other, "of other protocols, which policies judge"},
 	} {
-		flags.DurationVar(f.to, f.name, f.is, "how long a flow is kept without a packet: "+f.usage)
+		flags.DurationVar(f.to, f.name, f.is, "how long a flow or connection is kept without a packet: "+f.usage)
 	}
 }
 
 // capacityFlags has a flag for each map but the one of the node's own row.
-var capacityFlags = [abi.Selves]string{
+var capacityFlags = [abi.MapCount]string{
 	abi.Frontends: "max-frontends", abi.Views: "max-views", abi.Sets: "max-sets", abi.Slots: "max-slots", abi.Backends: "max-backends",
 	abi.Endpoints: "max-endpoints", abi.SourceRanges: "max-source-ranges", abi.Networks: "max-networks", abi.HealthChecks: "max-health-checks",
+	abi.Peers: "max-peers", abi.Blocks: "max-blocks", abi.Verdicts: "max-verdicts", abi.PortVerdicts: "max-port-verdicts",
+	abi.RuleSets: "max-rule-sets", abi.Rules: "max-rules",
 }
 
 // check fills in defaults that depend on the machine.

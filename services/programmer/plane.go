@@ -59,7 +59,8 @@ func openDataplane(s *settings, log *slog.Logger) (dataplane, error) {
 		capacities[abi.Map(m)] = n
 	}
 	loaded, err := bpf.Load(bpf.Options{
-		PinDir: s.pinDir, Capacities: capacities, Flows: s.flows, Affinities: s.affinities, MasqueradeAll: s.masqueradeAll, Log: log,
+		PinDir: s.pinDir, Capacities: capacities, Flows: s.flows, Affinities: s.affinities, Connections: s.connections, Timeouts: s.timeouts,
+		PolicyReject: s.policyReject, KeepEstablished: s.keepEstablished, MasqueradeAll: s.masqueradeAll, Log: log,
 	})
 	if err != nil {
 		if reason := bpf.Probe(); reason != nil {
