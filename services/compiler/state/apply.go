@@ -181,8 +181,8 @@ func applyPolicy(txn *memdb.Txn, kind string, n Name, fact *schemas.Fact) (chang
 	var old, now *Policy
 	network, cluster := fact.GetNetworkPolicy(), fact.GetClusterNetworkPolicy()
 	strange := fmt.Sprintf("its fact holds a %T", fact.State)
-	switch {
-	case kind == KindNetworkPolicy:
+	switch kind {
+	case KindNetworkPolicy:
 		if fact.State != nil && network == nil {
 			network = &schemas.NetworkPolicy{Refused: strange}
 		}

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"iter"
+	"maps"
 	"slices"
 	"strings"
 	"unicode/utf8"
@@ -103,9 +104,5 @@ func (l Labels) Get(key string) (value string, found bool) {
 
 // Map returns the labels as a new map.
 func (l Labels) Map() map[string]string {
-	m := map[string]string{}
-	for k, v := range l.All() {
-		m[k] = v
-	}
-	return m
+	return maps.Collect(l.All())
 }

@@ -18,8 +18,10 @@ import (
 const (
 	// MaxRules bounds the rules of one direction.
 	MaxRules = 1024
-	// MaxPeers bounds the peers of one rule, MaxRanges its ports.
-	MaxPeers, MaxRanges = 4096, 1024
+	// MaxPeers bounds the peers of one rule.
+	MaxPeers = 4096
+	// MaxRanges bounds the ports of one rule.
+	MaxRanges = 1024
 	// MaxExcepts bounds the prefixes that one block excepts.
 	MaxExcepts = 4096
 	// MaxPriority is the highest of a ClusterNetworkPolicy.
@@ -35,11 +37,8 @@ func parseNetworkPolicy(n Name, m *schemas.NetworkPolicy) (*Policy, error) {
 		Subject:    PodPeer{Namespaces: InNamespace(n.Namespace)},
 		Ingress:    Part{Judges: m.GetIsolatesIngress()}, Egress: Part{Judges: m.GetIsolatesEgress()},
 	}
-	if len(m.GetSpecJson()) > 0 && m.GetPods() == nil {
-		return p.refuse(errors.New("it comes from an older watcher, in a form that this compiler can't read"))
-	}
 	if m.GetPods() == nil {
-		return p.refuse(errors.Join(reason(m.GetRefused()), errors.New("it doesn't say which pods it selects")))
+		return p.refuse(errors.Join(reason(m.GetRefused()), errors.New("its fact doesn't say which pods it selects: is the watcher older?")))
 	}
 	var err error
 	if p.Subject.Pods, err = parseSelector(m.GetPods()); err != nil {
@@ -141,8 +140,16 @@ func (p *Policy) rule(m *schemas.PolicyRule) (r Rule, unknown, err error) {
 	case r.AnyPeer && len(m.GetPeers()) > 0, r.AnyPort == (len(m.GetPorts()) > 0):
 		return r, nil, errors.New("want peers or everyone, and ports or all ports")
 	}
-	if unknown, err = p.peers(&r, m.GetPeers()); err != nil {
-		return r, nil, err
+	for i, m := range m.GetPeers() {
+		if m.GetUnknown() != "" {
+			unknown = together(unknown, fmt.Errorf("peers[%d] is %.64q, which this version doesn't know", i, m.GetUnknown()))
+			continue
+		}
+		peer, err := p.peer(m)
+		if err != nil {
+			return r, nil, fmt.Errorf("peers[%d]: %w", i, err)
+		}
+		r.Peers = append(r.Peers, peer)
 	}
 	for i, port := range m.GetPorts() {
 		ports, err := p.portRange(port)
@@ -151,31 +158,20 @@ func (p *Policy) rule(m *schemas.PolicyRule) (r Rule, unknown, err error) {
 		}
 		r.Ports = append(r.Ports, ports)
 	}
+	if unknown != nil {
+		unknown = r.closeUnknown(unknown)
+	}
 	return r, unknown, nil
 }
 
-// peers reads who a rule names. Peers that this version doesn't know match nothing if the rule accepts, and everyone
-// if it doesn't: network-policy-api wants that what isn't understood never opens.
-func (p *Policy) peers(r *Rule, peers []*schemas.PolicyPeer) (unknown, err error) {
-	for i, m := range peers {
-		if m.GetUnknown() != "" {
-			does := "accepts nothing by it"
-			if r.Action != Accept {
-				r.AnyPeer, does = true, "holds for everyone"
-			}
-			unknown = together(unknown, fmt.Errorf("peers[%d] is %.64q, which this version doesn't know: the rule %s", i, m.GetUnknown(), does))
-			continue
-		}
-		peer, err := p.peer(m)
-		if err != nil {
-			return nil, fmt.Errorf("peers[%d]: %w", i, err)
-		}
-		r.Peers = append(r.Peers, peer)
+// closeUnknown makes of a rule with peers that this version doesn't know what network-policy-api asks for (v0.2.0,
+// ClusterNetworkPolicyEgressPeer, "fail closed"): one that accepts matches nothing by them, any other denies all.
+func (r *Rule) closeUnknown(unknown error) error {
+	if r.Action == Accept {
+		return fmt.Errorf("%w: the rule accepts nothing by it", unknown)
 	}
-	if r.AnyPeer {
-		r.Peers = nil
-	}
-	return unknown, nil
+	*r = Rule{Name: r.Name, Action: Deny, AnyPeer: true, AnyPort: true}
+	return fmt.Errorf("%w: the rule denies everything", unknown)
 }
 
 func (p *Policy) peer(m *schemas.PolicyPeer) (peer Peer, err error) {

@@ -100,14 +100,6 @@ type PortRange struct {
 
 func (p *Policy) key() string { return p.Namespace + "/" + p.Name }
 
-// kind returns the Kubernetes kind.
-func (p *Policy) kind() string {
-	if p.PolicyName.Kind == model.NetworkPolicy {
-		return KindNetworkPolicy
-	}
-	return KindClusterNetworkPolicy
-}
-
 // Compare orders policies as they are asked: by tier, priority, namespace, name.
 func (p *Policy) Compare(o *Policy) int {
 	switch {

@@ -89,7 +89,7 @@ func TestWhatAFactTouches(t *testing.T) {
 		{"a deleted slice touches its service", &schemas.Fact{Object: ref(KindEndpointSlice, "s")}, []string{"service shop/web"}},
 		{"deleted again touches nothing", &schemas.Fact{Object: ref(KindEndpointSlice, "s")}, nil},
 		{"a pod touches its node", pod("a", "n1", "10.1.0.1"), []string{"node n1"}},
-		{"a pod's new labels touch nothing yet", relabelled, nil},
+		{"a pod's new labels touch no unit", relabelled, nil},
 		{"a pod that moves touches both nodes", pod("a", "n2", "10.1.0.1"), []string{"node n1", "node n2"}},
 		{"a pod without a node touches nothing", pod("p", "", "10.1.0.2"), nil},
 		{"a pod in the host's network touches nothing", hosted, nil},
