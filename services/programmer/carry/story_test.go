@@ -331,7 +331,7 @@ func TestDriftIsFoundNamedAndRepaired(t *testing.T) {
 		"an endpoint's pod": {func(m *maps.Memory) maps.Write {
 			addr := pods("x").Rows().Endpoints[0].Addr.As16()
 			return maps.Write{Map: abi.Endpoints, Key: addr[:], Value: abi.Encode(abi.Endpoint{Layer: 3})}
-		}, "endpoints_v1 holds "},
+		}, "endpoints_v2 holds "},
 	} {
 		t.Run(name, func(t *testing.T) {
 			m := memory()

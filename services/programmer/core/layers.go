@@ -102,6 +102,12 @@ func lacking(held *model.Tables, rows *model.Rows) model.Keys {
 		Networks:     without(held.Networks, rows.Networks),
 		HealthChecks: without(held.HealthChecks, rows.HealthChecks),
 		Selves:       without(held.Selves, rows.Selves),
+		RuleSets:     without(held.RuleSets, rows.RuleSets),
+		Rules:        without(held.Rules, rows.Rules),
+		PortVerdicts: without(held.PortVerdicts, rows.PortVerdicts),
+		Verdicts:     without(held.Verdicts, rows.Verdicts),
+		Blocks:       without(held.Blocks, rows.Blocks),
+		Peers:        without(held.Peers, rows.Peers),
 	}
 }
 

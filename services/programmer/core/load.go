@@ -130,6 +130,7 @@ func (c *Core) nameMissing(found, wanted *plan.State) {
 		if len(put.Selves) > 0 {
 			missing = append(missing, "the node's own row")
 		}
+		missing = append(missing, wanted.PolicyNames(&put)...)
 	}
 	if len(missing) > 0 && c.loading.cut == nil && c.loading.tries == 0 {
 		c.loading.drift = append(c.loading.drift, "missing or changed: "+few(missing))

@@ -36,11 +36,17 @@ func NewKernel(plane Plane) (*Kernel, error) {
 		abi.Sets:         &batches[[4]byte, [160]byte]{},
 		abi.Slots:        &batches[[8]byte, [4]byte]{},
 		abi.Backends:     &batches[[4]byte, [40]byte]{},
-		abi.Endpoints:    &batches[[16]byte, [324]byte]{},
+		abi.Endpoints:    &batches[[16]byte, [344]byte]{},
 		abi.SourceRanges: &batches[[24]byte, [4]byte]{},
 		abi.Networks:     &batches[[20]byte, [4]byte]{},
 		abi.HealthChecks: &batches[[4]byte, [132]byte]{},
 		abi.Selves:       &batches[[4]byte, [80]byte]{},
+		abi.Peers:        &batches[[16]byte, [8]byte]{},
+		abi.Blocks:       &batches[[20]byte, [8]byte]{},
+		abi.Verdicts:     &batches[[16]byte, [24]byte]{},
+		abi.PortVerdicts: &batches[[16]byte, [16]byte]{},
+		abi.RuleSets:     &batches[[8]byte, [264]byte]{},
+		abi.Rules:        &batches[[8]byte, [432]byte]{},
 	}}
 	for i, layout := range abi.Layouts {
 		m := plane.Map(abi.Map(i))

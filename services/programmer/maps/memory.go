@@ -22,6 +22,12 @@ var DefaultCapacities = [abi.MapCount]uint32{
 	abi.Networks:     16_384,
 	abi.HealthChecks: 4_096,
 	abi.Selves:       1,
+	abi.Peers:        262_144,
+	abi.Blocks:       65_536,
+	abi.Verdicts:     262_144,
+	abi.PortVerdicts: 131_072,
+	abi.RuleSets:     8_192,
+	abi.Rules:        65_536,
 }
 
 // Memory is maps in this process. It may be used from several goroutines.

@@ -183,6 +183,18 @@ func rows(all ...any) *model.Tables {
 			t.HealthChecks[r.Port] = r
 		case model.Self:
 			t.Selves[r.Key()] = r
+		case model.RuleSet:
+			t.RuleSets[r.ID] = r
+		case model.Rule:
+			t.Rules[r.ID] = r
+		case model.PortVerdict:
+			t.PortVerdicts[r.PortKey] = r
+		case model.Verdict:
+			t.Verdicts[r.VerdictKey] = r
+		case model.Block:
+			t.Blocks[r.Prefix] = r
+		case model.Peer:
+			t.Peers[r.Addr] = r
 		case [2]uint32:
 			m := model.Member{Set: model.SetID(r[0]), Backend: model.BackendID(r[1])}
 			t.Members[m] = m
@@ -191,6 +203,14 @@ func rows(all ...any) *model.Tables {
 		}
 	}
 	return t
+}
+
+func peer(addr string, id model.IdentityID) model.Peer {
+	return model.Peer{Addr: netip.MustParseAddr(addr), Identity: id}
+}
+
+func block(prefix string, id model.IdentityID) model.Block {
+	return model.Block{Prefix: netip.MustParsePrefix(prefix), Identity: id}
 }
 
 func in(set model.SetID, backend model.BackendID) [2]uint32 {

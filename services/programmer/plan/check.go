@@ -94,7 +94,7 @@ func (t *transaction) checkPuts(put *model.Rows, kind model.LayerKind) error {
 			return refuse("rows", "the node's zone %q is longer than %d bytes", s.Zone, zoneMax)
 		}
 	}
-	return nil
+	return t.checkPolicy(put)
 }
 
 // stillFits refuses another meaning of a set while a view that doesn't change leads to it.

@@ -21,9 +21,8 @@ type row[K comparable] interface {
 // codec turns the rows of one table into entries of one map and back. Sets are not among them: what a map holds of a
 // set has the count of its slots too.
 type codec[K comparable, R row[K]] struct {
+	*table[K, R]
 	in    abi.Map
-	of    func(*model.Tables) map[K]R
-	puts  func(*model.Rows) []R
 	key   func(*arena, K) []byte
 	value func(*arena, R, model.LayerKind) []byte
 	// readKey and read undo key and value as far as they can: what they make of foreign bytes is encoded again and
@@ -34,10 +33,13 @@ type codec[K comparable, R row[K]] struct {
 }
 
 var frontends = &codec[model.FrontendKey, model.Frontend]{
-	in:   abi.Frontends,
-	of:   func(t *model.Tables) map[model.FrontendKey]model.Frontend { return t.Frontends },
-	puts: func(r *model.Rows) []model.Frontend { return r.Frontends },
-	key:  (*arena).frontendKey, value: (*arena).frontend,
+	in: abi.Frontends,
+	table: &table[model.FrontendKey, model.Frontend]{
+		of:      func(t *model.Tables) map[model.FrontendKey]model.Frontend { return t.Frontends },
+		puts:    func(r *model.Rows) *[]model.Frontend { return &r.Frontends },
+		removes: func(k *model.Keys) *[]model.FrontendKey { return &k.Frontends },
+	},
+	key: (*arena).frontendKey, value: (*arena).frontend,
 	readKey: func(b []byte) model.FrontendKey {
 		return model.FrontendKey{
 			Addr: abi.Addr([16]byte(b)), Port: binary.BigEndian.Uint16(b[16:]),
@@ -56,10 +58,13 @@ var frontends = &codec[model.FrontendKey, model.Frontend]{
 }
 
 var views = &codec[model.ViewKey, model.View]{
-	in:   abi.Views,
-	of:   func(t *model.Tables) map[model.ViewKey]model.View { return t.Views },
-	puts: func(r *model.Rows) []model.View { return r.Views },
-	key:  (*arena).viewKey, value: (*arena).view,
+	in: abi.Views,
+	table: &table[model.ViewKey, model.View]{
+		of:      func(t *model.Tables) map[model.ViewKey]model.View { return t.Views },
+		puts:    func(r *model.Rows) *[]model.View { return &r.Views },
+		removes: func(k *model.Keys) *[]model.ViewKey { return &k.Views },
+	},
+	key: (*arena).viewKey, value: (*arena).view,
 	readKey: func(b []byte) model.ViewKey {
 		return model.ViewKey{
 			Place: model.Place(binary.NativeEndian.Uint64(b)), Set: model.SetID(binary.NativeEndian.Uint32(b[8:])),
@@ -75,10 +80,13 @@ var views = &codec[model.ViewKey, model.View]{
 }
 
 var backends = &codec[model.BackendID, model.Backend]{
-	in:   abi.Backends,
-	of:   func(t *model.Tables) map[model.BackendID]model.Backend { return t.Backends },
-	puts: func(r *model.Rows) []model.Backend { return r.Backends },
-	key:  func(a *arena, id model.BackendID) []byte { return a.id(uint32(id)) }, value: (*arena).backend,
+	in: abi.Backends,
+	table: &table[model.BackendID, model.Backend]{
+		of:      func(t *model.Tables) map[model.BackendID]model.Backend { return t.Backends },
+		puts:    func(r *model.Rows) *[]model.Backend { return &r.Backends },
+		removes: func(k *model.Keys) *[]model.BackendID { return &k.Backends },
+	},
+	key: func(a *arena, id model.BackendID) []byte { return a.id(uint32(id)) }, value: (*arena).backend,
 	readKey: func(b []byte) model.BackendID { return model.BackendID(binary.NativeEndian.Uint32(b)) },
 	read: func(id model.BackendID, b []byte) (model.Backend, model.LayerKind) {
 		return model.Backend{
@@ -96,10 +104,13 @@ var backends = &codec[model.BackendID, model.Backend]{
 }
 
 var endpoints = &codec[netip.Addr, model.Endpoint]{
-	in:   abi.Endpoints,
-	of:   func(t *model.Tables) map[netip.Addr]model.Endpoint { return t.Endpoints },
-	puts: func(r *model.Rows) []model.Endpoint { return r.Endpoints },
-	key:  (*arena).addr, value: (*arena).endpoint,
+	in: abi.Endpoints,
+	table: &table[netip.Addr, model.Endpoint]{
+		of:      func(t *model.Tables) map[netip.Addr]model.Endpoint { return t.Endpoints },
+		puts:    func(r *model.Rows) *[]model.Endpoint { return &r.Endpoints },
+		removes: func(k *model.Keys) *[]netip.Addr { return &k.Endpoints },
+	},
+	key: (*arena).addr, value: (*arena).endpoint,
 	readKey: func(b []byte) netip.Addr { return abi.Addr([16]byte(b)) },
 	read: func(addr netip.Addr, b []byte) (model.Endpoint, model.LayerKind) {
 		return model.Endpoint{
@@ -111,10 +122,13 @@ var endpoints = &codec[netip.Addr, model.Endpoint]{
 }
 
 var sourceRanges = &codec[model.SourceRange, model.SourceRange]{
-	in:   abi.SourceRanges,
-	of:   func(t *model.Tables) map[model.SourceRange]model.SourceRange { return t.SourceRanges },
-	puts: func(r *model.Rows) []model.SourceRange { return r.SourceRanges },
-	key:  (*arena).sourceRangeKey,
+	in: abi.SourceRanges,
+	table: &table[model.SourceRange, model.SourceRange]{
+		of:      func(t *model.Tables) map[model.SourceRange]model.SourceRange { return t.SourceRanges },
+		puts:    func(r *model.Rows) *[]model.SourceRange { return &r.SourceRanges },
+		removes: func(k *model.Keys) *[]model.SourceRange { return &k.SourceRanges },
+	},
+	key: (*arena).sourceRangeKey,
 	value: func(a *arena, _ model.SourceRange, kind model.LayerKind) []byte {
 		b := a.take(4)
 		b[0] = uint8(kind)
@@ -135,10 +149,13 @@ var sourceRanges = &codec[model.SourceRange, model.SourceRange]{
 }
 
 var networks = &codec[netip.Prefix, model.Network]{
-	in:   abi.Networks,
-	of:   func(t *model.Tables) map[netip.Prefix]model.Network { return t.Networks },
-	puts: func(r *model.Rows) []model.Network { return r.Networks },
-	key:  (*arena).prefix,
+	in: abi.Networks,
+	table: &table[netip.Prefix, model.Network]{
+		of:      func(t *model.Tables) map[netip.Prefix]model.Network { return t.Networks },
+		puts:    func(r *model.Rows) *[]model.Network { return &r.Networks },
+		removes: func(k *model.Keys) *[]netip.Prefix { return &k.Networks },
+	},
+	key: (*arena).prefix,
 	value: func(a *arena, n model.Network, kind model.LayerKind) []byte {
 		b := a.take(4)
 		b[0], b[1] = uint8(n.Kind), uint8(kind)
@@ -152,10 +169,13 @@ var networks = &codec[netip.Prefix, model.Network]{
 }
 
 var healthChecks = &codec[uint16, model.HealthCheck]{
-	in:   abi.HealthChecks,
-	of:   func(t *model.Tables) map[uint16]model.HealthCheck { return t.HealthChecks },
-	puts: func(r *model.Rows) []model.HealthCheck { return r.HealthChecks },
-	key:  func(a *arena, port uint16) []byte { return a.id(uint32(port)) },
+	in: abi.HealthChecks,
+	table: &table[uint16, model.HealthCheck]{
+		of:      func(t *model.Tables) map[uint16]model.HealthCheck { return t.HealthChecks },
+		puts:    func(r *model.Rows) *[]model.HealthCheck { return &r.HealthChecks },
+		removes: func(k *model.Keys) *[]uint16 { return &k.HealthChecks },
+	},
+	key: func(a *arena, port uint16) []byte { return a.id(uint32(port)) },
 	value: func(a *arena, h model.HealthCheck, kind model.LayerKind) []byte {
 		b := a.take(132)
 		b[0] = uint8(kind)
@@ -174,23 +194,24 @@ var healthChecks = &codec[uint16, model.HealthCheck]{
 }
 
 var selves = &codec[model.SelfKey, model.Self]{
-	in:   abi.Selves,
-	of:   func(t *model.Tables) map[model.SelfKey]model.Self { return t.Selves },
-	puts: func(r *model.Rows) []model.Self { return r.Selves },
-	key:  func(a *arena, _ model.SelfKey) []byte { return a.id(0) },
+	in: abi.Selves,
+	table: &table[model.SelfKey, model.Self]{
+		of:      func(t *model.Tables) map[model.SelfKey]model.Self { return t.Selves },
+		puts:    func(r *model.Rows) *[]model.Self { return &r.Selves },
+		removes: func(k *model.Keys) *[]model.SelfKey { return &k.Selves },
+	},
+	key: func(a *arena, _ model.SelfKey) []byte { return a.id(0) },
 	value: func(a *arena, s model.Self, kind model.LayerKind) []byte {
 		b := a.take(80)
 		binary.NativeEndian.PutUint64(b, uint64(model.PlaceOf(s.Zone)))
 		b[8] = uint8(kind)
-		if s.Draining {
-			b[9] = 1
-		}
+		b[9], b[10] = flag(s.Draining), flag(s.Policed)
 		copy(b[16:79], s.Zone)
 		return b
 	},
 	readKey: func([]byte) model.SelfKey { return model.SelfKey{} },
 	read: func(_ model.SelfKey, b []byte) (model.Self, model.LayerKind) {
-		return model.Self{Zone: abi.Text(b[16:]), Draining: b[9] != 0}, model.LayerKind(b[8])
+		return model.Self{Zone: abi.Text(b[16:]), Draining: b[9] != 0, Policed: b[10] != 0}, model.LayerKind(b[8])
 	},
 	text: func(_ *State, s model.Self) string { return fmt.Sprintf("the node itself in zone %q", s.Zone) },
 }
@@ -206,6 +227,8 @@ type mapped interface {
 var codecs = [abi.MapCount]mapped{
 	abi.Frontends: frontends, abi.Views: views, abi.Backends: backends, abi.Endpoints: endpoints,
 	abi.SourceRanges: sourceRanges, abi.Networks: networks, abi.HealthChecks: healthChecks, abi.Selves: selves,
+	abi.Peers: peers, abi.Blocks: blocks, abi.Verdicts: verdicts, abi.PortVerdicts: portVerdicts,
+	abi.RuleSets: ruleSets, abi.Rules: rules,
 }
 
 // decode accepts exactly what the encoders make: an entry with a foreign layer, a padding byte set or an IPv4-mapped
@@ -254,4 +277,11 @@ func (c *codec[K, R]) describe(s *State, key, value []byte) string {
 		return ""
 	}
 	return c.text(s, r) + " of layer " + word(kind)
+}
+
+func (c *codec[K, R]) names(s *State, rows *model.Rows) (names []string) {
+	for _, r := range *c.puts(rows) {
+		names = append(names, c.text(s, r))
+	}
+	return names
 }

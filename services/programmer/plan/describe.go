@@ -6,6 +6,7 @@ import (
 	"bytes"
 	"encoding/binary"
 	"fmt"
+	"slices"
 
 	"github.com/deltaplane/deltaplane/internal/abi"
 	"github.com/deltaplane/deltaplane/internal/model"
@@ -63,4 +64,10 @@ func (s *State) describe(m abi.Map, key, value []byte) string {
 		return fmt.Sprintf("key %x, value %x", key, value)
 	}
 	return text
+}
+
+// PolicyNames names the rows of policy among rows as people know them.
+func (s *State) PolicyNames(rows *model.Rows) []string {
+	return slices.Concat(ruleSets.names(s, rows), rules.names(s, rows), portVerdicts.names(s, rows),
+		verdicts.names(s, rows), blocks.names(s, rows), peers.names(s, rows))
 }

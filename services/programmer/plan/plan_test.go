@@ -245,9 +245,20 @@ func TestEntriesAreTheBytesOfTheABI(t *testing.T) {
 	e := model.Endpoint{Addr: netip.MustParseAddr("10.1.0.5"), Pod: "shop/web-1"}
 	own := b
 	own.ID, own.Place, own.Twin = 8, 9, 7
-	memory, _ := filled(t, rows(set(1, 1), v6, b, own, in(1, 7), e))
+	judged := model.Endpoint{Addr: netip.MustParseAddr("fd00::5"), Pod: "shop/web-1", Incarnation: 77, Ingress: 1 << 60, Egress: 1<<60 | 1}
+	v := model.Verdict{VerdictKey: model.VerdictKey{RuleSet: 1 << 60, Identity: 9}, Ports: 0x0102030405060708, Rule: 11, Action: model.ActionIsolate}
+	p := model.PortVerdict{PortKey: model.PortKey{Ports: v.Ports, Protocol: model.TCP, Port: 8080, Bits: 12}, Action: model.ActionAllow, Rule: 11}
+	rs := model.RuleSet{ID: 1 << 60, Direction: model.Ingress, Policies: "NetworkPolicy shop/web"}
+	egress := model.RuleSet{ID: 1<<60 | 1, Direction: model.Egress, Policies: "ClusterNetworkPolicy c"}
+	r := model.Rule{ID: 11, Policy: model.PolicyName{Kind: model.NetworkPolicy, Namespace: "shop", Name: "web"}, Direction: model.Ingress, Index: 2, Name: "first", Action: model.ActionAllow}
+	memory, _ := filled(t, rows(set(1, 1), v6, b, own, in(1, 7), e, judged, v, p, rs, egress, r, peer("10.1.0.9", 9), block("10.0.0.0/8", 4),
+		model.Self{Policed: true}))
 	name := func(text string) (a [128]byte) { copy(a[:], text); return a }
 	pod := func(text string) (a [320]byte) { copy(a[:], text); return a }
+	var policies [256]byte
+	copy(policies[:], rs.Policies)
+	var ruleName [104]byte
+	copy(ruleName[:], "first")
 	for _, want := range []struct {
 		m          abi.Map
 		key, value any
@@ -258,6 +269,14 @@ func TestEntriesAreTheBytesOfTheABI(t *testing.T) {
 		{abi.Backends, uint32(7), abi.Backend{Addr: b.Addr.As16(), Set: 1, Port: abi.Port(8080), State: 1, Layer: 1}},
 		{abi.Backends, uint32(8), abi.Backend{Addr: b.Addr.As16(), Set: 1, Port: abi.Port(8080), State: 1, Layer: 1, Place: 9, Twin: 7}},
 		{abi.Endpoints, e.Addr.As16(), abi.Endpoint{Layer: 1, Pod: pod("shop/web-1")}},
+		{abi.Endpoints, judged.Addr.As16(), abi.Endpoint{Layer: 1, Pod: pod("shop/web-1"), Incarnation: 77, Ingress: 1 << 60, Egress: 1<<60 | 1}},
+		{abi.Verdicts, abi.VerdictKey{RuleSet: 1 << 60, Identity: 9}, abi.Verdict{Ports: uint64(v.Ports), Rule: 11, Action: 3, Layer: 1}},
+		{abi.PortVerdicts, abi.PortVerdictKey{Bits: 92, Ports: [8]byte{1, 2, 3, 4, 5, 6, 7, 8}, Protocol: 6, Port: abi.Port(8080)}, abi.PortVerdict{Rule: 11, Action: 1, Layer: 1}},
+		{abi.RuleSets, uint64(1 << 60), abi.RuleSet{Direction: 1, Layer: 1, Policies: policies}},
+		{abi.Rules, uint64(11), abi.Rule{Index: 2, Kind: 2, Direction: 1, Action: 1, Layer: 1, Policy: pod("shop/web"), Name: ruleName}},
+		{abi.Peers, netip.MustParseAddr("10.1.0.9").As16(), abi.Identity{ID: 9, Layer: 1}},
+		{abi.Blocks, abi.NetworkKey{Bits: 104, Addr: netip.MustParseAddr("10.0.0.0").As16()}, abi.Identity{ID: 4, Layer: 1}},
+		{abi.Selves, uint32(0), abi.Self{Layer: 1, Policed: 1}},
 	} {
 		value, held := memory.Lookup(want.m, abi.Encode(want.key))
 		if !held || string(value) != string(abi.Encode(want.value)) {

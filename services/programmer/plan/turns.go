@@ -21,7 +21,7 @@ func turnsOf[K comparable, R row[K]](t *transaction, c *codec[K, R], before map[
 	var turns []turn[K, R]
 	seen := map[K]bool{}
 	for _, kind := range kinds {
-		for _, r := range c.puts(&t.changes[kind].Put) {
+		for _, r := range *c.puts(&t.changes[kind].Put) {
 			turns = append(turns, turn[K, R]{r.Key(), before[r.Key()], was[R]{r, kind}})
 			if touched != nil || len(before) > 0 {
 				seen[r.Key()] = true
@@ -126,6 +126,24 @@ func (r *round) sourceRange(of turn[model.SourceRange, model.SourceRange]) {
 func (r *round) rest() {
 	for _, of := range turnsOf(r.transaction, endpoints, r.endpointsBefore, nil) {
 		entry(r, endpoints, of, &r.point, &r.point)
+	}
+	for _, of := range turnsOf(r.transaction, portVerdicts, r.portVerdictsBefore, nil) {
+		entry(r, portVerdicts, of, &r.prepare, &r.reclaim)
+	}
+	for _, of := range turnsOf(r.transaction, ruleSets, r.ruleSetsBefore, nil) {
+		entry(r, ruleSets, of, &r.prepare, &r.reclaim)
+	}
+	for _, of := range turnsOf(r.transaction, rules, r.rulesBefore, nil) {
+		entry(r, rules, of, &r.prepare, &r.reclaim)
+	}
+	for _, of := range turnsOf(r.transaction, verdicts, r.verdictsBefore, nil) {
+		entry(r, verdicts, of, &r.turn, &r.reclaim)
+	}
+	for _, of := range turnsOf(r.transaction, blocks, r.blocksBefore, nil) {
+		entry(r, blocks, of, &r.lead, &r.point)
+	}
+	for _, of := range turnsOf(r.transaction, peers, r.peersBefore, nil) {
+		entry(r, peers, of, &r.lead, &r.point)
 	}
 	for _, of := range turnsOf(r.transaction, networks, r.networksBefore, nil) {
 		entry(r, networks, of, &r.prepare, &r.reclaim)
