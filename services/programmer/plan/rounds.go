@@ -41,7 +41,7 @@ func (s *standIns) none() bool { return len(s.sets)+len(s.backends) == 0 }
 func (t *transaction) standIns() *standIns {
 	swap := &standIns{sets: map[model.SetID]model.SetID{}, backends: map[model.BackendID]model.BackendID{}}
 	freeSet := model.SetID(firstStandIn)
-	for _, id := range t.reusedSets() {
+	for _, id := range slices.Sorted(slices.Values(t.reusedSets())) {
 		for t.setTaken(freeSet) {
 			freeSet++
 		}
@@ -49,7 +49,7 @@ func (t *transaction) standIns() *standIns {
 		freeSet++
 	}
 	freeBackend := model.BackendID(firstStandIn)
-	for id := range t.reusedBackends(swap) {
+	for _, id := range slices.Sorted(maps.Keys(t.reusedBackends(swap))) {
 		for t.backendTaken(freeBackend) {
 			freeBackend++
 		}
