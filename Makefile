@@ -21,6 +21,9 @@ GOLANGCI := $(TOOLS)/golangci-lint-v2.15.0
 APISERVER_VERSION := v1.37.2
 KUBERNETES_TEST := $(CURDIR)/.cache/kubernetes.test
 FUZZTIME ?= 20s
+# Tests that draw what they try draw the same in every `make test`, so that it says something about the change at hand;
+# `make fuzz` takes a fresh seed and 20 times as much. SEED=n takes that one, in both.
+SEED ?=
 BENCHTIME ?= 1s
 # The branch that messages must stay compatible with.
 AGAINST ?= main
@@ -45,15 +48,23 @@ demo: build ## show the whole pipeline at work, in under a minute
 .PHONY: test
 test: build ## run every test that can run here; as root also those that need the kernel
 	$(if $(RACE),,@echo "gcc is not installed: running without the race detector")
-	go test $(RACE) -timeout 20m $(PACKAGES)
+	RAPID_SEED=$(or $(SEED),1) DELTAPLANE_SEED=$(or $(SEED),1) go test $(RACE) -timeout 20m $(PACKAGES)
 
 .PHONY: fuzz
-fuzz: ## run each fuzz target for FUZZTIME
+fuzz: fuzz-properties ## run random tests at length with a fresh seed, then each fuzz target for FUZZTIME
 	@grep -rlE '^func Fuzz' --include='*_test.go' . | while read -r file; do \
 		for target in $$(grep -oE '^func Fuzz\w+' "$$file" | cut -d' ' -f2); do \
 			go test -run '^$$' -fuzz "^$$target\$$" -fuzztime $(FUZZTIME) "$$(dirname "$$file")"; \
 		done; \
 	done
+
+.PHONY: fuzz-properties
+fuzz-properties:
+	@export RAPID_CHECKS=2000 RAPID_SEED=$(or $(SEED),$$((1 + RANDOM * 32768 + RANDOM))); \
+	export DELTAPLANE_SEED=$$RAPID_SEED; \
+	echo "seed $$RAPID_SEED: the same again with make $@ SEED=$$RAPID_SEED"; \
+	grep -rl --include='*_test.go' '"pgregory.net/rapid"' . | xargs -n 1 dirname | sort -u | xargs go test -count=1 -timeout 1h; \
+	go test -count=1 -timeout 1h -run AgreeWithTheModel ./test/kernel -differential.runs=6000
 
 .PHONY: bench
 bench: ## run the benchmarks; prints benchstat's format

@@ -29,11 +29,7 @@ func TestSocketsAgreeWithTheModel(t *testing.T) {
 			serve(t, n.NetNS, netip.AddrPortFrom(a, port).String())
 		}
 	}
-	seed := *seedFlag
-	if seed == 0 {
-		seed = uint64(time.Now().UnixNano())
-	}
-	t.Logf("seed %d: repeat with -differential.seed=%d", seed, seed)
+	seed := anySeed(t)
 	rows, err := kernelnode.Over(n.plane, 256)
 	if err != nil {
 		t.Fatal(err)

@@ -8,7 +8,9 @@ import (
 	"flag"
 	"fmt"
 	"math/rand/v2"
+	"os"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -23,10 +25,27 @@ import (
 )
 
 var (
-	seedFlag  = flag.Uint64("differential.seed", 0, "seed of the differential test; 0 takes the time")
+	seedFlag  = flag.Uint64("differential.seed", 0, "seed of the differential tests; 0 takes DELTAPLANE_SEED, or the time")
 	runsFlag  = flag.Int("differential.runs", 300, "how many worlds the differential test makes")
 	stepsFlag = flag.Int("differential.steps", 400, "how many packets and changes each world sees")
 )
+
+// anySeed returns the seed that was asked for, or a fresh one, and says which.
+func anySeed(t *testing.T) uint64 {
+	t.Helper()
+	seed := *seedFlag
+	if text := os.Getenv("DELTAPLANE_SEED"); seed == 0 && text != "" {
+		var err error
+		if seed, err = strconv.ParseUint(text, 10, 64); err != nil {
+			t.Fatalf("DELTAPLANE_SEED: %v", err)
+		}
+	}
+	if seed == 0 {
+		seed = uint64(time.Now().UnixNano())
+	}
+	t.Logf("seed %d: repeat with -differential.seed=%d", seed, seed)
+	return seed
+}
 
 // TestProgramsAgreeWithTheModel sends random packets through the real programs, over random tables that change in
 // between, and lets the reference model judge each. A failure prints the seed that brings it back.
@@ -35,11 +54,7 @@ var (
 // does.
 func TestProgramsAgreeWithTheModel(t *testing.T) {
 	testkit.NeedKernel(t)
-	seed := *seedFlag
-	if seed == 0 {
-		seed = uint64(time.Now().UnixNano())
-	}
-	t.Logf("seed %d: repeat with -differential.seed=%d", seed, seed)
+	seed := anySeed(t)
 	total := tally{}
 	kernels := []kernelNode{newKernelNode(t, false), newKernelNode(t, true)}
 	for i := range *runsFlag {
