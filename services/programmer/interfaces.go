@@ -22,6 +22,9 @@ import (
 // alone goes through, and to its uplinks, in the network namespace that this process runs in; and it tells the programs
 // the node's own addresses. All of that comes and goes in any order; it is looked at again when the kernel tells of a
 // change, every 30 s, and every second while something is missing.
+//
+// An interface that looks like a pod's gets the programs at once, before anyone says whose it is: while there are
+// policies they let nothing pass of a pod that isn't known.
 type interfaces struct {
 	plane   dataplane
 	log     *slog.Logger
@@ -33,6 +36,7 @@ type interfaces struct {
 	routes  func() (map[netip.Addr]int, error)
 	list    func() ([]node.Interface, error)
 	changes func(context.Context) <-chan struct{}
+	appear  func(context.Context) <-chan node.Pair
 
 	attached map[port]bool        // by this process
 	missing  map[string]time.Time // since when, by what a person reads
@@ -52,8 +56,8 @@ const patience = 5 * time.Second
 func newInterfaces(plane dataplane, log *slog.Logger, options node.Options, problem func(string)) *interfaces {
 	return &interfaces{
 		plane: plane, log: log, options: options, problem: problem, found: func(node.Found) {},
-		wanted: make(chan []model.Endpoint, 1), routes: node.HostRoutes, list: node.Read, changes: node.Watch,
-		attached: map[port]bool{}, missing: map[string]time.Time{},
+		wanted: make(chan []model.Endpoint, 1), routes: node.HostRoutes, list: node.Read, changes: node.Watch, appear: node.Appear,
+		attached: map[port]bool{}, missing: map[string]time.Time{}, late: map[string]time.Time{},
 	}
 }
 
@@ -66,25 +70,82 @@ func (p *interfaces) want(endpoints []model.Endpoint) {
 	p.wanted <- endpoints
 }
 
-// run attaches nothing until the pods are known: else their interfaces were taken for uplinks.
+// run attaches nothing until the pods are known, else their interfaces were taken for uplinks; but for what looks like a
+// pod's if there were policies when it began.
 func (p *interfaces) run(ctx context.Context) error {
-	changes := p.changes(ctx)
+	changes, appeared := p.changes(ctx), p.appear(ctx)
 	var wanted []model.Endpoint
-	known := false
+	known, early := false, p.judged()
 	retry := time.NewTimer(0)
 	defer retry.Stop()
-	for {
+	for ctx.Err() == nil {
 		select {
 		case <-ctx.Done():
 			return nil
+		case pair := <-appeared:
+			if known || early {
+				p.heard(pair, time.Now())
+			}
+			continue
 		case wanted = <-p.wanted:
 			known = true
 		case <-changes:
 		case <-retry.C:
 		}
-		if known && ctx.Err() == nil && p.reconcile(wanted, time.Now()) {
+		var again bool
+		switch {
+		case ctx.Err() != nil:
+		case known:
+			again = p.reconcile(wanted, time.Now())
+		case early:
+			again = p.attachEarly(time.Now())
+		}
+		if again {
 			retry.Reset(time.Second)
 		}
+	}
+	return nil
+}
+
+// judged says whether the programs judge already, since the tables that they have are of a cluster with policies.
+func (p *interfaces) judged() bool {
+	judges, err := p.plane.judges()
+	if err != nil {
+		p.log.Warn("taking it that there are policies", "error", err)
+	}
+	return judges || err != nil
+}
+
+// attachEarly attaches to what looks like a pod's and has no programs, before the tables are known to be those of now:
+// such a pod came while no programmer ran.
+func (p *interfaces) attachEarly(now time.Time) (again bool) {
+	listed, err := p.list()
+	if err != nil {
+		return true
+	}
+	had := p.plane.attachedPods()
+	for _, i := range listed {
+		if _, before := slices.BinarySearch(had, i.Index); !before {
+			p.attachNew(i, now)
+		}
+	}
+	return false
+}
+
+// heard attaches to a new pod's interface before anything else is known of it.
+func (p *interfaces) heard(pair node.Pair, now time.Time) {
+	if pair.Gone {
+		delete(p.attached, port{pair.Index, false})
+		delete(p.attached, port{pair.Index, true})
+		return
+	}
+	p.attachNew(pair.Interface, now)
+}
+
+// attachNew attaches to an interface that may be a new pod's.
+func (p *interfaces) attachNew(i node.Interface, now time.Time) {
+	if i.OfPod(&p.options) && !p.attached[port{i.Index, true}] {
+		p.attach(port{i.Index, false}, "interface "+i.Name, now)
 	}
 }
 
@@ -113,6 +174,9 @@ func (p *interfaces) look(wanted []model.Endpoint, now time.Time) error {
 		}
 	}
 	found := node.Find(listed, pods, p.options)
+	for ifindex := range found.Pods {
+		pods[ifindex] = true
+	}
 	p.found(found)
 	// What programs read is there before they are.
 	p.noteError(p.plane.setLocals(found.Locals), now)
@@ -120,6 +184,9 @@ func (p *interfaces) look(wanted []model.Endpoint, now time.Time) error {
 	uplinks[int(abi.UplinkAny)] = found.Any
 	p.noteError(p.plane.setUplinks(uplinks), now)
 	p.attachPods(wanted, routes, &found, now)
+	for _, ifindex := range slices.Sorted(maps.Keys(found.Pods)) {
+		p.attach(port{ifindex, false}, "interface "+found.Pods[ifindex], now)
+	}
 	for _, ifindex := range slices.Sorted(maps.Keys(found.Uplinks)) {
 		p.attach(port{ifindex, true}, found.Names[ifindex], now)
 	}

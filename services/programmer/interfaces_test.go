@@ -3,12 +3,14 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"log/slog"
 	"maps"
 	"net/netip"
 	"slices"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
@@ -22,6 +24,7 @@ import (
 type podPlane struct {
 	inMemory
 	on, out map[int]bool
+	policed bool
 	locals  map[netip.Addr]uint8
 	uplinks map[int]abi.Uplink
 }
@@ -44,6 +47,8 @@ func (p *podPlane) attachUplink(ifindex int) error { p.out[ifindex] = true; retu
 func (p *podPlane) detachUplink(ifindex int) error { delete(p.out, ifindex); return nil }
 func (p *podPlane) attachedUplinks() []int         { return slices.Sorted(maps.Keys(p.out)) }
 
+func (p *podPlane) judges() (bool, error) { return p.policed, nil }
+
 func (p *podPlane) setLocals(addresses map[netip.Addr]uint8) error {
 	p.locals = addresses
 	return nil
@@ -59,6 +64,8 @@ func onPlane(plane dataplane, problem func(string)) *interfaces {
 	p := newInterfaces(plane, slog.New(slog.DiscardHandler), node.Options{}, problem)
 	p.routes = func() (map[netip.Addr]int, error) { return nil, nil }
 	p.list = func() ([]node.Interface, error) { return nil, nil }
+	p.changes = func(context.Context) <-chan struct{} { return nil }
+	p.appear = func(context.Context) <-chan node.Pair { return nil }
 	return p
 }
 
@@ -152,4 +159,81 @@ func TestPodsInterfacesAreAttachedAsTheyComeAndDetachedAsTheyGo(t *testing.T) {
 	check(false, 3, 5)
 	wanted = wanted[2:]
 	check(false, 5)
+}
+
+// newPod is the host's side of a pod's interface, of which nothing else is known.
+func newPod(index int) node.Interface { return node.Interface{Index: index, Name: "veth", Apart: true} }
+
+// Policy row 7: a pod's interface has the programs before anyone says that there is a pod, and keeps them until it goes.
+// Trap 36: they are attached when the interface comes, not when its address or route does.
+func TestNewPodsInterfacesAreAttachedAtOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		plane := newPodPlane(nil, nil)
+		p := onPlane(plane, func(text string) { t.Error(text) })
+		list, news := []node.Interface{uplinkInterface(2, "192.0.2.7/24")}, make(chan node.Pair)
+		p.list = func() ([]node.Interface, error) { return list, nil }
+		p.appear = func(context.Context) <-chan node.Pair { return news }
+		changes := make(chan struct{})
+		p.changes = func(context.Context) <-chan struct{} { return changes }
+		ctx, cancel := context.WithCancel(t.Context())
+		ended := make(chan struct{})
+		go func() {
+			defer close(ended)
+			_ = p.run(ctx)
+		}()
+		check := func(when string, pods, uplinks []int) {
+			t.Helper()
+			synctest.Wait()
+			if diff := cmp.Diff([][]int{pods, uplinks}, [][]int{plane.attachedPods(), plane.attachedUplinks()}); diff != "" {
+				t.Errorf("%s: attached (-want +got):\n%s", when, diff)
+			}
+		}
+		news <- node.Pair{Interface: newPod(3)}
+		check("before the tables hold anything, without policies", nil, nil)
+		p.want(nil)
+		check("once they do", nil, []int{2})
+		news <- node.Pair{Interface: newPod(3)}
+		check("a new pod", []int{3}, []int{2})
+		list = append(list, newPod(3))
+		changes <- struct{}{}
+		check("when all is listed", []int{3}, []int{2})
+		list = list[:1]
+		news <- node.Pair{Interface: newPod(3), Gone: true}
+		delete(plane.on, 3) // they went with the interface
+		news <- node.Pair{Interface: newPod(3)}
+		check("another interface with the same index", []int{3}, []int{2})
+		changes <- struct{}{}
+		check("when it is gone, too", nil, []int{2})
+		cancel()
+		<-ended
+	})
+}
+
+// Policy row 7: what came while no programmer ran is attached at its start, before the tables are those of now.
+func TestPodsThatCameMeanwhileAreAttachedAtTheStart(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		for _, c := range []struct {
+			policed bool
+			want    []int
+		}{{true, []int{3, 4}}, {false, []int{3}}} {
+			plane := newPodPlane([]int{3}, nil)
+			plane.policed = c.policed
+			p := onPlane(plane, func(text string) { t.Error(text) })
+			p.list = func() ([]node.Interface, error) {
+				return []node.Interface{uplinkInterface(2, "192.0.2.7/24"), newPod(3), newPod(4)}, nil
+			}
+			ctx, cancel := context.WithCancel(t.Context())
+			ended := make(chan struct{})
+			go func() {
+				defer close(ended)
+				_ = p.run(ctx)
+			}()
+			synctest.Wait()
+			if diff := cmp.Diff([][]int{c.want, nil}, [][]int{plane.attachedPods(), plane.attachedUplinks()}); diff != "" {
+				t.Errorf("policed %v: attached (-want +got):\n%s", c.policed, diff)
+			}
+			cancel()
+			<-ended
+		}
+	})
 }

@@ -6,9 +6,11 @@ import (
 	"log/slog"
 	"net/netip"
 	"path/filepath"
+	"slices"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/vishvananda/netlink"
 
 	"github.com/deltaplane/deltaplane/bpf"
 	"github.com/deltaplane/deltaplane/internal/abi"
@@ -107,6 +109,16 @@ func TestProgramsGoOnTheInterfacesThatANodeHas(t *testing.T) {
 		}
 		if diff := cmp.Diff(want, attached()); diff != "" {
 			t.Errorf("attached (-want +got):\n%s", diff)
+		}
+		if p.reconcile(nil, testTime) || !slices.Equal(plane.attachedPods(), want[0]) {
+			t.Errorf("a pod's interface lost its programs when its pod was no longer known: %v", plane.attachedPods())
+		}
+		pair, err := netlink.LinkByName("pod7")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := netlink.LinkDel(pair); err != nil {
+			t.Fatal(err)
 		}
 		if p.reconcile(nil, testTime) || len(plane.attachedPods()) != 0 {
 			t.Errorf("still attached: %v", plane.attachedPods())

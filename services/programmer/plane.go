@@ -30,6 +30,8 @@ type dataplane interface {
 	attachUplink(ifindex int) error
 	detachUplink(ifindex int) error
 	attachedUplinks() []int
+	// judges says whether the programs judge pods' connections: there are policies in the tables that they have.
+	judges() (bool, error)
 	// setLocals and setUplinks tell the programs what was found of the node.
 	setLocals(addresses map[netip.Addr]uint8) error
 	setUplinks(uplinks map[int]abi.Uplink) error
@@ -127,6 +129,11 @@ func (k *inKernel) networksWritten() uint64        { return k.networks.Load() }
 func (k *inKernel) gone() <-chan struct{}          { return k.removed }
 func (k *inKernel) close()                         { k.loaded.Close() }
 
+func (k *inKernel) judges() (bool, error) {
+	epoch, err := k.loaded.Epoch()
+	return epoch != 0, err
+}
+
 func (k *inKernel) setLocals(addresses map[netip.Addr]uint8) error {
 	return k.loaded.SetLocals(addresses)
 }
@@ -172,6 +179,7 @@ func (inMemory) attachedPods() []int                      { return nil }
 func (inMemory) attachUplink(int) error                   { return errMemory }
 func (inMemory) detachUplink(int) error                   { return nil }
 func (inMemory) attachedUplinks() []int                   { return nil }
+func (inMemory) judges() (bool, error)                    { return false, nil }
 func (inMemory) setLocals(map[netip.Addr]uint8) error     { return nil }
 func (inMemory) setUplinks(map[int]abi.Uplink) error      { return nil }
 func (inMemory) networksWritten() uint64                  { return 0 }

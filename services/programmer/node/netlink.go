@@ -35,24 +35,36 @@ func Read() ([]Interface, error) {
 	at := map[int]int{}
 	for i, l := range links {
 		a := l.Attrs()
-		interfaces[i] = Interface{
-			Index: a.Index, Name: a.Name, Up: a.Flags&net.FlagUp != 0, Loopback: a.Flags&net.FlagLoopback != 0,
-			Enslaved: masters[a.MasterIndex], Bare: a.EncapType != "ether",
-		}
+		interfaces[i] = interfaceOf(l)
+		interfaces[i].Enslaved = masters[a.MasterIndex]
 		at[a.Index] = i
 	}
 	for _, a := range addrs {
-		i, held := at[a.LinkIndex]
-		prefix, ok := prefixOf(a.IPNet)
-		if !held || !ok {
-			continue // came after the list of interfaces: another change tells of it
+		if i, held := at[a.LinkIndex]; held { // else it came after the list of interfaces: another change tells of it
+			interfaces[i].add(&a)
 		}
-		interfaces[i].Addresses = append(interfaces[i].Addresses, Address{
-			Prefix: prefix, Global: a.Scope == unix.RT_SCOPE_UNIVERSE || a.Scope == unix.RT_SCOPE_SITE,
-			Late: late(a.Flags, prefix.Addr()),
-		})
 	}
 	return interfaces, nil
+}
+
+// interfaceOf is an interface without what others say of it: its addresses, and what its master is.
+func interfaceOf(l netlink.Link) Interface {
+	a := l.Attrs()
+	return Interface{
+		Index: a.Index, Name: a.Name, Up: a.Flags&net.FlagUp != 0, Loopback: a.Flags&net.FlagLoopback != 0,
+		Bare: a.EncapType != "ether", Apart: l.Type() == "veth" && a.NetNsID >= 0,
+	}
+}
+
+func (i *Interface) add(a *netlink.Addr) {
+	prefix, ok := prefixOf(a.IPNet)
+	if !ok {
+		return
+	}
+	i.Addresses = append(i.Addresses, Address{
+		Prefix: prefix, Global: a.Scope == unix.RT_SCOPE_UNIVERSE || a.Scope == unix.RT_SCOPE_SITE,
+		Late: late(a.Flags, prefix.Addr()),
+	})
 }
 
 // late says whether flags advise against an address as a source. One flag is that of a secondary IPv4 address and of a

@@ -5,6 +5,7 @@ package node
 import (
 	"context"
 	"errors"
+	"fmt"
 	"maps"
 	"net/netip"
 	"slices"
@@ -171,6 +172,64 @@ func TestChangesAreTold(t *testing.T) {
 		must(t, netlink.AddrAdd(d, a))
 	})
 	heard()
+	cancel()
+	<-ended
+}
+
+// Trap 36: a pod's interface is told of when it comes, however it is made.
+func TestPairsAreToldAsTheyComeAndGo(t *testing.T) {
+	testkit.NeedKernel(t)
+	host, pod := testkit.NewNetNS(t), testkit.NewNetNS(t)
+	ctx, cancel := context.WithCancel(t.Context())
+	news, ended := make(chan Pair, 64), make(chan struct{})
+	go func() {
+		defer close(ended)
+		host.Do(t, func() { hear(ctx, news) })
+	}()
+	heard := func(what string, is func(p *Pair) bool) {
+		t.Helper()
+		late := time.After(10 * time.Second)
+		for {
+			select {
+			case p := <-news:
+				if is(&p) {
+					return
+				}
+			case <-late:
+				t.Fatalf("%s was not told", what)
+			}
+		}
+	}
+	looks := func(name string) func(*Pair) bool {
+		return func(p *Pair) bool { return p.Name == name && !p.Gone && p.OfPod(&Options{}) }
+	}
+	host.Do(t, func() { // until it listens
+		for i := 0; len(news) == 0; i++ {
+			d := pair(fmt.Sprintf("some%d", i))
+			must(t, netlink.LinkAdd(d))
+			must(t, netlink.LinkDel(d))
+		}
+	})
+	d := pair("pod7")
+	host.Do(t, func() {
+		must(t, netlink.LinkAdd(d))
+		peer, err := netlink.LinkByName(d.PeerName)
+		must(t, err)
+		must(t, netlink.LinkSetNsFd(peer, pod.FD()))
+	})
+	heard("a pair whose other end went to a pod", looks("pod7"))
+	pod.Do(t, func() {
+		d := pair("pod8")
+		must(t, netlink.LinkAdd(d))
+		must(t, netlink.LinkSetNsFd(d, host.FD()))
+	})
+	heard("an end that came from a pod", looks("pod8"))
+	pod.Do(t, func() {
+		peer, err := netlink.LinkByName("pod8p")
+		must(t, err)
+		must(t, netlink.LinkDel(peer))
+	})
+	heard("the end of a pair", func(p *Pair) bool { return p.Name == "pod8" && p.Gone })
 	cancel()
 	<-ended
 }

@@ -26,6 +26,8 @@ type Interface struct {
 	Loopback bool
 	// Enslaved says that a bridge, bond or team has the interface: packets are seen there, and not routed from here.
 	Enslaved bool
+	// Apart says that it is one end of a pair whose other end is in another network namespace.
+	Apart bool
 	// Bare says that packets have no Ethernet header there, as in tunnels of IP: the programs read none of those.
 	Bare      bool
 	Addresses []Address
@@ -68,6 +70,8 @@ type Found struct {
 	Uplinks map[int]abi.Uplink
 	// Any is what is masqueraded where the way out doesn't matter: hairpins.
 	Any abi.Uplink
+	// Pods are interfaces that look like those of pods, known or not, by index; with their names.
+	Pods map[int]string
 	// Names are the names of uplinks.
 	Names map[int]string
 	// Networks are what is reached by an uplink without a router.
@@ -76,15 +80,18 @@ type Found struct {
 
 // Find says which addresses are the node's and which interfaces are uplinks: all that are up, have an address that
 // others can reach, and are no pod's, no loopback, no tunnel without Ethernet headers and no part of a bridge or bond. A
-// bridge that pods share is one.
+// bridge that pods share is one. pods are the interfaces that are known to be pods'; others may look like one.
 func Find(interfaces []Interface, pods map[int]bool, o Options) Found {
-	f := Found{Locals: map[netip.Addr]uint8{}, Uplinks: map[int]abi.Uplink{}, Names: map[int]string{}}
+	f := Found{Locals: map[netip.Addr]uint8{}, Uplinks: map[int]abi.Uplink{}, Names: map[int]string{}, Pods: map[int]string{}}
 	interfaces = slices.Clone(interfaces)
 	slices.SortFunc(interfaces, func(a, b Interface) int { return a.Index - b.Index })
 	var other abi.Uplink // for uplinks without an address of a family
 	for _, i := range interfaces {
 		if i.Name == proxyDummy {
 			continue
+		}
+		if i.OfPod(&o) {
+			f.Pods[i.Index] = i.Name
 		}
 		for _, a := range i.Addresses {
 			if f.local(a.Addr(), &o); !pods[i.Index] {
@@ -93,7 +100,7 @@ func Find(interfaces []Interface, pods map[int]bool, o Options) Found {
 		}
 	}
 	for _, i := range interfaces {
-		if pods[i.Index] || !i.uplink(&o) {
+		if _, looks := f.Pods[i.Index]; looks || pods[i.Index] || !i.uplink(&o) {
 			continue
 		}
 		var u abi.Uplink
@@ -135,15 +142,28 @@ func (f *Found) local(addr netip.Addr, o *Options) {
 	f.Locals[addr] = flags
 }
 
+// OfPod says whether an interface looks like the host's side of a pod's, whether or not anything is known of the pod: a
+// pair into another network namespace, in no bridge, with no address but, as some networks have it, those that stand for
+// themselves alone (the pods' gateway). It may still be down, and be without any address or route.
+func (i *Interface) OfPod(o *Options) bool {
+	return i.Apart && !i.Enslaved && !o.named(i.Name) &&
+		!slices.ContainsFunc(i.Addresses, func(a Address) bool { return a.Global && !a.IsSingleIP() })
+}
+
+// named says whether a name is one of those that options give uplinks.
+func (o *Options) named(name string) bool {
+	return slices.ContainsFunc(o.Uplinks, func(glob string) bool {
+		matches, err := path.Match(glob, name)
+		return matches && err == nil
+	})
+}
+
 func (i *Interface) uplink(o *Options) bool {
 	if !i.Up || i.Loopback || i.Enslaved || i.Bare || i.Name == proxyDummy {
 		return false
 	}
 	if len(o.Uplinks) > 0 {
-		return slices.ContainsFunc(o.Uplinks, func(glob string) bool {
-			matches, err := path.Match(glob, i.Name)
-			return matches && err == nil
-		})
+		return o.named(i.Name)
 	}
 	return slices.ContainsFunc(i.Addresses, func(a Address) bool { return a.Global })
 }

@@ -111,3 +111,29 @@ func TestPatternsThatCannotBeAreRefused(t *testing.T) {
 		t.Errorf("got %v", err)
 	}
 }
+
+func TestWhatLooksLikeAPodsInterfaceIsNoUplink(t *testing.T) {
+	for _, c := range []struct {
+		name string
+		i    Interface
+		want bool
+	}{
+		{"a pair into another namespace, still down", Interface{Apart: true}, true},
+		{"with the pods' gateway", Interface{Apart: true, Up: true, Addresses: addresses("169.254.1.1/32", "10.1.7.1/32", "fd00::1/128")}, true},
+		{"with an address of its link", Interface{Apart: true, Up: true, Addresses: addresses("fe80::1/64")}, true},
+		{"with an address in a network", Interface{Apart: true, Up: true, Addresses: addresses("192.0.2.7/24")}, false},
+		{"in a bridge", Interface{Apart: true, Up: true, Enslaved: true}, false},
+		{"named as an uplink", Interface{Apart: true, Name: "eth0"}, false},
+		{"both ends here", Interface{Up: true}, false},
+	} {
+		c.i.Index = 5
+		found := Find([]Interface{c.i}, nil, Options{Uplinks: []string{"eth*"}})
+		if _, got := found.Pods[5]; got != c.want {
+			t.Errorf("%s: looks like a pod's: %v, want %v", c.name, got, c.want)
+		}
+		found = Find([]Interface{c.i}, nil, Options{})
+		if _, uplink := found.Uplinks[5]; uplink && c.want {
+			t.Errorf("%s: an uplink", c.name)
+		}
+	}
+}
