@@ -13,10 +13,10 @@ import (
 
 // What follows is for those who run packets (RunFromPod); on a node that works it would break connections.
 
-// ForgetFlows deletes all flows of the per-packet path, the backends that clients had and what is known of datagrams in
-// fragments, so that the next packet of each is its first.
+// ForgetFlows deletes all flows of the per-packet path, the connections of pods, the backends that clients had and what
+// is known of datagrams in fragments, so that the next packet of each is its first.
 func (d *Dataplane) ForgetFlows() error {
-	for _, name := range []string{flowsMap, affinitiesMap, fragmentsMap, heldMap} {
+	for _, name := range []string{flowsMap, connectionsMap, affinitiesMap, fragmentsMap, heldMap} {
 		if err := empty(d.maps[name]); err != nil {
 			return fmt.Errorf("delete the entries of map %s: %w", name, err)
 		}
@@ -45,6 +45,9 @@ func (d *Dataplane) PassTime(seconds uint32) error {
 	err := each(d.maps[flowsMap], func(flow *abi.Flow) { flow.Seen -= seconds })
 	if err == nil {
 		err = each(d.maps[affinitiesMap], func(a *abi.Affinity) { a.Seen -= seconds })
+	}
+	if err == nil {
+		err = each(d.maps[connectionsMap], func(c *abi.Connection) { c.Seen -= seconds })
 	}
 	if err != nil {
 		return fmt.Errorf("make flows older: %w", err)

@@ -77,7 +77,7 @@ func (p *programs) program(name string) *ebpf.Program {
 	panic("no program " + name)
 }
 
-// adoption is what programs take from when their maps lack a flow or an affinity, see include/adopt.h. The zero value
+// adoption is what programs take from when their maps lack a flow, a connection or an affinity, see include/adopt.h. The zero value
 // is nothing.
 type adoption struct {
 	how  uint32               // ADOPT_
@@ -91,7 +91,7 @@ const (
 )
 
 // adoptable are the maps that may be adopted from, and those that are in their place while nothing is.
-var adoptable = map[string]string{"old_flows": flowsMap, "old_affinities": affinitiesMap}
+var adoptable = map[string]string{"old_flows": flowsMap, "old_affinities": affinitiesMap, "old_connections": connectionsMap}
 
 // loadPrograms loads the programs in place of those before, which go on where they are attached.
 func (d *Dataplane) loadPrograms(from adoption) error {

@@ -5,21 +5,20 @@ package bpf
 import (
 	"context"
 	"fmt"
-	"slices"
 	"time"
 
 	"github.com/cilium/ebpf"
-
-	"github.com/deltaplane/deltaplane/internal/abi"
 )
 
 // Swept is what a sweep found and did.
 type Swept struct {
-	Flows             int // entries, two or four a flow, before the sweep
-	FlowsDeleted      int
-	Affinities        int
-	AffinitiesDeleted int
-	Busy              time.Duration // spent working, the pauses not counted
+	Flows              int // entries, two or four a flow, before the sweep
+	FlowsDeleted       int
+	Affinities         int
+	AffinitiesDeleted  int
+	Connections        int
+	ConnectionsDeleted int
+	Busy               time.Duration // spent working, the pauses not counted
 }
 
 // The sweep works for a slice of time and rests for the rest of its period: a twentieth of one processor, whatever it
@@ -29,27 +28,36 @@ const (
 	sweepPeriod = 100 * time.Millisecond
 )
 
-// Sweep deletes the flows that have been idle for longer than timeouts say, all entries of a flow together, and the
-// affinities that are over. now is what NowSeconds returned when it began. What is in use is not deleted: an entry is
-// read again right before. It ends early, without an error, when ctx does.
+// Sweep deletes the flows that have been idle for longer than timeouts say, all entries of a flow together, the
+// affinities that are over, and the connections that are, or whose pod is gone. now is what NowSeconds returned when it
+// began. What is in use is not deleted: an entry is read again right before. It ends early, without an error, when ctx
+// does.
 func (d *Dataplane) Sweep(ctx context.Context, timeouts Timeouts, now uint32) (Swept, error) {
 	s := sweeper{
-		d: d, timeouts: timeouts, now: now, flows: d.maps[flowsMap], affinities: map[uint32]uint32{},
+		d: d, timeouts: timeouts, now: now, flows: d.maps[flowsMap],
+		affinities: map[uint32]uint32{}, pods: map[[16]byte]incarnation{},
 		pace: pace{slice: sweepSlice, period: sweepPeriod, began: time.Now()},
 	}
-	err := s.sweepFlows(ctx)
-	if err == nil {
-		err = s.sweepAffinities(ctx)
+	var err error
+	for _, m := range []struct {
+		name           string
+		sweep          func(context.Context) error
+		count, deleted *int
+	}{
+		{flowsMap, s.sweepFlows, &s.swept.Flows, &s.swept.FlowsDeleted},
+		{affinitiesMap, s.sweepAffinities, &s.swept.Affinities, &s.swept.AffinitiesDeleted},
+		{connectionsMap, s.sweepConnections, &s.swept.Connections, &s.swept.ConnectionsDeleted},
+	} {
+		if err = m.sweep(ctx); err != nil {
+			err = fmt.Errorf("sweep map %s: %w", m.name, err)
+			break
+		}
+		if ctx.Err() == nil {
+			d.remember(m.name, *m.count-*m.deleted)
+		}
 	}
 	s.swept.Busy = s.pace.total()
-	if err == nil && ctx.Err() == nil {
-		d.remember(flowsMap, s.swept.Flows-s.swept.FlowsDeleted)
-		d.remember(affinitiesMap, s.swept.Affinities-s.swept.AffinitiesDeleted)
-	}
-	if err != nil {
-		return s.swept, fmt.Errorf("sweep flows: %w", err)
-	}
-	return s.swept, nil
+	return s.swept, err
 }
 
 type sweeper struct {
@@ -57,24 +65,23 @@ type sweeper struct {
 	timeouts   Timeouts
 	now        uint32
 	flows      *ebpf.Map
-	affinities map[uint32]uint32 // how long that of each set lasts, in seconds
+	affinities map[uint32]uint32        // how long that of each set lasts, in seconds
+	pods       map[[16]byte]incarnation // by address
 	pace       pace
 	swept      Swept
 }
 
-func (s *sweeper) sweepFlows(ctx context.Context) error {
-	for b := newBatches(s.flows); s.pace.rest(ctx); {
+// sweepEntries calls each with all entries of a map at the sweep's pace, and counts them.
+func sweepEntries[K, V any](ctx context.Context, s *sweeper, name string, count *int, each func(*K, *V) error) error {
+	for b := newBatches(s.d.maps[name]); s.pace.rest(ctx); {
 		n, err := b.next()
 		if n == 0 || err != nil {
 			return err
 		}
-		s.swept.Flows += n
-		keys, flows := view[abi.Tuple](b.keys, n), view[abi.Flow](b.values, n)
+		*count += n
+		keys, values := view[K](b.keys, n), view[V](b.values, n)
 		for i := range n {
-			if !s.timeouts.expired(standingOf(&keys[i], &flows[i]), s.now) {
-				continue
-			}
-			if err := s.endFlow(&keys[i]); err != nil {
+			if err := each(&keys[i], &values[i]); err != nil {
 				return err
 			}
 		}
@@ -82,128 +89,21 @@ func (s *sweeper) sweepFlows(ctx context.Context) error {
 	return nil
 }
 
-// endFlow deletes all entries of the flow that one belongs to, if together they say that it is over.
-func (s *sweeper) endFlow(key *abi.Tuple) error {
-	entries, all, err := s.entriesOf(key)
-	if err != nil || len(entries) == 0 || !s.timeouts.expired(all, s.now) {
-		return err
-	}
-	for i := range entries {
-		if err := ignoreMissing(s.flows.Delete(bytesOf(&entries[i]))); err != nil {
-			return fmt.Errorf("delete an entry of map %s: %w", flowsMap, err)
-		}
-	}
-	s.swept.FlowsDeleted += len(entries)
-	return nil
-}
-
-// entriesOf finds the entries of a flow from one of them, as they are now, and what they say together. None is found
-// if that one is gone.
-func (s *sweeper) entriesOf(key *abi.Tuple) (found []abi.Tuple, all standing, err error) {
-	type lead struct {
-		to   abi.Tuple
-		half *abi.Tuple // what it must lead back to
-	}
-	leads := append(make([]lead, 0, 9), lead{to: *key})
-	for i := 0; i < len(leads) && len(found) < 4; i++ {
-		at := leads[i]
-		flow, ok, err := s.read(&at.to)
-		if err != nil {
-			return nil, all, err
-		}
-		if !ok {
-			continue
-		}
-		others := related(&at.to, &flow)
-		if at.half != nil && others[0] != *at.half {
-			continue // another flow's by now
-		}
-		if stands := standingOf(&at.to, &flow); len(found) == 0 {
-			all = stands
-		} else {
-			all = all.with(stands, s.now)
-		}
-		found = append(found, at.to)
-		for j, other := range others {
-			if slices.ContainsFunc(leads, func(l lead) bool { return l.to == other }) {
-				continue
-			}
-			next := lead{to: other}
-			if j == 0 {
-				next.half = &at.to
-			}
-			leads = append(leads, next)
-		}
-	}
-	return found, all, nil
-}
-
-func (s *sweeper) read(key *abi.Tuple) (flow abi.Flow, ok bool, err error) {
-	err = s.flows.Lookup(bytesOf(key), bytesOf(&flow))
-	if err = ignoreMissing(err); err != nil {
-		return flow, false, fmt.Errorf("read an entry of map %s: %w", flowsMap, err)
-	}
-	return flow, flow != abi.Flow{}, nil
-}
-
-func (s *sweeper) sweepAffinities(ctx context.Context) error {
-	m := s.d.maps[affinitiesMap]
-	for b := newBatches(m); s.pace.rest(ctx); {
-		n, err := b.next()
-		if n == 0 || err != nil {
-			return err
-		}
-		s.swept.Affinities += n
-		keys, values := view[abi.AffinityKey](b.keys, n), view[abi.Affinity](b.values, n)
-		for i := range n {
-			lasts, err := s.affinityOf(keys[i].Set)
-			if err != nil {
-				return err
-			}
-			if age(values[i].Seen, s.now) <= lasts {
-				continue
-			}
-			if err := s.endAffinity(m, &keys[i], lasts); err != nil {
-				return err
-			}
-		}
-	}
-	return nil
-}
-
-func (s *sweeper) endAffinity(m *ebpf.Map, key *abi.AffinityKey, lasts uint32) error {
-	var now abi.Affinity
+// endEntry deletes an entry that is over, if it still is.
+func endEntry[K, V any](m *ebpf.Map, key *K, deleted *int, over func(*V) bool) error {
+	var now V
 	err := m.Lookup(bytesOf(key), bytesOf(&now))
-	if err == nil && age(now.Seen, s.now) <= lasts {
-		return nil
-	}
 	if err == nil {
+		if !over(&now) {
+			return nil
+		}
 		err = m.Delete(bytesOf(key))
 	}
 	if err := ignoreMissing(err); err != nil {
-		return fmt.Errorf("delete an entry of map %s: %w", affinitiesMap, err)
+		return fmt.Errorf("end an entry: %w", err)
 	}
-	s.swept.AffinitiesDeleted++
+	*deleted++
 	return nil
-}
-
-// affinityOf returns for how many seconds a set's affinity lasts: as long as any may, if the set is not there, since
-// it may come again.
-func (s *sweeper) affinityOf(set uint32) (uint32, error) {
-	if lasts, known := s.affinities[set]; known {
-		return lasts, nil
-	}
-	var row abi.BackendSet
-	err := s.d.Map(abi.Sets).Lookup(set, bytesOf(&row))
-	if ignoreMissing(err) != nil {
-		return 0, fmt.Errorf("read set %d: %w", set, err)
-	}
-	lasts := row.Affinity
-	if err != nil {
-		lasts = affinityMax
-	}
-	s.affinities[set] = lasts
-	return lasts, nil
 }
 
 // pace spreads work over time.
