@@ -35,9 +35,11 @@ const (
 	floorMapHealthChecksV1     = "health_checks_v1"
 	floorMapHeldRoom           = "held_room"
 	floorMapHeldV1             = "held_v1"
+	floorMapJudgements         = "judgements"
 	floorMapLocalsV1           = "locals_v1"
 	floorMapNetworksV1         = "networks_v1"
 	floorMapOldAffinities      = "old_affinities"
+	floorMapOldConnections     = "old_connections"
 	floorMapOldFlows           = "old_flows"
 	floorMapOldV1Flows         = "old_v1_flows"
 	floorMapPackets            = "packets"
@@ -70,16 +72,19 @@ const (
 	floorProgOursRandom        = "ours_random"
 	floorProgOursRandomAll     = "ours_random_all"
 	floorVarAdopting           = "adopting"
+	floorVarConnectionTimeouts = "connection_timeouts"
 	floorVarCountOperations    = "count_operations"
 	floorVarEphemeralFirst     = "ephemeral_first"
 	floorVarEphemeralLast      = "ephemeral_last"
 	floorVarFloorActiveCount   = "floor_active_count"
 	floorVarFloorFrontendCount = "floor_frontend_count"
 	floorVarInlineChecksums    = "inline_checksums"
+	floorVarKeepEstablished    = "keep_established"
 	floorVarMasqueradeAll      = "masquerade_all"
 	floorVarNodePortFirst      = "node_port_first"
 	floorVarNodePortLast       = "node_port_last"
 	floorVarOperations         = "operations"
+	floorVarPolicyReject       = "policy_reject"
 	floorVarRefusalsPerSecond  = "refusals_per_second"
 	floorVarServiceNetworks    = "service_networks"
 )
@@ -162,9 +167,11 @@ type floorMapSpecs struct {
 	HealthChecksV1 *ebpf.MapSpec `ebpf:"health_checks_v1"`
 	HeldRoom       *ebpf.MapSpec `ebpf:"held_room"`
 	HeldV1         *ebpf.MapSpec `ebpf:"held_v1"`
+	Judgements     *ebpf.MapSpec `ebpf:"judgements"`
 	LocalsV1       *ebpf.MapSpec `ebpf:"locals_v1"`
 	NetworksV1     *ebpf.MapSpec `ebpf:"networks_v1"`
 	OldAffinities  *ebpf.MapSpec `ebpf:"old_affinities"`
+	OldConnections *ebpf.MapSpec `ebpf:"old_connections"`
 	OldFlows       *ebpf.MapSpec `ebpf:"old_flows"`
 	OldV1Flows     *ebpf.MapSpec `ebpf:"old_v1_flows"`
 	Packets        *ebpf.MapSpec `ebpf:"packets"`
@@ -192,16 +199,19 @@ type floorMapSpecs struct {
 // It can be passed ebpf.CollectionSpec.Assign.
 type floorVariableSpecs struct {
 	Adopting           *ebpf.VariableSpec `ebpf:"adopting"`
+	ConnectionTimeouts *ebpf.VariableSpec `ebpf:"connection_timeouts"`
 	CountOperations    *ebpf.VariableSpec `ebpf:"count_operations"`
 	EphemeralFirst     *ebpf.VariableSpec `ebpf:"ephemeral_first"`
 	EphemeralLast      *ebpf.VariableSpec `ebpf:"ephemeral_last"`
 	FloorActiveCount   *ebpf.VariableSpec `ebpf:"floor_active_count"`
 	FloorFrontendCount *ebpf.VariableSpec `ebpf:"floor_frontend_count"`
 	InlineChecksums    *ebpf.VariableSpec `ebpf:"inline_checksums"`
+	KeepEstablished    *ebpf.VariableSpec `ebpf:"keep_established"`
 	MasqueradeAll      *ebpf.VariableSpec `ebpf:"masquerade_all"`
 	NodePortFirst      *ebpf.VariableSpec `ebpf:"node_port_first"`
 	NodePortLast       *ebpf.VariableSpec `ebpf:"node_port_last"`
 	Operations         *ebpf.VariableSpec `ebpf:"operations"`
+	PolicyReject       *ebpf.VariableSpec `ebpf:"policy_reject"`
 	RefusalsPerSecond  *ebpf.VariableSpec `ebpf:"refusals_per_second"`
 	ServiceNetworks    *ebpf.VariableSpec `ebpf:"service_networks"`
 }
@@ -245,9 +255,11 @@ type floorMaps struct {
 	HealthChecksV1 *ebpf.Map `ebpf:"health_checks_v1"`
 	HeldRoom       *ebpf.Map `ebpf:"held_room"`
 	HeldV1         *ebpf.Map `ebpf:"held_v1"`
+	Judgements     *ebpf.Map `ebpf:"judgements"`
 	LocalsV1       *ebpf.Map `ebpf:"locals_v1"`
 	NetworksV1     *ebpf.Map `ebpf:"networks_v1"`
 	OldAffinities  *ebpf.Map `ebpf:"old_affinities"`
+	OldConnections *ebpf.Map `ebpf:"old_connections"`
 	OldFlows       *ebpf.Map `ebpf:"old_flows"`
 	OldV1Flows     *ebpf.Map `ebpf:"old_v1_flows"`
 	Packets        *ebpf.Map `ebpf:"packets"`
@@ -291,9 +303,11 @@ func (m *floorMaps) Close() error {
 		m.HealthChecksV1,
 		m.HeldRoom,
 		m.HeldV1,
+		m.Judgements,
 		m.LocalsV1,
 		m.NetworksV1,
 		m.OldAffinities,
+		m.OldConnections,
 		m.OldFlows,
 		m.OldV1Flows,
 		m.Packets,
@@ -322,16 +336,19 @@ func (m *floorMaps) Close() error {
 // It can be passed to loadFloorObjects or ebpf.CollectionSpec.LoadAndAssign.
 type floorVariables struct {
 	Adopting           *ebpf.Variable `ebpf:"adopting"`
+	ConnectionTimeouts *ebpf.Variable `ebpf:"connection_timeouts"`
 	CountOperations    *ebpf.Variable `ebpf:"count_operations"`
 	EphemeralFirst     *ebpf.Variable `ebpf:"ephemeral_first"`
 	EphemeralLast      *ebpf.Variable `ebpf:"ephemeral_last"`
 	FloorActiveCount   *ebpf.Variable `ebpf:"floor_active_count"`
 	FloorFrontendCount *ebpf.Variable `ebpf:"floor_frontend_count"`
 	InlineChecksums    *ebpf.Variable `ebpf:"inline_checksums"`
+	KeepEstablished    *ebpf.Variable `ebpf:"keep_established"`
 	MasqueradeAll      *ebpf.Variable `ebpf:"masquerade_all"`
 	NodePortFirst      *ebpf.Variable `ebpf:"node_port_first"`
 	NodePortLast       *ebpf.Variable `ebpf:"node_port_last"`
 	Operations         *ebpf.Variable `ebpf:"operations"`
+	PolicyReject       *ebpf.Variable `ebpf:"policy_reject"`
 	RefusalsPerSecond  *ebpf.Variable `ebpf:"refusals_per_second"`
 	ServiceNetworks    *ebpf.Variable `ebpf:"service_networks"`
 }

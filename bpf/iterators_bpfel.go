@@ -33,6 +33,7 @@ const (
 	iteratorsMapLocalsV1        = "locals_v1"
 	iteratorsMapNetworksV1      = "networks_v1"
 	iteratorsMapOldAffinities   = "old_affinities"
+	iteratorsMapOldConnections  = "old_connections"
 	iteratorsMapOldFlows        = "old_flows"
 	iteratorsMapOldV1Flows      = "old_v1_flows"
 	iteratorsMapPeersV1         = "peers_v1"
@@ -130,6 +131,7 @@ type iteratorsMapSpecs struct {
 	LocalsV1       *ebpf.MapSpec `ebpf:"locals_v1"`
 	NetworksV1     *ebpf.MapSpec `ebpf:"networks_v1"`
 	OldAffinities  *ebpf.MapSpec `ebpf:"old_affinities"`
+	OldConnections *ebpf.MapSpec `ebpf:"old_connections"`
 	OldFlows       *ebpf.MapSpec `ebpf:"old_flows"`
 	OldV1Flows     *ebpf.MapSpec `ebpf:"old_v1_flows"`
 	PeersV1        *ebpf.MapSpec `ebpf:"peers_v1"`
@@ -199,6 +201,7 @@ type iteratorsMaps struct {
 	LocalsV1       *ebpf.Map `ebpf:"locals_v1"`
 	NetworksV1     *ebpf.Map `ebpf:"networks_v1"`
 	OldAffinities  *ebpf.Map `ebpf:"old_affinities"`
+	OldConnections *ebpf.Map `ebpf:"old_connections"`
 	OldFlows       *ebpf.Map `ebpf:"old_flows"`
 	OldV1Flows     *ebpf.Map `ebpf:"old_v1_flows"`
 	PeersV1        *ebpf.Map `ebpf:"peers_v1"`
@@ -237,6 +240,7 @@ func (m *iteratorsMaps) Close() error {
 		m.LocalsV1,
 		m.NetworksV1,
 		m.OldAffinities,
+		m.OldConnections,
 		m.OldFlows,
 		m.OldV1Flows,
 		m.PeersV1,

@@ -16,58 +16,63 @@ import (
 //
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
-	podsMapAdopted           = "adopted"
-	podsMapAffinitiesV1      = "affinities_v1"
-	podsMapBackendsV2        = "backends_v2"
-	podsMapBeginnings        = "beginnings"
-	podsMapBlocksV1          = "blocks_v1"
-	podsMapConnectionsV1     = "connections_v1"
-	podsMapCountersV1        = "counters_v1"
-	podsMapDatagramsV2       = "datagrams_v2"
-	podsMapDropsV2           = "drops_v2"
-	podsMapEndpointsV2       = "endpoints_v2"
-	podsMapFlowsV2           = "flows_v2"
-	podsMapFragmentsV1       = "fragments_v1"
-	podsMapFrontendsV2       = "frontends_v2"
-	podsMapHealthChecksV1    = "health_checks_v1"
-	podsMapHeldRoom          = "held_room"
-	podsMapHeldV1            = "held_v1"
-	podsMapLocalsV1          = "locals_v1"
-	podsMapNetworksV1        = "networks_v1"
-	podsMapOldAffinities     = "old_affinities"
-	podsMapOldFlows          = "old_flows"
-	podsMapOldV1Flows        = "old_v1_flows"
-	podsMapPackets           = "packets"
-	podsMapPeersV1           = "peers_v1"
-	podsMapPolicyV1          = "policy_v1"
-	podsMapPortVerdictsV1    = "port_verdicts_v1"
-	podsMapPositionsV2       = "positions_v2"
-	podsMapQuotedRoom        = "quoted_room"
-	podsMapRefusals          = "refusals"
-	podsMapRuleHitsV1        = "rule_hits_v1"
-	podsMapRuleSetsV1        = "rule_sets_v1"
-	podsMapRulesV1           = "rules_v1"
-	podsMapSelfV1            = "self_v1"
-	podsMapSetsV2            = "sets_v2"
-	podsMapSlotsV1           = "slots_v1"
-	podsMapSocketsV2         = "sockets_v2"
-	podsMapSourceRangesV1    = "source_ranges_v1"
-	podsMapUplinksV1         = "uplinks_v1"
-	podsMapVerdictsV1        = "verdicts_v1"
-	podsMapViewsV1           = "views_v1"
-	podsProgFromPod          = "from_pod"
-	podsProgToPod            = "to_pod"
-	podsVarAdopting          = "adopting"
-	podsVarCountOperations   = "count_operations"
-	podsVarEphemeralFirst    = "ephemeral_first"
-	podsVarEphemeralLast     = "ephemeral_last"
-	podsVarInlineChecksums   = "inline_checksums"
-	podsVarMasqueradeAll     = "masquerade_all"
-	podsVarNodePortFirst     = "node_port_first"
-	podsVarNodePortLast      = "node_port_last"
-	podsVarOperations        = "operations"
-	podsVarRefusalsPerSecond = "refusals_per_second"
-	podsVarServiceNetworks   = "service_networks"
+	podsMapAdopted            = "adopted"
+	podsMapAffinitiesV1       = "affinities_v1"
+	podsMapBackendsV2         = "backends_v2"
+	podsMapBeginnings         = "beginnings"
+	podsMapBlocksV1           = "blocks_v1"
+	podsMapConnectionsV1      = "connections_v1"
+	podsMapCountersV1         = "counters_v1"
+	podsMapDatagramsV2        = "datagrams_v2"
+	podsMapDropsV2            = "drops_v2"
+	podsMapEndpointsV2        = "endpoints_v2"
+	podsMapFlowsV2            = "flows_v2"
+	podsMapFragmentsV1        = "fragments_v1"
+	podsMapFrontendsV2        = "frontends_v2"
+	podsMapHealthChecksV1     = "health_checks_v1"
+	podsMapHeldRoom           = "held_room"
+	podsMapHeldV1             = "held_v1"
+	podsMapJudgements         = "judgements"
+	podsMapLocalsV1           = "locals_v1"
+	podsMapNetworksV1         = "networks_v1"
+	podsMapOldAffinities      = "old_affinities"
+	podsMapOldConnections     = "old_connections"
+	podsMapOldFlows           = "old_flows"
+	podsMapOldV1Flows         = "old_v1_flows"
+	podsMapPackets            = "packets"
+	podsMapPeersV1            = "peers_v1"
+	podsMapPolicyV1           = "policy_v1"
+	podsMapPortVerdictsV1     = "port_verdicts_v1"
+	podsMapPositionsV2        = "positions_v2"
+	podsMapQuotedRoom         = "quoted_room"
+	podsMapRefusals           = "refusals"
+	podsMapRuleHitsV1         = "rule_hits_v1"
+	podsMapRuleSetsV1         = "rule_sets_v1"
+	podsMapRulesV1            = "rules_v1"
+	podsMapSelfV1             = "self_v1"
+	podsMapSetsV2             = "sets_v2"
+	podsMapSlotsV1            = "slots_v1"
+	podsMapSocketsV2          = "sockets_v2"
+	podsMapSourceRangesV1     = "source_ranges_v1"
+	podsMapUplinksV1          = "uplinks_v1"
+	podsMapVerdictsV1         = "verdicts_v1"
+	podsMapViewsV1            = "views_v1"
+	podsProgFromPod           = "from_pod"
+	podsProgToPod             = "to_pod"
+	podsVarAdopting           = "adopting"
+	podsVarConnectionTimeouts = "connection_timeouts"
+	podsVarCountOperations    = "count_operations"
+	podsVarEphemeralFirst     = "ephemeral_first"
+	podsVarEphemeralLast      = "ephemeral_last"
+	podsVarInlineChecksums    = "inline_checksums"
+	podsVarKeepEstablished    = "keep_established"
+	podsVarMasqueradeAll      = "masquerade_all"
+	podsVarNodePortFirst      = "node_port_first"
+	podsVarNodePortLast       = "node_port_last"
+	podsVarOperations         = "operations"
+	podsVarPolicyReject       = "policy_reject"
+	podsVarRefusalsPerSecond  = "refusals_per_second"
+	podsVarServiceNetworks    = "service_networks"
 )
 
 // loadPods returns the embedded CollectionSpec for pods.
@@ -136,9 +141,11 @@ type podsMapSpecs struct {
 	HealthChecksV1 *ebpf.MapSpec `ebpf:"health_checks_v1"`
 	HeldRoom       *ebpf.MapSpec `ebpf:"held_room"`
 	HeldV1         *ebpf.MapSpec `ebpf:"held_v1"`
+	Judgements     *ebpf.MapSpec `ebpf:"judgements"`
 	LocalsV1       *ebpf.MapSpec `ebpf:"locals_v1"`
 	NetworksV1     *ebpf.MapSpec `ebpf:"networks_v1"`
 	OldAffinities  *ebpf.MapSpec `ebpf:"old_affinities"`
+	OldConnections *ebpf.MapSpec `ebpf:"old_connections"`
 	OldFlows       *ebpf.MapSpec `ebpf:"old_flows"`
 	OldV1Flows     *ebpf.MapSpec `ebpf:"old_v1_flows"`
 	Packets        *ebpf.MapSpec `ebpf:"packets"`
@@ -165,17 +172,20 @@ type podsMapSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type podsVariableSpecs struct {
-	Adopting          *ebpf.VariableSpec `ebpf:"adopting"`
-	CountOperations   *ebpf.VariableSpec `ebpf:"count_operations"`
-	EphemeralFirst    *ebpf.VariableSpec `ebpf:"ephemeral_first"`
-	EphemeralLast     *ebpf.VariableSpec `ebpf:"ephemeral_last"`
-	InlineChecksums   *ebpf.VariableSpec `ebpf:"inline_checksums"`
-	MasqueradeAll     *ebpf.VariableSpec `ebpf:"masquerade_all"`
-	NodePortFirst     *ebpf.VariableSpec `ebpf:"node_port_first"`
-	NodePortLast      *ebpf.VariableSpec `ebpf:"node_port_last"`
-	Operations        *ebpf.VariableSpec `ebpf:"operations"`
-	RefusalsPerSecond *ebpf.VariableSpec `ebpf:"refusals_per_second"`
-	ServiceNetworks   *ebpf.VariableSpec `ebpf:"service_networks"`
+	Adopting           *ebpf.VariableSpec `ebpf:"adopting"`
+	ConnectionTimeouts *ebpf.VariableSpec `ebpf:"connection_timeouts"`
+	CountOperations    *ebpf.VariableSpec `ebpf:"count_operations"`
+	EphemeralFirst     *ebpf.VariableSpec `ebpf:"ephemeral_first"`
+	EphemeralLast      *ebpf.VariableSpec `ebpf:"ephemeral_last"`
+	InlineChecksums    *ebpf.VariableSpec `ebpf:"inline_checksums"`
+	KeepEstablished    *ebpf.VariableSpec `ebpf:"keep_established"`
+	MasqueradeAll      *ebpf.VariableSpec `ebpf:"masquerade_all"`
+	NodePortFirst      *ebpf.VariableSpec `ebpf:"node_port_first"`
+	NodePortLast       *ebpf.VariableSpec `ebpf:"node_port_last"`
+	Operations         *ebpf.VariableSpec `ebpf:"operations"`
+	PolicyReject       *ebpf.VariableSpec `ebpf:"policy_reject"`
+	RefusalsPerSecond  *ebpf.VariableSpec `ebpf:"refusals_per_second"`
+	ServiceNetworks    *ebpf.VariableSpec `ebpf:"service_networks"`
 }
 
 // podsObjects contains all objects after they have been loaded into the kernel.
@@ -214,9 +224,11 @@ type podsMaps struct {
 	HealthChecksV1 *ebpf.Map `ebpf:"health_checks_v1"`
 	HeldRoom       *ebpf.Map `ebpf:"held_room"`
 	HeldV1         *ebpf.Map `ebpf:"held_v1"`
+	Judgements     *ebpf.Map `ebpf:"judgements"`
 	LocalsV1       *ebpf.Map `ebpf:"locals_v1"`
 	NetworksV1     *ebpf.Map `ebpf:"networks_v1"`
 	OldAffinities  *ebpf.Map `ebpf:"old_affinities"`
+	OldConnections *ebpf.Map `ebpf:"old_connections"`
 	OldFlows       *ebpf.Map `ebpf:"old_flows"`
 	OldV1Flows     *ebpf.Map `ebpf:"old_v1_flows"`
 	Packets        *ebpf.Map `ebpf:"packets"`
@@ -257,9 +269,11 @@ func (m *podsMaps) Close() error {
 		m.HealthChecksV1,
 		m.HeldRoom,
 		m.HeldV1,
+		m.Judgements,
 		m.LocalsV1,
 		m.NetworksV1,
 		m.OldAffinities,
+		m.OldConnections,
 		m.OldFlows,
 		m.OldV1Flows,
 		m.Packets,
@@ -287,17 +301,20 @@ func (m *podsMaps) Close() error {
 //
 // It can be passed to loadPodsObjects or ebpf.CollectionSpec.LoadAndAssign.
 type podsVariables struct {
-	Adopting          *ebpf.Variable `ebpf:"adopting"`
-	CountOperations   *ebpf.Variable `ebpf:"count_operations"`
-	EphemeralFirst    *ebpf.Variable `ebpf:"ephemeral_first"`
-	EphemeralLast     *ebpf.Variable `ebpf:"ephemeral_last"`
-	InlineChecksums   *ebpf.Variable `ebpf:"inline_checksums"`
-	MasqueradeAll     *ebpf.Variable `ebpf:"masquerade_all"`
-	NodePortFirst     *ebpf.Variable `ebpf:"node_port_first"`
-	NodePortLast      *ebpf.Variable `ebpf:"node_port_last"`
-	Operations        *ebpf.Variable `ebpf:"operations"`
-	RefusalsPerSecond *ebpf.Variable `ebpf:"refusals_per_second"`
-	ServiceNetworks   *ebpf.Variable `ebpf:"service_networks"`
+	Adopting           *ebpf.Variable `ebpf:"adopting"`
+	ConnectionTimeouts *ebpf.Variable `ebpf:"connection_timeouts"`
+	CountOperations    *ebpf.Variable `ebpf:"count_operations"`
+	EphemeralFirst     *ebpf.Variable `ebpf:"ephemeral_first"`
+	EphemeralLast      *ebpf.Variable `ebpf:"ephemeral_last"`
+	InlineChecksums    *ebpf.Variable `ebpf:"inline_checksums"`
+	KeepEstablished    *ebpf.Variable `ebpf:"keep_established"`
+	MasqueradeAll      *ebpf.Variable `ebpf:"masquerade_all"`
+	NodePortFirst      *ebpf.Variable `ebpf:"node_port_first"`
+	NodePortLast       *ebpf.Variable `ebpf:"node_port_last"`
+	Operations         *ebpf.Variable `ebpf:"operations"`
+	PolicyReject       *ebpf.Variable `ebpf:"policy_reject"`
+	RefusalsPerSecond  *ebpf.Variable `ebpf:"refusals_per_second"`
+	ServiceNetworks    *ebpf.Variable `ebpf:"service_networks"`
 }
 
 // podsPrograms contains all programs after they have been loaded into the kernel.

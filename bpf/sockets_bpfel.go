@@ -33,6 +33,7 @@ const (
 	socketsMapLocalsV1        = "locals_v1"
 	socketsMapNetworksV1      = "networks_v1"
 	socketsMapOldAffinities   = "old_affinities"
+	socketsMapOldConnections  = "old_connections"
 	socketsMapOldDatagrams    = "old_datagrams"
 	socketsMapOldFlows        = "old_flows"
 	socketsMapOldSockets      = "old_sockets"
@@ -148,6 +149,7 @@ type socketsMapSpecs struct {
 	LocalsV1       *ebpf.MapSpec `ebpf:"locals_v1"`
 	NetworksV1     *ebpf.MapSpec `ebpf:"networks_v1"`
 	OldAffinities  *ebpf.MapSpec `ebpf:"old_affinities"`
+	OldConnections *ebpf.MapSpec `ebpf:"old_connections"`
 	OldDatagrams   *ebpf.MapSpec `ebpf:"old_datagrams"`
 	OldFlows       *ebpf.MapSpec `ebpf:"old_flows"`
 	OldSockets     *ebpf.MapSpec `ebpf:"old_sockets"`
@@ -221,6 +223,7 @@ type socketsMaps struct {
 	LocalsV1       *ebpf.Map `ebpf:"locals_v1"`
 	NetworksV1     *ebpf.Map `ebpf:"networks_v1"`
 	OldAffinities  *ebpf.Map `ebpf:"old_affinities"`
+	OldConnections *ebpf.Map `ebpf:"old_connections"`
 	OldDatagrams   *ebpf.Map `ebpf:"old_datagrams"`
 	OldFlows       *ebpf.Map `ebpf:"old_flows"`
 	OldSockets     *ebpf.Map `ebpf:"old_sockets"`
@@ -261,6 +264,7 @@ func (m *socketsMaps) Close() error {
 		m.LocalsV1,
 		m.NetworksV1,
 		m.OldAffinities,
+		m.OldConnections,
 		m.OldDatagrams,
 		m.OldFlows,
 		m.OldSockets,

@@ -16,58 +16,63 @@ import (
 //
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
-	uplinksMapAdopted           = "adopted"
-	uplinksMapAffinitiesV1      = "affinities_v1"
-	uplinksMapBackendsV2        = "backends_v2"
-	uplinksMapBeginnings        = "beginnings"
-	uplinksMapBlocksV1          = "blocks_v1"
-	uplinksMapConnectionsV1     = "connections_v1"
-	uplinksMapCountersV1        = "counters_v1"
-	uplinksMapDatagramsV2       = "datagrams_v2"
-	uplinksMapDropsV2           = "drops_v2"
-	uplinksMapEndpointsV2       = "endpoints_v2"
-	uplinksMapFlowsV2           = "flows_v2"
-	uplinksMapFragmentsV1       = "fragments_v1"
-	uplinksMapFrontendsV2       = "frontends_v2"
-	uplinksMapHealthChecksV1    = "health_checks_v1"
-	uplinksMapHeldRoom          = "held_room"
-	uplinksMapHeldV1            = "held_v1"
-	uplinksMapLocalsV1          = "locals_v1"
-	uplinksMapNetworksV1        = "networks_v1"
-	uplinksMapOldAffinities     = "old_affinities"
-	uplinksMapOldFlows          = "old_flows"
-	uplinksMapOldV1Flows        = "old_v1_flows"
-	uplinksMapPackets           = "packets"
-	uplinksMapPeersV1           = "peers_v1"
-	uplinksMapPolicyV1          = "policy_v1"
-	uplinksMapPortVerdictsV1    = "port_verdicts_v1"
-	uplinksMapPositionsV2       = "positions_v2"
-	uplinksMapQuotedRoom        = "quoted_room"
-	uplinksMapRefusals          = "refusals"
-	uplinksMapRuleHitsV1        = "rule_hits_v1"
-	uplinksMapRuleSetsV1        = "rule_sets_v1"
-	uplinksMapRulesV1           = "rules_v1"
-	uplinksMapSelfV1            = "self_v1"
-	uplinksMapSetsV2            = "sets_v2"
-	uplinksMapSlotsV1           = "slots_v1"
-	uplinksMapSocketsV2         = "sockets_v2"
-	uplinksMapSourceRangesV1    = "source_ranges_v1"
-	uplinksMapUplinksV1         = "uplinks_v1"
-	uplinksMapVerdictsV1        = "verdicts_v1"
-	uplinksMapViewsV1           = "views_v1"
-	uplinksProgFromUplink       = "from_uplink"
-	uplinksProgToUplink         = "to_uplink"
-	uplinksVarAdopting          = "adopting"
-	uplinksVarCountOperations   = "count_operations"
-	uplinksVarEphemeralFirst    = "ephemeral_first"
-	uplinksVarEphemeralLast     = "ephemeral_last"
-	uplinksVarInlineChecksums   = "inline_checksums"
-	uplinksVarMasqueradeAll     = "masquerade_all"
-	uplinksVarNodePortFirst     = "node_port_first"
-	uplinksVarNodePortLast      = "node_port_last"
-	uplinksVarOperations        = "operations"
-	uplinksVarRefusalsPerSecond = "refusals_per_second"
-	uplinksVarServiceNetworks   = "service_networks"
+	uplinksMapAdopted            = "adopted"
+	uplinksMapAffinitiesV1       = "affinities_v1"
+	uplinksMapBackendsV2         = "backends_v2"
+	uplinksMapBeginnings         = "beginnings"
+	uplinksMapBlocksV1           = "blocks_v1"
+	uplinksMapConnectionsV1      = "connections_v1"
+	uplinksMapCountersV1         = "counters_v1"
+	uplinksMapDatagramsV2        = "datagrams_v2"
+	uplinksMapDropsV2            = "drops_v2"
+	uplinksMapEndpointsV2        = "endpoints_v2"
+	uplinksMapFlowsV2            = "flows_v2"
+	uplinksMapFragmentsV1        = "fragments_v1"
+	uplinksMapFrontendsV2        = "frontends_v2"
+	uplinksMapHealthChecksV1     = "health_checks_v1"
+	uplinksMapHeldRoom           = "held_room"
+	uplinksMapHeldV1             = "held_v1"
+	uplinksMapJudgements         = "judgements"
+	uplinksMapLocalsV1           = "locals_v1"
+	uplinksMapNetworksV1         = "networks_v1"
+	uplinksMapOldAffinities      = "old_affinities"
+	uplinksMapOldConnections     = "old_connections"
+	uplinksMapOldFlows           = "old_flows"
+	uplinksMapOldV1Flows         = "old_v1_flows"
+	uplinksMapPackets            = "packets"
+	uplinksMapPeersV1            = "peers_v1"
+	uplinksMapPolicyV1           = "policy_v1"
+	uplinksMapPortVerdictsV1     = "port_verdicts_v1"
+	uplinksMapPositionsV2        = "positions_v2"
+	uplinksMapQuotedRoom         = "quoted_room"
+	uplinksMapRefusals           = "refusals"
+	uplinksMapRuleHitsV1         = "rule_hits_v1"
+	uplinksMapRuleSetsV1         = "rule_sets_v1"
+	uplinksMapRulesV1            = "rules_v1"
+	uplinksMapSelfV1             = "self_v1"
+	uplinksMapSetsV2             = "sets_v2"
+	uplinksMapSlotsV1            = "slots_v1"
+	uplinksMapSocketsV2          = "sockets_v2"
+	uplinksMapSourceRangesV1     = "source_ranges_v1"
+	uplinksMapUplinksV1          = "uplinks_v1"
+	uplinksMapVerdictsV1         = "verdicts_v1"
+	uplinksMapViewsV1            = "views_v1"
+	uplinksProgFromUplink        = "from_uplink"
+	uplinksProgToUplink          = "to_uplink"
+	uplinksVarAdopting           = "adopting"
+	uplinksVarConnectionTimeouts = "connection_timeouts"
+	uplinksVarCountOperations    = "count_operations"
+	uplinksVarEphemeralFirst     = "ephemeral_first"
+	uplinksVarEphemeralLast      = "ephemeral_last"
+	uplinksVarInlineChecksums    = "inline_checksums"
+	uplinksVarKeepEstablished    = "keep_established"
+	uplinksVarMasqueradeAll      = "masquerade_all"
+	uplinksVarNodePortFirst      = "node_port_first"
+	uplinksVarNodePortLast       = "node_port_last"
+	uplinksVarOperations         = "operations"
+	uplinksVarPolicyReject       = "policy_reject"
+	uplinksVarRefusalsPerSecond  = "refusals_per_second"
+	uplinksVarServiceNetworks    = "service_networks"
 )
 
 // loadUplinks returns the embedded CollectionSpec for uplinks.
@@ -136,9 +141,11 @@ type uplinksMapSpecs struct {
 	HealthChecksV1 *ebpf.MapSpec `ebpf:"health_checks_v1"`
 	HeldRoom       *ebpf.MapSpec `ebpf:"held_room"`
 	HeldV1         *ebpf.MapSpec `ebpf:"held_v1"`
+	Judgements     *ebpf.MapSpec `ebpf:"judgements"`
 	LocalsV1       *ebpf.MapSpec `ebpf:"locals_v1"`
 	NetworksV1     *ebpf.MapSpec `ebpf:"networks_v1"`
 	OldAffinities  *ebpf.MapSpec `ebpf:"old_affinities"`
+	OldConnections *ebpf.MapSpec `ebpf:"old_connections"`
 	OldFlows       *ebpf.MapSpec `ebpf:"old_flows"`
 	OldV1Flows     *ebpf.MapSpec `ebpf:"old_v1_flows"`
 	Packets        *ebpf.MapSpec `ebpf:"packets"`
@@ -165,17 +172,20 @@ type uplinksMapSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type uplinksVariableSpecs struct {
-	Adopting          *ebpf.VariableSpec `ebpf:"adopting"`
-	CountOperations   *ebpf.VariableSpec `ebpf:"count_operations"`
-	EphemeralFirst    *ebpf.VariableSpec `ebpf:"ephemeral_first"`
-	EphemeralLast     *ebpf.VariableSpec `ebpf:"ephemeral_last"`
-	InlineChecksums   *ebpf.VariableSpec `ebpf:"inline_checksums"`
-	MasqueradeAll     *ebpf.VariableSpec `ebpf:"masquerade_all"`
-	NodePortFirst     *ebpf.VariableSpec `ebpf:"node_port_first"`
-	NodePortLast      *ebpf.VariableSpec `ebpf:"node_port_last"`
-	Operations        *ebpf.VariableSpec `ebpf:"operations"`
-	RefusalsPerSecond *ebpf.VariableSpec `ebpf:"refusals_per_second"`
-	ServiceNetworks   *ebpf.VariableSpec `ebpf:"service_networks"`
+	Adopting           *ebpf.VariableSpec `ebpf:"adopting"`
+	ConnectionTimeouts *ebpf.VariableSpec `ebpf:"connection_timeouts"`
+	CountOperations    *ebpf.VariableSpec `ebpf:"count_operations"`
+	EphemeralFirst     *ebpf.VariableSpec `ebpf:"ephemeral_first"`
+	EphemeralLast      *ebpf.VariableSpec `ebpf:"ephemeral_last"`
+	InlineChecksums    *ebpf.VariableSpec `ebpf:"inline_checksums"`
+	KeepEstablished    *ebpf.VariableSpec `ebpf:"keep_established"`
+	MasqueradeAll      *ebpf.VariableSpec `ebpf:"masquerade_all"`
+	NodePortFirst      *ebpf.VariableSpec `ebpf:"node_port_first"`
+	NodePortLast       *ebpf.VariableSpec `ebpf:"node_port_last"`
+	Operations         *ebpf.VariableSpec `ebpf:"operations"`
+	PolicyReject       *ebpf.VariableSpec `ebpf:"policy_reject"`
+	RefusalsPerSecond  *ebpf.VariableSpec `ebpf:"refusals_per_second"`
+	ServiceNetworks    *ebpf.VariableSpec `ebpf:"service_networks"`
 }
 
 // uplinksObjects contains all objects after they have been loaded into the kernel.
@@ -214,9 +224,11 @@ type uplinksMaps struct {
 	HealthChecksV1 *ebpf.Map `ebpf:"health_checks_v1"`
 	HeldRoom       *ebpf.Map `ebpf:"held_room"`
 	HeldV1         *ebpf.Map `ebpf:"held_v1"`
+	Judgements     *ebpf.Map `ebpf:"judgements"`
 	LocalsV1       *ebpf.Map `ebpf:"locals_v1"`
 	NetworksV1     *ebpf.Map `ebpf:"networks_v1"`
 	OldAffinities  *ebpf.Map `ebpf:"old_affinities"`
+	OldConnections *ebpf.Map `ebpf:"old_connections"`
 	OldFlows       *ebpf.Map `ebpf:"old_flows"`
 	OldV1Flows     *ebpf.Map `ebpf:"old_v1_flows"`
 	Packets        *ebpf.Map `ebpf:"packets"`
@@ -257,9 +269,11 @@ func (m *uplinksMaps) Close() error {
 		m.HealthChecksV1,
 		m.HeldRoom,
 		m.HeldV1,
+		m.Judgements,
 		m.LocalsV1,
 		m.NetworksV1,
 		m.OldAffinities,
+		m.OldConnections,
 		m.OldFlows,
 		m.OldV1Flows,
 		m.Packets,
@@ -287,17 +301,20 @@ func (m *uplinksMaps) Close() error {
 //
 // It can be passed to loadUplinksObjects or ebpf.CollectionSpec.LoadAndAssign.
 type uplinksVariables struct {
-	Adopting          *ebpf.Variable `ebpf:"adopting"`
-	CountOperations   *ebpf.Variable `ebpf:"count_operations"`
-	EphemeralFirst    *ebpf.Variable `ebpf:"ephemeral_first"`
-	EphemeralLast     *ebpf.Variable `ebpf:"ephemeral_last"`
-	InlineChecksums   *ebpf.Variable `ebpf:"inline_checksums"`
-	MasqueradeAll     *ebpf.Variable `ebpf:"masquerade_all"`
-	NodePortFirst     *ebpf.Variable `ebpf:"node_port_first"`
-	NodePortLast      *ebpf.Variable `ebpf:"node_port_last"`
-	Operations        *ebpf.Variable `ebpf:"operations"`
-	RefusalsPerSecond *ebpf.Variable `ebpf:"refusals_per_second"`
-	ServiceNetworks   *ebpf.Variable `ebpf:"service_networks"`
+	Adopting           *ebpf.Variable `ebpf:"adopting"`
+	ConnectionTimeouts *ebpf.Variable `ebpf:"connection_timeouts"`
+	CountOperations    *ebpf.Variable `ebpf:"count_operations"`
+	EphemeralFirst     *ebpf.Variable `ebpf:"ephemeral_first"`
+	EphemeralLast      *ebpf.Variable `ebpf:"ephemeral_last"`
+	InlineChecksums    *ebpf.Variable `ebpf:"inline_checksums"`
+	KeepEstablished    *ebpf.Variable `ebpf:"keep_established"`
+	MasqueradeAll      *ebpf.Variable `ebpf:"masquerade_all"`
+	NodePortFirst      *ebpf.Variable `ebpf:"node_port_first"`
+	NodePortLast       *ebpf.Variable `ebpf:"node_port_last"`
+	Operations         *ebpf.Variable `ebpf:"operations"`
+	PolicyReject       *ebpf.Variable `ebpf:"policy_reject"`
+	RefusalsPerSecond  *ebpf.Variable `ebpf:"refusals_per_second"`
+	ServiceNetworks    *ebpf.Variable `ebpf:"service_networks"`
 }
 
 // uplinksPrograms contains all programs after they have been loaded into the kernel.

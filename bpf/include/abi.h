@@ -90,8 +90,8 @@ _Static_assert(sizeof(struct backend) == 40, "backend");
 
 /* key: struct address */
 struct endpoint {
-	__u64 ingress; /* rule sets: what judges what comes to the pod; 0: all passes */
-	__u64 egress;  /* and what it sends */
+	__u64 ingress;	   /* rule sets: what judges what comes to the pod; 0: all passes */
+	__u64 egress;	   /* and what it sends */
 	__u32 incarnation; /* differs between pods that have one address after each other */
 	__u8 layer;
 	__u8 pad[3];
@@ -129,7 +129,7 @@ _Static_assert(sizeof(struct verdict) == 24, "verdict");
 
 /* In a longest-prefix-match trie. */
 struct port_verdict_key {
-	__u32 bits; /* 64 for the table, 16 for the protocol, and those of the port */
+	__u32 bits;	 /* 64 for the table, 16 for the protocol, and those of the port */
 	__be32 ports[2]; /* big endian */
 	__u8 protocol;
 	__u8 pad;
@@ -314,9 +314,9 @@ _Static_assert(sizeof(struct connection_key) == 40, "connection_key");
 /* What was found about it. */
 struct connection {
 	__u64 rule_set; /* that judged it; 0: none had to */
-	__u64 rule;	/* that allowed it; 0: none */
-	__u32 epoch;	/* of policy_v1 when it was judged: if that has gone on it is judged again */
-	__u32 seen;	/* the last packet, seconds of CLOCK_MONOTONIC, some late at most */
+	__u64 rule;	/* that decided; 0: none */
+	__u32 epoch; /* of policy_v1 when it was allowed: if that has gone on it is judged again */
+	__u32 seen;  /* the last packet, seconds of CLOCK_MONOTONIC, some late at most */
 	__u32 incarnation; /* of the pod */
 	__u8 state;	   /* CONNECTION_ bits */
 	__u8 pad[3];
@@ -328,6 +328,11 @@ _Static_assert(sizeof(struct connection) == 32, "connection");
 #define CONNECTION_POD_FIN  4  /* the pod has ended its direction */
 #define CONNECTION_PEER_FIN 8  /* the peer has */
 #define CONNECTION_RESET    16 /* a RST was seen and nothing since */
+/*
+ * The programs have answered for the other end: one RST, ABORT or ICMP error that comes by next
+ * passes. With epoch 0 the entry is for that alone, and is no connection.
+ */
+#define CONNECTION_REFUSED 32
 
 /* The backend that a client of a Service with affinity has. */
 struct affinity_key {
@@ -426,8 +431,8 @@ struct drop_event {
 	__be16 destination_port;
 	__u32 set; /* 0: none */
 	__u8 protocol;
-	__u8 reason; /* DropReason of internal/model, see reasons.h */
-	__u8 via;    /* 1 socket, 2 packet */
+	__u8 reason;	/* DropReason of internal/model, see reasons.h */
+	__u8 via;	/* 1 socket, 2 packet */
 	__u8 direction; /* of policy: Direction of internal/model; else 0 */
 	__u32 pad;
 	__u64 rule_set; /* of policy; else 0 */

@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 /*
- * Flows and affinities are read and written through here, never by their maps alone: while their
- * maps are being exchanged (for a larger one, or one of a newer layout), what the new map lacks is
- * taken from the old one. Nothing is lost, whichever interface a packet comes by and whichever
- * program is there, the old or the new one.
+ * Flows, connections and affinities are read and written through here, never by their maps alone:
+ * while their maps are being exchanged (for a larger one, or one of a newer layout), what the new
+ * map lacks is taken from the old one. Nothing is lost, whichever interface a packet comes by and
+ * whichever program is there, the old or the new one.
  *
  * Afterwards user space exchanges the programs for some that do not adopt: they are the same
  * programs with the switch off, and the verifier removes all this from them.
@@ -40,6 +40,13 @@ struct {
 	__type(key, struct affinity_key);
 	__type(value, struct affinity);
 } old_affinities SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, 1);
+	__type(key, struct connection_key);
+	__type(value, struct connection);
+} old_connections SEC(".maps");
 
 /* The value of flows_v1. Its key was struct tuple, with "reverse" for what is leaving now. */
 struct v1_flow {
@@ -162,4 +169,41 @@ static __always_inline void write_affinity(const struct affinity_key *key,
 	write_to(&affinities_v1, key, now, BPF_ANY);
 	if (adopting == ADOPT_SAME)
 		write_to(&old_affinities, key, now, BPF_ANY);
+}
+
+/* As adopt_flow. */
+static __noinline struct connection *adopt_connection(const struct connection_key *key)
+{
+	struct connection *c = look_up(&old_connections, key);
+
+	if (!c)
+		return NULL;
+	write_to(&connections_v1, key, c, BPF_NOEXIST);
+	return look_up(&connections_v1, key);
+}
+
+/* The entry of a pod's connection, NULL for none. One lookup. */
+static __always_inline struct connection *find_connection(const struct connection_key *key)
+{
+	struct connection *c = look_up(&connections_v1, key);
+
+	return c || adopting != ADOPT_SAME ? c : adopt_connection(key);
+}
+
+/* Writes the entry of a pod's connection. */
+static __always_inline void write_connection(const struct connection_key *key,
+					     const struct connection *c)
+{
+	write_to(&connections_v1, key, c, BPF_ANY);
+	if (adopting == ADOPT_SAME)
+		write_to(&old_connections, key, c, BPF_ANY);
+	look_up(&connections_v1, key); /* unread it would be the first to be evicted */
+}
+
+/* Deletes the entry of a pod's connection. */
+static __always_inline void delete_connection(const struct connection_key *key)
+{
+	delete_from(&connections_v1, key);
+	if (adopting == ADOPT_SAME)
+		delete_from(&old_connections, key);
 }

@@ -33,6 +33,15 @@ static __noinline void drop_fill(struct drop_event *event, const struct tuple *t
 	};
 }
 
+static __always_inline void drop_count(__u8 reason)
+{
+	__u32 index = reason;
+	__u64 *count = look_up(&counters_v1, &index);
+
+	if (count)
+		__sync_fetch_and_add(count, 1); /* per CPU, but a program may interrupt another */
+}
+
 /*
  * Counting is exact; the event is lost when the ring buffer is full. Costs one map lookup.
  * __noinline: a rare path that the verifier should see once, not at every drop.
@@ -40,12 +49,8 @@ static __noinline void drop_fill(struct drop_event *event, const struct tuple *t
 static __noinline void drop_report(const struct tuple *tuple, __u32 set, __u8 reason, __u8 via)
 {
 	struct drop_event *event;
-	__u32 index = reason;
-	__u64 *count;
 
-	count = look_up(&counters_v1, &index);
-	if (count)
-		__sync_fetch_and_add(count, 1); /* per CPU, but a program may interrupt another */
+	drop_count(reason);
 	event = bpf_ringbuf_reserve(&drops_v2, sizeof(*event), 0);
 	if (!event)
 		return;

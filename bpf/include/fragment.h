@@ -6,7 +6,8 @@
  *   first  ── decided as any packet ──► noted, and those that were held are sent on behind it
  *   later  ── first known? ── yes ──► follows it
  *                          └─ no ───► a copy is held, and the fragment itself
- *                                       to an address of a Service: goes no further
+ *                                       to an address of a Service, or judged by policies:
+ *                                         goes no further
  *                                       else: passes untouched, since it may be nobody's
  *
  * So what is no Service's passes in its order, whatever order that is, and a Service's datagram
@@ -138,7 +139,7 @@ static __noinline int take_later(struct __sk_buff *skb, const struct packet *p, 
 	f = look_up(&fragments_v1, &key.datagram);
 	if (fragment_known(f, now))
 		return follow_first(skb, p, f);
-	ours = !leaving && is_service_address(&p->tuple.destination);
+	ours = p->epoch || (!leaving && is_service_address(&p->tuple.destination));
 	held = hold(skb, &key, now);
 	/* The first may have come meanwhile, by another processor. */
 	f = look_up(&fragments_v1, &key.datagram);
@@ -204,8 +205,8 @@ static __noinline bool become_held(struct __sk_buff *skb, struct packet *p,
 	return !rewrite_packet(skb, p, &to);
 }
 
-/* What the first fragment is when it comes by once more: translated, and to pass as it is. */
-static __noinline long note_again(const struct held_key *key, const struct fragment *f)
+/* What the first fragment is when it comes by once more: decided about, and to pass as it is. */
+static __noinline long note_again(const struct held_key *key, struct fragment *f)
 {
 	struct fragment passed = {
 		.source = f->source,
@@ -216,6 +217,10 @@ static __noinline long note_again(const struct held_key *key, const struct fragm
 	};
 	struct fragment_key sent = key->datagram;
 
+	if (f->state == FRAGMENT_PASSED) {
+		f->again = 1;
+		return 0;
+	}
 	sent.source = f->source;
 	sent.destination = f->destination;
 	return write_to(&fragments_v1, &sent, &passed, BPF_ANY);
@@ -268,7 +273,9 @@ static __noinline __u32 note_first(struct __sk_buff *skb, const struct packet *p
 	if (waiting && waiting->state == FRAGMENT_WAITING && f.time - waiting->time < HELD_TIME)
 		held = waiting->held;
 	write_to(&fragments_v1, &key.datagram, &f, BPF_ANY);
-	return f.state == FRAGMENT_TRANSLATED && skb->ifindex != LOOPBACK_IFINDEX ? held : 0;
+	if (f.state == FRAGMENT_DROPPED || (f.state == FRAGMENT_PASSED && !p->epoch))
+		return 0;
+	return skb->ifindex != LOOPBACK_IFINDEX ? held : 0;
 }
 
 /*

@@ -91,20 +91,28 @@ static __always_inline bool read_quoted_v6(struct __sk_buff *skb, struct quoted 
 	return !c.later;
 }
 
-static __always_inline bool read_quoted(struct __sk_buff *skb, bool v6, struct quoted *q)
+/* The addresses and the protocol. */
+static __always_inline bool read_quoted_ends(struct __sk_buff *skb, bool v6, struct quoted *q)
 {
 	const __u32 source = v6 ? offsetof(struct ipv6hdr, saddr) : offsetof(struct iphdr, saddr);
 	const __u32 size = v6 ? 16 : 4;
+
+	return (v6 ? read_quoted_v6(skb, q) : read_quoted_v4(skb, q)) &&
+	       load_address(skb, q->ip + source, v6, &q->key.destination) &&
+	       load_address(skb, q->ip + source + size, v6, &q->key.source);
+}
+
+static __always_inline bool read_quoted(struct __sk_buff *skb, bool v6, struct quoted *q)
+{
 	__be16 ports[4]; /* and four bytes more: less is not quoted */
 
-	if (!(v6 ? read_quoted_v6(skb, q) : read_quoted_v4(skb, q)) ||
-	    !carries_services(q->key.protocol) || q->transport + sizeof(ports) > q->end ||
+	if (!read_quoted_ends(skb, v6, q) || !carries_services(q->key.protocol) ||
+	    q->transport + sizeof(ports) > q->end ||
 	    bpf_skb_load_bytes(skb, q->transport, ports, sizeof(ports)))
 		return false;
 	q->key.source_port = ports[1];
 	q->key.destination_port = ports[0];
-	return load_address(skb, q->ip + source, v6, &q->key.destination) &&
-	       load_address(skb, q->ip + source + size, v6, &q->key.source);
+	return true;
 }
 
 /* Where the IP packet ends in the frame, which may be padded. */

@@ -31,6 +31,7 @@ struct packet {
 	__u32 sequence;	    /* TCP, host byte order */
 	__u32 acknowledged; /* TCP, host byte order; 0 without ACK */
 	__u32 id;	    /* of a fragment's datagram, as in the header */
+	__u32 epoch;	    /* of policy_v1, at a pod's interface; 0: nothing is judged here */
 	bool v6;
 	bool syn; /* of TCP; the first of a connection: SYN without ACK */
 	bool fin;
@@ -58,10 +59,16 @@ struct {
 	__type(value, struct packet);
 } packets SEC(".maps");
 
-static __always_inline struct packet *packet_room(void)
+static __always_inline struct packet *packet_now(void)
 {
 	__u32 zero = 0;
-	struct packet *p = bpf_map_lookup_elem(&packets, &zero);
+
+	return bpf_map_lookup_elem(&packets, &zero);
+}
+
+static __always_inline struct packet *packet_room(void)
+{
+	struct packet *p = packet_now();
 
 	if (p)
 		__builtin_memset(p, 0, sizeof(*p));

@@ -13,12 +13,15 @@
 #include <bpf/bpf_helpers.h>
 
 #include "clock.h"
+#include "deny.h"
 #include "drop.h"
 #include "flow.h"
 #include "fragment.h"
 #include "icmp.h"
+#include "judge.h"
 #include "maps.h"
 #include "masquerade.h"
+#include "message.h"
 #include "operate.h"
 #include "packet.h"
 #include "refuse.h"
@@ -36,10 +39,13 @@ static __always_inline int drop(const struct packet *p, __u32 set, __u8 reason)
 }
 
 /* Drops a packet and tells its client. */
-static __noinline int reject(struct __sk_buff *skb, const struct packet *p, __u32 set, __u8 reason)
+static __noinline int reject(struct __sk_buff *skb, const struct packet *p, __u32 set, __u8 reason,
+			     bool uplink)
 {
 	drop_report(&p->tuple, set, reason, VIA_PACKET);
-	return refuse_packet(skb, p);
+	if (!uplink && p->epoch)
+		expect_refusal(p);
+	return refuse_packet(skb, false);
 }
 
 /* __noinline: the two addresses and ports stay off its callers' stacks. */
@@ -50,6 +56,17 @@ static __noinline int translate(struct __sk_buff *skb, const struct packet *p,
 	int reason = rewrite_packet(skb, p, &to);
 
 	return reason ? drop(p, flow->set, reason) : PASS;
+}
+
+/* Translates what comes in of a known flow, if policies let it go on. */
+static __noinline int translate_judged(struct __sk_buff *skb, const struct packet *p,
+				       const struct flow *flow, bool uplink)
+{
+	int reason = REASON_NONE;
+
+	if (!uplink && p->epoch)
+		reason = admit_from_pod(p, &flow->addr, flow->other_port, flow->port);
+	return reason ? deny(skb, flow->set, reason) : translate(skb, p, flow);
 }
 
 /* Says if a packet from outside the node is one of the cluster's all the same. Up to 2 lookups. */
@@ -93,6 +110,33 @@ static __always_inline struct beginning *beginning_room(void)
 	return bpf_map_lookup_elem(&beginnings, &zero);
 }
 
+/* Judges a new connection with the backend that was chosen for it. Returns a reason. */
+static __always_inline int judge_choice(const struct packet *p, const struct pick *pick)
+{
+	struct judgement *j;
+
+	if (!p->epoch)
+		return REASON_NONE;
+	j = judgement_of(p, true);
+	if (!j)
+		return REASON_POLICY_CLOSED;
+	judge_ends(j, p, &p->tuple.source, &pick->addr, p->tuple.source_port, pick->port);
+	return admit_beginning();
+}
+
+/* Tracks it with the flow that it got, whose backend may be another: the first processor's counts.
+ * Returns a reason. */
+static __always_inline int judge_begun(const struct packet *p, const struct pick *pick,
+				       const struct flow *flow)
+{
+	if (!p->epoch)
+		return REASON_NONE;
+	if (!address_equal(&flow->addr, &pick->addr) || flow->port != pick->port)
+		return admit_from_pod(p, &flow->addr, flow->other_port, flow->port);
+	track_beginning(flow->other_port);
+	return REASON_NONE;
+}
+
 /* Begins a flow to what a client dials. state is FLOW_MOVED, with FLOW_LOCAL, or 0. */
 static __noinline int begin(struct __sk_buff *skb, const struct packet *p,
 			    const struct frontend *frontend, __u8 state, bool uplink)
@@ -109,9 +153,12 @@ static __noinline int begin(struct __sk_buff *skb, const struct packet *p,
 	};
 	decide(&b->who, frontend, &p->tuple.destination, d);
 	if (d->reject)
-		return reject(skb, p, d->root, d->reason);
+		return reject(skb, p, d->root, d->reason, uplink);
 	if (d->reason)
 		return drop(p, d->root, d->reason);
+	reason = uplink ? REASON_NONE : judge_choice(p, &d->pick);
+	if (reason)
+		return deny(skb, d->root, reason);
 	if (needs_masquerade(p, &b->who, d, uplink))
 		state |= FLOW_MASQUERADE;
 	b->flow = (struct flow){
@@ -124,7 +171,8 @@ static __noinline int begin(struct __sk_buff *skb, const struct packet *p,
 	reason = flow_begin(p, &b->flow);
 	if (reason)
 		return drop(p, d->root, reason);
-	return translate(skb, p, &b->flow);
+	reason = uplink ? REASON_NONE : judge_begun(p, &d->pick, &b->flow);
+	return reason ? deny(skb, d->root, reason) : translate(skb, p, &b->flow);
 }
 
 /*
@@ -195,6 +243,18 @@ static __always_inline bool may_be_own_sockets(const struct packet *p,
 	       !p->syn && p->tuple.protocol != IPPROTO_SCTP;
 }
 
+/* A pod's packet that is for no Service. */
+static __always_inline int pass_untranslated(struct __sk_buff *skb, const struct packet *p)
+{
+	const struct tuple *t = &p->tuple;
+	int reason;
+
+	if (!p->epoch)
+		return PASS;
+	reason = admit_from_pod(p, &t->destination, t->source_port, t->destination_port);
+	return reason ? deny(skb, 0, reason) : PASS;
+}
+
 /* A packet of no known flow. Only a SYN begins a connection. */
 static __always_inline int unknown_comes_in(struct __sk_buff *skb, const struct packet *p,
 					    bool uplink)
@@ -204,24 +264,25 @@ static __always_inline int unknown_comes_in(struct __sk_buff *skb, const struct 
 	if (!frontend) {
 		if (p->syn || (p->tuple.protocol == IPPROTO_UDP && !p->reason))
 			end_flow_of_reused_port(p);
-		return PASS;
+		return uplink ? PASS : pass_untranslated(skb, p);
 	}
 	if (p->reason)
 		return drop(p, frontend->set, p->reason);
 	if (may_be_own_sockets(p, frontend) && is_own_sockets(skb, p))
 		return PASS;
 	if (p->tuple.protocol == IPPROTO_TCP && !p->syn && frontend->set)
-		return reject(skb, p, frontend->set, REASON_NO_FLOW);
+		return reject(skb, p, frontend->set, REASON_NO_FLOW, uplink);
 	return begin(skb, p, frontend, 0, uplink);
 }
 
 /* A client's packet whose backend is gone. */
-static __noinline int end_of_flow(struct __sk_buff *skb, const struct packet *p, struct flow *flow)
+static __noinline int end_of_flow(struct __sk_buff *skb, const struct packet *p, struct flow *flow,
+				  bool uplink)
 {
 	__u32 set = flow->set;
 
 	flow_end(&p->tuple, flow);
-	return reject(skb, p, set, REASON_BACKEND_GONE);
+	return reject(skb, p, set, REASON_BACKEND_GONE, uplink);
 }
 
 /* A datagram of a socket whose backend has moved once already: nothing stands for the address that
@@ -240,13 +301,12 @@ static __noinline int move_again(struct __sk_buff *skb, const struct packet *p, 
 	return begin(skb, p, &service, state, uplink);
 }
 
-/* A backend's packet, at either hook. */
-static __always_inline int reply(struct __sk_buff *skb, const struct packet *p, struct flow *flow)
+/* Notes a backend's packet, at either hook. */
+static __always_inline void note_reply(const struct packet *p, struct flow *flow)
 {
 	if (flow->seen != now_seconds())
 		flow_refresh_reverse(p, flow);
 	flow_note(p, flow);
-	return translate(skb, p, flow);
 }
 
 static __noinline int translate_coming(struct __sk_buff *skb, const struct packet *p, bool uplink)
@@ -257,14 +317,16 @@ static __noinline int translate_coming(struct __sk_buff *skb, const struct packe
 		return unknown_comes_in(skb, p, uplink);
 	if (p->reason)
 		return drop(p, flow->set, p->reason);
-	if (!(flow->state & FLOW_FORWARD))
-		return reply(skb, p, flow);
+	if (!(flow->state & FLOW_FORWARD)) {
+		note_reply(p, flow);
+		return translate_judged(skb, p, flow, uplink);
+	}
 	switch (flow_standing(p, flow)) {
 	case STANDS:
 		flow_note(p, flow);
-		return translate(skb, p, flow);
+		return translate_judged(skb, p, flow, uplink);
 	case IS_GONE:
-		return end_of_flow(skb, p, flow);
+		return end_of_flow(skb, p, flow, uplink);
 	case BEGINS:
 		if (flow->state & FLOW_MOVED)
 			return move_again(skb, p, flow, uplink);
@@ -277,16 +339,23 @@ static __noinline int translate_coming(struct __sk_buff *skb, const struct packe
  * What has no ports: an ICMP error about a packet of a flow is translated. What then still goes to
  * a Service's address, a ping above all, would go round in circles. __noinline: a rare path.
  */
-static __noinline int without_ports(struct __sk_buff *skb, const struct packet *p)
+static __noinline int without_ports(struct __sk_buff *skb, const struct packet *p, bool uplink)
 {
 	const __u32 v4 = ETH_HLEN + offsetof(struct iphdr, daddr);
 	const __u32 v6 = ETH_HLEN + offsetof(struct ipv6hdr, daddr);
-	int verdict = translate_error(skb, p, false);
 	struct address to;
+	int reason;
 
-	if (!p->transport || !load_address(skb, p->v6 ? v6 : v4, p->v6, &to) ||
-	    !is_service_address(&to))
-		return verdict;
+	if (!p->transport)
+		return PASS;
+	if (!uplink && p->epoch) {
+		reason = admit_without_ports(skb, p, true);
+		if (reason)
+			return deny(skb, 0, reason);
+	}
+	translate_error(skb, p, false);
+	if (!load_address(skb, p->v6 ? v6 : v4, p->v6, &to) || !is_service_address(&to))
+		return PASS;
 	return drop(p, 0, REASON_UNALLOCATED);
 }
 
@@ -308,22 +377,31 @@ static __always_inline bool is_another_hosts(const struct __sk_buff *skb)
 	return skb->pkt_type == PACKET_OTHERHOST && skb->ifindex != LOOPBACK_IFINDEX;
 }
 
+/* Says if a packet is one of several that go the same way. Those without ports need not, unless
+ * they are judged. */
+static __always_inline bool in_fragments(const struct packet *p, bool ports)
+{
+	return (p->first || p->later) && (ports || p->epoch);
+}
+
 /* A packet that comes in to the node, by a pod's interface or by an uplink. */
 static __always_inline int comes_in(struct __sk_buff *skb, bool uplink)
 {
 	struct packet *p = packet_room();
 	int verdict = FRAGMENT_UNDECIDED;
+	bool ports;
 
 	if (!p || (uplink && (is_vlans(skb) || is_another_hosts(skb))))
 		return PASS;
-	if (!read_packet(skb, p))
-		return without_ports(skb, p);
-	if (p->first || p->later)
+	ports = read_packet(skb, p);
+	if (!uplink)
+		p->epoch = policy_epoch();
+	if (in_fragments(p, ports))
 		verdict = fragment_begin(skb, p, false);
 	if (verdict != FRAGMENT_UNDECIDED)
 		return verdict;
-	verdict = translate_coming(skb, p, uplink);
-	return p->first ? fragment_end(skb, p, false, verdict) : verdict;
+	verdict = ports ? translate_coming(skb, p, uplink) : without_ports(skb, p, uplink);
+	return p->first && in_fragments(p, ports) ? fragment_end(skb, p, false, verdict) : verdict;
 }
 
 /* A client's packet that leaves the node: the first one finds its address there. */
@@ -352,13 +430,26 @@ static __always_inline int translate_leaving(struct __sk_buff *skb, struct packe
 
 	if (p->reason)
 		return PASS;
-	p->tuple.leaving = 1;
 	flow = find_flow(&p->tuple);
 	if (!flow)
 		return PASS;
-	if (!(flow->state & FLOW_FORWARD))
-		return reply(skb, p, flow);
+	if (!(flow->state & FLOW_FORWARD)) {
+		note_reply(p, flow);
+		return translate(skb, p, flow);
+	}
 	return masquerade_applies(p, flow, uplink) ? masquerade(skb, p, flow, uplink) : PASS;
+}
+
+static __always_inline int leave(struct __sk_buff *skb, struct packet *p, bool ports, bool uplink)
+{
+	int reason;
+
+	if (!uplink && p->epoch && p->transport) {
+		reason = ports ? admit_to_pod(p) : admit_without_ports(skb, p, false);
+		if (reason)
+			return deny(skb, 0, reason);
+	}
+	return ports ? translate_leaving(skb, p, uplink) : translate_error(skb, p, true);
 }
 
 /* A packet that leaves the node, by a pod's interface or by an uplink. */
@@ -366,15 +457,18 @@ static __always_inline int leaves(struct __sk_buff *skb, bool uplink)
 {
 	struct packet *p = packet_room();
 	int verdict = FRAGMENT_UNDECIDED;
+	bool ports;
 
 	if (!p || (uplink && is_vlans(skb)))
 		return PASS;
-	if (!read_packet(skb, p))
-		return translate_error(skb, p, true);
-	if (p->first || p->later)
+	ports = read_packet(skb, p);
+	p->tuple.leaving = 1;
+	if (!uplink)
+		p->epoch = policy_epoch();
+	if (in_fragments(p, ports))
 		verdict = fragment_begin(skb, p, true);
 	if (verdict != FRAGMENT_UNDECIDED)
 		return verdict;
-	verdict = translate_leaving(skb, p, uplink);
-	return p->first ? fragment_end(skb, p, true, verdict) : verdict;
+	verdict = leave(skb, p, ports, uplink);
+	return p->first && in_fragments(p, ports) ? fragment_end(skb, p, true, verdict) : verdict;
 }

@@ -2,7 +2,8 @@
 /*
  * The answer to a client that is refused, made out of the client's own packet: a TCP RST (RFC 9293
  * 3.10.7.1), an SCTP ABORT (RFC 9260 8.4) or an ICMP port unreachable (RFC 792, RFC 4443 3.1),
- * from the address dialled, sent back through the interface the packet came by. To SCTP an ICMP
+ * from the address dialled, sent back through the interface the packet came by, or as if it had
+ * come by the one it was about to leave by. To SCTP an ICMP
  * message would be a hint, after which Linux goes on trying; an ABORT ends the attempt at once.
  *
  * IPv4 options and IPv6 extension headers are quoted in ICMP messages and left out of the others.
@@ -61,6 +62,10 @@ struct unreachable {
 #define ICMP_PORT_UNREACHABLE	3
 #define ICMPV6_UNREACHABLE	1
 #define ICMPV6_PORT_UNREACHABLE 4
+
+/* RFC 1812 5.2.7.1, RFC 4443 3.1. */
+#define ICMP_PROHIBITED	  13
+#define ICMPV6_PROHIBITED 1
 
 /* What of the client's packet an ICMP message quotes beyond the IP header: ports, all of UDP. */
 #define QUOTED 8
@@ -312,13 +317,21 @@ static __always_inline __u64 sum_quoted(struct __sk_buff *skb, const struct pack
 	return sum - udp.check + (check ? check : 0xffff);
 }
 
-static __noinline long make_unreachable(struct __sk_buff *skb, const struct packet *p)
+static __always_inline __u8 unreachable_code(bool v6, bool prohibited)
+{
+	if (prohibited)
+		return v6 ? ICMPV6_PROHIBITED : ICMP_PROHIBITED;
+	return v6 ? ICMPV6_PORT_UNREACHABLE : ICMP_PORT_UNREACHABLE;
+}
+
+static __noinline long make_unreachable(struct __sk_buff *skb, const struct packet *p,
+					bool prohibited)
 {
 	const __u32 header = p->v6 ? sizeof(struct ipv6hdr) : sizeof(struct iphdr);
 	__u32 before = p->transport - ETH_HLEN, length = before + QUOTED, zero = 0;
 	struct unreachable icmp = {
 		.type = p->v6 ? ICMPV6_UNREACHABLE : ICMP_UNREACHABLE,
-		.code = p->v6 ? ICMPV6_PORT_UNREACHABLE : ICMP_PORT_UNREACHABLE,
+		.code = unreachable_code(p->v6, prohibited),
 	};
 	__u8 quoted[QUOTED];
 	__u8 *headers;
@@ -345,7 +358,8 @@ static __noinline long make_unreachable(struct __sk_buff *skb, const struct pack
 					      BPF_F_RECOMPUTE_CSUM);
 }
 
-static __always_inline long make_answer(struct __sk_buff *skb, const struct packet *p)
+static __always_inline long make_answer(struct __sk_buff *skb, const struct packet *p,
+					bool prohibited)
 {
 	switch (p->tuple.protocol) {
 	case IPPROTO_TCP:
@@ -353,21 +367,25 @@ static __always_inline long make_answer(struct __sk_buff *skb, const struct pack
 	case IPPROTO_SCTP:
 		return make_abort(skb, p);
 	default:
-		return make_unreachable(skb, p);
+		return make_unreachable(skb, p, prohibited);
 	}
 }
 
 /*
  * Turns the packet into its refusal. Never answers a RST or an ABORT, a group or nobody, what came
  * to more than this host, a later fragment, what contradicts itself, nor faster than
- * refusals_per_second; what is not answered is dropped. __noinline: a rare path.
+ * refusals_per_second; what is not answered is dropped. prohibited: by a policy, if the answer is
+ * an ICMP message. What was about to leave is answered as if its receiver had. Global, so that the
+ * verifier looks at it once and by itself, and not at each place where a packet is refused.
  */
-static __noinline int refuse_packet(struct __sk_buff *skb, const struct packet *p)
+__noinline int refuse_packet(struct __sk_buff *skb, __u32 prohibited)
 {
-	if (p->rst || p->later || lengths_contradict(skb, p) ||
+	const struct packet *p = packet_now();
+
+	if (!p || p->rst || p->later || lengths_contradict(skb, p) ||
 	    !address_is_one_host(&p->tuple.source) || skb->pkt_type == PACKET_BROADCAST ||
-	    skb->pkt_type == PACKET_MULTICAST || !refusal_allowed() || make_answer(skb, p) ||
-	    swap_ethernet(skb))
+	    skb->pkt_type == PACKET_MULTICAST || !refusal_allowed() ||
+	    make_answer(skb, p, prohibited) || swap_ethernet(skb))
 		return TC_ACT_SHOT;
-	return bpf_redirect(skb->ifindex, 0);
+	return bpf_redirect(skb->ifindex, p->tuple.leaving ? BPF_F_INGRESS : 0);
 }

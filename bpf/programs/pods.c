@@ -17,9 +17,13 @@
  * to_pod, what the pod gets: a backend's packet gets the Service as source; a client's own packet
  * that comes back to itself gets the node's address.
  *
- * Lookups: no Service 3 (a SYN or datagram 4), known connection 1, known datagrams 2, once a second
- * 2 more each; new flow 7 and 2 writes, refused 5, reply 1 (the first one 2), no reply 1. A test
- * counts them.
+ * Where there are policies, both judge a packet as it is between the two exchanges: what from_pod
+ * sends on, what to_pod gets. include/judge.h has the steps.
+ *
+ * Lookups: no Service 4 (a SYN or datagram 5), known connection 2, known datagrams 3, once a second
+ * 2 more each; new flow 8 and 2 writes, refused 6, reply 2 (the first one 3), no reply 2. One of
+ * them asks if there are policies; where there are, each packet has one more, and a new connection
+ * those of judge.h. A test counts them.
  */
 #include <linux/bpf.h>
 #include <bpf/bpf_helpers.h>
