@@ -10,12 +10,12 @@ import (
 	"maps"
 	"os"
 	"slices"
-	"strings"
 
 	"github.com/spf13/cobra"
 
 	"github.com/deltaplane/deltaplane/internal/bus"
 	"github.com/deltaplane/deltaplane/internal/explain"
+	"github.com/deltaplane/deltaplane/internal/model"
 	"github.com/deltaplane/deltaplane/internal/wire"
 	"github.com/deltaplane/deltaplane/schemas"
 )
@@ -34,7 +34,11 @@ fills real maps and sends the packet through them with BPF_PROG_TEST_RUN; it nee
 A source that is no pod and no node is a client outside the cluster whose packet arrives at --node. What a pod or a
 node sends to another node's address is followed there, unless --node says where to stop. What may be dialled is a
 Service's cluster IP by the Service's name, and by address and port all else: NodePorts, external IPs, load balancer
-addresses, hostPorts, and 127.0.0.1 of the node itself. Network policy isn't enforced by this version.
+addresses, hostPorts, and 127.0.0.1 of the node itself.
+
+Policies are judged at the pod that connects, on its node, and at the pod that is reached, on that pod's node; both are
+told, with the policies that select the pod, the rule that decided, and the rule that came nearest to allowing what none
+allowed. A Service's address is never judged, but the backend's.
 
 The configuration file (--config) may have these keys:
   podCIDRs            who sends from there is inside the cluster; default those of Node objects
@@ -45,8 +49,8 @@ The configuration file (--config) may have these keys:
   allowExternalIPs    what externalIPs may be in; default nothing
   masqueradeAll       give all that is translated and leaves a node the node's address; default false
 
-With --live the rows are those in the kernel of the node that sees the connection first, read over the bus; a batch
-then is about that one node.
+With --live the rows are those in the kernels of the nodes that see the connection, read over the bus when a question is
+first about them.
 
 A batch (--batch FILE, or - for standard input) has one question a line, a JSON object with the fields id, node, from,
 to, proto, via. What a line leaves out is taken from the flags. The answers come in the same order, with the id.`,
@@ -92,10 +96,11 @@ func (o *explainOptions) run(cmd *cobra.Command) error {
 	if o.batch != "" && o.format != formatJSONL && cmd.Flags().Changed("output") {
 		return errors.New("a batch answers with one JSON object a line: leave out -o, or give -o jsonl")
 	}
-	world, err := o.world(cmd.Context(), cmd.ErrOrStderr())
+	world, end, err := o.world(cmd.Context(), cmd.ErrOrStderr())
 	if err != nil {
 		return err
 	}
+	defer end()
 	engine, closeEngine, err := o.newEngine(world)
 	if err != nil {
 		return err
@@ -126,13 +131,12 @@ func (o *explainOptions) newEngine(world *explain.World) (engine explain.Engine,
 	return nil, nil, fmt.Errorf("engine %q: want model or kernel", o.engine)
 }
 
-// world is what the question is about. Warnings go to standard error.
-func (o *explainOptions) world(ctx context.Context, stderr io.Writer) (*explain.World, error) {
+// world is what the question is about, until end is called. Warnings go to standard error.
+func (o *explainOptions) world(ctx context.Context, stderr io.Writer) (world *explain.World, end func(), err error) {
 	var config explain.Config
-	var err error
 	if o.config != "" {
 		if config, err = explain.LoadConfig(o.config); err != nil {
-			return nil, err
+			return nil, nil, err
 		}
 	}
 	if o.live {
@@ -142,30 +146,24 @@ func (o *explainOptions) world(ctx context.Context, stderr io.Writer) (*explain.
 	for _, w := range warnings {
 		fmt.Fprintln(stderr, "Warning: "+w)
 	}
-	return world, err
+	return world, func() {}, err
 }
 
-// liveWorld asks the bus for the objects, and the node for the rows in its kernel.
-func (o *explainOptions) liveWorld(ctx context.Context, config explain.Config) (*explain.World, error) {
+// liveWorld asks the bus for the objects, and each node that a question is about for the rows in its kernel.
+func (o *explainOptions) liveWorld(ctx context.Context, config explain.Config) (world *explain.World, end func(), err error) {
 	conn, err := o.from.connect(ctx)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
-	defer conn.Close()
 	facts, err := readFacts(ctx, conn)
 	if err != nil {
-		return nil, err
+		conn.Close()
+		return nil, nil, err
 	}
-	node, err := explain.NodeOf(facts, o.question)
-	if err != nil {
-		return nil, err
+	rowsOf := func(node string) (*model.Rows, error) {
+		return (&dumpJSON{Node: node}).request(ctx, conn, schemas.ActualSubject(node), "programmer of node "+node)
 	}
-	o.question.Node = node
-	rows, err := (&dumpJSON{Node: node}).request(ctx, conn, schemas.ActualSubject(node), "programmer of node "+node)
-	if err != nil {
-		return nil, err
-	}
-	return explain.FromNode(facts, node, rows, config), nil
+	return explain.FromNodes(facts, rowsOf, config), conn.Close, nil
 }
 
 // readFacts reads what was last said of each object that there is.
@@ -198,33 +196,5 @@ func (o *explainOptions) runBatch(cmd *cobra.Command, world *explain.World, engi
 	if err == nil && failed > 0 {
 		fmt.Fprintf(cmd.ErrOrStderr(), "Warning: %d of %d questions could not be answered; their lines say why\n", failed, asked)
 	}
-	return err
-}
-
-// writeAnswer tells an answer to people.
-func writeAnswer(w io.Writer, p paint, a *explain.Answer) error {
-	var b strings.Builder
-	title := map[string]string{"forward": p.green("FORWARDED"), "drop": p.red("DROPPED"), "reject": p.red("REJECTED")}[a.Verdict]
-	if a.Reason != "none" {
-		title += "  " + a.Reason
-	}
-	b.WriteString(title + "\n")
-	for i, step := range a.Steps {
-		fmt.Fprintf(&b, "%3d. %s\n", i+1, step)
-	}
-	if len(a.Causes) > 0 {
-		b.WriteString(p.faint("Caused by") + "\n")
-	}
-	for _, c := range a.Causes {
-		line := "     " + causeJSON{Kind: c.Kind, Namespace: c.Namespace, Name: c.Name}.title()
-		if c.ResourceVersion != "" {
-			line += "  version " + c.ResourceVersion
-		}
-		if c.Manager != "" {
-			line += "  by " + c.Manager
-		}
-		b.WriteString(line + "\n")
-	}
-	_, err := io.WriteString(w, b.String())
 	return err
 }

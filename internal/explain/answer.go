@@ -4,6 +4,7 @@ package explain
 
 import (
 	"cmp"
+	"errors"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -40,16 +41,36 @@ func (c connection) dialler() refmodel.Dialler {
 	return refmodel.Dialler{Via: refmodel.PodSocket, Addr: c.source.Addr()}
 }
 
-// Engine decides about one connection, given the rows of its node.
+// Engine decides about one connection, given the rows of its node, as if there were no policies; and says what policies
+// let begin at one of its ends.
 type Engine interface {
 	decide(w *World, c connection) (outcome, error)
+	judge(w *World, e end) (*ruling, error)
 }
 
 // outcome is what an engine found.
 type outcome struct {
 	refmodel.Decision
-	masqueraded []bool // for each candidate
-	evidence    string // a step for people: how this is known
+	masqueraded []bool         // for each candidate
+	evidence    string         // a step for people: how this is known
+	ran         netip.AddrPort // where a packet was sent that an engine ran, if it was and policies could stop it
+	stopped     bool           // policies stopped the packet that an engine ran
+}
+
+// check compares what became of a packet that an engine ran with what policies say about each of its ends.
+func (o *outcome) check(fates []fate) error {
+	for _, f := range fates {
+		switch {
+		case o.stopped && !f.egress.allowed():
+			return nil
+		case o.ran == f.target && !f.egress.allowed():
+			return fmt.Errorf("the kernel let a packet to %s pass, which policies deny: please report this", f.target)
+		}
+	}
+	if o.stopped {
+		return errors.New("the kernel stopped a packet that policies allow: please report this")
+	}
+	return nil
 }
 
 func (o *outcome) masquerade() bool { return slices.Contains(o.masqueraded, true) }
@@ -67,6 +88,9 @@ func judged(n *refmodel.Node, c connection, d refmodel.Decision) outcome {
 type Model struct{}
 
 func (Model) decide(w *World, c connection) (outcome, error) {
+	if err := w.load(c.node); err != nil {
+		return outcome{}, err
+	}
 	n := w.node(c.node)
 	return judged(n, c, n.Decide(c.dialler(), c.protocol, c.dialled)), nil
 }
@@ -84,7 +108,6 @@ func (w *World) Ask(engine Engine, q Question) (*Answer, error) {
 	a := &Answer{
 		ID: q.ID, Verdict: o.Verdict.String(), Reason: o.Reason.String(), Candidates: candidates(o.Candidates),
 		Masquerade: o.masquerade(), ClientAddressKept: !o.masquerade(), Via: c.via, Causes: []Cause{},
-		Policy: Policy{Ingress: PolicyVerdict{Verdict: "allow"}, Egress: PolicyVerdict{Verdict: "allow"}},
 	}
 	if o.Set != nil {
 		service := serviceOf(o.Set.SetKey).String()
@@ -92,6 +115,14 @@ func (w *World) Ask(engine Engine, q Question) (*Answer, error) {
 	}
 	a.Causes = w.causes(c, o)
 	a.Steps = w.steps(c, o)
+	fates, err := w.fates(engine, c, o)
+	if err != nil {
+		return nil, err
+	}
+	if err := o.check(fates); err != nil {
+		return nil, err
+	}
+	w.tell(a, c, fates)
 	return a, nil
 }
 
@@ -208,8 +239,8 @@ func candidates(backends []model.Backend) []string {
 func (w *World) causes(c connection, o outcome) []Cause {
 	all := []Cause{}
 	add := func(fact *schemas.Fact) {
-		if ref := fact.GetObject(); ref != nil {
-			all = append(all, Cause{ref.GetKind(), ref.GetNamespace(), ref.GetName(), ref.GetUid(), ref.GetResourceVersion(), fact.GetManager()})
+		if fact.GetObject() != nil {
+			all = append(all, causeOf(fact))
 		}
 	}
 	switch {
@@ -231,6 +262,11 @@ func (w *World) causes(c connection, o outcome) []Cause {
 	}
 	slices.SortFunc(all[services:], func(a, b Cause) int { return cmp.Compare(a.Name, b.Name) })
 	return all
+}
+
+func causeOf(fact *schemas.Fact) Cause {
+	ref := fact.GetObject()
+	return Cause{ref.GetKind(), ref.GetNamespace(), ref.GetName(), ref.GetUid(), ref.GetResourceVersion(), fact.GetManager()}
 }
 
 // serviceOf returns the ServicePort of a set; for a hostPort that is the pod, without the address that it may be for.

@@ -29,22 +29,41 @@ type Answer struct {
 	Masquerade        bool            `json:"masquerade"`
 	ClientAddressKept bool            `json:"clientAddressKept"`
 	Via               string          `json:"via"`
+	Target            string          `json:"target,omitempty"` // the candidate, or the address, that policy is told of
 	Policy            Policy          `json:"policy"`
 	Steps             []string        `json:"steps"`
 	Causes            []Cause         `json:"causes"`
+
+	Path string `json:"-"` // for people: whom the connection is from, over which Service, to which end
 }
 
 // Policy is what network policy says where the connection leaves and where it arrives.
 type Policy struct {
 	Ingress PolicyVerdict `json:"ingress"`
 	Egress  PolicyVerdict `json:"egress"`
+	// Denied are the candidates that policies don't let it begin to, if there are others.
+	Denied []string `json:"denied,omitempty"`
 }
 
-// PolicyVerdict is one direction's. Rule and policy are null if none was needed to decide.
+// PolicyVerdict is one direction's. Rule and policy are null if none was needed to decide. Of a pod that is isolated, or
+// closed, the policies that do that are named together, and no rule.
 type PolicyVerdict struct {
-	Verdict string  `json:"verdict"`
-	Rule    *string `json:"rule"`
-	Policy  *string `json:"policy"`
+	Verdict  string        `json:"verdict"` // allow or deny
+	Rule     *string       `json:"rule"`    // such as "ingress[0]", with its name if it has one
+	Policy   *string       `json:"policy"`  // such as "NetworkPolicy shop/allow-front"
+	Reason   string        `json:"reason,omitempty"`
+	Pod      string        `json:"pod,omitempty"`  // that is judged; empty if that end is no pod
+	Node     string        `json:"node,omitempty"` // of the pod: it judges
+	Always   string        `json:"always,omitempty"`
+	Policies []PolicyAsked `json:"policies,omitempty"` // that select the pod, in the order in which they are asked
+}
+
+// PolicyAsked is what one policy said.
+type PolicyAsked struct {
+	Policy  string `json:"policy"`
+	Verdict string `json:"verdict"` // allow, deny, pass, none, closed or unasked
+	Text    string `json:"text"`
+	Nearest bool   `json:"nearest,omitempty"` // of those that might have allowed it, its rule lacked least
 }
 
 // Cause is an object that made the rows that decided.

@@ -29,7 +29,7 @@ func (w *World) steps(c connection, o outcome) []string {
 		steps = append(steps, fmt.Sprintf("%s is a frontend, but its backend set %d is missing", c.dialled, o.Frontend.Set))
 	default:
 		steps = append(steps, frontend(c, o))
-		steps = append(steps, w.policies(c, o)...)
+		steps = append(steps, w.narrowed(c, o)...)
 		steps = append(steps, w.choice(c, o))
 		if len(o.Candidates) > 0 {
 			steps = append(steps, w.seenAs(c, o))
@@ -37,9 +37,6 @@ func (w *World) steps(c connection, o outcome) []string {
 	}
 	if o.evidence != "" {
 		steps = append(steps, o.evidence)
-	}
-	if o.Verdict == refmodel.Forward {
-		steps = append(steps, "network policy isn't enforced by this version: allowed")
 	}
 	return steps
 }
@@ -58,8 +55,8 @@ func frontend(c connection, o outcome) string {
 	return fmt.Sprintf("%s/%s is %s of Service %s", c.dialled, c.protocol, frontendKinds[o.Frontend.Kind], o.Root.Service)
 }
 
-// policies tells what narrowed the choice.
-func (w *World) policies(c connection, o outcome) (steps []string) {
+// narrowed tells what narrowed the choice.
+func (w *World) narrowed(c connection, o outcome) (steps []string) {
 	if o.Frontend.Flags&model.SourceRanges != 0 && o.Reason != model.ReasonSourceRange {
 		steps = append(steps, "its loadBalancerSourceRanges let the client in")
 	}

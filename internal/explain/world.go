@@ -14,11 +14,12 @@ import (
 
 	"github.com/deltaplane/deltaplane/internal/model"
 	"github.com/deltaplane/deltaplane/internal/refmodel"
+	"github.com/deltaplane/deltaplane/internal/refmodel/policy"
 	"github.com/deltaplane/deltaplane/schemas"
 )
 
 // World is a cluster to ask about: what was said about its objects, and the rows that nodes hold. It never changes
-// once made.
+// once made, but that the rows of a live cluster's node are read when a question is first about it.
 type World struct {
 	pods     map[string]*schemas.Fact // by "namespace/name"
 	services map[string]*schemas.Fact // by "namespace/name"
@@ -31,6 +32,11 @@ type World struct {
 	local    map[string]*refmodel.Layer // by node
 	rows     map[model.Layer]*model.Tables
 	config   Config
+
+	policies    *policy.Cluster
+	policyFacts map[model.PolicyName]*schemas.Fact
+	// live asks a node of a running cluster for all of its rows; nil if rows has them all.
+	live func(node string) (*model.Rows, error)
 }
 
 // owner is whose address one is; exactly one of pod and node is set.
@@ -46,6 +52,7 @@ func NewWorld(facts []*schemas.Fact, layers map[model.Layer]*model.Tables, confi
 		pods: map[string]*schemas.Fact{}, services: map[string]*schemas.Fact{}, nodes: map[string]*schemas.Fact{},
 		slices: map[string][]*schemas.Fact{}, owners: map[netip.Addr]owner{}, vips: map[netip.Addr]string{}, nearby: map[string]map[netip.Addr]bool{},
 		local: map[string]*refmodel.Layer{}, rows: layers, config: config,
+		policies: policy.New(facts, nil), policyFacts: map[model.PolicyName]*schemas.Fact{},
 	}
 	for _, fact := range facts {
 		w.add(fact)
@@ -70,7 +77,9 @@ func (w *World) add(fact *schemas.Fact) {
 		w.pods[name] = fact
 		if !state.Pod.GetHostNetwork() && !state.Pod.GetFinished() {
 			for _, a := range addresses(state.Pod.GetAddresses()) {
-				w.owners[a] = owner{pod: name}
+				if other, taken := w.owners[a]; !taken || other.pod == "" || name < other.pod { // as the compiler has it
+					w.owners[a] = owner{pod: name}
+				}
 			}
 		}
 	case *schemas.Fact_Service:
@@ -89,8 +98,12 @@ func (w *World) add(fact *schemas.Fact) {
 	case *schemas.Fact_Node:
 		w.nodes[name] = fact
 		for _, a := range addresses(state.Node.GetAddresses()) {
-			w.owners[a] = owner{node: name}
+			if w.owners[a].pod == "" {
+				w.owners[a] = owner{node: name}
+			}
 		}
+	case *schemas.Fact_NetworkPolicy, *schemas.Fact_ClusterNetworkPolicy:
+		w.policyFacts[policy.Name(fact)] = fact
 	}
 }
 
@@ -101,6 +114,34 @@ func (w *World) addNearby(node string, raw []byte) {
 	for _, a := range addresses([][]byte{raw}) {
 		w.nearby[node][a] = true
 	}
+}
+
+// load reads a node's rows if that hasn't been done.
+func (w *World) load(node string) error {
+	if w.live == nil || w.rows[model.NodeLayer(node)] != nil {
+		return nil
+	}
+	rows, err := w.live(node)
+	if err != nil {
+		return fmt.Errorf("read the rows of node %s: %w", node, err)
+	}
+	tables := model.NewTables()
+	tables.Apply(&model.Change{Put: *rows}, model.Digest{})
+	w.rows[model.NodeLayer(node)], w.local[node] = tables, refmodel.NewLayer(tables)
+	return nil
+}
+
+// layers are the rows that a node has in common with all others, and its own. Those of a live node's are all taken for
+// its own.
+func (w *World) layers(node string) (cluster, own *model.Tables) {
+	cluster, own = w.rows[model.ClusterLayer], w.rows[model.NodeLayer(node)]
+	if cluster == nil {
+		cluster = &model.Tables{}
+	}
+	if own == nil {
+		own = &model.Tables{}
+	}
+	return cluster, own
 }
 
 // node returns what the rules look at on one node.
@@ -122,10 +163,9 @@ func (w *World) surroundings(node string) refmodel.Surroundings {
 // tables returns all rows of one node.
 func (w *World) tables(node string) *model.Tables {
 	all := model.NewTables()
-	for _, layer := range []model.Layer{model.ClusterLayer, model.NodeLayer(node)} {
-		if rows := w.rows[layer]; rows != nil {
-			all.Apply(&model.Change{Put: rows.Rows()}, model.Digest{})
-		}
+	cluster, own := w.layers(node)
+	for _, rows := range []*model.Tables{cluster, own} {
+		all.Apply(&model.Change{Put: rows.Rows()}, model.Digest{})
 	}
 	return all
 }

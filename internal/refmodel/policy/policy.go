@@ -189,3 +189,14 @@ func addresses(raw [][]byte) []netip.Addr {
 	}
 	return all
 }
+
+// Name returns the name of the policy that a fact is about, the zero one if it is about none.
+func Name(fact *schemas.Fact) model.PolicyName {
+	switch state := fact.GetState().(type) {
+	case *schemas.Fact_NetworkPolicy:
+		return networkPolicy(fact.GetObject(), state.NetworkPolicy).PolicyName
+	case *schemas.Fact_ClusterNetworkPolicy:
+		return clusterPolicy(fact.GetObject(), state.ClusterNetworkPolicy).PolicyName
+	}
+	return model.PolicyName{}
+}
