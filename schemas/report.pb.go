@@ -550,7 +550,9 @@ type Drop struct {
 	SourcePod      string `protobuf:"bytes,13,opt,name=source_pod,json=sourcePod,proto3" json:"source_pod,omitempty"`
 	DestinationPod string `protobuf:"bytes,14,opt,name=destination_pod,json=destinationPod,proto3" json:"destination_pod,omitempty"`
 	// Of the node's layer when the drop was told: what judged it.
-	Revision      uint64 `protobuf:"varint,15,opt,name=revision,proto3" json:"revision,omitempty"`
+	Revision uint64 `protobuf:"varint,15,opt,name=revision,proto3" json:"revision,omitempty"`
+	// IANA number; of policies also protocols that the field above has no word for.
+	IpProtocol    uint32 `protobuf:"varint,16,opt,name=ip_protocol,json=ipProtocol,proto3" json:"ip_protocol,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -686,6 +688,13 @@ func (x *Drop) GetDestinationPod() string {
 func (x *Drop) GetRevision() uint64 {
 	if x != nil {
 		return x.Revision
+	}
+	return 0
+}
+
+func (x *Drop) GetIpProtocol() uint32 {
+	if x != nil {
+		return x.IpProtocol
 	}
 	return 0
 }
@@ -1322,6 +1331,405 @@ func (x *DumpReply) GetMaps() []*MapUse {
 	return nil
 }
 
+// FlowsRequest asks a programmer what its pods are connected to, and what went no further of late.
+type FlowsRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// "namespace/name"; empty is all pods of the node.
+	Pod string `protobuf:"bytes,1,opt,name=pod,proto3" json:"pod,omitempty"`
+	// Leaves connections out.
+	OnlyDrops bool `protobuf:"varint,2,opt,name=only_drops,json=onlyDrops,proto3" json:"only_drops,omitempty"`
+	// How many connections, and how many drops, the answer has at most, those seen last; 0 is 1,000, and 10,000 the most.
+	Limit         uint32 `protobuf:"varint,3,opt,name=limit,proto3" json:"limit,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *FlowsRequest) Reset() {
+	*x = FlowsRequest{}
+	mi := &file_deltaplane_v1_report_proto_msgTypes[15]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *FlowsRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*FlowsRequest) ProtoMessage() {}
+
+func (x *FlowsRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_deltaplane_v1_report_proto_msgTypes[15]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use FlowsRequest.ProtoReflect.Descriptor instead.
+func (*FlowsRequest) Descriptor() ([]byte, []int) {
+	return file_deltaplane_v1_report_proto_rawDescGZIP(), []int{15}
+}
+
+func (x *FlowsRequest) GetPod() string {
+	if x != nil {
+		return x.Pod
+	}
+	return ""
+}
+
+func (x *FlowsRequest) GetOnlyDrops() bool {
+	if x != nil {
+		return x.OnlyDrops
+	}
+	return false
+}
+
+func (x *FlowsRequest) GetLimit() uint32 {
+	if x != nil {
+		return x.Limit
+	}
+	return 0
+}
+
+// FlowsReply is one message of the answer. The answer ends with `last`.
+type FlowsReply struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Those of pods that policies judge: none while there are no policies. Seen last comes first.
+	Connections []*Connection `protobuf:"bytes,1,rep,name=connections,proto3" json:"connections,omitempty"`
+	// Told last comes first. A node remembers 1,024.
+	Drops    []*RecentDrop `protobuf:"bytes,2,rep,name=drops,proto3" json:"drops,omitempty"`
+	Last     bool          `protobuf:"varint,3,opt,name=last,proto3" json:"last,omitempty"`
+	Sequence uint32        `protobuf:"varint,4,opt,name=sequence,proto3" json:"sequence,omitempty"`
+	Refused  string        `protobuf:"bytes,5,opt,name=refused,proto3" json:"refused,omitempty"`
+	// In the first message: how many connections there are of those asked for, more than come if limit cut them.
+	ConnectionsTotal uint64 `protobuf:"varint,6,opt,name=connections_total,json=connectionsTotal,proto3" json:"connections_total,omitempty"`
+	unknownFields    protoimpl.UnknownFields
+	sizeCache        protoimpl.SizeCache
+}
+
+func (x *FlowsReply) Reset() {
+	*x = FlowsReply{}
+	mi := &file_deltaplane_v1_report_proto_msgTypes[16]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *FlowsReply) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*FlowsReply) ProtoMessage() {}
+
+func (x *FlowsReply) ProtoReflect() protoreflect.Message {
+	mi := &file_deltaplane_v1_report_proto_msgTypes[16]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use FlowsReply.ProtoReflect.Descriptor instead.
+func (*FlowsReply) Descriptor() ([]byte, []int) {
+	return file_deltaplane_v1_report_proto_rawDescGZIP(), []int{16}
+}
+
+func (x *FlowsReply) GetConnections() []*Connection {
+	if x != nil {
+		return x.Connections
+	}
+	return nil
+}
+
+func (x *FlowsReply) GetDrops() []*RecentDrop {
+	if x != nil {
+		return x.Drops
+	}
+	return nil
+}
+
+func (x *FlowsReply) GetLast() bool {
+	if x != nil {
+		return x.Last
+	}
+	return false
+}
+
+func (x *FlowsReply) GetSequence() uint32 {
+	if x != nil {
+		return x.Sequence
+	}
+	return 0
+}
+
+func (x *FlowsReply) GetRefused() string {
+	if x != nil {
+		return x.Refused
+	}
+	return ""
+}
+
+func (x *FlowsReply) GetConnectionsTotal() uint64 {
+	if x != nil {
+		return x.ConnectionsTotal
+	}
+	return 0
+}
+
+// Connection is one of a pod, as the pod's node knows it: between client and backend, behind any Service.
+type Connection struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// "namespace/name"; empty if it is gone.
+	Pod string `protobuf:"bytes,1,opt,name=pod,proto3" json:"pod,omitempty"`
+	// The same of its peer, if that is on the node, too.
+	PeerPod string `protobuf:"bytes,2,opt,name=peer_pod,json=peerPod,proto3" json:"peer_pod,omitempty"`
+	// 4 or 16 bytes.
+	PodAddress  []byte `protobuf:"bytes,3,opt,name=pod_address,json=podAddress,proto3" json:"pod_address,omitempty"`
+	PeerAddress []byte `protobuf:"bytes,4,opt,name=peer_address,json=peerAddress,proto3" json:"peer_address,omitempty"`
+	// Of an echo both are its identifier; 0 if the protocol has none.
+	PodPort  uint32 `protobuf:"varint,5,opt,name=pod_port,json=podPort,proto3" json:"pod_port,omitempty"`
+	PeerPort uint32 `protobuf:"varint,6,opt,name=peer_port,json=peerPort,proto3" json:"peer_port,omitempty"`
+	// IANA number.
+	IpProtocol uint32 `protobuf:"varint,7,opt,name=ip_protocol,json=ipProtocol,proto3" json:"ip_protocol,omitempty"`
+	// By who began it, seen from the pod.
+	Direction Direction `protobuf:"varint,8,opt,name=direction,proto3,enum=deltaplane.v1.Direction" json:"direction,omitempty"`
+	// "namespace/name:port" of the Service that was dialled, if packets were translated for it here.
+	Service string `protobuf:"bytes,9,opt,name=service,proto3" json:"service,omitempty"`
+	// The rule that allowed it, for people; empty if none had to.
+	Rule string `protobuf:"bytes,10,opt,name=rule,proto3" json:"rule,omitempty"`
+	// What judged it: the rule set's id, 0 for none, and the policies that are in it, for people.
+	RuleSet  uint64 `protobuf:"fixed64,11,opt,name=rule_set,json=ruleSet,proto3" json:"rule_set,omitempty"`
+	Policies string `protobuf:"bytes,12,opt,name=policies,proto3" json:"policies,omitempty"`
+	// Since its last packet.
+	Idle     *durationpb.Duration `protobuf:"bytes,13,opt,name=idle,proto3" json:"idle,omitempty"`
+	Answered bool                 `protobuf:"varint,14,opt,name=answered,proto3" json:"answered,omitempty"`
+	// One side or both have ended it.
+	Closing bool `protobuf:"varint,15,opt,name=closing,proto3" json:"closing,omitempty"`
+	// Policies have changed since it was judged: its next packet will be judged again.
+	Outdated      bool `protobuf:"varint,16,opt,name=outdated,proto3" json:"outdated,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Connection) Reset() {
+	*x = Connection{}
+	mi := &file_deltaplane_v1_report_proto_msgTypes[17]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Connection) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Connection) ProtoMessage() {}
+
+func (x *Connection) ProtoReflect() protoreflect.Message {
+	mi := &file_deltaplane_v1_report_proto_msgTypes[17]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Connection.ProtoReflect.Descriptor instead.
+func (*Connection) Descriptor() ([]byte, []int) {
+	return file_deltaplane_v1_report_proto_rawDescGZIP(), []int{17}
+}
+
+func (x *Connection) GetPod() string {
+	if x != nil {
+		return x.Pod
+	}
+	return ""
+}
+
+func (x *Connection) GetPeerPod() string {
+	if x != nil {
+		return x.PeerPod
+	}
+	return ""
+}
+
+func (x *Connection) GetPodAddress() []byte {
+	if x != nil {
+		return x.PodAddress
+	}
+	return nil
+}
+
+func (x *Connection) GetPeerAddress() []byte {
+	if x != nil {
+		return x.PeerAddress
+	}
+	return nil
+}
+
+func (x *Connection) GetPodPort() uint32 {
+	if x != nil {
+		return x.PodPort
+	}
+	return 0
+}
+
+func (x *Connection) GetPeerPort() uint32 {
+	if x != nil {
+		return x.PeerPort
+	}
+	return 0
+}
+
+func (x *Connection) GetIpProtocol() uint32 {
+	if x != nil {
+		return x.IpProtocol
+	}
+	return 0
+}
+
+func (x *Connection) GetDirection() Direction {
+	if x != nil {
+		return x.Direction
+	}
+	return Direction_DIRECTION_UNSPECIFIED
+}
+
+func (x *Connection) GetService() string {
+	if x != nil {
+		return x.Service
+	}
+	return ""
+}
+
+func (x *Connection) GetRule() string {
+	if x != nil {
+		return x.Rule
+	}
+	return ""
+}
+
+func (x *Connection) GetRuleSet() uint64 {
+	if x != nil {
+		return x.RuleSet
+	}
+	return 0
+}
+
+func (x *Connection) GetPolicies() string {
+	if x != nil {
+		return x.Policies
+	}
+	return ""
+}
+
+func (x *Connection) GetIdle() *durationpb.Duration {
+	if x != nil {
+		return x.Idle
+	}
+	return nil
+}
+
+func (x *Connection) GetAnswered() bool {
+	if x != nil {
+		return x.Answered
+	}
+	return false
+}
+
+func (x *Connection) GetClosing() bool {
+	if x != nil {
+		return x.Closing
+	}
+	return false
+}
+
+func (x *Connection) GetOutdated() bool {
+	if x != nil {
+		return x.Outdated
+	}
+	return false
+}
+
+// RecentDrop is drops that differ in nothing but the source's port and the time.
+type RecentDrop struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The last of them. Names are those of now.
+	Drop          *Drop                  `protobuf:"bytes,1,opt,name=drop,proto3" json:"drop,omitempty"`
+	Count         uint64                 `protobuf:"varint,2,opt,name=count,proto3" json:"count,omitempty"`
+	First         *timestamppb.Timestamp `protobuf:"bytes,3,opt,name=first,proto3" json:"first,omitempty"`
+	Latest        *timestamppb.Timestamp `protobuf:"bytes,4,opt,name=latest,proto3" json:"latest,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RecentDrop) Reset() {
+	*x = RecentDrop{}
+	mi := &file_deltaplane_v1_report_proto_msgTypes[18]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RecentDrop) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RecentDrop) ProtoMessage() {}
+
+func (x *RecentDrop) ProtoReflect() protoreflect.Message {
+	mi := &file_deltaplane_v1_report_proto_msgTypes[18]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RecentDrop.ProtoReflect.Descriptor instead.
+func (*RecentDrop) Descriptor() ([]byte, []int) {
+	return file_deltaplane_v1_report_proto_rawDescGZIP(), []int{18}
+}
+
+func (x *RecentDrop) GetDrop() *Drop {
+	if x != nil {
+		return x.Drop
+	}
+	return nil
+}
+
+func (x *RecentDrop) GetCount() uint64 {
+	if x != nil {
+		return x.Count
+	}
+	return 0
+}
+
+func (x *RecentDrop) GetFirst() *timestamppb.Timestamp {
+	if x != nil {
+		return x.First
+	}
+	return nil
+}
+
+func (x *RecentDrop) GetLatest() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Latest
+	}
+	return nil
+}
+
 var File_deltaplane_v1_report_proto protoreflect.FileDescriptor
 
 const file_deltaplane_v1_report_proto_rawDesc = "" +
@@ -1366,7 +1774,7 @@ const file_deltaplane_v1_report_proto_rawDesc = "" +
 	"\x04text\x18\x05 \x01(\tR\x04text\x120\n" +
 	"\x06object\x18\x06 \x01(\v2\x18.deltaplane.v1.ObjectRefR\x06object\x126\n" +
 	"\bhappened\x18\a \x01(\v2\x1a.google.protobuf.TimestampR\bhappened\x12'\n" +
-	"\x04drop\x18\b \x01(\v2\x13.deltaplane.v1.DropR\x04drop\"\xec\x03\n" +
+	"\x04drop\x18\b \x01(\v2\x13.deltaplane.v1.DropR\x04drop\"\x8d\x04\n" +
 	"\x04Drop\x12\x16\n" +
 	"\x06reason\x18\x01 \x01(\tR\x06reason\x123\n" +
 	"\bprotocol\x18\x02 \x01(\x0e2\x17.deltaplane.v1.ProtocolR\bprotocol\x12\x16\n" +
@@ -1385,7 +1793,9 @@ const file_deltaplane_v1_report_proto_rawDesc = "" +
 	"\n" +
 	"source_pod\x18\r \x01(\tR\tsourcePod\x12'\n" +
 	"\x0fdestination_pod\x18\x0e \x01(\tR\x0edestinationPod\x12\x1a\n" +
-	"\brevision\x18\x0f \x01(\x04R\brevision\"\x0f\n" +
+	"\brevision\x18\x0f \x01(\x04R\brevision\x12\x1f\n" +
+	"\vip_protocol\x18\x10 \x01(\rR\n" +
+	"ipProtocol\"\x0f\n" +
 	"\rStatusRequest\"\xc0\x03\n" +
 	"\x06Status\x12\x14\n" +
 	"\x05epoch\x18\x01 \x01(\x04R\x05epoch\x12\x1a\n" +
@@ -1434,7 +1844,47 @@ const file_deltaplane_v1_report_proto_rawDesc = "" +
 	"\x04last\x18\x03 \x01(\bR\x04last\x12\x1a\n" +
 	"\bsequence\x18\x04 \x01(\rR\bsequence\x12\x18\n" +
 	"\arefused\x18\x05 \x01(\tR\arefused\x12)\n" +
-	"\x04maps\x18\x06 \x03(\v2\x15.deltaplane.v1.MapUseR\x04maps*a\n" +
+	"\x04maps\x18\x06 \x03(\v2\x15.deltaplane.v1.MapUseR\x04maps\"U\n" +
+	"\fFlowsRequest\x12\x10\n" +
+	"\x03pod\x18\x01 \x01(\tR\x03pod\x12\x1d\n" +
+	"\n" +
+	"only_drops\x18\x02 \x01(\bR\tonlyDrops\x12\x14\n" +
+	"\x05limit\x18\x03 \x01(\rR\x05limit\"\xf1\x01\n" +
+	"\n" +
+	"FlowsReply\x12;\n" +
+	"\vconnections\x18\x01 \x03(\v2\x19.deltaplane.v1.ConnectionR\vconnections\x12/\n" +
+	"\x05drops\x18\x02 \x03(\v2\x19.deltaplane.v1.RecentDropR\x05drops\x12\x12\n" +
+	"\x04last\x18\x03 \x01(\bR\x04last\x12\x1a\n" +
+	"\bsequence\x18\x04 \x01(\rR\bsequence\x12\x18\n" +
+	"\arefused\x18\x05 \x01(\tR\arefused\x12+\n" +
+	"\x11connections_total\x18\x06 \x01(\x04R\x10connectionsTotal\"\xf4\x03\n" +
+	"\n" +
+	"Connection\x12\x10\n" +
+	"\x03pod\x18\x01 \x01(\tR\x03pod\x12\x19\n" +
+	"\bpeer_pod\x18\x02 \x01(\tR\apeerPod\x12\x1f\n" +
+	"\vpod_address\x18\x03 \x01(\fR\n" +
+	"podAddress\x12!\n" +
+	"\fpeer_address\x18\x04 \x01(\fR\vpeerAddress\x12\x19\n" +
+	"\bpod_port\x18\x05 \x01(\rR\apodPort\x12\x1b\n" +
+	"\tpeer_port\x18\x06 \x01(\rR\bpeerPort\x12\x1f\n" +
+	"\vip_protocol\x18\a \x01(\rR\n" +
+	"ipProtocol\x126\n" +
+	"\tdirection\x18\b \x01(\x0e2\x18.deltaplane.v1.DirectionR\tdirection\x12\x18\n" +
+	"\aservice\x18\t \x01(\tR\aservice\x12\x12\n" +
+	"\x04rule\x18\n" +
+	" \x01(\tR\x04rule\x12\x19\n" +
+	"\brule_set\x18\v \x01(\x06R\aruleSet\x12\x1a\n" +
+	"\bpolicies\x18\f \x01(\tR\bpolicies\x12-\n" +
+	"\x04idle\x18\r \x01(\v2\x19.google.protobuf.DurationR\x04idle\x12\x1a\n" +
+	"\banswered\x18\x0e \x01(\bR\banswered\x12\x18\n" +
+	"\aclosing\x18\x0f \x01(\bR\aclosing\x12\x1a\n" +
+	"\boutdated\x18\x10 \x01(\bR\boutdated\"\xb1\x01\n" +
+	"\n" +
+	"RecentDrop\x12'\n" +
+	"\x04drop\x18\x01 \x01(\v2\x13.deltaplane.v1.DropR\x04drop\x12\x14\n" +
+	"\x05count\x18\x02 \x01(\x04R\x05count\x120\n" +
+	"\x05first\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\x05first\x122\n" +
+	"\x06latest\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\x06latest*a\n" +
 	"\bSeverity\x12\x18\n" +
 	"\x14SEVERITY_UNSPECIFIED\x10\x00\x12\x11\n" +
 	"\rSEVERITY_INFO\x10\x01\x12\x14\n" +
@@ -1454,7 +1904,7 @@ func file_deltaplane_v1_report_proto_rawDescGZIP() []byte {
 }
 
 var file_deltaplane_v1_report_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_deltaplane_v1_report_proto_msgTypes = make([]protoimpl.MessageInfo, 16)
+var file_deltaplane_v1_report_proto_msgTypes = make([]protoimpl.MessageInfo, 20)
 var file_deltaplane_v1_report_proto_goTypes = []any{
 	(Severity)(0),                 // 0: deltaplane.v1.Severity
 	(*Applied)(nil),               // 1: deltaplane.v1.Applied
@@ -1472,54 +1922,65 @@ var file_deltaplane_v1_report_proto_goTypes = []any{
 	(*ApproveReply)(nil),          // 13: deltaplane.v1.ApproveReply
 	(*DumpRequest)(nil),           // 14: deltaplane.v1.DumpRequest
 	(*DumpReply)(nil),             // 15: deltaplane.v1.DumpReply
-	nil,                           // 16: deltaplane.v1.Applied.DropsEntry
-	(*Position)(nil),              // 17: deltaplane.v1.Position
-	(*timestamppb.Timestamp)(nil), // 18: google.protobuf.Timestamp
-	(*durationpb.Duration)(nil),   // 19: google.protobuf.Duration
-	(*ObjectRef)(nil),             // 20: deltaplane.v1.ObjectRef
-	(Protocol)(0),                 // 21: deltaplane.v1.Protocol
-	(Direction)(0),                // 22: deltaplane.v1.Direction
-	(*Cause)(nil),                 // 23: deltaplane.v1.Cause
-	(*Cluster)(nil),               // 24: deltaplane.v1.Cluster
-	(*Rows)(nil),                  // 25: deltaplane.v1.Rows
+	(*FlowsRequest)(nil),          // 16: deltaplane.v1.FlowsRequest
+	(*FlowsReply)(nil),            // 17: deltaplane.v1.FlowsReply
+	(*Connection)(nil),            // 18: deltaplane.v1.Connection
+	(*RecentDrop)(nil),            // 19: deltaplane.v1.RecentDrop
+	nil,                           // 20: deltaplane.v1.Applied.DropsEntry
+	(*Position)(nil),              // 21: deltaplane.v1.Position
+	(*timestamppb.Timestamp)(nil), // 22: google.protobuf.Timestamp
+	(*durationpb.Duration)(nil),   // 23: google.protobuf.Duration
+	(*ObjectRef)(nil),             // 24: deltaplane.v1.ObjectRef
+	(Protocol)(0),                 // 25: deltaplane.v1.Protocol
+	(Direction)(0),                // 26: deltaplane.v1.Direction
+	(*Cause)(nil),                 // 27: deltaplane.v1.Cause
+	(*Cluster)(nil),               // 28: deltaplane.v1.Cluster
+	(*Rows)(nil),                  // 29: deltaplane.v1.Rows
 }
 var file_deltaplane_v1_report_proto_depIdxs = []int32{
-	17, // 0: deltaplane.v1.Applied.positions:type_name -> deltaplane.v1.Position
+	21, // 0: deltaplane.v1.Applied.positions:type_name -> deltaplane.v1.Position
 	2,  // 1: deltaplane.v1.Applied.deltas:type_name -> deltaplane.v1.AppliedDelta
 	3,  // 2: deltaplane.v1.Applied.faults:type_name -> deltaplane.v1.Fault
 	4,  // 3: deltaplane.v1.Applied.maps:type_name -> deltaplane.v1.MapUse
-	18, // 4: deltaplane.v1.Applied.sent:type_name -> google.protobuf.Timestamp
-	16, // 5: deltaplane.v1.Applied.drops:type_name -> deltaplane.v1.Applied.DropsEntry
-	18, // 6: deltaplane.v1.AppliedDelta.applied:type_name -> google.protobuf.Timestamp
-	19, // 7: deltaplane.v1.AppliedDelta.latency:type_name -> google.protobuf.Duration
-	18, // 8: deltaplane.v1.Fault.since:type_name -> google.protobuf.Timestamp
+	22, // 4: deltaplane.v1.Applied.sent:type_name -> google.protobuf.Timestamp
+	20, // 5: deltaplane.v1.Applied.drops:type_name -> deltaplane.v1.Applied.DropsEntry
+	22, // 6: deltaplane.v1.AppliedDelta.applied:type_name -> google.protobuf.Timestamp
+	23, // 7: deltaplane.v1.AppliedDelta.latency:type_name -> google.protobuf.Duration
+	22, // 8: deltaplane.v1.Fault.since:type_name -> google.protobuf.Timestamp
 	0,  // 9: deltaplane.v1.Event.severity:type_name -> deltaplane.v1.Severity
-	20, // 10: deltaplane.v1.Event.object:type_name -> deltaplane.v1.ObjectRef
-	18, // 11: deltaplane.v1.Event.happened:type_name -> google.protobuf.Timestamp
+	24, // 10: deltaplane.v1.Event.object:type_name -> deltaplane.v1.ObjectRef
+	22, // 11: deltaplane.v1.Event.happened:type_name -> google.protobuf.Timestamp
 	6,  // 12: deltaplane.v1.Event.drop:type_name -> deltaplane.v1.Drop
-	21, // 13: deltaplane.v1.Drop.protocol:type_name -> deltaplane.v1.Protocol
-	22, // 14: deltaplane.v1.Drop.direction:type_name -> deltaplane.v1.Direction
-	18, // 15: deltaplane.v1.Status.committed:type_name -> google.protobuf.Timestamp
-	23, // 16: deltaplane.v1.Status.causes:type_name -> deltaplane.v1.Cause
+	25, // 13: deltaplane.v1.Drop.protocol:type_name -> deltaplane.v1.Protocol
+	26, // 14: deltaplane.v1.Drop.direction:type_name -> deltaplane.v1.Direction
+	22, // 15: deltaplane.v1.Status.committed:type_name -> google.protobuf.Timestamp
+	27, // 16: deltaplane.v1.Status.causes:type_name -> deltaplane.v1.Cause
 	9,  // 17: deltaplane.v1.Status.nodes:type_name -> deltaplane.v1.NodeStatus
 	10, // 18: deltaplane.v1.Status.set_aside:type_name -> deltaplane.v1.SetAside
-	24, // 19: deltaplane.v1.Status.cluster:type_name -> deltaplane.v1.Cluster
+	28, // 19: deltaplane.v1.Status.cluster:type_name -> deltaplane.v1.Cluster
 	11, // 20: deltaplane.v1.Status.held:type_name -> deltaplane.v1.HeldDeletions
 	1,  // 21: deltaplane.v1.NodeStatus.applied:type_name -> deltaplane.v1.Applied
-	19, // 22: deltaplane.v1.NodeStatus.latency_p50:type_name -> google.protobuf.Duration
-	19, // 23: deltaplane.v1.NodeStatus.latency_p99:type_name -> google.protobuf.Duration
-	20, // 24: deltaplane.v1.SetAside.object:type_name -> deltaplane.v1.ObjectRef
-	18, // 25: deltaplane.v1.HeldDeletions.since:type_name -> google.protobuf.Timestamp
+	23, // 22: deltaplane.v1.NodeStatus.latency_p50:type_name -> google.protobuf.Duration
+	23, // 23: deltaplane.v1.NodeStatus.latency_p99:type_name -> google.protobuf.Duration
+	24, // 24: deltaplane.v1.SetAside.object:type_name -> deltaplane.v1.ObjectRef
+	22, // 25: deltaplane.v1.HeldDeletions.since:type_name -> google.protobuf.Timestamp
 	11, // 26: deltaplane.v1.ApproveReply.held:type_name -> deltaplane.v1.HeldDeletions
 	10, // 27: deltaplane.v1.ApproveReply.set_aside:type_name -> deltaplane.v1.SetAside
-	25, // 28: deltaplane.v1.DumpReply.rows:type_name -> deltaplane.v1.Rows
-	17, // 29: deltaplane.v1.DumpReply.positions:type_name -> deltaplane.v1.Position
+	29, // 28: deltaplane.v1.DumpReply.rows:type_name -> deltaplane.v1.Rows
+	21, // 29: deltaplane.v1.DumpReply.positions:type_name -> deltaplane.v1.Position
 	4,  // 30: deltaplane.v1.DumpReply.maps:type_name -> deltaplane.v1.MapUse
-	31, // [31:31] is the sub-list for method output_type
-	31, // [31:31] is the sub-list for method input_type
-	31, // [31:31] is the sub-list for extension type_name
-	31, // [31:31] is the sub-list for extension extendee
-	0,  // [0:31] is the sub-list for field type_name
+	18, // 31: deltaplane.v1.FlowsReply.connections:type_name -> deltaplane.v1.Connection
+	19, // 32: deltaplane.v1.FlowsReply.drops:type_name -> deltaplane.v1.RecentDrop
+	26, // 33: deltaplane.v1.Connection.direction:type_name -> deltaplane.v1.Direction
+	23, // 34: deltaplane.v1.Connection.idle:type_name -> google.protobuf.Duration
+	6,  // 35: deltaplane.v1.RecentDrop.drop:type_name -> deltaplane.v1.Drop
+	22, // 36: deltaplane.v1.RecentDrop.first:type_name -> google.protobuf.Timestamp
+	22, // 37: deltaplane.v1.RecentDrop.latest:type_name -> google.protobuf.Timestamp
+	38, // [38:38] is the sub-list for method output_type
+	38, // [38:38] is the sub-list for method input_type
+	38, // [38:38] is the sub-list for extension type_name
+	38, // [38:38] is the sub-list for extension extendee
+	0,  // [0:38] is the sub-list for field type_name
 }
 
 func init() { file_deltaplane_v1_report_proto_init() }
@@ -1537,7 +1998,7 @@ func file_deltaplane_v1_report_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_deltaplane_v1_report_proto_rawDesc), len(file_deltaplane_v1_report_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   16,
+			NumMessages:   20,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

@@ -191,6 +191,7 @@ func TestSubjects(t *testing.T) {
 		{AppliedSubject("node-a"), "deltaplane.v1.applied.node-a"},
 		{SyncSubject("node-a"), "deltaplane.v1.sync.node-a"},
 		{ActualSubject("node-a"), "deltaplane.v1.actual.node-a"},
+		{FlowsSubject("node-a"), "deltaplane.v1.flows.node-a"},
 		{EventSubject("programmer", "node-a"), "deltaplane.v1.event.programmer.node-a"},
 		{EventSubject("watcher", ""), "deltaplane.v1.event.watcher._"},
 		{InboxPrefix("programmer node-a"), "_INBOX._E1P6UPRIC5MMQPBI41N6UP355LGG"},
@@ -206,7 +207,7 @@ func TestEachSubjectIsInTheStreamThatItIsMeantFor(t *testing.T) {
 	for subject, want := range map[string]string{
 		StateSubject("Pod", "shop", "cart-0.1"): "STATE", SubjectStateEpoch: "STATE", DeltaSubject("node.a.b"): "DELTA",
 		SubjectEpoch: "DELTA", SubjectCheckpoint: "DELTA", AppliedSubject("a.b"): "APPLIED", EventSubject("watcher", ""): "EVENTS",
-		ApplySubject("cluster"): "", SubjectHeartbeat: "", SyncSubject("a"): "", ActualSubject("a"): "", SubjectStatus: "",
+		ApplySubject("cluster"): "", SubjectHeartbeat: "", SyncSubject("a"): "", ActualSubject("a"): "", FlowsSubject("a"): "", SubjectStatus: "",
 	} {
 		var got strings.Builder
 		for _, s := range Streams {

@@ -72,6 +72,9 @@ func SyncSubject(node string) string { return prefix + "sync." + token(node) }
 // ActualSubject takes a DumpRequest and is answered with DumpReplies by the node's programmer.
 func ActualSubject(node string) string { return prefix + "actual." + token(node) }
 
+// FlowsSubject takes a FlowsRequest and is answered with FlowsReplies by the node's programmer.
+func FlowsSubject(node string) string { return prefix + "flows." + token(node) }
+
 // EventSubject carries Events of one service ("watcher", "compiler" or "programmer") and, for programmers, node.
 func EventSubject(service, node string) string {
 	return prefix + "event." + token(service) + "." + token(node)

@@ -19,6 +19,7 @@ var built = map[string]func() string{
 	"AppliedSubject": func() string { return schemas.AppliedSubject("NODE") },
 	"SyncSubject":    func() string { return schemas.SyncSubject("NODE") },
 	"ActualSubject":  func() string { return schemas.ActualSubject("NODE") },
+	"FlowsSubject":   func() string { return schemas.FlowsSubject("NODE") },
 	"EventSubject":   func() string { return schemas.EventSubject("SERVICE", "NODE") },
 	"ApplySubject":   func() string { return schemas.ApplySubject("LAYER") },
 }
