@@ -30,3 +30,24 @@ func (d *Dataplane) Connections(ctx context.Context, each func(*abi.ConnectionKe
 	}
 	return nil
 }
+
+// ServiceOf returns the root set of the Service that a connection's client dialled, where its packets were translated on
+// this node; 0 if none was, or another node or the client's socket did that.
+func (d *Dataplane) ServiceOf(key *abi.ConnectionKey) (set uint32, err error) {
+	// Backends answer, as the Service, by what leaves to the client.
+	for _, backend := range []abi.Tuple{
+		{Source: key.Peer, SourcePort: key.PeerPort, Destination: key.Pod, DestinationPort: key.PodPort},
+		{Source: key.Pod, SourcePort: key.PodPort, Destination: key.Peer, DestinationPort: key.PeerPort},
+	} {
+		backend.Protocol, backend.Leaving = key.Protocol, 1
+		var flow abi.Flow
+		err := d.maps[flowsMap].Lookup(bytesOf(&backend), bytesOf(&flow))
+		if err = ignoreMissing(err); err != nil {
+			return 0, fmt.Errorf("read the flow of a connection: %w", err)
+		}
+		if flow.Set != 0 {
+			return flow.Set, nil
+		}
+	}
+	return 0, nil
+}

@@ -3,6 +3,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"net/netip"
@@ -22,11 +23,23 @@ const (
 	dropsKept = 4096
 )
 
-// dropKey is what makes two drops the same to people.
+// dropKey is what makes two drops the same to people. Of policy it is also who sends, since that is what it judges.
 type dropKey struct {
 	reason      uint8
 	protocol    uint8
 	destination netip.AddrPort
+	source      netip.Addr
+}
+
+func dropKeyOf(e *abi.DropEvent) dropKey {
+	key := dropKey{
+		reason: e.Reason, protocol: e.Protocol,
+		destination: netip.AddrPortFrom(abi.Addr(e.Destination), abi.HostPort(e.DestinationPort)),
+	}
+	if e.Direction != 0 {
+		key.source = abi.Addr(e.Source)
+	}
+	return key
 }
 
 // dropLimit says which drops are told of.
@@ -55,15 +68,15 @@ func (d *dropLimit) allow(key dropKey, now time.Time) bool {
 func (v *service) watchDrops(ctx context.Context) error {
 	var limit dropLimit
 	err := v.plane.drops(ctx, func(e abi.DropEvent) {
-		to := netip.AddrPortFrom(abi.Addr(e.Destination), abi.HostPort(e.DestinationPort))
-		if !limit.allow(dropKey{e.Reason, e.Protocol, to}, time.Now()) {
+		now := time.Now()
+		v.recent.add(&e, now)
+		if !limit.allow(dropKeyOf(&e), now) {
 			return
 		}
-		service := ""
-		if v.within(ctx, func() { service = v.serviceOf(model.SetID(e.Set)) }) != nil {
-			return
+		var drop *schemas.Drop
+		if v.within(ctx, func() { drop = v.names().drop(&e) }) == nil {
+			v.link.say(dropEvent(drop, model.DropReason(e.Reason)))
 		}
-		v.link.say(dropEvent(e, to, service))
 	})
 	if err != nil && ctx.Err() == nil {
 		// Drops are counted all the same, and forwarding doesn't depend on them.
@@ -73,41 +86,59 @@ func (v *service) watchDrops(ctx context.Context) error {
 	return nil
 }
 
-// serviceOf names the Service of a set, if there is one. Only the loop may call it.
-func (v *service) serviceOf(id model.SetID) string {
-	if state := v.driver.Core.State(); state != nil {
-		if port, held := state.Service(id); held {
-			return port.String()
-		}
+// drop says what a drop was.
+func (n names) drop(e *abi.DropEvent) *schemas.Drop {
+	source, destination := abi.Addr(e.Source), abi.Addr(e.Destination)
+	return &schemas.Drop{
+		Reason: model.DropReason(e.Reason).String(), Via: viaOf(e),
+		Protocol: protocolToProto(model.Protocol(e.Protocol)), IpProtocol: uint32(e.Protocol),
+		Source: source.AsSlice(), SourcePort: uint32(abi.HostPort(e.SourcePort)), SourcePod: n.pod(source),
+		Destination: destination.AsSlice(), DestinationPort: uint32(abi.HostPort(e.DestinationPort)), DestinationPod: n.pod(destination),
+		Service:   n.service(model.SetID(e.Set)),
+		Direction: schemas.Direction(e.Direction), RuleSet: e.RuleSet,
+		Policies: n.policies(model.RuleSetID(e.RuleSet)), Rule: n.rule(model.RuleID(e.Rule)),
+		Revision: uint64(n.revision),
 	}
-	return ""
 }
 
-func dropEvent(e abi.DropEvent, to netip.AddrPort, service string) *schemas.Event {
-	from := netip.AddrPortFrom(abi.Addr(e.Source), abi.HostPort(e.SourcePort))
-	via := "packet"
+func viaOf(e *abi.DropEvent) string {
 	if e.Via == 1 {
-		via = "socket"
+		return "socket"
 	}
-	reason, meaning := model.DropReason(e.Reason), ""
+	return "packet"
+}
+
+func dropEvent(d *schemas.Drop, reason model.DropReason) *schemas.Event {
+	return &schemas.Event{Severity: schemas.Severity_SEVERITY_WARNING, Kind: "drop", Text: dropText(d, reason), Drop: d}
+}
+
+func dropText(d *schemas.Drop, reason model.DropReason) string {
+	meaning := ""
 	for _, r := range model.DropReasons {
 		if r.Reason == reason {
 			meaning = r.Text
 		}
 	}
-	name := service
-	if name == "" {
-		name = "no Service"
+	to, _ := netip.AddrFromSlice(d.GetDestination())
+	whose := cmp.Or(d.GetService(), "no Service")
+	if d.GetDirection() != schemas.Direction_DIRECTION_UNSPECIFIED {
+		from, _ := netip.AddrFromSlice(d.GetSource())
+		whose = fmt.Sprintf("%s, from %s", cmp.Or(d.GetDestinationPod(), "no pod of this node"), cmp.Or(d.GetSourcePod(), from.String()))
+		meaning += policyText(d)
 	}
-	return &schemas.Event{
-		Severity: schemas.Severity_SEVERITY_WARNING, Kind: "drop",
-		Text: fmt.Sprintf("%s to %s (%s), seen at the %s: %s", model.Protocol(e.Protocol), to, name, via, meaning),
-		Drop: &schemas.Drop{
-			Reason: reason.String(), Protocol: protocolToProto(model.Protocol(e.Protocol)), Service: service, Via: via,
-			Source: from.Addr().AsSlice(), SourcePort: uint32(from.Port()),
-			Destination: to.Addr().AsSlice(), DestinationPort: uint32(to.Port()),
-		},
+	return fmt.Sprintf("%s to %s (%s), seen at the %s: %s", model.Protocol(d.GetIpProtocol()),
+		netip.AddrPortFrom(to, uint16(d.GetDestinationPort())), whose, d.GetVia(), meaning)
+}
+
+// policyText names what decided: the rule, else the policies none of whose rules allows it.
+func policyText(d *schemas.Drop) string {
+	switch {
+	case d.GetRule() != "":
+		return ": " + d.GetRule()
+	case d.GetPolicies() != "":
+		return ": " + d.GetPolicies()
 	}
+	return ""
 }
 
 func protocolToProto(p model.Protocol) schemas.Protocol {

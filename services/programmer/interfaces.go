@@ -109,11 +109,11 @@ func (p *interfaces) run(ctx context.Context) error {
 
 // judged says whether the programs judge already, since the tables that they have are of a cluster with policies.
 func (p *interfaces) judged() bool {
-	judges, err := p.plane.judges()
+	epoch, err := p.plane.epoch()
 	if err != nil {
 		p.log.Warn("taking it that there are policies", "error", err)
 	}
-	return judges || err != nil
+	return epoch != 0 || err != nil
 }
 
 // attachEarly attaches to what looks like a pod's and has no programs, before the tables are known to be those of now:

@@ -24,7 +24,7 @@ import (
 type podPlane struct {
 	inMemory
 	on, out map[int]bool
-	policed bool
+	judged  uint32
 	locals  map[netip.Addr]uint8
 	uplinks map[int]abi.Uplink
 }
@@ -47,7 +47,7 @@ func (p *podPlane) attachUplink(ifindex int) error { p.out[ifindex] = true; retu
 func (p *podPlane) detachUplink(ifindex int) error { delete(p.out, ifindex); return nil }
 func (p *podPlane) attachedUplinks() []int         { return slices.Sorted(maps.Keys(p.out)) }
 
-func (p *podPlane) judges() (bool, error) { return p.policed, nil }
+func (p *podPlane) epoch() (uint32, error) { return p.judged, nil }
 
 func (p *podPlane) setLocals(addresses map[netip.Addr]uint8) error {
 	p.locals = addresses
@@ -213,11 +213,11 @@ func TestNewPodsInterfacesAreAttachedAtOnce(t *testing.T) {
 func TestPodsThatCameMeanwhileAreAttachedAtTheStart(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		for _, c := range []struct {
-			policed bool
-			want    []int
-		}{{true, []int{3, 4}}, {false, []int{3}}} {
+			epoch uint32
+			want  []int
+		}{{7, []int{3, 4}}, {0, []int{3}}} {
 			plane := newPodPlane([]int{3}, nil)
-			plane.policed = c.policed
+			plane.judged = c.epoch
 			p := onPlane(plane, func(text string) { t.Error(text) })
 			p.list = func() ([]node.Interface, error) {
 				return []node.Interface{uplinkInterface(2, "192.0.2.7/24"), newPod(3), newPod(4)}, nil
@@ -230,7 +230,7 @@ func TestPodsThatCameMeanwhileAreAttachedAtTheStart(t *testing.T) {
 			}()
 			synctest.Wait()
 			if diff := cmp.Diff([][]int{c.want, nil}, [][]int{plane.attachedPods(), plane.attachedUplinks()}); diff != "" {
-				t.Errorf("policed %v: attached (-want +got):\n%s", c.policed, diff)
+				t.Errorf("epoch %d: attached (-want +got):\n%s", c.epoch, diff)
 			}
 			cancel()
 			<-ended

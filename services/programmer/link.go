@@ -99,6 +99,9 @@ func (l *link) listen(ctx context.Context, conn *bus.Conn) error {
 	if err == nil {
 		_, err = conn.Respond(schemas.ActualSubject(v.settings.node), "", l.dump)
 	}
+	if err == nil {
+		_, err = conn.Respond(schemas.FlowsSubject(v.settings.node), "", l.flows)
+	}
 	return err
 }
 

@@ -28,6 +28,7 @@ type metrics struct {
 	flowsEnded prometheus.Counter
 	sweeping   prometheus.Counter
 	proxy      *proxyMetrics
+	policy     *policyMetrics
 	counts     []count
 }
 
@@ -82,6 +83,7 @@ func newMetrics(uses []maps.Use) *metrics {
 		m.room.WithLabelValues(use.Map.String()).Set(float64(use.Capacity))
 	}
 	m.proxy = newProxyMetrics(m.registry)
+	m.policy = newPolicyMetrics(m.registry)
 	return m
 }
 
@@ -135,4 +137,5 @@ func (m *metrics) swept(s bpf.Swept) {
 	m.flows.Set(float64(s.Flows - s.FlowsDeleted))
 	m.flowsEnded.Add(float64(s.FlowsDeleted))
 	m.sweeping.Add(s.Busy.Seconds())
+	m.policy.swept(s)
 }

@@ -12,6 +12,7 @@ import (
 
 	"github.com/deltaplane/deltaplane/bpf"
 	"github.com/deltaplane/deltaplane/internal/abi"
+	"github.com/deltaplane/deltaplane/internal/model"
 	"github.com/deltaplane/deltaplane/services/programmer/maps"
 )
 
@@ -30,8 +31,14 @@ type dataplane interface {
 	attachUplink(ifindex int) error
 	detachUplink(ifindex int) error
 	attachedUplinks() []int
-	// judges says whether the programs judge pods' connections: there are policies in the tables that they have.
-	judges() (bool, error)
+	// epoch is how often what judges pods' connections has changed; 0 while there are no policies in the tables.
+	epoch() (uint32, error)
+	// connections calls each with pods' connections until it returns false; serviceOf has the set that one was dialled by.
+	connections(ctx context.Context, each func(*abi.ConnectionKey, *abi.Connection) bool) error
+	serviceOf(key *abi.ConnectionKey) (set uint32, err error)
+	// ruleHits has how many connections each rule decided, until forgetHits.
+	ruleHits() (map[model.RuleID]uint64, error)
+	forgetHits(rules []model.RuleID) error
 	// setLocals and setUplinks tell the programs what was found of the node.
 	setLocals(addresses map[netip.Addr]uint8) error
 	setUplinks(uplinks map[int]abi.Uplink) error
@@ -129,10 +136,17 @@ func (k *inKernel) networksWritten() uint64        { return k.networks.Load() }
 func (k *inKernel) gone() <-chan struct{}          { return k.removed }
 func (k *inKernel) close()                         { k.loaded.Close() }
 
-func (k *inKernel) judges() (bool, error) {
-	epoch, err := k.loaded.Epoch()
-	return epoch != 0, err
+func (k *inKernel) epoch() (uint32, error) { return k.loaded.Epoch() }
+
+func (k *inKernel) connections(ctx context.Context, each func(*abi.ConnectionKey, *abi.Connection) bool) error {
+	return k.loaded.Connections(ctx, each)
 }
+
+func (k *inKernel) serviceOf(key *abi.ConnectionKey) (uint32, error) { return k.loaded.ServiceOf(key) }
+
+func (k *inKernel) ruleHits() (map[model.RuleID]uint64, error) { return k.loaded.RuleHits() }
+
+func (k *inKernel) forgetHits(rules []model.RuleID) error { return k.loaded.ForgetHits(rules) }
 
 func (k *inKernel) setLocals(addresses map[netip.Addr]uint8) error {
 	return k.loaded.SetLocals(addresses)
@@ -179,7 +193,7 @@ func (inMemory) attachedPods() []int                      { return nil }
 func (inMemory) attachUplink(int) error                   { return errMemory }
 func (inMemory) detachUplink(int) error                   { return nil }
 func (inMemory) attachedUplinks() []int                   { return nil }
-func (inMemory) judges() (bool, error)                    { return false, nil }
+func (inMemory) epoch() (uint32, error)                   { return 0, nil }
 func (inMemory) setLocals(map[netip.Addr]uint8) error     { return nil }
 func (inMemory) setUplinks(map[int]abi.Uplink) error      { return nil }
 func (inMemory) networksWritten() uint64                  { return 0 }
@@ -194,4 +208,11 @@ func (inMemory) drops(ctx context.Context, _ func(abi.DropEvent)) error {
 	return nil
 }
 
-func (inMemory) dropCounts() (map[string]uint64, error) { return nil, nil }
+func (inMemory) connections(context.Context, func(*abi.ConnectionKey, *abi.Connection) bool) error {
+	return nil
+}
+
+func (inMemory) serviceOf(*abi.ConnectionKey) (uint32, error) { return 0, nil }
+func (inMemory) ruleHits() (map[model.RuleID]uint64, error)   { return nil, nil }
+func (inMemory) forgetHits([]model.RuleID) error              { return nil }
+func (inMemory) dropCounts() (map[string]uint64, error)       { return nil, nil }

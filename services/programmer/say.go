@@ -55,7 +55,8 @@ func (v *service) uses(entries [abi.MapCount]int) []*schemas.MapUse {
 	swept := v.health.lastSwept()
 	return append(uses,
 		&schemas.MapUse{Name: "flows", Entries: uint64(swept.Flows - swept.FlowsDeleted), Capacity: uint64(v.settings.flows)},
-		&schemas.MapUse{Name: "affinities", Entries: uint64(swept.Affinities - swept.AffinitiesDeleted), Capacity: uint64(v.settings.affinities)})
+		&schemas.MapUse{Name: "affinities", Entries: uint64(swept.Affinities - swept.AffinitiesDeleted), Capacity: uint64(v.settings.affinities)},
+		&schemas.MapUse{Name: "connections", Entries: uint64(swept.Connections - swept.ConnectionsDeleted), Capacity: uint64(v.settings.connections)})
 }
 
 func (l *link) event(e core.Event) {

@@ -33,6 +33,7 @@ type service struct {
 	metrics    *metrics
 	balancers  *healthcheck.Servers // of healthCheckNodePorts
 	health     health
+	recent     recentDrops
 
 	// Of the loop alone: whether the sockets have their programs, and the writes to networks that the programs know of.
 	attached        bool

@@ -443,35 +443,6 @@ func TestDriftIsNamedOnTheBusAndRepaired(t *testing.T) {
 	dumped(t, c)
 }
 
-func TestDropsAreToldByNameAndNotTooOften(t *testing.T) {
-	var limit dropLimit
-	now := time.Unix(1, 0)
-	key := func(port uint16) dropKey {
-		return dropKey{1, 6, netip.AddrPortFrom(netip.MustParseAddr("10.96.0.1"), port)}
-	}
-	if !limit.allow(key(1), now) || limit.allow(key(1), now.Add(time.Second)) || !limit.allow(key(1), now.Add(dropAgain)) {
-		t.Error("the same destination: want it told at once and after a while, not between")
-	}
-	now = now.Add(time.Hour)
-	told := 0
-	for port := range uint16(1000) {
-		if limit.allow(key(port), now) {
-			told++
-		}
-	}
-	if told != dropsPerSecond {
-		t.Errorf("told of %d drops within a second, want %d", told, dropsPerSecond)
-	}
-	e := dropEvent(abi.DropEvent{
-		Source: netip.MustParseAddr("10.1.0.5").As16(), Destination: netip.MustParseAddr("10.96.0.1").As16(),
-		SourcePort: abi.Port(1234), DestinationPort: abi.Port(80), Protocol: 6, Reason: 1, Via: 1,
-	}, netip.MustParseAddrPort("10.96.0.1:80"), "shop/web:80")
-	want := "TCP to 10.96.0.1:80 (shop/web:80), seen at the socket: the Service has no backend that takes new connections; the client is refused at once"
-	if e.GetText() != want || e.GetDrop().GetReason() != "no_backend" || e.GetDrop().GetSourcePort() != 1234 {
-		t.Errorf("got %v\nwant %s", e, want)
-	}
-}
-
 func TestSettingsThatCannotBeAreRefusedByName(t *testing.T) {
 	s := settings{node: "a", maps: "paper"}
 	if err := s.check(); err == nil || err.Error() != `--maps "paper": want kernel or memory` {

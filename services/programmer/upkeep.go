@@ -99,7 +99,7 @@ func (v *service) moveSockets(ctx context.Context) error {
 	}
 }
 
-// sweepEvery is how often flows that are over are looked for: well below the shortest time that one is kept.
+// sweepEvery is how often flows and connections that are over are looked for: well below the shortest time that one is kept.
 const sweepEvery = 5 * time.Second
 
 func (v *service) sweep(ctx context.Context) error {
@@ -110,6 +110,9 @@ func (v *service) sweep(ctx context.Context) error {
 		}
 		v.metrics.swept(swept)
 		v.health.swept(swept)
+		if err := v.countRules(ctx); err != nil {
+			v.log.Warn("what rules decided is not counted", "error", err)
+		}
 	}
 	return nil
 }
