@@ -237,16 +237,3 @@ func TestConfig(t *testing.T) {
 		}
 	}
 }
-
-func BenchmarkBatch(b *testing.B) {
-	w, line := shop(), `{"id":1,"from":"shop/front","to":"shop/cart:80"}`+"\n"
-	in := strings.NewReader(strings.Repeat(line, b.N))
-	b.ReportAllocs()
-	if _, _, err := w.Batch(b.Context(), Model{}, Question{}, in, discard{}); err != nil {
-		b.Fatal(err)
-	}
-}
-
-type discard struct{}
-
-func (discard) Write(p []byte) (int, error) { return len(p), nil }

@@ -113,9 +113,12 @@ func (n *loadedNode) checkSource(c connection, o outcome, chosen netip.AddrPort,
 			if n.held.StaysHere(b.Addr) {
 				hook = n.ToPod
 			}
-			_, out, err := hook(translated)
+			verdict, out, err := hook(translated)
 			if err != nil {
 				return err
+			}
+			if verdict != bpf.Pass {
+				return fmt.Errorf("the kernel doesn't let the packet leave for %s: please report this", chosen)
 			}
 			if p, ok := refmodel.Parse(out); ok {
 				source = p.Source.Addr()

@@ -23,6 +23,7 @@ type loadedNode struct {
 	name  string
 	held  *refmodel.Node // what the maps say, read back
 	own   *model.Tables  // the rows of policy among that
+	drops map[model.DropReason]uint64
 }
 
 // run is what became of a packet.
@@ -58,7 +59,7 @@ func (k *Kernel) on(w *World, name string) (*loadedNode, error) {
 
 // load adds programs with empty maps.
 func (k *Kernel) load() (int, error) {
-	loaded, err := kernelnode.New(k.rows, k.masqueradeAll)
+	loaded, err := kernelnode.Small(k.rows, k.masqueradeAll)
 	if err != nil {
 		return 0, err
 	}
@@ -112,18 +113,14 @@ func (n *loadedNode) run(hook func(frame []byte) (bpf.Verdict, []byte, error), f
 	if err := n.Forget(); err != nil {
 		return run{}, err
 	}
-	before, err := n.DropCounts()
-	if err != nil {
-		return run{}, err
-	}
 	if r.verdict, r.out, err = hook(frame); err != nil || r.verdict == bpf.Pass {
 		return r, err
 	}
-	after, err := n.DropCounts()
-	if err != nil {
+	before := n.drops
+	if n.drops, err = n.DropCounts(); err != nil {
 		return run{}, err
 	}
-	for reason, count := range after {
+	for reason, count := range n.drops {
 		if count != before[reason] {
 			r.reason = reason
 		}

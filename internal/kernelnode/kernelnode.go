@@ -21,20 +21,30 @@ import (
 
 // Node is loaded programs and their maps. Its methods may be called by one goroutine at a time.
 type Node struct {
-	plane *bpf.Dataplane
-	maps  *maps.Kernel
-	state *plan.State
-	limit plan.Capacities
+	plane   *bpf.Dataplane
+	maps    *maps.Kernel
+	state   *plan.State
+	limit   plan.Capacities
+	policed map[model.LayerKind]bool // whether the layer's rows say that there are policies
 }
 
-// flows is the entries of the connection table: room for what a question or a test run asks.
-const flows = 1 << 16
+// The entries of the tables of connections: room for what a test run sends, and for what one question does, which makes
+// Forget quick.
+const (
+	flows    = 1 << 16
+	fewFlows = 1 << 8
+)
 
 // refusalsPerSecond is more than can be asked, so that answers are never held back.
 const refusalsPerSecond = 1_000_000_000
 
 // New loads the programs with maps that have room for rows, twice over. masqueradeAll is fixed at load.
-func New(rows int, masqueradeAll bool) (*Node, error) {
+func New(rows int, masqueradeAll bool) (*Node, error) { return load(rows, flows, masqueradeAll) }
+
+// Small is New with room for few connections.
+func Small(rows int, masqueradeAll bool) (*Node, error) { return load(rows, fewFlows, masqueradeAll) }
+
+func load(rows int, flows uint32, masqueradeAll bool) (*Node, error) {
 	capacity := max(1024, 2*rows)
 	capacities := map[abi.Map]uint32{}
 	for m := range abi.MapCount {
@@ -42,7 +52,8 @@ func New(rows int, masqueradeAll bool) (*Node, error) {
 	}
 	capacities[abi.Selves] = 1
 	plane, err := bpf.Load(bpf.Options{
-		Capacities: capacities, Flows: flows, Affinities: flows, RefusalsPerSecond: refusalsPerSecond, MasqueradeAll: masqueradeAll,
+		Capacities: capacities, Flows: flows, Affinities: flows, Connections: flows,
+		RefusalsPerSecond: refusalsPerSecond, MasqueradeAll: masqueradeAll,
 	})
 	if err != nil {
 		return nil, err
@@ -57,7 +68,7 @@ func New(rows int, masqueradeAll bool) (*Node, error) {
 // Over is a Node of programs that the caller has loaded, with maps that have room for capacity entries each, and has
 // perhaps attached. Nothing may be sent while Set runs: it doesn't wait for readers. The caller closes plane.
 func Over(plane *bpf.Dataplane, capacity int) (*Node, error) {
-	n := &Node{plane: plane, state: plan.Empty()}
+	n := &Node{plane: plane, state: plan.Empty(), policed: map[model.LayerKind]bool{}}
 	for m := range abi.MapCount {
 		n.limit[m] = capacity
 	}
@@ -72,7 +83,8 @@ type withGrace struct{ *bpf.Dataplane }
 // Grace implements maps.Plane.
 func (withGrace) Grace() error { return bpf.Grace() }
 
-// Set takes the layer of a kind to rows, by writing what differs, in the programmer's order.
+// Set takes the layer of a kind to rows, by writing what differs, in the programmer's order. Connections are then judged
+// anew, if there are policies.
 func (n *Node) Set(kind model.LayerKind, rows *model.Tables) error {
 	have := n.state.Tables(kind)
 	if have == nil {
@@ -90,9 +102,12 @@ func (n *Node) Set(kind model.LayerKind, rows *model.Tables) error {
 		}
 	}
 	if kind == model.LayerCluster {
-		return n.setServiceNetworks(rows)
+		if err := n.setServiceNetworks(rows); err != nil {
+			return err
+		}
 	}
-	return nil
+	n.policed[kind] = rows.Selves[model.SelfKey{}].Policed
+	return n.plane.Judge(n.policed[model.LayerCluster] || n.policed[model.LayerNode])
 }
 
 // Rows reads the rows of a layer back out of the maps.
