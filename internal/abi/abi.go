@@ -277,6 +277,7 @@ const (
 	ConnectionPodFin   uint8 = 4  // the pod has ended its direction
 	ConnectionPeerFin  uint8 = 8  // the peer has
 	ConnectionReset    uint8 = 16 // a RST was seen and nothing since
+	ConnectionRefused  uint8 = 32 // one answer to a refusal may pass; with epoch 0 the entry is no connection
 )
 
 // Local is struct local: an address of the node.
