@@ -1,0 +1,50 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package policy
+
+import (
+	"slices"
+	"strings"
+
+	"github.com/deltaplane/deltaplane/internal/model"
+	"github.com/deltaplane/deltaplane/schemas"
+	"github.com/deltaplane/deltaplane/services/compiler/state"
+)
+
+// SetAside returns the policies that exceed a limit, by kind and name. What can't be understood is set aside by state.
+func (e *Engine) SetAside() (list []state.SetAside) {
+	reasons := map[model.PolicyName]string{}
+	for name, p := range e.policies {
+		if p.refused != "" {
+			reasons[name] = p.refused
+		}
+	}
+	for _, r := range e.ruleSets {
+		if r.overfull == 0 {
+			continue
+		}
+		for _, p := range r.parts {
+			if name := p.policy.row.PolicyName; reasons[name] == "" {
+				reasons[name] = "some peers pass nothing: the " + r.direction.String() + " rules of " + r.names() +
+					" together tell more ranges of ports apart for them than the limit; join ranges"
+			}
+		}
+	}
+	for name, reason := range reasons {
+		list = append(list, state.SetAside{Object: object(name), Reason: reason})
+	}
+	slices.SortFunc(list, func(a, b state.SetAside) int { return strings.Compare(key(a.Object), key(b.Object)) })
+	return list
+}
+
+func object(name model.PolicyName) *schemas.ObjectRef {
+	kind := state.KindClusterNetworkPolicy
+	if name.Kind == model.NetworkPolicy {
+		kind = state.KindNetworkPolicy
+	}
+	return &schemas.ObjectRef{Kind: kind, Namespace: name.Namespace, Name: name.Name}
+}
+
+func key(o *schemas.ObjectRef) string {
+	return o.GetKind() + "/" + o.GetNamespace() + "/" + o.GetName()
+}

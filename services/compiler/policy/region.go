@@ -1,0 +1,191 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package policy
+
+import (
+	"net/netip"
+	"slices"
+)
+
+// region is the addresses of a prefix that are in no longer one: no block tells them apart. Blocks and what they
+// except make regions; what is in none is in the region without a prefix.
+type region struct {
+	prefix netip.Prefix
+	uses   int // by atoms
+	terms  []term
+	set    termSet // of terms, as of the last repartition
+	class  *class  // of the addresses that nothing but blocks match; nil without terms
+	cells  map[*cell]bool
+	nodes  map[*node]int // how many atoms that a node uses have the prefix
+}
+
+// regions are all of them, so ordered that those within a prefix follow it.
+type regions struct {
+	sorted []*region
+	exact  map[netip.Prefix]*region
+	// lengths counts the prefixes of each length, of IPv4 and IPv6.
+	lengths [2][129]int
+	outside *region
+}
+
+func (r *regions) init() {
+	r.exact = map[netip.Prefix]*region{}
+	r.outside = newRegion(netip.Prefix{})
+}
+
+func newRegion(p netip.Prefix) *region {
+	return &region{prefix: p, cells: map[*cell]bool{}, nodes: map[*node]int{}}
+}
+
+// of returns the region that an address is in.
+func (r *regions) of(addr netip.Addr) *region { return r.longest(addr, addr.BitLen()) }
+
+// longest returns the region with the longest prefix, up to some bits, that has the address.
+func (r *regions) longest(addr netip.Addr, bits int) *region {
+	lengths := &r.lengths[family(addr)]
+	for ; bits >= 0; bits-- {
+		if lengths[bits] == 0 {
+			continue
+		}
+		if prefix, err := addr.Prefix(bits); err == nil && r.exact[prefix] != nil {
+			return r.exact[prefix]
+		}
+	}
+	return r.outside
+}
+
+func family(addr netip.Addr) int {
+	if addr.Is4() {
+		return 0
+	}
+	return 1
+}
+
+func (r *regions) find(p netip.Prefix) (int, bool) {
+	return slices.BinarySearchFunc(r.sorted, p, func(r *region, p netip.Prefix) int { return r.prefix.Compare(p) })
+}
+
+// within returns the regions whose prefixes are in p, p's own first.
+func (r *regions) within(p netip.Prefix) []*region {
+	from, _ := r.find(p)
+	to := from
+	for to < len(r.sorted) && contains(p, r.sorted[to].prefix) {
+		to++
+	}
+	return r.sorted[from:to]
+}
+
+func contains(p, q netip.Prefix) bool { return q.Bits() >= p.Bits() && p.Contains(q.Addr()) }
+
+// region returns the region of a prefix; if it is new, cut out of the one that it lies in.
+func (e *Engine) region(p netip.Prefix) *region {
+	if r := e.regions.exact[p]; r != nil {
+		r.uses++
+		return r
+	}
+	around := e.regions.longest(p.Addr(), p.Bits())
+	r := newRegion(p)
+	r.uses, r.terms = 1, slices.Clone(around.terms)
+	e.partition.regions[r] = true
+	e.regions.exact[p] = r
+	e.regions.lengths[family(p.Addr())][p.Bits()]++
+	i, _ := e.regions.find(p)
+	e.regions.sorted = slices.Insert(e.regions.sorted, i, r)
+	var inside []*address
+	for z := range around.cells {
+		for _, a := range z.members {
+			if p.Contains(a.addr) {
+				inside = append(inside, a)
+			}
+		}
+	}
+	e.placeAll(inside)
+	return r
+}
+
+// dropRegion gives back one use of a region. With the last, its addresses fall to the one around it.
+func (e *Engine) dropRegion(r *region) {
+	if r.uses--; r.uses > 0 {
+		return
+	}
+	e.partition.regions[r] = true
+	delete(e.regions.exact, r.prefix)
+	e.regions.lengths[family(r.prefix.Addr())][r.prefix.Bits()]--
+	i, _ := e.regions.find(r.prefix)
+	e.regions.sorted = slices.Delete(e.regions.sorted, i, i+1)
+	var inside []*address
+	for z := range r.cells {
+		inside = append(inside, z.members...)
+	}
+	e.placeAll(inside)
+}
+
+func (e *Engine) placeAll(list []*address) {
+	for _, a := range list {
+		e.place(a)
+	}
+}
+
+// enclose puts an atom's term on all regions that its blocks hold.
+func (e *Engine) enclose(a *atom) {
+	for _, block := range a.blocks {
+		a.regions = append(a.regions, e.region(block.Prefix))
+		for _, except := range block.Except {
+			a.regions = append(a.regions, e.region(except))
+		}
+	}
+	e.eachHeld(a, func(r *region) {
+		if n := len(r.terms); n == 0 || r.terms[n-1] != a.term { // two blocks may hold one region
+			r.terms = append(r.terms, a.term)
+			e.partition.regions[r] = true
+		}
+	})
+	a.regions = distinct(a.regions, e.dropRegion)
+}
+
+// open takes an atom's term from all regions.
+func (e *Engine) open(a *atom) {
+	e.eachHeld(a, func(r *region) {
+		r.terms = without(r.terms, a.term)
+		e.partition.regions[r] = true
+	})
+	for _, r := range a.regions {
+		e.dropRegion(r)
+	}
+}
+
+// eachHeld visits the regions in each block of an atom and in none of the block's exceptions. All of these are prefixes
+// of regions, so that a region is in each wholly or not at all.
+func (e *Engine) eachHeld(a *atom, visit func(*region)) {
+	for _, block := range a.blocks {
+		var skip netip.Prefix // whose regions follow
+		if slices.ContainsFunc(block.Except, func(p netip.Prefix) bool { return contains(p, block.Prefix) }) {
+			continue
+		}
+		for _, r := range e.regions.within(block.Prefix) {
+			if skip.IsValid() && contains(skip, r.prefix) {
+				continue
+			}
+			if _, excepted := slices.BinarySearchFunc(block.Except, r.prefix, netip.Prefix.Compare); excepted {
+				skip = r.prefix
+				continue
+			}
+			visit(r)
+		}
+	}
+}
+
+// distinct leaves each region once and gives back the others.
+func distinct(list []*region, drop func(*region)) []*region {
+	seen := map[*region]bool{}
+	kept := list[:0]
+	for _, r := range list {
+		if seen[r] {
+			drop(r)
+			continue
+		}
+		seen[r] = true
+		kept = append(kept, r)
+	}
+	return kept
+}
