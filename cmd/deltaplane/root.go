@@ -33,7 +33,7 @@ Exit codes: 0 ok, 1 error, 2 changes, 3 not healthy.`,
 		&cobra.Group{ID: "act", Title: "Act on a cluster:"},
 		&cobra.Group{ID: "try", Title: "Try without a cluster:"},
 	)
-	addCommands(root, "look", newStatusCommand(), newWaitCommand(), newDumpCommand(), newAuditCommand(), newExplainCommand(), newVersionCommand())
+	addCommands(root, "look", newStatusCommand(), newWaitCommand(), newDumpCommand(), newFlowsCommand(), newAuditCommand(), newExplainCommand(), newVersionCommand())
 	addCommands(root, "act", newApproveCommand(), newCleanupCommand())
 	addCommands(root, "try", newDemoCommand(), newLabCommand())
 	return root
