@@ -21,6 +21,7 @@ type talk struct {
 }
 
 func talkOf(t testing.TB, plane *bpf.Dataplane, f family, began model.Direction) talk {
+	t.Helper()
 	if began == model.Egress {
 		return talk{t, plane, f.pod + ":4000", f.peer + ":80"}
 	}
@@ -85,6 +86,7 @@ func allow(t testing.TB, plane *bpf.Dataplane, direction model.Direction, action
 // Trap 44: isolation is per direction, and replies are always allowed.
 func TestAnswersPass(t *testing.T) {
 	eachFamily(t, func(t *testing.T, f family) {
+		t.Helper()
 		plane := newCourt(t, bpf.Options{})
 		for _, direction := range []model.Direction{model.Ingress, model.Egress} {
 			for _, kind := range []segment{{syn: true}, {udp: true}, {sctp: true}} {
@@ -112,6 +114,7 @@ func TestAnswersPass(t *testing.T) {
 // to life if they allow it again. It never turns into one of the other direction.
 func TestPolicyChangesApplyToWhatHasBegun(t *testing.T) {
 	eachFamily(t, func(t *testing.T, f family) {
+		t.Helper()
 		plane := newCourt(t, bpf.Options{})
 		for _, direction := range []model.Direction{model.Ingress, model.Egress} {
 			again(t, plane, closed(f)...)
@@ -161,6 +164,7 @@ func TestDatagramsTurnWithPolicies(t *testing.T) {
 // Policy row 3: by choice, what has begun goes on; what begins from the same port is judged.
 func TestEstablishedConnectionsMayBeKept(t *testing.T) {
 	eachFamily(t, func(t *testing.T, f family) {
+		t.Helper()
 		plane := newCourt(t, bpf.Options{KeepEstablished: true})
 		for _, direction := range []model.Direction{model.Ingress, model.Egress} {
 			again(t, plane, closed(f)...)
@@ -204,6 +208,7 @@ func TestConnectionsAreOfOnePod(t *testing.T) {
 // Trap 14: a packet amid a connection that isn't known is dealt with on purpose, and differently for TCP and UDP.
 func TestWhatBeginsAndWhatGoesOn(t *testing.T) {
 	eachFamily(t, func(t *testing.T, f family) {
+		t.Helper()
 		plane := newCourt(t, bpf.Options{})
 		for _, direction := range []model.Direction{model.Ingress, model.Egress} {
 			again(t, plane, closed(f)...)
@@ -261,6 +266,7 @@ func TestConnectionsNoteTheirEnds(t *testing.T) {
 // Trap 44: what a policy says of a Service's own address counts for nothing.
 func TestServicesAreJudgedByTheirBackends(t *testing.T) {
 	eachFamily(t, func(t *testing.T, f family) {
+		t.Helper()
 		plane := newCourt(t, bpf.Options{})
 		for _, protocol := range []model.Protocol{model.TCP, model.UDP} {
 			again(t, plane, closed(f)...)

@@ -39,7 +39,8 @@ func TestVerdictsAreFoundByIdentityAndPort(t *testing.T) {
 		except := netip.PrefixFrom(block.Addr(), block.Bits()+6)
 		rows := []any{
 			model.Peer{Addr: bare(f.peer), Identity: friend},
-			model.Block{Prefix: block, Identity: blocked}, model.Block{Prefix: except},
+			model.Block{Prefix: block, Identity: blocked},
+			model.Block{Prefix: except},
 			model.Block{Prefix: f.networks, Identity: blocked},
 		}
 		for _, set := range []model.RuleSetID{ingressSet, egressSet} {
