@@ -95,6 +95,26 @@ type Keys struct {
 	Peers        []netip.Addr
 }
 
+// Append adds the keys of another part.
+func (k *Keys) Append(part *Keys) {
+	k.Frontends = append(k.Frontends, part.Frontends...)
+	k.Sets = append(k.Sets, part.Sets...)
+	k.Backends = append(k.Backends, part.Backends...)
+	k.Members = append(k.Members, part.Members...)
+	k.Endpoints = append(k.Endpoints, part.Endpoints...)
+	k.Views = append(k.Views, part.Views...)
+	k.SourceRanges = append(k.SourceRanges, part.SourceRanges...)
+	k.Networks = append(k.Networks, part.Networks...)
+	k.HealthChecks = append(k.HealthChecks, part.HealthChecks...)
+	k.Selves = append(k.Selves, part.Selves...)
+	k.RuleSets = append(k.RuleSets, part.RuleSets...)
+	k.Rules = append(k.Rules, part.Rules...)
+	k.PortVerdicts = append(k.PortVerdicts, part.PortVerdicts...)
+	k.Verdicts = append(k.Verdicts, part.Verdicts...)
+	k.Blocks = append(k.Blocks, part.Blocks...)
+	k.Peers = append(k.Peers, part.Peers...)
+}
+
 // Len returns the number of rows.
 func (r *Rows) Len() int {
 	return len(r.Frontends) + len(r.Sets) + len(r.Backends) + len(r.Members) + len(r.Endpoints) +
