@@ -48,3 +48,6 @@ func object(name model.PolicyName) *schemas.ObjectRef {
 func key(o *schemas.ObjectRef) string {
 	return o.GetKind() + "/" + o.GetNamespace() + "/" + o.GetName()
 }
+
+// Counts returns how many sets of addresses policies tell apart, and how many rule sets there are.
+func (e *Engine) Counts() (identities, ruleSets int) { return len(e.classes), len(e.ruleSets) }
