@@ -10,6 +10,7 @@ import (
 	"github.com/deltaplane/deltaplane/internal/model"
 	"github.com/deltaplane/deltaplane/schemas"
 	"github.com/deltaplane/deltaplane/services/compiler/ids"
+	"github.com/deltaplane/deltaplane/services/compiler/policy"
 	"github.com/deltaplane/deltaplane/services/compiler/state"
 )
 
@@ -58,7 +59,7 @@ func BenchmarkFull5000ServicesOf50(b *testing.B) {
 func BenchmarkOneEndpoint(b *testing.B) {
 	for _, services := range []int{100, 10_000} {
 		b.Run(fmt.Sprintf("services=%d", services), func(b *testing.B) {
-			db, alloc := large(b, services, 50), ids.New(0)
+			db, alloc, engine := large(b, services, 50), ids.New(0), policy.New(policy.Limits{})
 			rows := Full(db.Snapshot(), alloc, Settings{}).Layers[model.ClusterLayer]
 			before := db.Snapshot()
 			b.ReportAllocs()
@@ -68,17 +69,17 @@ func BenchmarkOneEndpoint(b *testing.B) {
 				if err != nil {
 					b.Fatal(err)
 				}
-				touched := touchedUnits(changes)
+				work := workOf(changes)
 				after := db.Snapshot()
-				d := Update(before, after, alloc, Settings{}, touched)
+				d := Update(before, after, alloc, engine, Settings{}, work)
 				before = after
-				if change := d.Changes[model.ClusterLayer]; change != nil {
+				if change := together(b, d)[model.ClusterLayer]; change != nil {
 					alloc.Fold(rows, change, time.Time{})
 					rows.Apply(change, model.Digest{})
 					changed += change.Put.Len() + change.Remove.Len()
 				}
 				alloc.Advance(start)
-				units += len(touched)
+				units += len(work.Units)
 			}
 			b.ReportMetric(float64(units)/float64(b.N), "units/op")
 			b.ReportMetric(float64(changed)/float64(b.N), "rows/op")
@@ -88,7 +89,7 @@ func BenchmarkOneEndpoint(b *testing.B) {
 
 // BenchmarkOneEndpointOf5000 changes one endpoint of a Service of 5,000: the whole Service is compiled again.
 func BenchmarkOneEndpointOf5000(b *testing.B) {
-	db, alloc := large(b, 1, 5000), ids.New(0)
+	db, alloc, engine := large(b, 1, 5000), ids.New(0), policy.New(policy.Limits{})
 	Full(db.Snapshot(), alloc, Settings{})
 	before := db.Snapshot()
 	b.ReportAllocs()
@@ -98,7 +99,7 @@ func BenchmarkOneEndpointOf5000(b *testing.B) {
 			b.Fatal(err)
 		}
 		after := db.Snapshot()
-		Update(before, after, alloc, Settings{}, touchedUnits(changes))
+		Update(before, after, alloc, engine, Settings{}, workOf(changes))
 		before = after
 	}
 }

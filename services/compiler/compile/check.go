@@ -32,14 +32,13 @@ type known struct{ *ids.Allocator }
 func (k known) Set(key model.SetKey) model.SetID             { return k.LookupSet(key) }
 func (k known) Backend(key model.BackendKey) model.BackendID { return k.LookupBackend(key) }
 
-// lacks returns those of some rows that tables don't hold just so.
+// lacks returns those of the rows of a unit that tables don't hold just so.
 func lacks(t *model.Tables, wanted *model.Rows) *model.Rows {
 	return &model.Rows{
 		Frontends:    missing(t.Frontends, wanted.Frontends),
 		Sets:         missing(t.Sets, wanted.Sets),
 		Backends:     missing(t.Backends, wanted.Backends),
 		Members:      missing(t.Members, wanted.Members),
-		Endpoints:    missing(t.Endpoints, wanted.Endpoints),
 		Views:        missing(t.Views, wanted.Views),
 		SourceRanges: missing(t.SourceRanges, wanted.SourceRanges),
 		Networks:     missing(t.Networks, wanted.Networks),

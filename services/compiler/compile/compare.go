@@ -5,14 +5,21 @@ package compile
 import (
 	"github.com/deltaplane/deltaplane/internal/model"
 	"github.com/deltaplane/deltaplane/services/compiler/ids"
+	"github.com/deltaplane/deltaplane/services/compiler/policy"
 	"github.com/deltaplane/deltaplane/services/compiler/state"
 )
 
 // Compare compiles everything and returns what turns the rows there are into that: the same as comparing them
 // with Full, without holding everything a second time. It is for the start, where rows come from the log, and
 // for checks. The SetAside of the result has only units that have something set aside, and no unit is Changed.
-func Compare(snap *state.Snapshot, alloc *ids.Allocator, settings Settings, rows map[model.Layer]*model.Tables) Difference {
+//
+// The engine is a new one, and goes on from here. It takes over the identities that the rows have.
+func Compare(
+	snap *state.Snapshot, alloc *ids.Allocator, engine *policy.Engine, settings Settings, rows map[model.Layer]*model.Tables,
+) Difference {
 	d := newDifference()
+	d.add(comparePolicies(ofNodes(rows), engine.Load(snap, ofNodes(rows))))
+	d.Refused = engine.SetAside()
 	wanted := wanted{layers: map[model.Layer]*wantedLayer{}}
 	for unit := range allUnits(snap, &settings) {
 		now := compileUnit(snap, &settings, unit)
@@ -32,9 +39,10 @@ func Compare(snap *state.Snapshot, alloc *ids.Allocator, settings Settings, rows
 	}
 	for layer, held := range rows {
 		if gone := wanted.leftOver(layer, held); gone.Len() > 0 {
-			d.change(layer).Remove = gone
+			d.change(layer).Remove.Append(&gone)
 		}
 	}
+	d.tidy()
 	return d
 }
 
@@ -56,7 +64,7 @@ type wantedLayer struct {
 	frontends keys[model.FrontendKey]
 	views     keys[model.ViewKey]
 	ranges    keys[model.SourceRange]
-	rest      keys[any] // endpoints, networks, health checks, selves
+	rest      keys[any] // networks, health checks, selves
 }
 
 type keys[K comparable] map[K]struct{}
@@ -90,7 +98,6 @@ func (w *wanted) add(layer model.Layer, r *model.Rows) {
 	}
 	addKeys(&l.views, r.Views)
 	addKeys(&l.ranges, r.SourceRanges)
-	addRest(l.rest, r.Endpoints)
 	addRest(l.rest, r.Networks)
 	addRest(l.rest, r.HealthChecks)
 	addRest(l.rest, r.Selves)
@@ -114,7 +121,6 @@ func (w *wanted) leftOver(layer model.Layer, held *model.Tables) (gone model.Key
 	gone.Members = extra(held.Members, w.members.has)
 	gone.Views = extra(held.Views, l.views.has)
 	gone.SourceRanges = extra(held.SourceRanges, l.ranges.has)
-	gone.Endpoints = extraRest(held.Endpoints, l.rest)
 	gone.Networks = extraRest(held.Networks, l.rest)
 	gone.HealthChecks = extraRest(held.HealthChecks, l.rest)
 	gone.Selves = extraRest(held.Selves, l.rest)

@@ -4,7 +4,6 @@ package compile
 
 import (
 	"fmt"
-	"maps"
 	"net/netip"
 	"slices"
 	"testing"
@@ -16,6 +15,7 @@ import (
 	"github.com/deltaplane/deltaplane/internal/model"
 	"github.com/deltaplane/deltaplane/schemas"
 	"github.com/deltaplane/deltaplane/services/compiler/ids"
+	"github.com/deltaplane/deltaplane/services/compiler/policy"
 	"github.com/deltaplane/deltaplane/services/compiler/state"
 )
 
@@ -351,7 +351,7 @@ func TestCompareRemovesAMemberThatOnlyKeepsItsConnections(t *testing.T) {
 		m := model.Member{Set: b.Set, Backend: id}
 		rows.Members[m] = m
 	}
-	change := Compare(db.Snapshot(), alloc, Settings{}, layers).Changes[model.ClusterLayer]
+	change := together(t, Compare(db.Snapshot(), alloc, policy.New(policy.Limits{}), Settings{}, layers))[model.ClusterLayer]
 	if change == nil || len(change.Remove.Members) != 1 || change.Put.Len()+change.Remove.Len() != 1 {
 		t.Errorf("the rows should change by %+v, want one member less", change)
 	}
@@ -366,9 +366,8 @@ func TestAddressMovesFromOneServiceToAnotherInOneChange(t *testing.T) {
 	apply(t, db, web("a"))
 	before := db.Snapshot()
 	layers := Full(before, alloc, Settings{}).Layers
-	units := apply(t, db, gone("Service", "a"), web("b"))
-	d := Update(before, db.Snapshot(), alloc, Settings{}, units)
-	change := d.Changes[model.ClusterLayer]
+	work := apply(t, db, gone("Service", "a"), web("b"))
+	change := together(t, update(before, db.Snapshot(), alloc, Settings{}, work))[model.ClusterLayer]
 	if len(change.Remove.Frontends) != 0 || len(change.Put.Frontends) != 2 {
 		t.Errorf("a frontend is both removed and put: %+v", change)
 	}
@@ -379,17 +378,49 @@ func TestAddressMovesFromOneServiceToAnotherInOneChange(t *testing.T) {
 	}
 }
 
-func apply(t testing.TB, db *state.DB, facts ...*schemas.Fact) []Unit {
+func apply(t testing.TB, db *state.DB, facts ...*schemas.Fact) Work {
 	t.Helper()
 	changes, err := db.Apply(facts...)
 	if err != nil {
 		t.Fatal(err)
 	}
-	return touchedUnits(changes)
+	return workOf(changes)
 }
 
-func touchedUnits(changes state.Changes) []Unit {
-	units := map[Unit]bool{}
-	addUnits(units, changes)
-	return slices.Collect(maps.Keys(units))
+// workOf returns what changes make to be compiled again.
+func workOf(changes state.Changes) (w Work) {
+	for _, touch := range changes.Touched {
+		w.Units = append(w.Units, Touched(&touch)...)
+		w.add(&touch.Policy)
+	}
+	slices.SortFunc(w.Units, Unit.Compare)
+	w.Units = slices.Compact(w.Units)
+	return w
+}
+
+func (w *Work) add(changed *state.Policed) {
+	w.Policy.Pods = append(w.Policy.Pods, changed.Pods...)
+	w.Policy.Nodes = append(w.Policy.Nodes, changed.Nodes...)
+	w.Policy.Namespaces = append(w.Policy.Namespaces, changed.Namespaces...)
+	w.Policy.Policies = append(w.Policy.Policies, changed.Policies...)
+}
+
+// update compiles what changed, with an engine that knows the policies of the state before.
+func update(before, after *state.Snapshot, alloc *ids.Allocator, settings Settings, work Work) Difference {
+	engine := policy.New(settings.Policy)
+	engine.Load(before, nil)
+	return Update(before, after, alloc, engine, settings, work)
+}
+
+// together returns the only stage of a difference, or none.
+func together(t testing.TB, d Difference) Stage {
+	t.Helper()
+	switch len(d.Stages) {
+	case 0:
+		return nil
+	case 1:
+		return d.Stages[0]
+	}
+	t.Fatalf("%d stages, want one", len(d.Stages))
+	return nil
 }

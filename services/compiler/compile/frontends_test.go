@@ -326,9 +326,8 @@ func TestStories(t *testing.T) {
 			apply(t, db, test.before...)
 			before := db.Snapshot()
 			layers := Full(before, alloc, anyExternal).Layers
-			units := apply(t, db, test.batch...)
-			d := Update(before, db.Snapshot(), alloc, anyExternal, units)
-			for layer, change := range d.Changes {
+			work := apply(t, db, test.batch...)
+			for layer, change := range together(t, update(before, db.Snapshot(), alloc, anyExternal, work)) {
 				checkChange(t, change)
 				alloc.Fold(layers[layer], change, start)
 				layers[layer].Apply(change, model.Digest{})

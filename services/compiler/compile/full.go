@@ -5,6 +5,7 @@ package compile
 import (
 	"github.com/deltaplane/deltaplane/internal/model"
 	"github.com/deltaplane/deltaplane/services/compiler/ids"
+	"github.com/deltaplane/deltaplane/services/compiler/policy"
 	"github.com/deltaplane/deltaplane/services/compiler/state"
 )
 
@@ -20,10 +21,20 @@ type Output struct {
 // Full compiles everything, for those who want to see it all. What has no id yet gets one, in order of names; what
 // alloc knows keeps its id.
 func Full(snap *state.Snapshot, alloc *ids.Allocator, settings Settings) Output {
+	return FullFrom(snap, alloc, settings, nil)
+}
+
+// FullFrom is Full with the identities that rows of nodes' layers in held have.
+func FullFrom(snap *state.Snapshot, alloc *ids.Allocator, settings Settings, held map[model.Layer]*model.Tables) Output {
 	out := Output{Layers: map[model.Layer]*model.Tables{model.ClusterLayer: model.NewTables()}}
 	for row := range snap.SetAside() {
 		out.SetAside = append(out.SetAside, *row)
 	}
+	engine := policy.New(settings.Policy)
+	for node, tables := range engine.Load(snap, ofNodes(held)) {
+		out.Layers[model.NodeLayer(node)] = tables
+	}
+	out.SetAside = append(out.SetAside, engine.SetAside()...)
 	for unit := range allUnits(snap, &settings) {
 		now := compileUnit(snap, &settings, unit)
 		out.SetAside = append(out.SetAside, now.aside...)
@@ -40,13 +51,23 @@ func Full(snap *state.Snapshot, alloc *ids.Allocator, settings Settings) Output 
 	return out
 }
 
-// putRows is Tables.Apply without its digest.
+// ofNodes returns those of layers that are nodes', by node.
+func ofNodes(layers map[model.Layer]*model.Tables) map[string]*model.Tables {
+	nodes := make(map[string]*model.Tables, len(layers))
+	for layer, tables := range layers {
+		if layer.Kind == model.LayerNode {
+			nodes[layer.Name] = tables
+		}
+	}
+	return nodes
+}
+
+// putRows is Tables.Apply without its digest, for the rows of units.
 func putRows(t *model.Tables, r *model.Rows) {
 	put(t.Frontends, r.Frontends)
 	put(t.Sets, r.Sets)
 	put(t.Backends, r.Backends)
 	put(t.Members, r.Members)
-	put(t.Endpoints, r.Endpoints)
 	put(t.Views, r.Views)
 	put(t.SourceRanges, r.SourceRanges)
 	put(t.Networks, r.Networks)

@@ -3,57 +3,53 @@
 package compile
 
 import (
-	"cmp"
 	"fmt"
 	"maps"
 	"net/netip"
 	"slices"
-	"strings"
 
 	"github.com/deltaplane/deltaplane/internal/model"
 	"github.com/deltaplane/deltaplane/schemas"
 	"github.com/deltaplane/deltaplane/services/compiler/state"
 )
 
-// compileNode compiles one node's own rows: what it is, the endpoints on it and their hostPorts. An address that two
-// pods of the node claim goes to the first by name: which of them has it can't be known from the objects, but every
-// compiler must say the same.
+// compileNode compiles one node's own rows: what it is, and the hostPorts of the pods on it. Their endpoints are the
+// policies' (see package policy). An address that two pods of the node claim goes to the first by name: which of them
+// has it can't be known from the objects, but every compiler must say the same.
 func compileNode(snap *state.Snapshot, settings *Settings, name string) content {
 	var c content
-	if node, found := snap.Node(name); found {
-		c.selves = []model.Self{{Zone: node.Zone, Draining: node.Draining}}
-	}
-	for pod := range snap.PodsOn(name) {
-		for _, addr := range pod.Attached() {
-			c.endpoints = append(c.endpoints, model.Endpoint{Addr: addr, Pod: pod.Name.String()})
-		}
-	}
-	slices.SortFunc(c.endpoints, func(a, b model.Endpoint) int {
-		return cmp.Or(a.Addr.Compare(b.Addr), cmp.Compare(a.Pod, b.Pod))
-	})
 	holders := map[netip.Addr]string{}
-	kept := c.endpoints[:0]
-	for _, e := range c.endpoints {
-		if n := len(kept); n > 0 && kept[n-1].Addr == e.Addr {
-			if kept[n-1].Pod != e.Pod {
-				c.aside = append(c.aside, podAside(podName(e.Pod), fmt.Sprintf(
-					"its address %s is also Pod %s's on node %s: one of them is out of date", e.Addr, kept[n-1].Pod, name)))
+	for pod := range snap.PodsOn(name) { // in order of names
+		for _, addr := range pod.Attached() {
+			holder, held := holders[addr]
+			switch {
+			case !held:
+				holders[addr] = pod.Name.String()
+			case holder != pod.Name.String():
+				c.aside = append(c.aside, podAside(pod.Name, fmt.Sprintf(
+					"its address %s is also Pod %s's on node %s: one of them is out of date", addr, holder, name)))
 			}
-			continue
 		}
-		kept = append(kept, e)
-		holders[e.Addr] = e.Pod
 	}
-	c.endpoints = kept
+	c.selves = compileSelf(snap, name, len(holders) > 0)
 	ports := hostPorts{snap: snap, settings: settings, node: name, holders: holders}
 	ports.compile()
 	c.parts, c.aside = ports.parts, append(c.aside, ports.aside...)
 	return c
 }
 
-func podName(pod string) state.Name {
-	namespace, name, _ := strings.Cut(pod, "/")
-	return state.Name{Namespace: namespace, Name: name}
+// compileSelf returns what a node must know of itself. While there are policies it must know that, even if its Node
+// isn't known or is set aside: its pods pass nothing until they are judged.
+func compileSelf(snap *state.Snapshot, name string, hasPods bool) []model.Self {
+	node, found := snap.Node(name)
+	policed := snap.Policed()
+	switch {
+	case found:
+		return []model.Self{{Zone: node.Zone, Draining: node.Draining, Policed: policed}}
+	case policed && hasPods:
+		return []model.Self{{Policed: true}}
+	}
+	return nil
 }
 
 func podAside(pod state.Name, reason string) state.SetAside {

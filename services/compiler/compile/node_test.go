@@ -31,8 +31,8 @@ func TestNodeKnowsItsZoneAndThatItIsDraining(t *testing.T) {
 func TestNodesZoneTouchesNothingButTheNode(t *testing.T) {
 	db := state.New()
 	apply(t, db, web("web", internalLocal), nodeFact("n1", &schemas.Node{Zone: "z1", PodCidrs: []string{"10.1.0.0/24"}}))
-	units := apply(t, db, nodeFact("n1", &schemas.Node{Zone: "z2", PodCidrs: []string{"10.1.0.0/24"}}))
-	if diff := cmp.Diff([]Unit{NodeUnit("n1")}, units, cmp.Comparer(func(a, b Unit) bool { return a == b })); diff != "" {
+	work := apply(t, db, nodeFact("n1", &schemas.Node{Zone: "z2", PodCidrs: []string{"10.1.0.0/24"}}))
+	if diff := cmp.Diff(Work{Units: []Unit{NodeUnit("n1")}}, work, cmp.Comparer(func(a, b Unit) bool { return a == b })); diff != "" {
 		t.Errorf("touched (-want +got):\n%s", diff)
 	}
 }
@@ -156,8 +156,8 @@ func TestPodMovesToAnotherNodeWithItsHostPort(t *testing.T) {
 	apply(t, db, hostPod("db-0", "n1", []string{"10.1.0.1"}, hostPort(model.TCP, 8080, 80, "")))
 	before := db.Snapshot()
 	layers := Full(before, alloc, Settings{}).Layers
-	units := apply(t, db, hostPod("db-0", "n2", []string{"10.1.1.1"}, hostPort(model.TCP, 8080, 80, "")))
-	for layer, change := range Update(before, db.Snapshot(), alloc, Settings{}, units).Changes {
+	work := apply(t, db, hostPod("db-0", "n2", []string{"10.1.1.1"}, hostPort(model.TCP, 8080, 80, "")))
+	for layer, change := range together(t, update(before, db.Snapshot(), alloc, Settings{}, work)) {
 		if layers[layer] == nil {
 			layers[layer] = model.NewTables()
 		}

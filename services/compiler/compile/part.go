@@ -105,7 +105,7 @@ func (c *content) rows(unit Unit, ids numbers) map[model.Layer]*model.Rows {
 		own.Frontends = append(own.Frontends, refusedRow(addr))
 	}
 	own.HealthChecks, own.Networks = c.checks, c.networks
-	own.Endpoints, own.Selves = c.endpoints, c.selves
+	own.Selves = c.selves
 	return layers
 }
 

@@ -20,6 +20,9 @@ type draw struct{ *rapid.T }
 
 func randomFact(t *rapid.T) *schemas.Fact {
 	d := draw{t}
+	if d.one(3) {
+		return d.policyFact()
+	}
 	kind := d.pick("Service", "Service", "EndpointSlice", "EndpointSlice", "EndpointSlice", "Pod", "Pod", "Node", "Cluster")
 	name := d.pick("a", "b", "c")
 	if kind == "Node" {
@@ -36,11 +39,14 @@ func randomFact(t *rapid.T) *schemas.Fact {
 	case "Node":
 		return nodeFact(name, &schemas.Node{
 			Zone: d.pick("", "z1", "z2"), Draining: d.one(3), PodCidrs: d.some(2, "10.1.0.0/24", "10.1.1.0/24", "fd00::/64", "bad"),
+			Labels: d.labels(), Addresses: ips(d.some(1, "192.168.0.1", "fd01::1")...),
 		})
 	case "Cluster":
 		return clusterFact(name, d.some(2, "10.1.0.0/16", "10.1.0.0/24", "fd00::/64"), d.some(2, "10.96.0.0/16", "10.1.0.0/24", "bad"))
 	}
-	return podFact(name, d.pod())
+	pod := podFact(name, d.pod())
+	pod.Object.Namespace, pod.Object.Uid = d.pick("shop", "shop", "lab"), d.pick("", "again")
+	return pod
 }
 
 func randomSettings(t *rapid.T) Settings {
@@ -115,7 +121,9 @@ func (d draw) slice() *schemas.EndpointSlice {
 }
 
 func (d draw) pod() *schemas.Pod {
-	p := &schemas.Pod{Node: d.pick("n1", "n2", ""), HostNetwork: d.one(6), Finished: d.one(6)}
+	p := &schemas.Pod{
+		Node: d.pick("n1", "n2", ""), HostNetwork: d.one(6), Finished: d.one(6), Labels: d.labels(), Ports: d.namedPorts(),
+	}
 	for range d.number(0, 2) {
 		p.Addresses = append(p.Addresses, ip(d.pick("10.1.0.1", "10.1.0.2", "fd00::1")))
 	}

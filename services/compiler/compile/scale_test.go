@@ -67,9 +67,9 @@ func Test70000Services(t *testing.T) {
 		t.Errorf("%d objects set aside, the first: %v", len(out.SetAside), out.SetAside[0])
 	}
 	before := db.Snapshot()
-	units := apply(t, db, pair(42, 3))
-	d := Update(before, db.Snapshot(), alloc, Settings{}, units)
-	if c := d.Changes[model.ClusterLayer]; d.Units != 1 || c.Put.Len()+c.Remove.Len() != 2 {
+	work := apply(t, db, pair(42, 3))
+	d := update(before, db.Snapshot(), alloc, Settings{}, work)
+	if c := together(t, d)[model.ClusterLayer]; d.Units != 1 || c.Put.Len()+c.Remove.Len() != 2 {
 		t.Errorf("one endpoint more compiles %d units and changes %+v, want 1 unit and 2 rows", d.Units, c)
 	}
 }
@@ -105,7 +105,7 @@ func TestUnitsOfAChange(t *testing.T) {
 		{"a new node with a prefix", nodeFact("n100", &schemas.Node{Zone: "z1", PodCidrs: []string{"10.1.100.0/24"}}), 2},
 		{"a prefix of the cluster", clusterFact("cluster", nil, []string{"10.96.0.0/12"}), 1},
 	} {
-		if units := apply(t, db, test.fact); len(units) != test.want {
+		if units := apply(t, db, test.fact).Units; len(units) != test.want {
 			t.Errorf("%s compiles %d units, the budget is %d: %v", test.name, len(units), test.want, units)
 		}
 	}
@@ -142,17 +142,17 @@ func TestServiceOf10000Endpoints(t *testing.T) {
 	if got := len(out.Layers[model.ClusterLayer].Members); got != 2*nodes*each {
 		t.Errorf("%d members in the cluster's layer, want each endpoint in the root and in its zone", got)
 	}
-	units := apply(t, db, slice(99, 1))
+	work := apply(t, db, slice(99, 1))
 	begun = time.Now()
-	d := Update(before, db.Snapshot(), alloc, Settings{}, units)
+	changes := together(t, update(before, db.Snapshot(), alloc, Settings{}, work))
 	t.Logf("one endpoint more in %s", time.Since(begun))
 	rows := 0
-	for _, c := range d.Changes {
+	for _, c := range changes {
 		rows += c.Put.Len() + c.Remove.Len()
 	}
 	// In the cluster's layer a backend in two sets; on its new node a backend in two sets, each with a view.
-	if len(d.Changes) != 2 || rows != 3+1+2*3 {
-		t.Errorf("one endpoint more changes %d rows in %d layers, want 10 in 2", rows, len(d.Changes))
+	if len(changes) != 2 || rows != 3+1+2*3 {
+		t.Errorf("one endpoint more changes %d rows in %d layers, want 10 in 2", rows, len(changes))
 	}
 }
 

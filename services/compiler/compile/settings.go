@@ -7,6 +7,7 @@ import (
 	"net/netip"
 	"slices"
 
+	"github.com/deltaplane/deltaplane/services/compiler/policy"
 	"github.com/deltaplane/deltaplane/services/compiler/state"
 )
 
@@ -17,6 +18,8 @@ type Settings struct {
 	AllowExternalIPs []netip.Prefix
 	// PodCIDRs and ServiceCIDRs overrule what was found out about the cluster, each if it has any.
 	PodCIDRs, ServiceCIDRs []netip.Prefix
+	// Policy bounds what one policy may come to.
+	Policy policy.Limits
 }
 
 // ParsePrefixes reads prefixes in CIDR notation, as operators give them.

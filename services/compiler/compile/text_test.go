@@ -52,7 +52,8 @@ func text(t, cluster *model.Tables) (lines []string) {
 		lines = append(lines, fmt.Sprintf("health of %s/%s on %d", h.Namespace, h.Name, h.Port))
 	}
 	for _, s := range t.Selves {
-		lines = append(lines, fmt.Sprintf("self zone %q draining %v", s.Zone, s.Draining))
+		policed := map[bool]string{true: " policed"}[s.Policed]
+		lines = append(lines, fmt.Sprintf("self zone %q draining %v%s", s.Zone, s.Draining, policed))
 	}
 	slices.Sort(lines)
 	return lines

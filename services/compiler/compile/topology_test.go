@@ -241,8 +241,8 @@ func TestBackendsOfNodesNameTheirTwins(t *testing.T) {
 	before := apply(false)
 	layers := Full(before, alloc, Settings{}).Layers
 	after := apply(true)
-	edit := Update(before, after, alloc, Settings{}, []Unit{ServiceUnit(state.Name{Namespace: "shop", Name: "web"})})
-	for layer, change := range edit.Changes {
+	work := Work{Units: []Unit{ServiceUnit(state.Name{Namespace: "shop", Name: "web"})}}
+	for layer, change := range together(t, update(before, after, alloc, Settings{}, work)) {
 		if layers[layer] == nil {
 			layers[layer] = model.NewTables()
 		}

@@ -64,9 +64,8 @@ type content struct {
 	checks   []model.HealthCheck
 	networks []model.Network
 	// In the node's layer:
-	endpoints []model.Endpoint
-	selves    []model.Self
-	aside     []state.SetAside
+	selves []model.Self
+	aside  []state.SetAside
 }
 
 // compileUnit compiles one unit; one that is absent comes to nothing.

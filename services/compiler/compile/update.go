@@ -7,31 +7,49 @@ import (
 
 	"github.com/deltaplane/deltaplane/internal/model"
 	"github.com/deltaplane/deltaplane/services/compiler/ids"
+	"github.com/deltaplane/deltaplane/services/compiler/policy"
 	"github.com/deltaplane/deltaplane/services/compiler/state"
 )
 
 // Difference is what changes when units are compiled again.
 type Difference struct {
-	// Changes by layer; none is empty.
-	Changes map[model.Layer]*model.Change
+	// Stages are to be committed one after the other, each as a whole. The first has what units come to. The others
+	// are for policies: between any two of them each connection is judged as before or as after (see package policy).
+	Stages []Stage
 	// Changed are the units of which at least one row changed, by the layer that the row is in.
 	Changed map[model.Layer][]Unit
 	// SetAside by unit, for each unit that was compiled; none if the unit has nothing set aside.
 	SetAside map[Unit][]state.SetAside
+	// Refused are the policies that are beyond the limits.
+	Refused []state.SetAside
 	// Units counts the units compiled.
 	Units int
 }
 
+// Stage is changes by layer; none is empty.
+type Stage = policy.Stage
+
 func newDifference() Difference {
-	return Difference{
-		Changes: map[model.Layer]*model.Change{}, Changed: map[model.Layer][]Unit{}, SetAside: map[Unit][]state.SetAside{},
-	}
+	return Difference{Stages: []Stage{{}}, Changed: map[model.Layer][]Unit{}, SetAside: map[Unit][]state.SetAside{}}
 }
 
-// Update compiles units from the state before and after and returns the difference. What has no id yet gets
-// one; ids of what goes are left to be freed when the difference is committed (ids.Allocator.Fold).
-func Update(before, after *state.Snapshot, alloc *ids.Allocator, settings Settings, units []Unit) Difference {
-	units = slices.SortedFunc(slices.Values(units), Unit.Compare)
+// Work is what has to be compiled again.
+type Work struct {
+	Units  []Unit
+	Policy state.Policed
+}
+
+// Update compiles what has to be, from the state before and after, and returns the difference. What has no id yet gets
+// one; ids of what goes are left to be freed when the difference is committed (ids.Allocator.Fold). The engine is that
+// which compiled the policies of the state before.
+func Update(before, after *state.Snapshot, alloc *ids.Allocator, engine *policy.Engine, settings Settings, work Work) Difference {
+	units := slices.Clone(work.Units)
+	if before.Policed() != after.Policed() {
+		for _, node := range slices.Concat(nodeNames(before), nodeNames(after)) {
+			units = append(units, NodeUnit(node))
+		}
+	}
+	slices.SortFunc(units, Unit.Compare)
 	d := newDifference()
 	for _, unit := range slices.Compact(units) {
 		d.Units++
@@ -39,8 +57,27 @@ func Update(before, after *state.Snapshot, alloc *ids.Allocator, settings Settin
 		d.SetAside[unit] = now.aside
 		d.unit(unit, alloc, compileUnit(before, &settings, unit), now)
 	}
+	if !work.Policy.Empty() {
+		d.add(engine.Update(after, work.Policy))
+	}
+	d.Refused = engine.SetAside()
 	d.tidy()
 	return d
+}
+
+// add adds stages of policy; the first goes with what units come to.
+func (d *Difference) add(stages []Stage) {
+	for i, stage := range stages {
+		if i > 0 {
+			d.Stages = append(d.Stages, stage)
+			continue
+		}
+		for layer, change := range stage {
+			c := d.change(layer)
+			c.Put.Append(&change.Put)
+			c.Remove.Append(&change.Remove)
+		}
+	}
 }
 
 // unit adds how one unit differs.
@@ -54,30 +91,32 @@ func (d *Difference) unit(unit Unit, alloc *ids.Allocator, before, after content
 		return c
 	})
 	for layer, n := range begun {
-		if c := d.Changes[layer]; c.Put.Len()+c.Remove.Len() > n {
+		if c := d.Stages[0][layer]; c.Put.Len()+c.Remove.Len() > n {
 			d.Changed[layer] = append(d.Changed[layer], unit)
 		}
 	}
 }
 
+// change returns the change of a layer in the first stage.
 func (d *Difference) change(layer model.Layer) *model.Change {
-	c := d.Changes[layer]
+	c := d.Stages[0][layer]
 	if c == nil {
 		c = &model.Change{}
-		d.Changes[layer] = c
+		d.Stages[0][layer] = c
 	}
 	return c
 }
 
-// tidy drops empty changes, and removals of what another unit puts: addresses and ports may move between Services.
+// tidy drops what is empty, and removals of what another unit puts: addresses and ports may move between Services.
 func (d *Difference) tidy() {
-	for layer, c := range d.Changes {
+	for layer, c := range d.Stages[0] {
 		c.Remove.Frontends = without(c.Remove.Frontends, c.Put.Frontends)
 		c.Remove.HealthChecks = without(c.Remove.HealthChecks, c.Put.HealthChecks)
 		if c.Empty() {
-			delete(d.Changes, layer)
+			delete(d.Stages[0], layer)
 		}
 	}
+	d.Stages = slices.DeleteFunc(d.Stages, func(s Stage) bool { return len(s) == 0 })
 }
 
 // without returns the keys that no row to put has.

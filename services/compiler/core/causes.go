@@ -5,6 +5,7 @@ package core
 import (
 	"cmp"
 	"maps"
+	"net/netip"
 	"slices"
 	"time"
 
@@ -17,9 +18,13 @@ import (
 	"github.com/deltaplane/deltaplane/services/compiler/state"
 )
 
-// pending is what waits to be compiled: units, each with the changes that touched it.
+// pending is what waits to be compiled: units, and what policies are about, each with the changes that touched it.
 type pending struct {
 	units       map[compile.Unit]*causes
+	pods        map[state.Name]*causes
+	nodes       map[string]*causes // whose labels or addresses changed
+	namespaces  map[string]*causes
+	policies    map[model.PolicyName]*causes
 	first, last time.Time
 }
 
@@ -30,25 +35,120 @@ type causes struct {
 }
 
 func (p *pending) add(touch state.Touch, now time.Time) {
-	if p.units == nil {
-		p.units, p.first = map[compile.Unit]*causes{}, now
+	if p.empty() {
+		p.first = now
 	}
 	p.last = now
-	for _, unit := range compile.Touched(&touch) {
-		p.unit(unit).add(touch.Cause)
+	addCause(&p.units, compile.Touched(&touch), touch.Cause)
+	addCause(&p.pods, touch.Policy.Pods, touch.Cause)
+	addCause(&p.nodes, touch.Policy.Nodes, touch.Cause)
+	addCause(&p.namespaces, touch.Policy.Namespaces, touch.Cause)
+	addCause(&p.policies, touch.Policy.Policies, touch.Cause)
+}
+
+func addCause[K comparable](to *map[K]*causes, keys []K, cause model.Cause) {
+	for _, key := range keys {
+		if *to == nil {
+			*to = map[K]*causes{}
+		}
+		c := (*to)[key]
+		if c == nil {
+			c = &causes{}
+			(*to)[key] = c
+		}
+		c.add(cause)
 	}
 }
 
-func (p *pending) unit(u compile.Unit) *causes {
-	c := p.units[u]
-	if c == nil {
-		c = &causes{}
-		p.units[u] = c
-	}
-	return c
+func (p *pending) empty() bool {
+	return len(p.units)+len(p.pods)+len(p.nodes)+len(p.namespaces)+len(p.policies) == 0
 }
 
-func (p *pending) names() []compile.Unit { return slices.Collect(maps.Keys(p.units)) }
+// work returns what is to be compiled.
+func (p *pending) work() compile.Work {
+	return compile.Work{
+		Units: slices.Collect(maps.Keys(p.units)),
+		Policy: state.Policed{
+			Pods: slices.SortedFunc(maps.Keys(p.pods), state.Name.Compare), Nodes: slices.Sorted(maps.Keys(p.nodes)),
+			Namespaces: slices.Sorted(maps.Keys(p.namespaces)),
+			Policies:   slices.SortedFunc(maps.Keys(p.policies), comparePolicyNames),
+		},
+	}
+}
+
+func comparePolicyNames(a, b model.PolicyName) int {
+	return cmp.Or(cmp.Compare(a.Kind, b.Kind), cmp.Compare(a.Namespace, b.Namespace), cmp.Compare(a.Name, b.Name))
+}
+
+// addresses returns the pods that wait, by the addresses that they had and have.
+func (p *pending) addresses(before, after *state.Snapshot) map[netip.Addr][]state.Name {
+	all := map[netip.Addr][]state.Name{}
+	for name := range p.pods {
+		for _, snap := range []*state.Snapshot{before, after} {
+			if pod, found := snap.Pod(name); found {
+				for _, addr := range pod.Attached() {
+					all[addr] = append(all[addr], name)
+				}
+			}
+		}
+	}
+	return all
+}
+
+// ofUnits returns the causes of units.
+func (p *pending) ofUnits(units []compile.Unit) (why []*causes) {
+	for _, u := range units {
+		if c := p.units[u]; c != nil {
+			why = append(why, c)
+		}
+	}
+	return why
+}
+
+// ofPolicy returns the causes of a change of policy rows: the pods whose addresses it names, and whatever else of
+// policies waits. Which of several policies or namespaces changed a row isn't told apart.
+func (p *pending) ofPolicy(change *model.Change, pods map[netip.Addr][]state.Name) (why []*causes) {
+	if !policed(change) {
+		return nil
+	}
+	found := map[state.Name]bool{}
+	eachAddress(change, func(addr netip.Addr) {
+		for _, name := range pods[addr] {
+			found[name] = true
+		}
+	})
+	for name := range found {
+		why = append(why, p.pods[name])
+	}
+	why = slices.AppendSeq(why, maps.Values(p.nodes))
+	why = slices.AppendSeq(why, maps.Values(p.namespaces))
+	why = slices.AppendSeq(why, maps.Values(p.policies))
+	if len(why) == 0 {
+		why = slices.Collect(maps.Values(p.pods)) // such as one whose named port gives others another rule set
+	}
+	return why
+}
+
+// policed says that a change has rows that policies own.
+func policed(c *model.Change) bool {
+	put, remove := &c.Put, &c.Remove
+	return len(put.Endpoints)+len(put.RuleSets)+len(put.Rules)+len(put.PortVerdicts)+len(put.Verdicts)+len(put.Blocks)+len(put.Peers)+
+		len(remove.Endpoints)+len(remove.RuleSets)+len(remove.Rules)+len(remove.PortVerdicts)+len(remove.Verdicts)+
+		len(remove.Blocks)+len(remove.Peers) > 0
+}
+
+// eachAddress calls visit with the pods' addresses in a change.
+func eachAddress(c *model.Change, visit func(netip.Addr)) {
+	for _, row := range c.Put.Endpoints {
+		visit(row.Addr)
+	}
+	for _, row := range c.Put.Peers {
+		visit(row.Addr)
+	}
+	for _, addr := range slices.Concat(c.Remove.Endpoints, c.Remove.Peers) {
+		visit(addr)
+	}
+}
 
 // add keeps of one object only its newest change, and when the first of them came about.
 func (c *causes) add(cause model.Cause) {
@@ -68,15 +168,23 @@ func (c *causes) add(cause model.Cause) {
 	c.list = append(c.list, cause)
 }
 
-// gather merges the causes of units that changed one layer, oldest first.
-func (p *pending) gather(units []compile.Unit) causes {
+// addAll adds the causes of another list, if there is one.
+func (c *causes) addAll(more *causes) bool {
+	if more == nil {
+		return false
+	}
+	c.leftOut += more.leftOut
+	for _, cause := range more.list {
+		c.add(cause)
+	}
+	return true
+}
+
+// gather merges causes, oldest first.
+func gather(why []*causes) causes {
 	seen := map[model.Cause]bool{}
 	var all causes
-	for _, u := range units {
-		c := p.units[u]
-		if c == nil {
-			continue
-		}
+	for _, c := range why {
 		all.leftOut += c.leftOut
 		for _, cause := range c.list {
 			if !seen[cause] {

@@ -9,6 +9,7 @@ import (
 	"github.com/deltaplane/deltaplane/internal/model"
 	"github.com/deltaplane/deltaplane/schemas"
 	"github.com/deltaplane/deltaplane/services/compiler/compile"
+	"github.com/deltaplane/deltaplane/services/compiler/policy"
 	"github.com/deltaplane/deltaplane/services/compiler/state"
 )
 
@@ -38,7 +39,7 @@ type Mismatch struct {
 
 // sample compares some of the rows with a compilation anew while nothing else is to be done.
 func (c *Core) sample(now time.Time) (out Output) {
-	if c.compiled == nil || len(c.appending) > 0 || len(c.pending.units) > 0 || now.Before(c.check.next) {
+	if c.compiled == nil || len(c.appending) > 0 || !c.pending.empty() || now.Before(c.check.next) {
 		return out
 	}
 	if c.check.next.IsZero() {
@@ -72,15 +73,15 @@ func (c *Core) fullInterval() time.Duration {
 // reported.
 func (c *Core) checkAll(now time.Time, found string) (out Output) {
 	c.stats.Checks++
-	changes := compile.Compare(c.compiled, c.ids, c.o.Settings, c.tables()).Changes
-	if len(changes) == 0 && found == "" {
+	stages := compile.Compare(c.compiled, c.ids, policy.New(c.o.Settings.Policy), c.o.Settings, c.tables()).Stages
+	if len(stages) == 0 && found == "" {
 		return out
 	}
 	m := &Mismatch{
 		At: now, Revision: c.revision, Found: found, Incremental: map[model.Layer]model.Rows{}, Full: map[model.Layer]model.Rows{},
 	}
 	rows := 0
-	for l, change := range changes {
+	for l, change := range inAll(stages) {
 		m.Incremental[l], m.Full[l] = c.before(l, change), change.Put
 		rows += change.Put.Len() + change.Remove.Len()
 	}
@@ -88,9 +89,24 @@ func (c *Core) checkAll(now time.Time, found string) (out Output) {
 	c.check.last, out.Mismatch = m, m
 	out.Events = append(out.Events, c.event(now, schemas.Severity_SEVERITY_ERROR, "incremental_mismatch", fmt.Sprintf(
 		"after revision %d compiling everything leads to %d other rows in %d layers than the changes had led to; they are put right now: please report this bug with the compiler's log. %s",
-		c.revision, rows, len(changes), found), nil))
+		c.revision, rows, len(m.Full), found), nil))
 	out.Add(c.compileAll(now))
 	return out
+}
+
+// inAll returns what stages change together, by layer; for people, so what one puts and a later one removes stays.
+func inAll(stages []compile.Stage) compile.Stage {
+	all := compile.Stage{}
+	for _, stage := range stages {
+		for l, change := range stage {
+			if all[l] == nil {
+				all[l] = &model.Change{}
+			}
+			all[l].Put.Append(&change.Put)
+			all[l].Remove.Append(&change.Remove)
+		}
+	}
+	return all
 }
 
 // before returns the rows that a change replaces or removes.

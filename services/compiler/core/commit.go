@@ -13,6 +13,7 @@ import (
 	"github.com/deltaplane/deltaplane/internal/wire"
 	"github.com/deltaplane/deltaplane/schemas"
 	"github.com/deltaplane/deltaplane/services/compiler/compile"
+	"github.com/deltaplane/deltaplane/services/compiler/policy"
 )
 
 // step is one batch for the log with what is to be done once it is accepted: one revision, or a part of a
@@ -37,15 +38,19 @@ func (c *Core) commitDue() (due time.Time, ok bool) {
 	if c.compiled == nil {
 		return time.Time{}, c.caughtUp && c.db.Snapshot().Complete()
 	}
-	if len(c.pending.units) == 0 {
+	if c.pending.empty() {
 		return due, false
 	}
 	due = c.pending.last.Add(c.o.Quiet)
 	if latest := c.pending.first.Add(c.o.Latest); due.After(latest) {
 		due = latest
 	}
-	if due.Before(c.pace.next) {
-		due = c.pace.next
+	messages := 1
+	if len(c.pending.policies) > 0 {
+		messages = mostStages
+	}
+	if next := c.pace.next(messages); due.Before(next) {
+		due = next
 	}
 	return due, true
 }
@@ -61,7 +66,7 @@ func (c *Core) step(now time.Time) (out Output) {
 	}
 	if c.compiled != nil && len(c.appending) == 0 {
 		c.settled = true
-		if len(c.pending.units) == 0 {
+		if c.pending.empty() {
 			c.compiling, c.done = c.seen, c.seen
 		}
 	}
@@ -72,17 +77,27 @@ func (c *Core) step(now time.Time) (out Output) {
 	return out
 }
 
-// compilePending compiles the units that were touched.
+// compilePending compiles what was touched.
 func (c *Core) compilePending(now time.Time) (out Output) {
-	after := c.db.Snapshot()
+	before, after := c.compiled, c.db.Snapshot()
 	c.ids.Advance(now)
-	d := compile.Update(c.compiled, after, c.ids, c.o.Settings, c.pending.names())
+	d := compile.Update(before, after, c.ids, c.engine, c.o.Settings, c.pending.work())
 	c.stats.Units += d.Units
 	c.compiled, c.compiling = after, c.seen
 	for unit, aside := range d.SetAside {
 		out.Events = append(out.Events, c.setAside(now, unit, aside)...)
 	}
-	c.commit(now, d.Changes, func(l model.Layer) causes { return c.pending.gather(d.Changed[l]) })
+	out.Events = c.bound(now, append(out.Events, c.refuse(now, d.Refused)...))
+	seen := c.pending.addresses(before, after)
+	for i, stage := range d.Stages {
+		c.commit(now, stage, func(l model.Layer) causes {
+			var why []*causes
+			if i == 0 {
+				why = c.pending.ofUnits(d.Changed[l])
+			}
+			return gather(append(why, c.pending.ofPolicy(stage[l], seen)...))
+		})
+	}
 	c.pending = pending{}
 	out.Add(c.append())
 	return out
@@ -93,17 +108,22 @@ func (c *Core) compilePending(now time.Time) (out Output) {
 func (c *Core) compileAll(now time.Time) (out Output) {
 	c.compiled, c.compiling = c.db.Snapshot(), c.seen
 	c.ids.Advance(now)
-	d := compile.Compare(c.compiled, c.ids, c.o.Settings, c.tables())
+	c.engine = policy.New(c.o.Settings.Policy)
+	d := compile.Compare(c.compiled, c.ids, c.engine, c.o.Settings, c.tables())
 	c.stats.Units += d.Units
 	out.Events = append(out.Events, c.setAllAside(now, d.SetAside)...)
-	first := !c.trusted
-	c.commit(now, d.Changes, func(l model.Layer) causes {
-		why := c.causesOf(l, d.Changes[l])
-		if first {
-			why.forgetTriggers()
+	out.Events = c.bound(now, append(out.Events, c.refuse(now, d.Refused)...))
+	why := map[model.Layer]causes{}
+	for l, change := range inAll(d.Stages) {
+		reasons := c.causesOf(l, change)
+		if !c.trusted {
+			reasons.forgetTriggers()
 		}
-		return why
-	})
+		why[l] = reasons
+	}
+	for _, stage := range d.Stages {
+		c.commit(now, stage, func(l model.Layer) causes { return why[l] })
+	}
 	c.pending, c.trusted = pending{}, true
 	out.Add(c.append())
 	return out

@@ -20,6 +20,7 @@ import (
 	"github.com/deltaplane/deltaplane/services/compiler/compile"
 	"github.com/deltaplane/deltaplane/services/compiler/fleet"
 	"github.com/deltaplane/deltaplane/services/compiler/ids"
+	"github.com/deltaplane/deltaplane/services/compiler/policy"
 	"github.com/deltaplane/deltaplane/services/compiler/state"
 )
 
@@ -148,8 +149,11 @@ type Core struct {
 	aside    map[compile.Unit][]state.SetAside
 
 	// layers are ahead of the log while something is being appended, and equal to it else.
-	layers   map[model.Layer]*layer
-	ids      *ids.Allocator
+	layers map[model.Layer]*layer
+	ids    *ids.Allocator
+	// engine has compiled the policies of compiled; nil until the first compilation.
+	engine   *policy.Engine
+	refused  []state.SetAside // policies beyond the limits
 	revision model.Revision
 	last     committed
 	trusted  bool // layers are what the log says from a checkpoint on, or were compiled
@@ -300,6 +304,37 @@ func (c *Core) Tables() map[string]int {
 		n["networks"] += len(l.rows.Networks)
 		n["health_checks"] += len(l.rows.HealthChecks)
 		n["selves"] += len(l.rows.Selves)
+		n["rule_sets"] += len(l.rows.RuleSets)
+		n["rules"] += len(l.rows.Rules)
+		n["verdicts"] += len(l.rows.Verdicts)
+		n["port_verdicts"] += len(l.rows.PortVerdicts)
+		n["peers"] += len(l.rows.Peers)
+		n["blocks"] += len(l.rows.Blocks)
+	}
+	return n
+}
+
+// Policies is what policies come to.
+type Policies struct {
+	InForce, Refused     int // Refused is part of InForce: they close what they select
+	Identities, RuleSets int
+}
+
+// Policies counts what policies come to.
+func (c *Core) Policies() (n Policies) {
+	beyond := map[string]bool{}
+	for _, s := range c.refused {
+		beyond[objectName(s.Object)] = true
+	}
+	n.Refused = len(beyond)
+	for p := range c.db.Snapshot().Policies() {
+		n.InForce++
+		if p.Refused != "" {
+			n.Refused++
+		}
+	}
+	if c.engine != nil {
+		n.Identities, n.RuleSets = c.engine.Counts()
 	}
 	return n
 }

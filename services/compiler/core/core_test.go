@@ -548,14 +548,14 @@ func TestRandomHistories(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		o := Options{MaxMessage: 9000, MaxBatch: 20, MaxBatchBytes: 20_000, RecentBytes: 4000}
 		w := newWorld(t, o)
-		last := map[string]*schemas.Fact{}
+		last, apps := map[string]*schemas.Fact{}, rapid.SampledFrom([]string{"a", "b", "c"})
 		tell := func(f *schemas.Fact) {
 			last[f.GetObject().GetKind()+f.GetObject().GetName()] = f
 			w.facts(f)
 		}
 		w.ready()
 		for range rapid.IntRange(1, 40).Draw(t, "steps") {
-			switch i := rapid.IntRange(0, 5).Draw(t, "service"); rapid.IntRange(0, 11).Draw(t, "step") {
+			switch i := rapid.IntRange(0, 5).Draw(t, "service"); rapid.IntRange(0, 15).Draw(t, "step") {
 			case 0:
 				tell(serviceFact(i))
 			case 1:
@@ -581,6 +581,14 @@ func TestRandomHistories(t *testing.T) {
 				tell(placed(sliceFact(i, rapid.IntRange(0, 5).Draw(t, "first"), rapid.IntRange(0, 20).Draw(t, "endpoints"), w.now)))
 			case 11:
 				tell(nodeFact(fmt.Sprint("n", i%3), rapid.SampledFrom([]string{"", "z0", "z1"}).Draw(t, "zone")))
+			case 12:
+				tell(labelledPod(fmt.Sprint("p", i), fmt.Sprint("n", i%3), fmt.Sprint("10.200.0.", i+1), apps.Draw(t, "app")))
+			case 13, 14:
+				block := rapid.SampledFrom([]string{"", "10.0.0.0/8", "10.200.0.2/31"}).Draw(t, "block")
+				port := rapid.Uint32Range(80, 82).Draw(t, "port")
+				tell(ingressPolicy(fmt.Sprint("p", i%2), apps.Draw(t, "to"), apps.Draw(t, "from"), port, block, w.now))
+			case 15:
+				tell(goneFact(ingressPolicy(fmt.Sprint("p", i%2), "", "", 0, "", w.now)))
 			}
 		}
 		w.pass(2 * time.Second)

@@ -22,6 +22,12 @@ const (
 	sizeNetwork     = 28
 	sizeHealthCheck = 140
 	sizeSelf        = 80
+	sizeRuleSet     = 280
+	sizeRule        = 460
+	sizePortVerdict = 36
+	sizeVerdict     = 40
+	sizeBlock       = 34
+	sizePeer        = 44 // alone in its identity
 	sizeKey         = 34
 )
 
@@ -44,7 +50,9 @@ func size(c *model.Change) int {
 	return len(r.Sets)*sizeSet + len(r.Frontends)*sizeFrontend + len(r.Backends)*sizeBackend +
 		len(r.Members)*sizeMember + len(r.Endpoints)*sizeEndpoint + len(r.Views)*sizeView +
 		len(r.SourceRanges)*sizeSourceRange + len(r.Networks)*sizeNetwork + len(r.HealthChecks)*sizeHealthCheck +
-		len(r.Selves)*sizeSelf + c.Remove.Len()*sizeKey
+		len(r.Selves)*sizeSelf + len(r.RuleSets)*sizeRuleSet + len(r.Rules)*sizeRule +
+		len(r.PortVerdicts)*sizePortVerdict + len(r.Verdicts)*sizeVerdict + len(r.Blocks)*sizeBlock +
+		len(r.Peers)*sizePeer + c.Remove.Len()*sizeKey
 }
 
 type cutter struct {
@@ -77,6 +85,17 @@ func (c *cutter) additions(r *model.Rows) {
 		place(c, sizeFrontend, g.frontends[root], func(p *model.Change) *[]model.Frontend { return &p.Put.Frontends })
 	}
 	place(c, sizeHealthCheck, r.HealthChecks, func(p *model.Change) *[]model.HealthCheck { return &p.Put.HealthChecks })
+	c.policy(r)
+}
+
+// policy places what judges before the addresses that it judges, and the endpoints that lead to it last.
+func (c *cutter) policy(r *model.Rows) {
+	place(c, sizeRuleSet, r.RuleSets, func(p *model.Change) *[]model.RuleSet { return &p.Put.RuleSets })
+	place(c, sizeRule, r.Rules, func(p *model.Change) *[]model.Rule { return &p.Put.Rules })
+	place(c, sizePortVerdict, r.PortVerdicts, func(p *model.Change) *[]model.PortVerdict { return &p.Put.PortVerdicts })
+	place(c, sizeVerdict, r.Verdicts, func(p *model.Change) *[]model.Verdict { return &p.Put.Verdicts })
+	place(c, sizeBlock, r.Blocks, func(p *model.Change) *[]model.Block { return &p.Put.Blocks })
+	place(c, sizePeer, r.Peers, func(p *model.Change) *[]model.Peer { return &p.Put.Peers })
 	place(c, sizeEndpoint, r.Endpoints, func(p *model.Change) *[]model.Endpoint { return &p.Put.Endpoints })
 }
 
@@ -95,6 +114,12 @@ func (c *cutter) removals(k *model.Keys) {
 	place(c, sizeKey, k.Networks, func(p *model.Change) *[]netip.Prefix { return &p.Remove.Networks })
 	place(c, sizeKey, k.Selves, func(p *model.Change) *[]model.SelfKey { return &p.Remove.Selves })
 	place(c, sizeKey, k.Endpoints, func(p *model.Change) *[]netip.Addr { return &p.Remove.Endpoints })
+	place(c, sizeKey, k.Peers, func(p *model.Change) *[]netip.Addr { return &p.Remove.Peers })
+	place(c, sizeKey, k.Blocks, func(p *model.Change) *[]netip.Prefix { return &p.Remove.Blocks })
+	place(c, sizeKey, k.Verdicts, func(p *model.Change) *[]model.VerdictKey { return &p.Remove.Verdicts })
+	place(c, sizeKey, k.PortVerdicts, func(p *model.Change) *[]model.PortKey { return &p.Remove.PortVerdicts })
+	place(c, sizeKey, k.Rules, func(p *model.Change) *[]model.RuleID { return &p.Remove.Rules })
+	place(c, sizeKey, k.RuleSets, func(p *model.Change) *[]model.RuleSetID { return &p.Remove.RuleSets })
 }
 
 func place[T any](c *cutter, size int, rows []T, list func(*model.Change) *[]T) {

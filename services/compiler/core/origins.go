@@ -17,11 +17,14 @@ import (
 // compiler led).
 func (c *Core) causesOf(l model.Layer, change *model.Change) causes {
 	units := c.unitsOf(l, change)
-	found := c.pending.gather(units)
+	found := gather(c.pending.ofUnits(units))
 	for _, u := range units {
 		if c.pending.units[u] == nil {
 			found.add(c.objectOf(u))
 		}
+	}
+	if policed(change) {
+		c.policyCauses(&found, l, change)
 	}
 	return found
 }
@@ -103,7 +106,7 @@ func (o *origins) rows(r *model.Rows) {
 	for _, row := range r.Networks {
 		o.network(row.Prefix)
 	}
-	o.node(len(r.Endpoints) + len(r.Selves))
+	o.node(len(r.Selves))
 }
 
 func (o *origins) keys(k *model.Keys) {
@@ -133,7 +136,7 @@ func (o *origins) keys(k *model.Keys) {
 	for _, prefix := range k.Networks {
 		o.network(prefix)
 	}
-	o.node(len(k.Endpoints) + len(k.Selves))
+	o.node(len(k.Selves))
 }
 
 func (o *origins) network(prefix netip.Prefix) { o.units[compile.NetworkUnit(prefix)] = true }

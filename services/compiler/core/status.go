@@ -128,6 +128,9 @@ func (c *Core) allAside() []*schemas.SetAside {
 			list = append(list, toldAside(row))
 		}
 	}
+	for _, row := range c.refused {
+		list = append(list, toldAside(row))
+	}
 	slices.SortFunc(list, func(a, b *schemas.SetAside) int {
 		return strings.Compare(objectName(a.GetObject())+a.GetReason(), objectName(b.GetObject())+b.GetReason())
 	})
@@ -153,7 +156,7 @@ func (c *Core) SetAside() (n int) {
 	for _, aside := range c.aside {
 		n += len(aside)
 	}
-	return n
+	return n + len(c.refused)
 }
 
 // setAside notes what of a unit isn't compiled, and tells what is new.
@@ -165,9 +168,7 @@ func (c *Core) setAside(now time.Time, unit compile.Unit, aside []state.SetAside
 	}
 	c.aside[unit] = aside
 	for _, s := range aside {
-		if !slices.ContainsFunc(old, func(o state.SetAside) bool {
-			return objectName(o.Object) == objectName(s.Object) && o.Reason == s.Reason
-		}) {
+		if !told(old, s) {
 			events = append(events, c.asideEvent(now, s))
 		}
 	}
@@ -184,6 +185,24 @@ func (c *Core) setAllAside(now time.Time, units map[compile.Unit][]state.SetAsid
 		events = append(events, c.setAside(now, unit, aside)...)
 	}
 	return c.bound(now, events)
+}
+
+// refuse notes which policies are beyond the limits, and tells what is new.
+func (c *Core) refuse(now time.Time, refused []state.SetAside) (events []*schemas.Event) {
+	for _, s := range refused {
+		if !told(c.refused, s) {
+			events = append(events, c.asideEvent(now, s))
+		}
+	}
+	c.refused = refused
+	return events
+}
+
+// told says that an object was set aside before, for the same reason.
+func told(before []state.SetAside, s state.SetAside) bool {
+	return slices.ContainsFunc(before, func(o state.SetAside) bool {
+		return objectName(o.Object) == objectName(s.Object) && o.Reason == s.Reason
+	})
 }
 
 // bound keeps a flood of events from drowning what else is said.

@@ -186,12 +186,45 @@ func (w *world) hear(m Message) {
 		w.t.Fatalf("delta of layer %s to revision %d: digest %s, want %s", d.Layer, d.To, digest, d.DigestAfter)
 	}
 	r.at = model.Position{Epoch: d.Epoch, Revision: d.To, Digest: digest}
+	if lacking := policyLacks(r.rows); lacking != "" {
+		w.t.Fatalf("after revision %d layer %s has %s", d.To, d.Layer, lacking)
+	}
+}
+
+// policyLacks says what of policy points at nothing.
+func policyLacks(t *model.Tables) string {
+	for _, e := range t.Endpoints {
+		for _, set := range []model.RuleSetID{e.Ingress, e.Egress} {
+			if set == 0 {
+				continue
+			}
+			if _, held := t.RuleSets[set]; !held {
+				return fmt.Sprintf("the endpoint %+v without its rule set", e)
+			}
+			if _, held := t.Verdicts[model.VerdictKey{RuleSet: set}]; !held {
+				return fmt.Sprintf("the endpoint %+v without a verdict on everyone else", e)
+			}
+		}
+	}
+	tables := map[model.PortsID]bool{0: true}
+	for _, p := range t.PortVerdicts {
+		tables[p.Ports] = true
+		if _, held := t.Rules[p.Rule]; p.Rule != 0 && !held {
+			return fmt.Sprintf("%+v without its rule", p)
+		}
+	}
+	for _, v := range t.Verdicts {
+		if _, held := t.Rules[v.Rule]; (v.Rule != 0 && !held) || !tables[v.Ports] {
+			return fmt.Sprintf("%+v without its rule or ports", v)
+		}
+	}
+	return ""
 }
 
 // checkConverged holds the nodes' rows, and the log's, to what compiling everything gives.
 func (w *world) checkConverged() {
 	w.t.Helper()
-	full := compile.Full(w.core.Snapshot(), w.core.ids, w.core.o.Settings)
+	full := compile.FullFrom(w.core.Snapshot(), w.core.ids, w.core.o.Settings, w.core.tables())
 	folded := w.fold()
 	layers := map[model.Layer]bool{model.ClusterLayer: true}
 	for l := range full.Layers {
@@ -392,4 +425,11 @@ func layerNames(w *world) []string {
 	}
 	slices.Sort(names)
 	return names
+}
+
+func mustUnmarshal(t tester, data []byte, m proto.Message) {
+	t.Helper()
+	if err := proto.Unmarshal(data, m); err != nil {
+		t.Fatalf("%v", err)
+	}
 }
