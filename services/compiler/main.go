@@ -22,6 +22,7 @@ import (
 	"github.com/deltaplane/deltaplane/internal/config"
 	"github.com/deltaplane/deltaplane/internal/telemetry"
 	"github.com/deltaplane/deltaplane/services/compiler/compile"
+	"github.com/deltaplane/deltaplane/services/compiler/policy"
 )
 
 // settings are what a compiler can be told.
@@ -32,6 +33,7 @@ type settings struct {
 	reportDir string
 	// Of what is compiled, in CIDR notation.
 	externalIPs, podCIDRs, serviceCIDRs []string
+	policy                              policy.Limits
 }
 
 // Flags adds the flags.
@@ -42,6 +44,9 @@ func (s *settings) Flags(flags *pflag.FlagSet) {
 	flags.StringVar(&s.reportDir, "report-dir", "", "`folder` for a report, should incremental and full compilation ever differ; empty logs it only")
 	flags.StringSliceVar(&s.externalIPs, "allow-external-ips", nil, "`prefixes` that externalIPs of Services may be from (default none)")
 	flags.StringSliceVar(&s.podCIDRs, "pod-cidrs", nil, "`prefixes` of pods' addresses (default those found out about the cluster and its nodes)")
+	flags.IntVar(&s.policy.Combinations, "max-policy-combinations", 16_384, "`rules` × peers × prefixes of ports that one policy may have in one direction; one with more is refused, and closes what it selects")
+	flags.IntVar(&s.policy.Ports, "max-policy-ports", 4096, "`rows` by port that the policies of one pod may have for one group of peers; beyond, they are refused")
+	flags.IntVar(&s.policy.Blocks, "max-policy-blocks", 4096, "`prefixes` that one policy may name, excepted ones included; one with more is refused")
 	flags.StringSliceVar(&s.serviceCIDRs, "service-cidrs", nil, "`prefixes` of ClusterIPs (default those found out about the cluster)")
 }
 
@@ -51,9 +56,19 @@ func (s *settings) check() error {
 	default:
 		return fmt.Errorf("--replicas %d: want 1, 3 or 5", s.replicas)
 	}
+	for name, limit := range map[string]int{
+		"combinations": s.policy.Combinations, "ports": s.policy.Ports, "blocks": s.policy.Blocks,
+	} {
+		if limit < 1 || limit > maxPolicyLimit {
+			return fmt.Errorf("--max-policy-%s %d: want 1 to %d", name, limit, maxPolicyLimit)
+		}
+	}
 	_, err := s.compile()
 	return err
 }
+
+// maxPolicyLimit bounds what a policy may be allowed to come to: a node's maps have room for some such policies.
+const maxPolicyLimit = 1 << 20
 
 // compile returns what is compiled by.
 func (s *settings) compile() (c compile.Settings, err error) {
@@ -66,6 +81,7 @@ func (s *settings) compile() (c compile.Settings, err error) {
 	if c.ServiceCIDRs, err = compile.ParseNetworks(s.serviceCIDRs); err != nil {
 		return c, fmt.Errorf("--service-cidrs: %w", err)
 	}
+	c.Policy = s.policy
 	return c, nil
 }
 

@@ -17,6 +17,8 @@ type metrics struct {
 
 	leader, epoch, revision, setAside prometheus.Gauge
 	rows, nodes                       *prometheus.GaugeVec
+	identities, ruleSets              prometheus.Gauge
+	policies                          *prometheus.GaugeVec
 
 	commitCount, deltaBytes, deltaRows  prometheus.Counter
 	facts, unchanged, units, mismatches prometheus.Counter
@@ -60,12 +62,15 @@ func newMetrics() *metrics {
 	m.setAside = gauge("objects_set_aside", "Objects that aren't compiled; status and events name them.")
 	m.rows = gauges("rows", "Rows in all layers, by table.", "table")
 	m.nodes = gauges("nodes", "Nodes, by whether they hold what they should: converged or behind.", "state")
+	m.policies = gauges("policies", "Policies, by whether they are understood and within the limits: enforced, or refused, which closes what they select.", "state")
+	m.identities = gauge("policy_identities", "Sets of addresses that policies tell apart.")
+	m.ruleSets = gauge("policy_rule_sets", "Combinations of policies that pods have in one direction.")
 	m.commitCount = counter("commits_total", "Revisions that the log has accepted.")
 	m.deltaBytes = counter("delta_bytes_total", "Bytes of deltas, as sent to the nodes of each layer.")
 	m.deltaRows = counter("delta_rows_total", "Rows put or removed by deltas.")
 	m.facts = counter("facts_total", "Facts taken in.")
 	m.unchanged = counter("facts_unchanged_total", "Facts that said nothing new.")
-	m.units = counter("units_compiled_total", "Services and nodes compiled.")
+	m.units = counter("units_compiled_total", "Services, nodes and networks compiled.")
 	m.mismatches = counter("incremental_mismatches_total", "Times that incremental and full compilation differed; each is a bug to report.")
 	m.checks = counter("checks_total", "Comparisons of rows with a compilation anew.")
 	m.dropped = counter("messages_dropped_total", "Times that messages from the bus were dropped because this process was too slow.")
@@ -112,6 +117,11 @@ func (m *metrics) gauges(c *core.Core, epoch uint64) {
 	for table, rows := range c.Tables() {
 		m.rows.WithLabelValues(table).Set(float64(rows))
 	}
+	policies := c.Policies()
+	m.policies.WithLabelValues("enforced").Set(float64(policies.InForce - policies.Refused))
+	m.policies.WithLabelValues("refused").Set(float64(policies.Refused))
+	m.identities.Set(float64(policies.Identities))
+	m.ruleSets.Set(float64(policies.RuleSets))
 	converged, behind := c.Converged(time.Now())
 	m.nodes.WithLabelValues("converged").Set(float64(converged))
 	m.nodes.WithLabelValues("behind").Set(float64(behind))
