@@ -40,6 +40,7 @@ func randomTables(t *rapid.T) *model.Tables {
 			r := model.SourceRange{Set: id, Prefix: netip.PrefixFrom(ip(203, 0, byte(n), 0), 24)}
 			tables.SourceRanges[r] = r
 		}
+		randomRuleSet(t, tables, model.RuleSetID(id))
 		key := model.FrontendKey{Addr: ip(10, 96, 0, byte(rapid.IntRange(1, 3).Draw(t, "address"))), Port: 80, Protocol: model.TCP}
 		tables.Frontends[key] = model.Frontend{FrontendKey: key, Set: id, Kind: model.FrontendClusterIP}
 	}
@@ -59,19 +60,46 @@ func randomZone(t *rapid.T, tables *model.Tables, root, id model.SetID) {
 	}
 }
 
+// randomRuleSet judges one endpoint: what it says of some identities, by ports or not, has rules.
+func randomRuleSet(t *rapid.T, tables *model.Tables, id model.RuleSetID) {
+	tables.RuleSets[id] = model.RuleSet{ID: id, Direction: model.Ingress}
+	for identity := range model.IdentityID(rapid.IntRange(1, 4).Draw(t, "identities")) {
+		rule := model.RuleID(rapid.IntRange(1, 5).Draw(t, "rule"))
+		tables.Rules[rule] = model.Rule{ID: rule, Direction: model.Ingress, Action: model.ActionAllow}
+		v := model.Verdict{VerdictKey: model.VerdictKey{RuleSet: id, Identity: identity}, Action: model.ActionAllow, Rule: rule}
+		if rapid.Bool().Draw(t, "ports") {
+			v.Ports = model.PortsID(rule)
+			key := model.PortKey{Ports: v.Ports, Protocol: model.TCP, Port: 80, Bits: 16}
+			tables.PortVerdicts[key] = model.PortVerdict{PortKey: key, Action: model.ActionAllow, Rule: rule}
+		}
+		tables.Verdicts[v.VerdictKey] = v
+		if identity > 0 {
+			peer := model.Peer{Addr: ip(10, 2, byte(id), byte(identity)), Identity: identity}
+			tables.Peers[peer.Addr] = peer
+			block := model.Block{Prefix: netip.PrefixFrom(ip(10, byte(id), byte(identity), 0), 24), Identity: identity}
+			tables.Blocks[block.Prefix] = block
+		}
+	}
+	addr := ip(10, 200, 0, byte(id))
+	tables.Endpoints[addr] = model.Endpoint{Addr: addr, Pod: "shop/web", Ingress: id}
+}
+
 // TestEachPieceOfACutLeavesWholeTables applies a change piece by piece: nothing may point at nothing, no piece
 // may be too large, and all together must be the change.
 func TestEachPieceOfACutLeavesWholeTables(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		from, to := randomTables(t), randomTables(t)
 		change := model.Diff(from, to)
-		most := rapid.IntRange(200, 1000).Draw(t, "most")
+		most := rapid.IntRange(500, 2000).Draw(t, "most")
 		now := from.Clone()
 		for _, piece := range cut(change, most) {
 			if size(piece) > most {
 				t.Fatalf("a piece of %d bytes, the bound is %d", size(piece), most)
 			}
 			now.Apply(piece, model.Digest{})
+			if lacking := policyLacks(now); lacking != "" {
+				t.Fatalf("a piece leaves %s", lacking)
+			}
 			for _, f := range now.Frontends {
 				if _, held := now.Sets[f.Set]; !held {
 					t.Fatalf("frontend %v points at no set", f)

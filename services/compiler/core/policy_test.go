@@ -242,3 +242,36 @@ func TestEditsOfPoliciesKeepThePace(t *testing.T) {
 		t.Errorf("%d deltas in three seconds, want some", len(deltas))
 	}
 }
+
+// TestWrongVerdictsAreFoundAndPutRight spoils what a node's rule set says.
+func TestWrongVerdictsAreFoundAndPutRight(t *testing.T) {
+	w := policedShop(t, Options{})
+	w.facts(ingressPolicy("a", "db", "web", 80, "", w.now))
+	w.pass(time.Second)
+	n2 := model.NodeLayer("n2")
+	held := w.core.layers[n2]
+	var wrong []model.Verdict
+	for _, v := range held.rows.Verdicts {
+		v.Action = model.ActionAllow
+		wrong = append(wrong, v)
+	}
+	held.at.Digest = held.rows.Apply(&model.Change{Put: model.Rows{Verdicts: wrong}}, held.at.Digest)
+	w.nodes[n2].rows, w.nodes[n2].at = held.rows.Clone(), held.at
+	w.forget()
+	w.pass(2 * time.Minute)
+	if w.mismatch == nil || len(w.mismatch.Full[n2].Verdicts) == 0 {
+		t.Errorf("mismatch %+v, want the verdicts of node n2", w.mismatch)
+	}
+	if want, got := w.core.rows(n2).Digest(), w.nodes[n2].at.Digest; want != got {
+		t.Errorf("after the repair node n2 has digest %s, want %s", got, want)
+	}
+	for _, v := range w.nodes[n2].rows.Verdicts {
+		if v.Identity == 0 && v.Action != model.ActionIsolate {
+			t.Errorf("after the repair everyone else's verdict is %s, want isolate", v.Action)
+		}
+	}
+	// It goes on from there.
+	w.facts(ingressPolicy("a", "db", "other", 80, "", w.now))
+	w.pass(time.Second)
+	w.checkConverged()
+}

@@ -221,10 +221,10 @@ func owners(states ...*Slice) []Name {
 	return slices.Compact(names)
 }
 
-// hosts returns the nodes whose endpoints change when a pod does.
+// hosts returns the nodes whose hostPorts, or claims to addresses, change when a pod does.
 func hosts(old, now *Pod) []string {
 	if old != nil && now != nil && old.Node == now.Node && slices.Equal(old.Attached(), now.Attached()) &&
-		slices.Equal(old.HostPorts, now.HostPorts) && old.Incarnation == now.Incarnation {
+		slices.Equal(old.HostPorts, now.HostPorts) {
 		return nil
 	}
 	var names []string
