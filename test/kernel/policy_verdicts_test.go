@@ -109,6 +109,7 @@ func TestVerdictsAreFoundByIdentityAndPort(t *testing.T) {
 // Policy row 11: each drop is told with its reason, the rule set, the rule and who sent what to whom.
 func TestWhatNothingIsSaidAboutIsClosed(t *testing.T) {
 	eachFamily(t, func(t *testing.T, f family) {
+		t.Helper()
 		plane := newCourt(t, bpf.Options{}, podOf(f.pod), says(egressSet, 0, 77, 5), model.Peer{Addr: bare(f.peer), Identity: 3})
 		want(t, "no verdict", towards(t, plane, model.Ingress, f.pod, f.peer, 80, segment{syn: true}), bpf.Drop)
 		got := event(t, plane)
@@ -133,6 +134,7 @@ func TestWhatNothingIsSaidAboutIsClosed(t *testing.T) {
 // Trap 44: probes of the pod's own node are allowed, and their answers.
 func TestPodItselfAndItsNodeAreAllowed(t *testing.T) {
 	eachFamily(t, func(t *testing.T, f family) {
+		t.Helper()
 		plane := newCourt(t, bpf.Options{}, podOf(f.pod), says(ingressSet, 0, model.ActionDeny, 1), says(egressSet, 0, model.ActionDeny, 2))
 		testkit.Put(t, plane, testkit.Service{
 			Set: 1, Protocol: model.TCP, Frontends: at(f.service),
@@ -168,6 +170,7 @@ func TestPodItselfAndItsNodeAreAllowed(t *testing.T) {
 // Policy row 7: a pod that isn't known yet passes nothing, in either direction; without policies it does.
 func TestUnknownPodsPassNothing(t *testing.T) {
 	eachFamily(t, func(t *testing.T, f family) {
+		t.Helper()
 		plane := newCourt(t, bpf.Options{}, model.Network{Prefix: f.networks, Kind: model.NetworkPods})
 		for _, packet := range []segment{{syn: true}, {ack: true}, {udp: true}} {
 			want(t, "sent", towards(t, plane, model.Egress, f.pod, f.stranger, 80, packet), bpf.Drop)
