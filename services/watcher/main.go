@@ -119,7 +119,7 @@ func (w *service) choose(s *settings) error {
 	}
 	w.log.Info("the source is a Kubernetes API server", "server", client.Server)
 	w.useKubernetes(&kube.Source{
-		Client: client, Log: w.log,
+		Client: client, Dynamic: client.Dynamic, Log: w.log,
 		OnWatch: func(kind string) { w.metrics.watches.WithLabelValues(kind).Inc() },
 	}, kube.Elector{Client: client, Namespace: s.namespace, Name: w.name, Log: w.log})
 	return nil

@@ -5,7 +5,8 @@
 //
 // An object that breaks a rule gives an error that names the object and the field, so that the object can be set
 // aside while all others work. The rules are Kubernetes' own validation where packets depend on it: sources other
-// than an API server (files, old backups) check nothing before us.
+// than an API server (files, old backups) check nothing before us. A policy is never set aside: its Fact says that it
+// is refused, and why, so that the pods that it selects are closed and not open.
 package convert
 
 import (
@@ -17,6 +18,7 @@ import (
 	discoveryv1 "k8s.io/api/discovery/v1"
 	networkingv1 "k8s.io/api/networking/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime"
 
 	"google.golang.org/protobuf/types/known/timestamppb"
@@ -32,10 +34,12 @@ const (
 	KindNode          = "Node"
 	KindNamespace     = "Namespace"
 	KindNetworkPolicy = "NetworkPolicy"
+	// KindClusterNetworkPolicy is of policy.networking.k8s.io, and may not be in the cluster.
+	KindClusterNetworkPolicy = "ClusterNetworkPolicy"
 )
 
 // Kinds lists the kinds that Fact takes, in the order in which they make sense to a reader of facts.
-var Kinds = []string{KindNamespace, KindNode, KindService, KindEndpointSlice, KindPod, KindNetworkPolicy}
+var Kinds = []string{KindNamespace, KindNode, KindService, KindEndpointSlice, KindPod, KindNetworkPolicy, KindClusterNetworkPolicy}
 
 // MaxObjectBytes bounds the objects that are looked at, in bytes of their protobuf form. An API server takes no
 // larger request (k8s.io/apiserver server.Config.MaxRequestBodyBytes).
@@ -70,6 +74,16 @@ func Name(ref *schemas.ObjectRef) string {
 }
 
 func state(fact *schemas.Fact, obj runtime.Object) error {
+	switch o := obj.(type) {
+	case *networkingv1.NetworkPolicy:
+		fact.State = &schemas.Fact_NetworkPolicy{NetworkPolicy: networkPolicy(o)}
+		fitPolicy(fact)
+		return nil
+	case *unstructured.Unstructured:
+		fact.State = &schemas.Fact_ClusterNetworkPolicy{ClusterNetworkPolicy: clusterNetworkPolicy(o)}
+		fitPolicy(fact)
+		return nil
+	}
 	if sized, ok := obj.(interface{ Size() int }); ok {
 		if size := sized.Size(); size > MaxObjectBytes {
 			return fmt.Errorf("the object has %d bytes, more than the %d that Kubernetes allows; make it smaller", size, MaxObjectBytes)
@@ -90,10 +104,7 @@ func state(fact *schemas.Fact, obj runtime.Object) error {
 		s, e := node(o)
 		fact.State, err = &schemas.Fact_Node{Node: s}, e
 	case *corev1.Namespace:
-		fact.State = &schemas.Fact_Namespace{Namespace: &schemas.Namespace{Labels: o.Labels}}
-	case *networkingv1.NetworkPolicy:
-		s, e := networkPolicy(o)
-		fact.State, err = &schemas.Fact_NetworkPolicy{NetworkPolicy: s}, e
+		fact.State = &schemas.Fact_Namespace{Namespace: namespace(o)}
 	}
 	return err
 }
@@ -116,7 +127,10 @@ func reference(obj runtime.Object) (*schemas.ObjectRef, *metav1.ObjectMeta, erro
 		kind, meta, namespaced = KindNode, &o.ObjectMeta, false
 	case *corev1.Namespace:
 		kind, meta, namespaced = KindNamespace, &o.ObjectMeta, false
-	default:
+	case *unstructured.Unstructured:
+		kind, meta, namespaced = KindClusterNetworkPolicy, metaOf(o), false
+	}
+	if kind == "" || meta == nil {
 		return nil, nil, fmt.Errorf("%T is no kind that deltaplane watches; it watches %v", obj, Kinds)
 	}
 	if meta.Name == "" {
@@ -127,6 +141,16 @@ func reference(obj runtime.Object) (*schemas.ObjectRef, *metav1.ObjectMeta, erro
 		ref.Namespace = cmp.Or(meta.Namespace, metav1.NamespaceDefault)
 	}
 	return ref, meta, nil
+}
+
+// metaOf returns what of a ClusterNetworkPolicy's metadata is used here; nil if the object is another.
+func metaOf(u *unstructured.Unstructured) *metav1.ObjectMeta {
+	if kind := u.GroupVersionKind(); kind.GroupVersion() != ClusterNetworkPolicies.GroupVersion() || kind.Kind != KindClusterNetworkPolicy {
+		return nil
+	}
+	return &metav1.ObjectMeta{
+		Name: u.GetName(), UID: u.GetUID(), ResourceVersion: u.GetResourceVersion(), ManagedFields: u.GetManagedFields(),
+	}
 }
 
 // manager returns the field manager of the newest entry, the last one of those that are equally new.

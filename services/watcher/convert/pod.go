@@ -4,6 +4,7 @@ package convert
 
 import (
 	"fmt"
+	"maps"
 	"net/netip"
 	"slices"
 
@@ -99,7 +100,7 @@ func hostPort(field string, port corev1.ContainerPort) (*schemas.HostPort, error
 }
 
 func node(n *corev1.Node) (*schemas.Node, error) {
-	out := &schemas.Node{Zone: n.Labels[corev1.LabelTopologyZone], Draining: draining(n)}
+	out := &schemas.Node{Zone: n.Labels[corev1.LabelTopologyZone], Draining: draining(n), Labels: n.Labels}
 	if len(out.GetZone()) > validation.LabelValueMaxLength {
 		return nil, fmt.Errorf("metadata.labels[%s]: has %d bytes, more than the %d that Kubernetes allows",
 			corev1.LabelTopologyZone, len(out.GetZone()), validation.LabelValueMaxLength)
@@ -126,6 +127,16 @@ func node(n *corev1.Node) (*schemas.Node, error) {
 		out.PodCidrs = append(out.PodCidrs, prefix.String())
 	}
 	return out, nil
+}
+
+// namespace keeps the labels, with the one that API servers give to each Namespace: files may lack it.
+func namespace(n *corev1.Namespace) *schemas.Namespace {
+	labels := maps.Clone(n.Labels)
+	if labels == nil {
+		labels = map[string]string{}
+	}
+	labels[corev1.LabelMetadataName] = n.Name
+	return &schemas.Namespace{Labels: labels}
 }
 
 // taintToBeDeleted is what the cluster autoscaler puts on a Node before it drains it (k8s.io/kubernetes

@@ -3,125 +3,166 @@
 package convert
 
 import (
-	"encoding/json"
 	"fmt"
+	"slices"
 
+	corev1 "k8s.io/api/core/v1"
 	networkingv1 "k8s.io/api/networking/v1"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/util/intstr"
+	"k8s.io/apimachinery/pkg/util/validation"
 
 	"github.com/deltaplane/deltaplane/schemas"
 )
 
-// networkPolicy carries the spec as JSON once everything in it that could not be understood later is ruled out.
-func networkPolicy(p *networkingv1.NetworkPolicy) (*schemas.NetworkPolicy, error) {
-	if err := selector(&p.Spec.PodSelector); err != nil {
-		return nil, fmt.Errorf("spec.podSelector: %w", err)
+// networkPolicy converts a NetworkPolicy. One that breaks a rule is refused, and still selects: leaving it out would
+// open what it isolates.
+func networkPolicy(p *networkingv1.NetworkPolicy) *schemas.NetworkPolicy {
+	out := &schemas.NetworkPolicy{}
+	var errTypes, errPods, errIngress, errEgress error
+	out.IsolatesIngress, out.IsolatesEgress, errTypes = isolates(&p.Spec)
+	if out.Pods, errPods = selector(&p.Spec.PodSelector); errPods != nil {
+		errPods = fmt.Errorf("spec.podSelector: %w", errPods)
 	}
-	for i, t := range p.Spec.PolicyTypes {
+	for i, r := range p.Spec.Ingress {
+		if errIngress == nil {
+			out.Ingress, errIngress = appendRule(out.GetIngress(), fmt.Sprintf("spec.ingress[%d]", i), "from", r.From, r.Ports)
+		}
+	}
+	for i, r := range p.Spec.Egress {
+		if errEgress == nil {
+			out.Egress, errEgress = appendRule(out.GetEgress(), fmt.Sprintf("spec.egress[%d]", i), "to", r.To, r.Ports)
+		}
+	}
+	refuseNetworkPolicy(out, first(errPods, errTypes, errIngress, errEgress))
+	return out
+}
+
+// isolates says in which directions a NetworkPolicy isolates: without policyTypes always for ingress, and for egress if
+// it has rules for that (networking/v1 defaults). Of types that can't be read it is both.
+func isolates(spec *networkingv1.NetworkPolicySpec) (ingress, egress bool, err error) {
+	for i, t := range spec.PolicyTypes {
 		if t != networkingv1.PolicyTypeIngress && t != networkingv1.PolicyTypeEgress {
-			return nil, fmt.Errorf("spec.policyTypes[%d]: %q is not Ingress or Egress", i, t)
+			return true, true, fmt.Errorf("spec.policyTypes[%d]: %q is not Ingress or Egress", i, t)
 		}
 	}
-	for i, rule := range p.Spec.Ingress {
-		if err := policyRule("from", rule.From, rule.Ports); err != nil {
-			return nil, fmt.Errorf("spec.ingress[%d].%w", i, err)
-		}
+	if len(spec.PolicyTypes) == 0 {
+		return true, len(spec.Egress) > 0, nil
 	}
-	for i, rule := range p.Spec.Egress {
-		if err := policyRule("to", rule.To, rule.Ports); err != nil {
-			return nil, fmt.Errorf("spec.egress[%d].%w", i, err)
-		}
-	}
-	spec, err := json.Marshal(p.Spec)
-	if err != nil {
-		return nil, fmt.Errorf("spec: %w", err)
-	}
-	return &schemas.NetworkPolicy{SpecJson: spec}, nil
+	return slices.Contains(spec.PolicyTypes, networkingv1.PolicyTypeIngress),
+		slices.Contains(spec.PolicyTypes, networkingv1.PolicyTypeEgress), nil
 }
 
-// policyRule's errors start with the field below the rule.
-func policyRule(direction string, peers []networkingv1.NetworkPolicyPeer, ports []networkingv1.NetworkPolicyPort) error {
-	for i, peer := range peers {
-		if err := policyPeer(peer); err != nil {
-			return fmt.Errorf("%s[%d]%w", direction, i, err)
-		}
+func appendRule(rules []*schemas.PolicyRule, field, direction string, peers []networkingv1.NetworkPolicyPeer,
+	ports []networkingv1.NetworkPolicyPort,
+) ([]*schemas.PolicyRule, error) {
+	rule := &schemas.PolicyRule{
+		Action: schemas.RuleAction_RULE_ACTION_ACCEPT, AnyPeer: len(peers) == 0, AnyPort: len(ports) == 0,
 	}
-	for i, port := range ports {
-		if err := policyPort(port); err != nil {
-			return fmt.Errorf("ports[%d].%w", i, err)
-		}
-	}
-	return nil
-}
-
-func policyPeer(peer networkingv1.NetworkPolicyPeer) error {
-	if peer.IPBlock == nil {
-		if peer.PodSelector == nil && peer.NamespaceSelector == nil {
-			return fmt.Errorf(": names no ipBlock, podSelector or namespaceSelector")
-		}
-		if err := selector(peer.PodSelector); err != nil {
-			return fmt.Errorf(".podSelector: %w", err)
-		}
-		if err := selector(peer.NamespaceSelector); err != nil {
-			return fmt.Errorf(".namespaceSelector: %w", err)
-		}
-		return nil
-	}
-	if peer.PodSelector != nil || peer.NamespaceSelector != nil {
-		return fmt.Errorf(".ipBlock: stands beside a selector; a peer is one or the other")
-	}
-	block, err := prefixOf(peer.IPBlock.CIDR)
-	if err != nil {
-		return fmt.Errorf(".ipBlock.cidr: %w", err)
-	}
-	for i, text := range peer.IPBlock.Except {
-		except, err := prefixOf(text)
+	for i, p := range peers {
+		peer, err := policyPeer(p)
 		if err != nil {
-			return fmt.Errorf(".ipBlock.except[%d]: %w", i, err)
+			return nil, fmt.Errorf("%s.%s[%d]%w", field, direction, i, err)
+		}
+		rule.Peers = append(rule.Peers, peer)
+	}
+	for i, p := range ports {
+		port, err := policyPort(p)
+		if err != nil {
+			return nil, fmt.Errorf("%s.ports[%d].%w", field, i, err)
+		}
+		rule.Ports = append(rule.Ports, port)
+	}
+	return append(rules, rule), nil
+}
+
+// policyPeer's errors start with what follows the peer's field.
+func policyPeer(p networkingv1.NetworkPolicyPeer) (*schemas.PolicyPeer, error) {
+	switch {
+	case p.IPBlock != nil && (p.PodSelector != nil || p.NamespaceSelector != nil):
+		return nil, fmt.Errorf(".ipBlock: stands beside a selector; a peer is one or the other")
+	case p.IPBlock != nil:
+		block, err := blockPeer(p.IPBlock)
+		return &schemas.PolicyPeer{Peer: &schemas.PolicyPeer_Block{Block: block}}, err
+	case p.PodSelector == nil && p.NamespaceSelector == nil:
+		return nil, fmt.Errorf(": names no ipBlock, podSelector or namespaceSelector")
+	}
+	pods, errPods := selector(p.PodSelector)
+	namespaces, errNamespaces := selector(p.NamespaceSelector)
+	switch {
+	case errPods != nil:
+		return nil, fmt.Errorf(".podSelector: %w", errPods)
+	case errNamespaces != nil:
+		return nil, fmt.Errorf(".namespaceSelector: %w", errNamespaces)
+	}
+	return podPeer(namespaces, pods), nil
+}
+
+func podPeer(namespaces, pods *schemas.Selector) *schemas.PolicyPeer {
+	return &schemas.PolicyPeer{Peer: &schemas.PolicyPeer_Pods{Pods: &schemas.PodPeer{Namespaces: namespaces, Pods: pods}}}
+}
+
+func blockPeer(b *networkingv1.IPBlock) (*schemas.BlockPeer, error) {
+	block, err := legacyPrefix(b.CIDR)
+	if err != nil {
+		return nil, fmt.Errorf(".ipBlock.cidr: %w", err)
+	}
+	out := &schemas.BlockPeer{Cidr: block.String()}
+	for i, text := range b.Except {
+		except, err := legacyPrefix(text)
+		if err != nil {
+			return nil, fmt.Errorf(".ipBlock.except[%d]: %w", i, err)
 		}
 		if !block.Contains(except.Addr()) || except.Bits() <= block.Bits() {
-			return fmt.Errorf(".ipBlock.except[%d]: %s is not inside %s", i, except, block)
+			return nil, fmt.Errorf(".ipBlock.except[%d]: %s is not inside %s", i, except, block)
 		}
+		out.Except = append(out.Except, except.String())
 	}
-	return nil
+	return out, nil
 }
 
-func policyPort(port networkingv1.NetworkPolicyPort) error {
-	if _, err := protocolOf(value(port.Protocol)); err != nil {
-		return fmt.Errorf("protocol: %w", err)
+func policyPort(p networkingv1.NetworkPolicyPort) (*schemas.PolicyPort, error) {
+	protocol, err := policyProtocol(p.Protocol)
+	out := &schemas.PolicyPort{Protocol: protocol}
+	switch {
+	case err != nil:
+		return nil, fmt.Errorf("protocol: %w", err)
+	case p.Port == nil && p.EndPort != nil:
+		return nil, fmt.Errorf("endPort: has no port to start at")
+	case p.Port == nil:
+		return out, nil
+	case p.Port.Type == intstr.String && p.EndPort != nil:
+		return nil, fmt.Errorf("endPort: can't end a range that starts at the named port %q", p.Port.StrVal)
+	case p.Port.Type == intstr.String:
+		out.Name = p.Port.StrVal
+		return out, portName("port", out.GetName())
 	}
-	if port.Port == nil {
-		if port.EndPort != nil {
-			return fmt.Errorf("endPort: has no port to start at")
-		}
-		return nil
+	if out.Port, err = portOf(p.Port.IntVal); err != nil {
+		return nil, fmt.Errorf("port: %w", err)
 	}
-	if port.Port.Type == intstr.String {
-		if port.EndPort != nil {
-			return fmt.Errorf("endPort: can't end a range that starts at the named port %q", port.Port.StrVal)
-		}
-		return nil
+	if p.EndPort == nil {
+		return out, nil
 	}
-	first, err := portOf(port.Port.IntVal)
-	if err != nil {
-		return fmt.Errorf("port: %w", err)
+	if out.EndPort, err = portOf(*p.EndPort); err != nil {
+		return nil, fmt.Errorf("endPort: %w", err)
 	}
-	if port.EndPort == nil {
-		return nil
+	if out.GetEndPort() < out.GetPort() {
+		return nil, fmt.Errorf("endPort: %d is below port %d", out.GetEndPort(), out.GetPort())
 	}
-	last, err := portOf(*port.EndPort)
-	if err != nil {
-		return fmt.Errorf("endPort: %w", err)
-	}
-	if last < first {
-		return fmt.Errorf("endPort: %d is below port %d", last, first)
-	}
-	return nil
+	return out, nil
 }
 
-// selector rules out what can't be matched against labels. None selects nothing here and is no error.
-func selector(s *metav1.LabelSelector) error {
-	_, err := metav1.LabelSelectorAsSelector(s)
-	return err
+// policyProtocol reads a protocol that is TCP if it is left out; one that is there and empty is none.
+func policyProtocol(p *corev1.Protocol) (schemas.Protocol, error) {
+	if p != nil && *p == "" {
+		return 0, fmt.Errorf("%q is not TCP, UDP or SCTP", *p)
+	}
+	return protocolOf(value(p))
+}
+
+// portName checks the name of a container's port.
+func portName(field, name string) error {
+	if wrong := validation.IsValidPortName(name); len(wrong) > 0 {
+		return fmt.Errorf("%s: %q is no port's name: %s", field, name, wrong[0])
+	}
+	return nil
 }

@@ -12,6 +12,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"k8s.io/client-go/dynamic"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
@@ -64,6 +65,9 @@ func Connect(o Options) (*Client, error) {
 	if c.Interface, err = kubernetes.NewForConfig(config); err != nil {
 		return nil, fmt.Errorf("connect to the API server at %s: %w", config.Host, err)
 	}
+	if c.Dynamic, err = dynamic.NewForConfig(config); err != nil {
+		return nil, fmt.Errorf("connect to the API server at %s: %w", config.Host, err)
+	}
 	return c, nil
 }
 
@@ -85,6 +89,7 @@ func load(o Options) (*rest.Config, error) {
 // Client is a client of an API server.
 type Client struct {
 	kubernetes.Interface
+	Dynamic dynamic.Interface
 	// Server is the URL that was configured.
 	Server string
 	Log    *slog.Logger

@@ -21,6 +21,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/util/wait"
 	"k8s.io/apimachinery/pkg/watch"
+	"k8s.io/client-go/dynamic"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/tools/cache"
 
@@ -33,12 +34,15 @@ import (
 // Kinds are the kinds that the source lists.
 var Kinds = convert.Kinds
 
-// Source watches the cluster behind Client.
+// Source watches the cluster behind Client and Dynamic, which are clients of the same API server.
 type Source struct {
-	Client kubernetes.Interface
-	Log    *slog.Logger
+	Client  kubernetes.Interface
+	Dynamic dynamic.Interface // for kinds that aren't Kubernetes' own
+	Log     *slog.Logger
 	// OnWatch, if set, is told of each watch that is started.
 	OnWatch func(kind string)
+
+	lookForEvery time.Duration // 0 is the default; for tests
 }
 
 // Run emits a complete list of each kind, then every change, until ctx ends.
@@ -55,6 +59,10 @@ func (s *Source) Run(ctx context.Context, emit func(core.Input)) error {
 			return nil
 		})
 	}
+	group.Go(func() error {
+		s.optional(ctx, s.clusterNetworkPolicies(), emit)
+		return nil
+	})
 	group.Go(func() error {
 		found.run(ctx)
 		return nil
@@ -89,13 +97,14 @@ func (s *Source) reflector(k kind, to *store) *cache.Reflector {
 			return w, err
 		},
 	}
-	return cache.NewReflectorWithOptions(cache.ToListWatcherWithWatchListSemantics(listWatch, s.Client), k.example, to,
+	return cache.NewReflectorWithOptions(cache.ToListWatcherWithWatchListSemantics(listWatch, k.client), k.example, to,
 		cache.ReflectorOptions{Name: "deltaplane " + k.name, TypeDescription: k.name, Backoff: &backoff})
 }
 
 // kind is how one kind is listed and watched.
 type kind struct {
 	name    string
+	client  any // that list and watch ask
 	example runtime.Object
 	list    func(context.Context, metav1.ListOptions) (runtime.Object, error)
 	watch   func(context.Context, metav1.ListOptions) (watch.Interface, error)
@@ -107,20 +116,20 @@ type lister[L runtime.Object] interface {
 	Watch(context.Context, metav1.ListOptions) (watch.Interface, error)
 }
 
-func kindOf[L runtime.Object](name string, example runtime.Object, from lister[L]) kind {
-	return kind{name, example, func(ctx context.Context, o metav1.ListOptions) (runtime.Object, error) {
+func kindOf[L runtime.Object](name string, client any, example runtime.Object, from lister[L]) kind {
+	return kind{name, client, example, func(ctx context.Context, o metav1.ListOptions) (runtime.Object, error) {
 		return from.List(ctx, o)
 	}, from.Watch}
 }
 
 func (s *Source) kinds() []kind {
-	all := metav1.NamespaceAll
+	c, all := s.Client, metav1.NamespaceAll
 	return []kind{
-		kindOf(convert.KindNamespace, &corev1.Namespace{}, s.Client.CoreV1().Namespaces()),
-		kindOf(convert.KindNode, &corev1.Node{}, s.Client.CoreV1().Nodes()),
-		kindOf(convert.KindService, &corev1.Service{}, s.Client.CoreV1().Services(all)),
-		kindOf(convert.KindEndpointSlice, &discoveryv1.EndpointSlice{}, s.Client.DiscoveryV1().EndpointSlices(all)),
-		kindOf(convert.KindPod, &corev1.Pod{}, s.Client.CoreV1().Pods(all)),
-		kindOf(convert.KindNetworkPolicy, &networkingv1.NetworkPolicy{}, s.Client.NetworkingV1().NetworkPolicies(all)),
+		kindOf(convert.KindNamespace, c, &corev1.Namespace{}, c.CoreV1().Namespaces()),
+		kindOf(convert.KindNode, c, &corev1.Node{}, c.CoreV1().Nodes()),
+		kindOf(convert.KindService, c, &corev1.Service{}, c.CoreV1().Services(all)),
+		kindOf(convert.KindEndpointSlice, c, &discoveryv1.EndpointSlice{}, c.DiscoveryV1().EndpointSlices(all)),
+		kindOf(convert.KindPod, c, &corev1.Pod{}, c.CoreV1().Pods(all)),
+		kindOf(convert.KindNetworkPolicy, c, &networkingv1.NetworkPolicy{}, c.NetworkingV1().NetworkPolicies(all)),
 	}
 }

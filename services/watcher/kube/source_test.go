@@ -16,6 +16,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/dynamic"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
 
@@ -75,7 +76,7 @@ func (a *api) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	case strings.HasSuffix(r.URL.Path, "/servicecidrs"):
 		w.Header().Set("Content-Type", "application/json")
 		fmt.Fprint(w, `{"kind":"ServiceCIDRList","apiVersion":"networking.k8s.io/v1","items":[{"metadata":{"name":"kubernetes"},"spec":{"cidrs":["10.96.0.0/12"]}}]}`)
-	case strings.Contains(r.URL.Path, "/configmaps/"):
+	case strings.Contains(r.URL.Path, "/configmaps/") || strings.Contains(r.URL.Path, "/policy.networking.k8s.io/"):
 		w.Header().Set("Content-Type", "application/json")
 		w.WriteHeader(http.StatusNotFound)
 		fmt.Fprint(w, `{"kind":"Status","apiVersion":"v1","status":"Failure","reason":"NotFound","code":404,"message":"not found"}`)
@@ -138,15 +139,11 @@ func watching(t *testing.T, names ...string) (*api, func(want string)) {
 	a.refused.Add(1)
 	server := httptest.NewServer(a)
 	t.Cleanup(server.Close)
-	client, err := kubernetes.NewForConfig(&rest.Config{Host: server.URL, QPS: -1})
-	if err != nil {
-		t.Fatal(err)
-	}
+	source := sourceOf(t, server.URL)
 	inputs, clusters := make(chan string, 64), make(chan string, 64)
 	listed := sync.Map{}
 	ctx, stop := context.WithCancel(context.WithoutCancel(t.Context())) // Cleanup waits for what comes late
 	done := make(chan error)
-	source := &Source{Client: client, Log: slog.New(slog.DiscardHandler)}
 	go func() {
 		done <- source.Run(ctx, func(in core.Input) {
 			if l, ok := in.(core.List); ok {
@@ -194,6 +191,20 @@ func watching(t *testing.T, names ...string) (*api, func(want string)) {
 			t.Fatalf("nothing came, want %q", want)
 		}
 	}
+}
+
+func sourceOf(t *testing.T, url string) *Source {
+	t.Helper()
+	config := &rest.Config{Host: url, QPS: -1}
+	client, err := kubernetes.NewForConfig(config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	dynamics, err := dynamic.NewForConfig(config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return &Source{Client: client, Dynamic: dynamics, Log: slog.New(slog.DiscardHandler)}
 }
 
 // words says what an input says about Namespaces.

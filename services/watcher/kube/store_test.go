@@ -23,7 +23,7 @@ func namespace(name string) *corev1.Namespace {
 func fact(name string) *schemas.Fact {
 	return &schemas.Fact{
 		Object: &schemas.ObjectRef{Kind: "Namespace", Name: name, ResourceVersion: "1"},
-		State:  &schemas.Fact_Namespace{Namespace: &schemas.Namespace{}},
+		State:  &schemas.Fact_Namespace{Namespace: &schemas.Namespace{Labels: map[string]string{"kubernetes.io/metadata.name": name}}},
 	}
 }
 
