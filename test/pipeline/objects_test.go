@@ -97,7 +97,7 @@ var badObjects = []struct {
 	},
 	{
 		"policy.yaml", object("NetworkPolicy", "networking.k8s.io/v1", "closed", "spec: {podSelector: {}, ingress: [{from: [{ipBlock: {cidr: 10/8}}]}]}"),
-		[]string{`NetworkPolicy shop/closed: NetworkPolicy shop/closed: spec.ingress[0].from[0].ipBlock.cidr: "10/8" is no prefix such as 10.0.0.0/16 or fd00::/64`},
+		[]string{`NetworkPolicy shop/closed: the pods that it selects pass nothing: spec.ingress[0].from[0].ipBlock.cidr: "10/8" is no prefix such as 10.0.0.0/16 or fd00::/64`},
 		"",
 	},
 	{
