@@ -68,6 +68,8 @@ const (
 	floorProgFloorRandomAll    = "floor_random_all"
 	floorProgFloorRefused      = "floor_refused"
 	floorProgOursNew           = "ours_new"
+	floorProgOursNewDirect     = "ours_new_direct"
+	floorProgOursNewToPod      = "ours_new_to_pod"
 	floorProgOursNoService     = "ours_no_service"
 	floorProgOursRandom        = "ours_random"
 	floorProgOursRandomAll     = "ours_random_all"
@@ -139,6 +141,8 @@ type floorProgramSpecs struct {
 	FloorRandomAll   *ebpf.ProgramSpec `ebpf:"floor_random_all"`
 	FloorRefused     *ebpf.ProgramSpec `ebpf:"floor_refused"`
 	OursNew          *ebpf.ProgramSpec `ebpf:"ours_new"`
+	OursNewDirect    *ebpf.ProgramSpec `ebpf:"ours_new_direct"`
+	OursNewToPod     *ebpf.ProgramSpec `ebpf:"ours_new_to_pod"`
 	OursNoService    *ebpf.ProgramSpec `ebpf:"ours_no_service"`
 	OursRandom       *ebpf.ProgramSpec `ebpf:"ours_random"`
 	OursRandomAll    *ebpf.ProgramSpec `ebpf:"ours_random_all"`
@@ -365,6 +369,8 @@ type floorPrograms struct {
 	FloorRandomAll   *ebpf.Program `ebpf:"floor_random_all"`
 	FloorRefused     *ebpf.Program `ebpf:"floor_refused"`
 	OursNew          *ebpf.Program `ebpf:"ours_new"`
+	OursNewDirect    *ebpf.Program `ebpf:"ours_new_direct"`
+	OursNewToPod     *ebpf.Program `ebpf:"ours_new_to_pod"`
 	OursNoService    *ebpf.Program `ebpf:"ours_no_service"`
 	OursRandom       *ebpf.Program `ebpf:"ours_random"`
 	OursRandomAll    *ebpf.Program `ebpf:"ours_random_all"`
@@ -380,6 +386,8 @@ func (p *floorPrograms) Close() error {
 		p.FloorRandomAll,
 		p.FloorRefused,
 		p.OursNew,
+		p.OursNewDirect,
+		p.OursNewToPod,
 		p.OursNoService,
 		p.OursRandom,
 		p.OursRandomAll,

@@ -17,8 +17,8 @@
  * What is denied leaves no entry. A denied TCP connection that was allowed before keeps its entry,
  * and with it who began it: else its next packet would be one of a connection that began unseen.
  *
- * Lookups: known 1, judged again 2 and those of verdict.h, new 4 and those, one write; one more for
- * a rule's hits, its first on a processor one more write.
+ * Lookups: known 1, judged again 2 and those of verdict.h, new 3 and those, and a write; one more
+ * where a rule decided, and at its first on a processor a write. A test counts them.
  */
 #pragma once
 

@@ -270,6 +270,22 @@ int ours_new(struct __sk_buff *skb)
 	return comes_in(skb, false);
 }
 
+/* A new connection that is for no Service, each time. */
+SEC("tc")
+int ours_new_direct(struct __sk_buff *skb)
+{
+	vary_port(skb);
+	return comes_in(skb, false);
+}
+
+/* The same as its pod gets it. */
+SEC("tc")
+int ours_new_to_pod(struct __sk_buff *skb)
+{
+	vary_port(skb);
+	return leaves(skb, false);
+}
+
 SEC("tc")
 int floor_no_service(struct __sk_buff *skb)
 {

@@ -38,6 +38,7 @@ var families = []family{
 
 // eachFamily runs a test for IPv4 and for IPv6.
 func eachFamily(t *testing.T, test func(t *testing.T, f family)) {
+	t.Helper()
 	for _, f := range families {
 		t.Run(f.name, func(t *testing.T) { test(t, f) })
 	}
