@@ -12,6 +12,7 @@ import (
 
 	"github.com/deltaplane/deltaplane/internal/model"
 	"github.com/deltaplane/deltaplane/schemas"
+	"github.com/deltaplane/deltaplane/services/compiler/policy"
 )
 
 // draw draws random objects. The names and addresses are few, so that objects meet: claim the same address or port,
@@ -51,7 +52,12 @@ func randomFact(t *rapid.T) *schemas.Fact {
 
 func randomSettings(t *rapid.T) Settings {
 	d := draw{t}
+	limits := policy.Limits{}
+	if d.one(3) {
+		limits = policy.Limits{Combinations: 3, Ports: 2, Blocks: 1} // some policies are beyond them
+	}
 	return Settings{
+		Policy:           limits,
 		AllowExternalIPs: d.prefixes("192.0.2.0/25", "2001:db8::/32"),
 		PodCIDRs:         d.prefixes("10.1.0.0/24", "10.2.0.0/16"), ServiceCIDRs: d.prefixes("10.96.0.0/12"),
 	}

@@ -20,7 +20,7 @@ type Difference struct {
 	Changed map[model.Layer][]Unit
 	// SetAside by unit, for each unit that was compiled; none if the unit has nothing set aside.
 	SetAside map[Unit][]state.SetAside
-	// Refused are the policies that are beyond the limits.
+	// Refused are the policies that are beyond the limits, if what policies are about was compiled.
 	Refused []state.SetAside
 	// Units counts the units compiled.
 	Units int
@@ -59,8 +59,8 @@ func Update(before, after *state.Snapshot, alloc *ids.Allocator, engine *policy.
 	}
 	if !work.Policy.Empty() {
 		d.add(engine.Update(after, work.Policy))
+		d.Refused = engine.SetAside()
 	}
-	d.Refused = engine.SetAside()
 	d.tidy()
 	return d
 }

@@ -81,13 +81,17 @@ func (c *Core) step(now time.Time) (out Output) {
 func (c *Core) compilePending(now time.Time) (out Output) {
 	before, after := c.compiled, c.db.Snapshot()
 	c.ids.Advance(now)
-	d := compile.Update(before, after, c.ids, c.engine, c.o.Settings, c.pending.work())
+	work := c.pending.work()
+	d := compile.Update(before, after, c.ids, c.engine, c.o.Settings, work)
 	c.stats.Units += d.Units
 	c.compiled, c.compiling = after, c.seen
 	for unit, aside := range d.SetAside {
 		out.Events = append(out.Events, c.setAside(now, unit, aside)...)
 	}
-	out.Events = c.bound(now, append(out.Events, c.refuse(now, d.Refused)...))
+	if !work.Policy.Empty() {
+		out.Events = append(out.Events, c.refuse(now, d.Refused)...)
+	}
+	out.Events = c.bound(now, out.Events)
 	seen := c.pending.addresses(before, after)
 	for i, stage := range d.Stages {
 		c.commit(now, stage, func(l model.Layer) causes {
@@ -267,13 +271,14 @@ func (c *Core) Appended(now time.Time) (out Output) {
 
 // inOrder returns the layers that change in the order in which nodes are to hear of it: nodes' layers that get views
 // before the cluster layer, whose frontends may begin to count on them (a traffic policy Local without a local view
-// drops); nodes' layers that get none after it, since it may end to count on the views that they lose.
+// drops), or endpoints, which may be its new backends (where there are policies an unknown pod passes nothing); nodes'
+// layers that get neither after it, since it may end to count on the views that they lose.
 func inOrder(changes map[model.Layer]*model.Change) []model.Layer {
 	turn := func(l model.Layer) int {
 		switch {
 		case l == model.ClusterLayer:
 			return 1
-		case len(changes[l].Put.Views) > 0:
+		case len(changes[l].Put.Views) > 0, len(changes[l].Put.Endpoints) > 0 && len(changes[l].Remove.Views) == 0:
 			return 0
 		}
 		return 2
