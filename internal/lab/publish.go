@@ -15,7 +15,9 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
+	networkingv1 "k8s.io/api/networking/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"sigs.k8s.io/yaml"
 
 	"github.com/deltaplane/deltaplane/internal/lab/apiserver"
@@ -71,19 +73,22 @@ func (l *Lab) publish(ctx context.Context, next *manifest.Objects) error {
 }
 
 // rank puts EndpointSlices before the Services that they belong to: a reader that makes slices for Services without
-// any then never sees a Service without its own.
+// any then never sees a Service without its own. Policies come before the pods that they select: no reader sees one
+// unprotected.
 func rank(object manifest.Object) int {
 	switch object.(type) {
 	case *corev1.Namespace:
 		return 0
-	case *corev1.Node:
+	case *networkingv1.NetworkPolicy, *unstructured.Unstructured:
 		return 1
-	case *corev1.Pod:
+	case *corev1.Node:
 		return 2
-	case *discoveryv1.EndpointSlice:
+	case *corev1.Pod:
 		return 3
+	case *discoveryv1.EndpointSlice:
+		return 4
 	}
-	return 4
+	return 5
 }
 
 // folder is a directory with one file an object, as the watcher's directory source reads it. It adds what an API

@@ -17,6 +17,7 @@ import (
 	discoveryv1 "k8s.io/api/discovery/v1"
 	networkingv1 "k8s.io/api/networking/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/runtime/serializer"
@@ -31,10 +32,15 @@ var kinds = map[string]string{
 	"Namespace": "v1", "Node": "v1", "Pod": "v1", "Service": "v1", "EndpointSlice": "discovery.k8s.io/v1",
 	"Deployment": "apps/v1", "ReplicaSet": "apps/v1", "StatefulSet": "apps/v1", "DaemonSet": "apps/v1",
 	"NetworkPolicy": "networking.k8s.io/v1", "ServiceCIDR": "networking.k8s.io/v1",
+	kindClusterNetworkPolicy: "policy.networking.k8s.io/v1alpha2",
 }
 
 // clusterKinds have no namespace.
-var clusterKinds = []string{"Namespace", "Node", "ServiceCIDR"}
+var clusterKinds = []string{"Namespace", "Node", "ServiceCIDR", kindClusterNetworkPolicy}
+
+// kindClusterNetworkPolicy is of network-policy-api, has no Go type here, and keeps the fields that it is given:
+// whoever reads it says which it knows.
+const kindClusterNetworkPolicy = "ClusterNetworkPolicy"
 
 // Scheme knows the Go types of all kinds that are understood.
 var Scheme = newScheme()
@@ -183,6 +189,13 @@ func decodeOne(h head, data []byte) (Object, error) {
 		return nil, fmt.Errorf("kind %q is not one that deltaplane reads: want %s", h.Kind, knownKinds())
 	case h.APIVersion != version:
 		return nil, fmt.Errorf("apiVersion %q: %s is read in version %s", h.APIVersion, h.Kind, version)
+	}
+	if h.Kind == kindClusterNetworkPolicy {
+		object := &unstructured.Unstructured{}
+		if err := object.UnmarshalJSON(data); err != nil {
+			return nil, plainJSON(err)
+		}
+		return object, nil
 	}
 	decoded, _, err := strict.Decode(data, nil, nil)
 	if err != nil {

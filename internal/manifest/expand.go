@@ -118,6 +118,7 @@ func (e *expansion) identify() {
 	identifyAll(e.out.EndpointSlices)
 	identifyAll(e.out.NetworkPolicies)
 	identifyAll(e.out.ServiceCIDRs)
+	identifyAll(e.out.ClusterNetworkPolicies)
 }
 
 func identifyAll[T Object](list []T) {

@@ -21,6 +21,7 @@ import (
 	discoveryv1 "k8s.io/api/discovery/v1"
 	networkingv1 "k8s.io/api/networking/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime"
 )
 
@@ -43,6 +44,8 @@ type Objects struct {
 	EndpointSlices  []*discoveryv1.EndpointSlice
 	NetworkPolicies []*networkingv1.NetworkPolicy
 	ServiceCIDRs    []*networkingv1.ServiceCIDR
+	// ClusterNetworkPolicies are of policy.networking.k8s.io/v1alpha2, as they were written.
+	ClusterNetworkPolicies []*unstructured.Unstructured
 
 	// SetAside are the documents that could not be used; all others are in the lists above.
 	SetAside []*DocumentError
@@ -90,7 +93,8 @@ func (o *Objects) All() iter.Seq[Object] {
 		_ = each(o.Namespaces, yield) && each(o.Nodes, yield) && each(o.ServiceCIDRs, yield) && each(o.Services, yield) &&
 			each(o.Deployments, yield) &&
 			each(o.ReplicaSets, yield) && each(o.StatefulSets, yield) && each(o.DaemonSets, yield) &&
-			each(o.Pods, yield) && each(o.EndpointSlices, yield) && each(o.NetworkPolicies, yield)
+			each(o.Pods, yield) && each(o.EndpointSlices, yield) && each(o.NetworkPolicies, yield) &&
+			each(o.ClusterNetworkPolicies, yield)
 	}
 }
 
@@ -99,7 +103,8 @@ func (o *Objects) All() iter.Seq[Object] {
 func (o *Objects) Watched() iter.Seq[Object] {
 	return func(yield func(Object) bool) {
 		_ = each(o.Namespaces, yield) && each(o.Nodes, yield) && each(o.Services, yield) &&
-			each(o.Pods, yield) && each(o.EndpointSlices, yield) && each(o.NetworkPolicies, yield)
+			each(o.Pods, yield) && each(o.EndpointSlices, yield) && each(o.NetworkPolicies, yield) &&
+			each(o.ClusterNetworkPolicies, yield)
 	}
 }
 
@@ -138,6 +143,11 @@ func (o *Objects) Add(object runtime.Object) bool {
 		put(&o.NetworkPolicies, x)
 	case *networkingv1.ServiceCIDR:
 		put(&o.ServiceCIDRs, x)
+	case *unstructured.Unstructured:
+		if x.GetKind() != kindClusterNetworkPolicy {
+			return false
+		}
+		put(&o.ClusterNetworkPolicies, x)
 	default:
 		return false
 	}
@@ -169,6 +179,8 @@ func (o *Objects) Remove(object runtime.Object) bool {
 		return remove(&o.NetworkPolicies, x)
 	case *networkingv1.ServiceCIDR:
 		return remove(&o.ServiceCIDRs, x)
+	case *unstructured.Unstructured:
+		return x.GetKind() == kindClusterNetworkPolicy && remove(&o.ClusterNetworkPolicies, x)
 	}
 	return false
 }
@@ -187,6 +199,7 @@ func (o *Objects) Clone() *Objects {
 	c.EndpointSlices = slices.Clone(o.EndpointSlices)
 	c.NetworkPolicies = slices.Clone(o.NetworkPolicies)
 	c.ServiceCIDRs = slices.Clone(o.ServiceCIDRs)
+	c.ClusterNetworkPolicies = slices.Clone(o.ClusterNetworkPolicies)
 	c.SetAside = slices.Clone(o.SetAside)
 	return &c
 }

@@ -24,7 +24,7 @@ func TestBadDocumentsAreSetAside(t *testing.T) {
 	t.Parallel()
 	for _, c := range []struct{ name, document, want string }{
 		{"unknown field", "apiVersion: v1\nkind: Service\nmetadata: {name: cart, namespace: shop}\nspec: {ports: [{port: 80, prot: TCP}]}\n", `f.yaml: document 2: Service shop/cart: unknown field "spec.ports[0].prot"`},
-		{"unknown kind", "apiVersion: v1\nkind: Gateway\nmetadata: {name: x}\n", `f.yaml: document 2: Gateway x: kind "Gateway" is not one that deltaplane reads: want DaemonSet, Deployment,`},
+		{"unknown kind", "apiVersion: v1\nkind: Gateway\nmetadata: {name: x}\n", `f.yaml: document 2: Gateway x: kind "Gateway" is not one that deltaplane reads: want ClusterNetworkPolicy, DaemonSet, Deployment,`},
 		{"old version", "apiVersion: extensions/v1beta1\nkind: Deployment\nmetadata: {name: x}\n", `apiVersion "extensions/v1beta1": Deployment is read in version apps/v1`},
 		{"no kind", "metadata: {name: x}\n", "kind is missing"},
 		{"no YAML", "a: [\n", "f.yaml: document 2: this is no YAML:"},

@@ -151,6 +151,9 @@ func validContainers(field string, spec *corev1.PodSpec) error {
 
 func validContainerPort(field string, port corev1.ContainerPort, hostNetwork bool) error {
 	err := errors.Join(validPort(field+".containerPort", port.ContainerPort), validProtocol(field+".protocol", port.Protocol))
+	if err == nil && port.Name != "" {
+		err = validPortName(field+".name", port.Name)
+	}
 	if err == nil && port.HostPort != 0 {
 		err = validPort(field+".hostPort", port.HostPort)
 	}
@@ -220,8 +223,12 @@ func validTarget(field string, target intstr.IntOrString) error {
 		}
 		return validPort(field, target.IntVal)
 	}
-	if wrong := validation.IsValidPortName(target.StrVal); len(wrong) > 0 {
-		return fmt.Errorf("%s %q: %s", field, target.StrVal, wrong[0])
+	return validPortName(field, target.StrVal)
+}
+
+func validPortName(field, name string) error {
+	if wrong := validation.IsValidPortName(name); len(wrong) > 0 {
+		return fmt.Errorf("%s %q: %s", field, name, wrong[0])
 	}
 	return nil
 }

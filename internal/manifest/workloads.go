@@ -8,6 +8,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"math"
+	"strconv"
 	"strings"
 
 	appsv1 "k8s.io/api/apps/v1"
@@ -69,7 +70,11 @@ func podsOf(object Object, nodes []*corev1.Node) []*corev1.Pod {
 		if ordinal {
 			name = fmt.Sprintf("%s-%d", object.GetName(), i)
 		}
-		pods = append(pods, podOf(object, template, hash, name))
+		pod := podOf(object, template, hash, name)
+		if ordinal { // policies may select one pod by these
+			pod.Labels[appsv1.StatefulSetPodNameLabel], pod.Labels[appsv1.PodIndexLabel] = name, strconv.Itoa(i)
+		}
+		pods = append(pods, pod)
 	}
 	return pods
 }

@@ -214,8 +214,8 @@ func equal(a, b manifest.Object) bool {
 func keyOf(object manifest.Object) key {
 	kind := object.GetObjectKind().GroupVersionKind()
 	resource := strings.ToLower(kind.Kind) + "s"
-	if kind.Kind == "NetworkPolicy" {
-		resource = "networkpolicies"
+	if stem, ok := strings.CutSuffix(resource, "ys"); ok { // NetworkPolicy, ClusterNetworkPolicy
+		resource = stem + "ies"
 	}
 	return key{kind.GroupVersion().WithResource(resource), object.GetNamespace(), object.GetName()}
 }
