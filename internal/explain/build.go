@@ -12,6 +12,7 @@ import (
 
 	"github.com/deltaplane/deltaplane/internal/manifest"
 	"github.com/deltaplane/deltaplane/internal/model"
+	"github.com/deltaplane/deltaplane/internal/refmodel/policy"
 	"github.com/deltaplane/deltaplane/schemas"
 	"github.com/deltaplane/deltaplane/services/compiler/compile"
 	"github.com/deltaplane/deltaplane/services/compiler/ids"
@@ -67,7 +68,9 @@ func FromFacts(facts []*schemas.Fact, config Config) (w *World, warnings []strin
 	for _, aside := range output.SetAside {
 		warnings = append(warnings, "set aside: "+objectTitle(aside.Object)+": "+aside.Reason)
 	}
-	return NewWorld(facts, output.Layers, config), warnings, nil
+	w = NewWorld(facts, output.Layers, config)
+	w.policies = policy.New(facts, output.Refused)
+	return w, warnings, nil
 }
 
 // assumeServiceNetworks takes each cluster IP for a network of its own where nothing tells the Services' prefixes: its

@@ -40,7 +40,7 @@ func (k *Kernel) on(w *World, name string) (*loadedNode, error) {
 	}
 	i := slices.IndexFunc(k.nodes, func(n *loadedNode) bool { return n.world == w && n.name == name })
 	if i < 0 {
-		i = slices.IndexFunc(k.nodes, func(n *loadedNode) bool { return n.world == nil })
+		i = slices.IndexFunc(k.nodes, func(n *loadedNode) bool { return n.world != w })
 	}
 	if i < 0 && len(k.nodes) == mostLoaded {
 		i = mostLoaded - 1

@@ -8,8 +8,10 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
 
 	"github.com/deltaplane/deltaplane/internal/model"
+	"github.com/deltaplane/deltaplane/internal/testkit"
 	"github.com/deltaplane/deltaplane/schemas"
 )
 
@@ -132,6 +134,39 @@ func TestAnswersNamePolicies(t *testing.T) {
 				t.Errorf("%+v (-want +got):\n%s\nsteps:\n%s", test.q, diff, strings.Join(got.Steps, "\n"))
 			}
 		})
+	}
+}
+
+// The programs say the same, by the rows that the compiler makes of the policies.
+func TestEnginesAgreeOnPolicies(t *testing.T) {
+	testkit.NeedKernel(t)
+	w := policed(t, ingressOf("in", "cart", fromPods("front", 8080)), egressOf("out", "front", fromPods("cart", 0)), noNodes("cart"))
+	kernel, err := NewKernel(w)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer kernel.Close()
+	ends := []string{"shop/front", "shop/cart-0", "shop/cart-1", "other/front", "node/a", "node/b", "192.0.2.1"}
+	for _, from := range ends {
+		for _, to := range []string{"shop/cart:80", "shop/cart-0:8080", "shop/cart-0:8081", "shop/cart-1:8080", "shop/front:8080", "other/front:8080", "172.20.0.2:22", "172.20.0.3:22", "192.0.2.9:443", "[fd00:1::3]:8080"} {
+			for _, via := range []string{"", "packet"} {
+				q := Question{From: from, To: to, Via: via}
+				if from == "192.0.2.1" {
+					q.Node = "a"
+				}
+				model, err := w.Ask(Model{}, q)
+				if err != nil {
+					continue // no address of that family, or no hook for that path
+				}
+				got, err := w.Ask(kernel, q)
+				if err != nil {
+					t.Fatalf("%+v: %v", q, err)
+				}
+				if diff := cmp.Diff(model, got, cmpopts.IgnoreFields(Answer{}, "Steps")); diff != "" {
+					t.Errorf("%+v (-model +kernel):\n%s\n%s", q, diff, strings.Join(got.Steps, "\n"))
+				}
+			}
+		}
 	}
 }
 

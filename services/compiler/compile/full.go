@@ -16,6 +16,8 @@ type Output struct {
 	// SetAside are the objects that aren't compiled, or not wholly: those that are invalid, and those that
 	// lost an address to another.
 	SetAside []state.SetAside
+	// Refused are the policies that are set aside and close the pods that they select, each with why.
+	Refused map[model.PolicyName]string
 }
 
 // Full compiles everything, for those who want to see it all. What has no id yet gets one, in order of names; what
@@ -34,7 +36,7 @@ func FullFrom(snap *state.Snapshot, alloc *ids.Allocator, settings Settings, hel
 	for node, tables := range engine.Load(snap, ofNodes(held)) {
 		out.Layers[model.NodeLayer(node)] = tables
 	}
-	out.SetAside = append(out.SetAside, engine.SetAside()...)
+	out.SetAside, out.Refused = append(out.SetAside, engine.SetAside()...), engine.Refused()
 	for unit := range allUnits(snap, &settings) {
 		now := compileUnit(snap, &settings, unit)
 		out.SetAside = append(out.SetAside, now.aside...)

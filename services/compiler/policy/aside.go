@@ -3,6 +3,7 @@
 package policy
 
 import (
+	"cmp"
 	"slices"
 	"strings"
 
@@ -35,6 +36,18 @@ func (e *Engine) SetAside() (list []state.SetAside) {
 	}
 	slices.SortFunc(list, func(a, b state.SetAside) int { return strings.Compare(key(a.Object), key(b.Object)) })
 	return list
+}
+
+// Refused returns the policies that close what they select, each with why: those that can't be understood, and those that
+// exceed a limit.
+func (e *Engine) Refused() map[model.PolicyName]string {
+	refused := map[model.PolicyName]string{}
+	for name, p := range e.policies {
+		if why := cmp.Or(p.row.Refused, p.refused); why != "" {
+			refused[name] = why
+		}
+	}
+	return refused
 }
 
 func object(name model.PolicyName) *schemas.ObjectRef {
