@@ -67,6 +67,9 @@ var Layouts = [MapCount]Layout{
 	Rules:        {"rules_v1", 8, 432},
 }
 
+// OfPolicy says whether programs read a map, or user space keeps it, to judge connections.
+func (m Map) OfPolicy() bool { return m == Endpoints || m >= Peers && m <= Rules }
+
 // String returns the map's name.
 func (m Map) String() string { return Layouts[m].Name }
 

@@ -91,6 +91,11 @@ func (d *Driver) load() core.Loaded {
 		}
 		in.Positions[kind] = p
 	}
+	epoch, err := d.Maps.Epoch()
+	if err != nil && in.Err == nil {
+		in.Err = fmt.Errorf("reading whether connections are judged: %w", err)
+	}
+	in.Judging = epoch != 0
 	return in
 }
 
@@ -142,6 +147,12 @@ func (d *Driver) phase(phase plan.Phase) error {
 		if err := d.Maps.Write(batch); err != nil {
 			return fmt.Errorf("in the phase %q: %w", phase.Name, err)
 		}
+	}
+	if phase.Judge == plan.JudgeAsBefore {
+		return nil
+	}
+	if err := d.Maps.Judge(phase.Judge == plan.JudgeAgain); err != nil {
+		return fmt.Errorf("in the phase %q: %w", phase.Name, err)
 	}
 	return nil
 }

@@ -8,18 +8,23 @@ import (
 	"github.com/deltaplane/deltaplane/internal/abi"
 	"github.com/deltaplane/deltaplane/internal/model"
 	"github.com/deltaplane/deltaplane/services/programmer/core"
+	"github.com/deltaplane/deltaplane/services/programmer/maps"
 	"github.com/deltaplane/deltaplane/services/programmer/plan"
 )
 
 // late is what a plan has left to do once its grace period is over: nothing points at it any more, so it can wait,
 // and what comes next need not. The next plan was made as if it were done; so late comes first if that plan writes one of
-// the same entries, or makes programs look for one: for a view or source range of a set that it writes or leads to.
+// the same entries, or makes programs look for one: for a view or source range of a set that it writes or leads to, or for
+// a verdict of a rule set or on an identity that it leads to.
 type late struct {
 	phase   plan.Phase
 	grace   chan error // of a grace period in the background; nil if there is none
 	entries map[entry]struct{}
 	roots   map[model.SetID]struct{} // of the views and source ranges among the entries
-	records []core.Record
+	// Rule sets and identities of the verdicts among the entries.
+	ruleSets   map[model.RuleSetID]struct{}
+	identities map[model.IdentityID]struct{}
+	records    []core.Record
 }
 
 type entry struct {
@@ -28,12 +33,19 @@ type entry struct {
 }
 
 func (d *Driver) postpone(phase plan.Phase) {
-	d.late = &late{phase: phase, entries: map[entry]struct{}{}, roots: map[model.SetID]struct{}{}}
+	d.late = &late{
+		phase: phase, entries: map[entry]struct{}{}, roots: map[model.SetID]struct{}{},
+		ruleSets: map[model.RuleSetID]struct{}{}, identities: map[model.IdentityID]struct{}{},
+	}
 	for _, batch := range phase.Batches {
 		for _, w := range batch {
 			d.late.entries[entry{w.Map, string(w.Key)}] = struct{}{}
 			if w.Map == abi.Views || w.Map == abi.SourceRanges {
 				d.late.roots[plan.RootOf(w)] = struct{}{}
+			}
+			if w.Map == abi.Verdicts {
+				key := plan.VerdictOf(w)
+				d.late.ruleSets[key.RuleSet], d.late.identities[key.Identity] = struct{}{}, struct{}{}
 			}
 		}
 	}
@@ -51,13 +63,32 @@ func (l *late) inTheWay(phases []plan.Phase) bool {
 			for _, w := range batch {
 				_, same := l.entries[entry{w.Map, string(w.Key)}]
 				_, looked := l.roots[plan.RootOf(w)]
-				if same || looked {
+				if same || looked || l.judges(w) {
 					return true
 				}
 			}
 		}
 	}
 	return len(phases) > 0 && phases[0].Grace
+}
+
+// judges says whether a write has programs look for verdicts that are among the entries.
+func (l *late) judges(w maps.Write) bool {
+	if len(l.ruleSets) == 0 || w.Value == nil {
+		return false
+	}
+	switch w.Map {
+	case abi.Endpoints:
+		for _, id := range plan.JudgesOf(w) {
+			if _, is := l.ruleSets[id]; is {
+				return true
+			}
+		}
+	case abi.Peers, abi.Blocks:
+		_, is := l.identities[plan.IdentityOf(w)]
+		return is
+	}
+	return false
 }
 
 // finish does what is late, if anything is.

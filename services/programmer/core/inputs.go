@@ -23,6 +23,7 @@ const TickInterval = 100 * time.Millisecond
 type Loaded struct {
 	State     *plan.State
 	Positions map[model.LayerKind]model.Position
+	Judging   bool // connections of pods are judged
 	Err       error
 }
 

@@ -52,6 +52,8 @@ func (c *Core) loaded(in Loaded) {
 		c.resume(in)
 		return
 	}
+	in.State.SetJudging(in.Judging)
+	in.State.JudgeAgain() // what was to be judged again before the maps were read may not be
 	c.repair(in.State)
 }
 
@@ -59,6 +61,7 @@ func (c *Core) loaded(in Loaded) {
 // recorded revision: then nothing is to be done, and nothing is written.
 func (c *Core) resume(in Loaded) {
 	c.state = in.State
+	c.state.SetJudging(in.Judging)
 	c.clear("map")
 	for _, kind := range kinds {
 		l, recorded := &c.layers[kind], in.Positions[kind]
@@ -77,7 +80,13 @@ func (c *Core) resume(in Loaded) {
 	c.endpoints()
 	c.wantSync(c.jitter(syncSpread))
 	c.report.wanted = true
-	if !c.state.Whole() {
+	judged := true
+	if c.layers[model.LayerNode].known {
+		judged = in.Judging == c.state.Policed()
+	} else {
+		c.state.JudgeAgain() // with the rows that are to come: a programmer may have been killed just before
+	}
+	if !c.state.Whole() || !judged {
 		c.transact(&transaction{repair: true})
 	}
 }

@@ -75,6 +75,8 @@ func TestTriesAreReadOneByOneWhereTheKernelHasNoBatchesForThem(t *testing.T) {
 type plane struct {
 	maps      [abi.MapCount]*ebpf.Map
 	positions map[model.LayerKind]model.Position
+
+	epoch, last uint32
 }
 
 func newPlane(t testing.TB) *plane {
@@ -100,6 +102,14 @@ func newPlane(t testing.TB) *plane {
 
 func (p *plane) Map(m abi.Map) *ebpf.Map { return p.maps[m] }
 func (p *plane) Grace() error            { return nil }
+func (p *plane) Judge(policed bool) error {
+	p.last++
+	if p.epoch = p.last; !policed {
+		p.epoch = 0
+	}
+	return nil
+}
+func (p *plane) Epoch() (uint32, error) { return p.epoch, nil }
 
 func (p *plane) ReadPosition(kind model.LayerKind) (model.Position, error) {
 	return p.positions[kind], nil
@@ -127,7 +137,9 @@ func remove(m abi.Map, n int) Write {
 	return Write{Map: m, Key: key}
 }
 
-func trie(m abi.Map) bool { return m == abi.SourceRanges || m == abi.Networks }
+func trie(m abi.Map) bool {
+	return m == abi.SourceRanges || m == abi.Networks || m == abi.Blocks || m == abi.PortVerdicts
+}
 
 func number(key []byte) uint32 { return binary.BigEndian.Uint32(key[len(key)-4:]) }
 

@@ -11,8 +11,8 @@ import (
 // ErrInjected is a failure that Faulty was asked for.
 var ErrInjected = errors.New("injected failure")
 
-// Faulty wraps maps and fails on demand. An operation is one entry written, one grace or one position recorded:
-// the points at which a programmer can be killed or the kernel can refuse.
+// Faulty wraps maps and fails on demand. An operation is one entry written, one grace or one epoch begun: the
+// points at which a programmer can be killed or the kernel can refuse.
 type Faulty struct {
 	Maps
 	// FailAt is the operation that fails, counted from 1; 0 is none.
@@ -48,6 +48,14 @@ func (f *Faulty) Grace() error {
 		return fmt.Errorf("waiting for running programs: %w", err)
 	}
 	return f.Maps.Grace()
+}
+
+// Judge implements Maps.
+func (f *Faulty) Judge(policed bool) error {
+	if err := f.operation(); err != nil {
+		return fmt.Errorf("having connections judged again: %w", err)
+	}
+	return f.Maps.Judge(policed)
 }
 
 func (f *Faulty) operation() error {

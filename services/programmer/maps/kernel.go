@@ -13,12 +13,15 @@ import (
 	"github.com/deltaplane/deltaplane/internal/model"
 )
 
-// Plane is what Kernel needs of package bpf: the opened maps, the memory-mapped positions and the grace period.
+// Plane is what Kernel needs of package bpf: the opened maps, the memory-mapped positions, the grace period and
+// the epoch of what judges.
 type Plane interface {
 	Map(m abi.Map) *ebpf.Map
 	ReadPosition(kind model.LayerKind) (model.Position, error)
 	WritePosition(kind model.LayerKind, position model.Position) error
 	Grace() error
+	Judge(policed bool) error
+	Epoch() (uint32, error)
 }
 
 // Kernel is BPF maps. One goroutine writes; any may read.
@@ -154,6 +157,12 @@ func (k *Kernel) Position(kind model.LayerKind) (model.Position, error) {
 func (k *Kernel) SetPosition(kind model.LayerKind, position model.Position) error {
 	return k.plane.WritePosition(kind, position)
 }
+
+// Judge implements Maps.
+func (k *Kernel) Judge(policed bool) error { return k.plane.Judge(policed) }
+
+// Epoch implements Maps.
+func (k *Kernel) Epoch() (uint32, error) { return k.plane.Epoch() }
 
 // Writes implements Maps.
 func (k *Kernel) Writes() uint64 { return k.writes.Load() }

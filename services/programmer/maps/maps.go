@@ -33,6 +33,11 @@ type Maps interface {
 	Position(kind model.LayerKind) (model.Position, error)
 	// SetPosition records how far a layer has come. It costs no map write.
 	SetPosition(kind model.LayerKind, position model.Position) error
+	// Judge has the programs judge every connection of a pod again at its next packet; if policed is false there is no
+	// policy, and they judge nothing. It costs no map write.
+	Judge(policed bool) error
+	// Epoch returns how often what judges has changed; 0 if nothing is judged.
+	Epoch() (uint32, error)
 	// Writes counts the entries written or deleted since the maps were opened.
 	Writes() uint64
 }

@@ -37,6 +37,8 @@ type Memory struct {
 	capacities [abi.MapCount]uint32
 	positions  map[model.LayerKind]model.Position
 	writes     uint64
+	epoch      uint32 // of what judges, and
+	judging    bool
 }
 
 // table keeps its entries in an order, so that reading on from a cursor works while entries come and go.
@@ -155,6 +157,26 @@ func (m *Memory) SetPosition(kind model.LayerKind, position model.Position) erro
 	defer m.mu.Unlock()
 	m.positions[kind] = position
 	return nil
+}
+
+// Judge implements Maps.
+func (m *Memory) Judge(policed bool) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.judging = policed; policed {
+		m.epoch++
+	}
+	return nil
+}
+
+// Epoch implements Maps.
+func (m *Memory) Epoch() (uint32, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if !m.judging {
+		return 0, nil
+	}
+	return m.epoch, nil
 }
 
 // Writes implements Maps.

@@ -7,6 +7,7 @@ import (
 	"strings"
 
 	"github.com/deltaplane/deltaplane/internal/model"
+	"github.com/deltaplane/deltaplane/services/programmer/maps"
 )
 
 // portsBits are the bits of a port's key before the port itself: the table's and the protocol's.
@@ -93,6 +94,21 @@ func policyOf(kind model.PolicyKind, text string) model.PolicyName {
 		p.Namespace, p.Name = namespace, name
 	}
 	return p
+}
+
+// VerdictOf returns what a written verdict is asked by.
+func VerdictOf(w maps.Write) model.VerdictKey { return verdicts.readKey(w.Key) }
+
+// JudgesOf returns the rule sets of an endpoint that is written; 0 is none.
+func JudgesOf(w maps.Write) [2]model.RuleSetID {
+	return [2]model.RuleSetID{
+		model.RuleSetID(binary.NativeEndian.Uint64(w.Value)), model.RuleSetID(binary.NativeEndian.Uint64(w.Value[8:])),
+	}
+}
+
+// IdentityOf returns the identity of a peer or block that is written.
+func IdentityOf(w maps.Write) model.IdentityID {
+	return model.IdentityID(binary.NativeEndian.Uint32(w.Value))
 }
 
 func flag(is bool) uint8 {

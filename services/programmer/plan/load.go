@@ -37,8 +37,10 @@ func Load(dump func(m abi.Map, each func(key, value []byte) error) error) (*Stat
 		for _, v := range l.tables[kind].Views {
 			add(l.pointersTo, v.Target, 1)
 		}
+		l.uses.rows(l.tables[kind])
 		l.digests[kind] = l.tables[kind].Digest()
 	}
+	l.judging, l.stale.all = l.policed(), len(l.uses.judged) > 0
 	return l.State, nil
 }
 

@@ -4,7 +4,6 @@ package plan
 
 import (
 	"fmt"
-	"slices"
 
 	"github.com/deltaplane/deltaplane/internal/abi"
 	"github.com/deltaplane/deltaplane/internal/model"
@@ -121,7 +120,7 @@ func (r *round) leftovers() {
 		}
 	}
 	for e := range r.foreign {
-		if r.Expected(e.in, []byte(e.key)) != nil {
+		if e.in.OfPolicy() || r.Expected(e.in, []byte(e.key)) != nil {
 			continue
 		}
 		in := &r.reclaim
@@ -135,23 +134,28 @@ func (r *round) leftovers() {
 
 // finish checks that there is room while old and new stand side by side, and returns the round's phases.
 func (r *round) finish(capacities Capacities) ([]Phase, error) {
-	for m, more := range r.inserted {
-		if capacity := capacities[m]; capacity > 0 && more > 0 && r.entries[m]+more > capacity {
-			return nil, r.tooMuch(abi.Map(m), more, capacity)
-		}
-	}
-	for m := range r.entries {
-		r.entries[m] += r.inserted[m] - r.removed[m]
-	}
-	var phases []Phase
-	for _, p := range []Phase{
+	return r.fit(capacities, []Phase{
 		{Name: "prepare", Batches: r.prepare.list()},
 		{Name: "switch", Batches: r.turn.list()},
 		{Name: "lead", Batches: r.lead.list()},
 		{Name: "point", Batches: r.point.list()},
 		{Name: "refuse", Batches: r.refuse.list()},
 		{Name: "reclaim", Batches: r.reclaim.list(), Grace: true},
-	} {
+	})
+}
+
+// fit returns those phases that have something to do, if there is room for them.
+func (r *round) fit(capacities Capacities, all []Phase) ([]Phase, error) {
+	for m, more := range r.inserted {
+		if capacity := capacities[m]; capacity > 0 && more > 0 && r.entries[m]+more > capacity {
+			return nil, r.tooMuch(abi.Map(m), more, capacity, all)
+		}
+	}
+	for m := range r.entries {
+		r.entries[m] += r.inserted[m] - r.removed[m]
+	}
+	var phases []Phase
+	for _, p := range all {
 		if len(p.Batches) > 0 {
 			phases = append(phases, p)
 		}
@@ -162,14 +166,23 @@ func (r *round) finish(capacities Capacities) ([]Phase, error) {
 	return phases, nil
 }
 
-func (r *round) tooMuch(m abi.Map, more, capacity int) error {
-	pieces := slices.Concat(r.prepare.puts[m], r.turn.puts[m], r.lead.puts[m], r.point.puts[m], r.refuse.puts[m])
-	last := pieces[len(pieces)-1]
-	such := last[len(last)-1]
-	return &Refusal{Kind: "capacity", Lacking: r.entries[m] + more - capacity, Text: fmt.Sprintf(
+func (r *round) tooMuch(m abi.Map, more, capacity int, phases []Phase) error {
+	return &Refusal{Kind: "capacity", Map: m, Lacking: r.entries[m] + more - capacity, Text: fmt.Sprintf(
 		"map %s has %d of %d entries in use and the change needs %d more, such as %s: "+
 			"nothing of the change is applied and what was before stays; give the map more room in the programmer's configuration",
-		m, r.entries[m], capacity, more, r.describe(m, such.Key, such.Value))}
+		m, r.entries[m], capacity, more, r.such(m, phases))}
+}
+
+// such names the last entry that phases put into a map.
+func (r *round) such(m abi.Map, phases []Phase) (text string) {
+	for _, p := range phases {
+		for _, batch := range p.Batches {
+			if last := batch[len(batch)-1]; last.Map == m && last.Value != nil {
+				text = r.describe(m, last.Key, last.Value)
+			}
+		}
+	}
+	return text
 }
 
 // batches keep puts and deletions of each map apart, since the kernel takes many of a kind in one call, and in pieces,

@@ -38,7 +38,19 @@ type Phase struct {
 	// Grace asks to wait, before the first write, until every program that runs has ended.
 	Grace   bool
 	Batches [][]maps.Write
+	// Judge asks, after the writes, to have connections judged again, or no longer.
+	Judge Judge
 }
+
+// Judge is what a phase wants of the epoch of what judges.
+type Judge uint8
+
+// The wishes.
+const (
+	JudgeAsBefore Judge = iota
+	JudgeAgain
+	JudgeNothing
+)
 
 // Writes counts the plan's writes.
 func (p *Plan) Writes() int {
@@ -75,6 +87,7 @@ func (s *State) Apply(capacities Capacities, changes ...LayerChange) (*Plan, err
 		t.undo()
 		return nil, err
 	}
+	s.judging, s.rejudge = t.judges(), false
 	s.stray, s.foreign, s.damaged = map[slot]struct{}{}, map[entryKey]struct{}{}, map[model.SetID]uint32{}
 	return &Plan{Phases: phases}, nil
 }
@@ -83,7 +96,8 @@ func (s *State) Apply(capacities Capacities, changes ...LayerChange) (*Plan, err
 type Refusal struct {
 	Kind    string // "capacity", "digest" or "rows"
 	Text    string
-	Lacking int // entries that there is no room for, if that is why
+	Map     abi.Map // that has no room, and
+	Lacking int     // for so many entries, if that is why
 }
 
 // Error implements error.

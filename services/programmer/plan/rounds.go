@@ -12,6 +12,34 @@ import (
 
 // phases returns the writes from what was to what is, if there is room for them.
 func (t *transaction) phases(capacities Capacities) ([]Phase, error) {
+	services, err := t.servicePhases(capacities)
+	if err != nil {
+		return nil, err
+	}
+	policy, err := t.policyPhases(capacities)
+	if err != nil {
+		return nil, err
+	}
+	return join(services, policy), nil
+}
+
+// join makes one plan of two: what both have to reclaim comes last, after one grace period.
+func join(services, policy []Phase) []Phase {
+	last := len(services) - 1
+	if len(policy) == 0 || last < 0 || services[last].Name != "reclaim" {
+		return append(services, policy...)
+	}
+	reclaim := services[last]
+	phases := append(services[:last:last], policy...)
+	if end := len(phases) - 1; phases[end].Name == "reclaim" {
+		reclaim.Batches = append(phases[end].Batches, reclaim.Batches...)
+		phases = phases[:end]
+	}
+	return append(phases, reclaim)
+}
+
+// servicePhases returns the writes of all but policy.
+func (t *transaction) servicePhases(capacities Capacities) ([]Phase, error) {
 	swap := t.standIns()
 	first := round{transaction: t, settle: !t.Whole(), readBefore: t.rootWasRead(), readAfter: swap.leads(t, false)}
 	first.leave(swap)

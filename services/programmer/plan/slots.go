@@ -76,6 +76,7 @@ func (t *transaction) link() {
 		t.wasLinked[id] = t.slotsOf[id] > 0
 	}
 	t.noteRoots()
+	t.notePolicy()
 	t.count(1)
 	t.linked = true
 }
@@ -163,6 +164,7 @@ func (t *transaction) count(sign int32) {
 	for _, v := range t.viewsBefore {
 		add(t.pointersTo, v.row.Target, -sign)
 	}
+	t.countPolicy(sign)
 }
 
 // noteRoots notes which sets were pointed at before the change, of those for which it may be otherwise after.

@@ -19,7 +19,12 @@ type State struct {
 	slotsOf    map[model.BackendID]int32
 	entries    [abi.MapCount]int
 	digests    [model.LayerNode + 1]model.Digest
+	uses       uses
 	scratch    scratch
+
+	judging bool // connections are judged: what the maps' epoch says
+	rejudge bool // what judges may have changed without that the epoch went on
+	stale   stale
 
 	// What a crash, a failed write or a person left behind. All are empty once a plan has been carried out.
 	stray   map[slot]struct{}      // slots that no set counts
@@ -46,6 +51,8 @@ func Empty() *State {
 		slots:      map[model.SetID][]model.BackendID{},
 		pointersTo: map[model.SetID]int32{},
 		slotsOf:    map[model.BackendID]int32{},
+		uses:       newUses(),
+		stale:      newStale(),
 		stray:      map[slot]struct{}{},
 		foreign:    map[entryKey]struct{}{},
 		damaged:    map[model.SetID]uint32{},
@@ -112,3 +119,24 @@ func (s *State) serviceOf(id model.SetID) string {
 }
 
 func word(kind model.LayerKind) string { return model.Layer{Kind: kind, Name: "this"}.String() }
+
+// policed says whether there are policies.
+func (s *State) policed() bool {
+	self, _ := selves.held(s, model.SelfKey{})
+	return self.Policed
+}
+
+// told says whether anyone has said so.
+func (s *State) told() bool {
+	_, kind := selves.held(s, model.SelfKey{})
+	return kind != 0
+}
+
+// Policed says whether there are policies, as far as the rows say.
+func (s *State) Policed() bool { return s.policed() }
+
+// SetJudging says whether the maps' epoch has connections judged. Else they are taken to be if there are policies.
+func (s *State) SetJudging(judging bool) { s.judging = judging }
+
+// JudgeAgain has the next plan begin another epoch, whatever it changes: it is not known that the last one was begun.
+func (s *State) JudgeAgain() { s.rejudge = true }

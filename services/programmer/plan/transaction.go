@@ -16,6 +16,7 @@ type transaction struct {
 	changes       [model.LayerNode + 1]model.Change
 	digestsBefore [model.LayerNode + 1]model.Digest
 	entriesBefore [len(State{}.entries)]int
+	staleBefore   stale
 
 	// The rows before, of keys that are changed or removed.
 	frontendsBefore    map[model.FrontendKey]was[model.Frontend]
@@ -43,6 +44,12 @@ type transaction struct {
 	wasLinked map[model.BackendID]bool
 	pointedAt map[model.SetID]bool
 
+	// What of policy led to what before the change, where that may be otherwise after it; see uses.
+	anyJudged    bool
+	judgedBefore map[model.RuleSetID]int32
+	heldBefore   map[model.IdentityID]int32
+	verdictsNew  map[model.VerdictKey]bool
+
 	// Backends that got a slot more, or have one less.
 	joined, left []model.BackendID
 	// linked says that the counts of pointers are those after the change.
@@ -59,6 +66,7 @@ func begin(s *State) *transaction {
 		State:              s,
 		digestsBefore:      s.digests,
 		entriesBefore:      s.entries,
+		staleBefore:        s.stale,
 		frontendsBefore:    map[model.FrontendKey]was[model.Frontend]{},
 		viewsBefore:        map[model.ViewKey]was[model.View]{},
 		setsBefore:         map[model.SetID]was[model.BackendSet]{},
@@ -76,6 +84,9 @@ func begin(s *State) *transaction {
 		blocksBefore:       map[netip.Prefix]was[model.Block]{},
 		peersBefore:        map[netip.Addr]was[model.Peer]{},
 		slotsBefore:        map[model.SetID][]model.BackendID{},
+		judgedBefore:       map[model.RuleSetID]int32{},
+		heldBefore:         map[model.IdentityID]int32{},
+		verdictsNew:        map[model.VerdictKey]bool{},
 		wasRead:            map[model.SetID]bool{},
 		wasLinked:          map[model.BackendID]bool{},
 		pointedAt:          map[model.SetID]bool{},
@@ -196,5 +207,5 @@ func (t *transaction) undo() {
 		}
 		t.tables[kind].Apply(&back, model.Digest{})
 	}
-	t.digests, t.entries = t.digestsBefore, t.entriesBefore
+	t.digests, t.entries, t.stale = t.digestsBefore, t.entriesBefore, t.staleBefore
 }

@@ -124,27 +124,6 @@ func (r *round) sourceRange(of turn[model.SourceRange, model.SourceRange]) {
 
 // rest writes the tables that no id leads to or from.
 func (r *round) rest() {
-	for _, of := range turnsOf(r.transaction, endpoints, r.endpointsBefore, nil) {
-		entry(r, endpoints, of, &r.point, &r.point)
-	}
-	for _, of := range turnsOf(r.transaction, portVerdicts, r.portVerdictsBefore, nil) {
-		entry(r, portVerdicts, of, &r.prepare, &r.reclaim)
-	}
-	for _, of := range turnsOf(r.transaction, ruleSets, r.ruleSetsBefore, nil) {
-		entry(r, ruleSets, of, &r.prepare, &r.reclaim)
-	}
-	for _, of := range turnsOf(r.transaction, rules, r.rulesBefore, nil) {
-		entry(r, rules, of, &r.prepare, &r.reclaim)
-	}
-	for _, of := range turnsOf(r.transaction, verdicts, r.verdictsBefore, nil) {
-		entry(r, verdicts, of, &r.turn, &r.reclaim)
-	}
-	for _, of := range turnsOf(r.transaction, blocks, r.blocksBefore, nil) {
-		entry(r, blocks, of, &r.lead, &r.point)
-	}
-	for _, of := range turnsOf(r.transaction, peers, r.peersBefore, nil) {
-		entry(r, peers, of, &r.lead, &r.point)
-	}
 	for _, of := range turnsOf(r.transaction, networks, r.networksBefore, nil) {
 		entry(r, networks, of, &r.prepare, &r.reclaim)
 	}
