@@ -165,12 +165,12 @@ func (p *passage) phases(s *stage, capacities Capacities) ([]Phase, error) {
 // then those that go by growing length.
 func (p *passage) prefixes() (phases []Phase) {
 	for length := 128; length >= 0; length-- {
-		if b, any := p.blocks[length]; any {
+		if b, held := p.blocks[length]; held {
 			phases = append(phases, Phase{Name: "address", Batches: b.list()})
 		}
 	}
 	for length := range 129 {
-		if b, any := p.unfold[length]; any {
+		if b, held := p.unfold[length]; held {
 			phases = append(phases, Phase{Name: "address", Batches: b.list()})
 		}
 	}

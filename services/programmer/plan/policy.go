@@ -103,6 +103,7 @@ func (t *transaction) isFound(k model.VerdictKey) bool {
 func (t *transaction) wasJudged(id model.RuleSetID) bool {
 	return before(t.judgedBefore, t.uses.judged, id) > 0
 }
+
 func (t *transaction) wasHeld(id model.IdentityID) bool {
 	return before(t.heldBefore, t.uses.held, id) > 0
 }
