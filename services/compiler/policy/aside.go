@@ -15,18 +15,13 @@ import (
 // SetAside returns the policies that exceed a limit, by kind and name. What can't be understood is set aside by state.
 func (e *Engine) SetAside() (list []state.SetAside) {
 	reasons := map[model.PolicyName]string{}
-	for name, p := range e.policies {
-		if p.refused != "" {
-			reasons[name] = p.refused
-		}
+	for p := range e.refused {
+		reasons[p.row.PolicyName] = p.refused
 	}
-	for _, r := range e.ruleSets {
-		if r.overfull == 0 {
-			continue
-		}
+	for r := range e.overfull {
 		for _, p := range r.parts {
 			if name := p.policy.row.PolicyName; reasons[name] == "" {
-				reasons[name] = "some peers pass nothing: the " + r.direction.String() + " rules of " + r.names() +
+				reasons[name] = "some peers pass nothing: the " + r.direction.String() + " rules of " + r.row.Policies +
 					" together tell more ranges of ports apart for them than the limit; join ranges"
 			}
 		}
@@ -48,6 +43,15 @@ func (e *Engine) Refused() map[model.PolicyName]string {
 		}
 	}
 	return refused
+}
+
+// crowd counts the verdicts of a rule set that exceed the limit of ports.
+func (e *Engine) crowd(r *ruleSet, more int) {
+	if r.overfull += more; r.overfull > 0 {
+		e.overfull[r] = true
+	} else {
+		delete(e.overfull, r)
+	}
 }
 
 func object(name model.PolicyName) *schemas.ObjectRef {

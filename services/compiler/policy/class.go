@@ -19,6 +19,14 @@ type class struct {
 	seen    uint64
 }
 
+// size returns the number of addresses that have terms of their own.
+func (k *class) size() (n int) {
+	for _, z := range k.cells {
+		n += len(z.members)
+	}
+	return n
+}
+
 // each visits the addresses that have terms of their own.
 func (k *class) each(visit func(*address)) {
 	for _, z := range k.cells {

@@ -11,9 +11,8 @@ import (
 // delta is how a node's rows change in one stage: what each was at its beginning, and what it is now.
 type delta struct {
 	node *node
-	// fresh is set where there were no rows: each is put once, so that none has to be found again.
-	fresh  bool
-	change model.Change
+	// fresh is where rows go of a node that had none; nil else.
+	fresh *model.Tables
 
 	endpoints map[netip.Addr]pair[model.Endpoint]
 	peers     map[netip.Addr]pair[model.IdentityID]
@@ -51,32 +50,32 @@ func note[K, R comparable](rows *map[K]pair[R], key K, old, now R) {
 }
 
 func (d *delta) endpoint(addr netip.Addr, old, now model.Endpoint) {
-	if d.fresh {
-		d.change.Put.Endpoints = append(d.change.Put.Endpoints, now)
+	if d.fresh != nil {
+		d.fresh.Endpoints[addr] = now
 		return
 	}
 	note(&d.endpoints, addr, old, now)
 }
 
 func (d *delta) peer(addr netip.Addr, old, now model.IdentityID) {
-	if d.fresh {
-		d.change.Put.Peers = append(d.change.Put.Peers, model.Peer{Addr: addr, Identity: now})
+	if d.fresh != nil {
+		d.fresh.Peers[addr] = model.Peer{Addr: addr, Identity: now}
 		return
 	}
 	note(&d.peers, addr, old, now)
 }
 
 func (d *delta) block(prefix netip.Prefix, old, now model.IdentityID) {
-	if d.fresh {
-		d.change.Put.Blocks = append(d.change.Put.Blocks, model.Block{Prefix: prefix, Identity: now})
+	if d.fresh != nil {
+		d.fresh.Blocks[prefix] = model.Block{Prefix: prefix, Identity: now}
 		return
 	}
 	note(&d.blocks, prefix, old, now)
 }
 
 func (d *delta) verdict(old, now model.Verdict) {
-	if d.fresh {
-		d.change.Put.Verdicts = append(d.change.Put.Verdicts, now)
+	if d.fresh != nil {
+		d.fresh.Verdicts[now.VerdictKey] = now
 		return
 	}
 	key := now.VerdictKey
@@ -89,10 +88,10 @@ func (d *delta) verdict(old, now model.Verdict) {
 func (d *delta) ruleSet(r *ruleSet, was, is bool) {
 	var old, now model.RuleSet
 	if was {
-		old = r.row()
+		old = r.row
 	}
 	if is {
-		now = r.row()
+		now = r.row
 	}
 	note(&d.ruleSets, r.id, old, now)
 }
@@ -152,11 +151,11 @@ func (e *Engine) setVerdict(n *node, r *ruleSet, k model.IdentityID, old, now *o
 	d.verdict(was, is)
 	if now != nil {
 		d.addPorts(now.ports)
-		r.overfull += boolean(now.overfull)
+		e.crowd(r, boolean(now.overfull))
 	}
 	if old != nil {
 		d.dropPorts(old.ports)
-		r.overfull -= boolean(old.overfull)
+		e.crowd(r, -boolean(old.overfull))
 	}
 }
 
@@ -171,11 +170,11 @@ func (o *outcome) row(r *ruleSet, k model.IdentityID) (row model.Verdict) {
 
 // finish returns the change.
 func (d *delta) finish() *model.Change {
-	c := &d.change
-	c.Put.Endpoints, c.Remove.Endpoints = split(d.endpoints, c.Put.Endpoints)
-	c.Put.Verdicts, c.Remove.Verdicts = split(d.verdicts, c.Put.Verdicts)
-	c.Put.RuleSets, c.Remove.RuleSets = split(d.ruleSets, nil)
-	c.Put.Rules, c.Remove.Rules = split(d.rules, nil)
+	c := &model.Change{}
+	c.Put.Endpoints, c.Remove.Endpoints = split(d.endpoints)
+	c.Put.Verdicts, c.Remove.Verdicts = split(d.verdicts)
+	c.Put.RuleSets, c.Remove.RuleSets = split(d.ruleSets)
+	c.Put.Rules, c.Remove.Rules = split(d.rules)
 	for addr, p := range d.peers {
 		switch p.now {
 		case p.old:
@@ -208,8 +207,24 @@ func (d *delta) finish() *model.Change {
 	return c
 }
 
+// whole returns the rows of a node that had none.
+func (d *delta) whole() *model.Tables {
+	for id, p := range d.ruleSets {
+		d.fresh.RuleSets[id] = p.now
+	}
+	for id, p := range d.rules {
+		d.fresh.Rules[id] = p.now
+	}
+	for _, p := range d.ports {
+		for _, row := range p.now.rows {
+			d.fresh.PortVerdicts[row.PortKey] = row
+		}
+	}
+	return d.fresh
+}
+
 // split sorts out the rows to put and the keys to remove; rows that are the same again are neither.
-func split[K, R comparable](rows map[K]pair[R], put []R) (all []R, remove []K) {
+func split[K, R comparable](rows map[K]pair[R]) (put []R, remove []K) {
 	var none R
 	for key, p := range rows {
 		switch p.now {

@@ -72,8 +72,11 @@ type Engine struct {
 	partition partition
 
 	policies map[model.PolicyName]*policy
+	refused  map[*policy]bool // that exceed a limit
 	ruleSets map[model.RuleSetID]*ruleSet
+	overfull map[*ruleSet]bool // with verdicts that do
 	nodes    map[string]*node
+	left     []*node // by pods, or by Kubernetes
 	// stamp marks nodes and others as seen in one walk.
 	stamp uint64
 	// unsettled are addresses whose endpoints may have to change.
@@ -93,7 +96,7 @@ func New(limits Limits) *Engine {
 		nodeAtoms: map[*atom]bool{}, addresses: map[netip.Addr]*address{}, cells: map[cellKey]*cell{},
 		classes: map[classKey]*class{}, policies: map[model.PolicyName]*policy{},
 		ruleSets: map[model.RuleSetID]*ruleSet{}, nodes: map[string]*node{}, unsettled: map[*address]bool{},
-		usage: map[*node]map[*ruleSet]bool{},
+		usage: map[*node]map[*ruleSet]bool{}, refused: map[*policy]bool{}, overfull: map[*ruleSet]bool{},
 	}
 	e.regions.init()
 	e.partition.reset()

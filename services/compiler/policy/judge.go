@@ -57,10 +57,24 @@ func (o *outcome) same(p *outcome) bool {
 	return o.decision == p.decision && o.ports.id() == p.ports.id() && o.overfull == p.overfull
 }
 
+// touches says whether a rule set has an atom of some terms.
+func (e *Engine) touches(r *ruleSet, set termSet) bool {
+	for i := range set.len() {
+		if _, found := r.find(e.terms[set.at(i)]); found {
+			return true
+		}
+	}
+	return false
+}
+
+func (r *ruleSet) find(a *atom) (int, bool) {
+	return slices.BinarySearchFunc(r.atoms, a.id, func(a *atom, id uint32) int { return cmp.Compare(a.id, id) })
+}
+
 // hits appends the steps that a term asks for.
 func (e *Engine) hits(r *ruleSet, t term, hits []hit) []hit {
 	a := e.terms[t]
-	i, found := slices.BinarySearchFunc(r.atoms, a.id, func(a *atom, id uint32) int { return cmp.Compare(a.id, id) })
+	i, found := r.find(a)
 	if !found {
 		return hits
 	}

@@ -55,11 +55,14 @@ func (e *Engine) node(name string) *node {
 	return n
 }
 
-// tidyNode forgets a node that nothing is known of any more.
-func (e *Engine) tidyNode(n *node) {
-	if n.row == nil && n.pods == 0 && len(n.sets) == 0 {
-		delete(e.nodes, n.name)
+// tidyNodes forgets nodes that nothing is known of any more.
+func (e *Engine) tidyNodes() {
+	for _, n := range e.left {
+		if n.row == nil && n.pods == 0 && e.nodes[n.name] == n {
+			delete(e.nodes, n.name)
+		}
 	}
+	e.left = nil
 }
 
 // seeNode takes in what a Node is now; nil if it is gone.
@@ -80,6 +83,7 @@ func (e *Engine) seeNode(name string, row *state.Node) {
 		}
 	}
 	if row == nil {
+		e.left = append(e.left, n)
 		return
 	}
 	for _, addr := range row.Addresses {

@@ -74,12 +74,16 @@ func (e *Engine) enact(p *policy) {
 	p.subject = e.group(p.row.Subject)
 	p.subject.subjects[p] = true
 	e.policies[p.row.PolicyName] = p
+	if p.refused != "" {
+		e.refused[p] = true
+	}
 	p.subject.rejudge(e)
 }
 
 // repeal ends that.
 func (e *Engine) repeal(p *policy) {
 	delete(p.subject.subjects, p)
+	delete(e.refused, p)
 	if e.policies[p.row.PolicyName] == p {
 		delete(e.policies, p.row.PolicyName)
 	}

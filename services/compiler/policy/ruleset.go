@@ -24,6 +24,7 @@ type ruleSet struct {
 	uses   [][]use
 	blocks bool // some are blocks
 	rows   []model.Rule
+	row    model.RuleSet
 
 	other    *outcome // of identities that it doesn't know
 	outcomes map[string]*outcome
@@ -72,6 +73,7 @@ func (e *Engine) ruleSet(d model.Direction, parts []*part, s *shape) *ruleSet {
 	if !r.closed {
 		r.assemble(s)
 	}
+	r.row = model.RuleSet{ID: id, Direction: d, Policies: r.names()}
 	r.other = e.judge(r, nil)
 	e.ruleSets[id] = r
 	return r
@@ -154,7 +156,7 @@ func (e *Engine) unjudge(s *shape) {
 
 // retire forgets a rule set that nobody has.
 func (e *Engine) retire(r *ruleSet) {
-	if r.users == 0 && e.ruleSets[r.id] == r {
+	if r.users == 0 {
 		delete(e.ruleSets, r.id)
 	}
 }
@@ -165,10 +167,6 @@ func (r *ruleSet) ID() model.RuleSetID {
 		return 0
 	}
 	return r.id
-}
-
-func (r *ruleSet) row() model.RuleSet {
-	return model.RuleSet{ID: r.id, Direction: r.direction, Policies: r.names()}
 }
 
 const maxNames = 255 // bytes

@@ -50,6 +50,7 @@ func (e *Engine) Update(after *state.Snapshot, changed state.Policed) (stages []
 	}
 	e.repartition()
 	stage()
+	e.tidyNodes()
 	return stages
 }
 
@@ -125,6 +126,7 @@ func (e *Engine) seePod(after *state.Snapshot, name state.Name, row *state.Pod) 
 		e.shed(p)
 		if p.node != nil {
 			p.node.pods--
+			e.left = append(e.left, p.node)
 		}
 	}
 	if row == nil {
@@ -168,7 +170,6 @@ func (e *Engine) stage() Stage {
 			s[model.NodeLayer(n.name)] = c
 		}
 		n.delta = nil
-		e.tidyNode(n)
 	}
 	e.dirty = nil
 	return s
@@ -189,35 +190,19 @@ func (e *Engine) Load(snap *state.Snapshot, known map[string]*model.Tables) map[
 	e.repartition()
 	e.renumber(known)
 	for _, n := range e.nodes {
-		e.delta(n).fresh = true
+		e.delta(n).fresh = model.NewTables()
 	}
 	e.settleAll(true)
 	e.deploy()
 	tables := map[string]*model.Tables{}
-	for layer, change := range e.stage() {
-		t := model.NewTables()
-		put(t, &change.Put)
-		tables[layer.Name] = t
+	for _, n := range e.dirty {
+		if t := n.delta.whole(); t.Len() > 0 {
+			tables[n.name] = t
+		}
+		n.delta = nil
 	}
+	e.dirty = nil
 	return tables
-}
-
-// put is Tables.Apply without its digest, for policy's rows.
-func put(t *model.Tables, r *model.Rows) {
-	fill(&t.Endpoints, r.Endpoints)
-	fill(&t.RuleSets, r.RuleSets)
-	fill(&t.Rules, r.Rules)
-	fill(&t.PortVerdicts, r.PortVerdicts)
-	fill(&t.Verdicts, r.Verdicts)
-	fill(&t.Blocks, r.Blocks)
-	fill(&t.Peers, r.Peers)
-}
-
-func fill[K comparable, R interface{ Key() K }](table *map[K]R, rows []R) {
-	*table = make(map[K]R, len(rows))
-	for _, row := range rows {
-		(*table)[row.Key()] = row
-	}
 }
 
 // Selected returns the policies that select a pod, in the order in which they are asked.

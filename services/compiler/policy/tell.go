@@ -36,7 +36,7 @@ func (e *Engine) tell(c *census) {
 	}
 	for _, z := range c.cells {
 		to := c.formed[z.key()]
-		if stays := len(z.members) - z.joined; stays > 0 && (z.class != to || c.classes[to].classKey != to.classKey) {
+		if stays := len(z.members) - z.joined; stays > 0 && z.class != to {
 			for _, a := range z.members {
 				if a.moved != e.partition.number {
 					move(a, z.class, to)

@@ -5,7 +5,10 @@ package policy
 import (
 	"iter"
 	"maps"
+	"net/netip"
 	"slices"
+
+	"github.com/deltaplane/deltaplane/internal/model"
 )
 
 // point turns an endpoint's pointers, and counts who uses which rule set.
@@ -73,7 +76,7 @@ type shift struct {
 	oldAtoms       map[*atom]bool
 	newPrefixes    map[*region]bool
 	oldPrefixes    map[*region]bool
-	known          []*class // that its rule sets make known, once it was asked for
+	known          map[termSet][]*class // that its rule sets make known, by blocks, once it was asked for
 }
 
 func newShift(n *node) *shift {
@@ -126,6 +129,13 @@ func (s *shift) rules(d *delta) {
 
 // addresses says how the rows of addresses and prefixes change.
 func (s *shift) addresses(d *delta, came, went []*class) {
+	if d.fresh != nil {
+		n := 0
+		for _, k := range came {
+			n += k.size()
+		}
+		d.fresh.Peers = make(map[netip.Addr]model.Peer, n)
+	}
 	for _, k := range went {
 		k.each(func(a *address) { d.peer(a.addr, k.number, 0) })
 	}
@@ -170,17 +180,33 @@ func (s *shift) kept() iter.Seq[*ruleSet] {
 // eachClass visits the classes that the node knows and that a rule set doesn't judge as unknown ones. If some of its
 // atoms are blocks these may be any that the node knows, by whichever of its rule sets.
 func (s *shift) eachClass(e *Engine, r *ruleSet, all iter.Seq[*ruleSet], visit func(*class, *outcome)) {
-	known := s.known
-	switch {
-	case !r.blocks:
-		known = e.classesOf(func(yield func(*ruleSet) bool) { yield(r) })
-	case known == nil:
-		known = e.classesOf(all)
-		s.known = known
-	}
-	for _, k := range known {
+	judge := func(k *class) {
 		if o := e.outcome(r, k.classKey); o != nil {
 			visit(k, o)
+		}
+	}
+	if !r.blocks {
+		for _, k := range e.classesOf(func(yield func(*ruleSet) bool) { yield(r) }) {
+			judge(k)
+		}
+		return
+	}
+	if s.known == nil {
+		s.known = map[termSet][]*class{}
+		for _, k := range e.classesOf(all) {
+			s.known[k.blocks] = append(s.known[k.blocks], k)
+		}
+	}
+	for blocks, classes := range s.known {
+		if e.touches(r, blocks) {
+			for _, k := range classes {
+				judge(k)
+			}
+		}
+	}
+	for _, k := range e.classesOf(func(yield func(*ruleSet) bool) { yield(r) }) {
+		if k.own != "" && !e.touches(r, k.blocks) {
+			judge(k)
 		}
 	}
 }
