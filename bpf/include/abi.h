@@ -329,10 +329,12 @@ _Static_assert(sizeof(struct connection) == 32, "connection");
 #define CONNECTION_PEER_FIN 8  /* the peer has */
 #define CONNECTION_RESET    16 /* a RST was seen and nothing since */
 /*
- * The programs have answered for the other end: one RST, ABORT or ICMP error that comes by next
- * passes. With epoch 0 the entry is for that alone, and is no connection.
+ * The programs have answered for the other end: one RST, ABORT or ICMP error that comes by next to
+ * the pod passes, or, as if the pod had sent it, from there. With epoch 0 the entry is for that
+ * alone, and is no connection.
  */
-#define CONNECTION_REFUSED 32
+#define CONNECTION_REFUSED     32
+#define CONNECTION_POD_REFUSED 64
 
 /* The backend that a client of a Service with affinity has. */
 struct affinity_key {

@@ -30,6 +30,7 @@ volatile const bool policy_reject;
 static __noinline void expect_refusal(const struct packet *p)
 {
 	const struct tuple *t = &p->tuple;
+	__u8 state = refused(t->leaving);
 	struct judgement *j = judgement_room();
 	struct connection *c;
 
@@ -43,11 +44,23 @@ static __noinline void expect_refusal(const struct packet *p)
 			   t->leaving ? t->source_port : t->destination_port);
 	c = find_connection(&j->question.key);
 	if (c) {
-		c->state |= CONNECTION_REFUSED;
+		c->state |= state;
 		return;
 	}
-	j->entry = (struct connection){ .seen = now_seconds(), .state = CONNECTION_REFUSED };
+	j->entry = (struct connection){ .seen = now_seconds(), .state = state };
 	write_connection(&j->question.key, &j->entry);
+}
+
+/* Answers a packet at a pod's interface; prohibited as of refuse_packet. An answer that is not given
+ * is not expected. */
+static __always_inline int refuse_judged(struct __sk_buff *skb, const struct packet *p,
+					 __u32 prohibited)
+{
+	int verdict = refuse_packet(skb, prohibited);
+
+	if (verdict != TC_ACT_SHOT)
+		expect_refusal(p);
+	return verdict;
 }
 
 static __noinline void drop_judged(const struct judgement *j, __u32 set, __u8 reason)
@@ -87,6 +100,5 @@ __noinline int deny(struct __sk_buff *skb, __u32 set, __u32 reason)
 	if (!policy_reject || reason != REASON_POLICY_ISOLATED ||
 	    !(carries_services(p->tuple.protocol) || j->begins))
 		return TC_ACT_SHOT;
-	expect_refusal(p);
-	return refuse_packet(skb, true);
+	return refuse_judged(skb, p, true);
 }

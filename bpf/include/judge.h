@@ -206,13 +206,21 @@ static __always_inline int judge(struct judgement *j, struct connection *c)
 	return reason;
 }
 
+/* What is noted of an answer to a packet that would have gone to the pod, or that came from it. */
+static __always_inline __u8 refused(bool to_pod)
+{
+	return to_pod ? CONNECTION_POD_REFUSED : CONNECTION_REFUSED;
+}
+
 /* Says if a packet is the answer that the programs gave in place of its sender. */
 static __always_inline bool is_refusal(const struct judgement *j, struct connection *c)
 {
-	if (!(c->state & CONNECTION_REFUSED) ||
+	__u8 state = refused(j->sighting.from_pod);
+
+	if (!(c->state & state) ||
 	    !(j->sighting.rst || j->error || j->question.key.protocol == IPPROTO_SCTP))
 		return false;
-	c->state &= ~CONNECTION_REFUSED;
+	c->state &= ~state;
 	return true;
 }
 

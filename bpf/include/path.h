@@ -43,9 +43,7 @@ static __noinline int reject(struct __sk_buff *skb, const struct packet *p, __u3
 			     bool uplink)
 {
 	drop_report(&p->tuple, set, reason, VIA_PACKET);
-	if (!uplink && p->epoch)
-		expect_refusal(p);
-	return refuse_packet(skb, false);
+	return !uplink && p->epoch ? refuse_judged(skb, p, false) : refuse_packet(skb, false);
 }
 
 /* __noinline: the two addresses and ports stay off its callers' stacks. */
@@ -269,7 +267,7 @@ static __always_inline int unknown_comes_in(struct __sk_buff *skb, const struct 
 	if (p->reason)
 		return drop(p, frontend->set, p->reason);
 	if (may_be_own_sockets(p, frontend) && is_own_sockets(skb, p))
-		return uplink ? PASS : pass_untranslated(skb, p);
+		return PASS;
 	if (p->tuple.protocol == IPPROTO_TCP && !p->syn && frontend->set)
 		return reject(skb, p, frontend->set, REASON_NO_FLOW, uplink);
 	return begin(skb, p, frontend, 0, uplink);

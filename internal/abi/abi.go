@@ -280,7 +280,9 @@ const (
 	ConnectionPodFin   uint8 = 4  // the pod has ended its direction
 	ConnectionPeerFin  uint8 = 8  // the peer has
 	ConnectionReset    uint8 = 16 // a RST was seen and nothing since
-	ConnectionRefused  uint8 = 32 // one answer to a refusal may pass; with epoch 0 the entry is no connection
+	ConnectionRefused  uint8 = 32 // one answer to what the pod sent may pass; with epoch 0 the entry is no connection
+	// ConnectionPodRefused is the same of what was sent to the pod.
+	ConnectionPodRefused uint8 = 64
 )
 
 // Local is struct local: an address of the node.
