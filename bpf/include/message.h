@@ -130,6 +130,9 @@ static __noinline int admit_without_ports(struct __sk_buff *skb, const struct pa
 
 	if (!j)
 		return REASON_POLICY_CLOSED;
+	/* TCP without ports has no flags either: the worst is assumed. */
+	j->begins = p->tuple.protocol == IPPROTO_TCP;
+	j->continues = false;
 	if (is_icmp(p->tuple.protocol, p->v6) &&
 	    !bpf_skb_load_bytes(skb, p->transport, &m, sizeof(m))) {
 		if (is_of_link(m.type, p->v6) ||
