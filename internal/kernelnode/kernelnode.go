@@ -7,9 +7,12 @@
 package kernelnode
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
+	stdmaps "maps"
 	"net/netip"
+	"slices"
 
 	"github.com/deltaplane/deltaplane/bpf"
 	"github.com/deltaplane/deltaplane/internal/abi"
@@ -21,11 +24,13 @@ import (
 
 // Node is loaded programs and their maps. Its methods may be called by one goroutine at a time.
 type Node struct {
-	plane   *bpf.Dataplane
-	maps    *maps.Kernel
-	state   *plan.State
-	limit   plan.Capacities
-	policed map[model.LayerKind]bool // whether the layer's rows say that there are policies
+	plane *bpf.Dataplane
+	maps  *maps.Kernel
+	state *plan.State
+	limit plan.Capacities
+	drops *bpf.TakenDrops // nil until asked for
+	// policed says whether the last rows of a layer say that there are policies.
+	policed map[model.LayerKind]bool
 }
 
 // The entries of the tables of connections: room for what a test run sends, and for what one question does, which makes
@@ -39,22 +44,28 @@ const (
 const refusalsPerSecond = 1_000_000_000
 
 // New loads the programs with maps that have room for rows, twice over. masqueradeAll is fixed at load.
-func New(rows int, masqueradeAll bool) (*Node, error) { return load(rows, flows, masqueradeAll) }
+func New(rows int, masqueradeAll bool) (*Node, error) {
+	return NewWith(rows, bpf.Options{MasqueradeAll: masqueradeAll})
+}
 
 // Small is New with room for few connections.
-func Small(rows int, masqueradeAll bool) (*Node, error) { return load(rows, fewFlows, masqueradeAll) }
+func Small(rows int, masqueradeAll bool) (*Node, error) {
+	return NewWith(rows, bpf.Options{MasqueradeAll: masqueradeAll, Flows: fewFlows})
+}
 
-func load(rows int, flows uint32, masqueradeAll bool) (*Node, error) {
+// NewWith is New with options of the caller's. It fills in what they leave out: tables, and room for connections.
+func NewWith(rows int, options bpf.Options) (*Node, error) {
 	capacity := max(1024, 2*rows)
-	capacities := map[abi.Map]uint32{}
+	options.Capacities = map[abi.Map]uint32{}
 	for m := range abi.MapCount {
-		capacities[m] = uint32(capacity)
+		options.Capacities[m] = uint32(capacity)
 	}
-	capacities[abi.Selves] = 1
-	plane, err := bpf.Load(bpf.Options{
-		Capacities: capacities, Flows: flows, Affinities: flows, Connections: flows,
-		RefusalsPerSecond: refusalsPerSecond, MasqueradeAll: masqueradeAll,
-	})
+	options.Capacities[abi.Selves] = 1
+	options.Flows = cmp.Or(options.Flows, flows)
+	options.Affinities = cmp.Or(options.Affinities, options.Flows)
+	options.Connections = cmp.Or(options.Connections, options.Flows)
+	options.RefusalsPerSecond = refusalsPerSecond
+	plane, err := bpf.Load(options)
 	if err != nil {
 		return nil, err
 	}
@@ -83,14 +94,15 @@ type withGrace struct{ *bpf.Dataplane }
 // Grace implements maps.Plane.
 func (withGrace) Grace() error { return bpf.Grace() }
 
-// Set takes the layer of a kind to rows, by writing what differs, in the programmer's order. Connections are then judged
-// anew, if there are policies.
+// Set takes the layer of a kind to rows, by writing what differs, in the programmer's order. If that changes what judges
+// connections they are judged again.
 func (n *Node) Set(kind model.LayerKind, rows *model.Tables) error {
 	have := n.state.Tables(kind)
 	if have == nil {
 		have = &model.Tables{}
 	}
-	p, err := n.state.Apply(n.limit, plan.LayerChange{Kind: kind, Change: model.Diff(have, rows)})
+	change := model.Diff(have, rows)
+	p, err := n.state.Apply(n.limit, plan.LayerChange{Kind: kind, Change: change})
 	if err != nil {
 		return fmt.Errorf("plan the maps: %w", err)
 	}
@@ -106,8 +118,22 @@ func (n *Node) Set(kind model.LayerKind, rows *model.Tables) error {
 			return err
 		}
 	}
+	return n.judge(kind, rows, change)
+}
+
+// judge has connections judged again, or no longer.
+func (n *Node) judge(kind model.LayerKind, rows *model.Tables, change *model.Change) error {
 	n.policed[kind] = rows.Selves[model.SelfKey{}].Policed
+	if !judges(change) {
+		return nil
+	}
 	return n.plane.Judge(n.policed[model.LayerCluster] || n.policed[model.LayerNode])
+}
+
+// judges says whether a change is one of what judges connections.
+func judges(c *model.Change) bool {
+	return len(c.Put.Endpoints)+len(c.Put.Verdicts)+len(c.Put.PortVerdicts)+len(c.Put.Peers)+len(c.Put.Blocks)+len(c.Put.Selves) > 0 ||
+		len(c.Remove.Endpoints)+len(c.Remove.Verdicts)+len(c.Remove.PortVerdicts)+len(c.Remove.Peers)+len(c.Remove.Blocks)+len(c.Remove.Selves) > 0
 }
 
 // Rows reads the rows of a layer back out of the maps.
@@ -160,6 +186,21 @@ func (n *Node) setServiceNetworks(rows *model.Tables) error {
 // DropCounts returns how many packets were dropped or refused, by reason.
 func (n *Node) DropCounts() (map[model.DropReason]uint64, error) { return n.plane.DropCounts() }
 
+// Drops returns what the programs have dropped or refused since it was asked last.
+func (n *Node) Drops() ([]abi.DropEvent, error) {
+	if n.drops == nil {
+		drops, err := n.plane.TakeDrops()
+		if err != nil {
+			return nil, err
+		}
+		n.drops = drops
+	}
+	return n.drops.Take()
+}
+
+// RuleHits returns how many connections each rule has decided since New.
+func (n *Node) RuleHits() (map[model.RuleID]uint64, error) { return n.plane.RuleHits() }
+
 // FromUplink gives a frame to the program of what comes by an interface, by the index that the programs are to see: the
 // caller's network namespace must have it.
 func (n *Node) FromUplink(frame []byte, ifindex int) (bpf.Verdict, []byte, error) {
@@ -189,11 +230,25 @@ func (n *Node) Reset() error {
 			return err
 		}
 	}
-	return n.plane.ForgetFlows()
+	_, err := n.Drops()
+	return errors.Join(n.plane.ForgetFlows(), n.forgetHits(), err)
+}
+
+func (n *Node) forgetHits() error {
+	hits, err := n.plane.RuleHits()
+	if err != nil {
+		return err
+	}
+	return n.plane.ForgetHits(slices.Collect(stdmaps.Keys(hits)))
 }
 
 // Forget lets each next packet be the first of its client and flow.
 func (n *Node) Forget() error { return n.plane.ForgetFlows() }
 
 // Close ends the programs and the maps.
-func (n *Node) Close() { n.plane.Close() }
+func (n *Node) Close() {
+	if n.drops != nil {
+		n.drops.Close()
+	}
+	n.plane.Close()
+}
