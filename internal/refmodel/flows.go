@@ -14,6 +14,8 @@ type Outcome struct {
 	Verdict Verdict
 	// Source and Destination are the packet's when it went on, the same as before if it wasn't translated.
 	Source, Destination netip.AddrPort
+	// Told is what was said about one that didn't go on.
+	Told Told
 }
 
 // Flows is what the per-packet path of one node remembers. Its methods take what the kernel did with a packet, check
@@ -30,12 +32,15 @@ type Outcome struct {
 // The first and the last are a pair, as are the two between: a packet that is exchanged by one, turned round, is what the
 // other exchanges back. Each may be lost to another flow for itself.
 type Flows struct {
-	entries    map[key]*entry
-	Affinities Affinities
+	entries     map[key]*entry
+	Affinities  Affinities
+	Connections Connections
 }
 
 // NewFlows returns a memory with nothing in it.
-func NewFlows() *Flows { return &Flows{entries: map[key]*entry{}, Affinities: Affinities{}} }
+func NewFlows() *Flows {
+	return &Flows{entries: map[key]*entry{}, Affinities: Affinities{}, Connections: newConnections()}
+}
 
 // tuple is a packet's ends.
 type tuple struct {

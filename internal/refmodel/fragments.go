@@ -40,13 +40,13 @@ func (f *Fragments) First(p Packet, leaving bool, did Outcome) {
 }
 
 // Later returns what must become of a later fragment. Of a datagram whose first one wasn't seen it passes, since it may
-// be no Service's, unless it comes in to an address of the service CIDR.
-func (f *Fragments) Later(n *Node, p Packet, leaving bool) Outcome {
+// be no Service's, unless it comes in to an address of the service CIDR, or policies judge here: at a pod's interface.
+func (f *Fragments) Later(n *Node, p Packet, atPod, leaving bool) Outcome {
 	first, seen := f.firsts[fragmentedOf(p, leaving)]
 	switch {
 	case seen && first.Verdict == Forward:
 		return Outcome{Verdict: Forward, Source: netip.AddrPortFrom(first.Source.Addr(), 0), Destination: netip.AddrPortFrom(first.Destination.Addr(), 0)}
-	case seen, !leaving && n.network(p.Destination.Addr()) == model.NetworkServices:
+	case seen, atPod && n.Policed(), !leaving && n.network(p.Destination.Addr()) == model.NetworkServices:
 		return Outcome{Verdict: Drop}
 	}
 	return Outcome{Verdict: Forward, Source: p.Source, Destination: p.Destination}

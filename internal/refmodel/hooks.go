@@ -11,8 +11,17 @@ import (
 	"github.com/deltaplane/deltaplane/internal/model"
 )
 
-// ComesIn checks what became of a packet that came in from a pod or by an uplink, at now seconds.
+// ComesIn checks what became of a packet that came in from a pod or by an uplink, at now seconds. Policies judge what pods
+// send once it is known where that goes, and before anything is remembered of it.
 func (f *Flows) ComesIn(n *Node, via Via, p Packet, did Outcome, now uint32) error {
+	err := f.comesIn(n, via, p, did, now)
+	if err == nil && via == PodPacket && did.Verdict == Reject {
+		f.Connections.expect(n, tupleOf(p).end(true), false)
+	}
+	return err
+}
+
+func (f *Flows) comesIn(n *Node, via Via, p Packet, did Outcome, now uint32) error {
 	k := key{tupleOf(p), false}
 	e := f.entries[k]
 	if e == nil {
@@ -24,12 +33,12 @@ func (f *Flows) ComesIn(n *Node, via Via, p Packet, did Outcome, now uint32) err
 	if !e.forward {
 		e.seen = now
 		f.note(p, k, e)
-		return translated(p, e.exchanged(k), did)
+		return f.goesOn(n, via, p, e.exchanged(k), did, now)
 	}
 	switch f.standing(n, p, k, e, now) {
 	case stands:
 		f.note(p, k, e)
-		return translated(p, e.exchanged(k), did)
+		return f.goesOn(n, via, p, e.exchanged(k), did, now)
 	case isGone:
 		f.end(k, e)
 		return refused(p, model.ReasonBackendGone, did)
@@ -39,6 +48,20 @@ func (f *Flows) ComesIn(n *Node, via Via, p Packet, did Outcome, now uint32) err
 		return f.moveAgain(n, via, p, e.root, did, now)
 	}
 	return f.unknown(n, via, p, did, now)
+}
+
+// goesOn checks a packet that comes in and is to become a tuple, if policies let it.
+func (f *Flows) goesOn(n *Node, via Via, p Packet, t tuple, did Outcome, now uint32) error {
+	if via == PodPacket {
+		s := sightOf(p)
+		if r := f.Connections.judge(n, s, t.end(true), true, now); r.Reason != model.ReasonNone {
+			return f.denied(s, r, t, did)
+		}
+	}
+	if t == tupleOf(p) {
+		return untouched(p, did)
+	}
+	return translated(p, t, did)
 }
 
 // unknown checks the first packet of something.
@@ -52,7 +75,7 @@ func (f *Flows) unknown(n *Node, via Via, p Packet, did Outcome, now uint32) err
 	switch {
 	case d.Verdict == Forward && d.Frontend == nil:
 		f.dialsDirectly(p, now)
-		return untouched(p, did)
+		return f.goesOn(n, via, p, tupleOf(p), did, now)
 	case p.Fault != model.ReasonNone:
 		return dropped(p, p.Fault, did)
 	case p.Protocol == model.TCP && !p.SYN && d.Root != nil:
@@ -89,19 +112,41 @@ func (f *Flows) first(n *Node, via Via, p Packet, d Decision, moved bool, did Ou
 	case Reject:
 		return refused(p, d.Reason, did)
 	}
-	backend, legal := candidate(d, did.Destination)
-	switch {
-	case did.Verdict != Forward || !legal:
+	backend, legal := candidate(d, did.chosen())
+	if !legal {
 		return fmt.Errorf("%s: %s, want forward to one of %s", p, did, addresses(d.Candidates))
+	}
+	f.Affinities.Note(d, client, backend, now)
+	var r Ruling
+	s := sightOf(p)
+	if to := (tuple{p.Protocol, p.Source, AddrPort(backend)}); via == PodPacket {
+		if r = f.Connections.begins(n, s, to.end(true), model.Egress); r.Reason != model.ReasonNone {
+			return f.denied(s, r, to, did)
+		}
+	}
+	switch {
+	case did.Verdict != Forward:
+		return fmt.Errorf("%s: %s, want forward to %s", p, did, AddrPort(backend))
 	case did.Source.Addr() != p.Source.Addr():
 		return fmt.Errorf("%s: the source became %s, want the client's address kept where it comes in", p, did.Source)
 	}
-	f.Affinities.Note(d, client, backend, now)
 	e := &entry{
 		to: AddrPort(backend), at: AddrPort(backend), backend: backend.ID, root: d.Root.ID, forward: true, moved: moved,
 		masquerade: n.marks(Dialler{via, p.Source.Addr()}, d, backend), sequence: p.Sequence, seen: now,
 	}
-	return f.begin(key{tupleOf(p), false}, e, did)
+	if err := f.begin(key{tupleOf(p), false}, e, did); err != nil || via != PodPacket {
+		return err
+	}
+	f.Connections.remember(n, s, End{p.Protocol, did.Source, AddrPort(backend)}, r, true, now)
+	return nil
+}
+
+// chosen is the backend that a packet was sent to, or would have been if policies had let it.
+func (o Outcome) chosen() netip.AddrPort {
+	if o.Verdict == Forward {
+		return o.Destination
+	}
+	return o.Told.destination
 }
 
 func addresses(backends []model.Backend) (all []netip.AddrPort) {
@@ -118,6 +163,21 @@ func (n *Node) marks(who Dialler, d Decision, b model.Backend) bool {
 
 // Leaves checks what became of a packet that leaves the node's stack: by the uplink of an index, or 0 to a pod.
 func (f *Flows) Leaves(n *Node, uplink int, p Packet, did Outcome, now uint32) error {
+	if uplink != 0 {
+		return f.leaves(n, uplink, p, did, now)
+	}
+	s, t := sightOf(p), tupleOf(p)
+	r := f.Connections.judge(n, s, t.end(false), false, now)
+	if r.Reason == model.ReasonNone {
+		return f.leaves(n, uplink, p, did, now)
+	}
+	if did.Verdict == Reject {
+		f.Connections.expect(n, t.end(false), true)
+	}
+	return f.denied(s, r, t, did)
+}
+
+func (f *Flows) leaves(n *Node, uplink int, p Packet, did Outcome, now uint32) error {
 	k := key{tupleOf(p), true}
 	e := f.entries[k]
 	if e == nil || p.Fault != model.ReasonNone {
@@ -210,18 +270,42 @@ func dropped(p Packet, reason model.DropReason, did Outcome) error {
 	if did.Verdict != Drop {
 		return fmt.Errorf("%s: want drop (%s), got %s", p, reason, did)
 	}
+	return told(p, reason, did)
+}
+
+// told checks the reason, where one was told. A later fragment that is held is not said to be dropped.
+func told(p Packet, reason model.DropReason, did Outcome) error {
+	if did.Told.Reason != model.ReasonNone && did.Told.Reason != reason {
+		return fmt.Errorf("%s: dropped as %s, want %s", p, did.Told.Reason, reason)
+	}
 	return nil
+}
+
+// denied checks what became of a packet that policies don't let go on, and what the programs say about it. Rules of
+// ClusterNetworkPolicies deny without a word; so does, unless the operator wants it otherwise, the lack of a rule.
+func (f *Flows) denied(s Sight, r Ruling, t tuple, did Outcome) error {
+	want := Told{r, Ends{t}}
+	answered := did.Verdict == Reject && r.Reason == model.ReasonIsolated && f.Connections.AnswersIsolated && s.answerable()
+	if did.Verdict != Drop && !answered || did.Told != want {
+		return fmt.Errorf("%s: %s, said %s, want it denied: %s", t, did, did.Told, want)
+	}
+	return nil
+}
+
+// answerable says whether a refusal may be sent: of what has no ports only an echo request is answered.
+func (s Sight) answerable() bool {
+	if isICMP(s.network) {
+		return s.begins && oneHost(s.source.Addr())
+	}
+	return s.hasPorts && s.network.Answerable()
 }
 
 // refused takes a drop too: answers are limited in rate, and not given to what asks for none. See Answerable.
 func refused(p Packet, reason model.DropReason, did Outcome) error {
-	if p.LengthsLie {
-		return dropped(p, model.ReasonMalformed, did)
-	}
 	if did.Verdict == Forward || did.Verdict == Reject && !p.Answerable() {
 		return fmt.Errorf("%s: want reject (%s), got %s", p, reason, did)
 	}
-	return nil
+	return told(p, reason, did)
 }
 
 // Answerable says whether a refusal of the packet may be sent.
@@ -253,7 +337,16 @@ func (p Packet) String() string {
 // String returns the outcome in one line, for messages.
 func (o Outcome) String() string {
 	if o.Verdict != Forward {
-		return o.Verdict.String()
+		return fmt.Sprintf("%s (%s)", o.Verdict, o.Told.Reason)
 	}
 	return fmt.Sprintf("forward as %s → %s", o.Source, o.Destination)
+}
+
+// String returns what was said in one line, for messages.
+func (t Told) String() string {
+	return fmt.Sprintf("%s, %s of rule set %d by rule %d, %s", t.Reason, t.Direction, t.RuleSet, t.Rule, t.tuple)
+}
+
+func (t tuple) String() string {
+	return fmt.Sprintf("%s %s → %s", t.protocol, t.source, t.destination)
 }

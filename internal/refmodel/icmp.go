@@ -54,6 +54,9 @@ func parseError(frame []byte) (icmpError, bool) {
 
 // parseNetwork reads the IP header at a place in the frame, and what follows it up to the transport header.
 func parseNetwork(frame []byte, at int, v6 bool) (Packet, bool) {
+	if len(frame) < at {
+		return Packet{}, false
+	}
 	ip := frame[at:]
 	if v6 {
 		if len(ip) < ipv6Bytes || ip[0]>>4 != 6 {
@@ -72,6 +75,7 @@ func parseNetwork(frame []byte, at int, v6 bool) (Packet, bool) {
 	fragment := binary.BigEndian.Uint16(ip[6:])
 	p.Later = fragment&0x1fff != 0
 	p.First = !p.Later && fragment&0x2000 != 0
+	p.ID = uint32(binary.BigEndian.Uint16(ip[4:]))
 	return p, true
 }
 
@@ -99,24 +103,39 @@ func (f *Flows) TranslateError(frame []byte, leaving bool) []byte {
 	return e.rewrite(frame, becomes.destination, becomes.source)
 }
 
-// WithoutPorts returns what must become of such a frame where packets come in. What still goes to a Service's address,
-// having been translated or not, would go round in circles: a ping above all, since a Service answers none.
-func (f *Flows) WithoutPorts(n *Node, frame []byte) (Verdict, []byte) {
-	out := f.TranslateError(frame, false)
-	if len(out) < ethernetBytes+ipv4Bytes {
-		return Forward, out
+// Fate is what must become of a frame.
+type Fate struct {
+	Verdict Verdict // Reject where an answer may be given; it need not
+	Told    Told    // about one that doesn't go on
+	Frame   []byte  // as it goes on
+}
+
+// WithoutPorts returns what must become of such a frame, at a pod's interface or an uplink, where it comes in or leaves:
+// policies judge it, and an ICMP error is translated. What still comes in to a Service's address then, having been
+// translated or not, would go round in circles: a ping above all, since a Service answers none.
+func (f *Flows) WithoutPorts(n *Node, frame []byte, atPod, leaving bool, now uint32) Fate {
+	s, isIP := See(frame)
+	if atPod && isIP && n.Policed() {
+		if r := f.message(n, s, !leaving, now); r.Reason != model.ReasonNone {
+			verdict := Drop
+			if r.Reason == model.ReasonIsolated && f.Connections.AnswersIsolated && s.answerable() {
+				verdict = Reject
+			}
+			return Fate{Verdict: verdict, Told: Told{r, Ends{s.tuple}}}
+		}
 	}
-	to := netip.Addr{}
-	switch ip, etherType := out[ethernetBytes:], binary.BigEndian.Uint16(out[12:]); {
-	case etherType == 0x0800 && ip[0]>>4 == 4 && ip[0]&15 >= 5:
-		to = address4(ip[16:])
-	case etherType == 0x86dd && ip[0]>>4 == 6 && len(ip) >= ipv6Bytes:
-		to = address16(ip[24:])
+	out := f.TranslateError(frame, leaving)
+	if to, ok := See(out); ok && !leaving && n.network(to.destination.Addr()) == model.NetworkServices {
+		return Fate{Verdict: Drop, Told: Told{Ruling: Ruling{Reason: model.ReasonUnallocated}}}
 	}
-	if n.network(to) == model.NetworkServices {
-		return Drop, frame
+	return Fate{Verdict: Forward, Frame: out}
+}
+
+// Refused notes that such a frame was answered.
+func (f *Flows) Refused(n *Node, frame []byte, leaving bool) {
+	if s, isIP := See(frame); isIP {
+		f.Connections.expect(n, s.end(!leaving), leaving)
 	}
-	return Forward, out
 }
 
 // rewrite gives the quoted packet other ends, and the error that it is about. The quoted transport checksum can't be

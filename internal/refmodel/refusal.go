@@ -13,7 +13,8 @@ import (
 
 // CheckRefusal checks the answer to a packet that was rejected: a TCP RST (RFC 9293 3.10.7.1), an SCTP ABORT (RFC 9260
 // 8.4), else an ICMP port unreachable (RFC 792, RFC 4443 3.1), from the Service's address, back the way the packet came.
-func (p Packet) CheckRefusal(frame, answer []byte) error {
+// What a policy has refused is prohibited (RFC 1812 5.2.7.1, RFC 4443 3.1), not unreachable.
+func (p Packet) CheckRefusal(frame, answer []byte, prohibited bool) error {
 	if len(answer) < ethernetBytes || !bytes.Equal(answer[:6], frame[6:12]) || !bytes.Equal(answer[6:12], frame[:6]) {
 		return errors.New("the Ethernet addresses aren't exchanged")
 	}
@@ -27,7 +28,7 @@ func (p Packet) CheckRefusal(frame, answer []byte) error {
 	case model.SCTP:
 		return p.checkAbort(frame, payload, protocol)
 	}
-	return p.checkUnreachable(frame, payload, protocol)
+	return p.checkUnreachable(frame, payload, protocol, prohibited)
 }
 
 // checkAnswerIP checks the IP header and returns what is behind it.
@@ -116,12 +117,18 @@ func (p Packet) checkAbort(frame, abort []byte, protocol uint8) error {
 	return nil
 }
 
-func (p Packet) checkUnreachable(frame, message []byte, protocol uint8) error {
+func (p Packet) checkUnreachable(frame, message []byte, protocol uint8, prohibited bool) error {
 	wantProtocol, kind, code := uint8(1), uint8(3), uint8(3)
 	sum := Checksum(message)
 	if p.Source.Addr().Is6() {
 		wantProtocol, kind, code = 58, 1, 4
 		sum = Checksum(pseudoHeader(58, len(message), p.Destination.Addr(), p.Source.Addr()), message)
+	}
+	switch {
+	case prohibited && p.Source.Addr().Is6():
+		code = 1
+	case prohibited:
+		code = 13
 	}
 	quoted := frame[ethernetBytes : p.transport+shortBytes] // options and extension headers are quoted too
 	switch {
