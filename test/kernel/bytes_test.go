@@ -21,7 +21,7 @@ func (w *world) frame(s sent, flags byte) []byte {
 		f.options = bytesOf(1, 4*(1+w.choose(10)))
 	case 1:
 		if s.protocol != model.SCTP { // one that gets other ports is dropped, having chosen a backend that no one can tell
-			f.fragment = uint16(0x2000 | w.choose(2)*7)
+			w.fragment(&f, 1)
 		}
 	case 2:
 		f.extensions = one(w, [][]byte{{60}, {0, 43}, {44}, {51}, {0, 60, 43, 44, 51}, {60, 60, 60, 60, 60, 60}, {59}})
@@ -55,12 +55,13 @@ type frameSpec struct {
 	options         []byte // IPv4
 	tcpOptions      []byte
 	extensions      []byte // IPv6: kinds of headers
-	fragment        uint16 // IPv4: flags and offset
+	fragment        uint16 // flags and offset as of IPv4
 	lengthOff       int    // added to the length that the IP header says
 	dataOffset      byte   // TCP: instead of the right one, if not 0
 	padding         int
 	withoutChecksum bool
-	icmp            byte // a message of this kind instead of protocol's packet, if not 0
+	icmp            byte   // a message of this kind instead of protocol's packet, if not 0
+	id              uint16 // of an echo
 }
 
 func frameOf(s sent, payload []byte) frameSpec { return frameSpec{sent: s, payload: payload} }
@@ -107,15 +108,21 @@ func (f frameSpec) ipv6(transport int) []byte {
 	header[6] = kinds[0]
 	for i := range f.extensions {
 		extension := []byte{kinds[i+1], 0, 0, 0, 0, 0, 0, 0}
+		if f.extensions[i] == 44 { // the offset in units of 8 bytes, and whether there is more
+			binary.BigEndian.PutUint16(extension[2:], f.fragment&0x1fff<<3|f.fragment>>13)
+		}
 		header = append(header, extension...)
 	}
 	binary.BigEndian.PutUint16(header[4:], uint16(len(header)-40+transport+f.lengthOff))
 	return header
 }
 
+// messageEchoReply stands for ICMP's type 0.
+const messageEchoReply = 255
+
 // message is an ICMP message about the payload.
 func (f frameSpec) message() (protocol model.Protocol, message []byte) {
-	message = append([]byte{f.icmp, 1, 0, 0, 0, 0, 5, 0xdc}, f.payload...)
+	message = append([]byte{f.icmp % messageEchoReply, 1, 0, 0, byte(f.id >> 8), byte(f.id), 5, 0xdc}, f.payload...)
 	if f.source.Addr().Is4() {
 		binary.BigEndian.PutUint16(message[2:], refmodel.Checksum(message))
 		return 1, message

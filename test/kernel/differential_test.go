@@ -3,7 +3,6 @@
 package kernel
 
 import (
-	"bytes"
 	"errors"
 	"flag"
 	"fmt"
@@ -15,11 +14,8 @@ import (
 	"testing"
 	"time"
 
-	"golang.org/x/sys/unix"
-
 	"github.com/deltaplane/deltaplane/bpf"
 	"github.com/deltaplane/deltaplane/internal/kernelnode"
-	"github.com/deltaplane/deltaplane/internal/model"
 	"github.com/deltaplane/deltaplane/internal/refmodel"
 	"github.com/deltaplane/deltaplane/internal/testkit"
 )
@@ -56,7 +52,10 @@ func TestProgramsAgreeWithTheModel(t *testing.T) {
 	testkit.NeedKernel(t)
 	seed := anySeed(t)
 	total := tally{}
-	kernels := []kernelNode{newKernelNode(t, false), newKernelNode(t, true)}
+	kernels := []kernelNode{
+		newKernelNode(t, bpf.Options{}), newKernelNode(t, bpf.Options{MasqueradeAll: true}),
+		newKernelNode(t, bpf.Options{PolicyReject: true}), newKernelNode(t, bpf.Options{KeepEstablished: true}),
+	}
 	for i := range *runsFlag {
 		kernel := kernels[i%len(kernels)]
 		rng := rand.New(rand.NewPCG(seed, uint64(i)))
@@ -79,7 +78,7 @@ func TestProgramsAgreeWithTheModel(t *testing.T) {
 func FuzzProgramsAgreeWithTheModel(f *testing.F) {
 	testkit.NeedKernel(f)
 	f.Add([]byte("any bytes make a world and the packets in it, one choice a byte, until they are used up"))
-	kernel := newKernelNode(f, false)
+	kernel := newKernelNode(f, bpf.Options{PolicyReject: true})
 	f.Fuzz(func(t *testing.T, choices []byte) {
 		if err := replay(t, kernel, choices); err != nil {
 			t.Error(err)
@@ -124,30 +123,43 @@ func shrink(choices []int, err error, run func([]int) error) error {
 // kernelNode is loaded programs in fixed surroundings.
 type kernelNode struct {
 	*kernelnode.Node
-	around refmodel.Surroundings
+	around  refmodel.Surroundings
+	options bpf.Options
 }
 
-func newKernelNode(t testing.TB, masqueradeAll bool) kernelNode {
+// flowsOfWorld are more than a world has. To forget them costs by their number.
+const flowsOfWorld = 1 << 12
+
+func newKernelNode(t testing.TB, options bpf.Options) kernelNode {
 	t.Helper()
-	kernel, err := kernelnode.New(1024, masqueradeAll)
+	options.Flows = flowsOfWorld
+	kernel, err := kernelnode.NewWith(1024, options)
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(kernel.Close)
-	around := surroundings(masqueradeAll)
+	around := surroundings(options.MasqueradeAll)
 	if err := kernel.Surround(around); err != nil {
 		t.Fatal(err)
 	}
-	return kernelNode{kernel, around}
+	return kernelNode{kernel, around, options}
+}
+
+// memory is an empty one of the model for what the programs are to do.
+func (k kernelNode) memory() *refmodel.Flows {
+	flows := refmodel.NewFlows()
+	flows.Connections.KeepEstablished, flows.Connections.AnswersIsolated = k.options.KeepEstablished, k.options.PolicyReject
+	return flows
 }
 
 // tally counts what was seen, so that a generator that no longer reaches something is noticed.
 type tally map[string]int
 
-// kindsOfSteps are what a run must have seen.
+// kindsOfSteps are what a run must have seen; the first are packets.
 var kindsOfSteps = []string{
 	"let through", "translated coming in", "translated leaving", "given another port", "masqueraded", "refused", "dropped", "error translated",
-	"later fragment", "change of tables", "passing of time",
+	"later fragment", "denied by policy_denied", "denied by policy_isolated", "denied by policy_closed", "denied by unknown_pod",
+	"denied and told", "denied without ports", "change of tables", "passing of time",
 }
 
 func (c tally) missing() string {
@@ -160,7 +172,7 @@ func (c tally) missing() string {
 }
 
 func (c tally) packets() (n int) {
-	for _, kind := range kindsOfSteps[:9] {
+	for _, kind := range kindsOfSteps[:len(kindsOfSteps)-2] {
 		n += c[kind]
 	}
 	return n
@@ -175,223 +187,44 @@ func (c tally) String() string {
 	return strings.Join(words, ", ")
 }
 
-// judge holds the programs and the model to each other.
-type judge struct {
-	t         *testing.T
-	kernel    kernelNode
-	traffic   *traffic
-	flows     *refmodel.Flows
-	fragments *refmodel.Fragments
-	node      *refmodel.Node
-	tally     tally
-	past      uint32   // seconds that were let pass
-	told      []string // the last steps, for people
-}
-
 // differential runs one world up to the first disagreement, and tells all about that.
 func differential(t *testing.T, kernel kernelNode, choose func(int) int, more func() bool, total tally) error {
 	t.Helper()
 	if err := kernel.Reset(); err != nil {
 		t.Fatal(err)
 	}
-	j := &judge{t: t, kernel: kernel, flows: refmodel.NewFlows(), fragments: refmodel.NewFragments(), tally: total, traffic: &traffic{world: newWorld(choose)}}
+	j := &judge{t: t, kernel: kernel, flows: kernel.memory(), fragments: refmodel.NewFragments(), tally: total, traffic: &traffic{world: newWorld(choose)}}
+	if choose(3) != 0 {
+		j.traffic.rules = newRules()
+	}
+	err := j.steps(more)
+	if errors.Is(err, errSecondPassed) {
+		return nil
+	}
+	if err == nil {
+		err = j.hits()
+	}
+	if err != nil {
+		return fmt.Errorf("%w\nthe tables:\n%s\nthe last steps:\n%s", err, j.traffic, j.history())
+	}
+	return nil
+}
+
+// steps makes packets and changes.
+func (j *judge) steps(more func() bool) error {
 	for first := true; more(); first = false {
 		var err error
-		switch n := choose(24); {
+		switch n := j.traffic.choose(24); {
 		case first || n < 2:
 			err = j.change()
 		case n == 2:
-			err = j.passTime(one(j.traffic.world, []uint32{1, 1, 9, 10, 100}))
+			err = j.passTime(one(j.traffic.world, []uint32{1, 1, 9, 10, 30, 100}))
 		default:
 			err = j.packet(j.traffic.next())
 		}
-		if errors.Is(err, errSecondPassed) {
-			return nil
-		}
 		if err != nil {
-			return fmt.Errorf("%w\nthe tables:\n%s\nthe last steps:\n%s", err, j.traffic, j.history())
+			return err
 		}
 	}
 	return nil
-}
-
-func (j *judge) change() error {
-	w := j.traffic.world
-	w.change()
-	j.tally["change of tables"]++
-	j.tell("the tables change: %s", w.changed)
-	if err := errors.Join(j.kernel.Set(model.LayerCluster, w.cluster), j.kernel.Set(model.LayerNode, w.node)); err != nil {
-		return err
-	}
-	j.node = w.model(j.kernel.around)
-	return nil
-}
-
-func (j *judge) passTime(seconds uint32) error {
-	j.tally["passing of time"]++
-	j.tell("%d seconds pass", seconds)
-	j.past += seconds
-	return j.kernel.PassTime(seconds)
-}
-
-// errSecondPassed ends a world early: the kernel's clock, which it shares with no one, went on by a second between our
-// looking at it and the program's.
-var errSecondPassed = errors.New("a second passed")
-
-// clock returns the seconds of the clock that the programs look at.
-func clock() uint32 {
-	var now unix.Timespec
-	if err := unix.ClockGettime(unix.CLOCK_MONOTONIC, &now); err != nil {
-		panic(err) // there is no such kernel
-	}
-	return uint32(now.Sec)
-}
-
-// run gives a frame to the hook's program; now is the programs' time.
-func (j *judge) run(p passage) (verdict bpf.Verdict, out []byte, now uint32, err error) {
-	now = clock()
-	switch p.hook {
-	case fromPodHook:
-		verdict, out, err = j.kernel.FromPod(p.frame)
-	case toPodHook:
-		verdict, out, err = j.kernel.ToPod(p.frame)
-	case fromUplinkHook:
-		verdict, out, err = j.kernel.FromUplink(p.frame, uplinkA)
-	case toUplinkHook:
-		verdict, out, err = j.kernel.ToUplink(p.frame, uplinkA)
-	}
-	if err == nil && clock() != now {
-		err = errSecondPassed
-	}
-	return verdict, out, now + j.past, err
-}
-
-func (j *judge) packet(at passage) error {
-	verdict, out, now, err := j.run(at)
-	if err != nil {
-		return fmt.Errorf("frame %x: %w", at.frame, err)
-	}
-	p, readable := refmodel.Parse(at.frame)
-	if !readable {
-		return j.unreadable(at, verdict, out)
-	}
-	did, err := j.outcome(p, at.frame, verdict, out)
-	j.tell("%s %s: %s", at.hook, p, did)
-	if err == nil && p.Later {
-		return j.later(at, p, did)
-	}
-	if err != nil {
-		return fmt.Errorf("%s: %w\nframe in  %x\nframe out %x", p, err, at.frame, out)
-	}
-	switch at.hook {
-	case fromPodHook:
-		err = j.flows.ComesIn(j.node, refmodel.PodPacket, p, did, now)
-	case fromUplinkHook:
-		err = j.flows.ComesIn(j.node, refmodel.UplinkPacket, p, did, now)
-	case toPodHook:
-		err = j.flows.Leaves(j.node, 0, p, did, now)
-	case toUplinkHook:
-		err = j.flows.Leaves(j.node, uplinkA, p, did, now)
-	}
-	if err != nil {
-		return fmt.Errorf("%s %w\nframe in  %x\nframe out %x", at.hook, err, at.frame, out)
-	}
-	if p.First {
-		j.fragments.First(p, at.hook.leaving(), did)
-	}
-	j.count(at.hook, p, did)
-	if did.Verdict == refmodel.Forward {
-		j.traffic.went(at, out)
-	}
-	return nil
-}
-
-// later judges a fragment but the first.
-func (j *judge) later(at passage, p refmodel.Packet, did refmodel.Outcome) error {
-	if want := j.fragments.Later(j.node, p, at.hook.leaving()); did != want {
-		return fmt.Errorf("%s %s: a later fragment, want %s, got %s", at.hook, p, want, did)
-	}
-	j.tally["later fragment"]++
-	return nil
-}
-
-// unreadable judges what is no packet of a flow but may be an ICMP error about one.
-func (j *judge) unreadable(at passage, verdict bpf.Verdict, out []byte) error {
-	legal, want := refmodel.Forward, j.flows.TranslateError(at.frame, at.hook.leaving())
-	if !at.hook.leaving() {
-		legal, want = j.flows.WithoutPorts(j.node, at.frame)
-	}
-	j.tell("%s, no flow's packet: %s, to be translated: %v", at.hook, legal, !bytes.Equal(want, at.frame))
-	switch {
-	case legal == refmodel.Drop && verdict == bpf.Drop:
-		j.tally["dropped"]++
-		return nil
-	case legal == refmodel.Drop || verdict != bpf.Pass || !bytes.Equal(out, want):
-		return fmt.Errorf("%s %s, want %s of\nframe in  %x\nframe out %x\nwanted    %x", at.hook, verdict, legal, at.frame, out, want)
-	}
-	if bytes.Equal(want, at.frame) {
-		j.tally["let through"]++
-	} else {
-		j.tally["error translated"]++
-	}
-	return nil
-}
-
-// outcome reads what the programs did, and checks every byte of what came out.
-func (j *judge) outcome(p refmodel.Packet, frame []byte, verdict bpf.Verdict, out []byte) (refmodel.Outcome, error) {
-	switch verdict {
-	case bpf.Drop:
-		return refmodel.Outcome{Verdict: refmodel.Drop}, nil
-	case bpf.Refuse:
-		return refmodel.Outcome{Verdict: refmodel.Reject}, p.CheckRefusal(frame, out)
-	}
-	after, readable := refmodel.Parse(out)
-	if !readable {
-		return refmodel.Outcome{Verdict: refmodel.Forward}, errors.New("what came out can't be read any more")
-	}
-	did := refmodel.Outcome{Verdict: refmodel.Forward, Source: after.Source, Destination: after.Destination}
-	if p.LengthsLie { // there is no right checksum
-		return did, nil
-	}
-	if want := p.Rewrite(frame, did.Source, did.Destination); !bytes.Equal(out, want) {
-		return did, fmt.Errorf("%s, but with other bytes than\nwanted    %x", did, want)
-	}
-	return did, nil
-}
-
-func (j *judge) count(at hook, p refmodel.Packet, did refmodel.Outcome) {
-	kind := "translated coming in"
-	switch {
-	case did.Verdict == refmodel.Drop:
-		kind = "dropped"
-	case did.Verdict == refmodel.Reject:
-		kind = "refused"
-	case did.Source == p.Source && did.Destination == p.Destination:
-		kind = "let through"
-	case at.leaving() && slices.Contains(nodes, did.Source.Addr()) && did.Destination == p.Destination:
-		kind = "masqueraded"
-	case at.leaving():
-		kind = "translated leaving"
-	case did.Source != p.Source:
-		kind = "given another port"
-	}
-	j.tally[kind]++
-}
-
-// historyLength is how many steps are told of before a disagreement.
-const historyLength = 40
-
-func (j *judge) tell(format string, args ...any) {
-	j.told = append(j.told, fmt.Sprintf(format, args...))
-	if len(j.told) > historyLength {
-		j.told = j.told[1:]
-	}
-}
-
-func (j *judge) history() string {
-	var b bytes.Buffer
-	for _, line := range j.told {
-		fmt.Fprintf(&b, "  %s\n", line)
-	}
-	return b.String()
 }

@@ -25,6 +25,7 @@ type world struct {
 	services []service
 	ids      map[model.BackendKey]model.BackendID
 	changed  string
+	rules    *rules // nil without policies
 
 	cluster, node *model.Tables
 }
@@ -237,6 +238,9 @@ func (w *world) compile() {
 	for _, a := range w.here {
 		w.node.Endpoints[a] = model.Endpoint{Addr: a, Pod: "test/" + strings.ReplaceAll(a.String(), ":", "-")}
 	}
+	if w.rules != nil {
+		w.rules.compile(w.node)
+	}
 	for _, s := range w.services {
 		if !s.deleted {
 			w.compileService(s.withoutIdle())
@@ -412,6 +416,7 @@ func (w *world) String() string {
 			slices.Sort(in)
 			lines = append(lines, fmt.Sprintf("  set %3d, backend %d: %s, state %d, in sets %s", b.Set, b.ID, refmodel.AddrPort(b), b.State, cmp.Or(strings.Join(in, " "), "none")))
 		}
+		lines = append(lines, policyLines(t)...)
 		for r := range t.SourceRanges {
 			lines = append(lines, fmt.Sprintf("  set %3d takes %s", r.Set, r.Prefix))
 		}

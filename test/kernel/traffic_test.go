@@ -28,6 +28,9 @@ func (h hook) String() string { return []string{"from pod", "to pod", "from upli
 // leaving says that the packet leaves the node's stack.
 func (h hook) leaving() bool { return h == toPodHook || h == toUplinkHook }
 
+// ofPod says that it is at a pod's interface, where policies judge.
+func (h hook) ofPod() bool { return h == fromPodHook || h == toPodHook }
+
 // passage is a frame and where it passes.
 type passage struct {
 	hook  hook
@@ -63,6 +66,9 @@ func remember[T any](list []T, what T) []T {
 
 // next makes the next packet.
 func (t *traffic) next() passage {
+	if t.rules != nil && t.choose(4) == 0 {
+		return t.direct()
+	}
 	switch n := t.choose(12); {
 	case n < 4 && len(t.passing) > 0:
 		i := len(t.passing) - 1
@@ -84,10 +90,11 @@ func (t *traffic) next() passage {
 
 // went notes what became of a passage that was let on, as frame.
 func (t *traffic) went(p passage, frame []byte) {
-	parsed, ok := refmodel.Parse(frame)
+	seen, ok := refmodel.See(frame)
 	if !ok {
 		return
 	}
+	parsed := seen.Fragment()
 	if p.hook.leaving() {
 		t.arrived = remember(t.arrived, passage{p.hook, frame})
 		return
@@ -166,7 +173,10 @@ func (w *world) frontend(s service) netip.AddrPort {
 
 // answer makes whoever got a packet say something back.
 func (t *traffic) answer(to passage) passage {
-	p, _ := refmodel.Parse(to.frame)
+	p, hasPorts := refmodel.Parse(to.frame)
+	if !hasPorts {
+		return t.answerWithoutPorts(to)
+	}
 	s := sent{protocol: p.Protocol, source: p.Destination, dst: p.Source, sequence: 5000, acknowledged: p.Sequence + 1}
 	if t.choose(6) == 0 {
 		s.acknowledged += uint32(1 << t.choose(30))
@@ -211,8 +221,8 @@ func (t *traffic) stray() passage {
 
 // complaint makes a router, or whoever got a packet, say that it went no further.
 func (t *traffic) complaint(about passage) passage {
-	p, _ := refmodel.Parse(about.frame)
-	quoted := about.frame[14:]
+	seen, _ := refmodel.See(about.frame)
+	p, quoted := seen.Fragment(), about.frame[14:]
 	if t.choose(3) != 0 {
 		quoted = quoted[:min(len(quoted), one(t.world, []int{20, 27, 28, 35, 38, 47, 48, 57, 58}))]
 	}
