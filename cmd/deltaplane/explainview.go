@@ -48,6 +48,9 @@ func answerTitle(p paint, a *explain.Answer) string {
 	if a.Reason != "none" {
 		title += "  " + a.Reason
 	}
+	if a.Evidence != "" {
+		title += "  " + p.faint("("+a.Evidence+")")
+	}
 	return title
 }
 

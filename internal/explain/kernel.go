@@ -167,5 +167,5 @@ func (k *Kernel) judge(w *World, e end) (*ruling, error) {
 	if in.action != 0 && in.action != action {
 		return nil, fmt.Errorf("the kernel says %s to the packet to %s at pod %s, its maps say %s: please report this", action, e.target, said.Pod, in.action)
 	}
-	return compared(&ruling{Ruling: said, action: action, rule: in.rule}, "the kernel's programs, run with the rows of node "+e.node+","), nil
+	return compared(&ruling{Ruling: said, action: action, rule: in.rule}, "the programs with the rows of node "+e.node), nil
 }

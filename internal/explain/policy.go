@@ -141,13 +141,13 @@ func (Model) judge(w *World, e end) (*ruling, error) {
 
 // compared adds whether the objects agree with an engine.
 func compared(r *ruling, whose string) *ruling {
-	r.evidence = whose + " say the same"
+	r.evidence = "same answer in " + whose + ": yes"
 	switch {
 	case r.action == 0:
 		r.action = r.Action
-		r.evidence = whose + " don't know the pod (yet): while there are policies it passes nothing"
+		r.evidence = "the pod isn't known in " + whose + " (yet): while there are policies it passes nothing"
 	case r.action != r.Action:
-		r.evidence = fmt.Sprintf("%s say %s, the objects say %s: a change is under way, or please report this", whose, r.action, r.Action)
+		r.evidence = fmt.Sprintf("same answer in %s: no, they say %s, the objects %s; a change is under way, or please report this", whose, r.action, r.Action)
 	}
 	return r
 }
@@ -178,6 +178,7 @@ func (w *World) tell(a *Answer, c connection, fates []fate) {
 	}
 	switch denial := telling.denial(); {
 	case denial != nil:
+		a.Evidence = denial.evidence
 		a.Verdict, a.Reason = refmodel.Drop.String(), reasons[denial.action].String()
 	case len(denied) > 0:
 		a.Policy.Denied = denied
@@ -211,7 +212,7 @@ func (w *World) path(c connection, a *Answer, to netip.AddrPort) string {
 func (f *fate) steps() []string {
 	switch {
 	case f.egress == nil && f.ingress == nil:
-		return []string{"no policy judges it: neither end is a pod with an address of its own"}
+		return []string{"no policy judges it: neither end is a pod that policies know"}
 	case f.egress.silent() && f.ingress.silent():
 		return []string{"no policy selects the pods: allowed"}
 	case !f.egress.allowed():
@@ -267,7 +268,7 @@ func askedOf(r *policy.Ruling, asked policy.Asked) PolicyAsked {
 	does := map[schemas.RuleAction]string{
 		schemas.RuleAction_RULE_ACTION_ACCEPT: "allow", schemas.RuleAction_RULE_ACTION_DENY: "deny", schemas.RuleAction_RULE_ACTION_PASS: "pass",
 	}
-	switch at := fmt.Sprintf("%s[%d]", r.Direction, asked.Matched); {
+	switch at := ruleText(&model.Rule{Direction: r.Direction, Index: uint16(max(asked.Matched, 0)), Name: asked.Name}); {
 	case asked.Refused != "":
 		a.Verdict, a.Text = "closed", "is not in force, so nothing passes: "+asked.Refused
 	case !asked.Reached:

@@ -34,7 +34,8 @@ type Answer struct {
 	Steps             []string        `json:"steps"`
 	Causes            []Cause         `json:"causes"`
 
-	Path string `json:"-"` // for people: whom the connection is from, over which Service, to which end
+	// For people: whom the connection is from, over which Service, to which end; and how the engine knows of a denial.
+	Path, Evidence string `json:"-"`
 }
 
 // Policy is what network policy says where the connection leaves and where it arrives.

@@ -56,8 +56,8 @@ type Asked struct {
 	Refused string             // why it is not in force, and closes the pod
 	Reached bool               // nothing decided before it
 	Matched int                // the place of its first rule that matches, -1 for none
+	Name    string             // of that rule; may be empty
 	Action  schemas.RuleAction // of that rule
-	Rules   int                // how many it has in this direction
 	Miss    *Miss              // its rule that came nearest to allowing, if none matched and one might have
 	Nearest bool               // no rule of another policy came nearer
 }
@@ -124,13 +124,13 @@ func (c *Cluster) selecting(subject *pod, d model.Direction) (found []*policy) {
 
 // ask finds the first rule of a policy that matches.
 func (c *Cluster) ask(p *policy, d model.Direction, conn Connection) Asked {
-	a := Asked{Policy: p.PolicyName, Refused: p.refused, Matched: -1, Rules: len(p.rules[d])}
+	a := Asked{Policy: p.PolicyName, Refused: p.refused, Matched: -1}
 	if p.refused != "" {
 		return a
 	}
 	for i, rule := range p.rules[d] {
 		if c.matchesRule(p, d, rule, conn) {
-			a.Matched, a.Action = i, action(p, rule)
+			a.Matched, a.Name, a.Action = i, rule.GetName(), action(p, rule)
 			return a
 		}
 	}
@@ -194,6 +194,6 @@ func (r *Ruling) decide(p *policy, a *Asked) {
 	}
 	r.Rule = &model.Rule{
 		Policy: p.PolicyName, Direction: r.Direction, Index: uint16(a.Matched),
-		Name: p.rules[r.Direction][a.Matched].GetName(), Action: r.Action,
+		Name: a.Name, Action: r.Action,
 	}
 }
