@@ -52,6 +52,11 @@ func carryOut(m maps.Maps, p *plan.Plan, random *rand.Rand) error {
 		if err := m.Write(writes); err != nil {
 			return err
 		}
+		if phase.Judge != plan.JudgeAsBefore {
+			if err := m.Judge(phase.Judge == plan.JudgeAgain); err != nil {
+				return err
+			}
+		}
 	}
 	return nil
 }

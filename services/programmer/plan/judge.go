@@ -25,8 +25,10 @@ func (t *transaction) policyPhases(capacities Capacities) ([]Phase, error) {
 	var phases []Phase
 	if t.judging && !t.judges() {
 		phases = append(phases, Phase{Name: "judge", Judge: JudgeNothing})
+		t.stale.all = true
 	}
 	stages := t.stages()
+	stages[0].settle = t.stale.all
 	for i, s := range stages {
 		p := &passage{
 			round: round{transaction: t, settle: s.settle}, blocks: map[int]batches{}, unfold: map[int]batches{},

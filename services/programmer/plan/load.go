@@ -40,7 +40,7 @@ func Load(dump func(m abi.Map, each func(key, value []byte) error) error) (*Stat
 		l.uses.rows(l.tables[kind])
 		l.digests[kind] = l.tables[kind].Digest()
 	}
-	l.judging, l.stale.all = l.policed(), len(l.uses.judged) > 0
+	l.judging, l.stale.all = l.policed(), true
 	return l.State, nil
 }
 

@@ -18,7 +18,7 @@ import (
 
 // Witness wraps maps in memory and follows every reader: at each point of time a reader of every frontend starts,
 // and each that runs either goes on to its next lookup or waits. A reader that is still on its way when a grace
-// period ends can't exist. Whatever a reader finds must be allowed by the rows before or after the change in
+// period ends can't exist. In the same way a program is followed for every connection that policy is asked about. Whatever a reader finds must be allowed by the rows before or after the change in
 // progress.
 type Witness struct {
 	*programmer.Memory
@@ -32,6 +32,9 @@ type Witness struct {
 	earlier [][]*model.Tables // the rows before each change since the last grace period
 	running map[reader]bool
 	time    int
+
+	verdicts map[Asked]map[string]bool // allowed
+	judging  map[judge]bool            // programs on their way
 }
 
 // reader is a packet's program between two lookups.
@@ -65,7 +68,7 @@ const (
 
 // NewWitness watches memory, which holds rows.
 func NewWitness(memory *programmer.Memory, rows ...*model.Tables) *Witness {
-	w := &Witness{Memory: memory, Problems: map[string]bool{}, running: map[reader]bool{}, now: Outcomes(rows...), rows: rows}
+	w := &Witness{Memory: memory, Problems: map[string]bool{}, running: map[reader]bool{}, judging: map[judge]bool{}, now: Outcomes(rows...), rows: rows}
 	w.before = w.now
 	w.earlier = [][]*model.Tables{rows}
 	w.forget()
@@ -97,6 +100,7 @@ func (w *Witness) allowChange() {
 	}
 	w.allowMissing(w.before, w.now)
 	w.allowMissing(w.now, w.before)
+	w.allowVerdicts()
 }
 
 func (w *Witness) allow(outcomes map[Dialled]map[Outcome]bool) {
@@ -131,6 +135,7 @@ func (w *Witness) Write(writes []programmer.Write) error {
 // Grace implements Maps: every reader has ended.
 func (w *Witness) Grace() error {
 	clear(w.running)
+	clear(w.judging)
 	w.forget()
 	w.step()
 	return nil
@@ -153,6 +158,7 @@ func (w *Witness) step() {
 		}
 		todo = next
 	}
+	w.judges()
 }
 
 func (w *Witness) start(d Dialled) {
