@@ -41,17 +41,19 @@ func TestMapsGrowUnderConnections(t *testing.T) {
 		if verdict != Pass {
 			t.Fatalf("the connection did not begin: %v", verdict)
 		}
+		beginJudged(t, d)
 		d.Close()
 		return dir, ns, ifindex
 	}
 	grow := func(dir string, steps func(string) error) (*Dataplane, error) {
-		return Load(Options{PinDir: dir, Capacities: larger, Flows: 8192, Affinities: 4096, steps: steps})
+		return Load(Options{PinDir: dir, Capacities: larger, Flows: 8192, Affinities: 4096, Connections: 4096, steps: steps})
 	}
 	names := stepsOf(func(steps func(string) error) {
 		dir, _, ifindex := begin(t)
 		d, err := grow(dir, func(step string) error {
 			from, to := attached(t, dir, ifindex)
 			goesOn(t, from, to, connection(t, "10.1.0.9:4000"), "before "+step)
+			isAnswered(t, to, "before "+step)
 			return steps(step)
 		})
 		check(t, err)
@@ -74,11 +76,12 @@ func TestMapsGrowUnderConnections(t *testing.T) {
 			check(t, err)
 			t.Cleanup(d.Close)
 			goesOn(t, d.program("from_pod"), d.program("to_pod"), connection(t, "10.1.0.9:4000"), "afterwards")
+			isAnswered(t, d.program("to_pod"), "afterwards")
 			after, _ := linkIDs(t, dir)
 			if diff := cmp.Diff(links, after); diff != "" {
 				t.Errorf("links were made anew: %s", diff)
 			}
-			for name, want := range map[string]uint32{abi.Slots.String(): 4096, abi.Networks.String(): 4096, flowsMap: 8192, abi.Sets.String(): 64} {
+			for name, want := range map[string]uint32{abi.Slots.String(): 4096, abi.Networks.String(): 4096, flowsMap: 8192, connectionsMap: 4096, abi.Sets.String(): 64} {
 				pinned, err := ebpf.LoadPinnedMap(filepath.Join(mapsDir(dir), name), nil)
 				check(t, err)
 				if got := pinned.MaxEntries(); got != want {
@@ -91,6 +94,36 @@ func TestMapsGrowUnderConnections(t *testing.T) {
 			}
 			ns.Do(t, func() { check(t, d.AttachPod(ifindex)) })
 		})
+	}
+}
+
+// beginJudged has a pod that is isolated send a datagram, whose answer passes by its entry alone.
+func beginJudged(t *testing.T, d *Dataplane) {
+	t.Helper()
+	putPolicy(t, d)
+	isolated := model.Verdict{VerdictKey: model.VerdictKey{RuleSet: 1, Identity: 1}, Action: model.ActionIsolate}
+	testkit.PutPolicy(t, d, isolated)
+	check(t, d.Judge(true))
+	for _, packet := range [][]byte{
+		frame(t, model.UDP, "10.1.0.9:4000", "10.1.0.1:53", "", 9), frame(t, model.TCP, "10.1.0.9:4000", "10.96.0.1:80", "A", 0),
+	} {
+		verdict, _, err := d.RunFromPod(packet, 0)
+		check(t, err)
+		if verdict != Pass {
+			t.Fatalf("the pod may not send: %v", verdict)
+		}
+	}
+}
+
+// isAnswered fails the test unless the pod gets its answer.
+func isAnswered(t *testing.T, to *ebpf.Program, when string) {
+	t.Helper()
+	for from, want := range map[string]Verdict{"10.1.0.1:53": Pass, "10.1.0.1:54": Drop} {
+		verdict, _, err := run(to, frame(t, model.UDP, from, "10.1.0.9:4000", "", 9), 0)
+		check(t, err)
+		if verdict != want {
+			t.Errorf("%s, a datagram from %s: %v, want %v", when, from, verdict, want)
+		}
 	}
 }
 

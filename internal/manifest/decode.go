@@ -148,7 +148,9 @@ func (l *Loader) object(at *DocumentError, data []byte) {
 		data = h.alone()
 	}
 	object, err := decodeOne(h, data)
-	if err == nil {
+	if err != nil {
+		at.Rest = restOf(h, data)
+	} else {
 		err = l.add(at, object)
 	}
 	if err != nil {
@@ -208,6 +210,20 @@ func decodeOne(h head, data []byte) (Object, error) {
 	// The decoder clears it; whoever writes objects again needs it.
 	object.GetObjectKind().SetGroupVersionKind(schema.FromAPIVersionAndKind(version, h.Kind))
 	return object, nil
+}
+
+// restOf reads of a NetworkPolicy what can be read. What can't leaves terms out of its selector, never adds any.
+func restOf(h head, data []byte) *networkingv1.NetworkPolicy {
+	rest := &networkingv1.NetworkPolicy{}
+	if h.Kind != "NetworkPolicy" || h.Metadata.Name == "" {
+		return nil
+	}
+	_ = json.Unmarshal(data, rest) // goes on after a field that is wrong
+	rest.Name, rest.Namespace = h.Metadata.Name, cmp.Or(h.Metadata.Namespace, metav1.NamespaceDefault)
+	if validName(rest) != nil {
+		return nil
+	}
+	return rest
 }
 
 func (l *Loader) add(at *DocumentError, object Object) error {

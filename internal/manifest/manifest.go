@@ -58,6 +58,9 @@ type DocumentError struct {
 	Kind     string // empty if unknown
 	Name     string // "namespace/name" or "name"; empty if unknown
 	Err      error
+	// Rest is what can be read of a NetworkPolicy whose fields are wrong: its selector selects all that it was meant to
+	// select, and maybe more. Nil for all else.
+	Rest *networkingv1.NetworkPolicy
 }
 
 // Error names the file, the document, the object and the field, as far as they are known.

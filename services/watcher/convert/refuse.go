@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"strings"
 
+	networkingv1 "k8s.io/api/networking/v1"
+
 	"google.golang.org/protobuf/proto"
 
 	"github.com/deltaplane/deltaplane/schemas"
@@ -17,6 +19,18 @@ const (
 	// maxReason bounds what is said of a refused policy, in bytes.
 	maxReason = 512
 )
+
+// Closed returns the fact that closes the pods that a NetworkPolicy selects which could be read only in part.
+func Closed(rest *networkingv1.NetworkPolicy, why error) *schemas.Fact {
+	fact, err := Fact(rest)
+	if err != nil {
+		return nil // It has no name.
+	}
+	p := fact.GetNetworkPolicy()
+	p.IsolatesIngress, p.IsolatesEgress = true, true // what it says of that may be what can't be read
+	refuseNetworkPolicy(p, why)
+	return fact
+}
 
 // refuseNetworkPolicy takes the rules out of a policy that breaks one, and says why.
 func refuseNetworkPolicy(p *schemas.NetworkPolicy, why error) {

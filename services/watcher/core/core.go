@@ -74,6 +74,9 @@ type Upsert struct{ Fact *schemas.Fact }
 type Refusal struct {
 	Object *schemas.ObjectRef
 	Reason string // for people; names the object and the field
+	// Closed is published of the object if nothing is: a policy that can't be read must not open what it selects. Nil
+	// for what can be left out.
+	Closed *schemas.Fact
 }
 
 // Delete is an object that was seen to go.

@@ -186,7 +186,7 @@ func TestTheTriggerIsTheObjectsOwnTimeIfThatCanBe(t *testing.T) {
 func TestAPoisonObjectIsSetAsideAndAllOthersWork(t *testing.T) {
 	c := newCore()
 	c.Step(now, list(pod("bad", "n"), pod("good", "n")))
-	refusal := Refusal{pod("bad", "").Object, "Pod a/bad: status.podIPs[0].ip: \"x\" is no IP address"}
+	refusal := Refusal{Object: pod("bad", "").Object, Reason: "Pod a/bad: status.podIPs[0].ip: \"x\" is no IP address"}
 
 	e := expect(t, c.Step(now, List{Kinds: kinds, Facts: []*schemas.Fact{pod("good", "n2")}, Refused: []Refusal{refusal}}),
 		"+Pod a/good !object_set_aside")
@@ -206,6 +206,18 @@ func TestAPoisonObjectIsSetAsideAndAllOthersWork(t *testing.T) {
 	}
 }
 
+// Policy row 9: a policy that can't be read closes what it may select, unless it is known from before.
+func TestARefusedPolicyCloses(t *testing.T) {
+	c := newCore()
+	closed := pod("policy", "closed")
+	refusal := Refusal{Object: closed.Object, Reason: "bad", Closed: closed}
+	expect(t, c.Step(now, List{Kinds: kinds, Refused: []Refusal{refusal}}), "+Pod a/policy +Complete state !object_set_aside")
+	expect(t, c.Step(now, List{Kinds: kinds, Refused: []Refusal{refusal}}), "")
+	expect(t, c.Step(now, list(pod("policy", "good"))), "+Pod a/policy !object_accepted")
+	expect(t, c.Step(now, refusal), "!object_set_aside") // and the good one stays
+	expect(t, c.Step(now, list()), "-Pod a/policy !object_accepted")
+}
+
 func TestAFactTooLargeForTheBusIsSetAside(t *testing.T) {
 	c := newCore()
 	huge := pod("huge", "n")
@@ -221,7 +233,7 @@ func TestAFactTooLargeForTheBusIsSetAside(t *testing.T) {
 func TestARefusalTooLongForTheBusIsCut(t *testing.T) {
 	c := newCore()
 	long := strings.Repeat("x", 2<<20)
-	refusal := Refusal{&schemas.ObjectRef{Kind: "Pod", Namespace: "a", Name: long}, "Pod a/" + long + ": metadata.name is \xff"}
+	refusal := Refusal{Object: &schemas.ObjectRef{Kind: "Pod", Namespace: "a", Name: long}, Reason: "Pod a/" + long + ": metadata.name is \xff"}
 	for range 2 { // the second reading of the same file tells nothing new
 		e := c.Step(now, List{Kinds: kinds, Facts: []*schemas.Fact{pod("good", "n")}, Refused: []Refusal{refusal}})
 		for _, event := range e.Events {
@@ -243,7 +255,7 @@ func TestAFloodOfBadObjectsIsToldInFewEvents(t *testing.T) {
 	c := newCore()
 	var refused []Refusal
 	for i := range 1000 {
-		refused = append(refused, Refusal{pod(fmt.Sprint("p", i), "").Object, "bad"})
+		refused = append(refused, Refusal{Object: pod(fmt.Sprint("p", i), "").Object, Reason: "bad"})
 	}
 	e := c.Step(now, List{Kinds: kinds, Refused: refused})
 	want := "900 more objects are set aside or good again; `deltaplane status` names those that are set aside"

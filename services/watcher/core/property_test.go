@@ -72,7 +72,7 @@ func (w *world) input(key Key) Input {
 	w.seen[key] = true
 	fact := pod(key.Name, w.objects[key])
 	if w.bad[key] {
-		return Refusal{fact.GetObject(), "no good"}
+		return Refusal{Object: fact.GetObject(), Reason: "no good"}
 	}
 	return Upsert{fact}
 }

@@ -27,7 +27,7 @@ func bounded(r Refusal) Refusal {
 			Kind: cut(o.GetKind(), maxName), Namespace: cut(o.GetNamespace(), maxName), Name: cut(o.GetName(), maxName),
 			Uid: cut(o.GetUid(), maxName), ResourceVersion: cut(o.GetResourceVersion(), maxName),
 		},
-		Reason: cut(r.Reason, maxReason),
+		Reason: cut(r.Reason, maxReason), Closed: r.Closed,
 	}
 }
 
@@ -44,6 +44,9 @@ func cut(text string, most int) string {
 func (s *step) refuse(r Refusal) {
 	key := KeyOf(r.Object)
 	s.unhold(key)
+	if _, known := s.published[key]; !known && r.Closed != nil && KeyOf(r.Closed.GetObject()) == key {
+		s.upsert(r.Closed)
+	}
 	if s.setAside[key] == r.Reason {
 		return
 	}

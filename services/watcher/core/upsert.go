@@ -19,7 +19,7 @@ func (s *step) upsert(fact *schemas.Fact) {
 	before, known := s.published[key]
 	digest, err := digestOf(fact)
 	if err != nil {
-		s.refuse(Refusal{fact.GetObject(), fmt.Sprintf("%s: %v", key, err)})
+		s.refuse(Refusal{Object: fact.GetObject(), Reason: fmt.Sprintf("%s: %v", key, err)})
 		return
 	}
 	if known && before.digest == digest {
@@ -37,7 +37,7 @@ func (s *step) upsert(fact *schemas.Fact) {
 	}
 	data, err := encode(stamped)
 	if err != nil {
-		s.refuse(Refusal{fact.GetObject(), fmt.Sprintf("%s: %v", key, err)})
+		s.refuse(Refusal{Object: fact.GetObject(), Reason: fmt.Sprintf("%s: %v", key, err)})
 		return
 	}
 	s.accept(key, fact.GetObject())

@@ -116,7 +116,7 @@ func (f *file) decode(name string, data []byte) {
 	for _, problem := range decoded.SetAside {
 		ref, named := refOf(problem)
 		f.spoilt[core.KeyOf(ref)] = true
-		f.problems = append(f.problems, core.Refusal{Object: ref, Reason: problem.Error()})
+		f.problems = append(f.problems, core.Refusal{Object: ref, Reason: problem.Error(), Closed: closed(problem)})
 		f.nameless = f.nameless || !named
 	}
 	before := f.objects
@@ -154,6 +154,14 @@ func refOf(problem *manifest.DocumentError) (ref *schemas.ObjectRef, named bool)
 		ref.Namespace, ref.Name = namespace, name
 	}
 	return ref, true
+}
+
+// closed returns what stands for a policy that can't be read as long as nothing of it is known.
+func closed(problem *manifest.DocumentError) *schemas.Fact {
+	if problem.Rest == nil {
+		return nil
+	}
+	return convert.Closed(problem.Rest, problem.Err)
 }
 
 func document(name string) *schemas.ObjectRef {

@@ -10,6 +10,7 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+	"google.golang.org/protobuf/testing/protocmp"
 
 	"github.com/deltaplane/deltaplane/schemas"
 	"github.com/deltaplane/deltaplane/services/watcher/core"
@@ -258,4 +259,26 @@ func TestAFileThatCantBeReadDeletesNothing(t *testing.T) {
 		t.Fatal(err)
 	}
 	f.expect("!Document a.yaml", "Namespace shop")
+}
+
+// Policy row 9: a policy with a field that nobody knows is closed, not left out.
+func TestAPolicyThatCantBeReadIsClosed(t *testing.T) {
+	f := newFolder(t)
+	f.write("p.yaml", `
+apiVersion: networking.k8s.io/v1
+kind: NetworkPolicy
+metadata: {name: p, namespace: shop}
+spec: {podSelector: {matchLabels: {app: cart}, matchLabel: {a: b}}, ingres: [{}], policyTypes: Egress}
+`)
+	list := f.expect("!NetworkPolicy shop/p")
+	got := list.Refused[0].Closed.GetNetworkPolicy()
+	want := &schemas.NetworkPolicy{
+		Pods: &schemas.Selector{Terms: []*schemas.SelectorTerm{
+			{Key: "app", Operator: schemas.SelectorOperator_SELECTOR_OPERATOR_IN, Values: []string{"cart"}},
+		}},
+		IsolatesIngress: true, IsolatesEgress: true, Refused: "spec.policyTypes: a string stands where a []v1.PolicyType belongs",
+	}
+	if diff := cmp.Diff(want, got, protocmp.Transform()); diff != "" {
+		t.Errorf("what stands for it (-want +got):\n%s", diff)
+	}
 }
