@@ -3,6 +3,7 @@
 package state
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"net/netip"
@@ -38,7 +39,7 @@ func parseNetworkPolicy(n Name, m *schemas.NetworkPolicy) (*Policy, error) {
 		Ingress:    Part{Judges: m.GetIsolatesIngress()}, Egress: Part{Judges: m.GetIsolatesEgress()},
 	}
 	if m.GetPods() == nil {
-		return p.refuse(errors.Join(reason(m.GetRefused()), errors.New("its fact doesn't say which pods it selects: is the watcher older?")))
+		return p.refuse(cmp.Or(reason(m.GetRefused()), errors.New("its fact doesn't say which pods it selects: is the watcher older?")))
 	}
 	var err error
 	if p.Subject.Pods, err = parseSelector(m.GetPods()); err != nil {
@@ -59,17 +60,17 @@ func parseClusterNetworkPolicy(n Name, m *schemas.ClusterNetworkPolicy) (*Policy
 	case schemas.PolicyTier_POLICY_TIER_BASELINE:
 		p.PolicyName.Kind = model.BaselinePolicy
 	default:
-		refused = errors.Join(refused, fmt.Errorf("tier %d: want Admin or Baseline", m.GetTier()))
+		refused = cmp.Or(refused, fmt.Errorf("tier %d: want Admin or Baseline", m.GetTier()))
 	}
 	if m.GetPriority() > MaxPriority {
-		refused = errors.Join(refused, fmt.Errorf("priority %d: want 0 to %d", m.GetPriority(), MaxPriority))
+		refused = cmp.Or(refused, fmt.Errorf("priority %d: want 0 to %d", m.GetPriority(), MaxPriority))
 	}
 	if m.GetSubject() == nil {
-		return p.refuse(errors.Join(refused, errors.New("it doesn't say which pods it selects")))
+		return p.refuse(cmp.Or(refused, errors.New("it doesn't say which pods it selects")))
 	}
 	var err error
 	if p.Subject, err = p.podPeer(m.GetSubject()); err != nil {
-		return p.refuse(errors.Join(refused, err))
+		return p.refuse(cmp.Or(refused, err))
 	}
 	if refused == nil && !p.Ingress.Judges && !p.Egress.Judges {
 		return p, nil
