@@ -267,7 +267,7 @@ static __always_inline int unknown_comes_in(struct __sk_buff *skb, const struct 
 	if (p->reason)
 		return drop(p, frontend->set, p->reason);
 	if (may_be_own_sockets(p, frontend) && is_own_sockets(skb, p))
-		return PASS;
+		return uplink ? PASS : pass_untranslated(skb, p);
 	if (p->tuple.protocol == IPPROTO_TCP && !p->syn && frontend->set)
 		return reject(skb, p, frontend->set, REASON_NO_FLOW, uplink);
 	return begin(skb, p, frontend, 0, uplink);
