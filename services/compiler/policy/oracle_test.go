@@ -134,13 +134,7 @@ func read(t *model.Tables, set model.RuleSetID, addr netip.Addr, protocol model.
 	if peer, found := t.Peers[addr]; found {
 		id = peer.Identity
 	} else {
-		for bits := addr.BitLen(); bits >= 0; bits-- {
-			prefix, _ := addr.Prefix(bits)
-			if block, found := t.Blocks[prefix]; found {
-				id = block.Identity
-				break
-			}
-		}
+		id = blockOf(t, addr)
 	}
 	verdict, found := t.Verdicts[model.VerdictKey{RuleSet: set, Identity: id}]
 	if !found {
@@ -155,4 +149,19 @@ func read(t *model.Tables, set model.RuleSetID, addr netip.Addr, protocol model.
 		}
 	}
 	return verdict.Action
+}
+
+// blockOf finds the longest prefix as the kernel does, which has IPv4 addresses among the IPv6 ones.
+func blockOf(t *model.Tables, addr netip.Addr) model.IdentityID {
+	for ; ; addr = netip.AddrFrom16(addr.As16()) {
+		for bits := addr.BitLen(); bits >= 0; bits-- {
+			prefix := netip.PrefixFrom(addr, bits).Masked()
+			if block, found := t.Blocks[prefix]; found {
+				return block.Identity
+			}
+		}
+		if addr.Is6() {
+			return 0
+		}
+	}
 }

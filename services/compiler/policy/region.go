@@ -129,9 +129,9 @@ func (e *Engine) placeAll(list []*address) {
 // enclose puts an atom's term on all regions that its blocks hold.
 func (e *Engine) enclose(a *atom) {
 	for _, block := range a.blocks {
-		a.regions = append(a.regions, e.region(block.Prefix))
+		a.bound(e, block.Prefix)
 		for _, except := range block.Except {
-			a.regions = append(a.regions, e.region(except))
+			a.bound(e, except)
 		}
 	}
 	e.eachHeld(a, func(r *region) {
@@ -142,6 +142,20 @@ func (e *Engine) enclose(a *atom) {
 	})
 	a.regions = distinct(a.regions, e.dropRegion)
 }
+
+// bound makes a prefix a region of the atom. Nodes keep IPv4 addresses among the IPv6 ones (RFC 4291, 2.5.5.2): where a
+// prefix has these in it, that of all IPv4 addresses says what is true of them.
+func (a *atom) bound(e *Engine, p netip.Prefix) {
+	a.regions = append(a.regions, e.region(p))
+	if p.Addr().Is6() && contains(p, mapped) {
+		a.regions = append(a.regions, e.region(everyIPv4))
+	}
+}
+
+var (
+	mapped    = netip.MustParsePrefix("::ffff:0:0/96")
+	everyIPv4 = netip.MustParsePrefix("0.0.0.0/0")
+)
 
 // open takes an atom's term from all regions.
 func (e *Engine) open(a *atom) {
