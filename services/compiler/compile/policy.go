@@ -4,6 +4,7 @@ package compile
 
 import (
 	"github.com/deltaplane/deltaplane/internal/model"
+	"github.com/deltaplane/deltaplane/internal/steps"
 )
 
 // comparePolicies returns what turns the rows of policy that nodes have into those that they should have.
@@ -13,7 +14,7 @@ func comparePolicies(held, wanted map[string]*model.Tables) []Stage {
 		stages[i] = Stage{}
 	}
 	compare := func(node string, had, should *model.Tables) {
-		for i, change := range steps(policyOf(had), policyOf(should)) {
+		for i, change := range steps.Between(policyOf(had), policyOf(should)) {
 			if !change.Empty() {
 				stages[i][model.NodeLayer(node)] = change
 			}

@@ -1,6 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package compile
+// Package steps turns rows of policy into others where nobody knows what happened in between: a compiler takes over, or
+// puts rows right; a node gets a snapshot.
+//
+// It promises that after each step, and while a node applies one in the order of its transactions (verdicts, then the
+// addresses that they are about, then the endpoints that lead to them, then removals), an endpoint judges each address as
+// before or as after. Before changing it know why that takes steps: a policy that changes may split identities and merge
+// others, so a number must not mean two things to an old and a new rule set.
+package steps
 
 import (
 	"cmp"
@@ -11,19 +18,16 @@ import (
 	"github.com/deltaplane/deltaplane/internal/model"
 )
 
-// steps returns what turns the policy rows that a node has into others, to be applied one after the other. It is for
-// when nobody knows what happened in between: a compiler takes over, or puts rows right. After each step, and while
-// a node applies one, an endpoint judges each address as before or as after.
-//
-// A policy that changes may split identities and merge others, so a number must not mean two things to an old and a
-// new rule set. Hence the addresses first get numbers that tell apart what was one, or will be one:
+// Between returns what turns held into wanted, to be applied one after the other; it changes neither. One step is enough
+// where no endpoint judges otherwise than before, as when pods come and go. Otherwise the addresses first get numbers that
+// tell apart what was one, or will be one:
 //
 //	refine   each (identity before, after) has its number, with the verdicts before
-//	switch   other rule sets, and the endpoints lead to them
+//	switch   other rule sets, and the endpoints lead to them; all that isn't policy's
 //	coarsen  the numbers that should be
-func steps(held, wanted *model.Tables) []*model.Change {
+func Between(held, wanted *model.Tables) []*model.Change {
 	all := model.Diff(held, wanted)
-	if all.Empty() || !judgesOtherwise(held, all) {
+	if all.Empty() || !judgesOtherwise(held, wanted, all) {
 		return []*model.Change{all}
 	}
 	p := renamings{before: identitiesOf(held), after: identitiesOf(wanted), numbers: map[renaming]model.IdentityID{}}
@@ -39,17 +43,38 @@ func steps(held, wanted *model.Tables) []*model.Change {
 	return []*model.Change{model.Diff(held, &refined), model.Diff(&refined, &switched), model.Diff(&switched, wanted)}
 }
 
-// judgesOtherwise says that a change changes what endpoints judge by. If not, each address that gets another identity
-// is judged by one write of its own row, as when pods come and go.
-func judgesOtherwise(held *model.Tables, c *model.Change) bool {
+// judgesOtherwise says that a change changes what endpoints that stay judge by: where they lead, what is said of an
+// identity that addresses have before or after, or blocks, of which several may be around one address. If not, each
+// address that gets another identity is judged by one write of its own row.
+func judgesOtherwise(held, wanted *model.Tables, c *model.Change) bool {
 	turned := func(e model.Endpoint) bool {
 		old, was := held.Endpoints[e.Addr]
 		return was && (old.Ingress != e.Ingress || old.Egress != e.Egress)
 	}
-	rewritten := func(v model.Verdict) bool { _, was := held.Verdicts[v.VerdictKey]; return was }
 	port := func(v model.PortVerdict) bool { _, was := held.PortVerdicts[v.PortKey]; return was }
-	return slices.ContainsFunc(c.Put.Endpoints, turned) || slices.ContainsFunc(c.Put.Verdicts, rewritten) ||
-		slices.ContainsFunc(c.Put.PortVerdicts, port)
+	stays := func(set model.RuleSetID) bool {
+		_, was := held.RuleSets[set]
+		_, is := wanted.RuleSets[set]
+		return was && is
+	}
+	had, has := namedBy(held), namedBy(wanted)
+	said := func(v model.Verdict) bool { return stays(v.RuleSet) && had[v.Identity] }
+	unsaid := func(k model.VerdictKey) bool { return stays(k.RuleSet) && has[k.Identity] }
+	return len(c.Put.Blocks)+len(c.Remove.Blocks) > 0 ||
+		slices.ContainsFunc(c.Put.Endpoints, turned) || slices.ContainsFunc(c.Put.PortVerdicts, port) ||
+		slices.ContainsFunc(c.Put.Verdicts, said) || slices.ContainsFunc(c.Remove.Verdicts, unsaid)
+}
+
+// namedBy returns the identities that addresses have.
+func namedBy(t *model.Tables) map[model.IdentityID]bool {
+	ids := map[model.IdentityID]bool{0: true}
+	for _, row := range t.Peers {
+		ids[row.Identity] = true
+	}
+	for _, row := range t.Blocks {
+		ids[row.Identity] = true
+	}
+	return ids
 }
 
 // renaming is the identities that an address has before and after.
