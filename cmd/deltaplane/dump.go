@@ -194,13 +194,13 @@ func (r rowsJSON) String() string {
 		parts = append(parts, t.String())
 	}
 	if r.Endpoints != nil {
-		t := newTable("ENDPOINT", "POD")
+		t := newTable("ENDPOINT", "POD", "INGRESS", "POLICIES", "EGRESS", "POLICIES")
 		for _, e := range *r.Endpoints {
-			t.row(e.Address, e.Pod)
+			t.row(e.Address, e.Pod, orDash(e.Ingress), orDash(e.IngressPolicies), orDash(e.Egress), orDash(e.EgressPolicies))
 		}
 		parts = append(parts, t.String())
 	}
-	return strings.Join(append(parts, r.others()...), "\n")
+	return strings.Join(slices.Concat(parts, r.others(), r.policyTexts()), "\n")
 }
 
 // others writes the tables that lead from no Service's address to a backend.
@@ -227,9 +227,9 @@ func (r rowsJSON) others() (parts []string) {
 		parts = append(parts, t.String())
 	}
 	if r.Self != nil {
-		t := newTable("ZONE", "DRAINING")
+		t := newTable("ZONE", "DRAINING", "POLICED")
 		for _, s := range *r.Self {
-			t.row(orDash(s.Zone), strconv.FormatBool(s.Draining))
+			t.row(orDash(s.Zone), strconv.FormatBool(s.Draining), strconv.FormatBool(s.Policed))
 		}
 		parts = append(parts, t.String())
 	}

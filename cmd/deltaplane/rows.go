@@ -17,6 +17,7 @@ import (
 // tableNames are the tables that can be asked for.
 var tableNames = []string{
 	"frontends", "views", "sets", "backends", "members", "endpoints", "source-ranges", "networks", "health-checks", "self",
+	"rule-sets", "rules", "verdicts", "ports", "peers", "blocks",
 }
 
 // rowsJSON are rows with names beside numbers. A table that wasn't asked for is left out. Scripts read it.
@@ -32,6 +33,8 @@ type rowsJSON struct {
 	Networks     *[]networkJSON     `json:"networks,omitempty"`
 	HealthChecks *[]healthCheckJSON `json:"healthChecks,omitempty"`
 	Self         *[]selfJSON        `json:"self,omitempty"`
+
+	policyRowsJSON
 }
 
 type frontendJSON struct {
@@ -81,6 +84,11 @@ type memberJSON struct {
 type endpointJSON struct {
 	Address string `json:"address"`
 	Pod     string `json:"pod"`
+	// Ingress and Egress are the rule sets that judge it, with the policies of each; empty if none does.
+	Ingress         string `json:"ingress,omitempty"`
+	IngressPolicies string `json:"ingressPolicies,omitempty"`
+	Egress          string `json:"egress,omitempty"`
+	EgressPolicies  string `json:"egressPolicies,omitempty"`
 }
 
 // names gives words to numbers: Services to sets, addresses to backends, pods to addresses. What it has not heard of
@@ -91,6 +99,7 @@ type names struct {
 	pods     map[netip.Addr]string
 	nodes    map[string]bool
 	places   map[model.Place]string // zones and nodes
+	policy   policyNames
 }
 
 func newNames() *names {
@@ -141,6 +150,7 @@ func (n *names) addRows(rows *model.Rows) {
 	for _, e := range rows.Endpoints {
 		n.pods[e.Addr] = e.Pod
 	}
+	n.addPolicy(rows)
 }
 
 func (n *names) service(id model.SetID) string {
@@ -184,10 +194,10 @@ func (n *names) rows(rows *model.Rows, tables ...string) rowsJSON {
 		out.Members = new(convertAll(sortedBy(rows.Members, compareMembers), n.member))
 	}
 	if wanted("endpoints") {
-		out.Endpoints = new(convertAll(sortedBy(rows.Endpoints, func(a, b model.Endpoint) int { return a.Addr.Compare(b.Addr) }),
-			func(e model.Endpoint) endpointJSON { return endpointJSON{e.Addr.String(), e.Pod} }))
+		out.Endpoints = new(convertAll(sortedBy(rows.Endpoints, compareEndpoints), n.policy.endpoint))
 	}
 	n.otherRows(rows, &out, wanted)
+	n.policyRows(rows, &out, wanted)
 	return out
 }
 

@@ -40,6 +40,7 @@ type healthCheckJSON struct {
 type selfJSON struct {
 	Zone     string `json:"zone"`
 	Draining bool   `json:"draining"`
+	Policed  bool   `json:"policed"` // there are policies: connections of pods are judged
 }
 
 var frontendKinds = map[model.FrontendKind]string{
@@ -139,7 +140,7 @@ func (n *names) otherRows(rows *model.Rows, out *rowsJSON, wanted func(string) b
 		}))
 	}
 	if wanted("self") {
-		out.Self = new(convertAll(slices.Clone(rows.Selves), func(s model.Self) selfJSON { return selfJSON{s.Zone, s.Draining} }))
+		out.Self = new(convertAll(slices.Clone(rows.Selves), func(s model.Self) selfJSON { return selfJSON{s.Zone, s.Draining, s.Policed} }))
 	}
 }
 

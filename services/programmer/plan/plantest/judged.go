@@ -6,6 +6,7 @@ import (
 	"encoding/binary"
 	"fmt"
 	"net/netip"
+	"slices"
 
 	"github.com/deltaplane/deltaplane/internal/abi"
 	"github.com/deltaplane/deltaplane/internal/model"
@@ -134,7 +135,7 @@ func (w *Witness) Judge(policed bool) error {
 func (w *Witness) allowVerdicts() {
 	w.verdicts = map[Asked]map[string]bool{}
 	all := make([]*model.Tables, 0, len(w.earlier)+1)
-	for _, rows := range append(w.earlier[:len(w.earlier):len(w.earlier)], w.rows) {
+	for _, rows := range append(slices.Clip(w.earlier), w.rows) {
 		all = append(all, merged(rows))
 	}
 	for _, rows := range all {
