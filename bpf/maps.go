@@ -66,9 +66,9 @@ const (
 	DefaultAffinities = 65536
 	// DefaultConnections is pods' connections that policies judge, 136 bytes each, taken when the map is made.
 	DefaultConnections = 262144
-	// locals and uplinkCount bound what a node has; entries take memory as they come.
+	// locals and uplinkCount bound what a node has, addresses and interfaces that are no pods; entries take memory as they come.
 	locals      = 16384
-	uplinkCount = 1024
+	uplinkCount = 4096
 	// DefaultRefusals is answers per second and processor.
 	DefaultRefusals = 1000
 )

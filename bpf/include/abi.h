@@ -227,7 +227,7 @@ _Static_assert(sizeof(struct local) == 4, "local");
 	2 /* 127.0.0.0/8 or ::1: the node's own processes alone mean this node by it */
 
 /* key: __u32 ifindex, or UPLINK_ANY. What is masqueraded that leaves by the interface; zero:
- * nothing can be. */
+ * nothing can be. Interfaces that are neither pods' nor uplinks are there too: see arrival.h. */
 struct uplink {
 	struct address v4;
 	struct address v6;

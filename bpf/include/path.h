@@ -12,6 +12,7 @@
 #include <linux/pkt_cls.h>
 #include <bpf/bpf_helpers.h>
 
+#include "arrival.h"
 #include "clock.h"
 #include "deny.h"
 #include "drop.h"
@@ -389,6 +390,7 @@ static __always_inline int comes_in(struct __sk_buff *skb, bool uplink)
 	int verdict = FRAGMENT_UNDECIDED;
 	bool ports;
 
+	note_arrival(skb);
 	if (!p || (uplink && (is_vlans(skb) || is_another_hosts(skb))))
 		return PASS;
 	ports = read_packet(skb, p);
@@ -460,6 +462,8 @@ static __always_inline int leaves(struct __sk_buff *skb, bool uplink)
 	if (!p || (uplink && is_vlans(skb)))
 		return PASS;
 	ports = read_packet(skb, p);
+	if (arrived_unseen(skb, p))
+		return drop(p, 0, REASON_UNKNOWN_POD);
 	p->tuple.leaving = 1;
 	if (!uplink)
 		p->epoch = policy_epoch();
