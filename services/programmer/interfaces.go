@@ -182,6 +182,9 @@ func (p *interfaces) look(wanted []model.Endpoint, now time.Time) error {
 	p.noteError(p.plane.setLocals(found.Locals), now)
 	uplinks := maps.Clone(found.Uplinks)
 	uplinks[int(abi.UplinkAny)] = found.Any
+	for _, ifindex := range found.Others {
+		uplinks[ifindex] = abi.Uplink{} // known, so that the programs don't take it for a new pod's
+	}
 	p.noteError(p.plane.setUplinks(uplinks), now)
 	p.attachPods(wanted, routes, &found, now)
 	for _, ifindex := range slices.Sorted(maps.Keys(found.Pods)) {
@@ -203,8 +206,11 @@ func (p *interfaces) attachPods(wanted []model.Endpoint, routes map[netip.Addr]i
 			p.attach(port{ifindex, false}, "pod "+e.Pod, now)
 			continue
 		}
-		if !slices.ContainsFunc(found.Networks, func(n netip.Prefix) bool { return n.Contains(e.Addr) }) {
+		switch shared := slices.ContainsFunc(found.Networks, func(n netip.Prefix) bool { return n.Contains(e.Addr) }); {
+		case !shared:
 			p.note(fmt.Sprintf("pod %s: no interface has a route to %s alone; waiting for one", e.Pod, e.Addr), now)
+		case e.Ingress != 0 || e.Egress != 0:
+			p.note(fmt.Sprintf("pod %s: its policies are not enforced, since %s is behind a bridge that pods share", e.Pod, e.Addr), now)
 		}
 	}
 }

@@ -110,6 +110,10 @@ func TestUplinksAreAttachedAsTheyComeAndDetachedAsTheyGo(t *testing.T) {
 	// A pod behind the bridge needs no interface of its own.
 	shared := []model.Endpoint{{Addr: netip.MustParseAddr("10.1.0.9"), Pod: "shop/web"}}
 	check(shared, nil, []int{2, 3})
+	judged := []model.Endpoint{{Addr: shared[0].Addr, Pod: "shop/web", Ingress: 1}}
+	if !p.reconcile(judged, time.Unix(1, 0)) || len(p.late) != 1 {
+		t.Errorf("its policies aren't enforced, and that is not told: %v", p.late)
+	}
 	// A route to it alone makes the interface its own.
 	p.routes = func() (map[netip.Addr]int, error) { return map[netip.Addr]int{shared[0].Addr: 3}, nil }
 	check(shared, []int{3}, []int{2})

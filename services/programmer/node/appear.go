@@ -26,7 +26,7 @@ func Appear(ctx context.Context) <-chan Pair {
 	go func() {
 		defer close(news)
 		for ctx.Err() == nil {
-			hear(ctx, news)
+			Hear(ctx, news)
 			select {
 			case <-ctx.Done():
 			case <-time.After(resubscribe):
@@ -36,8 +36,8 @@ func Appear(ctx context.Context) <-chan Pair {
 	return news
 }
 
-// hear passes news on until ctx ends or the kernel tells no more.
-func hear(ctx context.Context, news chan<- Pair) {
+// Hear passes news on until ctx ends or the kernel tells no more, of the network namespace that the calling thread is in.
+func Hear(ctx context.Context, news chan<- Pair) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	links := make(chan netlink.LinkUpdate, 256)

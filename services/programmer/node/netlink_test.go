@@ -184,7 +184,7 @@ func TestPairsAreToldAsTheyComeAndGo(t *testing.T) {
 	news, ended := make(chan Pair, 64), make(chan struct{})
 	go func() {
 		defer close(ended)
-		host.Do(t, func() { hear(ctx, news) })
+		host.Do(t, func() { Hear(ctx, news) })
 	}()
 	heard := func(what string, is func(p *Pair) bool) {
 		t.Helper()

@@ -72,6 +72,9 @@ type Found struct {
 	Any abi.Uplink
 	// Pods are interfaces that look like those of pods, known or not, by index; with their names.
 	Pods map[int]string
+	// Others are interfaces by which packets come in to be routed though they are neither pods' nor uplinks: tunnels
+	// without Ethernet headers, and what is down.
+	Others []int
 	// Names are the names of uplinks.
 	Names map[int]string
 	// Networks are what is reached by an uplink without a router.
@@ -100,7 +103,11 @@ func Find(interfaces []Interface, pods map[int]bool, o Options) Found {
 		}
 	}
 	for _, i := range interfaces {
-		if _, looks := f.Pods[i.Index]; looks || pods[i.Index] || !i.uplink(&o) {
+		if _, looks := f.Pods[i.Index]; looks || pods[i.Index] || i.Enslaved {
+			continue
+		}
+		if !i.uplink(&o) {
+			f.Others = append(f.Others, i.Index)
 			continue
 		}
 		var u abi.Uplink
@@ -159,7 +166,7 @@ func (o *Options) named(name string) bool {
 }
 
 func (i *Interface) uplink(o *Options) bool {
-	if !i.Up || i.Loopback || i.Enslaved || i.Bare || i.Name == proxyDummy {
+	if !i.Up || i.Loopback || i.Bare || i.Name == proxyDummy {
 		return false
 	}
 	if len(o.Uplinks) > 0 {
