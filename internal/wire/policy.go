@@ -64,11 +64,12 @@ func ruleFromProto(m *schemas.Rule) (model.Rule, error) {
 	} else if m.GetNamespace() != "" {
 		errNamespace = fmt.Errorf("namespace %.64q: a ClusterNetworkPolicy has none", m.GetNamespace())
 	}
-	return model.Rule{
-			ID: id, Policy: model.PolicyName{Kind: kind, Namespace: m.GetNamespace(), Name: m.GetPolicy()},
-			Direction: direction, Index: uint16(m.GetIndex()), Name: m.GetName(), Action: action,
-		}, first(errID, errKind, errNamespace, Name("policy", m.GetPolicy()), errDirection, errIndex, errAction,
-			text("name", m.GetName(), MaxRuleName))
+	r := model.Rule{
+		ID: id, Policy: model.PolicyName{Kind: kind, Namespace: m.GetNamespace(), Name: m.GetPolicy()},
+		Direction: direction, Index: uint16(m.GetIndex()), Name: m.GetName(), Action: action,
+	}
+	return r, first(errID, errKind, errNamespace, Name("policy", m.GetPolicy()), errDirection, errIndex, errAction,
+		text("name", m.GetName(), MaxRuleName))
 }
 
 func verdictKeyToProto(k model.VerdictKey) *schemas.VerdictKey {
