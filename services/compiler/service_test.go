@@ -251,10 +251,10 @@ func TestFromFactsToDeltasAndBackAgainAfterARestart(t *testing.T) {
 	c.tell(complete())
 	deltas := c.waitDeltas(2)
 	waitReady(t, first)
-	if deltas[0].Layer != model.ClusterLayer || deltas[1].Layer != model.NodeLayer("node.with.dots") {
-		t.Errorf("deltas of layers %s and %s, want cluster and node.node.with.dots", deltas[0].Layer, deltas[1].Layer)
+	if deltas[0].Layer != model.NodeLayer("node.with.dots") || deltas[1].Layer != model.ClusterLayer {
+		t.Errorf("deltas of layers %s and %s, want node.node.with.dots, whose endpoints come first, and cluster", deltas[0].Layer, deltas[1].Layer)
 	}
-	if n := len(deltas[0].Change.Put.Members); n != 3 {
+	if n := len(deltas[1].Change.Put.Members); n != 3 {
 		t.Errorf("%d members, want 3", n)
 	}
 	c.tell(webFacts(4)[1])
@@ -362,7 +362,7 @@ func TestForeignMessagesInStateAreSetAside(t *testing.T) {
 	if got := c.event("object_set_aside").GetText(); got != want {
 		t.Errorf("event %q, want %q", got, want)
 	}
-	if n := len(c.waitDeltas(1)[0].Change.Put.Members); n != 2 {
+	if n := len(c.waitDeltas(2)[1].Change.Put.Members); n != 2 {
 		t.Errorf("%d members of the good service, want 2", n)
 	}
 }
