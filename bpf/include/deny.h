@@ -51,8 +51,8 @@ static __noinline void expect_refusal(const struct packet *p)
 	write_connection(&j->question.key, &j->entry);
 }
 
-/* Answers a packet at a pod's interface; prohibited as of refuse_packet. An answer that is not given
- * is not expected. */
+/* Answers a packet at a pod's interface; prohibited as of refuse_packet. An answer that is not
+ * given is not expected. */
 static __always_inline int refuse_judged(struct __sk_buff *skb, const struct packet *p,
 					 __u32 prohibited)
 {

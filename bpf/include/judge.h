@@ -172,12 +172,19 @@ static __always_inline bool find_pod(struct judgement *j)
 	return true;
 }
 
+/*
+ * What is no known pod's: of another container network perhaps. What says that it comes from the
+ * node itself does not come by a pod's interface: where it went that would be believed.
+ */
 static __always_inline int judge_unknown(struct judgement *j)
 {
+	const struct address *pod = &j->question.key.pod;
+
 	j->question.rule_set = j->question.rule = 0;
 	j->question.direction = direction_of(j);
-	return network_kind(&j->question.key.pod) == NETWORK_PODS ? REASON_UNKNOWN_POD
-								  : REASON_NONE;
+	if (network_kind(pod) == NETWORK_PODS || (j->sighting.from_pod && look_up(&locals_v1, pod)))
+		return REASON_UNKNOWN_POD;
+	return REASON_NONE;
 }
 
 static __always_inline int judge(struct judgement *j, struct connection *c)

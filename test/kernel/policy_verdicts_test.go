@@ -164,6 +164,7 @@ func TestPodItselfAndItsNodeAreAllowed(t *testing.T) {
 		check(t, plane.Judge(true))
 		want(t, "its answer, judged again", sends(t, plane, segment{from: f.pod + ":80", to: f.node + ":4000", ack: true}.frame(t)), bpf.Pass)
 		want(t, "to the node", towards(t, plane, model.Egress, f.pod, f.node, 80, segment{syn: true}), bpf.Drop)
+		want(t, "in the node's name", towards(t, plane, model.Egress, f.node, f.pod, 80, segment{udp: true}), bpf.Drop)
 	})
 }
 
