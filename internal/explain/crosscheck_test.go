@@ -53,12 +53,12 @@ func checkEnds(t *rapid.T, w *World, facts []*schemas.Fact, e end) {
 		}
 		e.node = said.Node
 		_, rows := w.layers(e.node)
-		found := walk(rows, w.surroundings(e.node).Locals, e)
-		if found.action == said.Action && sameRule(found.rule, said.Rule) {
+		action, rule := byRows(w.node(e.node), rows, e)
+		if action == said.Action && sameRule(rule, said.Rule) {
 			continue
 		}
 		t.Fatalf("%s of %s on %s, %s → %s/%s: the objects say %s by %v, the rows %s by %v\n%s", e.direction, said.Pod, e.node,
-			e.source.Addr(), e.target, e.protocol, said.Action, said.Rule, found.action, found.rule, written(facts))
+			e.source.Addr(), e.target, e.protocol, said.Action, said.Rule, action, rule, written(facts))
 	}
 }
 

@@ -20,22 +20,17 @@ import (
 // A socket's connect can't be run that way. Its tables and its decision are the same, so the packet that would follow,
 // were there no socket hook, is run in its place, and what a socket sees is said of it.
 type Kernel struct {
-	rows          int // that the maps have room for
 	masqueradeAll bool
 	nodes         []*loadedNode // the one asked last is first
 }
 
-// NewKernel loads the programs for questions about w, and about others that are no larger. The caller closes it.
+// NewKernel loads the programs for questions about w, and about others of the same settings. The caller closes it.
 func NewKernel(w *World) (*Kernel, error) {
 	if err := bpf.Probe(); err != nil {
 		return nil, fmt.Errorf("the kernel engine needs BPF: %w; --engine model needs nothing", err)
 	}
 	k := &Kernel{masqueradeAll: w.config.MasqueradeAll}
-	for _, tables := range w.rows {
-		k.rows += tables.Len()
-	}
-	_, err := k.load()
-	return k, err
+	return k, k.load(0)
 }
 
 // Close ends the programs and maps.
@@ -59,7 +54,7 @@ func (k *Kernel) decide(w *World, c connection) (outcome, error) {
 	if c.arrives {
 		hook = func(frame []byte) (bpf.Verdict, []byte, error) { return n.FromUplink(frame, uplink) }
 	}
-	ran, err := n.run(hook, refmodel.FirstPacket(c.protocol, c.source, c.dialled))
+	ran, err := n.run(hook, c.protocol, c.source, c.dialled)
 	if err != nil {
 		return outcome{}, err
 	}
@@ -71,7 +66,7 @@ var verdicts = map[bpf.Verdict]refmodel.Verdict{bpf.Pass: refmodel.Forward, bpf.
 
 // read says what a packet's end means.
 func (n *loadedNode) read(c connection, o outcome, ran run) (outcome, error) {
-	if _, byPolicy := actions[ran.reason]; byPolicy {
+	if action := actions[ran.reason]; action != 0 && action != model.ActionAllow {
 		o.stopped = true
 		o.evidence = "the kernel's programs were run: " + ran.reason.String()
 		return o, nil
@@ -131,12 +126,6 @@ func (n *loadedNode) checkSource(c connection, o outcome, chosen netip.AddrPort,
 	return nil
 }
 
-// actions are what the programs' reasons mean.
-var actions = map[model.DropReason]model.Action{
-	model.ReasonDenied: model.ActionDeny, model.ReasonIsolated: model.ActionIsolate, model.ReasonPolicyClosed: model.ActionClosed,
-	model.ReasonUnknownPod: model.ActionClosed,
-}
-
 // judge implements Engine: it sends the packet as it is at a pod's interface. The rule is that of the rows in the maps.
 func (k *Kernel) judge(w *World, e end) (*ruling, error) {
 	said := w.objects(e)
@@ -151,21 +140,17 @@ func (k *Kernel) judge(w *World, e end) (*ruling, error) {
 	if e.direction == model.Ingress {
 		hook = n.ToPod
 	}
-	ran, err := n.run(hook, refmodel.FirstPacket(e.protocol, e.source, e.target))
+	ran, err := n.run(hook, e.protocol, e.source, e.target)
 	if err != nil {
 		return nil, err
 	}
-	in := walk(n.own, n.held.Locals, e)
+	held, rule := byRows(n.held, n.own, e)
 	action, byPolicy := actions[ran.reason]
-	switch {
-	case byPolicy:
-	case ran.verdict == bpf.Pass:
-		action = model.ActionAllow
-	default:
+	if !byPolicy {
 		return nil, fmt.Errorf("the kernel dropped the packet to %s at pod %s for another reason than policy, %s: please report this", e.target, said.Pod, ran.reason)
 	}
-	if in.action != 0 && in.action != action {
-		return nil, fmt.Errorf("the kernel says %s to the packet to %s at pod %s, its maps say %s: please report this", action, e.target, said.Pod, in.action)
+	if held != action {
+		return nil, fmt.Errorf("the kernel says %s to the packet to %s at pod %s, its maps say %s: please report this", action, e.target, said.Pod, held)
 	}
-	return compared(&ruling{Ruling: said, action: action, rule: in.rule}, "the programs with the rows of node "+e.node), nil
+	return compared(&ruling{Ruling: said, action: action, rule: rule}, "the programs with the rows of node "+e.node), nil
 }

@@ -3,7 +3,9 @@
 package explain
 
 import (
+	"errors"
 	"fmt"
+	"net/netip"
 	"slices"
 
 	"github.com/deltaplane/deltaplane/bpf"
@@ -12,18 +14,23 @@ import (
 	"github.com/deltaplane/deltaplane/internal/refmodel"
 )
 
-// mostLoaded is how many nodes have programs and maps at the same time: each is some megabytes of the kernel's. A
-// question about another one takes those of the node that wasn't asked about for longest.
-const mostLoaded = 16
+// mostLoaded is how many nodes have programs and maps at the same time: each is some megabytes of the kernel's, and the
+// better part of a second of its verifier. A question about another one takes those of the node that wasn't asked about
+// for longest.
+const mostLoaded = 32
+
+// usualRows is what maps have room for in any case, so that they serve for other nodes of other worlds.
+const usualRows = 2000
 
 // loadedNode is programs and maps that hold the rows of one node.
 type loadedNode struct {
 	*kernelnode.Node
 	world *World
 	name  string
+	room  int            // for rows
 	held  *refmodel.Node // what the maps say, read back
 	own   *model.Tables  // the rows of policy among that
-	drops map[model.DropReason]uint64
+	runs  uint16         // since the connections were last forgotten
 }
 
 // run is what became of a packet.
@@ -38,18 +45,20 @@ func (k *Kernel) on(w *World, name string) (*loadedNode, error) {
 	if err := w.load(name); err != nil {
 		return nil, err
 	}
+	cluster, own := w.layers(name)
+	rows := cluster.Len() + own.Len()
 	i := slices.IndexFunc(k.nodes, func(n *loadedNode) bool { return n.world == w && n.name == name })
 	if i < 0 {
-		i = slices.IndexFunc(k.nodes, func(n *loadedNode) bool { return n.world != w })
+		i = slices.IndexFunc(k.nodes, func(n *loadedNode) bool { return n.world != w && n.room >= rows })
 	}
-	if i < 0 && len(k.nodes) == mostLoaded {
-		i = mostLoaded - 1
+	if last := len(k.nodes) - 1; i < 0 && last+1 == mostLoaded && k.nodes[last].room >= rows {
+		i = last
 	}
 	if i < 0 {
-		var err error
-		if i, err = k.load(); err != nil {
+		if err := k.load(rows); err != nil {
 			return nil, err
 		}
+		i = len(k.nodes) - 1
 	}
 	n := k.nodes[i]
 	copy(k.nodes[1:i+1], k.nodes[:i])
@@ -58,13 +67,18 @@ func (k *Kernel) on(w *World, name string) (*loadedNode, error) {
 }
 
 // load adds programs with empty maps.
-func (k *Kernel) load() (int, error) {
-	loaded, err := kernelnode.Small(k.rows, k.masqueradeAll)
-	if err != nil {
-		return 0, err
+func (k *Kernel) load(rows int) error {
+	if len(k.nodes) == mostLoaded {
+		k.nodes[mostLoaded-1].Close()
+		k.nodes = k.nodes[:mostLoaded-1]
 	}
-	k.nodes = append(k.nodes, &loadedNode{Node: loaded})
-	return len(k.nodes) - 1, nil
+	room := max(usualRows, rows)
+	loaded, err := kernelnode.Small(room, k.masqueradeAll)
+	if err != nil {
+		return err
+	}
+	k.nodes = append(k.nodes, &loadedNode{Node: loaded, room: room})
+	return nil
 }
 
 // fill takes the maps to the rows and the addresses of a node.
@@ -72,22 +86,18 @@ func (n *loadedNode) fill(w *World, name string) error {
 	if n.world == w && n.name == name {
 		return nil
 	}
+	other := n.world != w
 	n.world = nil
 	cluster, own := w.layers(name)
 	if w.live != nil { // their kinds tell apart what the cluster has
 		cluster, own = own, cluster
 	}
-	for _, step := range []struct {
-		kind model.LayerKind
-		rows *model.Tables
-	}{
-		{model.LayerNode, &model.Tables{}}, // of another world, they might be the cluster's here
-		{model.LayerCluster, cluster},
-		{model.LayerNode, own},
-	} {
-		if err := n.Set(step.kind, step.rows); err != nil {
-			return fmt.Errorf("fill the maps of node %s: %w", name, err)
-		}
+	var err error
+	if other { // the rows of its node might be the cluster's here
+		err = n.Set(model.LayerNode, &model.Tables{})
+	}
+	if err = errors.Join(err, n.Set(model.LayerCluster, cluster), n.Set(model.LayerNode, own)); err != nil {
+		return fmt.Errorf("fill the maps of node %s: %w", name, err)
 	}
 	around := w.surroundings(name)
 	if err := n.Surround(around); err != nil {
@@ -108,22 +118,26 @@ func (n *loadedNode) fill(w *World, name string) error {
 	return nil
 }
 
-// run sends a packet as the first of its connection and client.
-func (n *loadedNode) run(hook func(frame []byte) (bpf.Verdict, []byte, error), frame []byte) (r run, err error) {
-	if err := n.Forget(); err != nil {
-		return run{}, err
-	}
-	if r.verdict, r.out, err = hook(frame); err != nil || r.verdict == bpf.Pass {
-		return r, err
-	}
-	before := n.drops
-	if n.drops, err = n.DropCounts(); err != nil {
-		return run{}, err
-	}
-	for reason, count := range n.drops {
-		if count != before[reason] {
-			r.reason = reason
+// mostRuns is how many connections are left to the programs before they are forgotten together, which takes longer than a
+// packet: fewer than their tables have room for.
+const mostRuns = 50
+
+// run sends the first packet of a connection, which no earlier one was like: each has a port of its own, unless whoever
+// asks named one.
+func (n *loadedNode) run(hook func(frame []byte) (bpf.Verdict, []byte, error), protocol model.Protocol, source, target netip.AddrPort) (r run, err error) {
+	if n.runs++; n.runs == mostRuns || source.Port() != clientPort {
+		n.runs = 0
+		if err := n.Forget(); err != nil {
+			return run{}, err
 		}
 	}
-	return r, nil
+	source = netip.AddrPortFrom(source.Addr(), source.Port()+n.runs)
+	if r.verdict, r.out, err = hook(refmodel.FirstPacket(protocol, source, target)); err != nil || r.verdict == bpf.Pass {
+		return r, err
+	}
+	events, err := n.Drops()
+	if len(events) > 0 {
+		r.reason = model.DropReason(events[len(events)-1].Reason)
+	}
+	return r, err
 }

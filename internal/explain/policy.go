@@ -36,6 +36,29 @@ type ruling struct {
 
 func (r *ruling) allowed() bool { return r == nil || r.action == model.ActionAllow }
 
+// seen is the end as the pod's node sees it.
+func (e end) seen() refmodel.End {
+	if e.direction == model.Ingress {
+		return refmodel.End{Protocol: e.protocol, Pod: e.target, Peer: e.source}
+	}
+	return refmodel.End{Protocol: e.protocol, Pod: e.source, Peer: e.target}
+}
+
+// byRows is what a node's rows say at an end, and by which rule of theirs.
+func byRows(n *refmodel.Node, rows *model.Tables, e end) (model.Action, *model.Rule) {
+	said := n.Judge(e.direction, e.seen())
+	if rule, has := rows.Rules[said.Rule]; has {
+		return actions[said.Reason], &rule
+	}
+	return actions[said.Reason], nil
+}
+
+// actions are what reasons mean. A pod that isn't known yet is as good as closed.
+var actions = map[model.DropReason]model.Action{
+	model.ReasonNone: model.ActionAllow, model.ReasonDenied: model.ActionDeny, model.ReasonIsolated: model.ActionIsolate,
+	model.ReasonPolicyClosed: model.ActionClosed, model.ReasonUnknownPod: model.ActionClosed,
+}
+
 // reasons are why what an action forbids is dropped.
 var reasons = map[model.Action]model.DropReason{
 	model.ActionAllow: model.ReasonNone, model.ActionDeny: model.ReasonDenied,
@@ -135,18 +158,14 @@ func (Model) judge(w *World, e end) (*ruling, error) {
 		return nil, err
 	}
 	_, rows := w.layers(e.node)
-	found := walk(rows, w.surroundings(e.node).Locals, e)
-	return compared(&ruling{Ruling: said, action: found.action, rule: found.rule}, "the maps of node "+e.node), nil
+	action, rule := byRows(w.node(e.node), rows, e)
+	return compared(&ruling{Ruling: said, action: action, rule: rule}, "the maps of node "+e.node), nil
 }
 
 // compared adds whether the objects agree with an engine.
 func compared(r *ruling, whose string) *ruling {
 	r.evidence = "same answer in " + whose + ": yes"
-	switch {
-	case r.action == 0:
-		r.action = r.Action
-		r.evidence = "the pod isn't known in " + whose + " (yet): while there are policies it passes nothing"
-	case r.action != r.Action:
+	if r.action != r.Action {
 		r.evidence = fmt.Sprintf("same answer in %s: no, they say %s, the objects %s; a change is under way, or please report this", whose, r.action, r.Action)
 	}
 	return r
