@@ -23,7 +23,8 @@ var pages = map[string]func(top string) (string, error){
 	"drop-reasons.md": dropReasons,
 	"map-layouts.md":  mapLayouts,
 	"cli.md":          commandLines,
-	"services.md":     services,
+	"services.md":     servicesPage.write,
+	"policy.md":       policyPage.write,
 	"traps.md":        trapsPage,
 }
 

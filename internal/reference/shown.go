@@ -18,6 +18,7 @@ import (
 // shown is one test that says, in the comment above it, which numbered behaviour it shows:
 //
 //	Row 7: a NodePort answers on each address of the node.
+//	Policy row 3: replies to what was allowed pass.
 //	Trap 20: ports of masqueraded flows are none that the node's own sockets use.
 //
 // The sentence ends at an empty line or at the next of these.
@@ -27,9 +28,9 @@ type shown struct {
 	file string // from the repository's top
 }
 
-var marks = regexp.MustCompile(`^(Row|Trap) (\d+): (.+)$`)
+var marks = regexp.MustCompile(`^(Row|Policy row|Trap) (\d+): (.+)$`)
 
-// shownBy reads the tests of the whole repository and returns what they show, by "Row 7" or "Trap 20".
+// shownBy reads the tests of the whole repository and returns what they show, by "Row 7", "Policy row 3" or "Trap 20".
 func shownBy(top string) (map[string][]shown, error) {
 	all := map[string][]shown{}
 	err := filepath.WalkDir(top, func(path string, entry fs.DirEntry, err error) error {

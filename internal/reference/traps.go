@@ -50,7 +50,7 @@ var traps = []trap{
 	{"interface indexes, VLAN tags, marks of others", "no program reads or writes marks; there are no programs for netkit devices"},
 	{"exchanging programs one by one", ""},
 	{"a pinned map of another size or layout", ""},
-	{"a pod that starts before its program is attached", "until then Services work by its sockets and not by its packets; there is nothing to enforce yet"},
+	{"a pod that starts before its program is attached", ""},
 	{"tunnel packets of others", "no tunnel port is taken: they pass like any UDP"},
 	{"the verifier of another kernel", "tested on 6.1, 6.12 and 6.18; written for 5.10 and newer, not tried there"},
 	{"traffic policy Local without a local backend", ""},
@@ -58,7 +58,7 @@ var traps = []trap{
 	{"addresses and ports that change hands", ""},
 	{"an endpoint in several slices, slices without a Service, addresses used again at once", ""},
 	{"a port name that means different numbers on different pods", ""},
-	{"network policy's own traps", "network policy is not enforced yet"},
+	{"network policy's own traps", ""},
 	{"the way to the API server is a Service itself", ""},
 	{"affinity to a backend that ends", ""},
 }
