@@ -44,6 +44,15 @@ func Read() ([]Interface, error) {
 			interfaces[i].add(&a)
 		}
 	}
+	hops, err := nextHops()
+	if err != nil {
+		return nil, fmt.Errorf("list the node's routes: %w", err)
+	}
+	for index, routed := range hops {
+		if i, held := at[index]; held && routed {
+			interfaces[i].Routed = true
+		}
+	}
 	return interfaces, nil
 }
 
@@ -174,6 +183,26 @@ func tell(changes chan<- struct{}) {
 	case changes <- struct{}{}:
 	default:
 	}
+}
+
+// nextHops returns the interfaces by which routes have a next hop.
+func nextHops() (map[int]bool, error) {
+	interfaces := map[int]bool{}
+	for _, family := range []int{netlink.FAMILY_V4, netlink.FAMILY_V6} {
+		routes, err := again(func() ([]netlink.Route, error) { return netlink.RouteList(nil, family) })
+		if err != nil {
+			return nil, err
+		}
+		for _, r := range routes {
+			if r.Gw != nil || r.Via != nil {
+				interfaces[r.LinkIndex] = true
+			}
+			for _, hop := range r.MultiPath {
+				interfaces[hop.LinkIndex] = interfaces[hop.LinkIndex] || hop.Gw != nil || hop.Via != nil
+			}
+		}
+	}
+	return interfaces, nil
 }
 
 // HostRoutes returns the interface of each route to one address alone: how pods are reached.

@@ -29,7 +29,9 @@ type Interface struct {
 	// Apart says that it is one end of a pair whose other end is in another network namespace.
 	Apart bool
 	// Bare says that packets have no Ethernet header there, as in tunnels of IP: the programs read none of those.
-	Bare      bool
+	Bare bool
+	// Routed says that a route by it has a next hop: others are behind it, as behind no pod.
+	Routed    bool
 	Addresses []Address
 }
 
@@ -150,10 +152,10 @@ func (f *Found) local(addr netip.Addr, o *Options) {
 }
 
 // OfPod says whether an interface looks like the host's side of a pod's, whether or not anything is known of the pod: a
-// pair into another network namespace, in no bridge, with no address but, as some networks have it, those that stand for
-// themselves alone (the pods' gateway). It may still be down, and be without any address or route.
+// pair into another network namespace, in no bridge, by which no route has a next hop, with no address but, as some networks
+// have it, those that stand for themselves alone (the pods' gateway). It may still be down, and be without any address or route.
 func (i *Interface) OfPod(o *Options) bool {
-	return i.Apart && !i.Enslaved && !o.named(i.Name) &&
+	return i.Apart && !i.Enslaved && !i.Routed && !o.named(i.Name) &&
 		!slices.ContainsFunc(i.Addresses, func(a Address) bool { return a.Global && !a.IsSingleIP() })
 }
 

@@ -124,6 +124,7 @@ func TestWhatLooksLikeAPodsInterfaceIsNoUplink(t *testing.T) {
 		{"with an address in a network", Interface{Apart: true, Up: true, Addresses: addresses("192.0.2.7/24")}, false},
 		{"in a bridge", Interface{Apart: true, Up: true, Enslaved: true}, false},
 		{"named as an uplink", Interface{Apart: true, Name: "eth0"}, false},
+		{"with a router behind it", Interface{Apart: true, Up: true, Routed: true, Addresses: addresses("172.30.0.2/32")}, false},
 		{"both ends here", Interface{Up: true}, false},
 	} {
 		c.i.Index = 5
