@@ -174,6 +174,10 @@ func (r *rules) compile(t *model.Tables) {
 	}
 	maps.Copy(t.Verdicts, r.verdicts)
 	maps.Copy(t.PortVerdicts, r.ports)
+	for _, id := range portTables[2:] { // none is without rows, as the programmer would have none
+		key := model.PortKey{Ports: id, Protocol: 254}
+		t.PortVerdicts[key] = model.PortVerdict{PortKey: key, Action: model.ActionDeny}
+	}
 	for addr, id := range r.peers {
 		t.Peers[addr] = model.Peer{Addr: addr, Identity: id}
 	}

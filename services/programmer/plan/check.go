@@ -13,6 +13,9 @@ func (t *transaction) check() error {
 			return err
 		}
 	}
+	if err := t.checkJudged(); err != nil {
+		return err
+	}
 	for id, before := range t.setsBefore {
 		if _, kind := t.set(id); kind != 0 {
 			continue

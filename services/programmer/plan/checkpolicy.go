@@ -46,3 +46,37 @@ func (t *transaction) checkPolicy(put *model.Rows) error {
 }
 
 func judges(a model.Action) bool { return a >= model.ActionAllow && a <= model.ActionClosed }
+
+// checkJudged refuses policy that leads to nothing: an endpoint to a rule set, a verdict to its rule set or its ports.
+func (t *transaction) checkJudged() error {
+	for _, kind := range kinds {
+		for _, e := range t.changes[kind].Put.Endpoints {
+			for _, id := range []model.RuleSetID{e.Ingress, e.Egress} {
+				if _, at := ruleSets.held(t.State, id); id != 0 && at == 0 {
+					return refuse("rows", "endpoint %s of pod %s is to be judged by rule set %016x, which does not exist", e.Addr, e.Pod, uint64(id))
+				}
+			}
+		}
+		for _, v := range t.changes[kind].Put.Verdicts {
+			if _, at := ruleSets.held(t.State, v.RuleSet); at == 0 {
+				return refuse("rows", "there is a verdict on identity %d of rule set %016x, which does not exist", v.Identity, uint64(v.RuleSet))
+			}
+			if v.Ports != 0 && t.uses.ports[v.Ports] == 0 {
+				return refuse("rows", "rule set %016x (%s) decides on identity %d by ports %016x, which do not exist",
+					uint64(v.RuleSet), t.policiesOf(v.RuleSet), v.Identity, uint64(v.Ports))
+			}
+		}
+	}
+	for id, w := range t.ruleSetsBefore {
+		if _, at := ruleSets.held(t.State, id); at == 0 && t.uses.judged[id]+t.uses.decided[id] > 0 {
+			return refuse("rows", "the change removes rule set %016x (%s), which %d endpoints are judged by and which has %d verdicts",
+				uint64(id), w.row.Policies, t.uses.judged[id], t.uses.decided[id])
+		}
+	}
+	for key := range t.portVerdictsBefore {
+		if t.uses.ports[key.Ports] == 0 && t.uses.excepted[key.Ports] > 0 {
+			return refuse("rows", "the change removes all of ports %016x, by which %d verdicts decide", uint64(key.Ports), t.uses.excepted[key.Ports])
+		}
+	}
+	return nil
+}
