@@ -22,8 +22,8 @@ import (
 
 var (
 	seedFlag  = flag.Uint64("differential.seed", 0, "seed of the differential tests; 0 takes DELTAPLANE_SEED, or the time")
-	runsFlag  = flag.Int("differential.runs", 300, "how many worlds the differential test makes")
-	stepsFlag = flag.Int("differential.steps", 400, "how many packets and changes each world sees")
+	runsFlag  = flag.Int("differential.runs", 400, "how many worlds the differential test makes")
+	stepsFlag = flag.Int("differential.steps", 500, "how many packets and changes each world sees")
 )
 
 // anySeed returns the seed that was asked for, or a fresh one, and says which.
@@ -52,10 +52,7 @@ func TestProgramsAgreeWithTheModel(t *testing.T) {
 	testkit.NeedKernel(t)
 	seed := anySeed(t)
 	total := tally{}
-	kernels := []kernelNode{
-		newKernelNode(t, bpf.Options{}), newKernelNode(t, bpf.Options{MasqueradeAll: true}),
-		newKernelNode(t, bpf.Options{PolicyReject: true}), newKernelNode(t, bpf.Options{KeepEstablished: true}),
-	}
+	kernels := newKernelNodes(t)
 	for i := range *runsFlag {
 		kernel := kernels[i%len(kernels)]
 		rng := rand.New(rand.NewPCG(seed, uint64(i)))
@@ -68,7 +65,7 @@ func TestProgramsAgreeWithTheModel(t *testing.T) {
 			t.Fatalf("world %d of seed %d: %v", i, seed, err)
 		}
 	}
-	t.Logf("%d packets: %s", total.packets(), total)
+	t.Logf("%d packets, %d of them judged by policies: %s", total.packets(), total[judgedByPolicy], total)
 	if missing := total.missing(); missing != "" {
 		t.Errorf("the worlds are too tame, nothing was %s", missing)
 	}
@@ -78,9 +75,9 @@ func TestProgramsAgreeWithTheModel(t *testing.T) {
 func FuzzProgramsAgreeWithTheModel(f *testing.F) {
 	testkit.NeedKernel(f)
 	f.Add([]byte("any bytes make a world and the packets in it, one choice a byte, until they are used up"))
-	kernel := newKernelNode(f, bpf.Options{PolicyReject: true})
+	kernels := newKernelNodes(f)
 	f.Fuzz(func(t *testing.T, choices []byte) {
-		if err := replay(t, kernel, choices); err != nil {
+		if err := replay(t, kernels[len(choices)%len(kernels)], choices); err != nil {
 			t.Error(err)
 		}
 	})
@@ -127,6 +124,15 @@ type kernelNode struct {
 	options bpf.Options
 }
 
+// newKernelNodes makes one for each switch of the programs.
+func newKernelNodes(t testing.TB) []kernelNode {
+	t.Helper()
+	return []kernelNode{
+		newKernelNode(t, bpf.Options{}), newKernelNode(t, bpf.Options{MasqueradeAll: true}),
+		newKernelNode(t, bpf.Options{PolicyReject: true}), newKernelNode(t, bpf.Options{KeepEstablished: true}),
+	}
+}
+
 // flowsOfWorld are more than a world has. To forget them costs by their number.
 const flowsOfWorld = 1 << 12
 
@@ -162,6 +168,9 @@ var kindsOfSteps = []string{
 	"denied and told", "denied without ports", "change of tables", "passing of time",
 }
 
+// judgedByPolicy counts packets at a pod's interface while there are policies, whatever became of them.
+const judgedByPolicy = "judged by policies"
+
 func (c tally) missing() string {
 	for _, kind := range kindsOfSteps {
 		if c[kind] == 0 {
@@ -194,7 +203,7 @@ func differential(t *testing.T, kernel kernelNode, choose func(int) int, more fu
 		t.Fatal(err)
 	}
 	j := &judge{t: t, kernel: kernel, flows: kernel.memory(), fragments: refmodel.NewFragments(), tally: total, traffic: &traffic{world: newWorld(choose)}}
-	if choose(3) != 0 {
+	if choose(6) != 0 {
 		j.traffic.rules = newRules()
 	}
 	err := j.steps(more)
@@ -215,7 +224,7 @@ func (j *judge) steps(more func() bool) error {
 	for first := true; more(); first = false {
 		var err error
 		switch n := j.traffic.choose(24); {
-		case first || n < 2:
+		case first || n < 2 || n == 3 && j.traffic.rules != nil && !j.traffic.rules.begun:
 			err = j.change()
 		case n == 2:
 			err = j.passTime(one(j.traffic.world, []uint32{1, 1, 9, 10, 30, 100}))

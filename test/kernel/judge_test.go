@@ -33,9 +33,12 @@ type judge struct {
 
 func (j *judge) change() error {
 	w := j.traffic.world
-	if w.rules != nil && len(w.services) > 0 && w.choose(2) == 0 {
+	switch {
+	case w.rules == nil || len(w.services) == 0:
+		w.change()
+	case !w.rules.begun || w.choose(2) == 0:
 		w.changePolicy()
-	} else {
+	default:
 		w.change()
 	}
 	j.tally["change of tables"]++
@@ -107,6 +110,9 @@ func (j *judge) packet(at passage) error {
 	if err != nil {
 		return fmt.Errorf("%s: %w\nframe in  %x", at.hook, err, at.frame)
 	}
+	if at.hook.ofPod() && j.node.Policed() {
+		j.tally[judgedByPolicy]++
+	}
 	p, readable := refmodel.Parse(at.frame)
 	if readable {
 		err = j.readable(at, p, verdict, said, out, now)
@@ -121,7 +127,7 @@ func (j *judge) packet(at passage) error {
 	case verdict == bpf.Pass:
 		j.traffic.went(at, out)
 	}
-	return j.hits()
+	return nil
 }
 
 // said is what the programs said about a packet that goes no further.

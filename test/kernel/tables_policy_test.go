@@ -14,6 +14,7 @@ import (
 // rules are a world's policies, as rows: few rule sets, identities, tables of ports and rules, so that what one says is
 // often another's exception. They are changed row by row, in every way that rows may, not as an engine would.
 type rules struct {
+	begun    bool // there were policies
 	policed  bool
 	pods     map[netip.Addr]judged
 	verdicts map[model.VerdictKey]model.Verdict
@@ -61,8 +62,8 @@ func newRules() *rules {
 // changePolicy changes a row or several; at first many.
 func (w *world) changePolicy() {
 	r, times := w.rules, 1
-	if !r.policed && len(r.verdicts) == 0 {
-		r.policed, times = true, 30
+	if !r.begun {
+		r.begun, r.policed, times = true, true, 30
 		for _, a := range w.here {
 			w.selectPod(a)
 		}

@@ -66,7 +66,7 @@ func remember[T any](list []T, what T) []T {
 
 // next makes the next packet.
 func (t *traffic) next() passage {
-	if t.rules != nil && t.choose(4) == 0 {
+	if t.rules != nil && t.choose(2) == 0 {
 		return t.direct()
 	}
 	switch n := t.choose(12); {
