@@ -177,13 +177,8 @@ func (c *Connections) goesOn(n *Node, s Sight, e End, known *connection, fromPod
 
 // begins judges the first packet that is seen of a connection. One of TCP that isn't a SYN is of a connection that began
 // when nobody looked: it passes if either end may begin one (as Linux's nf_conntrack_tcp_loose takes up what it finds).
-// Nothing that a pod sends is the node's own (RFC 1812 5.3.8): what would be allowed to a pod's node is not to others.
 func (c *Connections) begins(n *Node, s Sight, e End, direction model.Direction) Ruling {
 	r := n.Judge(direction, e)
-	_, ownNode := n.Locals[e.Pod.Addr()]
-	if _, known := n.Endpoint(e.Pod.Addr()); direction == model.Egress && ownNode && !known {
-		r.Reason = model.ReasonUnknownPod
-	}
 	if r.Reason != model.ReasonNone && r.Reason != model.ReasonUnknownPod && s.continues {
 		if other := n.Judge(model.Ingress+model.Egress-direction, e); other.Reason == model.ReasonNone {
 			r = other

@@ -35,7 +35,8 @@ func (n *Node) Policed() bool {
 //  2. A pod reaches itself (Kubernetes' NetworkPolicy page, "the two sorts of pod isolation": "a pod cannot block access
 //     to itself").
 //  3. What has no Endpoint isn't judged, unless it has the address of a pod: such a pod isn't known yet, and passes
-//     nothing until it is (the same page, "pod lifecycle": isolated before its containers are started).
+//     nothing until it is (the same page, "pod lifecycle": isolated before its containers are started). Nothing that a
+//     pod sends is the node's own (RFC 1812 5.3.8), since others let their own node in.
 //  4. A pod that no policy selects in the direction lets all begin (the page: "non-isolated").
 //  5. Its own node reaches a pod (the page: "traffic to and from the node where a Pod is running is always allowed",
 //     of which this is what kubelet's probes need).
@@ -47,7 +48,8 @@ func (n *Node) Judge(d model.Direction, e End) Ruling {
 	}
 	pod, known := n.Endpoint(e.Pod.Addr())
 	if !known {
-		if n.network(e.Pod.Addr()) == model.NetworkPods {
+		_, ownNode := n.Locals[e.Pod.Addr()]
+		if n.network(e.Pod.Addr()) == model.NetworkPods || d == model.Egress && ownNode {
 			r.Reason = model.ReasonUnknownPod
 		}
 		return r

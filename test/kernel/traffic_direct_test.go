@@ -11,36 +11,48 @@ import (
 )
 
 // direct makes a packet that is for no Service, of any protocol, from or to a pod of the node: policies alone have a say
-// about it.
+// about it. Most are between ends that have met, so that connections live through all that may happen to them.
 func (t *traffic) direct() passage {
+	if len(t.met) == 0 || t.choose(4) == 0 {
+		t.met = remember(t.met, t.stranger())
+	}
+	s := one(t.world, t.met[max(0, len(t.met)-acquainted):])
+	if t.choose(2) == 0 {
+		s.source, s.dst = s.dst, s.source
+	}
+	at := fromUplinkHook
+	switch from, to := s.source.Addr(), s.dst.Addr(); {
+	case slices.Contains(t.here, from) && (!slices.Contains(t.here, to) || t.choose(2) == 0):
+		at = fromPodHook
+	case slices.Contains(t.here, to) && t.choose(6) != 0: // what came by an uplink is judged nowhere until it leaves
+		at = toPodHook
+	}
+	if s.protocol == 0 {
+		return passage{at, t.withoutPorts(s.source.Addr(), s.dst.Addr())}
+	}
+	s.sequence = uint32(1000 * (1 + t.choose(3)))
+	return passage{at, t.frame(s, one(t.world, []byte{flagSYN, flagSYN, flagSYN, flagSYN | flagACK, flagACK, flagACK, flagFIN | flagACK, flagFIN | flagACK, flagRST}))}
+}
+
+// acquainted is how many ends packets are exchanged between at a time.
+const acquainted = 3
+
+// stranger makes a pod meet somebody. Without a protocol it is ICMP, or one that has no ports.
+func (t *traffic) stranger() sent {
 	pod := one(t.world, t.here)
 	peer := t.ofFamily(pod, slices.Concat(t.here, elsewhere, nodes, outsiders))
 	if t.choose(20) == 0 { // who belongs to no one: a neighbour, a group, a pod of another network
 		peer = t.ofFamily(pod, parseAddrs("169.254.7.7", "224.0.0.1", "10.244.9.9", "fe80::7", "ff02::1", "fd00:1::9"))
 	}
-	from, to := pod, peer
-	if t.choose(2) == 0 {
-		from, to = peer, pod
-	}
-	at := fromUplinkHook
-	switch {
-	case slices.Contains(t.here, from):
-		at = fromPodHook
-	case t.choose(3) != 0: // what came by an uplink is judged nowhere until it leaves
-		at = toPodHook
-	}
-	if t.choose(3) == 0 {
-		return passage{at, t.withoutPorts(from, to)}
-	}
-	client, server := one(t.world, []uint16{40000, 40001}), one(t.world, []uint16{80, 8080, 53})
-	if t.choose(6) == 0 {
-		client, server = server, client
-	}
 	s := sent{
-		protocol: one(t.world, t.of), source: netip.AddrPortFrom(from, client), dst: netip.AddrPortFrom(to, server),
-		sequence: uint32(1000 * (1 + t.choose(3))),
+		protocol: one(t.world, []model.Protocol{0, 0, model.TCP, model.TCP, model.TCP, model.UDP, model.UDP, model.SCTP}),
+		source:   netip.AddrPortFrom(pod, one(t.world, []uint16{40000, 40001})),
+		dst:      netip.AddrPortFrom(peer, one(t.world, []uint16{80, 8080, 53})),
 	}
-	return passage{at, t.frame(s, one(t.world, []byte{flagSYN, flagSYN, flagSYN, flagACK, flagACK, flagFIN | flagACK, flagRST}))}
+	if t.choose(2) == 0 {
+		s.source, s.dst = netip.AddrPortFrom(pod, s.dst.Port()), netip.AddrPortFrom(peer, s.source.Port())
+	}
+	return s
 }
 
 // The messages of ICMP that are not errors, and some that are none: RFC 792, RFC 4443, RFC 4861, RFC 3810.

@@ -44,6 +44,7 @@ type traffic struct {
 	recent  []sent    // what clients sent
 	passing []passage // what came in and was let on: next it leaves
 	arrived []passage // what has left: next it is answered, from where it went
+	met     []sent    // ends that packets are exchanged between without a Service
 }
 
 // kept bounds each of traffic's memories.
