@@ -51,7 +51,10 @@ func (k *Kernel) decide(w *World, c connection) (outcome, error) {
 		return o, nil // no packet of this kind is ever seen
 	}
 	hook := n.FromPod
-	if c.arrives {
+	switch {
+	case c.from.isHost && !c.arrives: // policies believe no pod that says it is the node, and don't judge the node
+		hook = n.unpoliced
+	case c.arrives:
 		hook = func(frame []byte) (bpf.Verdict, []byte, error) { return n.FromUplink(frame, uplink) }
 	}
 	ran, err := n.run(hook, c.protocol, c.source, c.dialled)

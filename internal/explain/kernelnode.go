@@ -118,6 +118,15 @@ func (n *loadedNode) fill(w *World, name string) error {
 	return nil
 }
 
+// unpoliced gives a frame to the program of what pods send, as if there were no policies.
+func (n *loadedNode) unpoliced(frame []byte) (verdict bpf.Verdict, out []byte, err error) {
+	err = n.WithoutPolicies(func() (err error) {
+		verdict, out, err = n.FromPod(frame)
+		return err
+	})
+	return verdict, out, err
+}
+
 // mostRuns is how many connections are left to the programs before they are forgotten together, which takes longer than a
 // packet: fewer than their tables have room for.
 const mostRuns = 50
