@@ -88,7 +88,7 @@ func (d *demo) run(ctx context.Context) (err error) {
 	go func() { served <- d.lab.Serve(serving) }()
 	defer func() { stop(); err = errors.Join(err, <-served) }()
 	for _, step := range []func(context.Context) error{
-		d.services, d.connect, d.change, d.converged, d.costs, d.refusal,
+		d.services, d.connect, d.change, d.converged, d.costs, d.refusal, d.policy,
 	} {
 		if err := step(ctx); err != nil {
 			return err

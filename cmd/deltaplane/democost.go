@@ -5,6 +5,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strconv"
 	"sync"
 	"time"
@@ -13,6 +14,7 @@ import (
 
 	"github.com/deltaplane/deltaplane/internal/bus"
 	"github.com/deltaplane/deltaplane/internal/lab/agent"
+	"github.com/deltaplane/deltaplane/internal/model"
 	"github.com/deltaplane/deltaplane/internal/wire"
 	"github.com/deltaplane/deltaplane/schemas"
 )
@@ -173,7 +175,7 @@ func (d *demo) refusal(ctx context.Context) error {
 		d.point("the model's reason: %s", r.Error)
 		return nil
 	}
-	event := d.dropOf(ctx)
+	event := d.dropOf(ctx, func(drop *schemas.Drop) bool { return drop.GetReason() == model.ReasonNoBackend.String() })
 	if event == nil {
 		d.fault("no event about the refusal came over the bus within %s", eventPatience)
 		return nil
@@ -182,15 +184,16 @@ func (d *demo) refusal(ctx context.Context) error {
 	return nil
 }
 
-func (d *demo) dropOf(ctx context.Context) (event *schemas.Event) {
+// dropOf waits for the event of a drop on the bus; nil if none comes in time.
+func (d *demo) dropOf(ctx context.Context, such func(*schemas.Drop) bool) (event *schemas.Event) {
 	ctx, cancel := context.WithTimeout(ctx, eventPatience)
 	defer cancel()
 	ticker := time.NewTicker(20 * time.Millisecond)
 	defer ticker.Stop()
 	for {
 		d.heard.mu.Lock()
-		if len(d.heard.drops) > 0 {
-			event = d.heard.drops[0]
+		if i := slices.IndexFunc(d.heard.drops, func(e *schemas.Event) bool { return such(e.GetDrop()) }); i >= 0 {
+			event = d.heard.drops[i]
 		}
 		d.heard.mu.Unlock()
 		if event != nil {

@@ -39,6 +39,8 @@ type demo struct {
 	load       agent.Load
 	nodesEqual bool
 	refused    bool
+	denies     bool
+	closed     string // what a policy closed; empty if none did
 	failed     bool
 	faults     []string
 }
@@ -127,6 +129,9 @@ func (d *demo) summary() {
 	table.row("nodes converged with equal digests", yesNo(d.nodesEqual))
 	if len(d.empty) > 0 {
 		table.row(d.empty[0].name()+", without backends", map[bool]string{true: "refused at once", false: "NOT refused"}[d.refused])
+	}
+	if d.closed != "" {
+		table.row(d.closed+", closed by a policy", map[bool]string{true: "silent", false: "NOT silent"}[d.denies])
 	}
 	d.block(table.String())
 	if d.failed {

@@ -221,7 +221,7 @@ func TestDemoFailsNoConnection(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			lab := fmt.Sprintf("test-demo-%s-%d", name, os.Getpid())
 			out := c.run(t, append([]string{"demo", "--name", lab}, args...)...)
-			for _, want := range []string{" connections, 0 failed", "nodes converged with equal digests    yes", "refused at once", "no_backend"} {
+			for _, want := range []string{" connections, 0 failed", "nodes converged with equal digests    yes", "refused at once", "no_backend", "closed by a policy"} {
 				if !strings.Contains(out, want) {
 					t.Errorf("the story has no %q:\n%s", want, out)
 				}
