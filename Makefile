@@ -64,7 +64,7 @@ fuzz-properties:
 	export DELTAPLANE_SEED=$$RAPID_SEED; \
 	echo "seed $$RAPID_SEED: the same again with make $@ SEED=$$RAPID_SEED"; \
 	grep -rl --include='*_test.go' '"pgregory.net/rapid"' . | xargs -n 1 dirname | sort -u | xargs go test -count=1 -timeout 1h; \
-	go test -count=1 -timeout 1h -run AgreeWithTheModel ./test/kernel -differential.runs=6000
+	go test -count=1 -timeout 1h -run AgreeWithTheModel ./test/kernel -differential.runs=10000
 
 .PHONY: bench
 bench: ## run the benchmarks; prints benchstat's format

@@ -295,7 +295,7 @@ func (f *Flows) denied(s Sight, r Ruling, t tuple, did Outcome) error {
 // answerable says whether a refusal may be sent: of what has no ports only an echo request is answered.
 func (s Sight) answerable() bool {
 	if isICMP(s.network) {
-		return s.begins && oneHost(s.source.Addr())
+		return s.begins && s.network.Answerable()
 	}
 	return s.hasPorts && s.network.Answerable()
 }

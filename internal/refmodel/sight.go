@@ -41,6 +41,11 @@ func See(frame []byte) (Sight, bool) {
 	if !ok || etherType != 0x86dd && etherType != 0x0800 {
 		return Sight{}, false
 	}
+	if etherType == 0x86dd {
+		p.LengthsLie = lengthsLie(frame, p, int(binary.BigEndian.Uint16(frame[ethernetBytes+4:])), ipv6Bytes)
+	} else {
+		p.LengthsLie = lengthsLie(frame, p, int(binary.BigEndian.Uint16(frame[ethernetBytes+2:])), 0)
+	}
 	s := Sight{tuple: tuple{p.Protocol, p.Source, p.Destination}, begins: p.Protocol == model.TCP, network: p}
 	if isICMP(p) && !p.Later {
 		s.readMessage(frame)
