@@ -31,7 +31,11 @@ func (t *traffic) direct() passage {
 		return passage{at, t.withoutPorts(s.source.Addr(), s.dst.Addr())}
 	}
 	s.sequence = uint32(1000 * (1 + t.choose(3)))
-	return passage{at, t.frame(s, one(t.world, []byte{flagSYN, flagSYN, flagSYN, flagSYN | flagACK, flagACK, flagACK, flagFIN | flagACK, flagFIN | flagACK, flagRST}))}
+	p := passage{at, t.frame(s, one(t.world, []byte{flagSYN, flagSYN, flagSYN, flagSYN | flagACK, flagACK, flagACK, flagFIN | flagACK, flagFIN | flagACK, flagRST}))}
+	if t.choose(8) == 0 {
+		return t.complaint(p)
+	}
+	return p
 }
 
 // acquainted is how many ends packets are exchanged between at a time.
