@@ -18,22 +18,25 @@ import (
 
 // Apply adds objects or replaces those of the same name, and returns when that is live on every node.
 func (l *Lab) Apply(ctx context.Context, objects *manifest.Objects) error {
-	return l.changeTo(ctx, func(declared *manifest.Objects) error {
-		for object := range objects.All() {
-			declared.Add(object)
-		}
-		return nil
-	})
+	return l.Exchange(ctx, &manifest.Objects{}, objects)
 }
 
 // Delete takes objects out, by kind and name, and returns when they are gone from every node.
 func (l *Lab) Delete(ctx context.Context, objects *manifest.Objects) error {
+	return l.Exchange(ctx, objects, &manifest.Objects{})
+}
+
+// Exchange is Delete of some objects and Apply of others in one change: of what is in both, the latter is there.
+func (l *Lab) Exchange(ctx context.Context, old, next *manifest.Objects) error {
 	return l.changeTo(ctx, func(declared *manifest.Objects) error {
 		var missing []error
-		for object := range objects.All() {
+		for object := range old.All() {
 			if !declared.Remove(object) {
 				missing = append(missing, fmt.Errorf("%s %s isn't there", object.GetObjectKind().GroupVersionKind().Kind, manifest.Name(object)))
 			}
+		}
+		for object := range next.All() {
+			declared.Add(object)
 		}
 		return errors.Join(missing...)
 	})
