@@ -62,7 +62,8 @@ func checksumOf(b []byte) uint16 {
 	for i := 0; i < len(b); i += 2 {
 		sum += uint32(binary.BigEndian.Uint16(b[i:]))
 	}
-	return ^uint16(sum>>16 + sum&0xffff)
+	sum = sum>>16 + sum&0xffff
+	return ^uint16(sum>>16 + sum)
 }
 
 func reversed(pieces [][]byte) [][]byte {

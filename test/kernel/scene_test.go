@@ -31,18 +31,22 @@ type scene struct {
 	config  explain.Config
 	raw     map[string]*agent.Client // clients that no socket hook sees, by pod
 
+	current *manifest.Objects // of become
+	post    *post
+
 	world  *explain.World // of the cluster as it is; nil after a change
 	kernel *explain.Kernel
 }
 
-// newScene brings up a lab of these objects that allows externalIPs of 192.0.2.0/24 and of 2001:db8:2::/48.
-func newScene(t *testing.T, name, yaml string) *scene {
+// newScene brings up a lab of these objects that allows externalIPs of 192.0.2.0/24 and of 2001:db8:2::/48, with more
+// flags for its programmers.
+func newScene(t *testing.T, name, yaml string, programmerFlags ...string) *scene {
 	t.Helper()
 	testkit.NeedKernel(t)
 	c := buildAll(t)
 	l, err := lab.Up(t.Context(), decoded(t, yaml), lab.Options{
 		Name: labName + "-" + name, Binaries: filepath.Dir(c.program), Agent: []string{c.program, "lab", "agent"},
-		CompilerFlags: []string{"--allow-external-ips=192.0.2.0/24,2001:db8:2::/48"},
+		CompilerFlags: []string{"--allow-external-ips=192.0.2.0/24,2001:db8:2::/48"}, ProgrammerFlags: programmerFlags,
 	})
 	if err != nil {
 		t.Fatal(err)

@@ -62,6 +62,15 @@ var ingressSituations = []situation{
 		outlook{"no * → x/a"},
 	},
 	{
+		"all namespaces but one, by the name that it always has as a label",
+		policy("x", "others", podA+", ingress: [{from: [{namespaceSelector: {matchExpressions: [{key: kubernetes.io/metadata.name, operator: NotIn, values: [x, w]}]}}]}]"),
+		outlook{"no * → x/a", "yes z/* → x/a"},
+	},
+	{
+		"either of two pod selectors", policy("x", "either", podA+", ingress: [{from: [{podSelector: {matchLabels: {pod: b}}}, {podSelector: {matchLabels: {pod: c}}}]}]"),
+		outlook{"no * → x/a", "yes x/b → x/a", "yes x/c → x/a"},
+	},
+	{
 		"either of two peers", policy("x", "either", podA+", ingress: [{from: [{podSelector: {matchLabels: {pod: b}}}, {namespaceSelector: {matchLabels: {ns: w}}}]}]"),
 		outlook{"no * → x/a", "yes x/b → x/a", "yes w/* → x/a"},
 	},
@@ -89,6 +98,12 @@ var ingressSituations = []situation{
 		outlook{"no * → x/a", "yes w/* → x/a:*/tcp"},
 	},
 	{
+		"policies whose selectors overlap",
+		policy("x", "one", "podSelector: {matchExpressions: [{key: pod, operator: In, values: [a, b]}]}, ingress: [{from: [{namespaceSelector: {matchLabels: {ns: w}}}]}]") +
+			policy("x", "two", "podSelector: {matchExpressions: [{key: pod, operator: NotIn, values: [a]}]}, ingress: [{ports: [{port: 80}]}]"),
+		outlook{"no * → x/*", "yes w/* → x/a", "yes w/* → x/b", "yes * → x/b:80/tcp", "yes * → x/c:80/tcp"},
+	},
+	{
 		"rules of one policy add up",
 		policy("x", "two", podA+", ingress: [{ports: [{port: 80}]}, {from: [{podSelector: {matchLabels: {pod: c}}}], ports: [{port: 81, protocol: UDP}]}]"),
 		outlook{"no * → x/a", "yes * → x/a:80/tcp", "yes x/c → x/a:81/udp"},
@@ -100,6 +115,10 @@ var ingressSituations = []situation{
 	{
 		"a port by name", policy("x", "name", podA+", ingress: [{ports: [{port: serve-81-tcp}]}]"),
 		outlook{"no * → x/a", "yes * → x/a:81/tcp"},
+	},
+	{
+		"a port by name, for one namespace", policy("x", "name", podA+", ingress: [{from: [{namespaceSelector: {matchLabels: {ns: w}}}], ports: [{port: serve-81-tcp}]}]"),
+		outlook{"no * → x/a", "yes w/* → x/a:81/tcp"},
 	},
 	{
 		"a port's name is of its protocol", policy("x", "name", podA+", ingress: [{ports: [{port: serve-81-tcp, protocol: UDP}]}]"),
@@ -114,8 +133,12 @@ var ingressSituations = []situation{
 		outlook{"no * → x/a", "yes * → x/a:81/tcp", "yes * → x/a:80/udp"},
 	},
 	{
-		"a rule for SCTP isolates and opens no TCP or UDP", policy("x", "sctp", podA+", ingress: [{ports: [{port: 80, protocol: SCTP}]}]"),
-		outlook{"no * → x/a"},
+		"a rule for SCTP opens no TCP or UDP", policy("x", "sctp", podA+", ingress: [{ports: [{port: 80, protocol: SCTP}]}]"),
+		outlook{"no * → x/a", "yes * → x/a:80/sctp"},
+	},
+	{
+		"a range of SCTP ports", policy("x", "sctp", podA+", ingress: [{ports: [{port: 1, endPort: 80, protocol: SCTP}]}]"),
+		outlook{"no * → x/a", "yes * → x/a:80/sctp"},
 	},
 	{
 		"UDP alone", policy("x", "udp", podA+", ingress: [{ports: [{protocol: UDP}]}]"),
@@ -152,6 +175,20 @@ var egressSituations = []situation{
 		outlook{"no x/a → *", "yes x/a → w/*", "yes x/a → *:81/tcp"},
 	},
 	{
+		"an allowing egress policy beside a denying one", policy("x", "deny", everyPod+", "+outward) + policy("x", "allow", everyPod+", "+outward+", egress: [{}]"),
+		nil,
+	},
+	{
+		"to a range of ports of one namespace",
+		policy("x", "out", podA+", "+outward+", egress: [{to: [{namespaceSelector: {matchLabels: {ns: w}}}], ports: [{port: 80, endPort: 81, protocol: UDP}, {port: 81, endPort: 90, protocol: SCTP}]}]"),
+		outlook{"no x/a → *", "yes x/a → w/*:*/udp", "no x/a → w/*:0/*", "yes x/a → w/*:81/sctp"},
+	},
+	{
+		"what the server allows the client's policy still denies",
+		policy("x", "out", podA+", "+outward) + policy("w", "in", everyPod+", ingress: [{from: [{namespaceSelector: {matchLabels: {ns: x}}}]}]"),
+		outlook{"no * → w/*", "yes x/* → w/*", "no x/a → *"},
+	},
+	{
 		"both ends have a say",
 		policy("x", "out", podA+", "+outward+", egress: [{to: [{namespaceSelector: {matchLabels: {ns: w}}}]}]") +
 			policy("w", "in", podA+", ingress: [{from: [{namespaceSelector: {matchLabels: {ns: z}}}]}]"),
@@ -165,6 +202,14 @@ var egressSituations = []situation{
 }
 
 var blockSituations = []situation{
+	{
+		"to one address, at one port", policy("x", "block", podA+", "+outward+", egress: [{to: [{ipBlock: {cidr: IP4[w/b]/32}}], ports: [{port: 80}]}]"),
+		outlook{"no x/a → *", "yes x/a → w/b:80/tcp 4"},
+	},
+	{
+		"an address's ports have no names", policy("x", "block", podA+", "+outward+", egress: [{to: [{ipBlock: {cidr: IP4[w/b]/32}}], ports: [{port: serve-80-tcp}]}]"),
+		outlook{"no x/a → *"},
+	},
 	{
 		"to one address", policy("x", "block", podA+", "+outward+", egress: [{to: [{ipBlock: {cidr: IP4[w/b]/32}}, {ipBlock: {cidr: IP6[w/c]/128}}]}]"),
 		outlook{"no x/a → *", "yes x/a → w/b:*/* 4", "yes x/a → w/c:*/* 6"},
@@ -180,7 +225,7 @@ var blockSituations = []situation{
 	{
 		"what one policy excepts another may allow",
 		policy("x", "but", podA+", "+outward+", egress: [{to: [{ipBlock: {cidr: 0.0.0.0/0, except: [IP4[w/b]/32]}}]}]") +
-			policy("x", "yes", podA+", "+outward+", egress: [{to: [{ipBlock: {cidr: IP4[w/b]/32}}]}]"),
+			policy("x", "and", podA+", "+outward+", egress: [{to: [{ipBlock: {cidr: IP4[w/b]/32}}]}]"),
 		outlook{"no x/a → *:*/* 6"},
 	},
 	{
@@ -210,5 +255,6 @@ func TestNetworkPoliciesInATown(t *testing.T) {
 	s.shows(t, townCalls(), ingressSituations...)
 	s.shows(t, townCalls(), egressSituations...)
 	s.shows(t, townCalls(), blockSituations...)
+	s.become(t, "")
 	s.sees(t, nil, townCalls())
 }

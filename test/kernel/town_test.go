@@ -6,6 +6,7 @@ import (
 	"context"
 	"fmt"
 	"path"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -25,10 +26,12 @@ var (
 	townPorts      = []int{80, 81}
 )
 
+const townNodes = "{apiVersion: v1, kind: Node, metadata: {name: node-1, labels: {rack: front}}}\n---\n" +
+	"{apiVersion: v1, kind: Node, metadata: {name: node-2, labels: {rack: back}}}\n---\n"
+
 func townYAML() string {
 	var b strings.Builder
-	b.WriteString("{apiVersion: v1, kind: Node, metadata: {name: node-1, labels: {rack: front}}}\n---\n" +
-		"{apiVersion: v1, kind: Node, metadata: {name: node-2, labels: {rack: back}}}\n---\n")
+	b.WriteString(townNodes)
 	for i, ns := range townNamespaces {
 		fmt.Fprintf(&b, "{apiVersion: v1, kind: Namespace, metadata: {name: %s, labels: {ns: %s}}}\n---\n", ns, ns)
 		for j, pod := range townPods {
@@ -71,11 +74,12 @@ func townCalls() (all []call) {
 	return all
 }
 
-// callsOf are those from one place to one pod.
+// callsOf are those from one place to one pod, by all protocols and in both families.
 func callsOf(from, to string) (all []call) {
-	for _, port := range townPorts {
-		for _, proto := range []string{"tcp", "udp"} {
-			for _, family := range []int{4, 6} {
+	for _, family := range []int{4, 6} {
+		all = append(all, call{from, to, 0, "ping", family})
+		for _, port := range townPorts {
+			for _, proto := range []string{"tcp", "udp", "sctp"} {
 				all = append(all, call{from, to, port, proto, family})
 			}
 		}
@@ -127,30 +131,55 @@ func fitting(t testing.TB, pattern, text string) bool {
 func (s *scene) sees(t *testing.T, o outlook, calls []call) {
 	t.Helper()
 	s.learn(t)
+	var wrong []string
+	expected := map[call]bool{}
+	for _, c := range calls {
+		expected[c] = o.allows(t, c)
+		if said := s.explained(t, c); said != "" && (said == "forward") != expected[c] {
+			wrong = append(wrong, fmt.Sprintf("%s: explained as %s, expected %t", c, said, expected[c]))
+		}
+	}
+	s.compare(t, expected, wrong)
+}
+
+// compare tries all calls at once; wrong is what is wrong with them already.
+func (s *scene) compare(t *testing.T, expected map[call]bool, wrong []string) {
+	t.Helper()
+	if s.post == nil {
+		s.post = newPost(t)
+	}
 	var (
-		tasks sync.WaitGroup
-		mu    sync.Mutex
-		wrong []string
+		tasks  sync.WaitGroup
+		mu     sync.Mutex
+		tokens = map[uint32]call{}
 	)
 	limit := make(chan struct{}, 96)
-	for _, c := range calls {
-		expected := o.allows(t, c)
-		if said := s.explained(t, c); said != "" && (said == "forward") != expected {
-			wrong = append(wrong, fmt.Sprintf("%s: explained as %s, expected %t", c, said, expected))
+	for c, passes := range expected {
+		if c.isPost() {
+			token, err := s.post.send(s, c)
+			check(t, err)
+			tokens[token] = c
+			continue
 		}
 		tasks.Go(func() {
 			limit <- struct{}{}
 			defer func() { <-limit }()
-			if outcome, text := s.call(t.Context(), c, expected); (outcome == agent.OK) != expected {
+			if outcome, text := s.call(t.Context(), c, passes); (outcome == agent.OK) != passes {
 				mu.Lock()
 				defer mu.Unlock()
-				wrong = append(wrong, fmt.Sprintf("%s: %s (%s), expected %t", c, outcome, text, expected))
+				wrong = append(wrong, fmt.Sprintf("%s: %s (%s), expected %t", c, outcome, text, passes))
 			}
 		})
 	}
-	tasks.Wait()
+	tasks.Wait() // takes longer than a packet does that shouldn't arrive
+	for c, arrived := range s.post.heardOf(tokens, func(c call) bool { return expected[c] }) {
+		if arrived != expected[c] {
+			wrong = append(wrong, fmt.Sprintf("%s: arrived %t, expected %t", c, arrived, expected[c]))
+		}
+	}
 	if len(wrong) > 0 {
-		t.Errorf("%d of %d calls went wrong:\n%s", len(wrong), len(calls), strings.Join(wrong[:min(len(wrong), 20)], "\n"))
+		slices.Sort(wrong)
+		t.Errorf("%d mistakes in %d calls:\n%s", len(wrong), len(expected), strings.Join(wrong[:min(len(wrong), 20)], "\n"))
 	}
 }
 
@@ -171,6 +200,9 @@ func (s *scene) call(ctx context.Context, c call, expected bool) (agent.Outcome,
 // explained is the model's verdict; empty for what it isn't asked about.
 func (s *scene) explained(t testing.TB, c call) string {
 	t.Helper()
+	if c.proto == "ping" {
+		return ""
+	}
 	target, err := s.Resolve(fmt.Sprintf("%s:%d", c.to, c.port), c.family)
 	check(t, err)
 	answer, err := s.world.Ask(explain.Model{}, s.question(attempt{way{from: c.from, to: target.String(), proto: c.proto}, target}))
@@ -185,19 +217,27 @@ type situation struct {
 	outlook outlook
 }
 
-// shows brings each situation about in turn, taking the one before away, and sees it.
+// shows brings each situation about in turn, in one change with the end of the one before, and sees it.
 func (s *scene) shows(t *testing.T, calls []call, situations ...situation) {
 	t.Helper()
 	for _, one := range situations {
 		t.Run(one.name, func(t *testing.T) {
-			objects := decoded(t, s.addressed(one.objects))
-			s.changed()
-			check(t, s.Apply(t.Context(), objects))
+			s.become(t, one.objects)
 			s.sees(t, one.outlook, calls)
-			s.changed()
-			check(t, s.Delete(context.WithoutCancel(t.Context()), objects))
 		})
 	}
+}
+
+// become puts objects in place of those of the call before.
+func (s *scene) become(t *testing.T, yaml string) {
+	t.Helper()
+	old := s.current
+	if old == nil {
+		old = &manifest.Objects{}
+	}
+	s.current = decoded(t, s.addressed(yaml))
+	s.changed()
+	check(t, s.Exchange(t.Context(), old, s.current))
 }
 
 // addressed puts pods' addresses in place of IP4[x/a] and IP6[x/a].

@@ -24,6 +24,15 @@ const (
 	udp81   = "protocols: [{udp: {destinationPort: {number: 81}}}]"
 )
 
+// portByPort are rules that deny w port 80 of each protocol, and accept port 81 of z and nothing else of it.
+func portByPort(peers string) string {
+	at := func(port int) string {
+		return fmt.Sprintf("protocols: [{tcp: {destinationPort: {number: %[1]d}}}, {udp: {destinationPort: {number: %[1]d}}}, {sctp: {destinationPort: {number: %[1]d}}}]", port)
+	}
+	return fmt.Sprintf("{action: Deny, %[1]s: %[2]s, %[4]s}, {action: Pass, %[1]s: %[2]s, %[4]s}, {action: Accept, %[1]s: %[3]s, %[5]s}, {action: Deny, %[1]s: %[3]s}",
+		peers, fromW, fromZ, at(80), at(81))
+}
+
 // bothTiers shows the same in the Admin and in the Baseline tier.
 func bothTiers(name, spec string, seen outlook) []situation {
 	return []situation{
@@ -47,9 +56,22 @@ func tierSituations() (all []situation) {
 		bothTiers("one UDP port is denied",
 			inX+", egress: [{action: Deny, to: "+fromW+", "+udp81+"}]", outlook{"no x/* → w/*:81/udp"}),
 		bothTiers("a rule for SCTP touches nothing else",
-			inX+", ingress: [{action: Deny, from: "+everyNS+", protocols: [{sctp: {destinationPort: {number: 80}}}]}]", nil),
+			inX+", ingress: [{action: Deny, from: "+everyNS+", protocols: [{sctp: {destinationPort: {number: 80}}}]}]",
+			outlook{"no * → x/*:80/sctp"}),
+		bothTiers("some ports of one are denied, others passed, and of another some accepted",
+			inX+", ingress: ["+portByPort("from")+"], egress: ["+portByPort("to")+"]",
+			outlook{
+				"no w/* → x/*:80/*", "no x/* → w/*:80/*", "no z/* → x/*", "no x/* → z/*",
+				"yes z/* → x/*:81/*", "yes x/* → z/*:81/*",
+			}),
+		bothTiers("what a name means differs from pod to pod",
+			"subject: {namespaces: {}}, ingress: [{action: Deny, from: "+fromW+", protocols: [{destinationNamedPort: serve-81-udp}, {sctp: {destinationPort: {number: 81}}}]}]",
+			outlook{"no w/* → */*:81/udp", "no w/* → */*:81/sctp"}),
+		bothTiers("networks with a port",
+			xA+", egress: [{action: Deny, to: [{networks: [IP4[w/b]/32]}], "+tcp80+"}]", outlook{"no x/a → w/b:80/tcp 4"}),
 		bothTiers("all of a protocol",
-			inX+", ingress: [{action: Deny, from: "+everyNS+", protocols: [{udp: {}}]}]", outlook{"no * → x/*:*/udp"}),
+			inX+", ingress: [{action: Deny, from: "+everyNS+", protocols: [{udp: {destinationPort: {range: {start: 1, end: 65535}}}}]}]",
+			outlook{"no * → x/*:*/udp"}),
 		bothTiers("a range of ports",
 			inX+", ingress: [{action: Deny, from: "+fromW+", protocols: [{tcp: {destinationPort: {range: {start: 81, end: 90}}}}]}]",
 			outlook{"no w/* → x/*:81/tcp"}),
@@ -76,6 +98,25 @@ var betweenTiers = []situation{
 		"the lower priority number is asked first",
 		tier("late", "Admin", 20, inX+", ingress: [{action: Deny, from: "+everyNS+"}]") +
 			tier("early", "Admin", 10, inX+", ingress: [{action: Accept, from: "+fromW+"}]"),
+		outlook{"no * → x/*", "yes w/* → x/*"},
+	},
+	{
+		"of one priority the first by name is asked first",
+		tier("b", "Admin", 10, inX+", ingress: [{action: Deny, from: "+everyNS+"}]") +
+			tier("a", "Admin", 10, inX+", ingress: [{action: Accept, from: "+fromZ+"}]"),
+		outlook{"no * → x/*", "yes z/* → x/*"},
+	},
+	{
+		"a priority that is lowered lets the other policy decide",
+		tier("b", "Admin", 9, inX+", ingress: [{action: Deny, from: "+everyNS+"}]") +
+			tier("a", "Admin", 10, inX+", ingress: [{action: Accept, from: "+fromZ+"}]"),
+		outlook{"no * → x/*"},
+	},
+	{
+		"a passing policy in front of a denying one of the same tier leaves the tier",
+		tier("pass", "Admin", 40, inX+", ingress: [{action: Pass, from: "+fromW+"}], egress: [{action: Pass, to: "+fromW+"}]") +
+			tier("deny", "Admin", 50, inX+", ingress: [{action: Deny, from: "+fromW+"}], egress: [{action: Deny, to: "+fromW+"}]") +
+			tier("default", "Baseline", 10, inX+", ingress: [{action: Accept, from: "+fromW+"}, {action: Deny, from: "+everyNS+"}]"),
 		outlook{"no * → x/*", "yes w/* → x/*"},
 	},
 	{
@@ -121,5 +162,6 @@ func TestClusterNetworkPoliciesInATown(t *testing.T) {
 	t.Parallel()
 	s := newScene(t, "tiers", townYAML())
 	s.shows(t, townCalls(), tierSituations()...)
+	s.become(t, "")
 	s.sees(t, nil, townCalls())
 }
