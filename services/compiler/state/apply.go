@@ -147,20 +147,23 @@ func applyComplete(txn *memdb.Txn, n Name, fact *schemas.Fact) bool {
 }
 
 // update replaces, adds or removes the row that fact is about and returns it before and after, nil for absent.
-// An empty kind allows any name. A parser that returns a row beside an error sets only a part of the object aside.
+// An empty kind allows any name; under one that the kind can't have there is nothing, or another kind's row. A parser that returns a row beside an error sets only a part of the object aside.
 func update[R any, M interface {
 	comparable
 	proto.Message
 }](
 	txn *memdb.Txn, t *table[*R], kind string, n Name, fact *schemas.Fact, message M, parse func(Name, M) (*R, error),
 ) (old, now *R, err error) {
+	if kind != "" {
+		if err = checkName(kind, n); err != nil && fact.State != nil {
+			return nil, nil, err
+		} else if err != nil {
+			return nil, nil, nil
+		}
+	}
 	old, _ = t.get(txn, n.key())
 	var none M
 	switch {
-	case kind != "" && checkName(kind, n) != nil:
-		if fact.State != nil {
-			err = checkName(kind, n)
-		}
 	case fact.State != nil && message == none:
 		err = fmt.Errorf("its fact holds a %T", fact.State)
 	case message != none:

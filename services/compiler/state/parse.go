@@ -42,6 +42,8 @@ func checkName(kind string, n Name) error {
 		return fmt.Errorf("its namespace has %d bytes: Kubernetes allows %d", len(n.Namespace), maxLabel)
 	case n.Namespace == "" && !unspaced(kind):
 		return errors.New("it has no namespace")
+	case n.Namespace != "" && unspaced(kind):
+		return fmt.Errorf("it has the namespace %.64q, and a %s has none", n.Namespace, kind)
 	case strings.ContainsFunc(n.Name+n.Namespace, forbidden) || !utf8.ValidString(n.Name+n.Namespace):
 		return fmt.Errorf("the name %q is none that Kubernetes allows", n.String())
 	}

@@ -232,3 +232,31 @@ func TestANamespaceAlwaysHasItsName(t *testing.T) {
 		t.Errorf("of one that is (-want +got):\n%s", diff)
 	}
 }
+
+// TestAFactWithAnotherKindsNameRemovesNothing names a policy as only one of the other kind can be named: neither that
+// fact nor its end may open what the other one closes.
+func TestAFactWithAnotherKindsNameRemovesNothing(t *testing.T) {
+	cluster := clusterPolicy(&schemas.ClusterNetworkPolicy{Tier: 1, Subject: &schemas.PodPeer{}})
+	own := networkPolicy(&schemas.NetworkPolicy{Pods: &schemas.Selector{}, IsolatesIngress: true})
+	for _, c := range []struct {
+		is    *schemas.Fact
+		other *schemas.ObjectRef
+	}{
+		{cluster, &schemas.ObjectRef{Kind: KindNetworkPolicy, Name: "c"}},
+		{own, &schemas.ObjectRef{Kind: KindClusterNetworkPolicy, Namespace: "shop", Name: "p"}},
+	} {
+		for _, state := range []*schemas.Fact{own, cluster, {}} {
+			db := New()
+			apply(t, db, c.is, &schemas.Fact{Object: c.other, State: state.State})
+			if !db.Snapshot().Policed() {
+				t.Errorf("%s %s is gone after a fact that is named %s %q/%q and holds a %T", c.is.Object.Kind, c.is.Object.Name,
+					c.other.Kind, c.other.Namespace, c.other.Name, state.State)
+			}
+			for p := range db.Snapshot().Policies() {
+				if p.Kind == model.NetworkPolicy != (c.is == own) {
+					t.Errorf("%s is not what was there", p.PolicyName)
+				}
+			}
+		}
+	}
+}
