@@ -124,7 +124,9 @@ func (p *renamings) assign() {
 		case !p.after.used[k.before] && !taken[k.before]:
 			p.numbers[k] = k.before
 		default:
-			fresh++
+			for fresh++; taken[fresh] || p.before.used[fresh] || p.after.used[fresh]; {
+				fresh++ // the highest of all was the last there is
+			}
 			p.numbers[k] = fresh
 		}
 		taken[p.numbers[k]] = true

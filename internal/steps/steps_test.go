@@ -45,6 +45,30 @@ func TestStepsJudgeAsBeforeOrAsAfter(t *testing.T) {
 	})
 }
 
+// TestANumberInBetweenIsNoOneElses exchanges two identities of which one is the highest that there is.
+func TestANumberInBetweenIsNoOneElses(t *testing.T) {
+	tables := func(a, b model.IdentityID) *model.Tables {
+		tables := model.NewTables()
+		tables.Apply(&model.Change{Put: model.Rows{
+			RuleSets: []model.RuleSet{{ID: 1}},
+			Verdicts: []model.Verdict{
+				{VerdictKey: model.VerdictKey{RuleSet: 1}, Action: model.ActionIsolate},
+				{VerdictKey: model.VerdictKey{RuleSet: 1, Identity: a}, Action: model.ActionAllow},
+			},
+			Peers: []model.Peer{{Addr: judged(1), Identity: a}, {Addr: judged(2), Identity: b}},
+		}}, model.Digest{})
+		return tables
+	}
+	const last = ^model.IdentityID(0)
+	for _, change := range Between(tables(last, 5), tables(5, last)) {
+		for _, row := range change.Put.Peers {
+			if row.Identity == 0 {
+				t.Errorf("%s is nobody in between", row.Addr)
+			}
+		}
+	}
+}
+
 func randomTables(t *rapid.T) *model.Tables {
 	tables := model.NewTables()
 	number := func(most int) int { return rapid.IntRange(0, most).Draw(t, "number") }

@@ -69,6 +69,7 @@ type Engine struct {
 	cells     map[cellKey]*cell
 	classes   map[classKey]*class
 	next      model.IdentityID
+	taken     map[model.IdentityID]bool // numbers in use when counting began anew; nil before
 	partition partition
 
 	policies map[model.PolicyName]*policy

@@ -181,3 +181,42 @@ func TestPointersTurnAfterAddresses(t *testing.T) {
 		t.Errorf("got\n%swant\n%s", got, want)
 	}
 }
+
+// TestNumbersCountOnAfterTheLast lets a long-lived cluster use up all numbers: none may mean two classes, nobody, or no
+// row.
+func TestNumbersCountOnAfterTheLast(t *testing.T) {
+	w := village(t, 3)
+	w.engine.next = absent - 2
+	for i := range 3 {
+		w.follow(t, client(i, map[string]string{"role": fmt.Sprint(i)}), allowing(fmt.Sprint("q", i), 81, labelled("role", fmt.Sprint(i))))
+	}
+	used := map[model.IdentityID]bool{0: true, absent: true}
+	for _, k := range w.engine.classes {
+		if used[k.number] {
+			t.Errorf("number %d is of two classes, or none that one can have", k.number)
+		}
+		used[k.number] = true
+	}
+	if len(w.engine.classes) != 3 {
+		t.Errorf("%d classes, want one a client", len(w.engine.classes))
+	}
+}
+
+// TestTheLastNumberIsNotTakenOver finds rows with a number that stands for no row.
+func TestTheLastNumberIsNotTakenOver(t *testing.T) {
+	w := village(t, 2)
+	held := w.tables["n1"].Clone()
+	for addr, row := range held.Peers {
+		row.Identity = absent
+		held.Peers[addr] = row
+	}
+	rows := New(Limits{}).Load(w.db.Snapshot(), map[string]*model.Tables{"n1": held})["n1"]
+	for _, row := range rows.Peers {
+		if row.Identity == absent || row.Identity == 0 {
+			t.Errorf("%s has identity %d", row.Addr, row.Identity)
+		}
+	}
+	if len(rows.Peers) != 2 {
+		t.Errorf("%d peers, want 2", len(rows.Peers))
+	}
+}

@@ -218,9 +218,17 @@ func (e *Engine) form(key classKey, c *census) *class {
 	return k
 }
 
-// number returns a number that was not used yet.
+// number returns a number that was not used yet. After the last one it counts from 1 again, and leaves out those that
+// were in use then: what got its number since is behind it.
 func (e *Engine) number() model.IdentityID {
-	e.next++
+	for e.next++; e.next == 0 || e.next == absent || e.taken[e.next]; e.next++ {
+		if e.next == absent {
+			e.taken = map[model.IdentityID]bool{}
+			for _, k := range e.classes {
+				e.taken[k.number] = true
+			}
+		}
+	}
 	return e.next
 }
 

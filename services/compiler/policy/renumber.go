@@ -22,9 +22,10 @@ func (e *Engine) renumber(known map[string]*model.Tables) {
 	flows, e.next = e.votes(known)
 	keep(flows, formed)
 	for _, k := range classes {
-		if was := formed[k.classKey]; was != nil {
-			k.number = was.number
-		} else {
+		k.number = formed[k.classKey].id()
+	}
+	for _, k := range classes {
+		if k.number == 0 {
 			k.number = e.number()
 		}
 	}
@@ -37,9 +38,14 @@ func (e *Engine) votes(known map[string]*model.Tables) (flows []flow, highest mo
 		class  *class
 	}
 	count := map[vote]int{}
+	see := func(number model.IdentityID) {
+		if number != absent {
+			highest = max(highest, number)
+		}
+	}
 	add := func(number model.IdentityID, k *class) {
-		highest = max(highest, number)
-		if k != nil && number != 0 {
+		see(number)
+		if k != nil && number != 0 && number != absent {
 			count[vote{number, k}]++
 		}
 	}
@@ -59,7 +65,7 @@ func (e *Engine) votes(known map[string]*model.Tables) (flows []flow, highest mo
 			add(row.Identity, k)
 		}
 		for key := range t.Verdicts {
-			highest = max(highest, key.Identity)
+			see(key.Identity)
 		}
 	}
 	was := map[model.IdentityID]*class{}
