@@ -30,4 +30,5 @@ var servicesPage = behaviourPage{
 		{23, "Scale and limits"},
 		{24, "Restart, upgrade and crash"},
 		{26, "What is found without configuration"},
-	}}
+	},
+}
