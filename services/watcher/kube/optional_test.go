@@ -123,11 +123,12 @@ func TestAKindThatComesAndGoes(t *testing.T) {
 func policyWords(in core.Input) string {
 	switch in := in.(type) {
 	case core.List:
-		said := "list:"
+		var said strings.Builder
+		said.WriteString("list:")
 		for _, fact := range in.Facts {
-			said += " " + fact.GetObject().GetName()
+			said.WriteString(" " + fact.GetObject().GetName())
 		}
-		return said
+		return said.String()
 	case core.Upsert:
 		return "put " + in.Fact.GetObject().GetName()
 	}
