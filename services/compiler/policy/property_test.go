@@ -240,7 +240,7 @@ func strays(was, between, want, now verdicts) string {
 			if was[e] != nil {
 				way = append(way, was[e][i])
 			}
-			if was[e] != nil && between[e] != nil && !slices.Equal(was[e], want[e]) {
+			if was[e] != nil && between[e] != nil {
 				way = append(way, between[e][i])
 			}
 			if want[e] != nil {
