@@ -211,3 +211,23 @@ func BenchmarkUpdate(b *testing.B) {
 		})
 	}
 }
+
+// BenchmarkManyBlocks brings and takes away the policy with the most blocks that one can have, and one with few.
+func BenchmarkManyBlocks(b *testing.B) {
+	w := big.build(b)
+	w.engine.Load(w.db.Snapshot(), nil)
+	for _, n := range []int{2, 4096} {
+		b.Run(fmt.Sprint(n), func(b *testing.B) {
+			come := blocks(n)
+			come.Object.Namespace = big.name(7)
+			for i, peer := range come.GetNetworkPolicy().Ingress[0].Peers {
+				peer.GetBlock().Cidr = fmt.Sprintf("10.200.%d.%d/32", i/256, i%256)
+			}
+			come.GetNetworkPolicy().Pods = app(1)
+			for b.Loop() {
+				w.apply(b, come)
+				w.apply(b, &schemas.Fact{Object: come.Object})
+			}
+		})
+	}
+}

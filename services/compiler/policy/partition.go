@@ -4,6 +4,7 @@ package policy
 
 import (
 	"cmp"
+	"net/netip"
 	"slices"
 
 	"github.com/deltaplane/deltaplane/internal/model"
@@ -15,16 +16,21 @@ type partition struct {
 	moved   []*address
 	cells   map[*cell]bool // that members joined or left
 	regions map[*region]bool
+	cut     []netip.Prefix   // that are new regions
+	around  map[*region]bool // that have addresses of those, until they are dealt out
 	ended   []*atom
 }
 
 func (p *partition) reset() {
-	*p = partition{number: p.number + 1, cells: map[*cell]bool{}, regions: map[*region]bool{}, ended: p.ended}
+	*p = partition{
+		number: p.number + 1, cells: map[*cell]bool{}, regions: map[*region]bool{}, around: map[*region]bool{}, ended: p.ended,
+	}
 }
 
 // repartition makes classes agree with cells and regions again, and says how rows change.
 func (e *Engine) repartition() {
 	if len(e.partition.moved) > 0 || len(e.partition.cells) > 0 || len(e.partition.regions) > 0 {
+		e.dealOut()
 		for r := range e.partition.regions {
 			r.set = newTermSet(r.terms)
 		}

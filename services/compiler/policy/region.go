@@ -77,7 +77,8 @@ func (r *regions) within(p netip.Prefix) []*region {
 
 func contains(p, q netip.Prefix) bool { return q.Bits() >= p.Bits() && p.Contains(q.Addr()) }
 
-// region returns the region of a prefix; if it is new, cut out of the one that it lies in.
+// region returns the region of a prefix; if it is new, cut out of the one that it lies in. Addresses stay there until
+// they are dealt out.
 func (e *Engine) region(p netip.Prefix) *region {
 	if r := e.regions.exact[p]; r != nil {
 		r.uses++
@@ -91,16 +92,38 @@ func (e *Engine) region(p netip.Prefix) *region {
 	e.regions.lengths[family(p.Addr())][p.Bits()]++
 	i, _ := e.regions.find(p)
 	e.regions.sorted = slices.Insert(e.regions.sorted, i, r)
+	e.partition.cut = append(e.partition.cut, p)
+	e.partition.around[around] = true
+	return r
+}
+
+// dealOut moves addresses into the regions that were cut, in one walk for all of them: there may be thousands in a
+// region that has all pods.
+func (e *Engine) dealOut() {
+	slices.SortFunc(e.partition.cut, netip.Prefix.Compare)
+	var outer []netip.Prefix
+	for _, p := range e.partition.cut {
+		if len(outer) == 0 || !contains(outer[len(outer)-1], p) {
+			outer = append(outer, p)
+		}
+	}
 	var inside []*address
-	for z := range around.cells {
-		for _, a := range z.members {
-			if p.Contains(a.addr) {
-				inside = append(inside, a)
+	for r := range e.partition.around {
+		for z := range r.cells {
+			for _, a := range z.members {
+				if anyContains(outer, a.addr) {
+					inside = append(inside, a)
+				}
 			}
 		}
 	}
 	e.placeAll(inside)
-	return r
+}
+
+// anyContains says whether one of some prefixes has an address; they are in order, and apart.
+func anyContains(prefixes []netip.Prefix, addr netip.Addr) bool {
+	after, found := slices.BinarySearchFunc(prefixes, addr, func(p netip.Prefix, addr netip.Addr) int { return p.Addr().Compare(addr) })
+	return found || after > 0 && prefixes[after-1].Contains(addr)
 }
 
 // dropRegion gives back one use of a region. With the last, its addresses fall to the one around it.
