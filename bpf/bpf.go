@@ -40,6 +40,8 @@ type Options struct {
 	PolicyReject bool
 	// KeepEstablished lets connections go on that policies have ceased to allow.
 	KeepEstablished bool
+	// CheckSources drops what a pod sends from an address to which the node's routes lead elsewhere.
+	CheckSources bool
 	// NodePorts is the range of NodePorts, to which nothing is masqueraded; DefaultNodePorts if zero.
 	NodePorts PortRange
 	// MasqueradeAll gives the node's address to all that leaves for a backend elsewhere, whoever sent it.

@@ -23,7 +23,7 @@ var budgets = map[string]uint32{
 // Trap 38: each program has a budget of verified instructions, far below the million that verifiers allow.
 func TestVerifiedInstructionsStayInBudget(t *testing.T) {
 	testkit.NeedKernel(t)
-	d, err := Load(Options{})
+	d, err := Load(Options{CheckSources: true})
 	if err != nil {
 		t.Fatal(err)
 	}

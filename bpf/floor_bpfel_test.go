@@ -74,6 +74,7 @@ const (
 	floorProgOursRandom        = "ours_random"
 	floorProgOursRandomAll     = "ours_random_all"
 	floorVarAdopting           = "adopting"
+	floorVarCheckSources       = "check_sources"
 	floorVarConnectionTimeouts = "connection_timeouts"
 	floorVarCountOperations    = "count_operations"
 	floorVarEphemeralFirst     = "ephemeral_first"
@@ -203,6 +204,7 @@ type floorMapSpecs struct {
 // It can be passed ebpf.CollectionSpec.Assign.
 type floorVariableSpecs struct {
 	Adopting           *ebpf.VariableSpec `ebpf:"adopting"`
+	CheckSources       *ebpf.VariableSpec `ebpf:"check_sources"`
 	ConnectionTimeouts *ebpf.VariableSpec `ebpf:"connection_timeouts"`
 	CountOperations    *ebpf.VariableSpec `ebpf:"count_operations"`
 	EphemeralFirst     *ebpf.VariableSpec `ebpf:"ephemeral_first"`
@@ -340,6 +342,7 @@ func (m *floorMaps) Close() error {
 // It can be passed to loadFloorObjects or ebpf.CollectionSpec.LoadAndAssign.
 type floorVariables struct {
 	Adopting           *ebpf.Variable `ebpf:"adopting"`
+	CheckSources       *ebpf.Variable `ebpf:"check_sources"`
 	ConnectionTimeouts *ebpf.Variable `ebpf:"connection_timeouts"`
 	CountOperations    *ebpf.Variable `ebpf:"count_operations"`
 	EphemeralFirst     *ebpf.Variable `ebpf:"ephemeral_first"`

@@ -60,6 +60,7 @@ const (
 	podsProgFromPod           = "from_pod"
 	podsProgToPod             = "to_pod"
 	podsVarAdopting           = "adopting"
+	podsVarCheckSources       = "check_sources"
 	podsVarConnectionTimeouts = "connection_timeouts"
 	podsVarCountOperations    = "count_operations"
 	podsVarEphemeralFirst     = "ephemeral_first"
@@ -173,6 +174,7 @@ type podsMapSpecs struct {
 // It can be passed ebpf.CollectionSpec.Assign.
 type podsVariableSpecs struct {
 	Adopting           *ebpf.VariableSpec `ebpf:"adopting"`
+	CheckSources       *ebpf.VariableSpec `ebpf:"check_sources"`
 	ConnectionTimeouts *ebpf.VariableSpec `ebpf:"connection_timeouts"`
 	CountOperations    *ebpf.VariableSpec `ebpf:"count_operations"`
 	EphemeralFirst     *ebpf.VariableSpec `ebpf:"ephemeral_first"`
@@ -302,6 +304,7 @@ func (m *podsMaps) Close() error {
 // It can be passed to loadPodsObjects or ebpf.CollectionSpec.LoadAndAssign.
 type podsVariables struct {
 	Adopting           *ebpf.Variable `ebpf:"adopting"`
+	CheckSources       *ebpf.Variable `ebpf:"check_sources"`
 	ConnectionTimeouts *ebpf.Variable `ebpf:"connection_timeouts"`
 	CountOperations    *ebpf.Variable `ebpf:"count_operations"`
 	EphemeralFirst     *ebpf.Variable `ebpf:"ephemeral_first"`

@@ -51,6 +51,7 @@ func switchesFor(options Options, log *slog.Logger) (map[string]any, error) {
 		"ephemeral_last":      ephemeral.Last,
 		"policy_reject":       options.PolicyReject,
 		"keep_established":    options.KeepEstablished,
+		"check_sources":       options.CheckSources,
 		"connection_timeouts": cmp.Or(options.Timeouts, DefaultTimeouts).inSeconds(),
 	})
 	maps.Copy(switches, options.forTests)

@@ -60,6 +60,7 @@ const (
 	uplinksProgFromUplink        = "from_uplink"
 	uplinksProgToUplink          = "to_uplink"
 	uplinksVarAdopting           = "adopting"
+	uplinksVarCheckSources       = "check_sources"
 	uplinksVarConnectionTimeouts = "connection_timeouts"
 	uplinksVarCountOperations    = "count_operations"
 	uplinksVarEphemeralFirst     = "ephemeral_first"
@@ -173,6 +174,7 @@ type uplinksMapSpecs struct {
 // It can be passed ebpf.CollectionSpec.Assign.
 type uplinksVariableSpecs struct {
 	Adopting           *ebpf.VariableSpec `ebpf:"adopting"`
+	CheckSources       *ebpf.VariableSpec `ebpf:"check_sources"`
 	ConnectionTimeouts *ebpf.VariableSpec `ebpf:"connection_timeouts"`
 	CountOperations    *ebpf.VariableSpec `ebpf:"count_operations"`
 	EphemeralFirst     *ebpf.VariableSpec `ebpf:"ephemeral_first"`
@@ -302,6 +304,7 @@ func (m *uplinksMaps) Close() error {
 // It can be passed to loadUplinksObjects or ebpf.CollectionSpec.LoadAndAssign.
 type uplinksVariables struct {
 	Adopting           *ebpf.Variable `ebpf:"adopting"`
+	CheckSources       *ebpf.Variable `ebpf:"check_sources"`
 	ConnectionTimeouts *ebpf.Variable `ebpf:"connection_timeouts"`
 	CountOperations    *ebpf.Variable `ebpf:"count_operations"`
 	EphemeralFirst     *ebpf.Variable `ebpf:"ephemeral_first"`

@@ -319,7 +319,8 @@ struct connection {
 	__u32 seen;  /* the last packet, seconds of CLOCK_MONOTONIC, some late at most */
 	__u32 incarnation; /* of the pod */
 	__u8 state;	   /* CONNECTION_ bits */
-	__u8 pad[3];
+	__u8 pad;
+	__u16 interface; /* the pod's, low bits of its index; 0: not known */
 };
 _Static_assert(sizeof(struct connection) == 32, "connection");
 

@@ -42,12 +42,6 @@
 /* Not a verdict: the packet is to be decided about. */
 #define FRAGMENT_UNDECIDED (-2)
 
-/*
- * Packets that are run through a program for its verdict (BPF_PROG_TEST_RUN) seem to come by the
- * loopback interface, which has no hook: nothing is sent then.
- */
-#define LOOPBACK_IFINDEX 1
-
 /* Room for a copy, one a processor: too large for the stack. */
 struct {
 	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);

@@ -4,6 +4,7 @@
  * exchanges of addresses (docs/adr/0013-policy-judges-between-the-exchanges.md), as one of a
  * connection of the pod:
  *
+ *   sent from another's address? ──► drop, see source.h
  *   from the pod to itself? ──► passes
  *   connection known? ── judged since policies changed ──► passes
  *                     ── before ──► judged again as it began ── denied ──► drop
@@ -16,6 +17,8 @@
  *
  * What is denied leaves no entry. A denied TCP connection that was allowed before keeps its entry,
  * and with it who began it: else its next packet would be one of a connection that began unseen.
+ *
+ * A source is asked after where no entry says that its pod is behind this interface.
  *
  * Lookups: known 1, judged again 2 and those of verdict.h, new 3 and those, and a write; one more
  * where a rule decided, and at its first on a processor a write. A test counts them.
@@ -36,6 +39,7 @@
 #include "operate.h"
 #include "packet.h"
 #include "reasons.h"
+#include "source.h"
 #include "verdict.h"
 
 /* Connections that have begun go on, whatever policies say since. Set at load. */
@@ -47,6 +51,7 @@ struct judgement {
 	struct connection entry;  /* of a new one that is allowed */
 	__u32 epoch;
 	__u32 incarnation; /* of the pod */
+	__u16 interface;   /* the pod's, as of struct connection; 0: sources are not checked */
 	struct sighting sighting;
 	bool begins;	/* it can be nothing but the first of a connection in its direction */
 	bool continues; /* it can't be that */
@@ -132,6 +137,7 @@ static __always_inline int judge_new(struct judgement *j)
 		.seen = now_seconds(),
 		.incarnation = j->incarnation,
 		.state = j->question.direction == DIRECTION_INGRESS ? CONNECTION_INGRESS : 0,
+		.interface = j->interface,
 	};
 	connection_note(&j->entry, &j->sighting);
 	return reason;
@@ -170,6 +176,29 @@ static __always_inline bool find_pod(struct judgement *j)
 	j->question.egress = pod->egress;
 	j->incarnation = pod->incarnation;
 	return true;
+}
+
+/* Says if what a pod sends is from its own address. What the kernel led to a pod shows whose the
+ * interface is as well. c is of the pod's address, or NULL. */
+static __always_inline bool comes_from_own(struct __sk_buff *skb, struct judgement *j,
+					   struct connection *c)
+{
+	j->interface = check_sources ? skb->ifindex : 0;
+	if (!check_sources || !j->sighting.from_pod ||
+	    (c && c->interface && c->interface == j->interface))
+		return true;
+	if (!is_own_source(skb, &j->question.key.pod))
+		return false;
+	if (c)
+		c->interface = j->interface;
+	return true;
+}
+
+static __always_inline int spoofed(struct judgement *j)
+{
+	j->question.rule_set = j->question.rule = 0;
+	j->question.direction = direction_of(j);
+	return REASON_SPOOFED;
 }
 
 /*
@@ -235,19 +264,22 @@ static __always_inline bool is_refusal(const struct judgement *j, struct connect
  * Judges the packet in judgement_room. Returns a reason. Global, so that the verifier looks at it
  * once and by itself, and not at each place where a packet is judged.
  */
-__noinline int admit(void)
+__noinline int admit(struct __sk_buff *skb)
 {
 	struct judgement *j = judgement_room();
 	struct connection_key *key;
-	struct connection *c;
+	struct connection *c = NULL;
+	bool itself;
 
 	if (!j)
 		return REASON_POLICY_CLOSED;
 	key = &j->question.key;
-	if (address_equal(&key->pod, &key->peer))
-		return REASON_NONE;
-	c = find_connection(key);
-	if (c && is_refusal(j, c))
+	itself = address_equal(&key->pod, &key->peer);
+	if (!itself)
+		c = find_connection(key);
+	if (!comes_from_own(skb, j, c))
+		return spoofed(j);
+	if (itself || (c && is_refusal(j, c)))
 		return REASON_NONE;
 	if (c && !connection_stands(key->protocol, c))
 		c = NULL;
@@ -259,13 +291,15 @@ __noinline int admit(void)
 
 /* Judges the packet in judgement_room as the first of a connection whose entry is to be written
  * later. Returns a reason. */
-__noinline int admit_beginning(void)
+__noinline int admit_beginning(struct __sk_buff *skb)
 {
 	struct judgement *j = judgement_room();
 
 	if (!j)
 		return REASON_POLICY_CLOSED;
 	j->entry.epoch = 0;
+	if (!comes_from_own(skb, j, NULL))
+		return spoofed(j);
 	if (address_equal(&j->question.key.pod, &j->question.key.peer))
 		return REASON_NONE;
 	return find_pod(j) ? judge_new(j) : judge_unknown(j);
@@ -314,19 +348,20 @@ static __always_inline void judge_ends(struct judgement *j, const struct packet 
 }
 
 /* Judges what a pod sends, with the ends that it is given. Returns a reason. */
-static __always_inline int admit_from_pod(const struct packet *p, const struct address *peer,
-					  __be16 pod_port, __be16 peer_port)
+static __always_inline int admit_from_pod(struct __sk_buff *skb, const struct packet *p,
+					  const struct address *peer, __be16 pod_port,
+					  __be16 peer_port)
 {
 	struct judgement *j = judgement_of(p, true);
 
 	if (!j)
 		return REASON_POLICY_CLOSED;
 	judge_ends(j, p, &p->tuple.source, peer, pod_port, peer_port);
-	return admit();
+	return admit(skb);
 }
 
 /* Judges what a pod gets, before its ends are exchanged. Returns a reason. */
-static __always_inline int admit_to_pod(const struct packet *p)
+static __always_inline int admit_to_pod(struct __sk_buff *skb, const struct packet *p)
 {
 	const struct tuple *t = &p->tuple;
 	struct judgement *j = judgement_of(p, false);
@@ -334,5 +369,5 @@ static __always_inline int admit_to_pod(const struct packet *p)
 	if (!j)
 		return REASON_POLICY_CLOSED;
 	judge_ends(j, p, &t->destination, &t->source, t->destination_port, t->source_port);
-	return admit();
+	return admit(skb);
 }

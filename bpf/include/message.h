@@ -111,7 +111,7 @@ static __noinline bool quotes_connection(struct __sk_buff *skb, const struct pac
 	j->question.key.protocol = t->protocol;
 	j->error = true;
 	c = find_connection(&j->question.key);
-	if (!c)
+	if (!c || !comes_from_own(skb, j, c))
 		return false;
 	if (is_refusal(j, c))
 		return true;
@@ -144,5 +144,5 @@ static __noinline int admit_without_ports(struct __sk_buff *skb, const struct pa
 		j->error = false;
 	}
 	judge_ends(j, p, from_pod ? source : destination, from_pod ? destination : source, id, id);
-	return admit();
+	return admit(skb);
 }

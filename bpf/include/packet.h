@@ -25,6 +25,12 @@
 
 #define SCTP_HEADER	     12 /* without chunks */
 
+/*
+ * Packets that are run through a program for its verdict (BPF_PROG_TEST_RUN) seem to come by the
+ * loopback interface, which has no hook: nothing is sent then.
+ */
+#define LOOPBACK_IFINDEX 1
+
 struct packet {
 	struct tuple tuple; /* ports are 0 where the packet has none to be read */
 	__u32 transport;    /* offset of the header behind IP's, or of a later fragment's data */

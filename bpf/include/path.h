@@ -64,7 +64,7 @@ static __noinline int translate_judged(struct __sk_buff *skb, const struct packe
 	int reason = REASON_NONE;
 
 	if (!uplink && p->epoch)
-		reason = admit_from_pod(p, &flow->addr, flow->other_port, flow->port);
+		reason = admit_from_pod(skb, p, &flow->addr, flow->other_port, flow->port);
 	return reason ? deny(skb, flow->set, reason) : translate(skb, p, flow);
 }
 
@@ -110,7 +110,8 @@ static __always_inline struct beginning *beginning_room(void)
 }
 
 /* Judges a new connection with the backend that was chosen for it. Returns a reason. */
-static __always_inline int judge_choice(const struct packet *p, const struct pick *pick)
+static __always_inline int judge_choice(struct __sk_buff *skb, const struct packet *p,
+					const struct pick *pick)
 {
 	struct judgement *j;
 
@@ -120,18 +121,18 @@ static __always_inline int judge_choice(const struct packet *p, const struct pic
 	if (!j)
 		return REASON_POLICY_CLOSED;
 	judge_ends(j, p, &p->tuple.source, &pick->addr, p->tuple.source_port, pick->port);
-	return admit_beginning();
+	return admit_beginning(skb);
 }
 
 /* Tracks it with the flow that it got, whose backend may be another: the first processor's counts.
  * Returns a reason. */
-static __always_inline int judge_begun(const struct packet *p, const struct pick *pick,
-				       const struct flow *flow)
+static __always_inline int judge_begun(struct __sk_buff *skb, const struct packet *p,
+				       const struct pick *pick, const struct flow *flow)
 {
 	if (!p->epoch)
 		return REASON_NONE;
 	if (!address_equal(&flow->addr, &pick->addr) || flow->port != pick->port)
-		return admit_from_pod(p, &flow->addr, flow->other_port, flow->port);
+		return admit_from_pod(skb, p, &flow->addr, flow->other_port, flow->port);
 	track_beginning(flow->other_port);
 	return REASON_NONE;
 }
@@ -155,7 +156,7 @@ static __noinline int begin(struct __sk_buff *skb, const struct packet *p,
 		return reject(skb, p, d->root, d->reason, uplink);
 	if (d->reason)
 		return drop(p, d->root, d->reason);
-	reason = uplink ? REASON_NONE : judge_choice(p, &d->pick);
+	reason = uplink ? REASON_NONE : judge_choice(skb, p, &d->pick);
 	if (reason)
 		return deny(skb, d->root, reason);
 	if (needs_masquerade(p, &b->who, d, uplink))
@@ -170,7 +171,7 @@ static __noinline int begin(struct __sk_buff *skb, const struct packet *p,
 	reason = flow_begin(p, &b->flow);
 	if (reason)
 		return drop(p, d->root, reason);
-	reason = uplink ? REASON_NONE : judge_begun(p, &d->pick, &b->flow);
+	reason = uplink ? REASON_NONE : judge_begun(skb, p, &d->pick, &b->flow);
 	return reason ? deny(skb, d->root, reason) : translate(skb, p, &b->flow);
 }
 
@@ -250,7 +251,7 @@ static __always_inline int pass_untranslated(struct __sk_buff *skb, const struct
 
 	if (!p->epoch)
 		return PASS;
-	reason = admit_from_pod(p, &t->destination, t->source_port, t->destination_port);
+	reason = admit_from_pod(skb, p, &t->destination, t->source_port, t->destination_port);
 	return reason ? deny(skb, 0, reason) : PASS;
 }
 
@@ -445,7 +446,7 @@ static __always_inline int leave(struct __sk_buff *skb, struct packet *p, bool p
 	int reason;
 
 	if (!uplink && p->epoch && p->transport) {
-		reason = ports ? admit_to_pod(p) : admit_without_ports(skb, p, false);
+		reason = ports ? admit_to_pod(skb, p) : admit_without_ports(skb, p, false);
 		if (reason)
 			return deny(skb, 0, reason);
 	}

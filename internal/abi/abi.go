@@ -270,7 +270,8 @@ type Connection struct {
 	Seen        uint32
 	Incarnation uint32
 	State       uint8
-	_           [3]uint8
+	_           uint8
+	Interface   uint16
 }
 
 // The bits of a Connection's state.

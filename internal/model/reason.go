@@ -48,6 +48,8 @@ const (
 	ReasonPolicyClosed DropReason = 17
 	// ReasonUnknownPod is a packet of a pod that isn't known yet, while there are policies in the cluster.
 	ReasonUnknownPod DropReason = 18
+	// ReasonSpoofed is a packet of a pod whose source isn't the pod's: the node's route to it is another interface's.
+	ReasonSpoofed DropReason = 19
 )
 
 // DropReasons lists all reasons but ReasonNone, with the word that metrics, events and the C enum use.
@@ -74,6 +76,7 @@ var DropReasons = []struct {
 	{ReasonIsolated, "policy_isolated", "NetworkPolicies select the pod and none of their rules allows it"},
 	{ReasonPolicyClosed, "policy_closed", "a policy that selects the pod is not in force, so nothing passes; status names it"},
 	{ReasonUnknownPod, "unknown_pod", "the pod is not known yet and there are policies; it passes nothing until it is"},
+	{ReasonSpoofed, "spoofed", "a pod sent it from an address that is not its own, while there are policies; for routers and virtual machines in pods, see --policy-check-sources"},
 }
 
 // String returns the reason's word.

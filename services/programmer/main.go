@@ -48,6 +48,7 @@ type settings struct {
 
 	policyReject    bool
 	keepEstablished bool
+	checkSources    bool
 
 	healthz       string
 	masqueradeAll bool
@@ -78,6 +79,8 @@ func (s *settings) Flags(flags *pflag.FlagSet) {
 	flags.BoolVar(&s.policyReject, "policy-reject", false, "answer a connection that NetworkPolicies isolate a pod from, by a RST or ICMP;\n"+
 		"what a ClusterNetworkPolicy denies is never answered")
 	flags.BoolVar(&s.keepEstablished, "policy-keep-established", false, "let connections go on that policies have ceased to allow")
+	flags.BoolVar(&s.checkSources, "policy-check-sources", true, "while there are policies, drop what a pod sends from an address that isn't its own;\n"+
+		"off for routers and virtual machines in pods, which can then evade policies")
 	flags.StringVar(&s.healthz, "healthz-address", "0.0.0.0:10256",
 		"`address` of /healthz and /livez for load balancers, as kube-proxy has them; empty is none, as with tables in memory")
 	flags.BoolVar(&s.masqueradeAll, "masquerade-all", false, "give the node's address to all that leaves for a backend elsewhere, whoever sent it")

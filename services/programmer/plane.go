@@ -69,7 +69,7 @@ func openDataplane(s *settings, log *slog.Logger) (dataplane, error) {
 	}
 	loaded, err := bpf.Load(bpf.Options{
 		PinDir: s.pinDir, Capacities: capacities, Flows: s.flows, Affinities: s.affinities, Connections: s.connections, Timeouts: s.timeouts,
-		PolicyReject: s.policyReject, KeepEstablished: s.keepEstablished, MasqueradeAll: s.masqueradeAll, Log: log,
+		PolicyReject: s.policyReject, KeepEstablished: s.keepEstablished, CheckSources: s.checkSources, MasqueradeAll: s.masqueradeAll, Log: log,
 	})
 	if err != nil {
 		if reason := bpf.Probe(); reason != nil {
