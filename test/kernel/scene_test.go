@@ -3,11 +3,14 @@
 package kernel
 
 import (
+	"context"
+	"errors"
 	"net/netip"
 	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -81,7 +84,10 @@ const rawPod = "raw "
 func (s *scene) client(t testing.TB, from string) *agent.Client {
 	t.Helper()
 	pod, ok := strings.CutPrefix(from, rawPod)
-	if !ok || s.raw[pod] != nil {
+	if !ok {
+		return nil
+	}
+	if s.raw[pod] != nil {
 		return s.raw[pod]
 	}
 	place, err := s.Place(pod)
@@ -135,37 +141,66 @@ func (s *scene) attempts(t testing.TB, w way) (all []attempt) {
 // what both engines explain.
 func (s *scene) expect(t *testing.T, places []string, ways ...way) {
 	t.Helper()
-	for _, from := range places {
-		for _, w := range ways {
-			w.from = from
-			for _, a := range s.attempts(t, w) {
-				results := s.dial(t, a)
-				for _, r := range results {
-					if r.Outcome != a.outcome || !strings.HasPrefix(r.Reached, a.reached) {
-						t.Errorf("%s → %s %s by %s %q: got %+v, want %s %s", a.from, a.to, a.target, a.proto, a.via, r, a.outcome, a.reached)
-					}
-				}
-				s.agrees(t, a, results)
-			}
-		}
+	for _, a := range s.allAttempts(t, places, ways) {
+		results, err := s.dial(t.Context(), a)
+		check(t, err)
+		s.verify(t, a, results)
 	}
 }
 
-// dial tries twice, but what is going to be dropped once, and not for long.
-func (s *scene) dial(t *testing.T, a attempt) []agent.Result {
+// expectAtOnce is expect with all dialled at once.
+func (s *scene) expectAtOnce(t *testing.T, places []string, ways ...way) {
 	t.Helper()
+	attempts := s.allAttempts(t, places, ways)
+	results, errs := make([][]agent.Result, len(attempts)), make([]error, len(attempts))
+	var tasks sync.WaitGroup
+	for i, a := range attempts {
+		tasks.Go(func() { results[i], errs[i] = s.dial(t.Context(), a) })
+	}
+	tasks.Wait()
+	check(t, errors.Join(errs...))
+	for i, a := range attempts {
+		s.verify(t, a, results[i])
+	}
+}
+
+func (s *scene) allAttempts(t *testing.T, places []string, ways []way) (all []attempt) {
+	t.Helper()
+	for _, from := range places {
+		s.client(t, from)
+		for _, w := range ways {
+			w.from = from
+			all = append(all, s.attempts(t, w)...)
+		}
+	}
+	return all
+}
+
+// verify compares what came of an attempt with what was to come of it and with what both engines explain.
+func (s *scene) verify(t *testing.T, a attempt, results []agent.Result) {
+	t.Helper()
+	for _, r := range results {
+		if r.Outcome != a.outcome || !strings.HasPrefix(r.Reached, a.reached) {
+			t.Errorf("%s → %s %s by %s %q: got %+v, want %s %s", a.from, a.to, a.target, a.proto, a.via, r, a.outcome, a.reached)
+		}
+	}
+	s.agrees(t, a, results)
+}
+
+// dial tries twice, but what is going to be dropped once, and not for long. The client of its place runs already.
+func (s *scene) dial(ctx context.Context, a attempt) ([]agent.Result, error) {
 	timeout, count := 2*time.Second, 2
 	if a.outcome == agent.Timeout {
 		timeout, count = 100*time.Millisecond, 1
 	}
-	if client := s.client(t, a.from); client != nil {
-		results, err := client.Probe(t.Context(), agent.Target{Protocol: a.proto, Address: a.target, Timeout: timeout}, count, 0)
-		check(t, err)
-		return results
+	if pod, isRaw := strings.CutPrefix(a.from, rawPod); isRaw {
+		return s.raw[pod].Probe(ctx, agent.Target{Protocol: a.proto, Address: a.target, Timeout: timeout}, count, 0)
 	}
-	report, err := s.Probe(t.Context(), lab.ProbeRequest{From: a.from, To: a.target.String(), Via: a.via, Protocol: a.proto, Count: count, Timeout: timeout})
-	check(t, err)
-	return report.Results
+	report, err := s.Probe(ctx, lab.ProbeRequest{From: a.from, To: a.target.String(), Via: a.via, Protocol: a.proto, Count: count, Timeout: timeout})
+	if err != nil {
+		return nil, err
+	}
+	return report.Results, nil
 }
 
 // question is the same as an attempt, for explain.
@@ -214,7 +249,7 @@ func (s *scene) agrees(t *testing.T, a attempt, results []agent.Result) {
 	check(t, err)
 	kernel, err := s.world.Ask(s.kernel, q)
 	check(t, err)
-	if diff := cmp.Diff(model, kernel, cmpopts.IgnoreFields(explain.Answer{}, "Steps")); diff != "" {
+	if diff := cmp.Diff(model, kernel, cmpopts.IgnoreFields(explain.Answer{}, "Steps", "Evidence")); diff != "" {
 		t.Errorf("%+v: the engines differ (-model +kernel):\n%s", q, diff)
 	}
 	for _, r := range results {
