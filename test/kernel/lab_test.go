@@ -6,6 +6,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"flag"
 	"fmt"
 	"os"
 	"os/exec"
@@ -43,7 +44,16 @@ var build = sync.OnceValue(func() (err error) {
 	return nil
 })
 
+// labsAtOnce is how many labs parallel tests may have: most of the time these wait.
+const labsAtOnce = "4"
+
 func TestMain(m *testing.M) {
+	flag.Parse()
+	if parallel := flag.Lookup("test.parallel"); parallel.Value.String() == parallel.DefValue {
+		if err := parallel.Value.Set(labsAtOnce); err != nil {
+			panic(err)
+		}
+	}
 	code := m.Run()
 	if binaries != "" {
 		if err := os.RemoveAll(binaries); err != nil {
