@@ -68,9 +68,7 @@ func (e *Engine) podsAtom(peer state.PodPeer, port portName) *atom {
 	} else {
 		a.group.ports[port] = a
 	}
-	for s := range a.group.shapes {
-		e.reterm(s)
-	}
+	e.retermLater(a.group)
 	return a
 }
 
@@ -80,7 +78,7 @@ func (e *Engine) nodesAtom(selector state.Selector) *atom {
 		e.nodeAtoms[a] = true
 		for _, n := range e.nodes {
 			if n.row != nil && selector.Matches(n.row.Labels) {
-				e.retermNode(n)
+				e.partition.nodes[n] = true
 			}
 		}
 	}
@@ -110,14 +108,12 @@ func (e *Engine) release(a *atom) {
 		} else {
 			delete(a.group.ports, a.port)
 		}
-		for s := range a.group.shapes {
-			e.reterm(s)
-		}
+		e.retermLater(a.group)
 		e.tidy(a.group)
 	case state.PeerNodes:
 		delete(e.nodeAtoms, a)
 		for _, n := range e.nodes {
-			e.retermNode(n)
+			e.partition.nodes[n] = true
 		}
 	case state.PeerBlock:
 		e.open(a)

@@ -231,3 +231,27 @@ func BenchmarkManyBlocks(b *testing.B) {
 		})
 	}
 }
+
+// BenchmarkManyPeers brings and takes away a policy with many peers that are everyone, each in other words: all classes
+// split, and no verdict but the policy's own pods' changes.
+func BenchmarkManyPeers(b *testing.B) {
+	small := city{namespaces: 100, teams: 10, each: 10, nodes: 100}
+	w := small.build(b)
+	w.engine.Load(w.db.Snapshot(), nil)
+	for _, n := range []int{8, 64} {
+		b.Run(fmt.Sprint(n), func(b *testing.B) {
+			r := &schemas.PolicyRule{Action: 1, AnyPort: true}
+			for i := range n {
+				but := &schemas.Selector{Terms: []*schemas.SelectorTerm{{Key: "x", Operator: 2, Values: []string{fmt.Sprint(i)}}}}
+				r.Peers = append(r.Peers, pods(&schemas.PodPeer{Namespaces: &schemas.Selector{}, Pods: but})...)
+			}
+			come := fact(state.KindNetworkPolicy, small.name(7), "many", &schemas.Fact_NetworkPolicy{NetworkPolicy: &schemas.NetworkPolicy{
+				Pods: app(1), IsolatesIngress: true, Ingress: []*schemas.PolicyRule{r},
+			}})
+			for b.Loop() {
+				w.apply(b, come)
+				w.apply(b, &schemas.Fact{Object: come.Object})
+			}
+		})
+	}
+}

@@ -18,17 +18,26 @@ type partition struct {
 	regions map[*region]bool
 	cut     []netip.Prefix   // that are new regions
 	around  map[*region]bool // that have addresses of those, until they are dealt out
+	shapes  map[*shape]bool  // that atoms came to or went from, and nodes likewise
+	nodes   map[*node]bool
 	ended   []*atom
 }
 
 func (p *partition) reset() {
 	*p = partition{
-		number: p.number + 1, cells: map[*cell]bool{}, regions: map[*region]bool{}, around: map[*region]bool{}, ended: p.ended,
+		number: p.number + 1, cells: map[*cell]bool{}, regions: map[*region]bool{}, around: map[*region]bool{},
+		shapes: map[*shape]bool{}, nodes: map[*node]bool{}, ended: p.ended,
 	}
 }
 
 // repartition makes classes agree with cells and regions again, and says how rows change.
 func (e *Engine) repartition() {
+	for s := range e.partition.shapes {
+		e.reterm(s)
+	}
+	for n := range e.partition.nodes {
+		e.retermNode(n)
+	}
 	if len(e.partition.moved) > 0 || len(e.partition.cells) > 0 || len(e.partition.regions) > 0 {
 		e.dealOut()
 		for r := range e.partition.regions {

@@ -119,6 +119,14 @@ func (e *Engine) regroup(s *shape) {
 	e.rejudge(s)
 }
 
+// retermLater notes that atoms of a group came or went. A policy may bring thousands that are about the same pods: the
+// next repartition moves these once.
+func (e *Engine) retermLater(g *group) {
+	for s := range g.shapes {
+		e.partition.shapes[s] = true
+	}
+}
+
 // reterm moves a shape's addresses if atoms that match them came or went.
 func (e *Engine) reterm(s *shape) {
 	terms := e.termsOf(s)

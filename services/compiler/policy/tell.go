@@ -2,7 +2,11 @@
 
 package policy
 
-import "github.com/deltaplane/deltaplane/internal/model"
+import (
+	"slices"
+
+	"github.com/deltaplane/deltaplane/internal/model"
+)
 
 // tell says how rows change because classes did; who uses which atoms is as it was.
 func (e *Engine) tell(c *census) {
@@ -71,14 +75,20 @@ func (e *Engine) tellBlocks(c *census) {
 	}
 }
 
-// tellVerdicts says what nodes' rule sets say of a class that has changed.
+// tellVerdicts says what nodes' rule sets say of a class that has changed. A rule set without any of the atoms that came
+// to the class or left it says the same as before: while classes split for a policy that is not in force yet, all do.
 func (e *Engine) tellVerdicts(k *class, before sighting, after []*node) {
-	changed := k.classKey != before.classKey
+	news := e.apart(before.own, k.own, nil)
+	news = e.apart(before.blocks, k.blocks, news)
 	e.both(before.nodes, after, func(n *node, was, is bool) {
-		if was && is && !changed {
+		stays := was && is
+		if stays && !slices.ContainsFunc(news, func(a *atom) bool { return a.nodes[n] > 0 }) {
 			return
 		}
 		for r := range n.sets {
+			if stays && !slices.ContainsFunc(news, func(a *atom) bool { _, asks := r.find(a); return asks }) {
+				continue
+			}
 			var old, now *outcome
 			if was {
 				old = e.outcome(r, before.classKey)
@@ -89,6 +99,23 @@ func (e *Engine) tellVerdicts(k *class, before sighting, after []*node) {
 			e.setVerdict(n, r, k.number, old, now)
 		}
 	})
+}
+
+// apart appends the atoms of the terms that only one of two sets has.
+func (e *Engine) apart(a, b termSet, atoms []*atom) []*atom {
+	for i, j := 0, 0; i < a.len() || j < b.len(); {
+		switch {
+		case j == b.len() || i < a.len() && a.at(i) < b.at(j):
+			atoms = append(atoms, e.terms[a.at(i)])
+			i++
+		case i == a.len() || b.at(j) < a.at(i):
+			atoms = append(atoms, e.terms[b.at(j)])
+			j++
+		default:
+			i, j = i+1, j+1
+		}
+	}
+	return atoms
 }
 
 // both visits the nodes of two lists, each once.
