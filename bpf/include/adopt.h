@@ -199,11 +199,3 @@ static __always_inline void write_connection(const struct connection_key *key,
 		write_to(&old_connections, key, c, BPF_ANY);
 	look_up(&connections_v1, key); /* unread it would be the first to be evicted */
 }
-
-/* Deletes the entry of a pod's connection. */
-static __always_inline void delete_connection(const struct connection_key *key)
-{
-	delete_from(&connections_v1, key);
-	if (adopting == ADOPT_SAME)
-		delete_from(&old_connections, key);
-}

@@ -15,8 +15,9 @@
  *     all else             in its own direction
  *   allowed ──► its entry is written, passes
  *
- * What is denied leaves no entry. A denied TCP connection that was allowed before keeps its entry,
- * and with it who began it: else its next packet would be one of a connection that began unseen.
+ * What is denied leaves no entry. A denied connection that was allowed before keeps its entry, and
+ * with it who began it, for as long as that end goes on: else its next answer, which may be on its
+ * way, would begin one the other way, of which all that is denied would be the answers.
  *
  * A source is asked after where no entry says that its pod is behind this interface.
  *
@@ -157,7 +158,8 @@ static __always_inline int judge_again(struct judgement *j, struct connection *c
 		c->rule_set = q->rule_set;
 	}
 	if (reason) {
-		connection_seen(c);
+		if (j->sighting.from_pod == began_by_pod(c))
+			connection_seen(c);
 		return reason;
 	}
 	c->epoch = j->epoch;
@@ -218,27 +220,17 @@ static __always_inline int judge_unknown(struct judgement *j)
 
 static __always_inline int judge(struct judgement *j, struct connection *c)
 {
-	const struct connection_key *key = &j->question.key;
-	__u8 began;
 	int reason;
 
 	if (!find_pod(j))
 		return judge_unknown(j);
 	if (c && c->incarnation != j->incarnation)
 		c = NULL;
-	if (c && !begins_anew(j, c)) {
-		began = began_in(c);
-		reason = judge_again(j, c);
-		if (!reason || key->protocol == IPPROTO_TCP)
-			return reason;
-		delete_connection(key);
-		if (began == direction_of(j))
-			return reason;
-		c = NULL;
-	}
+	if (c && !begins_anew(j, c))
+		return judge_again(j, c);
 	reason = judge_new(j);
 	if (!reason && (!c || connection_is_over(c)))
-		write_connection(key, &j->entry);
+		write_connection(&j->question.key, &j->entry);
 	return reason;
 }
 

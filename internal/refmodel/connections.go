@@ -130,8 +130,8 @@ func (f *Flows) quotedEnd(s Sight, fromPod bool) (End, bool) {
 //   - A SYN, and an echo request, begins a connection in its own direction. One that is sent again is part of what it
 //     began; one the other way, or once the old connection is over, is judged for itself. It takes the place of what is
 //     known only once that is over: anyone may send a SYN (RFC 5961 4.2).
-//   - A TCP connection that is denied stays known, so that its answers aren't taken for the beginning of another. Where
-//     every packet may be the first there is nothing to keep.
+//   - A connection that is denied stays known while the end that began it goes on, so that its answers aren't taken for the
+//     beginning of another, of which all that is denied would be the answers.
 func (c *Connections) admit(n *Node, s Sight, e End, fromPod bool, now uint32) Ruling {
 	direction := directionOf(fromPod)
 	if !n.Policed() || e.Pod.Addr() == e.Peer.Addr() {
@@ -140,16 +140,7 @@ func (c *Connections) admit(n *Node, s Sight, e End, fromPod bool, now uint32) R
 	known := c.find(n, e, now)
 	again := s.begins && known != nil && (c.KeepEstablished || known.ruling.Direction != direction || known.over())
 	if known != nil && !again {
-		began := known.ruling.Direction
-		r := c.goesOn(n, s, e, known, fromPod, now)
-		if r.Reason == model.ReasonNone || s.protocol == model.TCP {
-			return r
-		}
-		delete(c.entries, e)
-		if began == direction {
-			return r
-		}
-		known = nil
+		return c.goesOn(n, s, e, known, fromPod, now)
 	}
 	r := c.begins(n, s, e, direction)
 	if r.Reason == model.ReasonNone && (known == nil || known.over()) {
@@ -168,9 +159,11 @@ func (c *Connections) goesOn(n *Node, s Sight, e End, known *connection, fromPod
 		}
 		known.ruling = r
 	}
-	known.seen = now
-	if r.Reason == model.ReasonNone {
+	switch {
+	case r.Reason == model.ReasonNone:
 		known.note(s, fromPod, now)
+	case directionOf(fromPod) == known.ruling.Direction:
+		known.seen = now
 	}
 	return r
 }
