@@ -34,7 +34,7 @@ const listened = 7
 // town is a node with an uplink and a pod, and something outside. Both count what the newcomer sends.
 type town struct {
 	t          *testing.T
-	host       *testkit.NetNS
+	host, far  *testkit.NetNS
 	dir        string // of pins
 	plane      dataplane
 	loaded     *bpf.Dataplane
@@ -47,6 +47,7 @@ func newTown(t *testing.T) *town {
 	testkit.NeedKernel(t)
 	w := &town{t: t, host: testkit.NewNetNS(t), heard: map[string]*atomic.Int64{}}
 	pod, far := testkit.NewNetNS(t), testkit.NewNetNS(t)
+	w.far = far
 	w.host.Sysctl(t, "net/ipv4/ip_forward", "1")
 	testkit.Veth(t, w.host, "eth0", prefixes("192.0.2.1/24"), far, "eth0", prefixes(outside.String()+"/24"))
 	far.Route(t, netip.MustParsePrefix("10.1.0.0/16"), netip.MustParseAddr("192.0.2.1"), "")
