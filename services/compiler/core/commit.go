@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/deltaplane/deltaplane/internal/model"
+	"github.com/deltaplane/deltaplane/internal/steps"
 	"github.com/deltaplane/deltaplane/internal/wire"
 	"github.com/deltaplane/deltaplane/schemas"
 	"github.com/deltaplane/deltaplane/services/compiler/compile"
@@ -157,7 +158,7 @@ func (c *Core) commit(now time.Time, changes map[model.Layer]*model.Change, why 
 	most := 0
 	for _, l := range inOrder(changes) {
 		reasons := why(l)
-		for i, change := range cut(changes[l], c.o.MaxBatchBytes/2) {
+		for i, change := range pieces(c.rows(l), changes[l], c.o.MaxBatchBytes/2) {
 			if open == nil || i > 0 || c.full(open) {
 				open = c.beginRevision(now)
 			}
@@ -170,6 +171,26 @@ func (c *Core) commit(now time.Time, changes map[model.Layer]*model.Change, why 
 	if len(changes) > 0 {
 		c.pace.spend(max(most, 1)+own(changes), now)
 	}
+}
+
+// pieces cuts a change of some rows if it is too large for a batch. What policies say is first taken apart into steps
+// that stay whole when they are cut: a number that means another class from now on must not do so for addresses whose
+// rows are in the next piece.
+func pieces(held *model.Tables, change *model.Change, maxBytes int) (list []*model.Change) {
+	if size(change) <= maxBytes {
+		return []*model.Change{change}
+	}
+	if len(change.Put.Verdicts)+len(change.Remove.Verdicts) == 0 || len(held.Verdicts) == 0 {
+		return cut(change, maxBytes)
+	}
+	wanted := held.Clone()
+	wanted.Apply(change, model.Digest{})
+	for _, step := range steps.Between(held, wanted) {
+		if !step.Empty() {
+			list = append(list, cut(step, maxBytes)...)
+		}
+	}
+	return list
 }
 
 // own is how many messages a node gets for its own layer.

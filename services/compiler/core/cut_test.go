@@ -134,3 +134,48 @@ func TestEachPieceOfACutLeavesWholeTables(t *testing.T) {
 		}
 	})
 }
+
+// TestACutChangeOfIdentitiesOpensNothing renames classes as the engine does when most pods of one join another: the
+// larger part keeps the number, which means the other class from then on, and who stays gets a new one. Cut into pieces
+// that hold one row, each address must be judged as before or as after.
+//
+// Policy row 7: between old and new a connection is judged as one of them.
+func TestACutChangeOfIdentitiesOpensNothing(t *testing.T) {
+	tables := func(allowed model.IdentityID, of ...model.IdentityID) *model.Tables {
+		tables := model.NewTables()
+		verdict := func(id model.IdentityID, action model.Action) model.Verdict {
+			return model.Verdict{VerdictKey: model.VerdictKey{RuleSet: 1, Identity: id}, Action: action}
+		}
+		rows := model.Rows{
+			RuleSets:  []model.RuleSet{{ID: 1, Direction: model.Ingress}},
+			Verdicts:  []model.Verdict{verdict(0, model.ActionIsolate), verdict(allowed, model.ActionAllow)},
+			Endpoints: []model.Endpoint{{Addr: ip(10, 0, 0, 1), Pod: "shop/web", Ingress: 1}},
+		}
+		for i, id := range of {
+			rows.Peers = append(rows.Peers, model.Peer{Addr: ip(10, 1, 0, byte(i)), Identity: id})
+		}
+		tables.Apply(&model.Change{Put: rows}, model.Digest{})
+		return tables
+	}
+	says := func(t *model.Tables, peer netip.Addr) model.Action {
+		for _, id := range []model.IdentityID{t.Peers[peer].Identity, 0} {
+			if v, held := t.Verdicts[model.VerdictKey{RuleSet: t.Endpoints[ip(10, 0, 0, 1)].Ingress, Identity: id}]; held {
+				return v.Action
+			}
+		}
+		return model.ActionClosed
+	}
+	before, after := tables(7, 5, 5, 5, 5, 7), tables(5, 9, 5, 5, 5, 5)
+	now := before.Clone()
+	for _, piece := range pieces(before, model.Diff(before, after), 1) {
+		now.Apply(piece, model.Digest{})
+		for peer := range before.Peers {
+			if got := says(now, peer); got != says(before, peer) && got != says(after, peer) {
+				t.Errorf("%s is judged %s, which is neither %s nor %s", peer, got, says(before, peer), says(after, peer))
+			}
+		}
+	}
+	if rest := model.Diff(now, after); !rest.Empty() {
+		t.Errorf("after all pieces it should still change by %+v", rest)
+	}
+}
