@@ -84,7 +84,7 @@ func (c *Core) snapshot(s Snapshot) {
 	c.stats.Snapshots++
 	c.stats.Bytes += uint64(s.Bytes)
 	l.heard = s.Position.Revision
-	change := &model.Change{Put: s.Rows, Remove: lacking(c.state.Tables(l.Kind), &s.Rows)}
+	change := &model.Change{Put: s.Rows, Remove: lacking(c.state.Wanted(l.Kind), &s.Rows)}
 	c.transact(&transaction{kind: l.Kind, position: s.Position, bytes: s.Bytes},
 		plan.LayerChange{Kind: l.Kind, Change: change, After: &s.Position.Digest, TakeOver: true})
 }

@@ -71,7 +71,10 @@ func (c *Core) resume(in Loaded) {
 		if l.known {
 			c.event(false, "resumed", "layer %s: the maps hold revision %d of epoch %d; nothing is written", l, recorded.Revision, recorded.Epoch)
 		}
-		if recorded.Epoch != 0 && !l.known {
+		if n := c.state.Closed(); recorded.Epoch != 0 && !l.known && kind == model.LayerNode && n > 0 {
+			c.event(false, "resumed", "layer %s: the maps hold revision %d of epoch %d, but for policies that did not fit: %d "+
+				"endpoints are closed; asking for all rows", l, recorded.Revision, recorded.Epoch, n)
+		} else if recorded.Epoch != 0 && !l.known {
 			c.stats.Mismatches++
 			c.event(true, "drift", "layer %s: the maps' rows have digest %s and not %s as recorded at revision %d: they were edited, "+
 				"or a programmer was killed amid a change; asking for all rows", l, c.state.Digest(kind), recorded.Digest, recorded.Revision)
@@ -97,7 +100,7 @@ func (c *Core) repair(found *plan.State) {
 	c.nameMissing(found, wanted)
 	var changes []plan.LayerChange
 	for _, kind := range kinds {
-		change := model.Diff(found.Tables(kind), wanted.Tables(kind))
+		change := model.Diff(found.Tables(kind), wanted.Wanted(kind))
 		changes = append(changes, plan.LayerChange{Kind: kind, Change: change, TakeOver: true})
 	}
 	c.state = found
@@ -165,6 +168,7 @@ func (c *Core) transact(t *transaction, changes ...plan.LayerChange) {
 	t.writes, t.began = p.Writes(), c.now
 	c.pending = t
 	c.do(Transact{Phases: p.Phases})
+	c.sayLeftOut()
 }
 
 // refused keeps what was there and says why. What doesn't fit may fit later; rows or a digest that can't be right are

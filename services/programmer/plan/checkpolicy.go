@@ -52,7 +52,7 @@ func (t *transaction) checkJudged() error {
 	for _, kind := range kinds {
 		for _, e := range t.changes[kind].Put.Endpoints {
 			for _, id := range []model.RuleSetID{e.Ingress, e.Egress} {
-				if _, at := ruleSets.held(t.State, id); id != 0 && at == 0 {
+				if _, at := ruleSets.held(t.State, id); id != 0 && at == 0 && !t.closers[id] {
 					return refuse("rows", "endpoint %s of pod %s is to be judged by rule set %016x, which does not exist", e.Addr, e.Pod, uint64(id))
 				}
 			}
@@ -68,7 +68,7 @@ func (t *transaction) checkJudged() error {
 		}
 	}
 	for id, w := range t.ruleSetsBefore {
-		if _, at := ruleSets.held(t.State, id); at == 0 && t.uses.judged[id]+t.uses.decided[id] > 0 {
+		if _, at := ruleSets.held(t.State, id); at == 0 && !t.closers[id] && t.uses.judged[id]+t.uses.decided[id] > 0 {
 			return refuse("rows", "the change removes rule set %016x (%s), which %d endpoints are judged by and which has %d verdicts",
 				uint64(id), w.row.Policies, t.uses.judged[id], t.uses.decided[id])
 		}

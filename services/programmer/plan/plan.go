@@ -79,17 +79,35 @@ type Capacities [abi.MapCount]int
 
 // Apply makes the plan for changes and takes s to the state after it: the caller carries the plan out at once, or
 // loads the state anew if it can't. If the changes are refused, s is as before and the error is a *Refusal. Rows
-// that are already as wanted cost nothing.
+// that are already as wanted cost nothing. Rule sets that there is no room for are left out; see LeftOut.
 func (s *State) Apply(capacities Capacities, changes ...LayerChange) (*Plan, error) {
-	t := begin(s)
-	phases, err := t.run(capacities, changes)
+	if s.aside.wanted != nil && judgesOtherwise(changes) {
+		return s.fit(capacities, changes)
+	}
+	phases, _, err := s.apply(capacities, s.inMaps(changes))
+	if s.aside.wanted == nil && overflows(err) {
+		return s.fit(capacities, changes)
+	}
 	if err != nil {
-		t.undo()
 		return nil, err
 	}
+	return &Plan{Phases: phases}, nil
+}
+
+// apply makes the plan for changes that fit, and says how to take s back to where it was.
+func (s *State) apply(capacities Capacities, changes []LayerChange) (phases []Phase, undo func(), err error) {
+	t := begin(s)
+	if phases, err = t.run(capacities, changes); err != nil {
+		t.undo()
+		return nil, nil, err
+	}
+	judging, rejudge, stray, foreign, damaged := s.judging, s.rejudge, s.stray, s.foreign, s.damaged
 	s.judging, s.rejudge = t.judges(), false
 	s.stray, s.foreign, s.damaged = map[slot]struct{}{}, map[entryKey]struct{}{}, map[model.SetID]uint32{}
-	return &Plan{Phases: phases}, nil
+	return phases, func() {
+		t.undo()
+		s.judging, s.rejudge, s.stray, s.foreign, s.damaged = judging, rejudge, stray, foreign, damaged
+	}, nil
 }
 
 // Refusal is a change that is not made, as a whole, while the state before stays.

@@ -146,6 +146,9 @@ func (r *refinement) rest(refine, change, coarsen *stage) {
 	}
 	for id, other := range r.sets {
 		row, kind := ruleSets.held(r.State, id)
+		if kind == 0 {
+			continue // what closes has no row where there is no room for it
+		}
 		row.ID = other
 		copied := was[model.RuleSet]{row, kind}
 		change.ruleSets = append(change.ruleSets, turn[model.RuleSetID, model.RuleSet]{key: other, after: copied})

@@ -25,6 +25,8 @@ type State struct {
 	judging bool // connections are judged: what the maps' epoch says
 	rejudge bool // what judges may have changed without that the epoch went on
 	stale   stale
+	aside   aside
+	closers map[model.RuleSetID]bool // rule sets that have neither verdicts nor, where there is no room, a row
 
 	// What a crash, a failed write or a person left behind. All are empty once a plan has been carried out.
 	stray   map[slot]struct{}      // slots that no set counts
@@ -73,8 +75,15 @@ func (s *State) layerOfSet(id model.SetID) model.LayerKind {
 // Tables returns the rows of one layer, to be read only.
 func (s *State) Tables(kind model.LayerKind) *model.Tables { return s.tables[kind] }
 
-// Digest returns the digest of the rows of one layer.
-func (s *State) Digest(kind model.LayerKind) model.Digest { return s.digests[kind] }
+// Digest returns the digest of the rows that one layer should hold: of those in the maps, and of those of policy that
+// didn't fit; see LeftOut.
+func (s *State) Digest(kind model.LayerKind) model.Digest {
+	d := s.digests[kind]
+	if kind == model.LayerNode {
+		d[0], d[1] = d[0]+s.aside.offset[0], d[1]+s.aside.offset[1]
+	}
+	return d
+}
 
 // Entries returns how many entries each map holds.
 func (s *State) Entries() [abi.MapCount]int { return s.entries }

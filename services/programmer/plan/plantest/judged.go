@@ -135,7 +135,7 @@ func (w *Witness) Judge(policed bool) error {
 func (w *Witness) allowVerdicts() {
 	w.verdicts = map[Asked]map[string]bool{}
 	all := make([]*model.Tables, 0, len(w.earlier)+1)
-	for _, rows := range append(slices.Clip(w.earlier), w.rows) {
+	for _, rows := range append(slices.Concat(w.earlier, w.cut), w.rows) {
 		all = append(all, merged(rows))
 	}
 	for _, rows := range all {
@@ -146,6 +146,9 @@ func (w *Witness) allowVerdicts() {
 			w.verdicts[a] = map[string]bool{}
 			for _, rows := range all {
 				w.verdicts[a][Verdict(rows, a)] = true
+			}
+			if w.Closes {
+				w.verdicts[a][model.ActionClosed.String()] = true
 			}
 			if w.verdicts[a][unknown] { // what a pod that goes, or is yet to come, is told that drops
 				for _, drops := range []model.Action{model.ActionDeny, model.ActionIsolate, model.ActionClosed} {

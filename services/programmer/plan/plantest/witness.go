@@ -24,12 +24,15 @@ type Witness struct {
 	*programmer.Memory
 	// Problems are the broken paths that were seen, each once.
 	Problems map[string]bool
+	// Closes says that a change may have pods closed while it is made: what is there and what comes don't fit together.
+	Closes bool
 
 	allowed map[Dialled]map[Outcome]bool
 	before  map[Dialled]map[Outcome]bool
 	now     map[Dialled]map[Outcome]bool
 	rows    []*model.Tables
 	earlier [][]*model.Tables // the rows before each change since the last grace period
+	cut     [][]*model.Tables // what the change in progress went towards before it was cut short
 	running map[reader]bool
 	time    int
 
@@ -79,7 +82,14 @@ func NewWitness(memory *programmer.Memory, rows ...*model.Tables) *Witness {
 // Expect says that a change towards rows begins. Readers from before may still be on their way.
 func (w *Witness) Expect(rows ...*model.Tables) {
 	w.before, w.now = w.now, Outcomes(rows...)
-	w.earlier, w.rows = append(w.earlier, w.rows), rows
+	w.earlier, w.rows, w.cut = append(append(w.earlier, w.cut...), w.rows), rows, nil
+	w.allowChange()
+}
+
+// Instead says that the change in progress, which was cut short, goes on towards other rows.
+func (w *Witness) Instead(rows ...*model.Tables) {
+	w.cut = append(w.cut, w.rows)
+	w.now, w.rows = Outcomes(rows...), rows
 	w.allowChange()
 }
 
