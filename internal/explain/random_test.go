@@ -92,13 +92,7 @@ func (d drawing) pod(i int, before []*schemas.Fact) *schemas.Fact {
 	pod := fact.GetPod()
 	pod.Labels, pod.Ports = d.labels("pod"), nil
 	for range d.some("ports", 3) {
-		port := &schemas.EndpointPort{Name: of(d, "port's name", "http", "dns"), Protocol: of(d, "port's protocol", someProtocols...), Port: of(d, "port's number", somePorts...)}
-		same := func(p *schemas.EndpointPort) bool {
-			return p.GetName() == port.GetName() && p.GetProtocol() == port.GetProtocol()
-		}
-		if !slices.ContainsFunc(pod.Ports, same) { // Kubernetes has a name once in a container
-			pod.Ports = append(pod.Ports, port)
-		}
+		pod.Ports = append(pod.Ports, &schemas.EndpointPort{Name: of(d, "port's name", "http", "dns"), Protocol: of(d, "port's protocol", someProtocols...), Port: of(d, "port's number", somePorts...)})
 	}
 	switch d.some("sort of pod", 14) {
 	case 2, 3:

@@ -105,6 +105,8 @@ func TestNetworkPolicies(t *testing.T) {
 		{"and no other number", facts{ingress(at(everyone, "http/TCP"))}, "10.0.1.1 > 10.0.1.2:8080/TCP", "ingress isolate"},
 		{"by protocol", facts{ingress(at(everyone, "http/UDP"))}, "10.0.1.1 > 10.0.1.2:9091/UDP", "allow"},
 		{"and of no other protocol", facts{ingress(at(everyone, "dns/TCP"))}, "10.0.1.1 > 10.0.1.2:53/TCP", "ingress isolate"},
+		{"of two of its ports with a name and a protocol the first is meant", facts{ingress(at(everyone, "dns/UDP"))}, "10.0.1.1 > 10.0.1.2:54/UDP", "ingress isolate"},
+		{"and no other one", facts{ingress(at(everyone, "dns/UDP"))}, "10.0.1.1 > 10.0.1.2:53/UDP", "allow"},
 		{"a name that no pod has allows nothing", facts{ingress(at(everyone, "none/TCP"))}, toBack, "ingress isolate"},
 		{"ingress: the own name holds for blocks, too", facts{ingress(at(rule(block("192.0.2.0/24")), "http/TCP"))}, outside, "allow"},
 		{"egress: each peer's own number", facts{egress(at(rule(podsIn("", "app=back")), "http/TCP"))}, toBack, "allow"},

@@ -79,7 +79,7 @@ func (c *Cluster) add(fact *schemas.Fact) {
 	ref := fact.GetObject()
 	switch state := fact.GetState().(type) {
 	case *schemas.Fact_Pod:
-		c.addPod(&pod{ref.GetNamespace(), ref.GetName(), state.Pod.GetNode(), state.Pod.GetLabels(), state.Pod.GetPorts()}, state.Pod)
+		c.addPod(&pod{ref.GetNamespace(), ref.GetName(), state.Pod.GetNode(), state.Pod.GetLabels(), named(state.Pod.GetPorts())}, state.Pod)
 	case *schemas.Fact_Node:
 		c.nodes[ref.GetName()] = &node{ref.GetName(), state.Node.GetLabels(), addresses(state.Node.GetAddresses())}
 	case *schemas.Fact_Namespace:
@@ -104,6 +104,21 @@ func (c *Cluster) addPod(p *pod, state *schemas.Pod) {
 			c.holders[a] = p
 		}
 	}
+}
+
+// named returns the ports that have a name. Of two containers' ports of one name and protocol the first is meant. (NP says
+// nothing of that; an API server warns that who selects ports by name "will use" the first, as FindPort of
+// k8s.io/kubernetes pkg/api/v1/pod does.)
+func named(ports []*schemas.EndpointPort) (first []*schemas.EndpointPort) {
+	for _, port := range ports {
+		same := func(p *schemas.EndpointPort) bool {
+			return p.GetName() == port.GetName() && p.GetProtocol() == port.GetProtocol()
+		}
+		if port.GetName() != "" && !slices.ContainsFunc(first, same) {
+			first = append(first, port)
+		}
+	}
+	return first
 }
 
 func networkPolicy(ref *schemas.ObjectRef, state *schemas.NetworkPolicy) *policy {

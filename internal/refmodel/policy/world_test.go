@@ -19,7 +19,7 @@ func cluster(policies ...*schemas.Fact) *Cluster {
 		{Object: object("Node", "", "a"), State: &schemas.Fact_Node{Node: &schemas.Node{Addresses: raw("172.20.0.1,fd00:20::1"), Labels: pairs("role=worker")}}},
 		{Object: object("Node", "", "b"), State: &schemas.Fact_Node{Node: &schemas.Node{Addresses: raw("172.20.0.2,fd00:20::2"), Labels: pairs("role=db")}}},
 		podFact("shop/front", "a", "10.0.1.1,fd00:1::1", "app=front", "http=8080/TCP"),
-		podFact("shop/back", "a", "10.0.1.2,fd00:1::2", "app=back,tier=", "http=9090/TCP,http=9091/UDP,dns=53/UDP"),
+		podFact("shop/back", "a", "10.0.1.2,fd00:1::2", "app=back,tier=", "http=9090/TCP,http=9091/UDP,dns=53/UDP,dns=54/UDP"),
 		podFact("web/gate", "b", "10.0.2.1,fd00:2::1", "app=gate"),
 		podFact("web/back", "b", "10.0.2.2,fd00:2::2", "app=back", "http=80/TCP"),
 		podFact("shop/agent", "a", "172.20.0.1", "app=back"),
