@@ -87,6 +87,11 @@ const nameOfMarket = "test-market"
 // NewMarket starts all of it. before is done to the API server before anything watches it.
 func NewMarket(t *testing.T, before ...func(*Cluster)) *Market {
 	t.Helper()
+	return newMarket(t, objectsOfMarket, before...)
+}
+
+func newMarket(t *testing.T, objects string, before ...func(*Cluster)) *Market {
+	t.Helper()
 	testkit.NeedKernel(t)
 	m := &Market{
 		Cluster: NewCluster(t, "--service-cluster-ip-range=10.96.0.0/16,fd00:10:96::/112"),
@@ -100,7 +105,7 @@ func NewMarket(t *testing.T, before ...func(*Cluster)) *Market {
 	var err error
 	m.config, err = explain.ParseConfig([]byte(configOfMarket))
 	fatal(t, err)
-	up := Run(t, "deltaplane", "lab", "up", "--name="+nameOfMarket, "--file="+file(t, "market.yaml", objectsOfMarket),
+	up := Run(t, "deltaplane", "lab", "up", "--name="+nameOfMarket, "--file="+file(t, "market.yaml", objects),
 		"--config="+file(t, "config.yaml", configOfMarket), "--bus="+m.bus.URL, "--source=kubeconfig="+m.Kubeconfig(t, adminToken))
 	testkit.Eventually(t, soon, func() bool {
 		if up.Ended() {

@@ -57,6 +57,18 @@ func define(t *testing.T, cluster *Cluster, name string) {
 	})
 }
 
+// undefine takes ClusterNetworkPolicies out of the API server, and returns once they are gone.
+func undefine(t *testing.T, cluster *Cluster) {
+	t.Helper()
+	const name = "clusternetworkpolicies.policy.networking.k8s.io"
+	resource := cluster.Dynamic.Resource(definitions)
+	fatal(t, resource.Delete(t.Context(), name, metav1.DeleteOptions{}))
+	testkit.Eventually(t, soon, func() bool {
+		_, err := resource.Get(t.Context(), name, metav1.GetOptions{})
+		return err != nil
+	})
+}
+
 // Policy row 5: ClusterNetworkPolicies are picked up when the cluster gets to know them, and are gone with their
 // CustomResourceDefinition. All else is known before, and STATE is complete without them.
 func TestClusterNetworkPoliciesComeAndGoWithTheirDefinition(t *testing.T) {
@@ -76,12 +88,8 @@ func TestClusterNetworkPoliciesComeAndGoWithTheirDefinition(t *testing.T) {
 	cluster.Service(t, "shop", "after")
 	eventually(t, bus, "a Service made after a restart, and the policy", has("Service shop/after", "ClusterNetworkPolicy /no-lab"))
 
-	fatal(t, cluster.Dynamic.Resource(definitions).Delete(t.Context(), "clusternetworkpolicies.policy.networking.k8s.io", metav1.DeleteOptions{}))
+	undefine(t, cluster)
 	eventually(t, bus, "no policy", lacks("ClusterNetworkPolicy /no-lab"))
-	testkit.Eventually(t, soon, func() bool {
-		_, err := cluster.Dynamic.Resource(definitions).Get(t.Context(), "clusternetworkpolicies.policy.networking.k8s.io", metav1.GetOptions{})
-		return err != nil
-	})
 	define(t, cluster, "again")
 	eventually(t, bus, "the policy of the new definition", has("ClusterNetworkPolicy /again"))
 }

@@ -3,6 +3,7 @@
 package kubernetes
 
 import (
+	"context"
 	"fmt"
 	"slices"
 	"testing"
@@ -17,10 +18,19 @@ import (
 // Actual returns the rows that a node's kernel holds, as its programmer reads them back.
 func (b *Bus) Actual(t *testing.T, node string) *model.Rows {
 	t.Helper()
-	request, err := proto.Marshal(&schemas.DumpRequest{Node: node})
+	rows, err := b.actual(t.Context(), node)
 	fatal(t, err)
+	return rows
+}
+
+// actual may fail while the programmer is down.
+func (b *Bus) actual(ctx context.Context, node string) (*model.Rows, error) {
+	request, err := proto.Marshal(&schemas.DumpRequest{Node: node})
+	if err != nil {
+		return nil, err
+	}
 	var rows model.Rows
-	fatal(t, b.conn.RequestMany(t.Context(), schemas.ActualSubject(node), request, func(answer []byte) (bool, error) {
+	err = b.conn.RequestMany(ctx, schemas.ActualSubject(node), request, func(answer []byte) (bool, error) {
 		var reply schemas.DumpReply
 		if err := wire.Unmarshal(answer, &reply); err != nil {
 			return false, err
@@ -28,11 +38,12 @@ func (b *Bus) Actual(t *testing.T, node string) *model.Rows {
 		part, err := wire.RowsFromProto(reply.GetRows())
 		rows.Append(&part)
 		return !reply.GetLast(), err
-	}))
-	return &rows
+	})
+	return &rows, err
 }
 
-// told says rows with the meanings of sets and backends in place of their numbers, which depend on how we got there.
+// told says rows with the meanings of sets, backends and identities in place of their numbers, which depend on how we
+// got there.
 func told(rows *model.Rows) (lines []string) {
 	sets, backends := map[model.SetID]string{0: "nothing"}, map[model.BackendID]string{}
 	say := func(format string, values ...any) { lines = append(lines, fmt.Sprintf(format, values...)) }
@@ -58,15 +69,61 @@ func told(rows *model.Rows) (lines []string) {
 	for _, s := range rows.SourceRanges {
 		say("source range of %s: %s", sets[s.Set], s.Prefix)
 	}
-	for _, e := range rows.Endpoints {
-		say("endpoint %s: %s", e.Addr, e.Pod)
-	}
 	for _, n := range rows.Networks {
 		say("network %s: kind %d", n.Prefix, n.Kind)
 	}
 	for _, h := range rows.HealthChecks {
 		say("health check %d: %s/%s", h.Port, h.Namespace, h.Name)
 	}
+	lines = append(lines, toldOfPolicy(rows)...)
 	slices.Sort(lines)
 	return lines
+}
+
+// toldOfPolicy is the part of told about pods and policies. An identity is what its first address or prefix has.
+func toldOfPolicy(rows *model.Rows) (lines []string) {
+	identities := identitiesOf(rows)
+	say := func(format string, values ...any) { lines = append(lines, fmt.Sprintf(format, values...)) }
+	for _, s := range rows.Selves {
+		say("the node: zone %q, draining %v, policed %v", s.Zone, s.Draining, s.Policed)
+	}
+	for _, e := range rows.Endpoints {
+		say("endpoint %s: %s, incarnation %x, ingress %x, egress %x", e.Addr, e.Pod, e.Incarnation, uint64(e.Ingress), uint64(e.Egress))
+	}
+	for _, s := range rows.RuleSets {
+		say("rule set %+v", s)
+	}
+	for _, r := range rows.Rules {
+		say("rule %+v", r)
+	}
+	for _, v := range rows.Verdicts {
+		say("verdict of %x about %s: %s by %x, ports %x", uint64(v.RuleSet), identities[v.Identity], v.Action, uint64(v.Rule), uint64(v.Ports))
+	}
+	for _, v := range rows.PortVerdicts {
+		say("verdict of ports %+v", v)
+	}
+	for _, p := range rows.Peers {
+		say("peer %s: as %s", p.Addr, identities[p.Identity])
+	}
+	for _, b := range rows.Blocks {
+		say("block %s: as %s", b.Prefix, identities[b.Identity])
+	}
+	return lines
+}
+
+// identitiesOf names each identity by the first of what has it.
+func identitiesOf(rows *model.Rows) map[model.IdentityID]string {
+	names := map[model.IdentityID]string{0: "strangers"}
+	call := func(id model.IdentityID, name string) {
+		if other, has := names[id]; id != 0 && (!has || name < other) {
+			names[id] = name
+		}
+	}
+	for _, p := range rows.Peers {
+		call(p.Identity, p.Addr.String())
+	}
+	for _, b := range rows.Blocks {
+		call(b.Identity, b.Prefix.String())
+	}
+	return names
 }
