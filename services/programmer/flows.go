@@ -23,8 +23,8 @@ import (
 const (
 	// flowsDefault and flowsMost bound an answer: connections, and drops.
 	flowsDefault, flowsMost = 1000, 10000
-	// flowsAtOnce is how many go in one message, some 300 bytes each.
-	flowsAtOnce = 1000
+	// flowsAtOnce is how many go in one message, some 300 bytes each, with the longest names 1,800.
+	flowsAtOnce = 500
 )
 
 // flows answers with what pods are connected to, and what went no further.

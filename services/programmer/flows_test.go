@@ -5,6 +5,7 @@ package main
 import (
 	"context"
 	"net/netip"
+	"strings"
 	"testing"
 	"time"
 
@@ -12,6 +13,7 @@ import (
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/testing/protocmp"
 	"google.golang.org/protobuf/types/known/durationpb"
+	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"github.com/deltaplane/deltaplane/bpf"
 	"github.com/deltaplane/deltaplane/internal/abi"
@@ -127,6 +129,40 @@ func TestFlowsAreAnsweredInBounds(t *testing.T) {
 			if d.GetCount() != 2 {
 				t.Errorf("%s: %v, want it counted twice", q.name, d)
 			}
+		}
+	}
+}
+
+// TestFlowsOfTheLongestNamesFitAMessage fills a message with what has the longest names that Kubernetes allows.
+func TestFlowsOfTheLongestNamesFitAMessage(t *testing.T) {
+	long := func(n int) string { return strings.Repeat("n", n) }
+	pod, addr := long(63)+"/"+long(253), make([]byte, 16)
+	service := model.ServicePort{Namespace: long(63), Name: long(63), Port: 65535}.String()
+	rule := model.Rule{
+		Policy:    model.PolicyName{Kind: model.NetworkPolicy, Namespace: long(63), Name: long(253)},
+		Direction: model.Ingress, Index: 65535, Name: long(100),
+	}.String()
+	all := ^uint64(0)
+	second := timestamppb.New(time.Unix(1<<33, 999999999))
+	connections, drops := &schemas.FlowsReply{Sequence: 1 << 31, Last: true}, &schemas.FlowsReply{Sequence: 1 << 31, Last: true}
+	for range flowsAtOnce {
+		connections.Connections = append(connections.Connections, &schemas.Connection{
+			Pod: pod, PeerPod: pod, PodAddress: addr, PeerAddress: addr, PodPort: 65535, PeerPort: 65535, IpProtocol: 255,
+			Direction: 2, Service: service, Rule: rule, RuleSet: all, Policies: long(255),
+			Idle: durationpb.New(time.Hour + 1), Answered: true, Closing: true, Outdated: true,
+		})
+		drops.Drops = append(drops.Drops, &schemas.RecentDrop{
+			Drop: &schemas.Drop{
+				Reason: long(40), Via: "socket", Protocol: 132, IpProtocol: 255, Source: addr, SourcePort: 65535, SourcePod: pod,
+				Destination: addr, DestinationPort: 65535, DestinationPod: pod, Service: service, Direction: 2, RuleSet: all,
+				Policies: long(255), Rule: rule, Revision: all,
+			},
+			Count: all, First: second, Latest: second,
+		})
+	}
+	for _, m := range []*schemas.FlowsReply{connections, drops} {
+		if size := proto.Size(m); size > schemas.MaxMessageBytes {
+			t.Errorf("a message has %d bytes, the bus carries %d", size, schemas.MaxMessageBytes)
 		}
 	}
 }
