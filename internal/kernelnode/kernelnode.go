@@ -97,7 +97,7 @@ func (withGrace) Grace() error { return bpf.Grace() }
 // Set takes the layer of a kind to rows, by writing what differs, in the programmer's order. If that changes what judges
 // connections they are judged again.
 func (n *Node) Set(kind model.LayerKind, rows *model.Tables) error {
-	have := n.state.Tables(kind)
+	have := n.state.Wanted(kind)
 	if have == nil {
 		have = &model.Tables{}
 	}
