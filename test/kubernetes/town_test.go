@@ -6,7 +6,10 @@ import (
 	"context"
 	"fmt"
 	"maps"
+	"os"
+	"path/filepath"
 	"slices"
+	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -17,6 +20,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime"
 
 	"github.com/deltaplane/deltaplane/internal/explain"
+	"github.com/deltaplane/deltaplane/internal/lab"
 	"github.com/deltaplane/deltaplane/internal/model"
 	"github.com/deltaplane/deltaplane/internal/testkit"
 	"github.com/deltaplane/deltaplane/schemas"
@@ -89,7 +93,20 @@ func (w *Town) settles(t *testing.T) *Snapshot {
 			return diff == ""
 		})
 	}
+	w.unrepaired(t)
 	return s
+}
+
+// unrepaired checks that all came by changes: the compiler looks after itself, and what it forgot is put right in a while.
+func (w *Town) unrepaired(t *testing.T) {
+	t.Helper()
+	state, err := lab.ReadState(nameOfMarket)
+	fatal(t, err)
+	log, err := os.ReadFile(filepath.Join(state.Logs, "compiler.log"))
+	fatal(t, err)
+	if strings.Contains(string(log), "incremental and full compilation differ") {
+		t.Errorf("the compiler had to put rows right:\n%.4000s", log)
+	}
 }
 
 // listed are the facts of all objects in the API server that count.
