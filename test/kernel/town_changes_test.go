@@ -4,8 +4,12 @@ package kernel
 
 import (
 	"fmt"
+	"net/netip"
+	"slices"
 	"strings"
 	"testing"
+
+	"github.com/deltaplane/deltaplane/internal/manifest"
 )
 
 // callsTo are those of all pods of a town to some of them, and of some more places.
@@ -47,16 +51,18 @@ func TestPoliciesFollowChanges(t *testing.T) {
 		{name: "a second policy allows more", apply: policy("x", "q", podA+", ingress: [{ports: [{port: 80}]}]"), more: "no * → x/a; yes * → x/a:80/tcp"},
 		{name: "the second policy goes", remove: policy("x", "q", ""), more: "no * → x/a"},
 		{name: "the first policy goes", remove: policy("x", "p", "")},
+		{name: "a tier denies", apply: tier("t", "Admin", 10, inX+", ingress: [{action: Deny, from: "+everyNS+"}]"), more: "no * → x/a"},
+		{name: "and passes what another tier accepts", apply: tier("t", "Admin", 10, inX+", ingress: [{action: Pass, from: "+everyNS+"}]") +
+			tier("d", "Baseline", 10, inX+", ingress: [{action: Accept, from: "+fromW+"}, {action: Deny, from: "+everyNS+"}]"), more: "no * → x/a; yes w/* → x/a"},
+		{name: "a policy of a lower number comes before it", apply: tier("u", "Admin", 9, inX+", ingress: [{action: Deny, from: "+fromW+"}, {action: Accept, from: "+fromZ+"}]"), more: "no * → x/a; yes z/* → x/a"},
+		{name: "until its number is higher", apply: tier("u", "Admin", 11, inX+", ingress: [{action: Deny, from: "+fromW+"}, {action: Accept, from: "+fromZ+"}]") +
+			tier("t", "Admin", 10, inX+", ingress: [{action: Accept, from: "+fromW+"}]"), more: "no * → x/a; yes w/* → x/a; yes z/* → x/a"},
+		{name: "the tier's subject is another", apply: tier("d", "Baseline", 10, "subject: {namespaces: {matchLabels: {ns: w}}}, ingress: [{action: Deny, from: "+everyNS+"}]")},
 	}
 	for _, step := range steps {
 		t.Run(step.name, func(t *testing.T) {
-			if step.apply != "" {
-				s.apply(t, step.apply)
-			}
-			if step.remove != "" {
-				s.changed()
-				check(t, s.Delete(t.Context(), decoded(t, step.remove)))
-			}
+			s.changed()
+			check(t, s.Exchange(t.Context(), decoded(t, step.remove), decoded(t, step.apply)))
 			var o outlook
 			for line := range strings.SplitSeq(step.more, "; ") {
 				if line != "" {
@@ -90,4 +96,82 @@ func TestPoliciesAndWhoIsNoPod(t *testing.T) {
 			append(outlook{"no * → x/*:*/* 6"}, own...),
 		},
 	)
+}
+
+// given is a pod of a town with addresses of its own choice.
+func given(ns, pod, node string, addrs ...netip.Addr) string {
+	var ips []string
+	for _, addr := range addrs {
+		ips = append(ips, fmt.Sprintf("{ip: %q}", addr))
+	}
+	return strings.Replace(townPod(ns, pod, node), "spec: {", fmt.Sprintf("status: {podIPs: [%s]}, spec: {", strings.Join(ips, ", ")), 1)
+}
+
+// Policies are there before their pods and namespaces are, and pods come again under their names elsewhere, or get the
+// addresses of others.
+//
+// Policy row 7: a pod that comes is under the policies that were there before it, and one that leaves leaves nothing to who
+// gets its address.
+// Policy row 8: what a label says of a pod holds at whatever address it comes again.
+func TestPoliciesWaitForPods(t *testing.T) {
+	t.Parallel()
+	s := newScene(t, "empty", townNodes+
+		policy("x", "deny", everyPod+", "+bothWays)+policy("x", "b", podA+", ingress: [{from: [{namespaceSelector: {matchLabels: {ns: w}}, podSelector: {matchLabels: {pod: b}}}]}]")+
+		tier("out", "Admin", 10, "subject: {namespaces: {matchLabels: {ns: z}}}, egress: [{action: Deny, to: "+fromW+"}]"))
+	pods := []string{"x/a", "w/b", "z/c"}
+	var calls []call
+	for _, from := range pods {
+		for _, to := range pods {
+			calls = append(calls, callsOf(from, to)...)
+		}
+	}
+	seen := outlook{"no x/* → *", "no * → x/*", "yes w/b → x/a", "no z/* → w/*"}
+	step := func(name, yaml string, o outlook) {
+		t.Helper()
+		t.Run(name, func(t *testing.T) {
+			for _, pod := range pods {
+				s.forget(pod)
+			}
+			if yaml != "" {
+				s.apply(t, yaml)
+			}
+			s.sees(t, o, calls)
+		})
+	}
+	step("they come", namespace("x", "ns: x")+namespace("w", "ns: w")+namespace("z", "ns: z")+
+		townPod("x", "a", "node-1")+townPod("w", "b", "node-2")+townPod("z", "c", "node-1"), seen)
+	old := s.addressesOf("w/b")
+	step("a peer comes again on another node", townPod("w", "b", "node-1"), seen)
+	if slices.Equal(old, s.addressesOf("w/b")) {
+		t.Error("w/b has its addresses still")
+	}
+	step("the subject comes again on another node", townPod("x", "a", "node-2"), seen)
+	t.Run("another gets a peer's addresses", func(t *testing.T) {
+		old := s.addressesOf("w/b")
+		s.forget("w/b")
+		s.changed()
+		check(t, s.Exchange(t.Context(), decoded(t, townPod("w", "b", "node-1")), &manifest.Objects{}))
+		s.forget("z/c")
+		s.apply(t, given("z", "c", "node-1", old...))
+		calls := append(callsOf("z/c", "x/a"), callsOf("x/a", "z/c")...)
+		s.sees(t, outlook{"no * → *"}, calls)
+	})
+	step("and the peer comes back", townPod("w", "b", "node-2"), seen)
+}
+
+// addressesOf are those of a pod as it is now.
+func (s *scene) addressesOf(pod string) []netip.Addr {
+	for _, p := range s.Cluster().Pods {
+		if manifest.Name(p) == pod {
+			return manifest.PodAddrs(p)
+		}
+	}
+	return nil
+}
+
+// forget lets go of a place that is about to come again as another.
+func (s *scene) forget(place string) {
+	if s.post != nil {
+		s.post.close(place)
+	}
 }
