@@ -9,6 +9,7 @@ import (
 	"hash/crc32"
 	"net"
 	"net/netip"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -41,6 +42,7 @@ const (
 )
 
 func newPost(t *testing.T) *post {
+	t.Helper()
 	p := &post{heard: map[hearing]bool{}, boxes: map[string]*box{}, next: 10000}
 	t.Cleanup(func() {
 		for name := range p.boxes {
@@ -146,16 +148,15 @@ func (p *post) arrived(token uint32, c call) bool {
 // packetOf makes the bytes behind the IP header; the kernel fills in the checksum of ICMPv6 alone.
 func packetOf(c call, token uint32, to netip.Addr) (network string, packet []byte) {
 	own := uint16(10000 + token%50000) // the port, or the ping's identifier: each is another connection
-	packet = make([]byte, 12)
 	if c.proto == "sctp" {
+		packet = slices.Concat(make([]byte, 12), sctpInit)
 		binary.BigEndian.PutUint16(packet, own)
 		binary.BigEndian.PutUint16(packet[2:], uint16(c.port))
-		packet = append(packet, sctpInit...)
 		binary.BigEndian.PutUint32(packet[tokenAt:], token)
 		binary.LittleEndian.PutUint32(packet[8:], crc32.Checksum(packet, crc32.MakeTable(crc32.Castagnoli)))
 		return map[bool]string{true: sctpOver4, false: sctpOver6}[to.Is4()], packet
 	}
-	packet = append(packet, make([]byte, 8)...)
+	packet = make([]byte, 20)
 	binary.BigEndian.PutUint16(packet[4:], own)
 	binary.BigEndian.PutUint32(packet[tokenAt:], token)
 	if !to.Is4() {
