@@ -400,8 +400,8 @@ struct fragment {
 	__u64 time; /* CLOCK_MONOTONIC, ns */
 	__u8 state; /* FRAGMENT_ */
 	__u8 held;  /* later ones that wait for the first */
-	__u8 again; /* 1: the first comes by once more, as it was sent on */
-	__u8 pad[5];
+	__u8 pad[2];
+	__u32 mark; /* of the first, which comes by once more with another where it is sent on */
 };
 _Static_assert(sizeof(struct fragment) == 48, "fragment");
 

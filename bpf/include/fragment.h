@@ -42,6 +42,10 @@
 /* Not a verdict: the packet is to be decided about. */
 #define FRAGMENT_UNDECIDED (-2)
 
+/* The mark of a first fragment that comes by once more, decided about and as it was sent on. A pod
+ * can't forge it: marks don't cross network namespaces. */
+#define SENT_ON 0xde175e07
+
 /* Room for a copy, one a processor: too large for the stack. */
 struct {
 	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
@@ -158,11 +162,11 @@ static __noinline int fragment_begin(struct __sk_buff *skb, const struct packet 
 
 	if (p->later)
 		return take_later(skb, p, leaving);
+	if (skb->mark != SENT_ON)
+		return FRAGMENT_UNDECIDED;
 	fragment_key(p, leaving, &key);
 	f = look_up(&fragments_v1, &key.datagram);
-	if (!f || !f->again)
-		return FRAGMENT_UNDECIDED;
-	f->again = 0;
+	skb->mark = f ? f->mark : 0;
 	return TC_ACT_UNSPEC;
 }
 
@@ -200,19 +204,19 @@ static __noinline bool become_held(struct __sk_buff *skb, struct packet *p,
 }
 
 /* What the first fragment is when it comes by once more: decided about, and to pass as it is. */
-static __noinline long note_again(const struct held_key *key, struct fragment *f)
+static __noinline long note_again(const struct held_key *key, struct fragment *f, __u32 mark)
 {
 	struct fragment passed = {
 		.source = f->source,
 		.destination = f->destination,
 		.time = f->time,
 		.state = FRAGMENT_PASSED,
-		.again = 1,
+		.mark = mark,
 	};
 	struct fragment_key sent = key->datagram;
 
 	if (f->state == FRAGMENT_PASSED) {
-		f->again = 1;
+		f->mark = mark;
 		return 0;
 	}
 	sent.source = f->source;
@@ -228,16 +232,18 @@ static __noinline long note_again(const struct held_key *key, struct fragment *f
 static __noinline int send_held(struct __sk_buff *skb, const struct packet *first, bool leaving,
 				__u32 count)
 {
-	__u32 flags = leaving ? 0 : BPF_F_INGRESS;
+	__u32 flags = leaving ? 0 : BPF_F_INGRESS, mark = skb->mark;
 	struct packet p = *first;
 	struct held_key key;
 	struct fragment *f;
 
 	fragment_key(first, leaving, &key);
 	f = look_up(&fragments_v1, &key.datagram);
-	if (!f || note_again(&key, f))
+	if (!f || note_again(&key, f, mark))
 		return TC_ACT_UNSPEC;
+	skb->mark = SENT_ON;
 	bpf_clone_redirect(skb, skb->ifindex, flags);
+	skb->mark = mark;
 	for (__u32 i = 0; i < HELD_PER_DATAGRAM && i < count; i++) {
 		key.index = i;
 		if (become_held(skb, &p, &key, f))
