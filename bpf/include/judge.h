@@ -218,6 +218,20 @@ static __always_inline int judge_unknown(struct judgement *j)
 	return REASON_NONE;
 }
 
+/*
+ * Says if a packet is of a pod to itself. What others send in its name leaves by its interface as
+ * well, if they aren't pods or sources aren't checked, and IPv6 doesn't mind: a pod's own has come
+ * by the interface that it leaves by.
+ */
+static __always_inline bool is_to_itself(const struct __sk_buff *skb, const struct judgement *j)
+{
+	const struct connection_key *key = &j->question.key;
+
+	return address_equal(&key->pod, &key->peer) &&
+	       (j->sighting.from_pod || !skb->ingress_ifindex ||
+		skb->ingress_ifindex == skb->ifindex);
+}
+
 static __always_inline int judge(struct judgement *j, struct connection *c)
 {
 	int reason;
@@ -266,7 +280,8 @@ __noinline int admit(struct __sk_buff *skb)
 	if (!j)
 		return REASON_POLICY_CLOSED;
 	key = &j->question.key;
-	itself = address_equal(&key->pod, &key->peer);
+	j->question.arrived = !j->sighting.from_pod && skb->ingress_ifindex;
+	itself = is_to_itself(skb, j);
 	if (!itself)
 		c = find_connection(key);
 	if (!comes_from_own(skb, j, c))
@@ -290,6 +305,7 @@ __noinline int admit_beginning(struct __sk_buff *skb)
 	if (!j)
 		return REASON_POLICY_CLOSED;
 	j->entry.epoch = 0;
+	j->question.arrived = false;
 	if (!comes_from_own(skb, j, NULL))
 		return spoofed(j);
 	if (address_equal(&j->question.key.pod, &j->question.key.peer))

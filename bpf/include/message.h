@@ -4,7 +4,10 @@
  * connection that it is about, all else is known by its addresses alone.
  *
  * Without neighbours and multicast groups (RFC 4861, RFC 2710, RFC 3810) IPv6 has no link, so these
- * pass whatever policies say, also while a pod is not known yet.
+ * pass whatever policies say, also while a pod is not known yet. Only a node's own are still fresh
+ * where they leave; what a pod sends so to where no neighbour can be is judged.
+ *
+ * What hides its ports from here, but not from who gets it, passes nowhere.
  */
 #pragma once
 
@@ -20,8 +23,10 @@
 #include "connection.h"
 #include "extension.h"
 #include "flow.h"
+#include "frontend.h"
 #include "icmp.h"
 #include "judge.h"
+#include "operate.h"
 #include "packet.h"
 
 /* The start of an ICMP message. */
@@ -38,6 +43,7 @@ struct message {
 #define ICMPV6_ECHO_REQUEST  128
 #define ICMPV6_ECHO_REPLY    129
 #define ICMPV6_GROUPS_FIRST  130
+#define ICMPV6_ROUTERS	     133
 #define ICMPV6_REDIRECT	     137
 #define ICMPV6_GROUPS_REPORT 143
 
@@ -46,10 +52,36 @@ static __always_inline bool is_icmp(__u8 protocol, bool v6)
 	return protocol == (v6 ? IPPROTO_ICMPV6 : IPPROTO_ICMP);
 }
 
-static __always_inline bool is_of_link(__u8 type, bool v6)
+/* How many hops a message of the link has left that was not forwarded, RFC 4861 3.1 and RFC 3810 5;
+ * 0 for others. */
+static __always_inline __u8 hops_on_link(__u8 type)
 {
-	return v6 && ((type >= ICMPV6_GROUPS_FIRST && type <= ICMPV6_REDIRECT) ||
-		      type == ICMPV6_GROUPS_REPORT);
+	if (type >= ICMPV6_ROUTERS && type <= ICMPV6_REDIRECT)
+		return 255;
+	return (type >= ICMPV6_GROUPS_FIRST && type < ICMPV6_ROUTERS) ||
+	       type == ICMPV6_GROUPS_REPORT;
+}
+
+/* Says if an address may be a neighbour's of a pod: a group's, a link's, the node's, or a pod's for
+ * which the node answers. Up to 2 lookups. */
+static __always_inline bool is_neighbours(const struct address *a)
+{
+	__u32 start = bpf_ntohl(a->words[0]);
+
+	return start >> 24 == 0xff || start >> 22 == 0xfe80 >> 6 || look_up(&locals_v1, a) ||
+	       network_kind(a) == NETWORK_PODS;
+}
+
+/* Says if a message is one that is not forwarded. __noinline: rare. */
+static __noinline bool is_of_link(struct __sk_buff *skb, const struct packet *p, __u8 type)
+{
+	__u8 hops;
+
+	return p->v6 && hops_on_link(type) &&
+	       !bpf_skb_load_bytes(skb, ETH_HLEN + offsetof(struct ipv6hdr, hop_limit), &hops,
+				   sizeof(hops)) &&
+	       hops == hops_on_link(type) &&
+	       (p->tuple.leaving || is_neighbours(&p->tuple.destination));
 }
 
 static __always_inline bool is_echo_request(__u8 type, bool v6)
@@ -116,7 +148,17 @@ static __noinline bool quotes_connection(struct __sk_buff *skb, const struct pac
 	if (is_refusal(j, c))
 		return true;
 	return connection_stands(t->protocol, c) &&
-	       (c->epoch == j->epoch || (find_pod(j) && c->incarnation == j->incarnation));
+	       (c->epoch == j->epoch || (find_pod(j) && c->incarnation == j->incarnation &&
+					 (keep_established || !ask(&j->question, began_in(c)))));
+}
+
+/* Why a packet has ports that only its receiver finds, if it has: more extension headers than are
+ * walked, or a first fragment that ends before them (RFC 7112). */
+static __always_inline int hides_ports(const struct packet *p)
+{
+	if (p->v6 && is_extension(p->tuple.protocol))
+		return REASON_UNSUPPORTED;
+	return p->first && carries_services(p->tuple.protocol) ? REASON_MALFORMED : REASON_NONE;
 }
 
 /* Judges what has no ports. Returns a reason. __noinline: a rare path. */
@@ -127,6 +169,7 @@ static __noinline int admit_without_ports(struct __sk_buff *skb, const struct pa
 	struct judgement *j = judgement_of(p, from_pod);
 	struct message m;
 	__be16 id = 0;
+	int reason;
 
 	if (!j)
 		return REASON_POLICY_CLOSED;
@@ -135,7 +178,7 @@ static __noinline int admit_without_ports(struct __sk_buff *skb, const struct pa
 	j->continues = false;
 	if (is_icmp(p->tuple.protocol, p->v6) &&
 	    !bpf_skb_load_bytes(skb, p->transport, &m, sizeof(m))) {
-		if (is_of_link(m.type, p->v6) ||
+		if (is_of_link(skb, p, m.type) ||
 		    (icmp_is_error(m.type, p->v6) && quotes_connection(skb, p, j)))
 			return REASON_NONE;
 		if (is_echo(m.type, p->v6))
@@ -144,5 +187,11 @@ static __noinline int admit_without_ports(struct __sk_buff *skb, const struct pa
 		j->error = false;
 	}
 	judge_ends(j, p, from_pod ? source : destination, from_pod ? destination : source, id, id);
+	reason = hides_ports(p);
+	if (reason) {
+		j->question.rule_set = j->question.rule = 0;
+		j->question.direction = direction_of(j);
+		return reason;
+	}
 	return admit(skb);
 }

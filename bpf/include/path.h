@@ -335,6 +335,25 @@ static __noinline int translate_coming(struct __sk_buff *skb, const struct packe
 	return unknown_comes_in(skb, p, uplink);
 }
 
+#define VLAN_ID_MASK 0xfff
+
+/*
+ * Says if what was not read as IP is IP to the stack. It takes a VLAN's tag off before a program
+ * sees the packet, and another one afterwards if the first was of no VLAN, id 0.
+ */
+static __always_inline bool may_be_ip(const struct __sk_buff *skb)
+{
+	switch (bpf_ntohs(skb->protocol)) {
+	case ETH_P_IP:
+	case ETH_P_IPV6:
+		return true;
+	case ETH_P_8021Q:
+	case ETH_P_8021AD:
+		return !(skb->vlan_present && skb->vlan_tci & VLAN_ID_MASK);
+	}
+	return false;
+}
+
 /*
  * What has no ports: an ICMP error about a packet of a flow is translated. What then still goes to
  * a Service's address, a ping above all, would go round in circles. __noinline: a rare path.
@@ -347,7 +366,7 @@ static __noinline int without_ports(struct __sk_buff *skb, const struct packet *
 	int reason;
 
 	if (!p->transport)
-		return PASS;
+		return p->epoch && may_be_ip(skb) ? drop(p, 0, REASON_MALFORMED) : PASS;
 	if (!uplink && p->epoch) {
 		reason = admit_without_ports(skb, p, true);
 		if (reason)
@@ -358,8 +377,6 @@ static __noinline int without_ports(struct __sk_buff *skb, const struct packet *
 		return PASS;
 	return drop(p, 0, REASON_UNALLOCATED);
 }
-
-#define VLAN_ID_MASK 0xfff
 
 /* Says if a packet at an uplink is a VLAN's (0 is none): it is seen at that VLAN's interface, too.
  */
@@ -445,7 +462,9 @@ static __always_inline int leave(struct __sk_buff *skb, struct packet *p, bool p
 {
 	int reason;
 
-	if (!uplink && p->epoch && p->transport) {
+	if (!p->transport)
+		return p->epoch && may_be_ip(skb) ? drop(p, 0, REASON_MALFORMED) : PASS;
+	if (!uplink && p->epoch) {
 		reason = ports ? admit_to_pod(skb, p) : admit_without_ports(skb, p, false);
 		if (reason)
 			return deny(skb, 0, reason);

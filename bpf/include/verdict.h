@@ -20,6 +20,7 @@
 #include <bpf/bpf_helpers.h>
 
 #include "abi.h"
+#include "address.h"
 #include "extension.h"
 #include "maps.h"
 #include "operate.h"
@@ -50,6 +51,7 @@ struct question {
 	__u64 rule_set; /* that was asked; 0: none had to be */
 	__u64 rule;	/* that decided; 0: none */
 	__u8 direction;
+	bool arrived; /* by an interface, on its way to a pod: the node only forwards it */
 };
 
 static __always_inline __u32 identity_of(struct question *q)
@@ -119,6 +121,13 @@ static __always_inline int reason_of(__u8 action)
 	return REASON_POLICY_CLOSED;
 }
 
+/* Says if it is the pod's own node that asks. One of its addresses alone says so only of IPv4: what
+ * arrives from outside with such a source the stack drops there (a martian), IPv6's it forwards. */
+static __always_inline bool is_own_nodes(const struct question *q)
+{
+	return (!q->arrived || address_is_v4(&q->key.peer)) && look_up(&locals_v1, &q->key.peer);
+}
+
 /* Asks if a connection may be begun in a direction. Returns a reason. __noinline: asked for both,
  * and to be verified once for each. */
 static __noinline int ask(struct question *q, __u8 direction)
@@ -128,7 +137,7 @@ static __noinline int ask(struct question *q, __u8 direction)
 	q->rule_set = direction == DIRECTION_INGRESS ? q->ingress : q->egress;
 	if (!q->rule_set)
 		return REASON_NONE;
-	if (direction == DIRECTION_INGRESS && look_up(&locals_v1, &q->key.peer)) {
+	if (direction == DIRECTION_INGRESS && is_own_nodes(q)) {
 		q->rule_set = 0;
 		return REASON_NONE;
 	}

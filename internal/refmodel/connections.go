@@ -104,10 +104,27 @@ func (c *Connections) judge(n *Node, s Sight, e End, fromPod bool, now uint32) R
 // IP_CT_RELATED), said by a router or the other end to who sent what it quotes; all else is known by its addresses.
 func (f *Flows) message(n *Node, s Sight, fromPod bool, now uint32) Ruling {
 	c := &f.Connections
-	if e, is := f.quotedEnd(s, fromPod); s.ofLink || is && (c.expected(e, fromPod) || c.find(n, e, now) != nil) {
+	e, is := f.quotedEnd(s, fromPod)
+	if s.ofLink && (!fromPod || n.mayBeNeighbours(s.destination.Addr())) || is && (c.expected(e, fromPod) || c.goesOnStill(n, e, now)) {
 		return Ruling{Direction: directionOf(fromPod)}
 	}
+	if s.hidden != model.ReasonNone {
+		return Ruling{Direction: directionOf(fromPod), Reason: s.hidden}
+	}
 	return c.admit(n, s, s.end(fromPod), fromPod, now)
+}
+
+// mayBeNeighbours says whether a neighbour of a pod may have an address: a group's, the link's, the node's, or a pod's, for
+// which the node may answer (RFC 4389).
+func (n *Node) mayBeNeighbours(a netip.Addr) bool {
+	_, own := n.Locals[a]
+	return own || a.IsMulticast() || a.IsLinkLocalUnicast() || n.network(a) == model.NetworkPods
+}
+
+// goesOnStill says whether a connection is known and still allowed.
+func (c *Connections) goesOnStill(n *Node, e End, now uint32) bool {
+	known := c.find(n, e, now)
+	return known != nil && (c.KeepEstablished || n.Judge(known.ruling.Direction, e).Reason == model.ReasonNone)
 }
 
 // quotedEnd is the pod's view of what an ICMP error is about, between the exchanges.

@@ -115,6 +115,9 @@ type Fate struct {
 // translated or not, would go round in circles: a ping above all, since a Service answers none.
 func (f *Flows) WithoutPorts(n *Node, frame []byte, atPod, leaving bool, now uint32) Fate {
 	s, isIP := See(frame)
+	if atPod && !isIP && n.Policed() && mayBeIP(frame) {
+		return Fate{Verdict: Drop, Told: Told{Ruling: Ruling{Reason: model.ReasonMalformed}}}
+	}
 	if atPod && isIP && n.Policed() {
 		if r := f.message(n, s, !leaving, now); r.Reason != model.ReasonNone {
 			verdict := Drop
@@ -129,6 +132,16 @@ func (f *Flows) WithoutPorts(n *Node, frame []byte, atPod, leaving bool, now uin
 		return Fate{Verdict: Drop, Told: Told{Ruling: Ruling{Reason: model.ReasonUnallocated}}}
 	}
 	return Fate{Verdict: Forward, Frame: out}
+}
+
+// mayBeIP says whether the kernel may find an IP packet in a frame in which none was seen: by its type, or behind tags of
+// no VLAN, two of which it takes off (IEEE 802.1Q 9.6, Linux's __netif_receive_skb_core).
+func mayBeIP(frame []byte) bool {
+	switch binary.BigEndian.Uint16(frame[12:]) {
+	case 0x0800, 0x86dd, 0x8100, 0x88a8:
+		return true
+	}
+	return false
 }
 
 // Refused notes that such a frame was answered.

@@ -15,8 +15,10 @@ type Sight struct {
 	begins    bool  // the first of a connection, beyond doubt: a TCP SYN, an echo request; also TCP whose flags are out of sight
 	continues bool  // TCP that can't be the first
 	fin, rst  bool  // TCP
-	ofLink    bool  // ICMPv6 without which there is no link
+	ofLink    bool  // ICMPv6 without which there is no link, and not forwarded
 	about     tuple // what an ICMP error quotes; no protocol if it is none
+
+	hidden model.DropReason // why its receiver may find ports where none are seen
 
 	network  Packet // where the headers are
 	hasPorts bool
@@ -47,6 +49,12 @@ func See(frame []byte) (Sight, bool) {
 		p.LengthsLie = lengthsLie(frame, p, int(binary.BigEndian.Uint16(frame[ethernetBytes+2:])), 0)
 	}
 	s := Sight{tuple: tuple{p.Protocol, p.Source, p.Destination}, begins: p.Protocol == model.TCP, network: p}
+	switch {
+	case etherType == 0x86dd && isExtension(p.Protocol):
+		s.hidden = model.ReasonUnsupported
+	case p.First && carriesServices(p.Protocol):
+		s.hidden = model.ReasonMalformed
+	}
 	if isICMP(p) && !p.Later {
 		s.readMessage(frame)
 	}
@@ -70,11 +78,23 @@ func isICMP(p Packet) bool {
 
 // ICMP's types that are not errors: RFC 792, RFC 4443 4, RFC 4861 4, RFC 2710 3, RFC 3810 5.
 const (
-	echoReply4, echoRequest4 = 0, 8
-	echoRequest6, echoReply6 = 128, 129
-	listenerQuery, redirect6 = 130, 137
-	listenerReport2          = 143
+	echoReply4, echoRequest4      = 0, 8
+	echoRequest6, echoReply6      = 128, 129
+	listenerQuery, solicitRouters = 130, 133
+	redirect6, listenerReport2    = 137, 143
 )
+
+// hopsOnLink is how many hops a message has left that no one has forwarded, if it is one that no one may forward: RFC
+// 4861 3.1, RFC 2710 3, RFC 3810 5.
+func hopsOnLink(kind byte) (hops byte, ofLink bool) {
+	switch {
+	case kind >= solicitRouters && kind <= redirect6:
+		return 255, true
+	case kind >= listenerQuery && kind < solicitRouters, kind == listenerReport2:
+		return 1, true
+	}
+	return 0, false
+}
 
 // readMessage reads an ICMP message. An echo is known by its identifier (RFC 5508 REQ-1), an error by what it quotes.
 func (s *Sight) readMessage(frame []byte) {
@@ -83,7 +103,8 @@ func (s *Sight) readMessage(frame []byte) {
 		return
 	}
 	kind := frame[at]
-	s.ofLink = v6 && (kind >= listenerQuery && kind <= redirect6 || kind == listenerReport2)
+	hops, ofLink := hopsOnLink(kind)
+	s.ofLink = v6 && ofLink && frame[ethernetBytes+7] == hops
 	s.begins = !v6 && kind == echoRequest4 || v6 && kind == echoRequest6
 	if id := binary.BigEndian.Uint16(frame[at+4:]); isEcho(kind, v6) {
 		s.source, s.destination = netip.AddrPortFrom(s.source.Addr(), id), netip.AddrPortFrom(s.destination.Addr(), id)

@@ -70,15 +70,23 @@ func TestOtherProtocolsAreJudgedByAddress(t *testing.T) {
 }
 
 // Policy row 7: without neighbours there is no link, so those pass, also of a pod that isn't known yet.
+// Policy row 1: what was forwarded, or is sent to where no neighbour is, is no neighbour's, whatever its type.
 func TestNeighboursPassWhateverPoliciesSay(t *testing.T) {
 	f := families[1]
 	plane := newCourt(t, bpf.Options{}, append(closed(f), model.Network{Prefix: f.networks, Kind: model.NetworkPods})...)
+	hop := func(frame []byte, limit int) []byte { frame[14+7] = byte(limit); return frame }
+	verdicts := map[bool]bpf.Verdict{true: bpf.Pass, false: bpf.Drop}
 	for _, pod := range []string{f.pod, "[fd00:1::77]"} {
-		for kind := range 256 {
-			passes := kind >= 130 && kind <= 137 || kind == 143
-			verdict := map[bool]bpf.Verdict{true: bpf.Pass, false: bpf.Drop}[passes]
-			want(t, fmt.Sprintf("type %d of %s", kind, pod), sends(t, plane, message(t, pod, f.peer, byte(kind), make([]byte, 20))), verdict)
-			want(t, fmt.Sprintf("type %d to %s", kind, pod), gets(t, plane, message(t, f.peer, pod, byte(kind), make([]byte, 20))), verdict)
+		for kind := 127; kind < 145; kind++ {
+			for _, limit := range []int{1, 64, 254, 255} {
+				passes := limit == 255 && kind >= 133 && kind <= 137 || limit == 1 && (kind >= 130 && kind <= 132 || kind == 143)
+				for peer, near := range map[string]bool{f.peer: true, "[fe80::1]": true, "[ff02::16]": true, f.stranger: false} {
+					frame := message(t, pod, peer, byte(kind), make([]byte, 20))
+					want(t, fmt.Sprintf("type %d, %d hops, of %s to %s", kind, limit, pod, peer), sends(t, plane, hop(frame, limit)), verdicts[passes && near])
+				}
+				frame := message(t, f.peer, pod, byte(kind), make([]byte, 20))
+				want(t, fmt.Sprintf("type %d, %d hops, to %s", kind, limit, pod), gets(t, plane, hop(frame, limit)), verdicts[passes])
+			}
 		}
 	}
 	if got := tracked(t, plane); len(got) != 0 {
@@ -107,8 +115,10 @@ func TestErrorsAboutKnownConnectionsPass(t *testing.T) {
 			want(t, "about another port", gets(t, plane, about(router, func() []byte { s := s; s.to = f.peer + ":81"; return s.frame(t) }())), bpf.Drop)
 			want(t, "to another than it quotes", gets(t, plane, icmpError(t, router, pod, kind, back.frame(t)[14:])), bpf.Drop)
 			allow(t, plane, model.Egress, model.ActionIsolate)
-			want(t, "of the pod about an answer", sends(t, plane, icmpError(t, pod, peer, kind, back.frame(t)[14:])), bpf.Pass)
+			want(t, "of the pod about an answer, denied by now", sends(t, plane, icmpError(t, pod, peer, kind, back.frame(t)[14:])), bpf.Drop)
 			want(t, "of the pod about another's answer", sends(t, plane, icmpError(t, pod, router, kind, back.frame(t)[14:])), bpf.Drop)
+			allow(t, plane, model.Egress, model.ActionAllow)
+			want(t, "of the pod about an answer", sends(t, plane, icmpError(t, pod, peer, kind, back.frame(t)[14:])), bpf.Pass)
 			testkit.PutPolicy(t, plane, testkit.Pod{Addr: bare(f.pod), Ingress: ingressSet, Egress: egressSet, Incarnation: 2})
 			check(t, plane.Judge(true))
 			want(t, "about another pod's", gets(t, plane, about(peer, sent)), bpf.Drop)
@@ -146,7 +156,7 @@ func TestErrorsAboutServicesConnectionsPass(t *testing.T) {
 		verdict, seen, err := plane.RunToPod(answer, 0)
 		check(t, err)
 		want(t, "the answer", verdict, bpf.Pass)
-		allow(t, plane, model.Egress, model.ActionIsolate)
+		allow(t, plane, model.Egress, model.ActionAllow)
 		verdict, out, err = plane.RunFromPod(icmpError(t, pod, service, kind, seen[14:]), 0)
 		check(t, err)
 		if got := decode(t, out); verdict != bpf.Pass || got.to != peer || !cmp.Equal(out[len(out)-len(answer)+14:], answer[14:]) {
