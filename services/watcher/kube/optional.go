@@ -5,6 +5,8 @@ package kube
 import (
 	"cmp"
 	"context"
+	"errors"
+	"fmt"
 	"slices"
 	"time"
 
@@ -73,9 +75,31 @@ func (s *Source) serves(ctx context.Context, r schema.GroupVersionResource) (boo
 	list := &metav1.APIResourceList{}
 	err := s.Client.Discovery().RESTClient().Get().AbsPath("/apis", r.Group, r.Version).Do(ctx).Into(list)
 	if apierrors.IsNotFound(err) {
-		return false, nil
+		return false, s.servesOtherwise(ctx, r)
 	}
 	return slices.ContainsFunc(list.APIResources, func(a metav1.APIResource) bool { return a.Name == r.Resource }), err
+}
+
+// servesOtherwise is an error if the API server serves a resource in other versions alone: its objects are there, and can't
+// be read, which is not to be told as if there were none.
+func (s *Source) servesOtherwise(ctx context.Context, r schema.GroupVersionResource) error {
+	rest := s.Client.Discovery().RESTClient()
+	group := &metav1.APIGroup{}
+	err := rest.Get().AbsPath("/apis", r.Group).Do(ctx).Into(group)
+	if apierrors.IsNotFound(err) {
+		return nil
+	}
+	for _, v := range group.Versions {
+		list := &metav1.APIResourceList{}
+		if e := rest.Get().AbsPath("/apis", r.Group, v.Version).Do(ctx).Into(list); e != nil && !apierrors.IsNotFound(e) {
+			err = errors.Join(err, e)
+		}
+		if slices.ContainsFunc(list.APIResources, func(a metav1.APIResource) bool { return a.Name == r.Resource }) {
+			return fmt.Errorf("%s is served in version %s and not in %s, which is what this watcher reads: what was known of it stays, and a new watcher "+
+				"tells nothing; serve %s again", r.GroupResource(), v.Version, r.Version, r.Version)
+		}
+	}
+	return err
 }
 
 // until returns the kind with gone called as soon as a list or watch finds that there is no such resource.

@@ -21,6 +21,7 @@ type crd struct {
 	mu       sync.Mutex
 	served   bool
 	starting bool          // it doesn't know yet what it serves
+	other    chan struct{} // not nil: it serves another version alone; gets one for each question about that
 	gone     chan struct{} // closed with the CustomResourceDefinition
 }
 
@@ -38,13 +39,21 @@ func (c *crd) set(served, starting bool) {
 
 func (c *crd) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	c.mu.Lock()
-	served, starting, gone := c.served, c.starting, c.gone
+	served, starting, other, gone := c.served, c.starting, c.other, c.gone
 	c.mu.Unlock()
 	w.Header().Set("Content-Type", "application/json")
 	query := r.URL.Query()
 	switch {
 	case starting:
 		w.WriteHeader(http.StatusServiceUnavailable)
+	case other != nil && r.URL.Path == "/apis/policy.networking.k8s.io":
+		fmt.Fprint(w, `{"kind":"APIGroup","apiVersion":"v1","name":"policy.networking.k8s.io","versions":[{"groupVersion":"policy.networking.k8s.io/v1","version":"v1"}]}`)
+	case other != nil && r.URL.Path == "/apis/policy.networking.k8s.io/v1":
+		fmt.Fprint(w, `{"kind":"APIResourceList","apiVersion":"v1","groupVersion":"policy.networking.k8s.io/v1","resources":[{"name":"clusternetworkpolicies","kind":"ClusterNetworkPolicy"}]}`)
+		select {
+		case other <- struct{}{}:
+		default:
+		}
 	case !served:
 		w.WriteHeader(http.StatusNotFound)
 		fmt.Fprint(w, `{"kind":"Status","apiVersion":"v1","status":"Failure","reason":"NotFound","code":404}`)
@@ -114,6 +123,19 @@ func TestAKindThatComesAndGoes(t *testing.T) {
 	server.set(true, false)
 	until("list: a")
 	until("put b")
+	// Objects that are there in another version alone are not gone.
+	asked := make(chan struct{})
+	server.mu.Lock()
+	server.other = asked
+	server.mu.Unlock()
+	server.set(false, false)
+	<-asked
+	<-asked
+	server.mu.Lock()
+	server.other = nil
+	server.mu.Unlock()
+	server.set(true, false)
+	until("list: a", "put b")
 	server.set(false, false)
 	until("list:", "list: a", "put b")
 	server.set(true, false)
