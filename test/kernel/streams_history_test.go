@@ -207,7 +207,7 @@ func (r *streams) settled(h *history) *count {
 	r.t.Helper()
 	r.stop()
 	var n *count
-	soon, cancel := context.WithTimeout(r.t.Context(), 20*underway)
+	soon, cancel := context.WithTimeout(r.t.Context(), 400*underway)
 	defer cancel()
 	_ = space.Poll(soon, underway, func() (bool, error) { // what is lost by then is told below
 		n = h.judge(r.t, r.all())
