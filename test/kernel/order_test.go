@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"os/exec"
+	"strings"
 	"testing"
 	"time"
 
@@ -190,12 +191,12 @@ func (w *walk) step(during func()) {
 // put applies objects at the same time: each is there or not while that is under way.
 func (w *walk) put(during func(), texts ...string) {
 	w.t.Helper()
-	var objects string
+	var objects strings.Builder
 	for _, text := range texts {
-		objects += w.scene.addressed(text)
+		objects.WriteString(w.scene.addressed(text))
 	}
 	w.changing(w.mixed(texts), during)
-	check(w.t, w.scene.Apply(w.t.Context(), decoded(w.t, objects)))
+	check(w.t, w.scene.Apply(w.t.Context(), decoded(w.t, objects.String())))
 	w.live()
 }
 

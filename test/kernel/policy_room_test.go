@@ -62,6 +62,7 @@ func (c *crowded) hold(rows *model.Tables) {
 // pods of the others get nothing, whatever their policy allows, until there is room.
 func TestPodsOfAPolicyThatDoesntFitAreClosed(t *testing.T) {
 	eachFamily(t, func(t *testing.T, f family) {
+		t.Helper()
 		const larger model.RuleSetID = 0x9999aaaabbbbcccc
 		c := newCrowded(t, 4)
 		both := policed()
