@@ -28,13 +28,17 @@ static __always_inline void note_arrival(struct __sk_buff *skb)
 	skb->tc_index = ARRIVED;
 }
 
-/* __noinline: rare. Up to 3 lookups. */
+/*
+ * A pod that has a row is not new, though its packets may have lost the mark: the kernel sets
+ * tc_index anew behind any other classifier that lets a packet pass. __noinline: rare. Up to 4
+ * lookups.
+ */
 static __noinline bool came_by_new_pod(const struct __sk_buff *skb, const struct packet *p)
 {
 	__u32 ifindex = skb->ingress_ifindex;
 
-	return policy_epoch() && !look_up(&uplinks_v1, &ifindex) &&
-	       network_kind(&p->tuple.source) == NETWORK_PODS;
+	return policy_epoch() && !look_up(&endpoints_v2, &p->tuple.source) &&
+	       !look_up(&uplinks_v1, &ifindex) && network_kind(&p->tuple.source) == NETWORK_PODS;
 }
 
 /* Says if a packet that leaves has come by an interface of a pod that has no programs yet. None

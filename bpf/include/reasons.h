@@ -40,6 +40,6 @@ enum reason {
 	REASON_POLICY_CLOSED = 17,
 	/* the pod is not known yet and there are policies; it passes nothing until it is */
 	REASON_UNKNOWN_POD = 18,
-	/* a pod sent it from an address that is not its own, while there are policies; for routers and virtual machines in pods, see --policy-check-sources */
+	/* its source is not the sending pod's own; see --policy-check-sources */
 	REASON_SPOOFED = 19,
 };

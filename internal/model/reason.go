@@ -76,7 +76,7 @@ var DropReasons = []struct {
 	{ReasonIsolated, "policy_isolated", "NetworkPolicies select the pod and none of their rules allows it"},
 	{ReasonPolicyClosed, "policy_closed", "a policy that selects the pod is not in force, so nothing passes; status names it"},
 	{ReasonUnknownPod, "unknown_pod", "the pod is not known yet and there are policies; it passes nothing until it is"},
-	{ReasonSpoofed, "spoofed", "a pod sent it from an address that is not its own, while there are policies; for routers and virtual machines in pods, see --policy-check-sources"},
+	{ReasonSpoofed, "spoofed", "its source is not the sending pod's own; see --policy-check-sources"},
 }
 
 // String returns the reason's word.
