@@ -128,7 +128,9 @@ func TestConnections(t *testing.T) {
 			{0, true, "S", none, out}, {0, false, "SA", none, nil}, {1, true, "A", isolated, nothing}, {1, false, "A", isolated, nil}, {1, true, "A", none, out},
 		},
 		"a datagram's, too":         {{0, true, "", none, out}, {1, false, "", none, nil}, {1, false, "", isolated, nothing}},
-		"and may begin anew":        {{0, true, "", none, out}, {1, false, "", none, in}, {1, true, "", none, nil}},
+		"and may begin anew, once it was silent": {
+			{0, true, "", none, out}, {1, false, "", model.ReasonPolicyClosed, in}, {1, true, "", model.ReasonPolicyClosed, nil}, {31, false, "", none, nil}, {1, true, "", none, nil},
+		},
 		"silent for too long":       {{0, true, "", none, out}, {31, false, "", model.ReasonPolicyClosed, nil}},
 		"answered it lasts":         {{0, true, "", none, out}, {1, false, "", none, nil}, {120, false, "", none, nil}},
 		"amid a connection":         {{0, false, "A", none, out}, {1, true, "A", none, nil}},
