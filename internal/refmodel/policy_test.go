@@ -127,7 +127,7 @@ func TestConnections(t *testing.T) {
 		"policies change": {
 			{0, true, "S", none, out}, {0, false, "SA", none, nil}, {1, true, "A", isolated, nothing}, {1, false, "A", isolated, nil}, {1, true, "A", none, out},
 		},
-		"a datagram's, too":         {{0, true, "", none, out}, {1, false, "", none, nil}, {1, false, "", isolated, nothing}},
+		"a datagram's, too": {{0, true, "", none, out}, {1, false, "", none, nil}, {1, false, "", isolated, nothing}},
 		"and may begin anew, once it was silent": {
 			{0, true, "", none, out}, {1, false, "", model.ReasonPolicyClosed, in}, {1, true, "", model.ReasonPolicyClosed, nil}, {31, false, "", none, nil}, {1, true, "", none, nil},
 		},
