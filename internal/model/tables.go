@@ -25,7 +25,7 @@ type Tables struct {
 	PortVerdicts map[PortKey]PortVerdict
 	Verdicts     map[VerdictKey]Verdict
 	Blocks       map[netip.Prefix]Block
-	Peers        map[netip.Addr]Peer
+	Peers        Peers
 }
 
 // Change is what turns one Tables into another. A row to put replaces the row of the same key. No key is both
@@ -150,7 +150,7 @@ func NewTables() *Tables {
 		PortVerdicts: map[PortKey]PortVerdict{},
 		Verdicts:     map[VerdictKey]Verdict{},
 		Blocks:       map[netip.Prefix]Block{},
-		Peers:        map[netip.Addr]Peer{},
+		Peers:        Peers{},
 	}
 }
 
@@ -202,7 +202,7 @@ func (t *Tables) Apply(c *Change, digest Digest) Digest {
 	removeAll(t.PortVerdicts, c.Remove.PortVerdicts, sum)
 	removeAll(t.Verdicts, c.Remove.Verdicts, sum)
 	removeAll(t.Blocks, c.Remove.Blocks, sum)
-	removeAll(t.Peers, c.Remove.Peers, sum)
+	t.Peers.removeAll(c.Remove.Peers, sum)
 	putAll(t.Backends, c.Put.Backends, sum)
 	putAll(t.Sets, c.Put.Sets, sum)
 	putAll(t.Members, c.Put.Members, sum)
@@ -218,7 +218,7 @@ func (t *Tables) Apply(c *Change, digest Digest) Digest {
 	putAll(t.PortVerdicts, c.Put.PortVerdicts, sum)
 	putAll(t.Verdicts, c.Put.Verdicts, sum)
 	putAll(t.Blocks, c.Put.Blocks, sum)
-	putAll(t.Peers, c.Put.Peers, sum)
+	t.Peers.putAll(c.Put.Peers, sum)
 	return sum.Digest
 }
 
@@ -240,7 +240,7 @@ func Diff(from, to *Tables) *Change {
 	c.Put.PortVerdicts, c.Remove.PortVerdicts = diff(from.PortVerdicts, to.PortVerdicts)
 	c.Put.Verdicts, c.Remove.Verdicts = diff(from.Verdicts, to.Verdicts)
 	c.Put.Blocks, c.Remove.Blocks = diff(from.Blocks, to.Blocks)
-	c.Put.Peers, c.Remove.Peers = diff(from.Peers, to.Peers)
+	c.Put.Peers, c.Remove.Peers = diffPeers(from.Peers, to.Peers)
 	return &c
 }
 
@@ -295,7 +295,7 @@ func (t *Tables) Digest() Digest {
 	for _, row := range t.Blocks {
 		sum.add(row)
 	}
-	for _, row := range t.Peers {
+	for _, row := range t.Peers.All() {
 		sum.add(row)
 	}
 	return sum.Digest

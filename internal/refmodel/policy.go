@@ -78,7 +78,7 @@ var reasons = map[model.Action]model.DropReason{
 // Identity is what the node's rule sets know an address by: its own row's, else that of the longest block that has it,
 // else 0. Blocks of one family have no address of the other.
 func (n *Node) Identity(peer netip.Addr) model.IdentityID {
-	own, has := first(n, func(l *Layer) (model.Peer, bool) { p, has := l.tables.Peers[peer]; return p, has })
+	own, has := first(n, func(l *Layer) (model.Peer, bool) { p, has := l.tables.Peers.Get(peer); return p, has })
 	if has {
 		return own.Identity
 	}

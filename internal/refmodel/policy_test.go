@@ -44,7 +44,7 @@ func judging(ingress, egress model.RuleSetID, edit func(*model.Tables)) *Node {
 }
 
 func peer(t *model.Tables, addr netip.Addr, id model.IdentityID) {
-	t.Peers[addr] = model.Peer{Addr: addr, Identity: id}
+	t.Peers.Put(model.Peer{Addr: addr, Identity: id})
 }
 
 func block(t *model.Tables, prefix string, id model.IdentityID) {

@@ -68,8 +68,8 @@ func judgesOtherwise(held, wanted *model.Tables, c *model.Change) bool {
 // namedBy returns the identities that addresses have.
 func namedBy(t *model.Tables) map[model.IdentityID]bool {
 	ids := map[model.IdentityID]bool{0: true}
-	for _, row := range t.Peers {
-		ids[row.Identity] = true
+	for _, id := range t.Peers {
+		ids[id] = true
 	}
 	for _, row := range t.Blocks {
 		ids[row.Identity] = true
@@ -91,7 +91,7 @@ type renamings struct {
 func (p *renamings) collect(held, wanted *model.Tables) {
 	p.peers, p.blocks = map[netip.Addr]renaming{}, map[netip.Prefix]renaming{}
 	for _, t := range []*model.Tables{held, wanted} {
-		for addr := range t.Peers {
+		for addr := range t.Peers.All() {
 			p.peers[addr] = renaming{p.before.of(addr), p.after.of(addr)}
 		}
 		for prefix := range t.Blocks {
@@ -133,10 +133,10 @@ func (p *renamings) assign() {
 	}
 }
 
-func (p *renamings) rows() (map[netip.Addr]model.Peer, map[netip.Prefix]model.Block) {
-	peers, blocks := make(map[netip.Addr]model.Peer, len(p.peers)), make(map[netip.Prefix]model.Block, len(p.blocks))
+func (p *renamings) rows() (model.Peers, map[netip.Prefix]model.Block) {
+	peers, blocks := make(model.Peers, len(p.peers)), make(map[netip.Prefix]model.Block, len(p.blocks))
 	for addr, k := range p.peers {
-		peers[addr] = model.Peer{Addr: addr, Identity: p.numbers[k]}
+		peers.Put(model.Peer{Addr: addr, Identity: p.numbers[k]})
 	}
 	for prefix, k := range p.blocks {
 		blocks[prefix] = model.Block{Prefix: prefix, Identity: p.numbers[k]}
@@ -165,7 +165,7 @@ func (p *renamings) verdicts(rows map[model.VerdictKey]model.Verdict, side func(
 
 // identities are what leads from addresses to identities.
 type identities struct {
-	peers   map[netip.Addr]model.Peer
+	peers   model.Peers
 	blocks  map[netip.Prefix]model.Block
 	lengths []int // of blocks, longest first
 	used    map[model.IdentityID]bool
@@ -178,8 +178,8 @@ func identitiesOf(t *model.Tables) identities {
 		ids.used[id] = true
 		ids.highest = max(ids.highest, id)
 	}
-	for _, row := range t.Peers {
-		use(row.Identity)
+	for _, id := range t.Peers {
+		use(id)
 	}
 	for key := range t.Verdicts {
 		use(key.Identity)
@@ -194,7 +194,7 @@ func identitiesOf(t *model.Tables) identities {
 }
 
 func (ids *identities) of(addr netip.Addr) model.IdentityID {
-	if row, held := ids.peers[addr]; held {
+	if row, held := ids.peers.Get(addr); held {
 		return row.Identity
 	}
 	return ids.block(netip.PrefixFrom(addr, addr.BitLen()))

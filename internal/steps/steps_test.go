@@ -75,7 +75,7 @@ func randomTables(t *rapid.T) *model.Tables {
 	for i := range 6 {
 		if id := number(4); id > 0 {
 			addr := judged(i)
-			tables.Peers[addr] = model.Peer{Addr: addr, Identity: model.IdentityID(id)}
+			tables.Peers.Put(model.Peer{Addr: addr, Identity: model.IdentityID(id)})
 		}
 	}
 	for _, text := range []string{"0.0.0.0/0", "10.0.0.0/29", "10.0.0.2/31", "10.0.0.3/32"} {

@@ -86,7 +86,7 @@ func drawPolicy(t *rapid.T, tables *model.Tables) {
 		tables.PortVerdicts[v.PortKey] = v
 	}
 	for _, a := range rapid.SliceOfN(genAddr(), 0, 40).Draw(t, "peers") {
-		tables.Peers[a] = model.Peer{Addr: a, Identity: genIdentity().Draw(t, "identity")}
+		tables.Peers.Put(model.Peer{Addr: a, Identity: genIdentity().Draw(t, "identity")})
 	}
 	for _, p := range rapid.SliceOfN(genPrefix(), 0, 20).Draw(t, "blocks") {
 		tables.Blocks[p] = model.Block{Prefix: p, Identity: model.IdentityID(rapid.Uint32().Draw(t, "identity"))}

@@ -67,14 +67,14 @@ func TestPodsOfAPolicyThatDoesntFitAreClosed(t *testing.T) {
 		c := newCrowded(t, 4)
 		both := policed()
 		court(both, f.pod, ingressSet, map[model.IdentityID]model.Action{0: model.ActionIsolate, 1: model.ActionAllow})
-		both.Peers[bare(f.peer)] = model.Peer{Addr: bare(f.peer), Identity: 1}
+		both.Peers.Put(model.Peer{Addr: bare(f.peer), Identity: 1})
 		alone := policed()
 		for _, rows := range []*model.Tables{both, alone} {
 			court(rows, f.stranger, larger, map[model.IdentityID]model.Action{
 				0: model.ActionAllow, 1: model.ActionAllow, 2: model.ActionIsolate, 3: model.ActionAllow,
 			})
 		}
-		alone.Peers[bare(f.peer)] = model.Peer{Addr: bare(f.peer), Identity: 1}
+		alone.Peers.Put(model.Peer{Addr: bare(f.peer), Identity: 1})
 		c.hold(both)
 		out, _ := c.state.LeftOut()
 		if len(out) != 1 || out[0].RuleSet.ID != larger {

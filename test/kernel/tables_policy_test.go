@@ -180,7 +180,7 @@ func (r *rules) compile(t *model.Tables) {
 		t.PortVerdicts[key] = model.PortVerdict{PortKey: key, Action: model.ActionDeny}
 	}
 	for addr, id := range r.peers {
-		t.Peers[addr] = model.Peer{Addr: addr, Identity: id}
+		t.Peers.Put(model.Peer{Addr: addr, Identity: id})
 	}
 	for prefix, id := range r.blocks {
 		t.Blocks[prefix] = model.Block{Prefix: prefix, Identity: id}
@@ -203,7 +203,7 @@ func policyLines(t *model.Tables) (lines []string) {
 	for _, v := range t.PortVerdicts {
 		lines = append(lines, fmt.Sprintf("  exceptions %d: %s %d, %d bits: %s by rule %d", v.Ports, v.Protocol, v.Port, v.Bits, v.Action, v.Rule))
 	}
-	for _, p := range t.Peers {
+	for _, p := range t.Peers.All() {
 		lines = append(lines, fmt.Sprintf("  peer %s: %d", p.Addr, p.Identity))
 	}
 	for _, b := range t.Blocks {

@@ -75,7 +75,7 @@ func randomRuleSet(t *rapid.T, tables *model.Tables, id model.RuleSetID) {
 		tables.Verdicts[v.VerdictKey] = v
 		if identity > 0 {
 			peer := model.Peer{Addr: ip(10, 2, byte(id), byte(identity)), Identity: identity}
-			tables.Peers[peer.Addr] = peer
+			tables.Peers.Put(peer)
 			block := model.Block{Prefix: netip.PrefixFrom(ip(10, byte(id), byte(identity), 0), 24), Identity: identity}
 			tables.Blocks[block.Prefix] = block
 		}
@@ -158,7 +158,8 @@ func TestACutChangeOfIdentitiesOpensNothing(t *testing.T) {
 		return tables
 	}
 	says := func(t *model.Tables, peer netip.Addr) model.Action {
-		for _, id := range []model.IdentityID{t.Peers[peer].Identity, 0} {
+		own, _ := t.Peers.Get(peer)
+		for _, id := range []model.IdentityID{own.Identity, 0} {
 			if v, held := t.Verdicts[model.VerdictKey{RuleSet: t.Endpoints[ip(10, 0, 0, 1)].Ingress, Identity: id}]; held {
 				return v.Action
 			}
@@ -169,7 +170,7 @@ func TestACutChangeOfIdentitiesOpensNothing(t *testing.T) {
 	now := before.Clone()
 	for _, piece := range pieces(before, model.Diff(before, after), 1) {
 		now.Apply(piece, model.Digest{})
-		for peer := range before.Peers {
+		for peer := range before.Peers.All() {
 			if got := says(now, peer); got != says(before, peer) && got != says(after, peer) {
 				t.Errorf("%s is judged %s, which is neither %s nor %s", peer, got, says(before, peer), says(after, peer))
 			}

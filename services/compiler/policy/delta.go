@@ -59,7 +59,7 @@ func (d *delta) endpoint(addr netip.Addr, old, now model.Endpoint) {
 
 func (d *delta) peer(addr netip.Addr, old, now model.IdentityID) {
 	if d.fresh != nil {
-		d.fresh.Peers[addr] = model.Peer{Addr: addr, Identity: now}
+		d.fresh.Peers.Put(model.Peer{Addr: addr, Identity: now})
 		return
 	}
 	note(&d.peers, addr, old, now)

@@ -54,7 +54,7 @@ func allowing(name string, port uint32, peers *schemas.Selector) *schemas.Fact {
 // identities counts how many addresses each identity has on n1.
 func (w *world) identities() map[model.IdentityID]int {
 	n := map[model.IdentityID]int{}
-	for _, row := range w.tables["n1"].Peers {
+	for _, row := range w.tables["n1"].Peers.All() {
 		n[row.Identity]++
 	}
 	return n
@@ -206,12 +206,11 @@ func TestNumbersCountOnAfterTheLast(t *testing.T) {
 func TestTheLastNumberIsNotTakenOver(t *testing.T) {
 	w := village(t, 2)
 	held := w.tables["n1"].Clone()
-	for addr, row := range held.Peers {
-		row.Identity = absent
-		held.Peers[addr] = row
+	for key := range held.Peers {
+		held.Peers[key] = absent
 	}
 	rows := New(Limits{}).Load(w.db.Snapshot(), map[string]*model.Tables{"n1": held})["n1"]
-	for _, row := range rows.Peers {
+	for _, row := range rows.Peers.All() {
 		if row.Identity == absent || row.Identity == 0 {
 			t.Errorf("%s has identity %d", row.Addr, row.Identity)
 		}

@@ -131,7 +131,7 @@ func read(t *model.Tables, set model.RuleSetID, addr netip.Addr, protocol model.
 		return 0
 	}
 	var id model.IdentityID
-	if peer, found := t.Peers[addr]; found {
+	if peer, found := t.Peers.Get(addr); found {
 		id = peer.Identity
 	} else {
 		id = blockOf(t, addr)

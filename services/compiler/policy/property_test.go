@@ -340,7 +340,7 @@ func renamed(all map[string]*model.Tables) map[string]bool {
 		}
 	}
 	for _, t := range all {
-		for _, row := range t.Peers {
+		for _, row := range t.Peers.All() {
 			call(row.Identity, row.Addr.String())
 		}
 		for _, row := range t.Blocks {
@@ -350,7 +350,7 @@ func renamed(all map[string]*model.Tables) map[string]bool {
 	texts := map[string]bool{}
 	for node, t := range all {
 		add := func(format string, args ...any) { texts[node+" "+fmt.Sprintf(format, args...)] = true }
-		for _, row := range t.Peers {
+		for _, row := range t.Peers.All() {
 			add("peer %s %s", row.Addr, name[row.Identity])
 		}
 		for _, row := range t.Blocks {

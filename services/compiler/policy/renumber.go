@@ -50,7 +50,7 @@ func (e *Engine) votes(known map[string]*model.Tables) (flows []flow, highest mo
 		}
 	}
 	for _, t := range known {
-		for addr, row := range t.Peers {
+		for addr, row := range t.Peers.All() {
 			var k *class
 			if a := e.addresses[addr]; a != nil && a.cell != nil {
 				k = a.cell.class

@@ -5,7 +5,6 @@ package policy
 import (
 	"iter"
 	"maps"
-	"net/netip"
 	"slices"
 
 	"github.com/deltaplane/deltaplane/internal/model"
@@ -134,7 +133,7 @@ func (s *shift) addresses(d *delta, came, went []*class) {
 		for _, k := range came {
 			n += k.size()
 		}
-		d.fresh.Peers = make(map[netip.Addr]model.Peer, n)
+		d.fresh.Peers = make(model.Peers, n)
 	}
 	for _, k := range went {
 		k.each(func(a *address) { d.peer(a.addr, k.number, 0) })

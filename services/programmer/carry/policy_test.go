@@ -32,7 +32,7 @@ func judged(allowed ...int) *model.Tables {
 				v.Action = model.ActionIsolate
 			} else {
 				peer := netip.AddrFrom4([4]byte{10, 2, 0, byte(identity)})
-				t.Peers[peer] = model.Peer{Addr: peer, Identity: key.Identity}
+				t.Peers.Put(model.Peer{Addr: peer, Identity: key.Identity})
 			}
 			t.Verdicts[key] = v
 		}

@@ -4,6 +4,7 @@ package core
 
 import (
 	"fmt"
+	"net/netip"
 	"time"
 
 	"github.com/deltaplane/deltaplane/internal/model"
@@ -107,7 +108,7 @@ func lacking(held *model.Tables, rows *model.Rows) model.Keys {
 		PortVerdicts: without(held.PortVerdicts, rows.PortVerdicts),
 		Verdicts:     without(held.Verdicts, rows.Verdicts),
 		Blocks:       without(held.Blocks, rows.Blocks),
-		Peers:        without(held.Peers, rows.Peers),
+		Peers:        peersWithout(held.Peers, rows.Peers),
 	}
 }
 
@@ -125,6 +126,19 @@ func without[K comparable, R interface{ Key() K }](held map[K]R, rows []R) (keys
 		}
 	}
 	return keys
+}
+
+func peersWithout(held model.Peers, rows []model.Peer) (addrs []netip.Addr) {
+	kept := make(model.Peers, len(rows))
+	for _, row := range rows {
+		kept.Put(row)
+	}
+	for addr := range held.All() {
+		if _, ok := kept.Get(addr); !ok {
+			addrs = append(addrs, addr)
+		}
+	}
+	return addrs
 }
 
 // overtake is how long a delta may take longer than the heartbeat that speaks of it.

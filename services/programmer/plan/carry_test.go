@@ -208,7 +208,7 @@ func rows(all ...any) *model.Tables {
 		case model.Block:
 			t.Blocks[r.Prefix] = r
 		case model.Peer:
-			t.Peers[r.Addr] = r
+			t.Peers.Put(r)
 		case [2]uint32:
 			m := model.Member{Set: model.SetID(r[0]), Backend: model.BackendID(r[1])}
 			t.Members[m] = m

@@ -35,7 +35,9 @@ type codec[K comparable, R row[K]] struct {
 var frontends = &codec[model.FrontendKey, model.Frontend]{
 	in: abi.Frontends,
 	table: &table[model.FrontendKey, model.Frontend]{
-		of:      func(t *model.Tables) map[model.FrontendKey]model.Frontend { return t.Frontends },
+		of: func(t *model.Tables) store[model.FrontendKey, model.Frontend] {
+			return plain[model.FrontendKey, model.Frontend](t.Frontends)
+		},
 		puts:    func(r *model.Rows) *[]model.Frontend { return &r.Frontends },
 		removes: func(k *model.Keys) *[]model.FrontendKey { return &k.Frontends },
 	},
@@ -60,7 +62,9 @@ var frontends = &codec[model.FrontendKey, model.Frontend]{
 var views = &codec[model.ViewKey, model.View]{
 	in: abi.Views,
 	table: &table[model.ViewKey, model.View]{
-		of:      func(t *model.Tables) map[model.ViewKey]model.View { return t.Views },
+		of: func(t *model.Tables) store[model.ViewKey, model.View] {
+			return plain[model.ViewKey, model.View](t.Views)
+		},
 		puts:    func(r *model.Rows) *[]model.View { return &r.Views },
 		removes: func(k *model.Keys) *[]model.ViewKey { return &k.Views },
 	},
@@ -82,7 +86,9 @@ var views = &codec[model.ViewKey, model.View]{
 var backends = &codec[model.BackendID, model.Backend]{
 	in: abi.Backends,
 	table: &table[model.BackendID, model.Backend]{
-		of:      func(t *model.Tables) map[model.BackendID]model.Backend { return t.Backends },
+		of: func(t *model.Tables) store[model.BackendID, model.Backend] {
+			return plain[model.BackendID, model.Backend](t.Backends)
+		},
 		puts:    func(r *model.Rows) *[]model.Backend { return &r.Backends },
 		removes: func(k *model.Keys) *[]model.BackendID { return &k.Backends },
 	},
@@ -106,7 +112,9 @@ var backends = &codec[model.BackendID, model.Backend]{
 var endpoints = &codec[netip.Addr, model.Endpoint]{
 	in: abi.Endpoints,
 	table: &table[netip.Addr, model.Endpoint]{
-		of:      func(t *model.Tables) map[netip.Addr]model.Endpoint { return t.Endpoints },
+		of: func(t *model.Tables) store[netip.Addr, model.Endpoint] {
+			return plain[netip.Addr, model.Endpoint](t.Endpoints)
+		},
 		puts:    func(r *model.Rows) *[]model.Endpoint { return &r.Endpoints },
 		removes: func(k *model.Keys) *[]netip.Addr { return &k.Endpoints },
 	},
@@ -124,7 +132,9 @@ var endpoints = &codec[netip.Addr, model.Endpoint]{
 var sourceRanges = &codec[model.SourceRange, model.SourceRange]{
 	in: abi.SourceRanges,
 	table: &table[model.SourceRange, model.SourceRange]{
-		of:      func(t *model.Tables) map[model.SourceRange]model.SourceRange { return t.SourceRanges },
+		of: func(t *model.Tables) store[model.SourceRange, model.SourceRange] {
+			return plain[model.SourceRange, model.SourceRange](t.SourceRanges)
+		},
 		puts:    func(r *model.Rows) *[]model.SourceRange { return &r.SourceRanges },
 		removes: func(k *model.Keys) *[]model.SourceRange { return &k.SourceRanges },
 	},
@@ -151,7 +161,9 @@ var sourceRanges = &codec[model.SourceRange, model.SourceRange]{
 var networks = &codec[netip.Prefix, model.Network]{
 	in: abi.Networks,
 	table: &table[netip.Prefix, model.Network]{
-		of:      func(t *model.Tables) map[netip.Prefix]model.Network { return t.Networks },
+		of: func(t *model.Tables) store[netip.Prefix, model.Network] {
+			return plain[netip.Prefix, model.Network](t.Networks)
+		},
 		puts:    func(r *model.Rows) *[]model.Network { return &r.Networks },
 		removes: func(k *model.Keys) *[]netip.Prefix { return &k.Networks },
 	},
@@ -171,7 +183,9 @@ var networks = &codec[netip.Prefix, model.Network]{
 var healthChecks = &codec[uint16, model.HealthCheck]{
 	in: abi.HealthChecks,
 	table: &table[uint16, model.HealthCheck]{
-		of:      func(t *model.Tables) map[uint16]model.HealthCheck { return t.HealthChecks },
+		of: func(t *model.Tables) store[uint16, model.HealthCheck] {
+			return plain[uint16, model.HealthCheck](t.HealthChecks)
+		},
 		puts:    func(r *model.Rows) *[]model.HealthCheck { return &r.HealthChecks },
 		removes: func(k *model.Keys) *[]uint16 { return &k.HealthChecks },
 	},
@@ -196,7 +210,9 @@ var healthChecks = &codec[uint16, model.HealthCheck]{
 var selves = &codec[model.SelfKey, model.Self]{
 	in: abi.Selves,
 	table: &table[model.SelfKey, model.Self]{
-		of:      func(t *model.Tables) map[model.SelfKey]model.Self { return t.Selves },
+		of: func(t *model.Tables) store[model.SelfKey, model.Self] {
+			return plain[model.SelfKey, model.Self](t.Selves)
+		},
 		puts:    func(r *model.Rows) *[]model.Self { return &r.Selves },
 		removes: func(k *model.Keys) *[]model.SelfKey { return &k.Selves },
 	},
@@ -243,7 +259,7 @@ func (c *codec[K, R]) decode(sc *scratch, key, value []byte) (R, model.LayerKind
 func (c *codec[K, R]) load(l *loader, key, value []byte) error {
 	r, kind, err := c.decode(&l.scratch, key, value)
 	if err == nil {
-		c.of(l.tables[kind])[r.Key()] = r
+		c.of(l.tables[kind]).Put(r)
 	}
 	return err
 }
@@ -263,7 +279,7 @@ func (c *codec[K, R]) expected(s *State, key []byte) []byte {
 // held returns the row of a key and its layer; layer 0 if there is none.
 func (c *codec[K, R]) held(s *State, key K) (R, model.LayerKind) {
 	for _, kind := range kinds {
-		if r, held := c.of(s.tables[kind])[key]; held {
+		if r, held := c.of(s.tables[kind]).Get(key); held {
 			return r, kind
 		}
 	}

@@ -14,7 +14,7 @@ import (
 var peers = &codec[netip.Addr, model.Peer]{
 	in: abi.Peers,
 	table: &table[netip.Addr, model.Peer]{
-		of:      func(t *model.Tables) map[netip.Addr]model.Peer { return t.Peers },
+		of:      func(t *model.Tables) store[netip.Addr, model.Peer] { return t.Peers },
 		puts:    func(r *model.Rows) *[]model.Peer { return &r.Peers },
 		removes: func(k *model.Keys) *[]netip.Addr { return &k.Peers },
 	},
@@ -30,7 +30,9 @@ var peers = &codec[netip.Addr, model.Peer]{
 var blocks = &codec[netip.Prefix, model.Block]{
 	in: abi.Blocks,
 	table: &table[netip.Prefix, model.Block]{
-		of:      func(t *model.Tables) map[netip.Prefix]model.Block { return t.Blocks },
+		of: func(t *model.Tables) store[netip.Prefix, model.Block] {
+			return plain[netip.Prefix, model.Block](t.Blocks)
+		},
 		puts:    func(r *model.Rows) *[]model.Block { return &r.Blocks },
 		removes: func(k *model.Keys) *[]netip.Prefix { return &k.Blocks },
 	},
@@ -48,7 +50,9 @@ var blocks = &codec[netip.Prefix, model.Block]{
 var verdicts = &codec[model.VerdictKey, model.Verdict]{
 	in: abi.Verdicts,
 	table: &table[model.VerdictKey, model.Verdict]{
-		of:      func(t *model.Tables) map[model.VerdictKey]model.Verdict { return t.Verdicts },
+		of: func(t *model.Tables) store[model.VerdictKey, model.Verdict] {
+			return plain[model.VerdictKey, model.Verdict](t.Verdicts)
+		},
 		puts:    func(r *model.Rows) *[]model.Verdict { return &r.Verdicts },
 		removes: func(k *model.Keys) *[]model.VerdictKey { return &k.Verdicts },
 	},
@@ -78,7 +82,9 @@ var verdicts = &codec[model.VerdictKey, model.Verdict]{
 var portVerdicts = &codec[model.PortKey, model.PortVerdict]{
 	in: abi.PortVerdicts,
 	table: &table[model.PortKey, model.PortVerdict]{
-		of:      func(t *model.Tables) map[model.PortKey]model.PortVerdict { return t.PortVerdicts },
+		of: func(t *model.Tables) store[model.PortKey, model.PortVerdict] {
+			return plain[model.PortKey, model.PortVerdict](t.PortVerdicts)
+		},
 		puts:    func(r *model.Rows) *[]model.PortVerdict { return &r.PortVerdicts },
 		removes: func(k *model.Keys) *[]model.PortKey { return &k.PortVerdicts },
 	},
@@ -103,7 +109,9 @@ var portVerdicts = &codec[model.PortKey, model.PortVerdict]{
 var ruleSets = &codec[model.RuleSetID, model.RuleSet]{
 	in: abi.RuleSets,
 	table: &table[model.RuleSetID, model.RuleSet]{
-		of:      func(t *model.Tables) map[model.RuleSetID]model.RuleSet { return t.RuleSets },
+		of: func(t *model.Tables) store[model.RuleSetID, model.RuleSet] {
+			return plain[model.RuleSetID, model.RuleSet](t.RuleSets)
+		},
 		puts:    func(r *model.Rows) *[]model.RuleSet { return &r.RuleSets },
 		removes: func(k *model.Keys) *[]model.RuleSetID { return &k.RuleSets },
 	},
@@ -121,7 +129,7 @@ var ruleSets = &codec[model.RuleSetID, model.RuleSet]{
 var rules = &codec[model.RuleID, model.Rule]{
 	in: abi.Rules,
 	table: &table[model.RuleID, model.Rule]{
-		of:      func(t *model.Tables) map[model.RuleID]model.Rule { return t.Rules },
+		of:      func(t *model.Tables) store[model.RuleID, model.Rule] { return plain[model.RuleID, model.Rule](t.Rules) },
 		puts:    func(r *model.Rows) *[]model.Rule { return &r.Rules },
 		removes: func(k *model.Keys) *[]model.RuleID { return &k.Rules },
 	},

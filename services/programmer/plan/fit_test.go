@@ -150,7 +150,7 @@ func needed(want *model.Tables, kept map[model.RuleSetID]bool) (n [abi.MapCount]
 			n[abi.PortVerdicts]++
 		}
 	}
-	for addr, p := range want.Peers {
+	for addr, p := range want.Peers.All() {
 		if _, block := around(want, netip.PrefixFrom(addr, addr.BitLen())); known[p.Identity] || known[block.Identity] {
 			n[abi.Peers]++
 		}

@@ -2,24 +2,47 @@
 
 package plan
 
-import "github.com/deltaplane/deltaplane/internal/model"
+import (
+	"iter"
+	"maps"
+
+	"github.com/deltaplane/deltaplane/internal/model"
+)
 
 // table is where the rows of one table are, in tables and in changes of them.
 type table[K comparable, R row[K]] struct {
-	of      func(*model.Tables) map[K]R
+	of      func(*model.Tables) store[K, R]
 	puts    func(*model.Rows) *[]R
 	removes func(*model.Keys) *[]K
 }
 
+// store is the rows of one table of a layer.
+type store[K comparable, R row[K]] interface {
+	Get(key K) (row R, held bool)
+	Put(row R)
+	All() iter.Seq2[K, R]
+}
+
+// plain is a table that is a map of its rows.
+type plain[K comparable, R row[K]] map[K]R
+
+func (p plain[K, R]) Get(key K) (row R, held bool) { row, held = p[key]; return row, held }
+func (p plain[K, R]) Put(row R)                    { p[row.Key()] = row }
+func (p plain[K, R]) All() iter.Seq2[K, R]         { return maps.All(p) }
+
 // The tables that have no codec: what a map holds of a set has the count of its slots too.
 var (
 	sets = &table[model.SetID, model.BackendSet]{
-		of:      func(t *model.Tables) map[model.SetID]model.BackendSet { return t.Sets },
+		of: func(t *model.Tables) store[model.SetID, model.BackendSet] {
+			return plain[model.SetID, model.BackendSet](t.Sets)
+		},
 		puts:    func(r *model.Rows) *[]model.BackendSet { return &r.Sets },
 		removes: func(k *model.Keys) *[]model.SetID { return &k.Sets },
 	}
 	members = &table[model.Member, model.Member]{
-		of:      func(t *model.Tables) map[model.Member]model.Member { return t.Members },
+		of: func(t *model.Tables) store[model.Member, model.Member] {
+			return plain[model.Member, model.Member](t.Members)
+		},
 		puts:    func(r *model.Rows) *[]model.Member { return &r.Members },
 		removes: func(k *model.Keys) *[]model.Member { return &k.Members },
 	}
@@ -44,7 +67,7 @@ func (s *since[K, R]) take(o *overlap, change, diff *model.Change) {
 	own, others := s.of(o.t.tables[o.kind]), s.of(o.t.tables[otherThan(o.kind)])
 	removes := s.removes(&diff.Remove)
 	for _, key := range *s.removes(&change.Remove) {
-		if old, held := own[key]; held {
+		if old, held := own.Get(key); held {
 			s.before[key] = was[R]{old, o.kind}
 			*removes = append(*removes, key)
 		}
@@ -52,7 +75,7 @@ func (s *since[K, R]) take(o *overlap, change, diff *model.Change) {
 	put := *s.puts(&change.Put)
 	puts := make([]R, 0, len(put))
 	for _, r := range put {
-		old, held := own[r.Key()]
+		old, held := own.Get(r.Key())
 		if held && old == r {
 			continue
 		}
@@ -62,7 +85,7 @@ func (s *since[K, R]) take(o *overlap, change, diff *model.Change) {
 			continue
 		}
 		o.added++
-		if old, held := others[r.Key()]; held {
+		if old, held := others.Get(r.Key()); held {
 			s.before[r.Key()] = was[R]{old, otherThan(o.kind)}
 			o.refuse(r.Key())
 			taken := s.removes(&o.taken.Remove)

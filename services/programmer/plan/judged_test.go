@@ -55,7 +55,7 @@ func (w world) rows() *model.Tables {
 	t := rows(model.Self{Policed: w.policed})
 	for addr, c := range w.pods {
 		if id := w.numbers[c]; id != 0 {
-			t.Peers[addr] = model.Peer{Addr: addr, Identity: id}
+			t.Peers.Put(model.Peer{Addr: addr, Identity: id})
 		}
 	}
 	for p, c := range w.blocks {

@@ -42,12 +42,12 @@ func TestWhatAChangeOfPolicyCosts(t *testing.T) {
 		{"nothing", func(*model.Tables) {}, 0},
 		{"a pod joins a known identity", func(t *model.Tables) {
 			p := peer("10.9.9.9", 3)
-			t.Peers[p.Addr] = p
+			t.Peers.Put(p)
 		}, 1},
-		{"a pod leaves", func(t *model.Tables) { delete(t.Peers, netip.MustParseAddr("10.2.0.7")) }, 1},
+		{"a pod leaves", func(t *model.Tables) { t.Peers.Remove(netip.MustParseAddr("10.2.0.7")) }, 1},
 		{"a pod gets other labels", func(t *model.Tables) {
 			p := peer("10.2.0.7", 1)
-			t.Peers[p.Addr] = p
+			t.Peers.Put(p)
 		}, 1},
 		{"a pod comes to the node", func(t *model.Tables) {
 			e := t.Endpoints[netip.MustParseAddr("10.1.0.7")]
@@ -97,7 +97,7 @@ func TestPolicyThatLeadsToNothingIsRefused(t *testing.T) {
 		},
 		"peer 10.9.9.9 of identity 0": func(t *model.Tables) {
 			p := peer("10.9.9.9", 0)
-			t.Peers[p.Addr] = p
+			t.Peers.Put(p)
 		},
 	} {
 		s := plan.Empty()

@@ -134,7 +134,8 @@ func (c *choice) addRule(id model.RuleID) {
 func (c *choice) addIdentity(id model.IdentityID) {
 	for _, addr := range c.wanting.peers[id] {
 		if note(c, c.peers, addr) {
-			count(c, abi.Peers, tablesOf(c.beside).Peers, addr)
+			_, there := tablesOf(c.beside).Peers.Get(addr)
+			c.count(abi.Peers, there)
 		}
 	}
 	for _, tree := range c.wanting.trees[id] {
@@ -154,7 +155,12 @@ func tablesOf(t *model.Tables) *model.Tables {
 }
 
 func count[K comparable, R any](c *choice, m abi.Map, held map[K]R, key K) {
-	if _, there := held[key]; there {
+	_, there := held[key]
+	c.count(m, there)
+}
+
+func (c *choice) count(m abi.Map, there bool) {
+	if there {
 		return
 	}
 	c.counts[m]++
@@ -193,7 +199,8 @@ func (c *choice) rows(r room) *model.Tables {
 		t.Rules[id] = c.Rules[id]
 	}
 	for addr := range c.peers {
-		t.Peers[addr] = c.Peers[addr]
+		row, _ := c.Peers.Get(addr)
+		t.Peers.Put(row)
 	}
 	for tree := range c.trees {
 		for _, p := range c.wanting.blocks[tree] {

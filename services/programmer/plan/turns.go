@@ -39,7 +39,7 @@ func turnsOf[K comparable, R row[K]](t *transaction, c *codec[K, R], before map[
 		if touched == nil {
 			break
 		}
-		for key, r := range c.of(t.tables[kind]) {
+		for key, r := range c.of(t.tables[kind]).All() {
 			if touched(r) && !seen[key] {
 				turns = append(turns, turn[K, R]{key, was[R]{r, kind}, was[R]{r, kind}})
 			}

@@ -50,7 +50,7 @@ func (u *uses) rows(t *model.Tables) {
 	for _, v := range t.PortVerdicts {
 		add(u.ports, v.Ports, 1)
 	}
-	for _, p := range t.Peers {
+	for _, p := range t.Peers.All() {
 		add(u.held, p.Identity, 1)
 	}
 	for _, b := range t.Blocks {

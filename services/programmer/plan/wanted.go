@@ -87,7 +87,7 @@ func (w *wanting) grow() {
 	for _, b := range w.Blocks {
 		items = append(items, item{span: spanOf(b.Prefix), block: b})
 	}
-	for _, p := range w.Peers {
+	for _, p := range w.Peers.All() {
 		// Longer than any block, so that it comes after that of its address alone.
 		items = append(items, item{span: span{spanOf(netip.PrefixFrom(p.Addr, p.Addr.BitLen())).addr, 129}, peer: p})
 	}

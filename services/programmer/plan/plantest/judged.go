@@ -86,7 +86,7 @@ func Verdict(rows *model.Tables, a Asked) string {
 }
 
 func identity(rows *model.Tables, addr netip.Addr) (id model.IdentityID) {
-	if p, named := rows.Peers[addr]; named {
+	if p, named := rows.Peers.Get(addr); named {
 		return p.Identity
 	}
 	most := -1
@@ -101,7 +101,7 @@ func identity(rows *model.Tables, addr netip.Addr) (id model.IdentityID) {
 // asks are the connections worth asking about: of every pod with every peer, and with an address in every block.
 func asks(rows *model.Tables) (all []Asked) {
 	others := map[netip.Addr]bool{}
-	for addr := range rows.Peers {
+	for addr := range rows.Peers.All() {
 		others[addr] = true
 	}
 	for p := range rows.Blocks {
