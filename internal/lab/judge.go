@@ -75,17 +75,72 @@ func (l *Lab) follow(ctx context.Context, at stand, protocol model.Protocol, to 
 	if err != nil {
 		return agent.Result{}, err
 	}
+	if len(d.Candidates) > 0 {
+		to = refmodel.AddrPort(d.Candidates[rand.IntN(len(d.Candidates))])
+	}
+	if d.Verdict == refmodel.Forward {
+		if reason, err := l.denied(ctx, at, protocol, to); err != nil || reason != model.ReasonNone {
+			return agent.Result{Outcome: agent.Timeout, Error: reason.String()}, err
+		}
+	}
 	return l.verdict(d, to), nil
 }
 
+// sourcePort is whatever a client has: policies don't ask for it.
+const sourcePort = 49152
+
+// denied asks the policies of the pods at both ends, each at its own node.
+func (l *Lab) denied(ctx context.Context, at stand, protocol model.Protocol, to netip.AddrPort) (model.DropReason, error) {
+	client := netip.AddrPortFrom(at.who.Addr, sourcePort)
+	for _, end := range []struct {
+		direction model.Direction
+		refmodel.End
+	}{
+		{model.Egress, refmodel.End{Protocol: protocol, Pod: client, Peer: to}},
+		{model.Ingress, refmodel.End{Protocol: protocol, Pod: to, Peer: client}},
+	} {
+		pod := podOf(l.Cluster(), end.Pod.Addr())
+		if pod == nil {
+			continue
+		}
+		node, err := l.modelOf(ctx, pod.Spec.NodeName)
+		if err != nil {
+			return model.ReasonNone, err
+		}
+		if r := node.Judge(end.direction, end.End); r.Reason != model.ReasonNone {
+			return r.Reason, nil
+		}
+	}
+	return model.ReasonNone, nil
+}
+
+// podOf returns the pod that has an address as its own; nil if none does.
+func podOf(cluster *manifest.Objects, addr netip.Addr) *corev1.Pod {
+	for _, p := range cluster.Pods {
+		if !p.Spec.HostNetwork && slices.Contains(manifest.PodAddrs(p), addr) {
+			return p
+		}
+	}
+	return nil
+}
+
 func (l *Lab) decide(ctx context.Context, at stand, protocol model.Protocol, to netip.AddrPort) (refmodel.Decision, error) {
-	tables, err := l.actual(ctx, at.node)
+	node, err := l.modelOf(ctx, at.node)
 	if err != nil {
 		return refmodel.Decision{}, err
 	}
+	return node.Decide(at.who, protocol, to), nil
+}
+
+// modelOf is a node with the rows that its programmer holds.
+func (l *Lab) modelOf(ctx context.Context, node string) (*refmodel.Node, error) {
+	tables, err := l.actual(ctx, node)
+	if err != nil {
+		return nil, err
+	}
 	around := refmodel.Surroundings{Locals: map[netip.Addr]refmodel.LocalFlags{}}
 	for _, n := range l.Cluster().Nodes {
-		if n.Name != at.node {
+		if n.Name != node {
 			continue
 		}
 		for _, addr := range manifest.NodeAddrs(n) {
@@ -95,7 +150,7 @@ func (l *Lab) decide(ctx context.Context, at stand, protocol model.Protocol, to 
 	for _, addr := range []netip.Addr{netip.MustParseAddr("127.0.0.1"), netip.IPv6Loopback()} {
 		around.Locals[addr] = refmodel.LocalNodePort | refmodel.LocalLoopback
 	}
-	return refmodel.New(refmodel.NewLayer(tables)).In(around).Decide(at.who, protocol, to), nil
+	return refmodel.New(refmodel.NewLayer(tables)).In(around), nil
 }
 
 // verdict follows a decision to the pod that would answer.
@@ -105,8 +160,6 @@ func (l *Lab) verdict(d refmodel.Decision, to netip.AddrPort) agent.Result {
 		return agent.Result{Outcome: agent.Refused, Error: d.Reason.String()}
 	case d.Verdict != refmodel.Forward:
 		return agent.Result{Outcome: agent.Timeout, Error: d.Reason.String()}
-	case len(d.Candidates) > 0:
-		to = refmodel.AddrPort(d.Candidates[rand.IntN(len(d.Candidates))])
 	}
 	cluster := l.Cluster()
 	machine := nodeOf(cluster, to.Addr()) != ""
