@@ -84,13 +84,15 @@ func judgesOtherwise(changes []LayerChange) bool {
 // policyRows are the parts of a change that are policy's, or endpoints.
 func policyRows(c *model.Change) (put model.Rows, remove model.Keys) {
 	p, r := &c.Put, &c.Remove
-	return model.Rows{
-			Endpoints: p.Endpoints, RuleSets: p.RuleSets, Rules: p.Rules, PortVerdicts: p.PortVerdicts,
-			Verdicts: p.Verdicts, Blocks: p.Blocks, Peers: p.Peers,
-		}, model.Keys{
-			Endpoints: r.Endpoints, RuleSets: r.RuleSets, Rules: r.Rules, PortVerdicts: r.PortVerdicts,
-			Verdicts: r.Verdicts, Blocks: r.Blocks, Peers: r.Peers,
-		}
+	put = model.Rows{
+		Endpoints: p.Endpoints, RuleSets: p.RuleSets, Rules: p.Rules, PortVerdicts: p.PortVerdicts,
+		Verdicts: p.Verdicts, Blocks: p.Blocks, Peers: p.Peers,
+	}
+	remove = model.Keys{
+		Endpoints: r.Endpoints, RuleSets: r.RuleSets, Rules: r.Rules, PortVerdicts: r.PortVerdicts,
+		Verdicts: r.Verdicts, Blocks: r.Blocks, Peers: r.Peers,
+	}
+	return put, remove
 }
 
 // fitting is a change on its way into maps that have no room for all its rule sets.
