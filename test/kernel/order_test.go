@@ -111,7 +111,7 @@ type walk struct {
 func newWalk(t *testing.T, s *scene, seed uint64) *walk {
 	t.Helper()
 	if seed == 0 {
-		seed = uint64(time.Now().UnixNano())
+		seed = anySeed(t)
 	}
 	t.Logf("-order.seed=%d", seed)
 	w := &walk{history: &history{}, t: t, scene: s, random: rand.New(rand.NewPCG(seed, 1)), slots: orderSlots()}
@@ -267,7 +267,7 @@ func (w *walk) waitsFor(during func()) {
 	w.changing(w.mixed([]string{text}), during)
 	applied := make(chan error, 1)
 	go func() { applied <- w.scene.Apply(context.WithoutCancel(w.t.Context()), decoded(w.t, text)) }()
-	said, err := exec.CommandContext(w.t.Context(), w.scene.program, "wait", "networkpolicy/x/"+name, "--bus", w.scene.BusURL()).CombinedOutput()
+	said, err := w.waitFor("networkpolicy/x/" + name)
 	w.begins(w.last())
 	w.streams.send(30)
 	failed := <-applied
@@ -276,6 +276,17 @@ func (w *walk) waitsFor(during func()) {
 	}
 	check(w.t, failed)
 	w.remove(text, nil)
+}
+
+// waitFor runs deltaplane wait, again while the compiler that it asks is being killed.
+func (w *walk) waitFor(object string) (said []byte, err error) {
+	for range 200 {
+		said, err = exec.CommandContext(w.t.Context(), w.scene.program, "wait", object, "--bus", w.scene.BusURL()).CombinedOutput()
+		if !bytes.Contains(said, []byte("no compiler answers")) {
+			break
+		}
+	}
+	return said, err
 }
 
 // Policy row 7: while policies come, change and go, nothing is lost that is allowed before and after, and nothing passes
