@@ -27,6 +27,43 @@ func BenchmarkMapMemory(b *testing.B) {
 	for _, flows := range []uint32{1 << 16, 1 << 19, 1 << 22} {
 		b.Run(fmt.Sprintf("flows=%d", flows), func(b *testing.B) { benchFlowMemory(b, flows) })
 	}
+	b.Run("policy", benchPolicyMemory)
+}
+
+// benchPolicyMemory has what a node with 100 pods is told in a cluster of 100,000 pods and 10,000 policies (BenchmarkNode of
+// services/compiler/policy), in maps of the default capacities.
+func benchPolicyMemory(b *testing.B) {
+	const endpoints, peers, verdicts, ports = 100, 11_000, 1800, 700
+	d, err := Load(Options{Flows: 1024})
+	check(b, err)
+	defer d.Close()
+	for b.Loop() {
+		for i := range peers {
+			testkit.PutPolicy(b, d, model.Peer{Addr: vip(i).Addr(), Identity: model.IdentityID(i%200 + 1)})
+		}
+		for i := range verdicts {
+			testkit.PutPolicy(b, d, model.Verdict{
+				VerdictKey: model.VerdictKey{RuleSet: model.RuleSetID(i/4 + 1), Identity: model.IdentityID(i%4 + 1)}, Action: model.ActionAllow,
+			})
+		}
+		for i := range ports {
+			testkit.PutPolicy(b, d, model.PortVerdict{
+				PortKey: model.PortKey{Ports: model.PortsID(i + 1), Protocol: model.TCP, Port: 80, Bits: 16}, Action: model.ActionAllow,
+			})
+		}
+		for i := range endpoints {
+			testkit.PutPolicy(b, d, testkit.Pod{Addr: vip(i).Addr(), Ingress: 1, Egress: 2})
+		}
+	}
+	all := 0.0
+	for _, m := range []abi.Map{abi.Endpoints, abi.Peers, abi.Verdicts, abi.PortVerdicts} {
+		size := mapMegabytes(b, d.Map(m))
+		all += size
+		b.ReportMetric(size, m.String()+"-MB")
+	}
+	b.ReportMetric(0, "ns/op")
+	b.ReportMetric(all, "MB")
+	b.ReportMetric(mapMegabytes(b, d.maps[connectionsMap])*1e6/float64(d.maps[connectionsMap].MaxEntries()), "bytes/connection")
 }
 
 func benchTables(b *testing.B, services int) {

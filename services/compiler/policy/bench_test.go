@@ -153,6 +153,60 @@ func BenchmarkLoad(b *testing.B) {
 	b.ReportMetric(float64(len(w.engine.ruleSets)), "rule-sets")
 }
 
+// BenchmarkNode says what one node of the big city is told, by table.
+func BenchmarkNode(b *testing.B) {
+	w := big.build(b)
+	var all model.Tables
+	for b.Loop() {
+		w.engine = New(Limits{})
+		all = *w.engine.Load(w.db.Snapshot(), nil)["n0"]
+	}
+	b.ReportMetric(0, "ns/op")
+	for table, rows := range map[string]int{
+		"endpoints": len(all.Endpoints), "peers": len(all.Peers), "blocks": len(all.Blocks), "verdicts": len(all.Verdicts),
+		"port-verdicts": len(all.PortVerdicts), "rule-sets": len(all.RuleSets), "rules": len(all.Rules),
+	} {
+		b.ReportMetric(float64(rows), table)
+	}
+}
+
+// BenchmarkCrowd gives the namespace of a tenth of 100,000 pods a label that a policy elsewhere asks for, and takes it away.
+func BenchmarkCrowd(b *testing.B) {
+	others := city{namespaces: 900, teams: 10, each: 10, nodes: 1000}
+	w := others.build(b)
+	crowd := func(tier string) *schemas.Fact {
+		return fact(state.KindNamespace, "", "crowd", &schemas.Fact_Namespace{Namespace: &schemas.Namespace{Labels: map[string]string{"tier": tier}}})
+	}
+	facts := []*schemas.Fact{crowd("none"), fact(state.KindNetworkPolicy, others.name(7), "gold", &schemas.Fact_NetworkPolicy{
+		NetworkPolicy: &schemas.NetworkPolicy{Pods: app(1), IsolatesIngress: true, Ingress: []*schemas.PolicyRule{{
+			Action: 1, AnyPort: true, Peers: pods(&schemas.PodPeer{Namespaces: labelled("tier", "gold")}),
+		}}},
+	})}
+	for i := range 10_000 {
+		facts = append(facts, fact(state.KindPod, "crowd", fmt.Sprint("pod-", i), &schemas.Fact_Pod{Pod: &schemas.Pod{
+			Node: fmt.Sprint("n", i%others.nodes), Addresses: [][]byte{{10, 200, byte(i >> 8), byte(i)}}, Labels: map[string]string{"app": fmt.Sprint("team", i%10)},
+		}}))
+	}
+	if _, err := w.db.Apply(facts...); err != nil {
+		b.Fatal(err)
+	}
+	w.engine.Load(w.db.Snapshot(), nil)
+	rows, layers := 0, 0
+	for b.Loop() {
+		for _, tier := range []string{"gold", "none"} {
+			for _, stage := range w.apply(b, crowd(tier)) {
+				layers += len(stage)
+				for _, c := range stage {
+					rows += c.Put.Len() + c.Remove.Len()
+				}
+			}
+		}
+	}
+	b.ReportMetric(float64(rows)/float64(2*b.N), "rows/change")
+	b.ReportMetric(float64(layers)/float64(2*b.N), "layers/change")
+	b.ReportMetric(float64(b.Elapsed().Microseconds())/float64(2*b.N), "µs/change")
+}
+
 // BenchmarkUpdate changes one thing in the big city and back.
 func BenchmarkUpdate(b *testing.B) {
 	w := big.build(b)
