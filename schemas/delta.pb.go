@@ -43,9 +43,13 @@ type Delta struct {
 	Causes        []*Cause `protobuf:"bytes,8,rep,name=causes,proto3" json:"causes,omitempty"`
 	CausesLeftOut uint32   `protobuf:"varint,9,opt,name=causes_left_out,json=causesLeftOut,proto3" json:"causes_left_out,omitempty"`
 	// This is part `part` of `parts`, counted from 0; parts is never 0.
-	Part          uint32                 `protobuf:"varint,10,opt,name=part,proto3" json:"part,omitempty"`
-	Parts         uint32                 `protobuf:"varint,11,opt,name=parts,proto3" json:"parts,omitempty"`
-	Committed     *timestamppb.Timestamp `protobuf:"bytes,12,opt,name=committed,proto3" json:"committed,omitempty"`
+	Part      uint32                 `protobuf:"varint,10,opt,name=part,proto3" json:"part,omitempty"`
+	Parts     uint32                 `protobuf:"varint,11,opt,name=parts,proto3" json:"parts,omitempty"`
+	Committed *timestamppb.Timestamp `protobuf:"bytes,12,opt,name=committed,proto3" json:"committed,omitempty"`
+	// The newest message of STATE that was taken into account when this was compiled.
+	StateSequence uint64 `protobuf:"varint,13,opt,name=state_sequence,json=stateSequence,proto3" json:"state_sequence,omitempty"`
+	// The compiler's.
+	Seal          *Seal `protobuf:"bytes,100,opt,name=seal,proto3" json:"seal,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -164,6 +168,20 @@ func (x *Delta) GetCommitted() *timestamppb.Timestamp {
 	return nil
 }
 
+func (x *Delta) GetStateSequence() uint64 {
+	if x != nil {
+		return x.StateSequence
+	}
+	return 0
+}
+
+func (x *Delta) GetSeal() *Seal {
+	if x != nil {
+		return x.Seal
+	}
+	return nil
+}
+
 // Cause is one object's change.
 type Cause struct {
 	state  protoimpl.MessageState `protogen:"open.v1"`
@@ -244,8 +262,10 @@ type Snapshot struct {
 	Digest []byte `protobuf:"bytes,4,opt,name=digest,proto3" json:"digest,omitempty"`
 	Rows   *Rows  `protobuf:"bytes,5,opt,name=rows,proto3" json:"rows,omitempty"`
 	// This is chunk `chunk` of `chunks`, counted from 0; chunks is never 0.
-	Chunk         uint32 `protobuf:"varint,6,opt,name=chunk,proto3" json:"chunk,omitempty"`
-	Chunks        uint32 `protobuf:"varint,7,opt,name=chunks,proto3" json:"chunks,omitempty"`
+	Chunk  uint32 `protobuf:"varint,6,opt,name=chunk,proto3" json:"chunk,omitempty"`
+	Chunks uint32 `protobuf:"varint,7,opt,name=chunks,proto3" json:"chunks,omitempty"`
+	// The compiler's.
+	Seal          *Seal `protobuf:"bytes,100,opt,name=seal,proto3" json:"seal,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -327,6 +347,13 @@ func (x *Snapshot) GetChunks() uint32 {
 		return x.Chunks
 	}
 	return 0
+}
+
+func (x *Snapshot) GetSeal() *Seal {
+	if x != nil {
+		return x.Seal
+	}
+	return nil
 }
 
 // Epoch is the fence: the newest one on its subject names the compiler whose deltas count.
@@ -468,8 +495,12 @@ type Heartbeat struct {
 	// The newest revision of any layer.
 	Revision uint64 `protobuf:"varint,2,opt,name=revision,proto3" json:"revision,omitempty"`
 	// The cluster layer, and the node layers that changed of late.
-	Positions     []*Position            `protobuf:"bytes,3,rep,name=positions,proto3" json:"positions,omitempty"`
-	Sent          *timestamppb.Timestamp `protobuf:"bytes,4,opt,name=sent,proto3" json:"sent,omitempty"`
+	Positions []*Position            `protobuf:"bytes,3,rep,name=positions,proto3" json:"positions,omitempty"`
+	Sent      *timestamppb.Timestamp `protobuf:"bytes,4,opt,name=sent,proto3" json:"sent,omitempty"`
+	// The newest message of STATE whose fact is in all that was committed.
+	StateSequence uint64 `protobuf:"varint,5,opt,name=state_sequence,json=stateSequence,proto3" json:"state_sequence,omitempty"`
+	// The compiler's.
+	Seal          *Seal `protobuf:"bytes,100,opt,name=seal,proto3" json:"seal,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -528,6 +559,20 @@ func (x *Heartbeat) GetPositions() []*Position {
 func (x *Heartbeat) GetSent() *timestamppb.Timestamp {
 	if x != nil {
 		return x.Sent
+	}
+	return nil
+}
+
+func (x *Heartbeat) GetStateSequence() uint64 {
+	if x != nil {
+		return x.StateSequence
+	}
+	return 0
+}
+
+func (x *Heartbeat) GetSeal() *Seal {
+	if x != nil {
+		return x.Seal
 	}
 	return nil
 }
@@ -707,9 +752,13 @@ type Checkpoint struct {
 	// Ids freed of late that may not be given out again before their time.
 	Freed []*FreedId `protobuf:"bytes,4,rep,name=freed,proto3" json:"freed,omitempty"`
 	// Where ids have got to: the next never-used numbers.
-	NextSet       uint32                 `protobuf:"varint,5,opt,name=next_set,json=nextSet,proto3" json:"next_set,omitempty"`
-	NextBackend   uint32                 `protobuf:"varint,6,opt,name=next_backend,json=nextBackend,proto3" json:"next_backend,omitempty"`
-	Committed     *timestamppb.Timestamp `protobuf:"bytes,7,opt,name=committed,proto3" json:"committed,omitempty"`
+	NextSet     uint32                 `protobuf:"varint,5,opt,name=next_set,json=nextSet,proto3" json:"next_set,omitempty"`
+	NextBackend uint32                 `protobuf:"varint,6,opt,name=next_backend,json=nextBackend,proto3" json:"next_backend,omitempty"`
+	Committed   *timestamppb.Timestamp `protobuf:"bytes,7,opt,name=committed,proto3" json:"committed,omitempty"`
+	// As of a Delta.
+	StateSequence uint64 `protobuf:"varint,8,opt,name=state_sequence,json=stateSequence,proto3" json:"state_sequence,omitempty"`
+	// The compiler's.
+	Seal          *Seal `protobuf:"bytes,100,opt,name=seal,proto3" json:"seal,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -789,6 +838,20 @@ func (x *Checkpoint) GetNextBackend() uint32 {
 func (x *Checkpoint) GetCommitted() *timestamppb.Timestamp {
 	if x != nil {
 		return x.Committed
+	}
+	return nil
+}
+
+func (x *Checkpoint) GetStateSequence() uint64 {
+	if x != nil {
+		return x.StateSequence
+	}
+	return 0
+}
+
+func (x *Checkpoint) GetSeal() *Seal {
+	if x != nil {
+		return x.Seal
 	}
 	return nil
 }
@@ -888,7 +951,7 @@ var File_deltaplane_v1_delta_proto protoreflect.FileDescriptor
 
 const file_deltaplane_v1_delta_proto_rawDesc = "" +
 	"\n" +
-	"\x19deltaplane/v1/delta.proto\x12\rdeltaplane.v1\x1a\x18deltaplane/v1/fact.proto\x1a\x1adeltaplane/v1/tables.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x88\x03\n" +
+	"\x19deltaplane/v1/delta.proto\x12\rdeltaplane.v1\x1a\x18deltaplane/v1/fact.proto\x1a\x18deltaplane/v1/seal.proto\x1a\x1adeltaplane/v1/tables.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xd8\x03\n" +
 	"\x05Delta\x12\x14\n" +
 	"\x05epoch\x18\x01 \x01(\x04R\x05epoch\x12\x14\n" +
 	"\x05layer\x18\x02 \x01(\tR\x05layer\x12\x12\n" +
@@ -902,12 +965,14 @@ const file_deltaplane_v1_delta_proto_rawDesc = "" +
 	"\x04part\x18\n" +
 	" \x01(\rR\x04part\x12\x14\n" +
 	"\x05parts\x18\v \x01(\rR\x05parts\x128\n" +
-	"\tcommitted\x18\f \x01(\v2\x1a.google.protobuf.TimestampR\tcommitted\"\xac\x01\n" +
+	"\tcommitted\x18\f \x01(\v2\x1a.google.protobuf.TimestampR\tcommitted\x12%\n" +
+	"\x0estate_sequence\x18\r \x01(\x04R\rstateSequence\x12'\n" +
+	"\x04seal\x18d \x01(\v2\x13.deltaplane.v1.SealR\x04seal\"\xac\x01\n" +
 	"\x05Cause\x120\n" +
 	"\x06object\x18\x01 \x01(\v2\x18.deltaplane.v1.ObjectRefR\x06object\x12\x18\n" +
 	"\amanager\x18\x02 \x01(\tR\amanager\x12=\n" +
 	"\ftrigger_time\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\vtriggerTime\x12\x18\n" +
-	"\adeleted\x18\x04 \x01(\bR\adeleted\"\xc1\x01\n" +
+	"\adeleted\x18\x04 \x01(\bR\adeleted\"\xea\x01\n" +
 	"\bSnapshot\x12\x14\n" +
 	"\x05epoch\x18\x01 \x01(\x04R\x05epoch\x12\x14\n" +
 	"\x05layer\x18\x02 \x01(\tR\x05layer\x12\x1a\n" +
@@ -915,7 +980,8 @@ const file_deltaplane_v1_delta_proto_rawDesc = "" +
 	"\x06digest\x18\x04 \x01(\fR\x06digest\x12'\n" +
 	"\x04rows\x18\x05 \x01(\v2\x13.deltaplane.v1.RowsR\x04rows\x12\x14\n" +
 	"\x05chunk\x18\x06 \x01(\rR\x05chunk\x12\x16\n" +
-	"\x06chunks\x18\a \x01(\rR\x06chunks\"g\n" +
+	"\x06chunks\x18\a \x01(\rR\x06chunks\x12'\n" +
+	"\x04seal\x18d \x01(\v2\x13.deltaplane.v1.SealR\x04seal\"g\n" +
 	"\x05Epoch\x12\x14\n" +
 	"\x05epoch\x18\x01 \x01(\x04R\x05epoch\x12\x16\n" +
 	"\x06holder\x18\x02 \x01(\tR\x06holder\x120\n" +
@@ -924,12 +990,14 @@ const file_deltaplane_v1_delta_proto_rawDesc = "" +
 	"\x05layer\x18\x01 \x01(\tR\x05layer\x12\x14\n" +
 	"\x05epoch\x18\x02 \x01(\x04R\x05epoch\x12\x1a\n" +
 	"\brevision\x18\x03 \x01(\x04R\brevision\x12\x16\n" +
-	"\x06digest\x18\x04 \x01(\fR\x06digest\"\xa4\x01\n" +
+	"\x06digest\x18\x04 \x01(\fR\x06digest\"\xf4\x01\n" +
 	"\tHeartbeat\x12\x14\n" +
 	"\x05epoch\x18\x01 \x01(\x04R\x05epoch\x12\x1a\n" +
 	"\brevision\x18\x02 \x01(\x04R\brevision\x125\n" +
 	"\tpositions\x18\x03 \x03(\v2\x17.deltaplane.v1.PositionR\tpositions\x12.\n" +
-	"\x04sent\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\x04sent\"X\n" +
+	"\x04sent\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\x04sent\x12%\n" +
+	"\x0estate_sequence\x18\x05 \x01(\x04R\rstateSequence\x12'\n" +
+	"\x04seal\x18d \x01(\v2\x13.deltaplane.v1.SealR\x04seal\"X\n" +
 	"\vSyncRequest\x12\x12\n" +
 	"\x04node\x18\x01 \x01(\tR\x04node\x125\n" +
 	"\tpositions\x18\x02 \x03(\v2\x17.deltaplane.v1.PositionR\tpositions\"\xc5\x01\n" +
@@ -939,7 +1007,7 @@ const file_deltaplane_v1_delta_proto_rawDesc = "" +
 	"\x04last\x18\x03 \x01(\bR\x04last\x12\x18\n" +
 	"\arefused\x18\x04 \x01(\tR\arefused\x12\x1a\n" +
 	"\bsequence\x18\x05 \x01(\rR\bsequenceB\t\n" +
-	"\acontent\"\x82\x02\n" +
+	"\acontent\"\xd2\x02\n" +
 	"\n" +
 	"Checkpoint\x12\x14\n" +
 	"\x05epoch\x18\x01 \x01(\x04R\x05epoch\x12\x1a\n" +
@@ -948,7 +1016,9 @@ const file_deltaplane_v1_delta_proto_rawDesc = "" +
 	"\x05freed\x18\x04 \x03(\v2\x16.deltaplane.v1.FreedIdR\x05freed\x12\x19\n" +
 	"\bnext_set\x18\x05 \x01(\rR\anextSet\x12!\n" +
 	"\fnext_backend\x18\x06 \x01(\rR\vnextBackend\x128\n" +
-	"\tcommitted\x18\a \x01(\v2\x1a.google.protobuf.TimestampR\tcommitted\"q\n" +
+	"\tcommitted\x18\a \x01(\v2\x1a.google.protobuf.TimestampR\tcommitted\x12%\n" +
+	"\x0estate_sequence\x18\b \x01(\x04R\rstateSequence\x12'\n" +
+	"\x04seal\x18d \x01(\v2\x13.deltaplane.v1.SealR\x04seal\"q\n" +
 	"\aFreedId\x12\x12\n" +
 	"\x03set\x18\x01 \x01(\rH\x00R\x03set\x12\x1a\n" +
 	"\abackend\x18\x02 \x01(\rH\x00R\abackend\x120\n" +
@@ -982,30 +1052,35 @@ var file_deltaplane_v1_delta_proto_goTypes = []any{
 	(*Rows)(nil),                  // 10: deltaplane.v1.Rows
 	(*Keys)(nil),                  // 11: deltaplane.v1.Keys
 	(*timestamppb.Timestamp)(nil), // 12: google.protobuf.Timestamp
-	(*ObjectRef)(nil),             // 13: deltaplane.v1.ObjectRef
+	(*Seal)(nil),                  // 13: deltaplane.v1.Seal
+	(*ObjectRef)(nil),             // 14: deltaplane.v1.ObjectRef
 }
 var file_deltaplane_v1_delta_proto_depIdxs = []int32{
 	10, // 0: deltaplane.v1.Delta.put:type_name -> deltaplane.v1.Rows
 	11, // 1: deltaplane.v1.Delta.remove:type_name -> deltaplane.v1.Keys
 	1,  // 2: deltaplane.v1.Delta.causes:type_name -> deltaplane.v1.Cause
 	12, // 3: deltaplane.v1.Delta.committed:type_name -> google.protobuf.Timestamp
-	13, // 4: deltaplane.v1.Cause.object:type_name -> deltaplane.v1.ObjectRef
-	12, // 5: deltaplane.v1.Cause.trigger_time:type_name -> google.protobuf.Timestamp
-	10, // 6: deltaplane.v1.Snapshot.rows:type_name -> deltaplane.v1.Rows
-	12, // 7: deltaplane.v1.Epoch.since:type_name -> google.protobuf.Timestamp
-	4,  // 8: deltaplane.v1.Heartbeat.positions:type_name -> deltaplane.v1.Position
-	12, // 9: deltaplane.v1.Heartbeat.sent:type_name -> google.protobuf.Timestamp
-	4,  // 10: deltaplane.v1.SyncRequest.positions:type_name -> deltaplane.v1.Position
-	0,  // 11: deltaplane.v1.SyncReply.delta:type_name -> deltaplane.v1.Delta
-	2,  // 12: deltaplane.v1.SyncReply.snapshot:type_name -> deltaplane.v1.Snapshot
-	9,  // 13: deltaplane.v1.Checkpoint.freed:type_name -> deltaplane.v1.FreedId
-	12, // 14: deltaplane.v1.Checkpoint.committed:type_name -> google.protobuf.Timestamp
-	12, // 15: deltaplane.v1.FreedId.freed:type_name -> google.protobuf.Timestamp
-	16, // [16:16] is the sub-list for method output_type
-	16, // [16:16] is the sub-list for method input_type
-	16, // [16:16] is the sub-list for extension type_name
-	16, // [16:16] is the sub-list for extension extendee
-	0,  // [0:16] is the sub-list for field type_name
+	13, // 4: deltaplane.v1.Delta.seal:type_name -> deltaplane.v1.Seal
+	14, // 5: deltaplane.v1.Cause.object:type_name -> deltaplane.v1.ObjectRef
+	12, // 6: deltaplane.v1.Cause.trigger_time:type_name -> google.protobuf.Timestamp
+	10, // 7: deltaplane.v1.Snapshot.rows:type_name -> deltaplane.v1.Rows
+	13, // 8: deltaplane.v1.Snapshot.seal:type_name -> deltaplane.v1.Seal
+	12, // 9: deltaplane.v1.Epoch.since:type_name -> google.protobuf.Timestamp
+	4,  // 10: deltaplane.v1.Heartbeat.positions:type_name -> deltaplane.v1.Position
+	12, // 11: deltaplane.v1.Heartbeat.sent:type_name -> google.protobuf.Timestamp
+	13, // 12: deltaplane.v1.Heartbeat.seal:type_name -> deltaplane.v1.Seal
+	4,  // 13: deltaplane.v1.SyncRequest.positions:type_name -> deltaplane.v1.Position
+	0,  // 14: deltaplane.v1.SyncReply.delta:type_name -> deltaplane.v1.Delta
+	2,  // 15: deltaplane.v1.SyncReply.snapshot:type_name -> deltaplane.v1.Snapshot
+	9,  // 16: deltaplane.v1.Checkpoint.freed:type_name -> deltaplane.v1.FreedId
+	12, // 17: deltaplane.v1.Checkpoint.committed:type_name -> google.protobuf.Timestamp
+	13, // 18: deltaplane.v1.Checkpoint.seal:type_name -> deltaplane.v1.Seal
+	12, // 19: deltaplane.v1.FreedId.freed:type_name -> google.protobuf.Timestamp
+	20, // [20:20] is the sub-list for method output_type
+	20, // [20:20] is the sub-list for method input_type
+	20, // [20:20] is the sub-list for extension type_name
+	20, // [20:20] is the sub-list for extension extendee
+	0,  // [0:20] is the sub-list for field type_name
 }
 
 func init() { file_deltaplane_v1_delta_proto_init() }
@@ -1014,6 +1089,7 @@ func file_deltaplane_v1_delta_proto_init() {
 		return
 	}
 	file_deltaplane_v1_fact_proto_init()
+	file_deltaplane_v1_seal_proto_init()
 	file_deltaplane_v1_tables_proto_init()
 	file_deltaplane_v1_delta_proto_msgTypes[7].OneofWrappers = []any{
 		(*SyncReply_Delta)(nil),

@@ -211,7 +211,9 @@ type Fact struct {
 	//	*Fact_Cluster
 	//	*Fact_Complete
 	//	*Fact_ClusterNetworkPolicy
-	State         isFact_State `protobuf_oneof:"state"`
+	State isFact_State `protobuf_oneof:"state"`
+	// The watcher's.
+	Seal          *Seal `protobuf:"bytes,100,opt,name=seal,proto3" json:"seal,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -351,6 +353,13 @@ func (x *Fact) GetClusterNetworkPolicy() *ClusterNetworkPolicy {
 		if x, ok := x.State.(*Fact_ClusterNetworkPolicy); ok {
 			return x.ClusterNetworkPolicy
 		}
+	}
+	return nil
+}
+
+func (x *Fact) GetSeal() *Seal {
+	if x != nil {
+		return x.Seal
 	}
 	return nil
 }
@@ -1133,8 +1142,10 @@ type Node struct {
 	// Label topology.kubernetes.io/zone.
 	Zone string `protobuf:"bytes,3,opt,name=zone,proto3" json:"zone,omitempty"`
 	// About to be deleted: it has a deletion time or the cluster autoscaler's taint ToBeDeletedByClusterAutoscaler.
-	Draining      bool              `protobuf:"varint,4,opt,name=draining,proto3" json:"draining,omitempty"`
-	Labels        map[string]string `protobuf:"bytes,5,rep,name=labels,proto3" json:"labels,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	Draining bool              `protobuf:"varint,4,opt,name=draining,proto3" json:"draining,omitempty"`
+	Labels   map[string]string `protobuf:"bytes,5,rep,name=labels,proto3" json:"labels,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	// Its Lease has expired: nothing is heard of the node any more, and nobody waits for it.
+	Lost          bool `protobuf:"varint,6,opt,name=lost,proto3" json:"lost,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1202,6 +1213,13 @@ func (x *Node) GetLabels() map[string]string {
 		return x.Labels
 	}
 	return nil
+}
+
+func (x *Node) GetLost() bool {
+	if x != nil {
+		return x.Lost
+	}
+	return false
 }
 
 // Namespace is a Kubernetes Namespace's labels.
@@ -2113,7 +2131,7 @@ var File_deltaplane_v1_fact_proto protoreflect.FileDescriptor
 
 const file_deltaplane_v1_fact_proto_rawDesc = "" +
 	"\n" +
-	"\x18deltaplane/v1/fact.proto\x12\rdeltaplane.v1\x1a\x1bdeltaplane/v1/network.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xb1\x05\n" +
+	"\x18deltaplane/v1/fact.proto\x12\rdeltaplane.v1\x1a\x1bdeltaplane/v1/network.proto\x1a\x18deltaplane/v1/seal.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xda\x05\n" +
 	"\x04Fact\x120\n" +
 	"\x06object\x18\x01 \x01(\v2\x18.deltaplane.v1.ObjectRefR\x06object\x12=\n" +
 	"\ftrigger_time\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\vtriggerTime\x12\x18\n" +
@@ -2127,7 +2145,8 @@ const file_deltaplane_v1_fact_proto_rawDesc = "" +
 	"\x0enetwork_policy\x18\x0f \x01(\v2\x1c.deltaplane.v1.NetworkPolicyH\x00R\rnetworkPolicy\x122\n" +
 	"\acluster\x18\x10 \x01(\v2\x16.deltaplane.v1.ClusterH\x00R\acluster\x125\n" +
 	"\bcomplete\x18\x11 \x01(\v2\x17.deltaplane.v1.CompleteH\x00R\bcomplete\x12[\n" +
-	"\x16cluster_network_policy\x18\x12 \x01(\v2#.deltaplane.v1.ClusterNetworkPolicyH\x00R\x14clusterNetworkPolicyB\a\n" +
+	"\x16cluster_network_policy\x18\x12 \x01(\v2#.deltaplane.v1.ClusterNetworkPolicyH\x00R\x14clusterNetworkPolicy\x12'\n" +
+	"\x04seal\x18d \x01(\v2\x13.deltaplane.v1.SealR\x04sealB\a\n" +
 	"\x05state\"\x8e\x01\n" +
 	"\tObjectRef\x12\x12\n" +
 	"\x04kind\x18\x01 \x01(\tR\x04kind\x12\x1c\n" +
@@ -2193,13 +2212,14 @@ const file_deltaplane_v1_fact_proto_rawDesc = "" +
 	"\bprotocol\x18\x01 \x01(\x0e2\x17.deltaplane.v1.ProtocolR\bprotocol\x12\x1b\n" +
 	"\thost_port\x18\x02 \x01(\rR\bhostPort\x12%\n" +
 	"\x0econtainer_port\x18\x03 \x01(\rR\rcontainerPort\x12\x17\n" +
-	"\ahost_ip\x18\x04 \x01(\fR\x06hostIp\"\xe5\x01\n" +
+	"\ahost_ip\x18\x04 \x01(\fR\x06hostIp\"\xf9\x01\n" +
 	"\x04Node\x12\x1c\n" +
 	"\taddresses\x18\x01 \x03(\fR\taddresses\x12\x1b\n" +
 	"\tpod_cidrs\x18\x02 \x03(\tR\bpodCidrs\x12\x12\n" +
 	"\x04zone\x18\x03 \x01(\tR\x04zone\x12\x1a\n" +
 	"\bdraining\x18\x04 \x01(\bR\bdraining\x127\n" +
-	"\x06labels\x18\x05 \x03(\v2\x1f.deltaplane.v1.Node.LabelsEntryR\x06labels\x1a9\n" +
+	"\x06labels\x18\x05 \x03(\v2\x1f.deltaplane.v1.Node.LabelsEntryR\x06labels\x12\x12\n" +
+	"\x04lost\x18\x06 \x01(\bR\x04lost\x1a9\n" +
 	"\vLabelsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\x84\x01\n" +
@@ -2332,8 +2352,9 @@ var file_deltaplane_v1_fact_proto_goTypes = []any{
 	nil,                           // 27: deltaplane.v1.Node.LabelsEntry
 	nil,                           // 28: deltaplane.v1.Namespace.LabelsEntry
 	(*timestamppb.Timestamp)(nil), // 29: google.protobuf.Timestamp
-	(Protocol)(0),                 // 30: deltaplane.v1.Protocol
-	(IPFamily)(0),                 // 31: deltaplane.v1.IPFamily
+	(*Seal)(nil),                  // 30: deltaplane.v1.Seal
+	(Protocol)(0),                 // 31: deltaplane.v1.Protocol
+	(IPFamily)(0),                 // 32: deltaplane.v1.IPFamily
 }
 var file_deltaplane_v1_fact_proto_depIdxs = []int32{
 	4,  // 0: deltaplane.v1.Fact.object:type_name -> deltaplane.v1.ObjectRef
@@ -2347,45 +2368,46 @@ var file_deltaplane_v1_fact_proto_depIdxs = []int32{
 	23, // 8: deltaplane.v1.Fact.cluster:type_name -> deltaplane.v1.Cluster
 	25, // 9: deltaplane.v1.Fact.complete:type_name -> deltaplane.v1.Complete
 	15, // 10: deltaplane.v1.Fact.cluster_network_policy:type_name -> deltaplane.v1.ClusterNetworkPolicy
-	6,  // 11: deltaplane.v1.Service.ports:type_name -> deltaplane.v1.ServicePort
-	29, // 12: deltaplane.v1.Service.created:type_name -> google.protobuf.Timestamp
-	30, // 13: deltaplane.v1.ServicePort.protocol:type_name -> deltaplane.v1.Protocol
-	31, // 14: deltaplane.v1.EndpointSlice.family:type_name -> deltaplane.v1.IPFamily
-	8,  // 15: deltaplane.v1.EndpointSlice.ports:type_name -> deltaplane.v1.EndpointPort
-	9,  // 16: deltaplane.v1.EndpointSlice.endpoints:type_name -> deltaplane.v1.SliceEndpoint
-	30, // 17: deltaplane.v1.EndpointPort.protocol:type_name -> deltaplane.v1.Protocol
-	26, // 18: deltaplane.v1.Pod.labels:type_name -> deltaplane.v1.Pod.LabelsEntry
-	8,  // 19: deltaplane.v1.Pod.ports:type_name -> deltaplane.v1.EndpointPort
-	11, // 20: deltaplane.v1.Pod.host_ports:type_name -> deltaplane.v1.HostPort
-	30, // 21: deltaplane.v1.HostPort.protocol:type_name -> deltaplane.v1.Protocol
-	27, // 22: deltaplane.v1.Node.labels:type_name -> deltaplane.v1.Node.LabelsEntry
-	28, // 23: deltaplane.v1.Namespace.labels:type_name -> deltaplane.v1.Namespace.LabelsEntry
-	21, // 24: deltaplane.v1.NetworkPolicy.pods:type_name -> deltaplane.v1.Selector
-	16, // 25: deltaplane.v1.NetworkPolicy.ingress:type_name -> deltaplane.v1.PolicyRule
-	16, // 26: deltaplane.v1.NetworkPolicy.egress:type_name -> deltaplane.v1.PolicyRule
-	0,  // 27: deltaplane.v1.ClusterNetworkPolicy.tier:type_name -> deltaplane.v1.PolicyTier
-	18, // 28: deltaplane.v1.ClusterNetworkPolicy.subject:type_name -> deltaplane.v1.PodPeer
-	16, // 29: deltaplane.v1.ClusterNetworkPolicy.ingress:type_name -> deltaplane.v1.PolicyRule
-	16, // 30: deltaplane.v1.ClusterNetworkPolicy.egress:type_name -> deltaplane.v1.PolicyRule
-	1,  // 31: deltaplane.v1.PolicyRule.action:type_name -> deltaplane.v1.RuleAction
-	17, // 32: deltaplane.v1.PolicyRule.peers:type_name -> deltaplane.v1.PolicyPeer
-	20, // 33: deltaplane.v1.PolicyRule.ports:type_name -> deltaplane.v1.PolicyPort
-	18, // 34: deltaplane.v1.PolicyPeer.pods:type_name -> deltaplane.v1.PodPeer
-	19, // 35: deltaplane.v1.PolicyPeer.block:type_name -> deltaplane.v1.BlockPeer
-	21, // 36: deltaplane.v1.PolicyPeer.nodes:type_name -> deltaplane.v1.Selector
-	21, // 37: deltaplane.v1.PodPeer.namespaces:type_name -> deltaplane.v1.Selector
-	21, // 38: deltaplane.v1.PodPeer.pods:type_name -> deltaplane.v1.Selector
-	30, // 39: deltaplane.v1.PolicyPort.protocol:type_name -> deltaplane.v1.Protocol
-	22, // 40: deltaplane.v1.Selector.terms:type_name -> deltaplane.v1.SelectorTerm
-	2,  // 41: deltaplane.v1.SelectorTerm.operator:type_name -> deltaplane.v1.SelectorOperator
-	24, // 42: deltaplane.v1.Cluster.pod_cidrs:type_name -> deltaplane.v1.Found
-	24, // 43: deltaplane.v1.Cluster.service_cidrs:type_name -> deltaplane.v1.Found
-	24, // 44: deltaplane.v1.Cluster.api_servers:type_name -> deltaplane.v1.Found
-	45, // [45:45] is the sub-list for method output_type
-	45, // [45:45] is the sub-list for method input_type
-	45, // [45:45] is the sub-list for extension type_name
-	45, // [45:45] is the sub-list for extension extendee
-	0,  // [0:45] is the sub-list for field type_name
+	30, // 11: deltaplane.v1.Fact.seal:type_name -> deltaplane.v1.Seal
+	6,  // 12: deltaplane.v1.Service.ports:type_name -> deltaplane.v1.ServicePort
+	29, // 13: deltaplane.v1.Service.created:type_name -> google.protobuf.Timestamp
+	31, // 14: deltaplane.v1.ServicePort.protocol:type_name -> deltaplane.v1.Protocol
+	32, // 15: deltaplane.v1.EndpointSlice.family:type_name -> deltaplane.v1.IPFamily
+	8,  // 16: deltaplane.v1.EndpointSlice.ports:type_name -> deltaplane.v1.EndpointPort
+	9,  // 17: deltaplane.v1.EndpointSlice.endpoints:type_name -> deltaplane.v1.SliceEndpoint
+	31, // 18: deltaplane.v1.EndpointPort.protocol:type_name -> deltaplane.v1.Protocol
+	26, // 19: deltaplane.v1.Pod.labels:type_name -> deltaplane.v1.Pod.LabelsEntry
+	8,  // 20: deltaplane.v1.Pod.ports:type_name -> deltaplane.v1.EndpointPort
+	11, // 21: deltaplane.v1.Pod.host_ports:type_name -> deltaplane.v1.HostPort
+	31, // 22: deltaplane.v1.HostPort.protocol:type_name -> deltaplane.v1.Protocol
+	27, // 23: deltaplane.v1.Node.labels:type_name -> deltaplane.v1.Node.LabelsEntry
+	28, // 24: deltaplane.v1.Namespace.labels:type_name -> deltaplane.v1.Namespace.LabelsEntry
+	21, // 25: deltaplane.v1.NetworkPolicy.pods:type_name -> deltaplane.v1.Selector
+	16, // 26: deltaplane.v1.NetworkPolicy.ingress:type_name -> deltaplane.v1.PolicyRule
+	16, // 27: deltaplane.v1.NetworkPolicy.egress:type_name -> deltaplane.v1.PolicyRule
+	0,  // 28: deltaplane.v1.ClusterNetworkPolicy.tier:type_name -> deltaplane.v1.PolicyTier
+	18, // 29: deltaplane.v1.ClusterNetworkPolicy.subject:type_name -> deltaplane.v1.PodPeer
+	16, // 30: deltaplane.v1.ClusterNetworkPolicy.ingress:type_name -> deltaplane.v1.PolicyRule
+	16, // 31: deltaplane.v1.ClusterNetworkPolicy.egress:type_name -> deltaplane.v1.PolicyRule
+	1,  // 32: deltaplane.v1.PolicyRule.action:type_name -> deltaplane.v1.RuleAction
+	17, // 33: deltaplane.v1.PolicyRule.peers:type_name -> deltaplane.v1.PolicyPeer
+	20, // 34: deltaplane.v1.PolicyRule.ports:type_name -> deltaplane.v1.PolicyPort
+	18, // 35: deltaplane.v1.PolicyPeer.pods:type_name -> deltaplane.v1.PodPeer
+	19, // 36: deltaplane.v1.PolicyPeer.block:type_name -> deltaplane.v1.BlockPeer
+	21, // 37: deltaplane.v1.PolicyPeer.nodes:type_name -> deltaplane.v1.Selector
+	21, // 38: deltaplane.v1.PodPeer.namespaces:type_name -> deltaplane.v1.Selector
+	21, // 39: deltaplane.v1.PodPeer.pods:type_name -> deltaplane.v1.Selector
+	31, // 40: deltaplane.v1.PolicyPort.protocol:type_name -> deltaplane.v1.Protocol
+	22, // 41: deltaplane.v1.Selector.terms:type_name -> deltaplane.v1.SelectorTerm
+	2,  // 42: deltaplane.v1.SelectorTerm.operator:type_name -> deltaplane.v1.SelectorOperator
+	24, // 43: deltaplane.v1.Cluster.pod_cidrs:type_name -> deltaplane.v1.Found
+	24, // 44: deltaplane.v1.Cluster.service_cidrs:type_name -> deltaplane.v1.Found
+	24, // 45: deltaplane.v1.Cluster.api_servers:type_name -> deltaplane.v1.Found
+	46, // [46:46] is the sub-list for method output_type
+	46, // [46:46] is the sub-list for method input_type
+	46, // [46:46] is the sub-list for extension type_name
+	46, // [46:46] is the sub-list for extension extendee
+	0,  // [0:46] is the sub-list for field type_name
 }
 
 func init() { file_deltaplane_v1_fact_proto_init() }
@@ -2394,6 +2416,7 @@ func file_deltaplane_v1_fact_proto_init() {
 		return
 	}
 	file_deltaplane_v1_network_proto_init()
+	file_deltaplane_v1_seal_proto_init()
 	file_deltaplane_v1_fact_proto_msgTypes[0].OneofWrappers = []any{
 		(*Fact_Service)(nil),
 		(*Fact_EndpointSlice)(nil),

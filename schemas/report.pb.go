@@ -753,6 +753,15 @@ type Status struct {
 	Rows uint64         `protobuf:"varint,10,opt,name=rows,proto3" json:"rows,omitempty"`
 	// The newest message of STATE whose fact is in all that was committed: whoever published a fact waits for its number.
 	StateSequence uint64 `protobuf:"varint,11,opt,name=state_sequence,json=stateSequence,proto3" json:"state_sequence,omitempty"`
+	// Of the last deltas applied on all nodes, from trigger to kernel.
+	LatencyP50 *durationpb.Duration `protobuf:"bytes,12,opt,name=latency_p50,json=latencyP50,proto3" json:"latency_p50,omitempty"`
+	LatencyP99 *durationpb.Duration `protobuf:"bytes,13,opt,name=latency_p99,json=latencyP99,proto3" json:"latency_p99,omitempty"`
+	// How many nodes there are, how many hold the newest revision, and how many are lost and not waited for.
+	NodesTotal     uint64 `protobuf:"varint,14,opt,name=nodes_total,json=nodesTotal,proto3" json:"nodes_total,omitempty"`
+	NodesConverged uint64 `protobuf:"varint,15,opt,name=nodes_converged,json=nodesConverged,proto3" json:"nodes_converged,omitempty"`
+	NodesLost      uint64 `protobuf:"varint,16,opt,name=nodes_lost,json=nodesLost,proto3" json:"nodes_lost,omitempty"`
+	// Replicas that were heard of late, of the compiler and of the watcher.
+	Replicas      []*Replica `protobuf:"bytes,17,rep,name=replicas,proto3" json:"replicas,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -864,6 +873,144 @@ func (x *Status) GetStateSequence() uint64 {
 	return 0
 }
 
+func (x *Status) GetLatencyP50() *durationpb.Duration {
+	if x != nil {
+		return x.LatencyP50
+	}
+	return nil
+}
+
+func (x *Status) GetLatencyP99() *durationpb.Duration {
+	if x != nil {
+		return x.LatencyP99
+	}
+	return nil
+}
+
+func (x *Status) GetNodesTotal() uint64 {
+	if x != nil {
+		return x.NodesTotal
+	}
+	return 0
+}
+
+func (x *Status) GetNodesConverged() uint64 {
+	if x != nil {
+		return x.NodesConverged
+	}
+	return 0
+}
+
+func (x *Status) GetNodesLost() uint64 {
+	if x != nil {
+		return x.NodesLost
+	}
+	return 0
+}
+
+func (x *Status) GetReplicas() []*Replica {
+	if x != nil {
+		return x.Replicas
+	}
+	return nil
+}
+
+// Replica is one replica of a service.
+type Replica struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// "watcher" or "compiler".
+	Service string `protobuf:"bytes,1,opt,name=service,proto3" json:"service,omitempty"`
+	Name    string `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
+	Leads   bool   `protobuf:"varint,3,opt,name=leads,proto3" json:"leads,omitempty"`
+	// Could take over.
+	Able  bool                   `protobuf:"varint,4,opt,name=able,proto3" json:"able,omitempty"`
+	Heard *timestamppb.Timestamp `protobuf:"bytes,5,opt,name=heard,proto3" json:"heard,omitempty"`
+	// Of a compiler that stands by: how far it has come, and whether its rows were the leader's at that revision.
+	Revision      uint64 `protobuf:"varint,6,opt,name=revision,proto3" json:"revision,omitempty"`
+	Agrees        bool   `protobuf:"varint,7,opt,name=agrees,proto3" json:"agrees,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Replica) Reset() {
+	*x = Replica{}
+	mi := &file_deltaplane_v1_report_proto_msgTypes[8]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Replica) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Replica) ProtoMessage() {}
+
+func (x *Replica) ProtoReflect() protoreflect.Message {
+	mi := &file_deltaplane_v1_report_proto_msgTypes[8]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Replica.ProtoReflect.Descriptor instead.
+func (*Replica) Descriptor() ([]byte, []int) {
+	return file_deltaplane_v1_report_proto_rawDescGZIP(), []int{8}
+}
+
+func (x *Replica) GetService() string {
+	if x != nil {
+		return x.Service
+	}
+	return ""
+}
+
+func (x *Replica) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *Replica) GetLeads() bool {
+	if x != nil {
+		return x.Leads
+	}
+	return false
+}
+
+func (x *Replica) GetAble() bool {
+	if x != nil {
+		return x.Able
+	}
+	return false
+}
+
+func (x *Replica) GetHeard() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Heard
+	}
+	return nil
+}
+
+func (x *Replica) GetRevision() uint64 {
+	if x != nil {
+		return x.Revision
+	}
+	return 0
+}
+
+func (x *Replica) GetAgrees() bool {
+	if x != nil {
+		return x.Agrees
+	}
+	return false
+}
+
 // NodeStatus is how one node stands.
 type NodeStatus struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -876,15 +1023,17 @@ type NodeStatus struct {
 	// Why, for people; empty if converged.
 	Reason string `protobuf:"bytes,5,opt,name=reason,proto3" json:"reason,omitempty"`
 	// Of the last 1,024 deltas applied here.
-	LatencyP50    *durationpb.Duration `protobuf:"bytes,6,opt,name=latency_p50,json=latencyP50,proto3" json:"latency_p50,omitempty"`
-	LatencyP99    *durationpb.Duration `protobuf:"bytes,7,opt,name=latency_p99,json=latencyP99,proto3" json:"latency_p99,omitempty"`
+	LatencyP50 *durationpb.Duration `protobuf:"bytes,6,opt,name=latency_p50,json=latencyP50,proto3" json:"latency_p50,omitempty"`
+	LatencyP99 *durationpb.Duration `protobuf:"bytes,7,opt,name=latency_p99,json=latencyP99,proto3" json:"latency_p99,omitempty"`
+	// The node's Lease has expired: it isn't waited for.
+	Lost          bool `protobuf:"varint,8,opt,name=lost,proto3" json:"lost,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *NodeStatus) Reset() {
 	*x = NodeStatus{}
-	mi := &file_deltaplane_v1_report_proto_msgTypes[8]
+	mi := &file_deltaplane_v1_report_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -896,7 +1045,7 @@ func (x *NodeStatus) String() string {
 func (*NodeStatus) ProtoMessage() {}
 
 func (x *NodeStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_deltaplane_v1_report_proto_msgTypes[8]
+	mi := &file_deltaplane_v1_report_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -909,7 +1058,7 @@ func (x *NodeStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodeStatus.ProtoReflect.Descriptor instead.
 func (*NodeStatus) Descriptor() ([]byte, []int) {
-	return file_deltaplane_v1_report_proto_rawDescGZIP(), []int{8}
+	return file_deltaplane_v1_report_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *NodeStatus) GetNode() string {
@@ -961,6 +1110,13 @@ func (x *NodeStatus) GetLatencyP99() *durationpb.Duration {
 	return nil
 }
 
+func (x *NodeStatus) GetLost() bool {
+	if x != nil {
+		return x.Lost
+	}
+	return false
+}
+
 // SetAside is an object that is not compiled while all others are.
 type SetAside struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -972,7 +1128,7 @@ type SetAside struct {
 
 func (x *SetAside) Reset() {
 	*x = SetAside{}
-	mi := &file_deltaplane_v1_report_proto_msgTypes[9]
+	mi := &file_deltaplane_v1_report_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -984,7 +1140,7 @@ func (x *SetAside) String() string {
 func (*SetAside) ProtoMessage() {}
 
 func (x *SetAside) ProtoReflect() protoreflect.Message {
-	mi := &file_deltaplane_v1_report_proto_msgTypes[9]
+	mi := &file_deltaplane_v1_report_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -997,7 +1153,7 @@ func (x *SetAside) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetAside.ProtoReflect.Descriptor instead.
 func (*SetAside) Descriptor() ([]byte, []int) {
-	return file_deltaplane_v1_report_proto_rawDescGZIP(), []int{9}
+	return file_deltaplane_v1_report_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *SetAside) GetObject() *ObjectRef {
@@ -1028,7 +1184,7 @@ type HeldDeletions struct {
 
 func (x *HeldDeletions) Reset() {
 	*x = HeldDeletions{}
-	mi := &file_deltaplane_v1_report_proto_msgTypes[10]
+	mi := &file_deltaplane_v1_report_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1040,7 +1196,7 @@ func (x *HeldDeletions) String() string {
 func (*HeldDeletions) ProtoMessage() {}
 
 func (x *HeldDeletions) ProtoReflect() protoreflect.Message {
-	mi := &file_deltaplane_v1_report_proto_msgTypes[10]
+	mi := &file_deltaplane_v1_report_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1053,7 +1209,7 @@ func (x *HeldDeletions) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HeldDeletions.ProtoReflect.Descriptor instead.
 func (*HeldDeletions) Descriptor() ([]byte, []int) {
-	return file_deltaplane_v1_report_proto_rawDescGZIP(), []int{10}
+	return file_deltaplane_v1_report_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *HeldDeletions) GetId() string {
@@ -1095,7 +1251,7 @@ type ApproveRequest struct {
 
 func (x *ApproveRequest) Reset() {
 	*x = ApproveRequest{}
-	mi := &file_deltaplane_v1_report_proto_msgTypes[11]
+	mi := &file_deltaplane_v1_report_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1107,7 +1263,7 @@ func (x *ApproveRequest) String() string {
 func (*ApproveRequest) ProtoMessage() {}
 
 func (x *ApproveRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_deltaplane_v1_report_proto_msgTypes[11]
+	mi := &file_deltaplane_v1_report_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1120,7 +1276,7 @@ func (x *ApproveRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ApproveRequest.ProtoReflect.Descriptor instead.
 func (*ApproveRequest) Descriptor() ([]byte, []int) {
-	return file_deltaplane_v1_report_proto_rawDescGZIP(), []int{11}
+	return file_deltaplane_v1_report_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *ApproveRequest) GetId() string {
@@ -1145,7 +1301,7 @@ type ApproveReply struct {
 
 func (x *ApproveReply) Reset() {
 	*x = ApproveReply{}
-	mi := &file_deltaplane_v1_report_proto_msgTypes[12]
+	mi := &file_deltaplane_v1_report_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1157,7 +1313,7 @@ func (x *ApproveReply) String() string {
 func (*ApproveReply) ProtoMessage() {}
 
 func (x *ApproveReply) ProtoReflect() protoreflect.Message {
-	mi := &file_deltaplane_v1_report_proto_msgTypes[12]
+	mi := &file_deltaplane_v1_report_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1170,7 +1326,7 @@ func (x *ApproveReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ApproveReply.ProtoReflect.Descriptor instead.
 func (*ApproveReply) Descriptor() ([]byte, []int) {
-	return file_deltaplane_v1_report_proto_rawDescGZIP(), []int{12}
+	return file_deltaplane_v1_report_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *ApproveReply) GetApproved() bool {
@@ -1211,7 +1367,7 @@ type DumpRequest struct {
 
 func (x *DumpRequest) Reset() {
 	*x = DumpRequest{}
-	mi := &file_deltaplane_v1_report_proto_msgTypes[13]
+	mi := &file_deltaplane_v1_report_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1223,7 +1379,7 @@ func (x *DumpRequest) String() string {
 func (*DumpRequest) ProtoMessage() {}
 
 func (x *DumpRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_deltaplane_v1_report_proto_msgTypes[13]
+	mi := &file_deltaplane_v1_report_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1236,7 +1392,7 @@ func (x *DumpRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DumpRequest.ProtoReflect.Descriptor instead.
 func (*DumpRequest) Descriptor() ([]byte, []int) {
-	return file_deltaplane_v1_report_proto_rawDescGZIP(), []int{13}
+	return file_deltaplane_v1_report_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *DumpRequest) GetNode() string {
@@ -1261,7 +1417,7 @@ type DumpReply struct {
 
 func (x *DumpReply) Reset() {
 	*x = DumpReply{}
-	mi := &file_deltaplane_v1_report_proto_msgTypes[14]
+	mi := &file_deltaplane_v1_report_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1273,7 +1429,7 @@ func (x *DumpReply) String() string {
 func (*DumpReply) ProtoMessage() {}
 
 func (x *DumpReply) ProtoReflect() protoreflect.Message {
-	mi := &file_deltaplane_v1_report_proto_msgTypes[14]
+	mi := &file_deltaplane_v1_report_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1286,7 +1442,7 @@ func (x *DumpReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DumpReply.ProtoReflect.Descriptor instead.
 func (*DumpReply) Descriptor() ([]byte, []int) {
-	return file_deltaplane_v1_report_proto_rawDescGZIP(), []int{14}
+	return file_deltaplane_v1_report_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *DumpReply) GetRows() *Rows {
@@ -1346,7 +1502,7 @@ type FlowsRequest struct {
 
 func (x *FlowsRequest) Reset() {
 	*x = FlowsRequest{}
-	mi := &file_deltaplane_v1_report_proto_msgTypes[15]
+	mi := &file_deltaplane_v1_report_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1358,7 +1514,7 @@ func (x *FlowsRequest) String() string {
 func (*FlowsRequest) ProtoMessage() {}
 
 func (x *FlowsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_deltaplane_v1_report_proto_msgTypes[15]
+	mi := &file_deltaplane_v1_report_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1371,7 +1527,7 @@ func (x *FlowsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FlowsRequest.ProtoReflect.Descriptor instead.
 func (*FlowsRequest) Descriptor() ([]byte, []int) {
-	return file_deltaplane_v1_report_proto_rawDescGZIP(), []int{15}
+	return file_deltaplane_v1_report_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *FlowsRequest) GetPod() string {
@@ -1413,7 +1569,7 @@ type FlowsReply struct {
 
 func (x *FlowsReply) Reset() {
 	*x = FlowsReply{}
-	mi := &file_deltaplane_v1_report_proto_msgTypes[16]
+	mi := &file_deltaplane_v1_report_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1425,7 +1581,7 @@ func (x *FlowsReply) String() string {
 func (*FlowsReply) ProtoMessage() {}
 
 func (x *FlowsReply) ProtoReflect() protoreflect.Message {
-	mi := &file_deltaplane_v1_report_proto_msgTypes[16]
+	mi := &file_deltaplane_v1_report_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1438,7 +1594,7 @@ func (x *FlowsReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FlowsReply.ProtoReflect.Descriptor instead.
 func (*FlowsReply) Descriptor() ([]byte, []int) {
-	return file_deltaplane_v1_report_proto_rawDescGZIP(), []int{16}
+	return file_deltaplane_v1_report_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *FlowsReply) GetConnections() []*Connection {
@@ -1520,7 +1676,7 @@ type Connection struct {
 
 func (x *Connection) Reset() {
 	*x = Connection{}
-	mi := &file_deltaplane_v1_report_proto_msgTypes[17]
+	mi := &file_deltaplane_v1_report_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1532,7 +1688,7 @@ func (x *Connection) String() string {
 func (*Connection) ProtoMessage() {}
 
 func (x *Connection) ProtoReflect() protoreflect.Message {
-	mi := &file_deltaplane_v1_report_proto_msgTypes[17]
+	mi := &file_deltaplane_v1_report_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1545,7 +1701,7 @@ func (x *Connection) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Connection.ProtoReflect.Descriptor instead.
 func (*Connection) Descriptor() ([]byte, []int) {
-	return file_deltaplane_v1_report_proto_rawDescGZIP(), []int{17}
+	return file_deltaplane_v1_report_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *Connection) GetPod() string {
@@ -1674,7 +1830,7 @@ type RecentDrop struct {
 
 func (x *RecentDrop) Reset() {
 	*x = RecentDrop{}
-	mi := &file_deltaplane_v1_report_proto_msgTypes[18]
+	mi := &file_deltaplane_v1_report_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1686,7 +1842,7 @@ func (x *RecentDrop) String() string {
 func (*RecentDrop) ProtoMessage() {}
 
 func (x *RecentDrop) ProtoReflect() protoreflect.Message {
-	mi := &file_deltaplane_v1_report_proto_msgTypes[18]
+	mi := &file_deltaplane_v1_report_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1699,7 +1855,7 @@ func (x *RecentDrop) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RecentDrop.ProtoReflect.Descriptor instead.
 func (*RecentDrop) Descriptor() ([]byte, []int) {
-	return file_deltaplane_v1_report_proto_rawDescGZIP(), []int{18}
+	return file_deltaplane_v1_report_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *RecentDrop) GetDrop() *Drop {
@@ -1796,7 +1952,7 @@ const file_deltaplane_v1_report_proto_rawDesc = "" +
 	"\brevision\x18\x0f \x01(\x04R\brevision\x12\x1f\n" +
 	"\vip_protocol\x18\x10 \x01(\rR\n" +
 	"ipProtocol\"\x0f\n" +
-	"\rStatusRequest\"\xc0\x03\n" +
+	"\rStatusRequest\"\xd5\x05\n" +
 	"\x06Status\x12\x14\n" +
 	"\x05epoch\x18\x01 \x01(\x04R\x05epoch\x12\x1a\n" +
 	"\brevision\x18\x02 \x01(\x04R\brevision\x128\n" +
@@ -1809,7 +1965,25 @@ const file_deltaplane_v1_report_proto_rawDesc = "" +
 	"\x04held\x18\t \x01(\v2\x1c.deltaplane.v1.HeldDeletionsR\x04held\x12\x12\n" +
 	"\x04rows\x18\n" +
 	" \x01(\x04R\x04rows\x12%\n" +
-	"\x0estate_sequence\x18\v \x01(\x04R\rstateSequence\"\x98\x02\n" +
+	"\x0estate_sequence\x18\v \x01(\x04R\rstateSequence\x12:\n" +
+	"\vlatency_p50\x18\f \x01(\v2\x19.google.protobuf.DurationR\n" +
+	"latencyP50\x12:\n" +
+	"\vlatency_p99\x18\r \x01(\v2\x19.google.protobuf.DurationR\n" +
+	"latencyP99\x12\x1f\n" +
+	"\vnodes_total\x18\x0e \x01(\x04R\n" +
+	"nodesTotal\x12'\n" +
+	"\x0fnodes_converged\x18\x0f \x01(\x04R\x0enodesConverged\x12\x1d\n" +
+	"\n" +
+	"nodes_lost\x18\x10 \x01(\x04R\tnodesLost\x122\n" +
+	"\breplicas\x18\x11 \x03(\v2\x16.deltaplane.v1.ReplicaR\breplicas\"\xc7\x01\n" +
+	"\aReplica\x12\x18\n" +
+	"\aservice\x18\x01 \x01(\tR\aservice\x12\x12\n" +
+	"\x04name\x18\x02 \x01(\tR\x04name\x12\x14\n" +
+	"\x05leads\x18\x03 \x01(\bR\x05leads\x12\x12\n" +
+	"\x04able\x18\x04 \x01(\bR\x04able\x120\n" +
+	"\x05heard\x18\x05 \x01(\v2\x1a.google.protobuf.TimestampR\x05heard\x12\x1a\n" +
+	"\brevision\x18\x06 \x01(\x04R\brevision\x12\x16\n" +
+	"\x06agrees\x18\a \x01(\bR\x06agrees\"\xac\x02\n" +
 	"\n" +
 	"NodeStatus\x12\x12\n" +
 	"\x04node\x18\x01 \x01(\tR\x04node\x120\n" +
@@ -1820,7 +1994,8 @@ const file_deltaplane_v1_report_proto_rawDesc = "" +
 	"\vlatency_p50\x18\x06 \x01(\v2\x19.google.protobuf.DurationR\n" +
 	"latencyP50\x12:\n" +
 	"\vlatency_p99\x18\a \x01(\v2\x19.google.protobuf.DurationR\n" +
-	"latencyP99\"T\n" +
+	"latencyP99\x12\x12\n" +
+	"\x04lost\x18\b \x01(\bR\x04lost\"T\n" +
 	"\bSetAside\x120\n" +
 	"\x06object\x18\x01 \x01(\v2\x18.deltaplane.v1.ObjectRefR\x06object\x12\x16\n" +
 	"\x06reason\x18\x02 \x01(\tR\x06reason\"\x89\x01\n" +
@@ -1904,7 +2079,7 @@ func file_deltaplane_v1_report_proto_rawDescGZIP() []byte {
 }
 
 var file_deltaplane_v1_report_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_deltaplane_v1_report_proto_msgTypes = make([]protoimpl.MessageInfo, 20)
+var file_deltaplane_v1_report_proto_msgTypes = make([]protoimpl.MessageInfo, 21)
 var file_deltaplane_v1_report_proto_goTypes = []any{
 	(Severity)(0),                 // 0: deltaplane.v1.Severity
 	(*Applied)(nil),               // 1: deltaplane.v1.Applied
@@ -1915,72 +2090,77 @@ var file_deltaplane_v1_report_proto_goTypes = []any{
 	(*Drop)(nil),                  // 6: deltaplane.v1.Drop
 	(*StatusRequest)(nil),         // 7: deltaplane.v1.StatusRequest
 	(*Status)(nil),                // 8: deltaplane.v1.Status
-	(*NodeStatus)(nil),            // 9: deltaplane.v1.NodeStatus
-	(*SetAside)(nil),              // 10: deltaplane.v1.SetAside
-	(*HeldDeletions)(nil),         // 11: deltaplane.v1.HeldDeletions
-	(*ApproveRequest)(nil),        // 12: deltaplane.v1.ApproveRequest
-	(*ApproveReply)(nil),          // 13: deltaplane.v1.ApproveReply
-	(*DumpRequest)(nil),           // 14: deltaplane.v1.DumpRequest
-	(*DumpReply)(nil),             // 15: deltaplane.v1.DumpReply
-	(*FlowsRequest)(nil),          // 16: deltaplane.v1.FlowsRequest
-	(*FlowsReply)(nil),            // 17: deltaplane.v1.FlowsReply
-	(*Connection)(nil),            // 18: deltaplane.v1.Connection
-	(*RecentDrop)(nil),            // 19: deltaplane.v1.RecentDrop
-	nil,                           // 20: deltaplane.v1.Applied.DropsEntry
-	(*Position)(nil),              // 21: deltaplane.v1.Position
-	(*timestamppb.Timestamp)(nil), // 22: google.protobuf.Timestamp
-	(*durationpb.Duration)(nil),   // 23: google.protobuf.Duration
-	(*ObjectRef)(nil),             // 24: deltaplane.v1.ObjectRef
-	(Protocol)(0),                 // 25: deltaplane.v1.Protocol
-	(Direction)(0),                // 26: deltaplane.v1.Direction
-	(*Cause)(nil),                 // 27: deltaplane.v1.Cause
-	(*Cluster)(nil),               // 28: deltaplane.v1.Cluster
-	(*Rows)(nil),                  // 29: deltaplane.v1.Rows
+	(*Replica)(nil),               // 9: deltaplane.v1.Replica
+	(*NodeStatus)(nil),            // 10: deltaplane.v1.NodeStatus
+	(*SetAside)(nil),              // 11: deltaplane.v1.SetAside
+	(*HeldDeletions)(nil),         // 12: deltaplane.v1.HeldDeletions
+	(*ApproveRequest)(nil),        // 13: deltaplane.v1.ApproveRequest
+	(*ApproveReply)(nil),          // 14: deltaplane.v1.ApproveReply
+	(*DumpRequest)(nil),           // 15: deltaplane.v1.DumpRequest
+	(*DumpReply)(nil),             // 16: deltaplane.v1.DumpReply
+	(*FlowsRequest)(nil),          // 17: deltaplane.v1.FlowsRequest
+	(*FlowsReply)(nil),            // 18: deltaplane.v1.FlowsReply
+	(*Connection)(nil),            // 19: deltaplane.v1.Connection
+	(*RecentDrop)(nil),            // 20: deltaplane.v1.RecentDrop
+	nil,                           // 21: deltaplane.v1.Applied.DropsEntry
+	(*Position)(nil),              // 22: deltaplane.v1.Position
+	(*timestamppb.Timestamp)(nil), // 23: google.protobuf.Timestamp
+	(*durationpb.Duration)(nil),   // 24: google.protobuf.Duration
+	(*ObjectRef)(nil),             // 25: deltaplane.v1.ObjectRef
+	(Protocol)(0),                 // 26: deltaplane.v1.Protocol
+	(Direction)(0),                // 27: deltaplane.v1.Direction
+	(*Cause)(nil),                 // 28: deltaplane.v1.Cause
+	(*Cluster)(nil),               // 29: deltaplane.v1.Cluster
+	(*Rows)(nil),                  // 30: deltaplane.v1.Rows
 }
 var file_deltaplane_v1_report_proto_depIdxs = []int32{
-	21, // 0: deltaplane.v1.Applied.positions:type_name -> deltaplane.v1.Position
+	22, // 0: deltaplane.v1.Applied.positions:type_name -> deltaplane.v1.Position
 	2,  // 1: deltaplane.v1.Applied.deltas:type_name -> deltaplane.v1.AppliedDelta
 	3,  // 2: deltaplane.v1.Applied.faults:type_name -> deltaplane.v1.Fault
 	4,  // 3: deltaplane.v1.Applied.maps:type_name -> deltaplane.v1.MapUse
-	22, // 4: deltaplane.v1.Applied.sent:type_name -> google.protobuf.Timestamp
-	20, // 5: deltaplane.v1.Applied.drops:type_name -> deltaplane.v1.Applied.DropsEntry
-	22, // 6: deltaplane.v1.AppliedDelta.applied:type_name -> google.protobuf.Timestamp
-	23, // 7: deltaplane.v1.AppliedDelta.latency:type_name -> google.protobuf.Duration
-	22, // 8: deltaplane.v1.Fault.since:type_name -> google.protobuf.Timestamp
+	23, // 4: deltaplane.v1.Applied.sent:type_name -> google.protobuf.Timestamp
+	21, // 5: deltaplane.v1.Applied.drops:type_name -> deltaplane.v1.Applied.DropsEntry
+	23, // 6: deltaplane.v1.AppliedDelta.applied:type_name -> google.protobuf.Timestamp
+	24, // 7: deltaplane.v1.AppliedDelta.latency:type_name -> google.protobuf.Duration
+	23, // 8: deltaplane.v1.Fault.since:type_name -> google.protobuf.Timestamp
 	0,  // 9: deltaplane.v1.Event.severity:type_name -> deltaplane.v1.Severity
-	24, // 10: deltaplane.v1.Event.object:type_name -> deltaplane.v1.ObjectRef
-	22, // 11: deltaplane.v1.Event.happened:type_name -> google.protobuf.Timestamp
+	25, // 10: deltaplane.v1.Event.object:type_name -> deltaplane.v1.ObjectRef
+	23, // 11: deltaplane.v1.Event.happened:type_name -> google.protobuf.Timestamp
 	6,  // 12: deltaplane.v1.Event.drop:type_name -> deltaplane.v1.Drop
-	25, // 13: deltaplane.v1.Drop.protocol:type_name -> deltaplane.v1.Protocol
-	26, // 14: deltaplane.v1.Drop.direction:type_name -> deltaplane.v1.Direction
-	22, // 15: deltaplane.v1.Status.committed:type_name -> google.protobuf.Timestamp
-	27, // 16: deltaplane.v1.Status.causes:type_name -> deltaplane.v1.Cause
-	9,  // 17: deltaplane.v1.Status.nodes:type_name -> deltaplane.v1.NodeStatus
-	10, // 18: deltaplane.v1.Status.set_aside:type_name -> deltaplane.v1.SetAside
-	28, // 19: deltaplane.v1.Status.cluster:type_name -> deltaplane.v1.Cluster
-	11, // 20: deltaplane.v1.Status.held:type_name -> deltaplane.v1.HeldDeletions
-	1,  // 21: deltaplane.v1.NodeStatus.applied:type_name -> deltaplane.v1.Applied
-	23, // 22: deltaplane.v1.NodeStatus.latency_p50:type_name -> google.protobuf.Duration
-	23, // 23: deltaplane.v1.NodeStatus.latency_p99:type_name -> google.protobuf.Duration
-	24, // 24: deltaplane.v1.SetAside.object:type_name -> deltaplane.v1.ObjectRef
-	22, // 25: deltaplane.v1.HeldDeletions.since:type_name -> google.protobuf.Timestamp
-	11, // 26: deltaplane.v1.ApproveReply.held:type_name -> deltaplane.v1.HeldDeletions
-	10, // 27: deltaplane.v1.ApproveReply.set_aside:type_name -> deltaplane.v1.SetAside
-	29, // 28: deltaplane.v1.DumpReply.rows:type_name -> deltaplane.v1.Rows
-	21, // 29: deltaplane.v1.DumpReply.positions:type_name -> deltaplane.v1.Position
-	4,  // 30: deltaplane.v1.DumpReply.maps:type_name -> deltaplane.v1.MapUse
-	18, // 31: deltaplane.v1.FlowsReply.connections:type_name -> deltaplane.v1.Connection
-	19, // 32: deltaplane.v1.FlowsReply.drops:type_name -> deltaplane.v1.RecentDrop
-	26, // 33: deltaplane.v1.Connection.direction:type_name -> deltaplane.v1.Direction
-	23, // 34: deltaplane.v1.Connection.idle:type_name -> google.protobuf.Duration
-	6,  // 35: deltaplane.v1.RecentDrop.drop:type_name -> deltaplane.v1.Drop
-	22, // 36: deltaplane.v1.RecentDrop.first:type_name -> google.protobuf.Timestamp
-	22, // 37: deltaplane.v1.RecentDrop.latest:type_name -> google.protobuf.Timestamp
-	38, // [38:38] is the sub-list for method output_type
-	38, // [38:38] is the sub-list for method input_type
-	38, // [38:38] is the sub-list for extension type_name
-	38, // [38:38] is the sub-list for extension extendee
-	0,  // [0:38] is the sub-list for field type_name
+	26, // 13: deltaplane.v1.Drop.protocol:type_name -> deltaplane.v1.Protocol
+	27, // 14: deltaplane.v1.Drop.direction:type_name -> deltaplane.v1.Direction
+	23, // 15: deltaplane.v1.Status.committed:type_name -> google.protobuf.Timestamp
+	28, // 16: deltaplane.v1.Status.causes:type_name -> deltaplane.v1.Cause
+	10, // 17: deltaplane.v1.Status.nodes:type_name -> deltaplane.v1.NodeStatus
+	11, // 18: deltaplane.v1.Status.set_aside:type_name -> deltaplane.v1.SetAside
+	29, // 19: deltaplane.v1.Status.cluster:type_name -> deltaplane.v1.Cluster
+	12, // 20: deltaplane.v1.Status.held:type_name -> deltaplane.v1.HeldDeletions
+	24, // 21: deltaplane.v1.Status.latency_p50:type_name -> google.protobuf.Duration
+	24, // 22: deltaplane.v1.Status.latency_p99:type_name -> google.protobuf.Duration
+	9,  // 23: deltaplane.v1.Status.replicas:type_name -> deltaplane.v1.Replica
+	23, // 24: deltaplane.v1.Replica.heard:type_name -> google.protobuf.Timestamp
+	1,  // 25: deltaplane.v1.NodeStatus.applied:type_name -> deltaplane.v1.Applied
+	24, // 26: deltaplane.v1.NodeStatus.latency_p50:type_name -> google.protobuf.Duration
+	24, // 27: deltaplane.v1.NodeStatus.latency_p99:type_name -> google.protobuf.Duration
+	25, // 28: deltaplane.v1.SetAside.object:type_name -> deltaplane.v1.ObjectRef
+	23, // 29: deltaplane.v1.HeldDeletions.since:type_name -> google.protobuf.Timestamp
+	12, // 30: deltaplane.v1.ApproveReply.held:type_name -> deltaplane.v1.HeldDeletions
+	11, // 31: deltaplane.v1.ApproveReply.set_aside:type_name -> deltaplane.v1.SetAside
+	30, // 32: deltaplane.v1.DumpReply.rows:type_name -> deltaplane.v1.Rows
+	22, // 33: deltaplane.v1.DumpReply.positions:type_name -> deltaplane.v1.Position
+	4,  // 34: deltaplane.v1.DumpReply.maps:type_name -> deltaplane.v1.MapUse
+	19, // 35: deltaplane.v1.FlowsReply.connections:type_name -> deltaplane.v1.Connection
+	20, // 36: deltaplane.v1.FlowsReply.drops:type_name -> deltaplane.v1.RecentDrop
+	27, // 37: deltaplane.v1.Connection.direction:type_name -> deltaplane.v1.Direction
+	24, // 38: deltaplane.v1.Connection.idle:type_name -> google.protobuf.Duration
+	6,  // 39: deltaplane.v1.RecentDrop.drop:type_name -> deltaplane.v1.Drop
+	23, // 40: deltaplane.v1.RecentDrop.first:type_name -> google.protobuf.Timestamp
+	23, // 41: deltaplane.v1.RecentDrop.latest:type_name -> google.protobuf.Timestamp
+	42, // [42:42] is the sub-list for method output_type
+	42, // [42:42] is the sub-list for method input_type
+	42, // [42:42] is the sub-list for extension type_name
+	42, // [42:42] is the sub-list for extension extendee
+	0,  // [0:42] is the sub-list for field type_name
 }
 
 func init() { file_deltaplane_v1_report_proto_init() }
@@ -1998,7 +2178,7 @@ func file_deltaplane_v1_report_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_deltaplane_v1_report_proto_rawDesc), len(file_deltaplane_v1_report_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   20,
+			NumMessages:   21,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

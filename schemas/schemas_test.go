@@ -192,6 +192,8 @@ func TestSubjects(t *testing.T) {
 		{SyncSubject("node-a"), "deltaplane.v1.sync.node-a"},
 		{ActualSubject("node-a"), "deltaplane.v1.actual.node-a"},
 		{FlowsSubject("node-a"), "deltaplane.v1.flows.node-a"},
+		{PulseSubject("compiler"), "deltaplane.v1.pulse.compiler"},
+		{CredentialSubject("node.a"), "deltaplane.v1.credential._DPNM8P9EC4"},
 		{EventSubject("programmer", "node-a"), "deltaplane.v1.event.programmer.node-a"},
 		{EventSubject("watcher", ""), "deltaplane.v1.event.watcher._"},
 		{InboxPrefix("programmer node-a"), "_INBOX._E1P6UPRIC5MMQPBI41N6UP355LGG"},

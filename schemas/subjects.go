@@ -27,6 +27,12 @@ const (
 	SubjectDesired = prefix + "desired"
 	// SubjectApprove takes an ApproveRequest and is answered with an ApproveReply by the leading watcher.
 	SubjectApprove = prefix + "approve"
+	// SubjectSeen takes a SeenRequest and is answered with a SeenReply by the leading watcher.
+	SubjectSeen = prefix + "seen"
+	// SubjectAllPulses matches every Pulse.
+	SubjectAllPulses = prefix + "pulse.*"
+	// SubjectAllCredentials matches every CredentialRequest.
+	SubjectAllCredentials = prefix + "credential.*"
 	// SubjectAllState matches every Fact.
 	SubjectAllState = prefix + "state.>"
 	// SubjectAllDeltas matches every Delta, Checkpoint and Epoch.
@@ -74,6 +80,12 @@ func ActualSubject(node string) string { return prefix + "actual." + token(node)
 
 // FlowsSubject takes a FlowsRequest and is answered with FlowsReplies by the node's programmer.
 func FlowsSubject(node string) string { return prefix + "flows." + token(node) }
+
+// PulseSubject carries the Pulses of one service: "watcher" or "compiler". Core NATS only.
+func PulseSubject(service string) string { return prefix + "pulse." + token(service) }
+
+// CredentialSubject takes one node's CredentialRequests, answered with a CredentialReply by a watcher.
+func CredentialSubject(node string) string { return prefix + "credential." + token(node) }
 
 // EventSubject carries Events of one service ("watcher", "compiler" or "programmer") and, for programmers, node.
 func EventSubject(service, node string) string {

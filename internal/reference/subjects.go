@@ -14,14 +14,16 @@ import (
 
 // built calls each function that makes a subject with names that tell what goes where.
 var built = map[string]func() string{
-	"StateSubject":   func() string { return schemas.StateSubject("KIND", "NAMESPACE", "NAME") },
-	"DeltaSubject":   func() string { return schemas.DeltaSubject("LAYER") },
-	"AppliedSubject": func() string { return schemas.AppliedSubject("NODE") },
-	"SyncSubject":    func() string { return schemas.SyncSubject("NODE") },
-	"ActualSubject":  func() string { return schemas.ActualSubject("NODE") },
-	"FlowsSubject":   func() string { return schemas.FlowsSubject("NODE") },
-	"EventSubject":   func() string { return schemas.EventSubject("SERVICE", "NODE") },
-	"ApplySubject":   func() string { return schemas.ApplySubject("LAYER") },
+	"StateSubject":      func() string { return schemas.StateSubject("KIND", "NAMESPACE", "NAME") },
+	"DeltaSubject":      func() string { return schemas.DeltaSubject("LAYER") },
+	"AppliedSubject":    func() string { return schemas.AppliedSubject("NODE") },
+	"SyncSubject":       func() string { return schemas.SyncSubject("NODE") },
+	"ActualSubject":     func() string { return schemas.ActualSubject("NODE") },
+	"FlowsSubject":      func() string { return schemas.FlowsSubject("NODE") },
+	"PulseSubject":      func() string { return schemas.PulseSubject("SERVICE") },
+	"CredentialSubject": func() string { return schemas.CredentialSubject("NODE") },
+	"EventSubject":      func() string { return schemas.EventSubject("SERVICE", "NODE") },
+	"ApplySubject":      func() string { return schemas.ApplySubject("LAYER") },
 }
 
 func subjects(top string) (string, error) {
