@@ -45,6 +45,7 @@ func (s *settings) Flags(flags *pflag.FlagSet) {
 	flags.StringSliceVar(&s.externalIPs, "allow-external-ips", nil, "`prefixes` that externalIPs of Services may be from (default none)")
 	flags.StringSliceVar(&s.podCIDRs, "pod-cidrs", nil, "`prefixes` of pods' addresses (default those found out about the cluster and its nodes)")
 	flags.IntVar(&s.policy.Combinations, "max-policy-combinations", 16_384, "`rules` × peers × prefixes of ports that one policy may have in one direction; one with more is refused, and closes what it selects")
+	flags.IntVar(&s.policy.Peers, "max-policy-peers", 1024, "`peers` by selector that one policy may name in one direction; one with more is refused, and closes what it selects")
 	flags.IntVar(&s.policy.Ports, "max-policy-ports", 4096, "`rows` by port that the policies of one pod may have for one group of peers; beyond, they are refused")
 	flags.IntVar(&s.policy.Blocks, "max-policy-blocks", 4096, "`prefixes` that one policy may name, excepted ones included; one with more is refused")
 	flags.StringSliceVar(&s.serviceCIDRs, "service-cidrs", nil, "`prefixes` of ClusterIPs (default those found out about the cluster)")
@@ -57,7 +58,7 @@ func (s *settings) check() error {
 		return fmt.Errorf("--replicas %d: want 1, 3 or 5", s.replicas)
 	}
 	for name, limit := range map[string]int{
-		"combinations": s.policy.Combinations, "ports": s.policy.Ports, "blocks": s.policy.Blocks,
+		"combinations": s.policy.Combinations, "peers": s.policy.Peers, "ports": s.policy.Ports, "blocks": s.policy.Blocks,
 	} {
 		if limit < 1 || limit > maxPolicyLimit {
 			return fmt.Errorf("--max-policy-%s %d: want 1 to %d", name, limit, maxPolicyLimit)

@@ -28,6 +28,8 @@ import (
 type Limits struct {
 	// Combinations bounds a policy's rules × peers × prefixes of ports in one direction.
 	Combinations int // 16,384
+	// Peers bounds a policy's peers by selector in one direction: each is asked about every pod that comes.
+	Peers int // 1,024
 	// Ports bounds the exceptions by port of one rule set for one identity.
 	Ports int // 4,096
 	// Blocks bounds a policy's blocks and what they except.
@@ -41,6 +43,7 @@ func (l Limits) withDefaults() Limits {
 		}
 	}
 	number(&l.Combinations, 16_384)
+	number(&l.Peers, 1024)
 	number(&l.Ports, 4096)
 	number(&l.Blocks, 4096)
 	return l

@@ -34,6 +34,17 @@ func blocks(n int) *schemas.Fact {
 	}})
 }
 
+// crowd is a policy that names so many peers by selector.
+func crowd(n int) *schemas.Fact {
+	r := &schemas.PolicyRule{Action: 1, AnyPort: true}
+	for i := range n {
+		r.Peers = append(r.Peers, pods(&schemas.PodPeer{Pods: labelled("role", fmt.Sprint(i))})...)
+	}
+	return fact(state.KindNetworkPolicy, "x", "big", &schemas.Fact_NetworkPolicy{NetworkPolicy: &schemas.NetworkPolicy{
+		Pods: labelled("app", "server"), IsolatesIngress: true, Ingress: []*schemas.PolicyRule{r},
+	}})
+}
+
 // TestWhatExceedsALimitCloses brings a policy that is too big: its pods pass nothing, it is named, and all is as before
 // once it goes.
 //
@@ -45,11 +56,12 @@ func TestWhatExceedsALimitCloses(t *testing.T) {
 		want string
 	}{
 		{"combinations", spread("big", "boss", 1000, 20), "20 combinations"},
+		{"peers", crowd(5), "5 peers by selector"},
 		{"blocks", blocks(9), "9 blocks"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			w := village(t, 3)
-			w.engine = New(Limits{Combinations: 16, Blocks: 8})
+			w.engine = New(Limits{Combinations: 16, Peers: 4, Blocks: 8})
 			w.tables = w.engine.Load(w.db.Snapshot(), w.tables)
 			before := renamed(w.tables)
 			w.follow(t, test.fact)

@@ -199,7 +199,7 @@ var protocols = []model.Protocol{model.TCP, model.UDP, model.SCTP}
 func (l *Limits) check(p *state.Policy) string {
 	blocks := 0
 	for _, d := range []model.Direction{model.Ingress, model.Egress} {
-		combinations := 0
+		combinations, selectors := 0, 0
 		for _, r := range p.Part(d).Rules {
 			prefixes := 0
 			for _, port := range r.Ports {
@@ -209,12 +209,18 @@ func (l *Limits) check(p *state.Policy) string {
 			for _, peer := range r.Peers {
 				if peer.Kind == state.PeerBlock {
 					blocks += 1 + len(peer.Block.Except)
+				} else {
+					selectors++
 				}
 			}
 		}
 		if combinations > l.Combinations {
 			return fmt.Sprintf("the pods that it selects pass nothing: its %s rules have %d combinations of peers and prefixes "+
 				"of ports, the limit is %d; join rules or ranges, or make it several policies", d, combinations, l.Combinations)
+		}
+		if selectors > l.Peers {
+			return fmt.Sprintf("the pods that it selects pass nothing: its %s rules name %d peers by selector, the limit is %d; "+
+				"select by a label that they share, or make it several policies", d, selectors, l.Peers)
 		}
 	}
 	if blocks > l.Blocks {
