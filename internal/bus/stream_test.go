@@ -162,3 +162,22 @@ func TestStreamsSurviveARestart(t *testing.T) {
 		t.Error(diff)
 	}
 }
+
+func TestHowAStreamStands(t *testing.T) {
+	c := start(t)
+	is, err := c.StreamState(t.Context(), "LEDGER")
+	if err != nil || !is.Missing {
+		t.Fatalf("before it is made: %+v, %v", is, err)
+	}
+	if err := c.EnsureStreams(t.Context(), 1, ledger); err != nil {
+		t.Fatal(err)
+	}
+	f := take(t, c, "first")
+	if _, err := f.Append(t.Context(), []Record{{Subject: "ledger.a", Data: []byte("kept")}}); err != nil {
+		t.Fatal(err)
+	}
+	is, err = c.StreamState(t.Context(), "LEDGER")
+	if err != nil || is.Missing || is.Last != is.Messages || is.Bytes == 0 || is.MaxBytes != 64<<20 || is.Copies != 1 || is.Leader == "" || is.Made.IsZero() {
+		t.Errorf("with an epoch and a message: %+v, %v", is, err)
+	}
+}
