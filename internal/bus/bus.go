@@ -16,6 +16,7 @@ import (
 	"fmt"
 	"log/slog"
 	"math/rand/v2"
+	"net"
 	"net/url"
 	"regexp"
 	"sync"
@@ -75,6 +76,8 @@ type Options struct {
 	CredentialsFile string
 	// RootCAFile verifies the server's certificate, for tls:// URLs; empty uses the system's.
 	RootCAFile string
+	// Dial makes connections; nil is net.Dialer's. The bus may be in another network namespace.
+	Dial func(network, address string) (net.Conn, error)
 }
 
 // Conn is a connection to the bus. It reconnects for ever until Close. Its methods may be called at the same time.
@@ -141,6 +144,9 @@ func (c *Conn) dial() error {
 	if c.options.RootCAFile != "" {
 		options = append(options, nats.RootCAs(c.options.RootCAFile))
 	}
+	if c.options.Dial != nil {
+		options = append(options, nats.SetCustomDialer(dialer(c.options.Dial)))
+	}
 	conn, err := nats.Connect(c.options.URL, options...)
 	if err != nil {
 		return err
@@ -158,6 +164,11 @@ func (c *Conn) dial() error {
 	c.log.Info("connected to the bus", "url", conn.ConnectedUrlRedacted(), "server", conn.ConnectedServerName())
 	return nil
 }
+
+// dialer is a function as nats.go wants it.
+type dialer func(network, address string) (net.Conn, error)
+
+func (d dialer) Dial(network, address string) (net.Conn, error) { return d(network, address) }
 
 // Close ends all subscriptions, closes the connection and waits for handlers that run; so a handler must not call it.
 func (c *Conn) Close() {
