@@ -28,7 +28,35 @@ func (l *Lab) Delete(ctx context.Context, objects *manifest.Objects) error {
 
 // Exchange is Delete of some objects and Apply of others in one change: of what is in both, the latter is there.
 func (l *Lab) Exchange(ctx context.Context, old, next *manifest.Objects) error {
-	return l.changeTo(ctx, func(declared *manifest.Objects) error {
+	return l.changeTo(ctx, exchange(old, next))
+}
+
+// Submit is Exchange that returns when the change is published, wherever it is live: the bus may be away. No pod or node
+// may go with it, for those wait until nobody is sent there.
+func (l *Lab) Submit(ctx context.Context, old, next *manifest.Objects) error {
+	l.change.Lock()
+	defer l.change.Unlock()
+	wanted := l.Declared()
+	if err := exchange(old, next)(wanted); err != nil {
+		return err
+	}
+	target, err := l.expand(wanted)
+	if err != nil {
+		return err
+	}
+	if leaving := l.leaving(target); len(leaving) > 0 || len(l.obsolete(target).nodes) > 0 {
+		return fmt.Errorf("submit a change: %d pods or their nodes would go with it; apply it", len(leaving))
+	}
+	l.mu.Lock()
+	l.declared = wanted
+	l.mu.Unlock()
+	_, err = l.advance(ctx, wanted)
+	return err
+}
+
+// exchange takes some objects out and puts others in.
+func exchange(old, next *manifest.Objects) func(declared *manifest.Objects) error {
+	return func(declared *manifest.Objects) error {
 		var missing []error
 		for object := range old.All() {
 			if !declared.Remove(object) {
@@ -39,7 +67,7 @@ func (l *Lab) Exchange(ctx context.Context, old, next *manifest.Objects) error {
 			declared.Add(object)
 		}
 		return errors.Join(missing...)
-	})
+	}
 }
 
 // Declared returns the objects as they were applied. The caller doesn't change them.

@@ -134,6 +134,40 @@ func (f *fleet) end(name string) {
 	}
 }
 
+// halt ends one process by a signal; it isn't started again until resume.
+func (f *fleet) halt(name string, signal syscall.Signal) error {
+	f.mu.Lock()
+	m := f.members[name]
+	f.mu.Unlock()
+	if m == nil {
+		return fmt.Errorf("halt %s: there is no such process", name)
+	}
+	if running, ok := f.processes()[name]; ok {
+		if err := running.Signal(signal); err != nil {
+			return err
+		}
+	}
+	m.cancel()
+	<-m.done
+	return nil
+}
+
+// resume starts a process that was halted.
+func (f *fleet) resume(name string) error {
+	f.mu.Lock()
+	m := f.members[name]
+	f.mu.Unlock()
+	if m == nil {
+		return fmt.Errorf("resume %s: there is no such process", name)
+	}
+	select {
+	case <-m.done:
+		return f.run(name, m.log, m.make, m.start)
+	default:
+		return fmt.Errorf("resume %s: it wasn't halted", name)
+	}
+}
+
 // stop ends all processes.
 func (f *fleet) stop() {
 	f.mu.Lock()

@@ -38,6 +38,8 @@ type Options struct {
 	Kubeconfig string
 	// Bus is the URL of a bus that runs already; empty starts one inside this process.
 	Bus string
+	// Machines has bus and services on machines of their own; nil runs them where the lab runs.
+	Machines *Machines
 	// Binaries is the folder with watcher, compiler and programmer; empty is that of this process's executable.
 	Binaries string
 	// NoServices builds pods and nodes alone: addresses of pods work, those of Services don't.
@@ -78,6 +80,7 @@ type Lab struct {
 	cluster  *manifest.Objects // as expanded, and as published
 	nodes    map[string]*node
 	pods     map[string]*pod // by namespace/name
+	machines map[string]*machine
 }
 
 // Up builds a lab from objects and returns when its pods serve; the services may still be on their way: see Converged.
@@ -115,6 +118,7 @@ func prepare(options Options) (*Lab, error) {
 		state:   stateView{facts: map[string]*schemas.Fact{}},
 		options: options, dir: d, log: options.Log, fleet: newFleet(options.Log),
 		declared: &manifest.Objects{}, cluster: &manifest.Objects{}, nodes: map[string]*node{}, pods: map[string]*pod{},
+		machines: map[string]*machine{},
 	}
 	if options.Memory {
 		return l, nil
@@ -205,6 +209,9 @@ func (l *Lab) Close(ctx context.Context) error {
 		l.bus.Shutdown()
 	}
 	err := l.closeSink(ctx)
+	if l.fabric != nil {
+		err = errors.Join(err, l.fabric.Close())
+	}
 	if l.root != nil {
 		err = errors.Join(err, l.root.Remove(ctx))
 	}
@@ -216,10 +223,13 @@ func (l *Lab) Close(ctx context.Context) error {
 // closeTime bounds taking a lab down.
 const closeTime = 20 * time.Second
 
-// BusURL returns where the bus is for clients outside the lab's namespaces.
+// BusURL returns where the bus is for clients outside the lab's namespaces, or on the fabric if it has machines.
 func (l *Lab) BusURL() string {
-	if l.bus != nil {
+	switch {
+	case l.bus != nil:
 		return l.bus.URL()
+	case l.options.Machines != nil:
+		return l.serversURL()
 	}
 	return l.options.Bus
 }

@@ -5,10 +5,8 @@ package lab
 import (
 	"context"
 	"errors"
-	"fmt"
 	"net"
 	"os/exec"
-	"path/filepath"
 	"slices"
 	"time"
 
@@ -18,15 +16,22 @@ import (
 	"github.com/deltaplane/deltaplane/internal/lab/space"
 )
 
-// connectTime bounds how long a bus that should be there is looked for.
-const connectTime = 15 * time.Second
+// connectTime bounds how long a bus that should be there is looked for, dialTime one attempt.
+const (
+	connectTime = 15 * time.Second
+	dialTime    = 2 * time.Second
+)
 
 // startBus starts a bus, or finds the one that was given, and opens it to the nodes; and it makes sure of what services need.
 func (l *Lab) startBus(ctx context.Context) (err error) {
 	if l.options.NoServices {
 		return nil
 	}
-	for _, name := range []string{"watcher", "compiler", "programmer"} {
+	needed := []string{"watcher", "compiler", "programmer"}
+	if l.options.Machines != nil {
+		needed = append(needed, "nats-server")
+	}
+	for _, name := range needed {
 		if _, err := l.binary(name); err != nil {
 			return err
 		}
@@ -36,20 +41,45 @@ func (l *Lab) startBus(ctx context.Context) (err error) {
 			return err
 		}
 	}
+	if err := l.startBusServer(); err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(ctx, connectTime)
+	defer cancel()
+	l.conn, err = bus.Connect(ctx, l.BusOptions())
+	return err
+}
+
+func (l *Lab) startBusServer() (err error) {
+	if l.options.Machines != nil {
+		return l.startServers()
+	}
 	if l.options.Bus == "" {
 		if l.bus, err = startEmbedded(l.dir.bus(), l); err != nil {
 			return err
 		}
 	}
 	if !l.options.Memory {
-		if l.proxy, err = newProxy(l.fabric.Namespace(), l.BusURL()); err != nil {
-			return err
-		}
+		l.proxy, err = newProxy(l.fabric.Namespace(), l.BusURL())
 	}
-	ctx, cancel := context.WithTimeout(ctx, connectTime)
-	defer cancel()
-	l.conn, err = bus.Connect(ctx, bus.Options{URL: l.BusURL(), Name: "lab " + l.options.Name, Log: l.log})
 	return err
+}
+
+// BusOptions say how this process connects to the bus.
+func (l *Lab) BusOptions() bus.Options {
+	o := bus.Options{URL: l.BusURL(), Name: "lab " + l.options.Name, Log: l.log}
+	if l.options.Machines != nil {
+		o.Dial = l.Dial
+	}
+	return o
+}
+
+// urlFor returns the bus's URL as seen from a node.
+func (l *Lab) urlFor(n *node) string {
+	if l.options.Machines != nil {
+		return l.serversURL()
+	}
+	return l.proxy.urlFor(n.host.Addrs)
 }
 
 // startEmbedded takes the port that everyone knows if it is free.
@@ -66,23 +96,24 @@ func startEmbedded(folder string, l *Lab) (*embedded.Server, error) {
 	return embedded.Start(options)
 }
 
-// startServices starts watcher and compiler. They need no node: they run where the lab runs.
+// startServices starts watchers and compilers. They need no node: they run where the lab runs, or on machines.
 func (l *Lab) startServices() error {
 	if l.options.NoServices {
 		return nil
 	}
-	watcher := []string{
-		"--bus", l.BusURL(), "--listen", "", "--source", "directory", "--directory", l.dir.manifests(),
-		// People of a lab mean it when they delete everything.
-		"--max-delete-share", "1",
-	}
+	source := []string{"--source", "directory", "--directory", l.dir.manifests()}
 	if l.options.Kubeconfig != "" {
-		watcher = []string{"--bus", l.BusURL(), "--listen", "", "--source", "kubernetes", "--kubeconfig", l.options.Kubeconfig, "--max-delete-share", "1"}
+		source = []string{"--source", "kubernetes", "--kubeconfig", l.options.Kubeconfig}
+	}
+	// People of a lab mean it when they delete everything.
+	watcher := append(source, "--bus", l.BusURL(), "--listen", "", "--max-delete-share", "1")
+	compiler := append([]string{"--bus", l.BusURL(), "--listen", ""}, l.options.CompilerFlags...)
+	if m := l.options.Machines; m != nil {
+		return errors.Join(l.startReplicas("watcher", m.Watchers, watcher), l.startReplicas("compiler", m.Compilers, compiler))
 	}
 	return errors.Join(
 		l.startService("watcher", "watcher", nil, watcher),
-		l.startService("compiler", "compiler", nil,
-			append([]string{"--bus", l.BusURL(), "--listen", "", "--replicas", "1"}, l.options.CompilerFlags...)))
+		l.startService("compiler", "compiler", nil, append(compiler, "--replicas", "1")))
 }
 
 // startProgrammer starts a node's programmer in the node's network namespace. Its cgroup is not the node's: the way to
@@ -98,7 +129,7 @@ func (l *Lab) startProgrammer(name string, n *node, flags ...string) error {
 		}, flags...))
 	}
 	return l.startService("programmer-"+name, "programmer", n.namespace, append([]string{
-		"--node", name, "--bus", l.proxy.urlFor(n.host.Addrs), "--listen", "",
+		"--node", name, "--bus", l.urlFor(n), "--listen", "",
 		"--cgroup", n.cgroup.Path(), "--pin-dir", l.Pins(name), "--maps", "kernel",
 	}, flags...))
 }
@@ -108,17 +139,5 @@ func (l *Lab) startService(name, binary string, namespace *space.Namespace, args
 	if err != nil {
 		return err
 	}
-	var cgroup *space.Cgroup
-	if !l.options.Memory {
-		if cgroup, err = space.NewCgroup(filepath.Join(l.root.Path(), "services")); err != nil {
-			return err
-		}
-	}
-	err = l.fleet.run(name, filepath.Join(l.dir.logs(), name+".log"),
-		func() *exec.Cmd { return exec.Command(path, args...) },
-		func(cmd *exec.Cmd) error { return space.Start(cmd, namespace, cgroup) })
-	if err != nil {
-		return fmt.Errorf("the lab's services: %w", err)
-	}
-	return nil
+	return l.startProcess(name, namespace, func() *exec.Cmd { return exec.Command(path, args...) })
 }

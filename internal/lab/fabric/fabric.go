@@ -41,7 +41,8 @@ type Fabric struct {
 	dir       string
 	namespace *space.Namespace
 	hosts     []*Host
-	added     int // how many hosts there ever were
+	added     int     // how many hosts there ever were
+	losses    *losses // nil until something is to be lost
 }
 
 // Host is a namespace on the bridge: a node or an outside client.
@@ -51,7 +52,9 @@ type Host struct {
 	Addrs     []netip.Addr
 	PodCIDRs  []netip.Prefix // routed to it by all other hosts
 	mac       net.HardwareAddr
-	mark      int // never that of another host
+	mark      int    // never that of another host
+	port      string // the bridge's end of its link, and that one's index
+	index     int
 }
 
 // New makes the bridge. Namespaces are held by files in dir.
@@ -77,9 +80,7 @@ func (f *Fabric) makeBridge() error {
 	}
 	defer links.Close()
 	attrs := netlink.NewLinkAttrs()
-	attrs.Name = bridge
-	// Without an address of its own a bridge takes its ports' lowest, which changes with each new port.
-	attrs.HardwareAddr = net.HardwareAddr{2, 0, 0, 0, 0, 1}
+	attrs.Name, attrs.HardwareAddr = bridge, bridgeMAC
 	snooping := false
 	if err := links.LinkAdd(&netlink.Bridge{LinkAttrs: attrs, MulticastSnooping: &snooping}); err != nil {
 		return err
@@ -155,11 +156,11 @@ func (f *Fabric) plug(h *Host) error {
 		return err
 	}
 	defer inHost.Close()
-	port := fmt.Sprintf("port%d", f.added)
-	if err := veth(inFabric, port, h.Namespace, uplink); err != nil {
+	h.port = fmt.Sprintf("port%d", f.added)
+	if err := veth(inFabric, h.port, h.Namespace, uplink); err != nil {
 		return err
 	}
-	if err := join(inFabric, port); err != nil {
+	if h.index, err = join(inFabric, h.port); err != nil {
 		return err
 	}
 	link, err := inHost.LinkByName(uplink)
@@ -195,19 +196,20 @@ func (f *Fabric) plug(h *Host) error {
 	return nil
 }
 
-func join(links *netlink.Handle, port string) error {
+// join puts a port into the bridge and returns its index.
+func join(links *netlink.Handle, port string) (int, error) {
 	link, err := links.LinkByName(port)
 	if err != nil {
-		return err
+		return 0, err
 	}
 	master, err := links.LinkByName(bridge)
 	if err != nil {
-		return err
+		return 0, err
 	}
 	if err := links.LinkSetMaster(link, master); err != nil {
-		return fmt.Errorf("put %s into the bridge: %w", port, err)
+		return 0, fmt.Errorf("put %s into the bridge: %w", port, err)
 	}
-	return links.LinkSetUp(link)
+	return link.Attrs().Index, links.LinkSetUp(link)
 }
 
 // route lets from reach to's addresses on the bridge, and its pods through them.
