@@ -25,12 +25,14 @@ const (
 
 // Seal proves who said a message. It is field 100 and the last one of the encoded message that it seals: what is sealed
 // is all bytes before it. Messages that are said together have one signature: it is of the root of the Merkle tree
-// (RFC 9162, section 2.1.1, SHA-256) over them, and each carries its own way to the root.
+// (RFC 9162, section 2.1.1, SHA-256) over them, and each carries its own way to the root. A leaf's data is the kind of
+// the message, as its length in one byte and "delta", "snapshot", "tree", "heartbeat", "checkpoint" or "fact", then what
+// is sealed.
 type Seal struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The first 8 bytes of the SHA-256 of the public key, to find it among several.
 	Key []byte `protobuf:"bytes,1,opt,name=key,proto3" json:"key,omitempty"`
-	// Ed25519 (RFC 8032), 64 bytes.
+	// Ed25519 (RFC 8032), 64 bytes: of "deltaplane.v1.Seal" and a zero byte, count in 4 bytes, big endian, and the root.
 	Signature []byte `protobuf:"bytes,2,opt,name=signature,proto3" json:"signature,omitempty"`
 	// This is message `index` of `count` that were sealed together, counted from 0; count is never 0.
 	Index uint32 `protobuf:"varint,3,opt,name=index,proto3" json:"index,omitempty"`
