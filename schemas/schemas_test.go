@@ -196,7 +196,7 @@ func TestSubjects(t *testing.T) {
 		{CredentialSubject("node.a"), "deltaplane.v1.credential._DPNM8P9EC4"},
 		{EventSubject("programmer", "node-a"), "deltaplane.v1.event.programmer.node-a"},
 		{EventSubject("watcher", ""), "deltaplane.v1.event.watcher._"},
-		{InboxPrefix("programmer node-a"), "_INBOX._E1P6UPRIC5MMQPBI41N6UP355LGG"},
+		{InboxPrefix(User("programmer node-a")), "_INBOX._E1P6UPRIC5MMQPBI41N6UP355LGG"},
 	} {
 		if test.got != test.want {
 			t.Errorf("got  %s\nwant %s", test.got, test.want)

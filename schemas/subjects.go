@@ -92,9 +92,12 @@ func EventSubject(service, node string) string {
 	return prefix + "event." + token(service) + "." + token(node)
 }
 
-// InboxPrefix starts the subjects on which a client hears answers to its requests, so that permissions can keep others
-// from listening. It is given the client's name, such as "programmer node-a".
-func InboxPrefix(client string) string { return "_INBOX." + token(client) }
+// User names a user on the bus: a node, or another client by any name, as one token, by which permissions name subjects.
+func User(name string) string { return token(name) }
+
+// InboxPrefix starts the subjects on which a user hears answers to its requests, so that permissions can keep others
+// from listening. It is given what User returns.
+func InboxPrefix(user string) string { return "_INBOX." + user }
 
 // NodeOfSubject returns the node that the last token of a subject names.
 func NodeOfSubject(subject string) (string, error) {

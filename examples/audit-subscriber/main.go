@@ -71,7 +71,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 // follow connects and prints until ctx ends.
 func follow(ctx context.Context, bus string, begin begin, p *printer, stderr io.Writer) error {
 	conn, err := nats.Connect(bus, nats.Name("audit-subscriber"), nats.MaxReconnects(-1), nats.RetryOnFailedConnect(true),
-		nats.CustomInboxPrefix(schemas.InboxPrefix("audit-subscriber")),
+		nats.CustomInboxPrefix(schemas.InboxPrefix(schemas.User("audit-subscriber"))),
 		nats.DisconnectErrHandler(func(_ *nats.Conn, err error) { fmt.Fprintf(stderr, "lost the bus, reconnecting: %v\n", err) }),
 		nats.ReconnectHandler(func(c *nats.Conn) { fmt.Fprintf(stderr, "reconnected to %s\n", c.ConnectedUrlRedacted()) }),
 	)

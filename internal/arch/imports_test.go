@@ -16,6 +16,7 @@ var reserved = []struct {
 }{
 	{"github.com/nats-io/nats.go", []string{"internal/bus"}, "so that how we use the bus is decided once"},
 	{"github.com/nats-io/nats-server", []string{"internal/bus/embedded"}, "a server in a service's binary is 20 MB"},
+	{"github.com/nats-io/jwt", []string{"internal/trust"}, "so that who may do what is decided in one table"},
 	{"k8s.io/client-go", []string{"services/watcher/kube", "internal/lab/apiserver"}, "the watcher is the only part that talks to Kubernetes; the lab may play kubectl"},
 	{"github.com/hashicorp/go-memdb", []string{"services/compiler/state"}, "the compiler's state is wrapped once, in typed tables"},
 	{"github.com/vishvananda/netlink", []string{"services/programmer", "internal/lab", "internal/testkit", "bpf", "test/kernel"}, "only what works on a node's network knows netlink"},

@@ -72,8 +72,10 @@ type Options struct {
 	OnReconnect  func()
 	// OnDropped is called when a subscription's queue was full and messages were lost, with how many it has lost so far.
 	OnDropped func(subject string, dropped int)
-	// CredentialsFile holds a user's JWT and key, as nsc writes it; empty connects without.
+	// CredentialsFile holds a user's JWT and key, as nsc writes it; empty connects without. It is read anew each time.
 	CredentialsFile string
+	// Identity takes the file's place for who has several, one after the other. It is asked each time.
+	Identity func() (Identity, error)
 	// RootCAFile verifies the server's certificate, for tls:// URLs; empty uses the system's.
 	RootCAFile string
 	// Dial makes connections; nil is net.Dialer's. The bus may be in another network namespace.
@@ -132,15 +134,16 @@ func (c *Conn) dial() error {
 		nats.ReconnectBufSize(noReconnectBuffer),
 		nats.PingInterval(pingInterval),
 		nats.MaxPingsOutstanding(pingsMissed),
-		nats.CustomInboxPrefix(schemas.InboxPrefix(c.options.Name)),
 		nats.SyncQueueLen(inboxMessages),
 		nats.ErrorHandler(c.asyncError),
 		nats.DisconnectErrHandler(c.disconnected),
 		nats.ReconnectHandler(c.reconnected),
 	}
-	if c.options.CredentialsFile != "" {
-		options = append(options, nats.UserCredentials(c.options.CredentialsFile))
+	user, identity, err := c.identity()
+	if err != nil {
+		return err
 	}
+	options = append(append(options, identity...), nats.CustomInboxPrefix(schemas.InboxPrefix(user)))
 	if c.options.RootCAFile != "" {
 		options = append(options, nats.RootCAs(c.options.RootCAFile))
 	}

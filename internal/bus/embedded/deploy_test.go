@@ -3,13 +3,15 @@
 package embedded
 
 import (
-	"bytes"
+	"crypto/tls"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 
 	"github.com/nats-io/nats-server/v2/server"
 
+	"github.com/deltaplane/deltaplane/internal/trust"
 	"github.com/deltaplane/deltaplane/schemas"
 )
 
@@ -20,35 +22,56 @@ func TestServersUnderstandTheDeployedConfiguration(t *testing.T) {
 	for _, stream := range schemas.Streams {
 		need += stream.MaxBytes
 	}
+	folder, trusted := t.TempDir(), trusted(t)
+	if _, err := place(folder, trusted.BusPath()); err != nil {
+		t.Fatal(err)
+	}
 	for _, file := range []string{"cluster.conf", "single.conf"} {
-		options, err := server.ProcessConfigFile("../../../deploy/nats/" + file)
+		options, err := server.ProcessConfigFile(filepath.Join(folder, file))
 		if err != nil {
 			t.Fatalf("%s: %v", file, err)
 		}
-		if !options.JetStream || options.JetStreamMaxStore < need {
-			t.Errorf("%s: JetStream %v, %d bytes; the streams may reserve %d", file, options.JetStream, options.JetStreamMaxStore, need)
+		if !options.JetStream || options.JetStreamMaxStore < need || options.StoreDir != "/data" {
+			t.Errorf("%s: JetStream %v, %d bytes in %s; the streams may reserve %d", file, options.JetStream, options.JetStreamMaxStore, options.StoreDir, need)
 		}
 		if options.MaxPayload < schemas.MaxMessageBytes {
 			t.Errorf("%s: max_payload is %d bytes, messages may have %d", file, options.MaxPayload, schemas.MaxMessageBytes)
+		}
+		if options.TLSConfig == nil || len(options.TrustedOperators) != 1 {
+			t.Errorf("%s: whoever likes may connect", file)
+		}
+		if file == "cluster.conf" && (options.Cluster.TLSConfig == nil || options.Cluster.TLSConfig.ClientAuth != tls.RequireAndVerifyClientCert) {
+			t.Errorf("%s: whoever likes may be a server of the cluster", file)
 		}
 	}
 }
 
 func TestServerRunsWithTheDeployedConfiguration(t *testing.T) {
-	text, err := os.ReadFile("../../../deploy/nats/single.conf")
-	if err != nil {
-		t.Fatal(err)
-	}
-	// Other servers may run on this machine, on the ports that the file names.
-	text = bytes.Replace(text, []byte("http: 8222"), []byte("http: 127.0.0.1:-1"), 1)
-	text = bytes.Replace(text, []byte("port: 4222"), []byte("port: -1"), 1)
-	anyPort := filepath.Join(t.TempDir(), "single.conf")
-	if err := os.WriteFile(anyPort, text, 0o600); err != nil {
-		t.Fatal(err)
-	}
-	s, err := Start(Options{ConfigFile: anyPort, Dir: t.TempDir(), Host: "127.0.0.1"})
-	if err != nil {
-		t.Fatal(err)
+	temporary := t.TempDir()
+	trusted := trusted(t)
+	t.Setenv("TMPDIR", temporary)
+	s := start(t, Options{Trust: trusted.BusPath()})
+	if !strings.HasPrefix(s.URL(), "tls://127.0.0.1:") {
+		t.Errorf("it listens at %s", s.URL())
 	}
 	s.Shutdown()
+	if left, _ := os.ReadDir(temporary); len(left) != 0 {
+		t.Errorf("left behind: %v", left)
+	}
+}
+
+func TestServerWithoutWhatTrustMakesSaysSo(t *testing.T) {
+	_, err := Start(Options{Trust: t.TempDir()})
+	if err == nil || !strings.Contains(err.Error(), "accounts.conf") {
+		t.Errorf("got %v, want it to name the file that is missing", err)
+	}
+}
+
+func trusted(t *testing.T) *trust.Folder {
+	t.Helper()
+	folder, err := trust.Init(filepath.Join(t.TempDir(), "trust"), []string{"127.0.0.1"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return folder
 }

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
 // Package embedded runs a NATS server with JetStream inside the process: for the lab, the demo and tests. It is
-// the same server as in a cluster, with the limits that deploy/nats sets there.
+// the same server as in a cluster, with the configuration that deploy/nats has for one.
 //
 // It promises that Shutdown leaves no goroutine, socket or temporary folder behind, and that a server started
 // again on the same Dir has the same streams. Only this package imports nats-server.
@@ -47,6 +47,9 @@ type Options struct {
 	SyncAlways bool
 	// ConfigFile is a NATS configuration file to start from; Dir, Host and Port are set over it when given.
 	ConfigFile string
+	// Trust is a folder with what `deltaplane trust init` makes for the bus. The server then has the deployed
+	// configuration, deploy/nats/single.conf: TLS, accounts and permissions. Empty lets everybody do everything.
+	Trust string
 	// Log gets the server's warnings and errors; nil drops them.
 	Log *slog.Logger
 }
@@ -54,27 +57,39 @@ type Options struct {
 // Server is a running NATS server.
 type Server struct {
 	nats      *server.Server
-	temporary string // folder to remove, or empty
+	temporary []string // folders to remove
 }
 
 // Start starts a server and waits until clients can connect.
 func Start(o Options) (*Server, error) {
-	opts, err := options(o)
-	if err != nil {
-		return nil, err
-	}
 	s := &Server{}
-	if opts.StoreDir == "" {
-		if s.temporary, err = os.MkdirTemp("", "deltaplane-bus-"); err != nil {
-			return nil, fmt.Errorf("make a folder for the bus's streams: %w", err)
-		}
-		opts.StoreDir = s.temporary
-	}
-	if err := s.run(opts, o.Log); err != nil {
+	if err := s.start(o); err != nil {
 		s.Shutdown()
 		return nil, err
 	}
 	return s, nil
+}
+
+func (s *Server) start(o Options) error {
+	opts, err := s.options(o)
+	if err != nil {
+		return err
+	}
+	if opts.StoreDir == "" {
+		if opts.StoreDir, err = s.folder(); err != nil {
+			return fmt.Errorf("make a folder for the bus's streams: %w", err)
+		}
+	}
+	return s.run(opts, o.Log)
+}
+
+// folder makes one that is removed at Shutdown.
+func (s *Server) folder() (string, error) {
+	folder, err := os.MkdirTemp("", "deltaplane-bus-")
+	if err == nil {
+		s.temporary = append(s.temporary, folder)
+	}
+	return folder, err
 }
 
 func (s *Server) run(opts *server.Options, log *slog.Logger) error {
@@ -105,17 +120,10 @@ func (s *Server) waitReady(warnings *logger) string {
 	return fmt.Sprintf("it wasn't ready after %v", ReadyTimeout)
 }
 
-func options(o Options) (*server.Options, error) {
-	opts := &server.Options{
-		Host: "127.0.0.1", Port: server.RANDOM_PORT, ServerName: "deltaplane-embedded",
-		MaxPayload: MaxPayload, MaxPending: MaxPending, JetStreamMaxStore: MaxStore,
-	}
-	if o.ConfigFile != "" {
-		fromFile, err := server.ProcessConfigFile(o.ConfigFile)
-		if err != nil {
-			return nil, fmt.Errorf("read the NATS configuration %s: %w", o.ConfigFile, err)
-		}
-		opts = fromFile
+func (s *Server) options(o Options) (*server.Options, error) {
+	opts, err := s.base(o)
+	if err != nil {
+		return nil, err
 	}
 	if opts.MaxPayload != 0 && opts.MaxPayload < schemas.MaxMessageBytes {
 		return nil, fmt.Errorf("read the NATS configuration %s: max_payload is %d bytes, but deltaplane sends up to %d: raise it",
@@ -139,7 +147,35 @@ func options(o Options) (*server.Options, error) {
 	return opts, nil
 }
 
-// URL returns where clients connect.
+// base is what a server starts from.
+func (s *Server) base(o Options) (*server.Options, error) {
+	file := o.ConfigFile
+	if o.Trust != "" {
+		folder, err := s.folder()
+		if err != nil {
+			return nil, fmt.Errorf("make a folder for the bus's configuration: %w", err)
+		}
+		if file, err = place(folder, o.Trust); err != nil {
+			return nil, err
+		}
+	}
+	if file == "" {
+		return &server.Options{
+			Host: "127.0.0.1", Port: server.RANDOM_PORT, ServerName: "deltaplane-embedded",
+			MaxPayload: MaxPayload, MaxPending: MaxPending, JetStreamMaxStore: MaxStore,
+		}, nil
+	}
+	opts, err := server.ProcessConfigFile(file)
+	if err != nil {
+		return nil, fmt.Errorf("read the NATS configuration %s: %w", file, err)
+	}
+	if o.Trust != "" {
+		moved(opts)
+	}
+	return opts, nil
+}
+
+// URL returns where clients connect: it begins with tls:// if they must.
 func (s *Server) URL() string { return s.nats.ClientURL() }
 
 // Shutdown stops the server, waits for it and removes what was temporary. Calling it twice does nothing more.
@@ -148,7 +184,7 @@ func (s *Server) Shutdown() {
 		s.nats.Shutdown()
 		s.nats.WaitForShutdown()
 	}
-	if s.temporary != "" {
-		os.RemoveAll(s.temporary)
+	for _, folder := range s.temporary {
+		os.RemoveAll(folder)
 	}
 }

@@ -1,0 +1,25 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package trust
+
+import (
+	"os"
+)
+
+// A key that is being replaced has up to two files more: the next, which is trusted and not used yet, and the old, which
+// is used no more and still trusted.
+const (
+	next = ".next"
+	old  = ".old"
+)
+
+// generations are the names of all keys that are trusted in the place of one.
+func (r *ring) generations(name string) []string {
+	all := []string{name}
+	for _, generation := range []string{next, old} {
+		if _, err := os.Stat(r.path(name + generation)); err == nil {
+			all = append(all, name+generation)
+		}
+	}
+	return all
+}

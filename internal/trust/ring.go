@@ -1,0 +1,97 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package trust
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/nats-io/nkeys"
+)
+
+// ring is the folder of private nkeys, each in a file of its own. A key that isn't there yet is made when it is asked for.
+type ring struct{ folder string }
+
+// The names of keys.
+const (
+	operatorKey = "operator"
+	answerKey   = "answers" // signs what the door says to the servers
+)
+
+func accountKey(account string) string { return "account-" + account }
+func roleKey(role string) string       { return "role-" + role }
+func userKey(user string) string       { return "user-" + user }
+
+// pair returns a key, and makes it if need be. What kind it is shows in its name.
+func (r *ring) pair(name string) (nkeys.KeyPair, error) {
+	path := r.path(name)
+	seed, err := os.ReadFile(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return r.make(name)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("read a private key: %w", err)
+	}
+	pair, err := nkeys.FromSeed(seed)
+	if err != nil {
+		return nil, fmt.Errorf("read a private key from %s: %w", path, err)
+	}
+	return pair, nil
+}
+
+func (r *ring) make(name string) (nkeys.KeyPair, error) {
+	kind := nkeys.PrefixByteAccount
+	switch {
+	case name == operatorKey:
+		kind = nkeys.PrefixByteOperator
+	case strings.HasPrefix(name, userKey("")):
+		kind = nkeys.PrefixByteUser
+	}
+	pair, err := nkeys.CreatePair(kind)
+	if err != nil {
+		return nil, fmt.Errorf("make key %s: %w", name, err)
+	}
+	seed, err := pair.Seed()
+	if err != nil {
+		return nil, fmt.Errorf("make key %s: %w", name, err)
+	}
+	return pair, write(r.path(name), seed)
+}
+
+func (r *ring) path(name string) string { return filepath.Join(r.folder, name+".nk") }
+
+// public returns the public half of a key.
+func (r *ring) public(name string) (string, error) {
+	pair, err := r.pair(name)
+	if err != nil {
+		return "", err
+	}
+	return pair.PublicKey()
+}
+
+func (r *ring) seed(name string) ([]byte, error) {
+	pair, err := r.pair(name)
+	if err != nil {
+		return nil, err
+	}
+	return pair.Seed()
+}
+
+// write writes a secret, as a whole or not at all.
+func write(path string, data []byte) error {
+	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
+		return fmt.Errorf("write %s: %w", path, err)
+	}
+	temporary := path + ".new"
+	if err := os.WriteFile(temporary, data, 0o600); err != nil {
+		return fmt.Errorf("write %s: %w", path, err)
+	}
+	if err := os.Rename(temporary, path); err != nil {
+		return fmt.Errorf("write %s: %w", path, err)
+	}
+	return nil
+}

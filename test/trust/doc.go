@@ -1,0 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package trust tests who can do what on the bus, against a server with the deployed configuration: each kind of user
+// tries everything, and a compromised node does what no client library would.
+package trust
