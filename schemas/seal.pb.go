@@ -26,7 +26,7 @@ const (
 // Seal proves who said a message. It is field 100 and the last one of the encoded message that it seals: what is sealed
 // is all bytes before it. Messages that are said together have one signature: it is of the root of the Merkle tree
 // (RFC 9162, section 2.1.1, SHA-256) over them, and each carries its own way to the root. A leaf's data is the kind of
-// the message, as its length in one byte and "delta", "snapshot", "tree", "heartbeat", "checkpoint" or "fact", then what
+// the message, as its length in one byte and "delta", "snapshot", "branches", "heartbeat", "checkpoint" or "fact", then what
 // is sealed.
 type Seal struct {
 	state protoimpl.MessageState `protogen:"open.v1"`

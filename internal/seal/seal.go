@@ -29,7 +29,7 @@ type Domain string
 const (
 	Delta      Domain = "delta"
 	Snapshot   Domain = "snapshot"
-	Tree       Domain = "tree"
+	Branches   Domain = "branches"
 	Heartbeat  Domain = "heartbeat"
 	Checkpoint Domain = "checkpoint"
 	Fact       Domain = "fact"
@@ -204,4 +204,17 @@ func (m *mark) setBytes(number protowire.Number, value []byte) error {
 
 func unsealed(format string, v ...any) error {
 	return fmt.Errorf("%w: %w", ErrUnsealed, fmt.Errorf(format, v...))
+}
+
+// KeyOf returns the name of the key that a message says it is sealed by, checking nothing; zero if it has no seal.
+func KeyOf(data []byte) KeyID {
+	_, sealed, err := split(data)
+	if err != nil {
+		return KeyID{}
+	}
+	m, err := parse(sealed)
+	if err != nil {
+		return KeyID{}
+	}
+	return m.key
 }

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/deltaplane/deltaplane/internal/model"
+	"github.com/deltaplane/deltaplane/internal/seal"
 	"github.com/deltaplane/deltaplane/internal/wire"
 	"github.com/deltaplane/deltaplane/schemas"
 )
@@ -18,6 +19,9 @@ type checkpointState struct {
 	size    int       // its bytes
 	bytes   int       // of deltas since
 	writing int       // bytes of the one that is being written
+	// The keys that sealed the newest and the one that is being written: who has given up the old key can't fold what it
+	// sealed.
+	key, sealing seal.KeyID
 }
 
 // deltasBetween is how many bytes of deltas there are between checkpoints at least, so that small ones don't
@@ -31,7 +35,7 @@ func (c *Core) checkpointDue(now time.Time) bool {
 		return false
 	}
 	s := c.checkpoint
-	return s.last.IsZero() || s.bytes > max(deltasBetween, 4*s.size) || now.Sub(s.last) >= schemas.CheckpointInterval
+	return s.last.IsZero() || s.key != c.o.Signer.ID() || s.bytes > max(deltasBetween, 4*s.size) || now.Sub(s.last) >= schemas.CheckpointInterval
 }
 
 // beginCheckpoint prepares a checkpoint. It may take several batches; until the last is stored it doesn't
@@ -40,7 +44,7 @@ func (c *Core) beginCheckpoint(now time.Time) {
 	var snapshots [][]byte
 	for _, l := range slices.SortedFunc(maps.Keys(c.layers), compareLayers) {
 		held := c.layers[l]
-		snapshots = append(snapshots, c.snapshots.of(l, held.at, held.rows, c.o.MaxMessage)...)
+		snapshots = append(snapshots, c.snapshots.of(c.o, l, held.at, held.rows)...)
 	}
 	head := &schemas.Checkpoint{
 		Epoch: uint64(c.epoch), Revision: uint64(c.revision), Snapshots: uint32(len(snapshots)), Committed: timestamp(now),
@@ -48,9 +52,9 @@ func (c *Core) beginCheckpoint(now time.Time) {
 	head.Freed = c.freed()
 	set, backend := c.ids.Next()
 	head.NextSet, head.NextBackend = uint32(set), uint32(backend)
-	c.checkpoint.writing = 0
+	c.checkpoint.writing, c.checkpoint.sealing = 0, c.o.Signer.ID()
 	var s *step
-	for _, data := range slices.Concat([][]byte{encode(head)}, snapshots) {
+	for _, data := range slices.Concat([][]byte{c.o.Signer.SealOne(seal.Checkpoint, encode(head))}, snapshots) {
 		if s == nil || len(s.records) >= c.o.MaxBatch || s.bytes+len(data) > c.o.MaxBatchBytes {
 			c.appending = append(c.appending, step{})
 			s = &c.appending[len(c.appending)-1]
@@ -95,12 +99,21 @@ func (c *Core) heartbeat(now time.Time) (out Output) {
 		c.fleet.Know(known)
 	}
 	c.fleet.Forget(now, time.Hour)
-	m := &schemas.Heartbeat{Epoch: uint64(c.epoch), Revision: uint64(c.last.revision), Sent: timestamp(now)}
+	m := &schemas.Heartbeat{Epoch: uint64(c.epoch), Revision: uint64(c.last.revision), Sent: timestamp(c.sent(now))}
 	if c.compiled != nil && len(c.appending) == 0 {
 		m.Positions = c.positions(now)
 	}
-	out.Publish = []Message{{schemas.SubjectHeartbeat, encode(m)}}
+	out.Publish = []Message{{schemas.SubjectHeartbeat, c.o.Signer.SealOne(seal.Heartbeat, encode(m))}}
 	return out
+}
+
+// sent dates a heartbeat later than all before it, also when the clock was put back: nodes take an older one for a replay.
+func (c *Core) sent(now time.Time) time.Time {
+	if !now.After(c.lastSent) {
+		now = c.lastSent.Add(time.Microsecond)
+	}
+	c.lastSent = now
+	return now
 }
 
 // The node layers that a heartbeat names.

@@ -12,7 +12,6 @@ import (
 	"github.com/deltaplane/deltaplane/internal/model"
 	"github.com/deltaplane/deltaplane/internal/steps"
 	"github.com/deltaplane/deltaplane/internal/wire"
-	"github.com/deltaplane/deltaplane/schemas"
 	"github.com/deltaplane/deltaplane/services/compiler/compile"
 	"github.com/deltaplane/deltaplane/services/compiler/policy"
 )
@@ -21,10 +20,12 @@ import (
 // checkpoint.
 type step struct {
 	records []Record
-	bytes   int
+	// bytes and messages are those of entries and records, before they are sealed.
+	bytes, messages int
 
-	publish []Message
+	// entries are a revision's deltas. Sealed together they become records and what is published.
 	entries []entry
+	publish []Message
 	commit  *Commit
 	is      committed
 	// checkpoint is set on the last part of one.
@@ -73,7 +74,7 @@ func (c *Core) step(now time.Time) (out Output) {
 	}
 	if len(c.appending) == 0 && c.checkpointDue(now) {
 		c.beginCheckpoint(now)
-		out.Append = c.appending[0].records
+		out.Add(c.append())
 	}
 	return out
 }
@@ -202,7 +203,7 @@ func own(changes map[model.Layer]*model.Change) int {
 }
 
 func (c *Core) full(s *step) bool {
-	return len(s.records)+10 > c.o.MaxBatch || s.bytes > c.o.MaxBatchBytes/2
+	return s.messages+10 > c.o.MaxBatch || s.bytes > c.o.MaxBatchBytes/2
 }
 
 func (c *Core) beginRevision(now time.Time) *step {
@@ -233,14 +234,9 @@ func (c *Core) commitLayer(s *step, now time.Time, l model.Layer, change *model.
 		panic(fmt.Sprintf("core: a delta of %d rows was cut to fit, but doesn't: %v", change.Put.Len()+change.Remove.Len(), err))
 	}
 	e := newEntry(l, was, messages)
-	for _, data := range messages {
-		s.records = append(s.records, Record{schemas.DeltaSubject(l.String()), data})
-		s.publish = append(s.publish, Message{schemas.ApplySubject(l.String()), data})
-	}
 	s.entries = append(s.entries, e)
-	s.bytes += e.bytes
+	s.bytes, s.messages = s.bytes+e.bytes, s.messages+len(messages)
 	s.commit.Layers++
-	s.commit.Bytes += e.bytes
 	s.commit.Rows += change.Put.Len() + change.Remove.Len()
 	if oldest := why.oldest(); s.commit.Oldest.IsZero() || (!oldest.IsZero() && oldest.Before(s.commit.Oldest)) {
 		s.commit.Oldest = oldest
@@ -254,7 +250,9 @@ func (c *Core) commitLayer(s *step, now time.Time, l model.Layer, change *model.
 // append asks for the first batch to be stored.
 func (c *Core) append() (out Output) {
 	if len(c.appending) > 0 {
-		out.Append = c.appending[0].records
+		first := &c.appending[0]
+		first.seal(c.o.Signer)
+		out.Append = first.records
 	}
 	return out
 }
@@ -274,10 +272,10 @@ func (c *Core) Appended(now time.Time) (out Output) {
 		c.last = done.is
 	}
 	if done.checkpoint {
-		c.checkpoint = checkpointState{last: now, size: c.checkpoint.writing}
+		c.checkpoint = checkpointState{last: now, size: c.checkpoint.writing, key: c.checkpoint.sealing}
 	}
 	if len(c.appending) > 0 {
-		out.Append = c.appending[0].records
+		out.Add(c.append())
 		return out
 	}
 	c.done = c.compiling

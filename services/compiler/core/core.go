@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"github.com/deltaplane/deltaplane/internal/model"
+	"github.com/deltaplane/deltaplane/internal/seal"
 	"github.com/deltaplane/deltaplane/schemas"
 	"github.com/deltaplane/deltaplane/services/compiler/compile"
 	"github.com/deltaplane/deltaplane/services/compiler/fleet"
@@ -37,10 +38,12 @@ type Options struct {
 	Quarantine time.Duration // 60 s
 	// Heartbeat is how often nodes are told how far they should be.
 	Heartbeat time.Duration // 1 s
-	// MaxMessage bounds a message, MaxBatch and MaxBatchBytes what is appended at once.
+	// MaxMessage bounds a message without its seal, MaxBatch and MaxBatchBytes what is appended at once.
 	MaxMessage, MaxBatch, MaxBatchBytes int
 	// RecentBytes bounds the deltas that are kept to answer nodes that missed some.
 	RecentBytes int // 32 MiB
+	// Signer seals all that decides about packets; nil seals nothing.
+	Signer *seal.Signer
 }
 
 func (o Options) withDefaults() Options {
@@ -60,7 +63,7 @@ func (o Options) withDefaults() Options {
 	duration(&o.Quarantine, ids.DefaultQuarantine)
 	duration(&o.Heartbeat, time.Second)
 	number(&o.Burst, 4)
-	number(&o.MaxMessage, schemas.MaxMessageBytes-answerRoom)
+	number(&o.MaxMessage, schemas.MaxMessageBytes-answerRoom-seal.Room)
 	number(&o.MaxBatch, 900)
 	number(&o.MaxBatchBytes, 32<<20)
 	number(&o.RecentBytes, recentBytes)
@@ -170,6 +173,7 @@ type Core struct {
 	snapshots             cache
 
 	beat     time.Time // of the next heartbeat
+	lastSent time.Time // what the newest one is dated
 	check    checkState
 	waiting  []request
 	patience map[string]*bucket
@@ -200,7 +204,7 @@ func New(o Options, log *Fold, epoch model.Epoch, now time.Time) *Core {
 	c.pace = newPace(o.Burst, o.PerMessage, now)
 	c.recent = log.recent
 	c.recent.most = o.RecentBytes
-	c.checkpoint = checkpointState{last: log.checkpointed, bytes: log.bytesSince, size: log.checkpointBytes}
+	c.checkpoint = checkpointState{last: log.checkpointed, bytes: log.bytesSince, size: log.checkpointBytes, key: log.checkpointKey}
 	c.last = committed{revision: log.revision, at: log.committed, causes: log.causes}
 	return c
 }

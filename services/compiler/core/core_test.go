@@ -237,10 +237,10 @@ func TestOneEndpointCostsFewBytesAndOneUnit(t *testing.T) {
 	if len(delta) != 1 {
 		t.Fatalf("%d deltas, want 1", len(delta))
 	}
-	data := marshal(delta[0])
-	t.Logf("%d bytes, %d of them for the cause", len(data), proto.Size(delta[0].GetCauses()[0]))
-	if len(data) > 200 {
-		t.Errorf("the delta for one endpoint has %d bytes, the budget is 200", len(data))
+	data, sealed := len(marshal(delta[0])), 3+proto.Size(delta[0].GetSeal())
+	t.Logf("%d bytes, %d of them for the cause, %d for the seal", data, proto.Size(delta[0].GetCauses()[0]), sealed)
+	if data-sealed > 200 || sealed > 100 {
+		t.Errorf("the delta for one endpoint has %d bytes and a seal of %d, the budget is 200 and 100", data-sealed, sealed)
 	}
 }
 
@@ -374,7 +374,7 @@ func TestLogThatCannotBeFoldedIsCompiledAnew(t *testing.T) {
 		t.Fatal("the gap isn't seen")
 	}
 	f.Lose()
-	w.log, w.core = nil, New(Options{}, f, 2, w.now)
+	w.log, w.core = nil, New(Options{Signer: signer}, f, 2, w.now)
 	w.sync("n1", model.ClusterLayer)
 	if r := w.replies()[0]; !strings.Contains(r.GetRefused(), "can't say yet") {
 		t.Errorf("before anything is compiled a node is told %v", r)

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/deltaplane/deltaplane/internal/model"
+	"github.com/deltaplane/deltaplane/internal/seal"
 	"github.com/deltaplane/deltaplane/internal/wire"
 	"github.com/deltaplane/deltaplane/schemas"
 	"github.com/deltaplane/deltaplane/services/compiler/ids"
@@ -39,6 +40,7 @@ type Fold struct {
 	open *openCheckpoint
 
 	checkpointed                time.Time // the newest whole checkpoint; zero if there is none
+	checkpointKey               seal.KeyID
 	checkpointBytes, bytesSince int
 	quarantine                  time.Duration
 }
@@ -46,6 +48,7 @@ type Fold struct {
 // openCheckpoint is a checkpoint of which some snapshots are still to come.
 type openCheckpoint struct {
 	head  *schemas.Checkpoint
+	key   seal.KeyID // that sealed head
 	left  uint32
 	parts wire.SnapshotAssembler
 	into  *Fold
@@ -82,25 +85,42 @@ func (f *Fold) Lose() {
 // RaiseTo makes the numbering go on above what a node has seen.
 func (f *Fold) RaiseTo(revision model.Revision) { f.revision = max(f.revision, revision) }
 
-// Add takes in one record. An error says which record couldn't be read, and why; it leaves a gap.
+// Add takes in one record. An error says which record couldn't be read, and why; it leaves a gap. A record that isn't
+// sealed by who writes the log is no part of it, and must not be added: if it stands in the place of one that was, the
+// next one doesn't continue what was folded.
 func (f *Fold) Add(subject string, data []byte) error {
-	var err error
-	switch subject {
-	case schemas.SubjectEpoch:
-		err = f.addEpoch(data)
-	case schemas.SubjectCheckpoint:
-		err = f.addCheckpoint(data)
-	default:
-		f.open = nil
-		f.bytesSince += len(data)
-		if err = f.addDelta(data); err != nil && f.gap == nil {
-			f.gap = err
-		}
-	}
-	if err != nil {
+	if err := f.add(subject, data); err != nil {
+		f.miss(subject, err)
 		return fmt.Errorf("fold %s: %w", subject, err)
 	}
 	return nil
+}
+
+func (f *Fold) add(subject string, data []byte) error {
+	domain, sealed := DomainOf(subject, data)
+	switch {
+	case !sealed:
+		return f.addEpoch(data)
+	case domain == seal.Checkpoint:
+		return f.addCheckpoint(data)
+	case domain == seal.Snapshot:
+		return f.addSnapshot(data)
+	}
+	f.open = nil
+	f.bytesSince += len(data)
+	return f.addDelta(data)
+}
+
+// miss notes that a record is missing: a checkpoint that it belongs to has broken off, and after a delta the rows are no
+// longer what the log says.
+func (f *Fold) miss(subject string, err error) {
+	if subject == schemas.SubjectEpoch {
+		return
+	}
+	f.open = nil
+	if subject != schemas.SubjectCheckpoint && f.gap == nil {
+		f.gap = err
+	}
 }
 
 func (f *Fold) addEpoch(data []byte) error {
@@ -154,27 +174,31 @@ func (f *Fold) addDelta(data []byte) error {
 }
 
 func (f *Fold) addCheckpoint(data []byte) error {
-	if f.open != nil {
-		// A checkpoint that broke off may be followed by a new one in the same epoch.
-		if part, err := wire.DecodeSnapshot(data); err == nil {
-			return f.addSnapshot(part, len(data))
-		}
-	}
 	head := &schemas.Checkpoint{}
 	if err := wire.Unmarshal(data, head); err != nil {
 		return err
 	}
-	f.open = &openCheckpoint{head: head, left: head.GetSnapshots(), into: NewFold(f.quarantine), bytes: len(data)}
+	f.open = &openCheckpoint{
+		head: head, key: seal.KeyOf(data), left: head.GetSnapshots(), into: NewFold(f.quarantine), bytes: len(data),
+	}
 	return f.closeCheckpoint()
 }
 
-func (f *Fold) addSnapshot(part wire.SnapshotPart, size int) error {
+// addSnapshot takes a part of a checkpoint. One without a beginning, where reading began or after it has broken off, says
+// nothing.
+func (f *Fold) addSnapshot(data []byte) error {
 	o := f.open
+	if o == nil {
+		return nil
+	}
+	part, err := wire.DecodeSnapshot(data)
+	if err != nil {
+		return err
+	}
 	o.left--
-	o.bytes += size
+	o.bytes += len(data)
 	snapshot, whole, err := o.parts.Add(part)
 	if err != nil {
-		f.open = nil
 		return err
 	}
 	if whole {
@@ -182,7 +206,6 @@ func (f *Fold) addSnapshot(part wire.SnapshotPart, size int) error {
 		l := &layer{rows: model.NewTables(), at: snapshot.Position}
 		o.into.ids.Fold(l.rows, rows, time.Time{})
 		if digest := l.rows.Apply(rows, model.Digest{}); digest != snapshot.Position.Digest {
-			f.open = nil
 			return fmt.Errorf("the checkpoint's layer %s has digest %s, it should be %s",
 				snapshot.Layer, digest, snapshot.Position.Digest)
 		}
@@ -209,7 +232,7 @@ func (f *Fold) closeCheckpoint() error {
 	}
 	into.revision = max(f.revision, model.Revision(o.head.GetRevision()))
 	into.committed = o.head.GetCommitted().AsTime()
-	into.checkpointed, into.checkpointBytes = into.committed, o.bytes
+	into.checkpointed, into.checkpointBytes, into.checkpointKey = into.committed, o.bytes, o.key
 	*f = *into
 	return nil
 }

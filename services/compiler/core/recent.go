@@ -2,7 +2,10 @@
 
 package core
 
-import "github.com/deltaplane/deltaplane/internal/model"
+import (
+	"github.com/deltaplane/deltaplane/internal/model"
+	"github.com/deltaplane/deltaplane/internal/seal"
+)
 
 // recent are the newest deltas of all layers as they went out, bounded by their bytes: what a node that missed
 // some can be given.
@@ -58,11 +61,15 @@ func (r *recent) evict() {
 }
 
 // since returns the messages that lead from a position to the newest revision; ok is false if some are no
-// longer held, or the position was never one of the layer's.
-func (r *recent) since(l model.Layer, at model.Position) (messages [][]byte, ok bool) {
+// longer held, are sealed by another key, which the node may not trust any more, or the position was never one of the
+// layer's.
+func (r *recent) since(l model.Layer, at model.Position, key seal.KeyID) (messages [][]byte, ok bool) {
 	for _, e := range r.layers[l] {
+		if ok && seal.KeyOf(e.messages[0]) != key {
+			return nil, false
+		}
 		if !ok && e.from.Revision == at.Revision && e.from.Digest == at.Digest {
-			ok = true
+			ok = seal.KeyOf(e.messages[0]) == key
 		}
 		if ok {
 			messages = append(messages, e.messages...)

@@ -6,6 +6,7 @@ import (
 	"testing"
 
 	"github.com/deltaplane/deltaplane/internal/model"
+	"github.com/deltaplane/deltaplane/internal/seal"
 )
 
 // BenchmarkRecentOfManyNodes keeps small deltas of 5,000 nodes while it forgets as many.
@@ -33,10 +34,10 @@ func TestOldDeltasAreForgottenOneByOne(t *testing.T) {
 	if len(r.order) != 100 || len(r.layers[l]) != 100 || r.bytes != 1000 || cap(r.order) > 1000 {
 		t.Errorf("%d and %d deltas of %d bytes are kept, in room for %d; want 100 of 1000", len(r.order), len(r.layers[l]), r.bytes, cap(r.order))
 	}
-	if m, ok := r.since(l, model.Position{Revision: 9950}); !ok || len(m) != 50 {
+	if m, ok := r.since(l, model.Position{Revision: 9950}, seal.KeyID{}); !ok || len(m) != 50 {
 		t.Errorf("%d deltas since revision 9950 (%v), want 50", len(m), ok)
 	}
-	if _, ok := r.since(l, model.Position{Revision: 9899}); ok {
+	if _, ok := r.since(l, model.Position{Revision: 9899}, seal.KeyID{}); ok {
 		t.Error("a delta that was forgotten is given")
 	}
 }

@@ -13,6 +13,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"github.com/deltaplane/deltaplane/internal/model"
+	"github.com/deltaplane/deltaplane/internal/seal"
 	"github.com/deltaplane/deltaplane/internal/wire"
 	"github.com/deltaplane/deltaplane/schemas"
 )
@@ -126,7 +127,7 @@ func (c *Core) missing(r request) Answer {
 		if told && is.Revision == should.Revision && is.Digest == should.Digest {
 			continue
 		}
-		if deltas, ok := c.recent.since(l, is); told && ok {
+		if deltas, ok := c.recent.since(l, is, c.o.Signer.ID()); told && ok {
 			c.stats.SyncDeltas++
 			parts = append(parts, part{fieldDelta, deltas})
 			continue
@@ -142,12 +143,12 @@ func (c *Core) missing(r request) Answer {
 // each of them.
 func (c *Core) snapshot(l model.Layer, at model.Position) []part {
 	if l == model.ClusterLayer && c.snapshots.messages != nil && c.snapshots.at != at {
-		deltas, ok := c.recent.since(l, c.snapshots.at)
+		deltas, ok := c.recent.since(l, c.snapshots.at, c.o.Signer.ID())
 		if ok && 4*bytesOf(deltas) <= bytesOf(c.snapshots.messages) {
 			return []part{{fieldSnapshot, c.snapshots.messages}, {fieldDelta, deltas}}
 		}
 	}
-	return []part{{fieldSnapshot, c.snapshots.of(l, at, c.rows(l), c.o.MaxMessage)}}
+	return []part{{fieldSnapshot, c.snapshots.of(c.o, l, at, c.rows(l))}}
 }
 
 func bytesOf(messages [][]byte) (n int) {
@@ -275,19 +276,21 @@ func (c *Core) dump(r request) Answer {
 // cache keeps the encoded snapshot of the cluster layer: when all nodes start at once, all want the same.
 type cache struct {
 	at       model.Position
+	key      seal.KeyID
 	messages [][]byte
 }
 
-func (s *cache) of(l model.Layer, at model.Position, rows *model.Tables, maxBytes int) [][]byte {
-	if l == model.ClusterLayer && s.at == at && s.messages != nil {
+func (s *cache) of(o Options, l model.Layer, at model.Position, rows *model.Tables) [][]byte {
+	if l == model.ClusterLayer && s.at == at && s.key == o.Signer.ID() && s.messages != nil {
 		return s.messages
 	}
-	messages, err := wire.EncodeSnapshot(model.Snapshot{Layer: l, Position: at, Rows: rows.Rows()}, maxBytes)
+	messages, err := wire.EncodeSnapshot(model.Snapshot{Layer: l, Position: at, Rows: rows.Rows()}, o.MaxMessage)
 	if err != nil {
 		panic("core: a snapshot can't be encoded: " + err.Error())
 	}
+	messages = o.Signer.Seal(seal.Snapshot, messages)
 	if l == model.ClusterLayer {
-		s.at, s.messages = at, messages
+		s.at, s.key, s.messages = at, o.Signer.ID(), messages
 	}
 	return messages
 }

@@ -3,6 +3,7 @@
 package core
 
 import (
+	"crypto/ed25519"
 	"fmt"
 	"maps"
 	"net/netip"
@@ -14,6 +15,7 @@ import (
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"github.com/deltaplane/deltaplane/internal/model"
+	"github.com/deltaplane/deltaplane/internal/seal"
 	"github.com/deltaplane/deltaplane/internal/wire"
 	"github.com/deltaplane/deltaplane/schemas"
 	"github.com/deltaplane/deltaplane/services/compiler/compile"
@@ -57,7 +59,14 @@ type replica struct {
 	parts wire.Assembler
 }
 
+// signer seals what a world's core says, and trust is what its log and nodes check by.
+var (
+	signer = seal.NewSigner(ed25519.NewKeyFromSeed(make([]byte, ed25519.SeedSize)))
+	trust  = seal.NewTrust(signer.Public())
+)
+
 func newWorld(t tester, o Options) *world {
+	o.Signer = signer
 	w := &world{t: t, now: start, nodes: map[model.Layer]*replica{}}
 	w.core = New(o, NewFold(o.Quarantine), 1, w.now)
 	return w
@@ -66,6 +75,7 @@ func newWorld(t tester, o Options) *world {
 // restart throws the core away and begins anew from the log, in a higher epoch.
 func (w *world) restart(o Options) {
 	w.t.Helper()
+	o.Signer = signer
 	w.log = append(w.log, Record{schemas.SubjectEpoch, marshal(&schemas.Epoch{Epoch: uint64(w.core.epoch) + 1})})
 	w.core = New(o, w.fold(), w.core.epoch+1, w.now)
 	w.owed = 0
@@ -75,6 +85,11 @@ func (w *world) fold() *Fold {
 	w.t.Helper()
 	f := NewFold(w.core.o.Quarantine)
 	for _, r := range w.log {
+		if domain, sealed := DomainOf(r.Subject, r.Data); sealed {
+			if _, err := trust.Open(domain, r.Data); err != nil {
+				w.t.Fatalf("record on %s: %v", r.Subject, err)
+			}
+		}
 		if err := f.Add(r.Subject, r.Data); err != nil {
 			w.t.Fatalf("fold: %v", err)
 		}
@@ -157,9 +172,16 @@ func (w *world) settle() {
 func (w *world) hear(m Message) {
 	w.t.Helper()
 	if m.Subject == schemas.SubjectHeartbeat {
+		if _, err := trust.Open(seal.Heartbeat, m.Data); err != nil {
+			w.t.Fatalf("heartbeat: %v", err)
+		}
 		return
 	}
-	part, err := wire.DecodeDelta(m.Data)
+	body, err := trust.Open(seal.Delta, m.Data)
+	if err != nil {
+		w.t.Fatalf("message on %s: %v", m.Subject, err)
+	}
+	part, err := wire.DecodeDelta(body)
 	if err != nil {
 		w.t.Fatalf("message on %s: %v", m.Subject, err)
 	}

@@ -1,0 +1,142 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package core
+
+import (
+	"crypto/ed25519"
+	"slices"
+	"testing"
+	"time"
+
+	"google.golang.org/protobuf/proto"
+
+	"github.com/deltaplane/deltaplane/internal/model"
+	"github.com/deltaplane/deltaplane/internal/seal"
+	"github.com/deltaplane/deltaplane/schemas"
+)
+
+func otherKey() ed25519.PrivateKey {
+	return ed25519.NewKeyFromSeed(slices.Repeat([]byte{7}, ed25519.SeedSize))
+}
+
+// Promise P7: a revision's deltas are signed together, once.
+func TestARevisionIsOneSignature(t *testing.T) {
+	w := shop(t, Options{}, 3, 2)
+	w.forget()
+	w.facts(serviceFact(9), sliceFact(9, 0, 3, w.now), podFact("c", "n1", "10.200.0.2"), podFact("d", "n2", "10.200.0.3"))
+	w.pass(time.Second)
+	signatures := map[string]uint32{}
+	for _, l := range []model.Layer{model.ClusterLayer, model.NodeLayer("n1"), model.NodeLayer("n2")} {
+		for _, d := range w.heard(l) {
+			signatures[string(d.GetSeal().GetSignature())]++
+			if d.GetSeal().GetCount() != 3 {
+				t.Errorf("the delta of layer %s is one of %d messages, want 3", l, d.GetSeal().GetCount())
+			}
+		}
+	}
+	if len(signatures) != 1 {
+		t.Errorf("%d signatures for one revision, want 1", len(signatures))
+	}
+}
+
+func TestAnotherKeyBeginsACheckpoint(t *testing.T) {
+	mine := seal.NewSigner(ed25519.NewKeyFromSeed(make([]byte, ed25519.SeedSize)))
+	w := shop(t, Options{}, 3, 2)
+	w.core.o.Signer = mine
+	w.pass(time.Second)
+	before := len(w.log)
+	w.pass(time.Second)
+	if len(w.log) != before {
+		t.Fatalf("%d records were written without a reason", len(w.log)-before)
+	}
+	mine.Replace(otherKey())
+	trust.Replace(mine.Public(), signer.Public())
+	defer trust.Replace(signer.Public())
+	w.pass(time.Second)
+	if len(w.log) == before {
+		t.Fatal("no checkpoint was written by the new key")
+	}
+	f := NewFold(0)
+	for _, r := range w.log[before:] {
+		if id := seal.KeyOf(r.Data); id != mine.ID() {
+			t.Errorf("a record on %s is sealed by %s, want the new key %s", r.Subject, id, mine.ID())
+		}
+		if err := f.Add(r.Subject, r.Data); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if !f.Checkpointed() || f.checkpointKey != mine.ID() {
+		t.Errorf("what the new key has sealed folds to a checkpoint: %t, of key %s", f.Checkpointed(), f.checkpointKey)
+	}
+}
+
+func TestDeltasOfAnotherKeyAreNotGiven(t *testing.T) {
+	r := recent{most: 1 << 20}
+	key := seal.NewSigner(otherKey())
+	for i, s := range []*seal.Signer{signer, signer, key, key} {
+		r.add(newEntry(model.ClusterLayer, model.Position{Revision: model.Revision(i)}, [][]byte{s.SealOne(seal.Delta, []byte{})}))
+	}
+	for revision, want := range []int{0, 0, 2, 1} {
+		messages, ok := r.since(model.ClusterLayer, model.Position{Revision: model.Revision(revision)}, key.ID())
+		if ok != (want > 0) || len(messages) != want && ok {
+			t.Errorf("since revision %d: %d messages, %t; want %d", revision, len(messages), ok, want)
+		}
+	}
+}
+
+// What a checkpoint consists of lies on one subject: neither part can be read as the other.
+func TestACheckpointAndItsSnapshotsAreToldApart(t *testing.T) {
+	head := marshal(&schemas.Checkpoint{Epoch: 1, Revision: 2, Snapshots: 3})
+	chunk := marshal(&schemas.Snapshot{Epoch: 1, Layer: "cluster", Revision: 2, Chunks: 1})
+	for _, c := range []struct {
+		subject string
+		data    []byte
+		want    seal.Domain
+	}{
+		{schemas.SubjectCheckpoint, head, seal.Checkpoint},
+		{schemas.SubjectCheckpoint, chunk, seal.Snapshot},
+		{schemas.SubjectCheckpoint, nil, seal.Checkpoint},
+		{schemas.SubjectCheckpoint, []byte("\xff"), seal.Checkpoint},
+		{schemas.DeltaSubject("cluster"), chunk, seal.Delta},
+	} {
+		if got, sealed := DomainOf(c.subject, c.data); got != c.want || !sealed {
+			t.Errorf("%x on %s is a %s, want a %s", c.data, c.subject, got, c.want)
+		}
+	}
+	if _, sealed := DomainOf(schemas.SubjectEpoch, head); sealed {
+		t.Error("an Epoch is taken for sealed")
+	}
+	for _, c := range []struct {
+		m    proto.Message
+		name string
+	}{{&schemas.Snapshot{}, "layer"}, {&schemas.Checkpoint{}, "revision"}} {
+		fields := c.m.ProtoReflect().Descriptor().Fields()
+		if f := fields.ByNumber(fieldLayer); string(f.Name()) != c.name {
+			t.Errorf("field %d of %s is %s, want %s", fieldLayer, c.m.ProtoReflect().Descriptor().Name(), f.Name(), c.name)
+		}
+	}
+	f := NewFold(0)
+	if err := f.Add(schemas.SubjectCheckpoint, chunk); err != nil || f.Checkpointed() {
+		t.Errorf("a snapshot without a checkpoint: %v, taken for one: %t", err, f.Checkpointed())
+	}
+}
+
+func TestHeartbeatsAreDatedInOrderEvenIfTheClockGoesBack(t *testing.T) {
+	w := shop(t, Options{}, 1, 1)
+	w.forget()
+	var last time.Time
+	for _, step := range []time.Duration{2 * time.Second, -time.Hour, 0, time.Second} {
+		w.now, w.core.beat = w.now.Add(step), w.now.Add(step)
+		for _, m := range w.core.heartbeat(w.now).Publish {
+			var beat schemas.Heartbeat
+			if err := proto.Unmarshal(m.Data, &beat); err != nil {
+				t.Fatal(err)
+			}
+			if sent := beat.GetSent().AsTime(); !sent.After(last) {
+				t.Errorf("a heartbeat is dated %s, the one before %s", sent, last)
+			} else {
+				last = sent
+			}
+		}
+	}
+}
