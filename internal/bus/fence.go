@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"strconv"
 	"sync"
 	"time"
@@ -56,7 +57,8 @@ type Fence struct {
 }
 
 // TakeEpoch takes the stream's epoch: it writes an Epoch one above the newest on subject, guarded by that one's
-// sequence. From then on all others' Appends are refused.
+// sequence. From then on all others' Appends are refused. Where two take it at the same time one gets it, and the
+// other ErrDeposed: it doesn't take it from who has only just begun.
 func (c *Conn) TakeEpoch(ctx context.Context, stream, subject, holder string) (*Fence, error) {
 	return c.TakeEpochAbove(ctx, stream, subject, holder, 0)
 }
@@ -65,9 +67,20 @@ func (c *Conn) TakeEpoch(ctx context.Context, stream, subject, holder string) (*
 // nodes still hold a higher epoch: whoever sees that takes the epoch above theirs.
 func (c *Conn) TakeEpochAbove(ctx context.Context, stream, subject, holder string, floor uint64) (*Fence, error) {
 	var err error
+	first := uint64(math.MaxUint64) // the newest epoch when this began
 	for try := range takeTries {
-		var f *Fence
-		if f, err = c.takeEpoch(ctx, stream, subject, holder, floor); err == nil {
+		newest, sequence, readErr := c.newestEpoch(ctx, stream, subject)
+		if err = readErr; err != nil {
+			break
+		}
+		if first = min(first, newest.GetEpoch()); newest.GetEpoch() > first && newest.GetHolder() != holder {
+			err = fmt.Errorf("%s was faster and has epoch %d: %w", newest.GetHolder(), newest.GetEpoch(), ErrDeposed)
+			break
+		}
+		f := &Fence{conn: c, stream: stream, subject: subject, sequence: sequence, epoch: &schemas.Epoch{
+			Epoch: max(newest.GetEpoch(), floor) + 1, Holder: holder, Since: timestamppb.Now(),
+		}}
+		if err = f.Confirm(ctx); err == nil {
 			c.log.Info("took the epoch", "stream", stream, "epoch", f.Epoch(), "holder", holder)
 			return f, nil
 		}
@@ -79,20 +92,6 @@ func (c *Conn) TakeEpochAbove(ctx context.Context, stream, subject, holder strin
 		}
 	}
 	return nil, fmt.Errorf("take the epoch of stream %s: %w", stream, err)
-}
-
-func (c *Conn) takeEpoch(ctx context.Context, stream, subject, holder string, floor uint64) (*Fence, error) {
-	newest, sequence, err := c.newestEpoch(ctx, stream, subject)
-	if err != nil {
-		return nil, err
-	}
-	f := &Fence{conn: c, stream: stream, subject: subject, sequence: sequence, epoch: &schemas.Epoch{
-		Epoch: max(newest.GetEpoch(), floor) + 1, Holder: holder, Since: timestamppb.Now(),
-	}}
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	_, err = f.append(ctx, nil, true)
-	return f, err
 }
 
 // newestEpoch returns what stands on the epoch subject and its sequence; both zero if nothing does.
@@ -133,6 +132,18 @@ func (c *Conn) highestEpoch(ctx context.Context, stream, subject string) (*schem
 
 // Epoch returns the epoch that was taken.
 func (f *Fence) Epoch() uint64 { return f.epoch.GetEpoch() }
+
+// Confirm has the stream say that the epoch is still this holder's, by writing it once more. Reading it would not do:
+// a replica of the stream may answer that lags behind. It is for holders that were paused or cut off, before they say
+// anything. ErrDeposed and ErrUncertain are as of Append.
+func (f *Fence) Confirm(ctx context.Context) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if _, err := f.append(ctx, nil, true); err != nil {
+		return fmt.Errorf("write epoch %d of stream %s: %w", f.Epoch(), f.stream, err)
+	}
+	return nil
+}
 
 // Append stores records as a whole or not at all, in order, and returns the last one's sequence. ErrDeposed says that
 // another has taken the epoch and nothing was stored. ErrUncertain says that no answer came: take the epoch again and

@@ -92,32 +92,57 @@ func TestDeposedHolderStoresNothing(t *testing.T) {
 
 func TestOnlyOneOfManyHoldsTheEpochInTheEnd(t *testing.T) {
 	c := startWith(t, ledger)
-	taken := make(chan *Fence, 8)
+	type result struct {
+		fence *Fence
+		err   error
+	}
+	taken := make(chan result, 8)
 	for i := range cap(taken) {
 		go func() {
 			f, err := c.TakeEpoch(t.Context(), "LEDGER", ledgerEpoch, fmt.Sprint("rival ", i))
-			if err != nil {
-				t.Error(err)
-			}
-			taken <- f
+			taken <- result{f, err}
 		}()
 	}
-	epochs, appended := map[uint64]bool{}, 0
-	var all []*Fence
+	var all []result
 	for range cap(taken) {
 		all = append(all, receive(t, taken))
 	}
-	for _, f := range all {
-		if f == nil {
-			t.FailNow()
+	epochs, appended := map[uint64]bool{}, 0
+	for _, r := range all {
+		if r.err != nil {
+			if !errors.Is(r.err, ErrDeposed) {
+				t.Errorf("%v is not ErrDeposed", r.err)
+			}
+			continue
 		}
-		epochs[f.Epoch()] = true
-		if _, err := f.Append(t.Context(), records("mine")); err == nil {
+		if epochs[r.fence.Epoch()] {
+			t.Errorf("epoch %d was given twice", r.fence.Epoch())
+		}
+		epochs[r.fence.Epoch()] = true
+		if _, err := r.fence.Append(t.Context(), records("mine")); err == nil {
 			appended++
 		}
 	}
-	if len(epochs) != len(all) || appended != 1 {
-		t.Errorf("%d different epochs of %d, %d could append; want all different and one", len(epochs), len(all), appended)
+	if appended != 1 {
+		t.Errorf("%d of %d that took the epoch could append; want one", appended, len(epochs))
+	}
+}
+
+func TestAHolderAsksWhetherTheEpochIsStillItsOwn(t *testing.T) {
+	c := startWith(t, ledger)
+	old := take(t, c, "old")
+	if err := old.Confirm(t.Context()); err != nil {
+		t.Errorf("nobody else took it: %v", err)
+	}
+	if _, err := old.Append(t.Context(), records("a", "b")); err != nil {
+		t.Errorf("after it was confirmed: %v", err)
+	}
+	young := take(t, c, "young")
+	if young.Epoch() != 2 {
+		t.Errorf("epoch %d, want 2: confirming takes none", young.Epoch())
+	}
+	if err := old.Confirm(t.Context()); !errors.Is(err, ErrDeposed) {
+		t.Errorf("after another took it: %v, want ErrDeposed", err)
 	}
 }
 
