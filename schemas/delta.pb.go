@@ -577,12 +577,17 @@ func (x *Heartbeat) GetSeal() *Seal {
 	return nil
 }
 
-// SyncRequest asks for what a node lacks.
+// SyncRequest asks for what a node lacks. Each of its layers is answered with nothing, if it has all; with the deltas that
+// it lacks; or with what it walks. One answer may be all there is, or a part: then the node asks again from where it is.
 type SyncRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	Node  string                 `protobuf:"bytes,1,opt,name=node,proto3" json:"node,omitempty"`
-	// What the node has; a layer it knows nothing of is left out.
-	Positions     []*Position `protobuf:"bytes,2,rep,name=positions,proto3" json:"positions,omitempty"`
+	// What the node has. A layer that it knows nothing of, and doesn't walk, is answered as if it walked all rows.
+	Positions []*Position `protobuf:"bytes,2,rep,name=positions,proto3" json:"positions,omitempty"`
+	// Layers that the node compares with the compiler's, or takes as a whole, instead of deltas.
+	Walks []*Walk `protobuf:"bytes,3,rep,name=walks,proto3" json:"walks,omitempty"`
+	// How much the node takes at once, bytes; 0 is 262,144. The first message comes however large it is.
+	Room          uint32 `protobuf:"varint,4,opt,name=room,proto3" json:"room,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -631,6 +636,238 @@ func (x *SyncRequest) GetPositions() []*Position {
 	return nil
 }
 
+func (x *SyncRequest) GetWalks() []*Walk {
+	if x != nil {
+		return x.Walks
+	}
+	return nil
+}
+
+func (x *SyncRequest) GetRoom() uint32 {
+	if x != nil {
+		return x.Room
+	}
+	return 0
+}
+
+// Walk asks about branches of a layer's tree. A row's place in it is the first 8 bytes, big endian, of the SHA-256 of its
+// table and key; a branch is all rows whose places begin with the same hexadecimal digits, and is written as a 1 followed
+// by these digits: 0x1 is all rows, 0x1a3 those whose places begin with a3. Branches have at most 15 digits.
+type Walk struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Layer string                 `protobuf:"bytes,1,opt,name=layer,proto3" json:"layer,omitempty"`
+	// What each of these holds: of one that has few rows these, of another the digests of its own 16 branches.
+	Branches []uint64 `protobuf:"varint,2,rep,packed,name=branches,proto3" json:"branches,omitempty"`
+	// Instead, all rows whose place is this or greater, in order of branches, as many as there is room for.
+	From          *uint64 `protobuf:"fixed64,3,opt,name=from,proto3,oneof" json:"from,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Walk) Reset() {
+	*x = Walk{}
+	mi := &file_deltaplane_v1_delta_proto_msgTypes[7]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Walk) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Walk) ProtoMessage() {}
+
+func (x *Walk) ProtoReflect() protoreflect.Message {
+	mi := &file_deltaplane_v1_delta_proto_msgTypes[7]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Walk.ProtoReflect.Descriptor instead.
+func (*Walk) Descriptor() ([]byte, []int) {
+	return file_deltaplane_v1_delta_proto_rawDescGZIP(), []int{7}
+}
+
+func (x *Walk) GetLayer() string {
+	if x != nil {
+		return x.Layer
+	}
+	return ""
+}
+
+func (x *Walk) GetBranches() []uint64 {
+	if x != nil {
+		return x.Branches
+	}
+	return nil
+}
+
+func (x *Walk) GetFrom() uint64 {
+	if x != nil && x.From != nil {
+		return *x.From
+	}
+	return 0
+}
+
+// Branches is what some branches of a layer hold at one position. It is true by itself: whoever has answers of several
+// positions has the rows of the newest once the deltas since the oldest are applied, whichever order they came in.
+type Branches struct {
+	state    protoimpl.MessageState `protogen:"open.v1"`
+	Epoch    uint64                 `protobuf:"varint,1,opt,name=epoch,proto3" json:"epoch,omitempty"`
+	Layer    string                 `protobuf:"bytes,2,opt,name=layer,proto3" json:"layer,omitempty"`
+	Revision uint64                 `protobuf:"varint,3,opt,name=revision,proto3" json:"revision,omitempty"`
+	// 16 bytes: the digest of all of the layer's rows.
+	Digest   []byte    `protobuf:"bytes,4,opt,name=digest,proto3" json:"digest,omitempty"`
+	Branches []*Branch `protobuf:"bytes,5,rep,name=branches,proto3" json:"branches,omitempty"`
+	// The compiler's.
+	Seal          *Seal `protobuf:"bytes,100,opt,name=seal,proto3" json:"seal,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Branches) Reset() {
+	*x = Branches{}
+	mi := &file_deltaplane_v1_delta_proto_msgTypes[8]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Branches) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Branches) ProtoMessage() {}
+
+func (x *Branches) ProtoReflect() protoreflect.Message {
+	mi := &file_deltaplane_v1_delta_proto_msgTypes[8]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Branches.ProtoReflect.Descriptor instead.
+func (*Branches) Descriptor() ([]byte, []int) {
+	return file_deltaplane_v1_delta_proto_rawDescGZIP(), []int{8}
+}
+
+func (x *Branches) GetEpoch() uint64 {
+	if x != nil {
+		return x.Epoch
+	}
+	return 0
+}
+
+func (x *Branches) GetLayer() string {
+	if x != nil {
+		return x.Layer
+	}
+	return ""
+}
+
+func (x *Branches) GetRevision() uint64 {
+	if x != nil {
+		return x.Revision
+	}
+	return 0
+}
+
+func (x *Branches) GetDigest() []byte {
+	if x != nil {
+		return x.Digest
+	}
+	return nil
+}
+
+func (x *Branches) GetBranches() []*Branch {
+	if x != nil {
+		return x.Branches
+	}
+	return nil
+}
+
+func (x *Branches) GetSeal() *Seal {
+	if x != nil {
+		return x.Seal
+	}
+	return nil
+}
+
+// Branch is what one branch holds.
+type Branch struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// As in Walk.
+	Branch uint64 `protobuf:"varint,1,opt,name=branch,proto3" json:"branch,omitempty"`
+	// 128 bytes: of each of its 16 branches, in order, the first 8 bytes of the digest of its rows, big endian. Empty if
+	// rows are told instead.
+	Digests []byte `protobuf:"bytes,2,opt,name=digests,proto3" json:"digests,omitempty"`
+	// All of its rows, if digests is empty.
+	Rows          *Rows `protobuf:"bytes,3,opt,name=rows,proto3" json:"rows,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Branch) Reset() {
+	*x = Branch{}
+	mi := &file_deltaplane_v1_delta_proto_msgTypes[9]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Branch) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Branch) ProtoMessage() {}
+
+func (x *Branch) ProtoReflect() protoreflect.Message {
+	mi := &file_deltaplane_v1_delta_proto_msgTypes[9]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Branch.ProtoReflect.Descriptor instead.
+func (*Branch) Descriptor() ([]byte, []int) {
+	return file_deltaplane_v1_delta_proto_rawDescGZIP(), []int{9}
+}
+
+func (x *Branch) GetBranch() uint64 {
+	if x != nil {
+		return x.Branch
+	}
+	return 0
+}
+
+func (x *Branch) GetDigests() []byte {
+	if x != nil {
+		return x.Digests
+	}
+	return nil
+}
+
+func (x *Branch) GetRows() *Rows {
+	if x != nil {
+		return x.Rows
+	}
+	return nil
+}
+
 // SyncReply is one message of the answer to a SyncRequest. The answer ends with `last`.
 type SyncReply struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -638,20 +875,25 @@ type SyncReply struct {
 	//
 	//	*SyncReply_Delta
 	//	*SyncReply_Snapshot
+	//	*SyncReply_Branches
 	Content isSyncReply_Content `protobuf_oneof:"content"`
-	// No more follows: the node now has all there is.
+	// No more follows.
 	Last bool `protobuf:"varint,3,opt,name=last,proto3" json:"last,omitempty"`
 	// Why nothing is answered, for people; the node asks again later.
 	Refused string `protobuf:"bytes,4,opt,name=refused,proto3" json:"refused,omitempty"`
 	// Counted from 0 within one answer, so that a lost message is noticed.
-	Sequence      uint32 `protobuf:"varint,5,opt,name=sequence,proto3" json:"sequence,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	Sequence uint32 `protobuf:"varint,5,opt,name=sequence,proto3" json:"sequence,omitempty"`
+	// With the last: there are more deltas than there was room for. The node asks again once it has applied these.
+	More bool `protobuf:"varint,7,opt,name=more,proto3" json:"more,omitempty"`
+	// With refused: when to ask the same again; 0 is whenever.
+	RetryAfterMillis uint32 `protobuf:"varint,8,opt,name=retry_after_millis,json=retryAfterMillis,proto3" json:"retry_after_millis,omitempty"`
+	unknownFields    protoimpl.UnknownFields
+	sizeCache        protoimpl.SizeCache
 }
 
 func (x *SyncReply) Reset() {
 	*x = SyncReply{}
-	mi := &file_deltaplane_v1_delta_proto_msgTypes[7]
+	mi := &file_deltaplane_v1_delta_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -663,7 +905,7 @@ func (x *SyncReply) String() string {
 func (*SyncReply) ProtoMessage() {}
 
 func (x *SyncReply) ProtoReflect() protoreflect.Message {
-	mi := &file_deltaplane_v1_delta_proto_msgTypes[7]
+	mi := &file_deltaplane_v1_delta_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -676,7 +918,7 @@ func (x *SyncReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SyncReply.ProtoReflect.Descriptor instead.
 func (*SyncReply) Descriptor() ([]byte, []int) {
-	return file_deltaplane_v1_delta_proto_rawDescGZIP(), []int{7}
+	return file_deltaplane_v1_delta_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *SyncReply) GetContent() isSyncReply_Content {
@@ -695,10 +937,20 @@ func (x *SyncReply) GetDelta() *Delta {
 	return nil
 }
 
+// Deprecated: Marked as deprecated in deltaplane/v1/delta.proto.
 func (x *SyncReply) GetSnapshot() *Snapshot {
 	if x != nil {
 		if x, ok := x.Content.(*SyncReply_Snapshot); ok {
 			return x.Snapshot
+		}
+	}
+	return nil
+}
+
+func (x *SyncReply) GetBranches() *Branches {
+	if x != nil {
+		if x, ok := x.Content.(*SyncReply_Branches); ok {
+			return x.Branches
 		}
 	}
 	return nil
@@ -725,6 +977,20 @@ func (x *SyncReply) GetSequence() uint32 {
 	return 0
 }
 
+func (x *SyncReply) GetMore() bool {
+	if x != nil {
+		return x.More
+	}
+	return false
+}
+
+func (x *SyncReply) GetRetryAfterMillis() uint32 {
+	if x != nil {
+		return x.RetryAfterMillis
+	}
+	return 0
+}
+
 type isSyncReply_Content interface {
 	isSyncReply_Content()
 }
@@ -734,12 +1000,21 @@ type SyncReply_Delta struct {
 }
 
 type SyncReply_Snapshot struct {
+	// Was sent until there were branches.
+	//
+	// Deprecated: Marked as deprecated in deltaplane/v1/delta.proto.
 	Snapshot *Snapshot `protobuf:"bytes,2,opt,name=snapshot,proto3,oneof"`
+}
+
+type SyncReply_Branches struct {
+	Branches *Branches `protobuf:"bytes,6,opt,name=branches,proto3,oneof"`
 }
 
 func (*SyncReply_Delta) isSyncReply_Content() {}
 
 func (*SyncReply_Snapshot) isSyncReply_Content() {}
+
+func (*SyncReply_Branches) isSyncReply_Content() {}
 
 // Checkpoint starts a point in DELTA from which the log can be folded without what is older: the Snapshots of all
 // layers follow it in the same batch.
@@ -765,7 +1040,7 @@ type Checkpoint struct {
 
 func (x *Checkpoint) Reset() {
 	*x = Checkpoint{}
-	mi := &file_deltaplane_v1_delta_proto_msgTypes[8]
+	mi := &file_deltaplane_v1_delta_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -777,7 +1052,7 @@ func (x *Checkpoint) String() string {
 func (*Checkpoint) ProtoMessage() {}
 
 func (x *Checkpoint) ProtoReflect() protoreflect.Message {
-	mi := &file_deltaplane_v1_delta_proto_msgTypes[8]
+	mi := &file_deltaplane_v1_delta_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -790,7 +1065,7 @@ func (x *Checkpoint) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Checkpoint.ProtoReflect.Descriptor instead.
 func (*Checkpoint) Descriptor() ([]byte, []int) {
-	return file_deltaplane_v1_delta_proto_rawDescGZIP(), []int{8}
+	return file_deltaplane_v1_delta_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *Checkpoint) GetEpoch() uint64 {
@@ -871,7 +1146,7 @@ type FreedId struct {
 
 func (x *FreedId) Reset() {
 	*x = FreedId{}
-	mi := &file_deltaplane_v1_delta_proto_msgTypes[9]
+	mi := &file_deltaplane_v1_delta_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -883,7 +1158,7 @@ func (x *FreedId) String() string {
 func (*FreedId) ProtoMessage() {}
 
 func (x *FreedId) ProtoReflect() protoreflect.Message {
-	mi := &file_deltaplane_v1_delta_proto_msgTypes[9]
+	mi := &file_deltaplane_v1_delta_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -896,7 +1171,7 @@ func (x *FreedId) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FreedId.ProtoReflect.Descriptor instead.
 func (*FreedId) Descriptor() ([]byte, []int) {
-	return file_deltaplane_v1_delta_proto_rawDescGZIP(), []int{9}
+	return file_deltaplane_v1_delta_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *FreedId) GetId() isFreedId_Id {
@@ -997,16 +1272,37 @@ const file_deltaplane_v1_delta_proto_rawDesc = "" +
 	"\tpositions\x18\x03 \x03(\v2\x17.deltaplane.v1.PositionR\tpositions\x12.\n" +
 	"\x04sent\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\x04sent\x12%\n" +
 	"\x0estate_sequence\x18\x05 \x01(\x04R\rstateSequence\x12'\n" +
-	"\x04seal\x18d \x01(\v2\x13.deltaplane.v1.SealR\x04seal\"X\n" +
+	"\x04seal\x18d \x01(\v2\x13.deltaplane.v1.SealR\x04seal\"\x97\x01\n" +
 	"\vSyncRequest\x12\x12\n" +
 	"\x04node\x18\x01 \x01(\tR\x04node\x125\n" +
-	"\tpositions\x18\x02 \x03(\v2\x17.deltaplane.v1.PositionR\tpositions\"\xc5\x01\n" +
+	"\tpositions\x18\x02 \x03(\v2\x17.deltaplane.v1.PositionR\tpositions\x12)\n" +
+	"\x05walks\x18\x03 \x03(\v2\x13.deltaplane.v1.WalkR\x05walks\x12\x12\n" +
+	"\x04room\x18\x04 \x01(\rR\x04room\"Z\n" +
+	"\x04Walk\x12\x14\n" +
+	"\x05layer\x18\x01 \x01(\tR\x05layer\x12\x1a\n" +
+	"\bbranches\x18\x02 \x03(\x04R\bbranches\x12\x17\n" +
+	"\x04from\x18\x03 \x01(\x06H\x00R\x04from\x88\x01\x01B\a\n" +
+	"\x05_from\"\xc6\x01\n" +
+	"\bBranches\x12\x14\n" +
+	"\x05epoch\x18\x01 \x01(\x04R\x05epoch\x12\x14\n" +
+	"\x05layer\x18\x02 \x01(\tR\x05layer\x12\x1a\n" +
+	"\brevision\x18\x03 \x01(\x04R\brevision\x12\x16\n" +
+	"\x06digest\x18\x04 \x01(\fR\x06digest\x121\n" +
+	"\bbranches\x18\x05 \x03(\v2\x15.deltaplane.v1.BranchR\bbranches\x12'\n" +
+	"\x04seal\x18d \x01(\v2\x13.deltaplane.v1.SealR\x04seal\"c\n" +
+	"\x06Branch\x12\x16\n" +
+	"\x06branch\x18\x01 \x01(\x04R\x06branch\x12\x18\n" +
+	"\adigests\x18\x02 \x01(\fR\adigests\x12'\n" +
+	"\x04rows\x18\x03 \x01(\v2\x13.deltaplane.v1.RowsR\x04rows\"\xc2\x02\n" +
 	"\tSyncReply\x12,\n" +
-	"\x05delta\x18\x01 \x01(\v2\x14.deltaplane.v1.DeltaH\x00R\x05delta\x125\n" +
-	"\bsnapshot\x18\x02 \x01(\v2\x17.deltaplane.v1.SnapshotH\x00R\bsnapshot\x12\x12\n" +
+	"\x05delta\x18\x01 \x01(\v2\x14.deltaplane.v1.DeltaH\x00R\x05delta\x129\n" +
+	"\bsnapshot\x18\x02 \x01(\v2\x17.deltaplane.v1.SnapshotB\x02\x18\x01H\x00R\bsnapshot\x125\n" +
+	"\bbranches\x18\x06 \x01(\v2\x17.deltaplane.v1.BranchesH\x00R\bbranches\x12\x12\n" +
 	"\x04last\x18\x03 \x01(\bR\x04last\x12\x18\n" +
 	"\arefused\x18\x04 \x01(\tR\arefused\x12\x1a\n" +
-	"\bsequence\x18\x05 \x01(\rR\bsequenceB\t\n" +
+	"\bsequence\x18\x05 \x01(\rR\bsequence\x12\x12\n" +
+	"\x04more\x18\a \x01(\bR\x04more\x12,\n" +
+	"\x12retry_after_millis\x18\b \x01(\rR\x10retryAfterMillisB\t\n" +
 	"\acontent\"\xd2\x02\n" +
 	"\n" +
 	"Checkpoint\x12\x14\n" +
@@ -1037,7 +1333,7 @@ func file_deltaplane_v1_delta_proto_rawDescGZIP() []byte {
 	return file_deltaplane_v1_delta_proto_rawDescData
 }
 
-var file_deltaplane_v1_delta_proto_msgTypes = make([]protoimpl.MessageInfo, 10)
+var file_deltaplane_v1_delta_proto_msgTypes = make([]protoimpl.MessageInfo, 13)
 var file_deltaplane_v1_delta_proto_goTypes = []any{
 	(*Delta)(nil),                 // 0: deltaplane.v1.Delta
 	(*Cause)(nil),                 // 1: deltaplane.v1.Cause
@@ -1046,41 +1342,49 @@ var file_deltaplane_v1_delta_proto_goTypes = []any{
 	(*Position)(nil),              // 4: deltaplane.v1.Position
 	(*Heartbeat)(nil),             // 5: deltaplane.v1.Heartbeat
 	(*SyncRequest)(nil),           // 6: deltaplane.v1.SyncRequest
-	(*SyncReply)(nil),             // 7: deltaplane.v1.SyncReply
-	(*Checkpoint)(nil),            // 8: deltaplane.v1.Checkpoint
-	(*FreedId)(nil),               // 9: deltaplane.v1.FreedId
-	(*Rows)(nil),                  // 10: deltaplane.v1.Rows
-	(*Keys)(nil),                  // 11: deltaplane.v1.Keys
-	(*timestamppb.Timestamp)(nil), // 12: google.protobuf.Timestamp
-	(*Seal)(nil),                  // 13: deltaplane.v1.Seal
-	(*ObjectRef)(nil),             // 14: deltaplane.v1.ObjectRef
+	(*Walk)(nil),                  // 7: deltaplane.v1.Walk
+	(*Branches)(nil),              // 8: deltaplane.v1.Branches
+	(*Branch)(nil),                // 9: deltaplane.v1.Branch
+	(*SyncReply)(nil),             // 10: deltaplane.v1.SyncReply
+	(*Checkpoint)(nil),            // 11: deltaplane.v1.Checkpoint
+	(*FreedId)(nil),               // 12: deltaplane.v1.FreedId
+	(*Rows)(nil),                  // 13: deltaplane.v1.Rows
+	(*Keys)(nil),                  // 14: deltaplane.v1.Keys
+	(*timestamppb.Timestamp)(nil), // 15: google.protobuf.Timestamp
+	(*Seal)(nil),                  // 16: deltaplane.v1.Seal
+	(*ObjectRef)(nil),             // 17: deltaplane.v1.ObjectRef
 }
 var file_deltaplane_v1_delta_proto_depIdxs = []int32{
-	10, // 0: deltaplane.v1.Delta.put:type_name -> deltaplane.v1.Rows
-	11, // 1: deltaplane.v1.Delta.remove:type_name -> deltaplane.v1.Keys
+	13, // 0: deltaplane.v1.Delta.put:type_name -> deltaplane.v1.Rows
+	14, // 1: deltaplane.v1.Delta.remove:type_name -> deltaplane.v1.Keys
 	1,  // 2: deltaplane.v1.Delta.causes:type_name -> deltaplane.v1.Cause
-	12, // 3: deltaplane.v1.Delta.committed:type_name -> google.protobuf.Timestamp
-	13, // 4: deltaplane.v1.Delta.seal:type_name -> deltaplane.v1.Seal
-	14, // 5: deltaplane.v1.Cause.object:type_name -> deltaplane.v1.ObjectRef
-	12, // 6: deltaplane.v1.Cause.trigger_time:type_name -> google.protobuf.Timestamp
-	10, // 7: deltaplane.v1.Snapshot.rows:type_name -> deltaplane.v1.Rows
-	13, // 8: deltaplane.v1.Snapshot.seal:type_name -> deltaplane.v1.Seal
-	12, // 9: deltaplane.v1.Epoch.since:type_name -> google.protobuf.Timestamp
+	15, // 3: deltaplane.v1.Delta.committed:type_name -> google.protobuf.Timestamp
+	16, // 4: deltaplane.v1.Delta.seal:type_name -> deltaplane.v1.Seal
+	17, // 5: deltaplane.v1.Cause.object:type_name -> deltaplane.v1.ObjectRef
+	15, // 6: deltaplane.v1.Cause.trigger_time:type_name -> google.protobuf.Timestamp
+	13, // 7: deltaplane.v1.Snapshot.rows:type_name -> deltaplane.v1.Rows
+	16, // 8: deltaplane.v1.Snapshot.seal:type_name -> deltaplane.v1.Seal
+	15, // 9: deltaplane.v1.Epoch.since:type_name -> google.protobuf.Timestamp
 	4,  // 10: deltaplane.v1.Heartbeat.positions:type_name -> deltaplane.v1.Position
-	12, // 11: deltaplane.v1.Heartbeat.sent:type_name -> google.protobuf.Timestamp
-	13, // 12: deltaplane.v1.Heartbeat.seal:type_name -> deltaplane.v1.Seal
+	15, // 11: deltaplane.v1.Heartbeat.sent:type_name -> google.protobuf.Timestamp
+	16, // 12: deltaplane.v1.Heartbeat.seal:type_name -> deltaplane.v1.Seal
 	4,  // 13: deltaplane.v1.SyncRequest.positions:type_name -> deltaplane.v1.Position
-	0,  // 14: deltaplane.v1.SyncReply.delta:type_name -> deltaplane.v1.Delta
-	2,  // 15: deltaplane.v1.SyncReply.snapshot:type_name -> deltaplane.v1.Snapshot
-	9,  // 16: deltaplane.v1.Checkpoint.freed:type_name -> deltaplane.v1.FreedId
-	12, // 17: deltaplane.v1.Checkpoint.committed:type_name -> google.protobuf.Timestamp
-	13, // 18: deltaplane.v1.Checkpoint.seal:type_name -> deltaplane.v1.Seal
-	12, // 19: deltaplane.v1.FreedId.freed:type_name -> google.protobuf.Timestamp
-	20, // [20:20] is the sub-list for method output_type
-	20, // [20:20] is the sub-list for method input_type
-	20, // [20:20] is the sub-list for extension type_name
-	20, // [20:20] is the sub-list for extension extendee
-	0,  // [0:20] is the sub-list for field type_name
+	7,  // 14: deltaplane.v1.SyncRequest.walks:type_name -> deltaplane.v1.Walk
+	9,  // 15: deltaplane.v1.Branches.branches:type_name -> deltaplane.v1.Branch
+	16, // 16: deltaplane.v1.Branches.seal:type_name -> deltaplane.v1.Seal
+	13, // 17: deltaplane.v1.Branch.rows:type_name -> deltaplane.v1.Rows
+	0,  // 18: deltaplane.v1.SyncReply.delta:type_name -> deltaplane.v1.Delta
+	2,  // 19: deltaplane.v1.SyncReply.snapshot:type_name -> deltaplane.v1.Snapshot
+	8,  // 20: deltaplane.v1.SyncReply.branches:type_name -> deltaplane.v1.Branches
+	12, // 21: deltaplane.v1.Checkpoint.freed:type_name -> deltaplane.v1.FreedId
+	15, // 22: deltaplane.v1.Checkpoint.committed:type_name -> google.protobuf.Timestamp
+	16, // 23: deltaplane.v1.Checkpoint.seal:type_name -> deltaplane.v1.Seal
+	15, // 24: deltaplane.v1.FreedId.freed:type_name -> google.protobuf.Timestamp
+	25, // [25:25] is the sub-list for method output_type
+	25, // [25:25] is the sub-list for method input_type
+	25, // [25:25] is the sub-list for extension type_name
+	25, // [25:25] is the sub-list for extension extendee
+	0,  // [0:25] is the sub-list for field type_name
 }
 
 func init() { file_deltaplane_v1_delta_proto_init() }
@@ -1091,11 +1395,13 @@ func file_deltaplane_v1_delta_proto_init() {
 	file_deltaplane_v1_fact_proto_init()
 	file_deltaplane_v1_seal_proto_init()
 	file_deltaplane_v1_tables_proto_init()
-	file_deltaplane_v1_delta_proto_msgTypes[7].OneofWrappers = []any{
+	file_deltaplane_v1_delta_proto_msgTypes[7].OneofWrappers = []any{}
+	file_deltaplane_v1_delta_proto_msgTypes[10].OneofWrappers = []any{
 		(*SyncReply_Delta)(nil),
 		(*SyncReply_Snapshot)(nil),
+		(*SyncReply_Branches)(nil),
 	}
-	file_deltaplane_v1_delta_proto_msgTypes[9].OneofWrappers = []any{
+	file_deltaplane_v1_delta_proto_msgTypes[12].OneofWrappers = []any{
 		(*FreedId_Set)(nil),
 		(*FreedId_Backend)(nil),
 	}
@@ -1105,7 +1411,7 @@ func file_deltaplane_v1_delta_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_deltaplane_v1_delta_proto_rawDesc), len(file_deltaplane_v1_delta_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   10,
+			NumMessages:   13,
 			NumExtensions: 0,
 			NumServices:   0,
 		},
