@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"reflect"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -31,8 +32,12 @@ func (c *Conn) EnsureStreams(ctx context.Context, replicas int, streams ...schem
 	return nil
 }
 
-// startingTime bounds the wait for a cluster that has no leader yet.
-const startingTime = 30 * time.Second
+// startingTime bounds the wait for a cluster that has no leader yet. Such a one may also swallow a question: it is asked
+// again after askAgain.
+const (
+	startingTime = 30 * time.Second
+	askAgain     = 2 * time.Second
+)
 
 // starting says whether an error comes from servers that haven't found together yet: they say so, or nothing.
 func starting(err error) bool {
@@ -41,6 +46,8 @@ func starting(err error) bool {
 }
 
 func (c *Conn) ensureStream(ctx context.Context, replicas int, s schemas.Stream) error {
+	ctx, cancel := context.WithTimeout(ctx, askAgain)
+	defer cancel()
 	stored, err := c.js.Stream(ctx, s.Name)
 	if errors.Is(err, jetstream.ErrStreamNotFound) {
 		if _, err = c.js.CreateStream(ctx, describe(jetstream.StreamConfig{}, s, replicas)); err != nil {
@@ -57,7 +64,11 @@ func (c *Conn) ensureStream(ctx context.Context, replicas int, s schemas.Stream)
 		return fmt.Errorf("stream %s is there with %s storage and %s retention, which can't be changed in place; it needs file storage and limits: remove it, deltaplane makes it anew from Kubernetes",
 			s.Name, was.Storage, was.Retention)
 	}
-	if _, err := c.js.UpdateStream(ctx, describe(was, s, replicas)); err != nil {
+	wanted := describe(was, s, replicas)
+	if reflect.DeepEqual(was, wanted) {
+		return nil
+	}
+	if _, err := c.js.UpdateStream(ctx, wanted); err != nil {
 		return fmt.Errorf("change stream %s in place: %w; to begin anew remove it, deltaplane fills it from Kubernetes",
 			s.Name, c.explainStream(err))
 	}
