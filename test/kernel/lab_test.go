@@ -32,16 +32,8 @@ type cli struct{ program string }
 var binaries string
 
 var build = sync.OnceValue(func() (err error) {
-	if binaries, err = os.MkdirTemp("", "deltaplane-test"); err != nil {
-		return err
-	}
-	build := exec.Command("go", "build", "-o", binaries, "./cmd/deltaplane", "./services/watcher", "./services/compiler", "./services/programmer")
-	build.Dir = "../.."
-	build.Env = append(os.Environ(), "CGO_ENABLED=0")
-	if out, err := build.CombinedOutput(); err != nil {
-		return fmt.Errorf("build: %w\n%s", err, out)
-	}
-	return nil
+	binaries, err = testkit.Build()
+	return err
 })
 
 // labsAtOnce is how many labs parallel tests may have: most of the time these wait.

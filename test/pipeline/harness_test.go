@@ -41,22 +41,11 @@ func TestMain(m *testing.M) {
 	os.Exit(code)
 }
 
-func run(m *testing.M) (int, error) {
-	dir, err := os.MkdirTemp("", "deltaplane-pipeline-")
+func run(m *testing.M) (code int, err error) {
+	bin, err = testkit.Build()
+	defer os.RemoveAll(bin)
 	if err != nil {
 		return 0, err
-	}
-	defer os.RemoveAll(dir)
-	// A test runs a binary as another user, who must be able to reach it.
-	if err := os.Chmod(dir, 0o755); err != nil {
-		return 0, err
-	}
-	bin = dir
-	build := exec.Command("go", "build", "-o", dir, "./cmd/deltaplane", "./services/watcher", "./services/compiler", "./services/programmer")
-	build.Dir = "../.."
-	build.Env = append(os.Environ(), "CGO_ENABLED=0")
-	if out, err := build.CombinedOutput(); err != nil {
-		return 0, fmt.Errorf("build: %w\n%s", err, out)
 	}
 	return m.Run(), nil
 }
