@@ -94,6 +94,10 @@ bench-writes: ## count the map writes of each kind of change
 bench-pipeline: build ## measure the services over a real bus: event to kernel, a cold start (root)
 	go run ./test/bench/pipeline
 
+.PHONY: chaos
+chaos: ## break a cluster of real processes in every way, under traffic, and print a table (root; SEED=n takes that one)
+	go test -count=1 -v -timeout 1h ./test/chaos -chaos.long -chaos.seed=$(or $(SEED),$$((1 + RANDOM * 32768 + RANDOM)))
+
 .PHONY: test-kubernetes
 test-kubernetes: build build-kubernetes ## run the pipeline against a real kube-apiserver (builds one: ten minutes the first time)
 	cd test/kubernetes && DELTAPLANE_BIN=$(CURDIR)/bin $(KUBERNETES_TEST) -test.v -test.timeout 10m

@@ -1,0 +1,141 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package chaos
+
+import (
+	"context"
+	"hash/fnv"
+	"math/rand/v2"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/deltaplane/deltaplane/internal/testkit"
+)
+
+// Bounds of what follows a fault.
+const (
+	// soon is how long nodes may take to hold everything again once a fault is over.
+	soon = 30 * time.Second
+	// namedWithin is how long a fault may last until people are told of it.
+	namedWithin = 5 * time.Second
+	// slack is for a machine that has other things to do, and for asking.
+	slack = 3 * time.Second
+)
+
+// experiment is one fault under traffic. What happens to connections is counted from its beginning to its end.
+type experiment struct {
+	*cluster
+	t       *testing.T
+	changes *changes
+	traffic *traffic
+	row     *row
+	begun   time.Time
+	struck  time.Time // when the fault began
+	before  writes    // when the fault began
+}
+
+// begin takes a cluster in which all is well, and lets traffic through it.
+func begin(t *testing.T, fault string) *experiment {
+	t.Helper()
+	c := up(t)
+	draw := fnv.New64a()
+	draw.Write([]byte(fault))
+	if c.changes == nil {
+		c.changes = &changes{cluster: c}
+	}
+	c.changes.random, c.changes.made = rand.New(rand.NewPCG(*seed, draw.Sum64())), 0
+	e := &experiment{cluster: c, t: t, changes: c.changes, row: results.add(fault), begun: time.Now()}
+	e.strikes()
+	e.traffic = newTraffic(t, c)
+	t.Cleanup(e.end)
+	return e
+}
+
+// strikes notes that a fault begins now.
+func (e *experiment) strikes() {
+	e.t.Helper()
+	e.before, e.struck = e.writes(e.t), time.Now()
+}
+
+// end leaves a cluster in which all is well, or none.
+func (e *experiment) end() {
+	e.row.count = e.traffic.end(e.t)
+	e.row.changes = e.changes.made
+	e.row.failed = e.t.Failed()
+	e.t.Log(e.row)
+	if !e.t.Failed() {
+		return
+	}
+	e.t.Logf("events since it began:\n%s\n%s", e.witness.told(e.begun), e.logs())
+	if err := takeDown(); err != nil {
+		e.t.Error(err)
+	}
+}
+
+// lasts lets time go by while a fault lasts.
+func (e *experiment) lasts(d time.Duration) {
+	select {
+	case <-time.After(d):
+	case <-e.t.Context().Done():
+	}
+}
+
+// whileChanging changes objects while during runs.
+func (e *experiment) whileChanging(during func()) {
+	e.t.Helper()
+	e.changes.while(e.t, during)
+}
+
+// converges waits, from the end of a fault on, until every node holds what it should, proves it by packets, and notes how
+// long it took.
+func (e *experiment) converges(within time.Duration) {
+	e.t.Helper()
+	over := time.Now()
+	ctx, cancel := context.WithTimeout(e.t.Context(), within)
+	defer cancel()
+	if err := e.Converged(ctx); err != nil {
+		e.t.Fatalf("%v after the fault was over: %v", within, err)
+	}
+	e.row.converged = max(e.row.converged, time.Since(over))
+	e.changes.proved(e.t)
+}
+
+// wroteNothing holds the nodes to having written nothing to their maps since the fault began.
+func (e *experiment) wroteNothing() {
+	e.t.Helper()
+	n := e.writes(e.t).since(e.before)
+	e.row.writes += n
+	if n != 0 {
+		e.t.Errorf("nodes wrote %d entries to their maps, though nothing had changed", n)
+	}
+}
+
+// named waits until people are told of the fault: what is true then.
+func (e *experiment) named(how string, is func() bool) {
+	e.t.Helper()
+	testkit.Eventually(e.t, patience, is)
+	took := time.Since(e.struck)
+	e.row.named, e.row.namedBy = max(e.row.named, took), how
+	if took > namedWithin+slack {
+		e.t.Errorf("it took %v until people were told of the fault, by %s; want %v", took.Round(time.Millisecond), how, namedWithin)
+	}
+}
+
+// kill ends a process without a word; it is started again.
+func (e *experiment) kill(process string) {
+	e.t.Helper()
+	check(e.t, e.Signal(process, syscall.SIGKILL))
+}
+
+// takesOver waits until another compiler leads than did when the fault began, and notes how long that took.
+func (e *experiment) takesOver(since time.Time) {
+	e.t.Helper()
+	testkit.Eventually(e.t, patience, func() bool {
+		at, leads := e.witness.leads(since)
+		if leads {
+			e.row.takeover = max(e.row.takeover, at.Sub(since))
+		}
+		return leads
+	})
+}

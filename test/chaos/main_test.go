@@ -1,0 +1,75 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package chaos
+
+import (
+	"cmp"
+	"flag"
+	"fmt"
+	"os"
+	"strconv"
+	"testing"
+
+	"github.com/deltaplane/deltaplane/internal/testkit"
+)
+
+var (
+	long = flag.Bool("chaos.long", false, "try every fault, and each for as long as it is promised to be survived")
+	seed = flag.Uint64("chaos.seed", 0, "seed of what changes while faults last; 0 takes DELTAPLANE_SEED, or 1")
+)
+
+// binaries is the folder of the programs that are tested.
+var binaries string
+
+func TestMain(m *testing.M) {
+	flag.Parse()
+	code, err := run(m)
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		code = cmp.Or(code, 1)
+	}
+	os.Exit(code)
+}
+
+func run(m *testing.M) (code int, err error) {
+	if *seed == 0 {
+		if *seed, err = strconv.ParseUint(cmp.Or(os.Getenv("DELTAPLANE_SEED"), "1"), 10, 64); err != nil {
+			return 1, fmt.Errorf("DELTAPLANE_SEED: %w", err)
+		}
+	}
+	if os.Geteuid() == 0 {
+		binaries, err = testkit.Build("github.com/nats-io/nats-server/v2")
+		defer os.RemoveAll(binaries)
+		if err != nil {
+			return 1, err
+		}
+	}
+	code = m.Run()
+	if err := takeDown(); err != nil {
+		return code, err
+	}
+	return code, results.print(os.Stdout)
+}
+
+// onlyLong skips a fault that takes too long for every `make test`.
+func onlyLong(t *testing.T) {
+	t.Helper()
+	if !*long {
+		t.Skip("takes too long for every run: make chaos has it")
+	}
+}
+
+// pick is one of two durations or numbers: of `make test`, and of `make chaos`.
+func pick[T any](short, atLength T) T {
+	if *long {
+		return atLength
+	}
+	return short
+}
+
+func check(t testing.TB, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}

@@ -1,0 +1,85 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package chaos
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"strings"
+	"testing"
+
+	"github.com/deltaplane/deltaplane/internal/lab/space"
+	"github.com/deltaplane/deltaplane/internal/testkit"
+)
+
+// metricsAddress is where a programmer tells its metrics, on its own node alone.
+const metricsAddress = "127.0.0.1:10473"
+
+// writes counts what each node's programmer has written to its maps so far. One that was started again counts anew.
+type writes map[string]uint64
+
+func (c *cluster) writes(t *testing.T) writes {
+	t.Helper()
+	all := writes{}
+	for _, node := range c.Nodes() {
+		testkit.Eventually(t, patience, func() bool {
+			n, err := c.metric(t.Context(), node, "deltaplane_programmer_map_writes_total")
+			all[node] = n
+			return err == nil
+		})
+	}
+	return all
+}
+
+// since is how many there were on all nodes since an earlier count.
+func (w writes) since(earlier writes) (sum uint64) {
+	for node, now := range w {
+		if before := earlier[node]; before <= now {
+			now -= before
+		}
+		sum += now
+	}
+	return sum
+}
+
+// metric reads a counter of a node's programmer, without the bus.
+func (c *cluster) metric(ctx context.Context, node, name string) (value uint64, err error) {
+	place, err := c.Place("node/" + node)
+	if err != nil {
+		return 0, err
+	}
+	client := http.Client{Transport: &http.Transport{
+		DisableKeepAlives: true,
+		DialContext: func(context.Context, string, string) (conn net.Conn, err error) {
+			err = space.OpenNamespace(place.Namespace).Do(func() error {
+				conn, err = net.Dial("tcp", metricsAddress)
+				return err
+			})
+			return conn, err
+		},
+	}}
+	request, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+metricsAddress+"/metrics", nil)
+	if err != nil {
+		return 0, err
+	}
+	answer, err := client.Do(request)
+	if err != nil {
+		return 0, err
+	}
+	defer answer.Body.Close()
+	text, err := io.ReadAll(answer.Body)
+	if err != nil {
+		return 0, err
+	}
+	_, rest, found := strings.Cut(string(text), "\n"+name+" ")
+	if !found {
+		return 0, fmt.Errorf("node %s has no metric %s", node, name)
+	}
+	line, _, _ := strings.Cut(rest, "\n")
+	var number float64
+	_, err = fmt.Sscan(line, &number)
+	return uint64(number), err
+}
