@@ -3,6 +3,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -13,6 +14,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"github.com/deltaplane/deltaplane/internal/bus"
+	"github.com/deltaplane/deltaplane/internal/lab"
 	"github.com/deltaplane/deltaplane/internal/wire"
 )
 
@@ -35,23 +37,28 @@ func (f *busFlags) add(cmd *cobra.Command) {
 
 // connect finds the bus, and gives up after connectWithin.
 func (f *busFlags) connect(ctx context.Context) (*bus.Conn, error) {
-	url, err := f.address()
+	options, err := f.options()
 	if err != nil {
 		return nil, err
 	}
 	ctx, cancel := context.WithTimeout(ctx, connectWithin)
 	defer cancel()
-	return bus.Connect(ctx, bus.Options{URL: url, Name: "deltaplane CLI", CredentialsFile: f.credentials, RootCAFile: f.rootCA})
+	return bus.Connect(ctx, options)
 }
 
-func (f *busFlags) address() (string, error) {
-	if f.url != "" {
-		return f.url, nil
+// options are what was given; else those of a lab that runs here.
+func (f *busFlags) options() (bus.Options, error) {
+	o := bus.Options{URL: cmp.Or(f.url, os.Getenv("DELTAPLANE_BUS")), Name: "deltaplane CLI", CredentialsFile: f.credentials, RootCAFile: f.rootCA}
+	state := labWithBus(o.URL, lab.Running())
+	if o.URL == "" {
+		var err error
+		if state, err = labBus(); err != nil {
+			return o, err
+		}
+		o.URL = state.Bus
 	}
-	if url := os.Getenv("DELTAPLANE_BUS"); url != "" {
-		return url, nil
-	}
-	return labBus()
+	o.CredentialsFile, o.RootCAFile = cmp.Or(o.CredentialsFile, state.Credentials), cmp.Or(o.RootCAFile, state.CA)
+	return o, nil
 }
 
 // ask sends a request and decodes its one answer.

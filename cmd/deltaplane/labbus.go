@@ -10,25 +10,34 @@ import (
 	"github.com/deltaplane/deltaplane/internal/lab"
 )
 
-// labBus returns the URL of the bus of the lab that runs on this machine: of the one with the default name if several
-// do.
-func labBus() (string, error) {
+// labBus finds the lab that runs on this machine: the one with the default name if several do.
+func labBus() (lab.State, error) {
 	if state, err := lab.ReadState(lab.DefaultName); err == nil {
-		return state.Bus, nil
+		return state, nil
 	}
-	return onlyBus(lab.Running())
+	return onlyLab(lab.Running())
 }
 
-func onlyBus(running []lab.State) (string, error) {
+// labWithBus finds the lab whose bus has an URL, if one of this machine has: who names it needn't name its credentials.
+func labWithBus(url string, running []lab.State) (found lab.State) {
+	for _, state := range running {
+		if state.Bus == url {
+			found = state
+		}
+	}
+	return found
+}
+
+func onlyLab(running []lab.State) (lab.State, error) {
 	switch len(running) {
 	case 0:
-		return "", errors.New("no bus is known: give --bus nats://HOST:PORT, set DELTAPLANE_BUS, or start a lab with 'deltaplane lab up'")
+		return lab.State{}, errors.New("no bus is known: give --bus nats://HOST:PORT, set DELTAPLANE_BUS, or start a lab with 'deltaplane lab up'")
 	case 1:
-		return running[0].Bus, nil
+		return running[0], nil
 	}
 	var choices []string
 	for _, state := range running {
 		choices = append(choices, fmt.Sprintf("%s for lab %s", state.Bus, state.Name))
 	}
-	return "", fmt.Errorf("which bus? several labs run here: give --bus or set DELTAPLANE_BUS: %s", strings.Join(choices, ", "))
+	return lab.State{}, fmt.Errorf("which bus? several labs run here: give --bus or set DELTAPLANE_BUS: %s", strings.Join(choices, ", "))
 }

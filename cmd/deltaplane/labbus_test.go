@@ -12,8 +12,11 @@ import (
 func TestBusOfTheOnlyLab(t *testing.T) {
 	t.Parallel()
 	one, two := lab.State{Name: "one", Bus: "nats://127.0.0.1:1"}, lab.State{Name: "two", Bus: "nats://127.0.0.1:2"}
-	if got, err := onlyBus([]lab.State{one}); got != one.Bus || err != nil {
-		t.Errorf("one lab: got %q, %v", got, err)
+	if got, err := onlyLab([]lab.State{one}); got.Bus != one.Bus || err != nil {
+		t.Errorf("one lab: got %q, %v", got.Bus, err)
+	}
+	if got := labWithBus(two.Bus, []lab.State{one, two}); got.Name != "two" {
+		t.Errorf("the lab with bus %s: got %q", two.Bus, got.Name)
 	}
 	for _, c := range []struct {
 		want    string
@@ -22,8 +25,8 @@ func TestBusOfTheOnlyLab(t *testing.T) {
 		{"start a lab with 'deltaplane lab up'", nil},
 		{"--bus or set DELTAPLANE_BUS: nats://127.0.0.1:1 for lab one, nats://127.0.0.1:2 for lab two", []lab.State{one, two}},
 	} {
-		if got, err := onlyBus(c.running); err == nil || !strings.Contains(err.Error(), c.want) {
-			t.Errorf("%d labs: got %q and %v, want an error with %q", len(c.running), got, err, c.want)
+		if got, err := onlyLab(c.running); err == nil || !strings.Contains(err.Error(), c.want) {
+			t.Errorf("%d labs: got %q and %v, want an error with %q", len(c.running), got.Name, err, c.want)
 		}
 	}
 }

@@ -69,6 +69,7 @@ func (d dir) namespaces() string { return filepath.Join(string(d), "netns") }
 func (d dir) manifests() string  { return filepath.Join(string(d), "manifests") }
 func (d dir) logs() string       { return filepath.Join(string(d), "logs") }
 func (d dir) bus() string        { return filepath.Join(string(d), "bus") }
+func (d dir) trust() string      { return filepath.Join(string(d), "trust") }
 func (d dir) bpf() string        { return filepath.Join(string(d), "bpf") }
 func (d dir) socket() string     { return filepath.Join(string(d), "control.sock") }
 func (d dir) log() string        { return string(d) + ".log" }
@@ -79,8 +80,11 @@ type State struct {
 	Name    string        `json:"name"`
 	Process space.Process `json:"process"` // that runs the lab
 	Bus     string        `json:"bus"`     // URL, from outside the lab's namespaces
-	Logs    string        `json:"logs"`
-	Places  []Place       `json:"places"`
+	// Credentials and CA are files for people who connect to the bus; empty if it isn't the lab's own.
+	Credentials string  `json:"credentials,omitempty"`
+	CA          string  `json:"ca,omitempty"`
+	Logs        string  `json:"logs"`
+	Places      []Place `json:"places"`
 	// Services are the processes that the lab started, by name.
 	Services map[string]space.Process `json:"services"`
 }

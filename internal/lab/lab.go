@@ -25,6 +25,7 @@ import (
 	"github.com/deltaplane/deltaplane/internal/lab/fabric"
 	"github.com/deltaplane/deltaplane/internal/lab/space"
 	"github.com/deltaplane/deltaplane/internal/manifest"
+	"github.com/deltaplane/deltaplane/internal/trust"
 	"github.com/deltaplane/deltaplane/schemas"
 )
 
@@ -65,6 +66,7 @@ type Lab struct {
 	root    *space.Cgroup
 	fabric  *fabric.Fabric
 	outside *place
+	trust   *trust.Folder // nil if the bus isn't the lab's own
 	bus     *embedded.Server
 	conn    *bus.Conn
 	proxy   *proxy

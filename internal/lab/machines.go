@@ -17,6 +17,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/deltaplane/deltaplane/deploy/nats"
 	"github.com/deltaplane/deltaplane/internal/lab/fabric"
 	"github.com/deltaplane/deltaplane/internal/lab/space"
 )
@@ -26,8 +27,6 @@ import (
 type Machines struct {
 	// Servers is how many the bus has, bus-1 and on; streams have as many copies.
 	Servers int
-	// Configuration is that of each server: deploy/nats/cluster.conf as it is in the repository.
-	Configuration string
 	// DiskBytes is the size of each server's disk.
 	DiskBytes int64
 	// Watchers and Compilers are how many there are, watcher-1, compiler-1 and on.
@@ -71,9 +70,9 @@ func (l *Lab) startServers() error {
 		if err := l.mountDisk(name); err != nil {
 			return err
 		}
-		file := l.Disk(name) + ".conf"
-		if err := os.WriteFile(file, []byte(l.serverConfiguration(name)), 0o600); err != nil {
-			return fmt.Errorf("configure %s: %w", name, err)
+		file, err := l.configureServer(name)
+		if err != nil {
+			return err
 		}
 		path, err := l.binary("nats-server")
 		if err != nil {
@@ -90,13 +89,18 @@ func (l *Lab) startServers() error {
 	return nil
 }
 
-// serverConfiguration is the configuration with this lab's addresses and a server's disk: what people change in it.
-func (l *Lab) serverConfiguration(name string) string {
-	replace := []string{"store_dir: /data", "store_dir: " + l.Disk(name)}
+// configureServer writes the deployed configuration with this lab's addresses and a server's disk: what people change
+// in it. It returns the file's path.
+func (l *Lab) configureServer(name string) (string, error) {
+	var changes []string
 	for n := range l.options.Machines.Servers {
-		replace = append(replace, fmt.Sprintf("192.0.2.1%d:", n+1), machineAddrs(n + 1)[0].String()+":")
+		changes = append(changes, fmt.Sprintf("192.0.2.1%d:", n+1), machineAddrs(n + 1)[0].String()+":")
 	}
-	return strings.NewReplacer(replace...).Replace(l.options.Machines.Configuration)
+	folder := l.Disk(name) + ".conf"
+	if err := os.Mkdir(folder, 0o700); err != nil {
+		return "", fmt.Errorf("configure %s: %w", name, err)
+	}
+	return filepath.Join(folder, nats.Cluster), nats.Place(folder, l.trust.BusPath(), l.Disk(name), changes...)
 }
 
 // Disk returns the folder where a server of the bus keeps its streams: a file system of its own.
@@ -116,7 +120,7 @@ func (l *Lab) mountDisk(server string) error {
 func (l *Lab) serversURL() string {
 	var urls []string
 	for n := range l.options.Machines.Servers {
-		urls = append(urls, "nats://"+netip.AddrPortFrom(machineAddrs(n + 1)[0], busPort).String())
+		urls = append(urls, "tls://"+netip.AddrPortFrom(machineAddrs(n + 1)[0], busPort).String())
 	}
 	return strings.Join(urls, ",")
 }

@@ -220,6 +220,7 @@ func (l *Lab) removePod(ctx context.Context, name string) error {
 // State describes the lab for other processes.
 func (l *Lab) State() State {
 	state := State{Name: l.dir.name(), Bus: l.BusURL(), Logs: l.Logs(), Services: l.fleet.processes()}
+	state.Credentials, state.CA = l.operator()
 	if self, err := space.ProcessOf(os.Getpid()); err == nil {
 		state.Process = self
 	}

@@ -20,6 +20,7 @@ import (
 // proxy carries connections from the fabric to the bus: nodes have namespaces of their own, and a listener of the
 // bus's server can't be moved into one.
 type proxy struct {
+	scheme    string // of the bus's URL
 	target    string // host:port
 	listeners []net.Listener
 	tasks     sync.WaitGroup
@@ -36,7 +37,7 @@ func newProxy(namespace *space.Namespace, busURL string) (*proxy, error) {
 	if err != nil {
 		return nil, fmt.Errorf("bus URL %q: %w", busURL, err)
 	}
-	p := &proxy{target: target.Host, open: map[net.Conn]bool{}}
+	p := &proxy{scheme: target.Scheme, target: target.Host, open: map[net.Conn]bool{}}
 	if target.Port() == "" {
 		p.target = net.JoinHostPort(target.Hostname(), "4222")
 	}
@@ -67,7 +68,7 @@ func (p *proxy) urlFor(addrs []netip.Addr) string {
 	for _, bridge := range fabric.BridgeAddrs {
 		for _, addr := range addrs {
 			if addr.Is4() == bridge.Is4() {
-				return "nats://" + netip.AddrPortFrom(bridge, busPort).String()
+				return p.scheme + "://" + netip.AddrPortFrom(bridge, busPort).String()
 			}
 		}
 	}

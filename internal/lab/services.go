@@ -14,6 +14,7 @@ import (
 	"github.com/deltaplane/deltaplane/internal/bus"
 	"github.com/deltaplane/deltaplane/internal/bus/embedded"
 	"github.com/deltaplane/deltaplane/internal/lab/space"
+	"github.com/deltaplane/deltaplane/internal/trust"
 )
 
 // connectTime bounds how long a bus that should be there is looked for, dialTime one attempt.
@@ -51,6 +52,9 @@ func (l *Lab) startBus(ctx context.Context) (err error) {
 }
 
 func (l *Lab) startBusServer() (err error) {
+	if err := l.secure(); err != nil {
+		return err
+	}
 	if l.options.Machines != nil {
 		return l.startServers()
 	}
@@ -68,6 +72,7 @@ func (l *Lab) startBusServer() (err error) {
 // BusOptions say how this process connects to the bus.
 func (l *Lab) BusOptions() bus.Options {
 	o := bus.Options{URL: l.BusURL(), Name: "lab " + l.options.Name, Log: l.log}
+	o.CredentialsFile, o.RootCAFile = l.operator()
 	if l.options.Machines != nil {
 		o.Dial = l.Dial
 	}
@@ -84,7 +89,7 @@ func (l *Lab) urlFor(n *node) string {
 
 // startEmbedded takes the port that everyone knows if it is free.
 func startEmbedded(folder string, l *Lab) (*embedded.Server, error) {
-	options := embedded.Options{Dir: folder, Port: busPort, Log: l.log}
+	options := embedded.Options{Dir: folder, Port: busPort, Trust: l.trust.BusPath(), Log: l.log}
 	if probe, err := net.Listen("tcp", "127.0.0.1:4222"); err == nil {
 		probe.Close()
 		if server, err := embedded.Start(options); err == nil {
@@ -106,8 +111,8 @@ func (l *Lab) startServices() error {
 		source = []string{"--source", "kubernetes", "--kubeconfig", l.options.Kubeconfig}
 	}
 	// People of a lab mean it when they delete everything.
-	watcher := append(source, "--bus", l.BusURL(), "--listen", "", "--max-delete-share", "1")
-	compiler := append([]string{"--bus", l.BusURL(), "--listen", ""}, l.options.CompilerFlags...)
+	watcher := slices.Concat(source, l.credentials(trust.RoleWatcher), []string{"--bus", l.BusURL(), "--listen", "", "--max-delete-share", "1"})
+	compiler := slices.Concat(l.credentials(trust.RoleCompiler), []string{"--bus", l.BusURL(), "--listen", ""}, l.options.CompilerFlags)
 	if m := l.options.Machines; m != nil {
 		return errors.Join(l.startReplicas("watcher", m.Watchers, watcher), l.startReplicas("compiler", m.Compilers, compiler))
 	}
@@ -122,7 +127,11 @@ func (l *Lab) startProgrammer(name string, n *node, flags ...string) error {
 	if l.options.NoServices {
 		return nil
 	}
-	flags = slices.Concat(l.options.ProgrammerFlags, flags)
+	own, err := l.nodeCredentials(name)
+	if err != nil {
+		return err
+	}
+	flags = slices.Concat(own, l.options.ProgrammerFlags, flags)
 	if l.options.Memory {
 		return l.startService("programmer-"+name, "programmer", nil, append([]string{
 			"--node", name, "--bus", l.BusURL(), "--listen", "", "--maps", "memory",

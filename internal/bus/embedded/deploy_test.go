@@ -11,6 +11,7 @@ import (
 
 	"github.com/nats-io/nats-server/v2/server"
 
+	"github.com/deltaplane/deltaplane/deploy/nats"
 	"github.com/deltaplane/deltaplane/internal/trust"
 	"github.com/deltaplane/deltaplane/schemas"
 )
@@ -23,10 +24,10 @@ func TestServersUnderstandTheDeployedConfiguration(t *testing.T) {
 		need += stream.MaxBytes
 	}
 	folder, trusted := t.TempDir(), trusted(t)
-	if _, err := place(folder, trusted.BusPath()); err != nil {
+	if err := nats.Place(folder, trusted.BusPath(), "/data"); err != nil {
 		t.Fatal(err)
 	}
-	for _, file := range []string{"cluster.conf", "single.conf"} {
+	for _, file := range []string{nats.Cluster, nats.Single} {
 		options, err := server.ProcessConfigFile(filepath.Join(folder, file))
 		if err != nil {
 			t.Fatalf("%s: %v", file, err)
@@ -40,7 +41,7 @@ func TestServersUnderstandTheDeployedConfiguration(t *testing.T) {
 		if options.TLSConfig == nil || len(options.TrustedOperators) != 1 {
 			t.Errorf("%s: whoever likes may connect", file)
 		}
-		if file == "cluster.conf" && (options.Cluster.TLSConfig == nil || options.Cluster.TLSConfig.ClientAuth != tls.RequireAndVerifyClientCert) {
+		if file == nats.Cluster && (options.Cluster.TLSConfig == nil || options.Cluster.TLSConfig.ClientAuth != tls.RequireAndVerifyClientCert) {
 			t.Errorf("%s: whoever likes may be a server of the cluster", file)
 		}
 	}

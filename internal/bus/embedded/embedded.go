@@ -17,6 +17,7 @@ import (
 
 	"github.com/nats-io/nats-server/v2/server"
 
+	"github.com/deltaplane/deltaplane/deploy/nats"
 	"github.com/deltaplane/deltaplane/schemas"
 )
 
@@ -155,9 +156,10 @@ func (s *Server) base(o Options) (*server.Options, error) {
 		if err != nil {
 			return nil, fmt.Errorf("make a folder for the bus's configuration: %w", err)
 		}
-		if file, err = place(folder, o.Trust); err != nil {
+		if err := nats.Place(folder, o.Trust, ""); err != nil {
 			return nil, err
 		}
+		file = filepath.Join(folder, nats.Single)
 	}
 	if file == "" {
 		return &server.Options{
@@ -170,7 +172,8 @@ func (s *Server) base(o Options) (*server.Options, error) {
 		return nil, fmt.Errorf("read the NATS configuration %s: %w", file, err)
 	}
 	if o.Trust != "" {
-		moved(opts)
+		// What can't be the same in this process: where it listens. It serves no statistics.
+		opts.Host, opts.Port, opts.HTTPPort = "127.0.0.1", server.RANDOM_PORT, 0
 	}
 	return opts, nil
 }
