@@ -120,7 +120,7 @@ static __noinline bool hold(struct __sk_buff *skb, struct held_key *key, __u64 n
 	copy->time = now;
 	copy->length = length;
 	/* The verifier of older kernels forgets the comparison above. */
-	if (length == 0 || length > HELD_BYTES ||
+	if (!within(&length, 1, HELD_BYTES) ||
 	    bpf_skb_load_bytes(skb, ETH_HLEN, copy->bytes, length))
 		return false;
 	return !write_to(&held_v1, key, copy, BPF_ANY);
@@ -195,7 +195,7 @@ static __noinline bool become_held(struct __sk_buff *skb, struct packet *p,
 	if (!copy || f->time - copy->time > HELD_TIME)
 		return false;
 	length = copy->length;
-	if (length == 0 || length > HELD_BYTES || bpf_skb_change_tail(skb, ETH_HLEN + length, 0) ||
+	if (!within(&length, 1, HELD_BYTES) || bpf_skb_change_tail(skb, ETH_HLEN + length, 0) ||
 	    bpf_skb_store_bytes(skb, ETH_HLEN, copy->bytes, length, BPF_F_RECOMPUTE_CSUM))
 		return false;
 	delete_from(&held_v1, key);

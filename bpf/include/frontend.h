@@ -150,7 +150,7 @@ static __noinline const struct frontend *find_frontend(const struct address *add
 	struct frontend_key key = { .addr = *addr, .port = port, .protocol = protocol };
 	const struct frontend *frontend = frontend_of(&key);
 
-	if (frontend && is_reached(frontend, addr, host_loopback))
+	if (frontend && is_reached(frontend, &key.addr, host_loopback))
 		return frontend;
 	frontend = find_own_frontend(&key, host_loopback);
 	if (frontend || !is_service_address(addr))

@@ -340,7 +340,7 @@ static __noinline long make_unreachable(struct __sk_buff *skb, const struct pack
 	headers = look_up(&quoted_room, &zero);
 	/* All headers are of four bytes or a multiple. */
 	before &= 0xfc;
-	if (!headers || before < sizeof(struct iphdr) || before > QUOTED_MOST - QUOTED ||
+	if (!headers || !within(&before, sizeof(struct iphdr), QUOTED_MOST - QUOTED) ||
 	    bpf_skb_load_bytes(skb, ETH_HLEN, headers, before) ||
 	    bpf_skb_load_bytes(skb, p->transport, quoted, sizeof(quoted)))
 		return -1;
