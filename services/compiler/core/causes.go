@@ -26,6 +26,9 @@ type pending struct {
 	namespaces  map[string]*causes
 	policies    map[model.PolicyName]*causes
 	first, last time.Time
+
+	// Gathered once for all layers, since each of 5,000 may ask: what of policies isn't told apart by rows, and all pods.
+	ofAll, ofPods *causes
 }
 
 // causes are a bounded list of changes, in the order they came.
@@ -39,6 +42,7 @@ func (p *pending) add(touch state.Touch, now time.Time) {
 		p.first = now
 	}
 	p.last = now
+	p.ofAll, p.ofPods = nil, nil
 	addCause(&p.units, compile.Touched(&touch), touch.Cause)
 	addCause(&p.pods, touch.Policy.Pods, touch.Cause)
 	addCause(&p.nodes, touch.Policy.Nodes, touch.Cause)
@@ -120,13 +124,17 @@ func (p *pending) ofPolicy(change *model.Change, pods map[netip.Addr][]state.Nam
 	for name := range found {
 		why = append(why, p.pods[name])
 	}
-	why = slices.AppendSeq(why, maps.Values(p.nodes))
-	why = slices.AppendSeq(why, maps.Values(p.namespaces))
-	why = slices.AppendSeq(why, maps.Values(p.policies))
-	if len(why) == 0 {
-		why = slices.Collect(maps.Values(p.pods)) // such as one whose named port gives others another rule set
+	if p.ofAll == nil {
+		others := slices.AppendSeq(slices.Collect(maps.Values(p.nodes)), maps.Values(p.namespaces))
+		p.ofAll = new(gather(slices.AppendSeq(others, maps.Values(p.policies))))
 	}
-	return why
+	if why = append(why, p.ofAll); len(found) > 0 || len(p.ofAll.list) > 0 {
+		return why
+	}
+	if p.ofPods == nil {
+		p.ofPods = new(gather(slices.Collect(maps.Values(p.pods)))) // such as one whose named port gives others another rule set
+	}
+	return append(why, p.ofPods)
 }
 
 // policed says that a change has rows that policies own.
