@@ -701,7 +701,9 @@ func (x *Drop) GetIpProtocol() uint32 {
 
 // StatusRequest asks the leading compiler how the cluster stands.
 type StatusRequest struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Asks only who lacks this revision: the answer counts those nodes and lists some of them; 0 lists all nodes.
+	Revision      uint64 `protobuf:"varint,1,opt,name=revision,proto3" json:"revision,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -736,6 +738,13 @@ func (*StatusRequest) Descriptor() ([]byte, []int) {
 	return file_deltaplane_v1_report_proto_rawDescGZIP(), []int{6}
 }
 
+func (x *StatusRequest) GetRevision() uint64 {
+	if x != nil {
+		return x.Revision
+	}
+	return 0
+}
+
 // Status is how the cluster stands.
 type Status struct {
 	state     protoimpl.MessageState `protogen:"open.v1"`
@@ -760,8 +769,16 @@ type Status struct {
 	NodesTotal     uint64 `protobuf:"varint,14,opt,name=nodes_total,json=nodesTotal,proto3" json:"nodes_total,omitempty"`
 	NodesConverged uint64 `protobuf:"varint,15,opt,name=nodes_converged,json=nodesConverged,proto3" json:"nodes_converged,omitempty"`
 	NodesLost      uint64 `protobuf:"varint,16,opt,name=nodes_lost,json=nodesLost,proto3" json:"nodes_lost,omitempty"`
-	// Replicas that were heard of late, of the compiler and of the watcher.
-	Replicas      []*Replica `protobuf:"bytes,17,rep,name=replicas,proto3" json:"replicas,omitempty"`
+	// How many nodes lack only what was committed just now: they are neither converged nor behind.
+	NodesUpdating uint64 `protobuf:"varint,18,opt,name=nodes_updating,json=nodesUpdating,proto3" json:"nodes_updating,omitempty"`
+	// If a revision was asked for: how many nodes lack it, without lost ones.
+	NodesLacking uint64 `protobuf:"varint,19,opt,name=nodes_lacking,json=nodesLacking,proto3" json:"nodes_lacking,omitempty"`
+	// How full each map is on the node where it is fullest.
+	Maps []*FullestMap `protobuf:"bytes,20,rep,name=maps,proto3" json:"maps,omitempty"`
+	// Drops of all nodes, by reason's word.
+	Drops map[string]uint64 `protobuf:"bytes,21,rep,name=drops,proto3" json:"drops,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"varint,2,opt,name=value"`
+	// What is wrong with DELTA, APPLIED and EVENTS, for people.
+	Streams       []*Fault `protobuf:"bytes,22,rep,name=streams,proto3" json:"streams,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -908,44 +925,64 @@ func (x *Status) GetNodesLost() uint64 {
 	return 0
 }
 
-func (x *Status) GetReplicas() []*Replica {
+func (x *Status) GetNodesUpdating() uint64 {
 	if x != nil {
-		return x.Replicas
+		return x.NodesUpdating
+	}
+	return 0
+}
+
+func (x *Status) GetNodesLacking() uint64 {
+	if x != nil {
+		return x.NodesLacking
+	}
+	return 0
+}
+
+func (x *Status) GetMaps() []*FullestMap {
+	if x != nil {
+		return x.Maps
 	}
 	return nil
 }
 
-// Replica is one replica of a service.
-type Replica struct {
-	state protoimpl.MessageState `protogen:"open.v1"`
-	// "watcher" or "compiler".
-	Service string `protobuf:"bytes,1,opt,name=service,proto3" json:"service,omitempty"`
-	Name    string `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
-	Leads   bool   `protobuf:"varint,3,opt,name=leads,proto3" json:"leads,omitempty"`
-	// Could take over.
-	Able  bool                   `protobuf:"varint,4,opt,name=able,proto3" json:"able,omitempty"`
-	Heard *timestamppb.Timestamp `protobuf:"bytes,5,opt,name=heard,proto3" json:"heard,omitempty"`
-	// Of a compiler that stands by: how far it has come, and whether its rows were the leader's at that revision.
-	Revision      uint64 `protobuf:"varint,6,opt,name=revision,proto3" json:"revision,omitempty"`
-	Agrees        bool   `protobuf:"varint,7,opt,name=agrees,proto3" json:"agrees,omitempty"`
+func (x *Status) GetDrops() map[string]uint64 {
+	if x != nil {
+		return x.Drops
+	}
+	return nil
+}
+
+func (x *Status) GetStreams() []*Fault {
+	if x != nil {
+		return x.Streams
+	}
+	return nil
+}
+
+// FullestMap is how full a map is where it is fullest.
+type FullestMap struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Node          string                 `protobuf:"bytes,1,opt,name=node,proto3" json:"node,omitempty"`
+	Use           *MapUse                `protobuf:"bytes,2,opt,name=use,proto3" json:"use,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
-func (x *Replica) Reset() {
-	*x = Replica{}
+func (x *FullestMap) Reset() {
+	*x = FullestMap{}
 	mi := &file_deltaplane_v1_report_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
 
-func (x *Replica) String() string {
+func (x *FullestMap) String() string {
 	return protoimpl.X.MessageStringOf(x)
 }
 
-func (*Replica) ProtoMessage() {}
+func (*FullestMap) ProtoMessage() {}
 
-func (x *Replica) ProtoReflect() protoreflect.Message {
+func (x *FullestMap) ProtoReflect() protoreflect.Message {
 	mi := &file_deltaplane_v1_report_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
@@ -957,58 +994,23 @@ func (x *Replica) ProtoReflect() protoreflect.Message {
 	return mi.MessageOf(x)
 }
 
-// Deprecated: Use Replica.ProtoReflect.Descriptor instead.
-func (*Replica) Descriptor() ([]byte, []int) {
+// Deprecated: Use FullestMap.ProtoReflect.Descriptor instead.
+func (*FullestMap) Descriptor() ([]byte, []int) {
 	return file_deltaplane_v1_report_proto_rawDescGZIP(), []int{8}
 }
 
-func (x *Replica) GetService() string {
+func (x *FullestMap) GetNode() string {
 	if x != nil {
-		return x.Service
+		return x.Node
 	}
 	return ""
 }
 
-func (x *Replica) GetName() string {
+func (x *FullestMap) GetUse() *MapUse {
 	if x != nil {
-		return x.Name
-	}
-	return ""
-}
-
-func (x *Replica) GetLeads() bool {
-	if x != nil {
-		return x.Leads
-	}
-	return false
-}
-
-func (x *Replica) GetAble() bool {
-	if x != nil {
-		return x.Able
-	}
-	return false
-}
-
-func (x *Replica) GetHeard() *timestamppb.Timestamp {
-	if x != nil {
-		return x.Heard
+		return x.Use
 	}
 	return nil
-}
-
-func (x *Replica) GetRevision() uint64 {
-	if x != nil {
-		return x.Revision
-	}
-	return 0
-}
-
-func (x *Replica) GetAgrees() bool {
-	if x != nil {
-		return x.Agrees
-	}
-	return false
 }
 
 // NodeStatus is how one node stands.
@@ -1026,7 +1028,13 @@ type NodeStatus struct {
 	LatencyP50 *durationpb.Duration `protobuf:"bytes,6,opt,name=latency_p50,json=latencyP50,proto3" json:"latency_p50,omitempty"`
 	LatencyP99 *durationpb.Duration `protobuf:"bytes,7,opt,name=latency_p99,json=latencyP99,proto3" json:"latency_p99,omitempty"`
 	// The node's Lease has expired: it isn't waited for.
-	Lost          bool `protobuf:"varint,8,opt,name=lost,proto3" json:"lost,omitempty"`
+	Lost bool `protobuf:"varint,8,opt,name=lost,proto3" json:"lost,omitempty"`
+	// It lacks only what was committed just now.
+	Updating bool `protobuf:"varint,9,opt,name=updating,proto3" json:"updating,omitempty"`
+	// When the oldest revision that it lacks was committed; none if that is longer ago than the compiler remembers.
+	LackingSince *timestamppb.Timestamp `protobuf:"bytes,10,opt,name=lacking_since,json=lackingSince,proto3" json:"lacking_since,omitempty"`
+	// At the newest revision it holds other rows than were compiled.
+	Drifted       bool `protobuf:"varint,11,opt,name=drifted,proto3" json:"drifted,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1113,6 +1121,27 @@ func (x *NodeStatus) GetLatencyP99() *durationpb.Duration {
 func (x *NodeStatus) GetLost() bool {
 	if x != nil {
 		return x.Lost
+	}
+	return false
+}
+
+func (x *NodeStatus) GetUpdating() bool {
+	if x != nil {
+		return x.Updating
+	}
+	return false
+}
+
+func (x *NodeStatus) GetLackingSince() *timestamppb.Timestamp {
+	if x != nil {
+		return x.LackingSince
+	}
+	return nil
+}
+
+func (x *NodeStatus) GetDrifted() bool {
+	if x != nil {
+		return x.Drifted
 	}
 	return false
 }
@@ -1951,8 +1980,9 @@ const file_deltaplane_v1_report_proto_rawDesc = "" +
 	"\x0fdestination_pod\x18\x0e \x01(\tR\x0edestinationPod\x12\x1a\n" +
 	"\brevision\x18\x0f \x01(\x04R\brevision\x12\x1f\n" +
 	"\vip_protocol\x18\x10 \x01(\rR\n" +
-	"ipProtocol\"\x0f\n" +
-	"\rStatusRequest\"\xd5\x05\n" +
+	"ipProtocol\"+\n" +
+	"\rStatusRequest\x12\x1a\n" +
+	"\brevision\x18\x01 \x01(\x04R\brevision\"\xce\a\n" +
 	"\x06Status\x12\x14\n" +
 	"\x05epoch\x18\x01 \x01(\x04R\x05epoch\x12\x1a\n" +
 	"\brevision\x18\x02 \x01(\x04R\brevision\x128\n" +
@@ -1974,16 +2004,20 @@ const file_deltaplane_v1_report_proto_rawDesc = "" +
 	"nodesTotal\x12'\n" +
 	"\x0fnodes_converged\x18\x0f \x01(\x04R\x0enodesConverged\x12\x1d\n" +
 	"\n" +
-	"nodes_lost\x18\x10 \x01(\x04R\tnodesLost\x122\n" +
-	"\breplicas\x18\x11 \x03(\v2\x16.deltaplane.v1.ReplicaR\breplicas\"\xc7\x01\n" +
-	"\aReplica\x12\x18\n" +
-	"\aservice\x18\x01 \x01(\tR\aservice\x12\x12\n" +
-	"\x04name\x18\x02 \x01(\tR\x04name\x12\x14\n" +
-	"\x05leads\x18\x03 \x01(\bR\x05leads\x12\x12\n" +
-	"\x04able\x18\x04 \x01(\bR\x04able\x120\n" +
-	"\x05heard\x18\x05 \x01(\v2\x1a.google.protobuf.TimestampR\x05heard\x12\x1a\n" +
-	"\brevision\x18\x06 \x01(\x04R\brevision\x12\x16\n" +
-	"\x06agrees\x18\a \x01(\bR\x06agrees\"\xac\x02\n" +
+	"nodes_lost\x18\x10 \x01(\x04R\tnodesLost\x12%\n" +
+	"\x0enodes_updating\x18\x12 \x01(\x04R\rnodesUpdating\x12#\n" +
+	"\rnodes_lacking\x18\x13 \x01(\x04R\fnodesLacking\x12-\n" +
+	"\x04maps\x18\x14 \x03(\v2\x19.deltaplane.v1.FullestMapR\x04maps\x126\n" +
+	"\x05drops\x18\x15 \x03(\v2 .deltaplane.v1.Status.DropsEntryR\x05drops\x12.\n" +
+	"\astreams\x18\x16 \x03(\v2\x14.deltaplane.v1.FaultR\astreams\x1a8\n" +
+	"\n" +
+	"DropsEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\x04R\x05value:\x028\x01J\x04\b\x11\x10\x12R\breplicas\"I\n" +
+	"\n" +
+	"FullestMap\x12\x12\n" +
+	"\x04node\x18\x01 \x01(\tR\x04node\x12'\n" +
+	"\x03use\x18\x02 \x01(\v2\x15.deltaplane.v1.MapUseR\x03use\"\xa3\x03\n" +
 	"\n" +
 	"NodeStatus\x12\x12\n" +
 	"\x04node\x18\x01 \x01(\tR\x04node\x120\n" +
@@ -1995,7 +2029,11 @@ const file_deltaplane_v1_report_proto_rawDesc = "" +
 	"latencyP50\x12:\n" +
 	"\vlatency_p99\x18\a \x01(\v2\x19.google.protobuf.DurationR\n" +
 	"latencyP99\x12\x12\n" +
-	"\x04lost\x18\b \x01(\bR\x04lost\"T\n" +
+	"\x04lost\x18\b \x01(\bR\x04lost\x12\x1a\n" +
+	"\bupdating\x18\t \x01(\bR\bupdating\x12?\n" +
+	"\rlacking_since\x18\n" +
+	" \x01(\v2\x1a.google.protobuf.TimestampR\flackingSince\x12\x18\n" +
+	"\adrifted\x18\v \x01(\bR\adrifted\"T\n" +
 	"\bSetAside\x120\n" +
 	"\x06object\x18\x01 \x01(\v2\x18.deltaplane.v1.ObjectRefR\x06object\x12\x16\n" +
 	"\x06reason\x18\x02 \x01(\tR\x06reason\"\x89\x01\n" +
@@ -2079,7 +2117,7 @@ func file_deltaplane_v1_report_proto_rawDescGZIP() []byte {
 }
 
 var file_deltaplane_v1_report_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_deltaplane_v1_report_proto_msgTypes = make([]protoimpl.MessageInfo, 21)
+var file_deltaplane_v1_report_proto_msgTypes = make([]protoimpl.MessageInfo, 22)
 var file_deltaplane_v1_report_proto_goTypes = []any{
 	(Severity)(0),                 // 0: deltaplane.v1.Severity
 	(*Applied)(nil),               // 1: deltaplane.v1.Applied
@@ -2090,7 +2128,7 @@ var file_deltaplane_v1_report_proto_goTypes = []any{
 	(*Drop)(nil),                  // 6: deltaplane.v1.Drop
 	(*StatusRequest)(nil),         // 7: deltaplane.v1.StatusRequest
 	(*Status)(nil),                // 8: deltaplane.v1.Status
-	(*Replica)(nil),               // 9: deltaplane.v1.Replica
+	(*FullestMap)(nil),            // 9: deltaplane.v1.FullestMap
 	(*NodeStatus)(nil),            // 10: deltaplane.v1.NodeStatus
 	(*SetAside)(nil),              // 11: deltaplane.v1.SetAside
 	(*HeldDeletions)(nil),         // 12: deltaplane.v1.HeldDeletions
@@ -2103,64 +2141,68 @@ var file_deltaplane_v1_report_proto_goTypes = []any{
 	(*Connection)(nil),            // 19: deltaplane.v1.Connection
 	(*RecentDrop)(nil),            // 20: deltaplane.v1.RecentDrop
 	nil,                           // 21: deltaplane.v1.Applied.DropsEntry
-	(*Position)(nil),              // 22: deltaplane.v1.Position
-	(*timestamppb.Timestamp)(nil), // 23: google.protobuf.Timestamp
-	(*durationpb.Duration)(nil),   // 24: google.protobuf.Duration
-	(*ObjectRef)(nil),             // 25: deltaplane.v1.ObjectRef
-	(Protocol)(0),                 // 26: deltaplane.v1.Protocol
-	(Direction)(0),                // 27: deltaplane.v1.Direction
-	(*Cause)(nil),                 // 28: deltaplane.v1.Cause
-	(*Cluster)(nil),               // 29: deltaplane.v1.Cluster
-	(*Rows)(nil),                  // 30: deltaplane.v1.Rows
+	nil,                           // 22: deltaplane.v1.Status.DropsEntry
+	(*Position)(nil),              // 23: deltaplane.v1.Position
+	(*timestamppb.Timestamp)(nil), // 24: google.protobuf.Timestamp
+	(*durationpb.Duration)(nil),   // 25: google.protobuf.Duration
+	(*ObjectRef)(nil),             // 26: deltaplane.v1.ObjectRef
+	(Protocol)(0),                 // 27: deltaplane.v1.Protocol
+	(Direction)(0),                // 28: deltaplane.v1.Direction
+	(*Cause)(nil),                 // 29: deltaplane.v1.Cause
+	(*Cluster)(nil),               // 30: deltaplane.v1.Cluster
+	(*Rows)(nil),                  // 31: deltaplane.v1.Rows
 }
 var file_deltaplane_v1_report_proto_depIdxs = []int32{
-	22, // 0: deltaplane.v1.Applied.positions:type_name -> deltaplane.v1.Position
+	23, // 0: deltaplane.v1.Applied.positions:type_name -> deltaplane.v1.Position
 	2,  // 1: deltaplane.v1.Applied.deltas:type_name -> deltaplane.v1.AppliedDelta
 	3,  // 2: deltaplane.v1.Applied.faults:type_name -> deltaplane.v1.Fault
 	4,  // 3: deltaplane.v1.Applied.maps:type_name -> deltaplane.v1.MapUse
-	23, // 4: deltaplane.v1.Applied.sent:type_name -> google.protobuf.Timestamp
+	24, // 4: deltaplane.v1.Applied.sent:type_name -> google.protobuf.Timestamp
 	21, // 5: deltaplane.v1.Applied.drops:type_name -> deltaplane.v1.Applied.DropsEntry
-	23, // 6: deltaplane.v1.AppliedDelta.applied:type_name -> google.protobuf.Timestamp
-	24, // 7: deltaplane.v1.AppliedDelta.latency:type_name -> google.protobuf.Duration
-	23, // 8: deltaplane.v1.Fault.since:type_name -> google.protobuf.Timestamp
+	24, // 6: deltaplane.v1.AppliedDelta.applied:type_name -> google.protobuf.Timestamp
+	25, // 7: deltaplane.v1.AppliedDelta.latency:type_name -> google.protobuf.Duration
+	24, // 8: deltaplane.v1.Fault.since:type_name -> google.protobuf.Timestamp
 	0,  // 9: deltaplane.v1.Event.severity:type_name -> deltaplane.v1.Severity
-	25, // 10: deltaplane.v1.Event.object:type_name -> deltaplane.v1.ObjectRef
-	23, // 11: deltaplane.v1.Event.happened:type_name -> google.protobuf.Timestamp
+	26, // 10: deltaplane.v1.Event.object:type_name -> deltaplane.v1.ObjectRef
+	24, // 11: deltaplane.v1.Event.happened:type_name -> google.protobuf.Timestamp
 	6,  // 12: deltaplane.v1.Event.drop:type_name -> deltaplane.v1.Drop
-	26, // 13: deltaplane.v1.Drop.protocol:type_name -> deltaplane.v1.Protocol
-	27, // 14: deltaplane.v1.Drop.direction:type_name -> deltaplane.v1.Direction
-	23, // 15: deltaplane.v1.Status.committed:type_name -> google.protobuf.Timestamp
-	28, // 16: deltaplane.v1.Status.causes:type_name -> deltaplane.v1.Cause
+	27, // 13: deltaplane.v1.Drop.protocol:type_name -> deltaplane.v1.Protocol
+	28, // 14: deltaplane.v1.Drop.direction:type_name -> deltaplane.v1.Direction
+	24, // 15: deltaplane.v1.Status.committed:type_name -> google.protobuf.Timestamp
+	29, // 16: deltaplane.v1.Status.causes:type_name -> deltaplane.v1.Cause
 	10, // 17: deltaplane.v1.Status.nodes:type_name -> deltaplane.v1.NodeStatus
 	11, // 18: deltaplane.v1.Status.set_aside:type_name -> deltaplane.v1.SetAside
-	29, // 19: deltaplane.v1.Status.cluster:type_name -> deltaplane.v1.Cluster
+	30, // 19: deltaplane.v1.Status.cluster:type_name -> deltaplane.v1.Cluster
 	12, // 20: deltaplane.v1.Status.held:type_name -> deltaplane.v1.HeldDeletions
-	24, // 21: deltaplane.v1.Status.latency_p50:type_name -> google.protobuf.Duration
-	24, // 22: deltaplane.v1.Status.latency_p99:type_name -> google.protobuf.Duration
-	9,  // 23: deltaplane.v1.Status.replicas:type_name -> deltaplane.v1.Replica
-	23, // 24: deltaplane.v1.Replica.heard:type_name -> google.protobuf.Timestamp
-	1,  // 25: deltaplane.v1.NodeStatus.applied:type_name -> deltaplane.v1.Applied
-	24, // 26: deltaplane.v1.NodeStatus.latency_p50:type_name -> google.protobuf.Duration
-	24, // 27: deltaplane.v1.NodeStatus.latency_p99:type_name -> google.protobuf.Duration
-	25, // 28: deltaplane.v1.SetAside.object:type_name -> deltaplane.v1.ObjectRef
-	23, // 29: deltaplane.v1.HeldDeletions.since:type_name -> google.protobuf.Timestamp
-	12, // 30: deltaplane.v1.ApproveReply.held:type_name -> deltaplane.v1.HeldDeletions
-	11, // 31: deltaplane.v1.ApproveReply.set_aside:type_name -> deltaplane.v1.SetAside
-	30, // 32: deltaplane.v1.DumpReply.rows:type_name -> deltaplane.v1.Rows
-	22, // 33: deltaplane.v1.DumpReply.positions:type_name -> deltaplane.v1.Position
-	4,  // 34: deltaplane.v1.DumpReply.maps:type_name -> deltaplane.v1.MapUse
-	19, // 35: deltaplane.v1.FlowsReply.connections:type_name -> deltaplane.v1.Connection
-	20, // 36: deltaplane.v1.FlowsReply.drops:type_name -> deltaplane.v1.RecentDrop
-	27, // 37: deltaplane.v1.Connection.direction:type_name -> deltaplane.v1.Direction
-	24, // 38: deltaplane.v1.Connection.idle:type_name -> google.protobuf.Duration
-	6,  // 39: deltaplane.v1.RecentDrop.drop:type_name -> deltaplane.v1.Drop
-	23, // 40: deltaplane.v1.RecentDrop.first:type_name -> google.protobuf.Timestamp
-	23, // 41: deltaplane.v1.RecentDrop.latest:type_name -> google.protobuf.Timestamp
-	42, // [42:42] is the sub-list for method output_type
-	42, // [42:42] is the sub-list for method input_type
-	42, // [42:42] is the sub-list for extension type_name
-	42, // [42:42] is the sub-list for extension extendee
-	0,  // [0:42] is the sub-list for field type_name
+	25, // 21: deltaplane.v1.Status.latency_p50:type_name -> google.protobuf.Duration
+	25, // 22: deltaplane.v1.Status.latency_p99:type_name -> google.protobuf.Duration
+	9,  // 23: deltaplane.v1.Status.maps:type_name -> deltaplane.v1.FullestMap
+	22, // 24: deltaplane.v1.Status.drops:type_name -> deltaplane.v1.Status.DropsEntry
+	3,  // 25: deltaplane.v1.Status.streams:type_name -> deltaplane.v1.Fault
+	4,  // 26: deltaplane.v1.FullestMap.use:type_name -> deltaplane.v1.MapUse
+	1,  // 27: deltaplane.v1.NodeStatus.applied:type_name -> deltaplane.v1.Applied
+	25, // 28: deltaplane.v1.NodeStatus.latency_p50:type_name -> google.protobuf.Duration
+	25, // 29: deltaplane.v1.NodeStatus.latency_p99:type_name -> google.protobuf.Duration
+	24, // 30: deltaplane.v1.NodeStatus.lacking_since:type_name -> google.protobuf.Timestamp
+	26, // 31: deltaplane.v1.SetAside.object:type_name -> deltaplane.v1.ObjectRef
+	24, // 32: deltaplane.v1.HeldDeletions.since:type_name -> google.protobuf.Timestamp
+	12, // 33: deltaplane.v1.ApproveReply.held:type_name -> deltaplane.v1.HeldDeletions
+	11, // 34: deltaplane.v1.ApproveReply.set_aside:type_name -> deltaplane.v1.SetAside
+	31, // 35: deltaplane.v1.DumpReply.rows:type_name -> deltaplane.v1.Rows
+	23, // 36: deltaplane.v1.DumpReply.positions:type_name -> deltaplane.v1.Position
+	4,  // 37: deltaplane.v1.DumpReply.maps:type_name -> deltaplane.v1.MapUse
+	19, // 38: deltaplane.v1.FlowsReply.connections:type_name -> deltaplane.v1.Connection
+	20, // 39: deltaplane.v1.FlowsReply.drops:type_name -> deltaplane.v1.RecentDrop
+	28, // 40: deltaplane.v1.Connection.direction:type_name -> deltaplane.v1.Direction
+	25, // 41: deltaplane.v1.Connection.idle:type_name -> google.protobuf.Duration
+	6,  // 42: deltaplane.v1.RecentDrop.drop:type_name -> deltaplane.v1.Drop
+	24, // 43: deltaplane.v1.RecentDrop.first:type_name -> google.protobuf.Timestamp
+	24, // 44: deltaplane.v1.RecentDrop.latest:type_name -> google.protobuf.Timestamp
+	45, // [45:45] is the sub-list for method output_type
+	45, // [45:45] is the sub-list for method input_type
+	45, // [45:45] is the sub-list for extension type_name
+	45, // [45:45] is the sub-list for extension extendee
+	0,  // [0:45] is the sub-list for field type_name
 }
 
 func init() { file_deltaplane_v1_report_proto_init() }
@@ -2178,7 +2220,7 @@ func file_deltaplane_v1_report_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_deltaplane_v1_report_proto_rawDesc), len(file_deltaplane_v1_report_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   21,
+			NumMessages:   22,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

@@ -30,7 +30,7 @@ func (t *term) listen() (stop func(), err error) {
 	for subject, step := range map[string]func(time.Time, any, []byte) core.Output{
 		schemas.SubjectAllSyncs: t.core.Sync,
 		schemas.SubjectDesired:  t.core.Dump,
-		schemas.SubjectStatus:   func(now time.Time, to any, _ []byte) core.Output { return t.core.Status(now, to) },
+		schemas.SubjectStatus:   t.core.Status,
 	} {
 		s, err := t.conn.Respond(subject, "", t.answer(step))
 		if err != nil {

@@ -9,6 +9,7 @@ import (
 
 	"github.com/deltaplane/deltaplane/internal/telemetry"
 	"github.com/deltaplane/deltaplane/services/compiler/core"
+	"github.com/deltaplane/deltaplane/services/compiler/fleet"
 )
 
 // metrics are what a compiler counts.
@@ -61,7 +62,7 @@ func newMetrics() *metrics {
 	m.revision = gauge("revision", "The newest revision.")
 	m.setAside = gauge("objects_set_aside", "Objects that aren't compiled; status and events name them.")
 	m.rows = gauges("rows", "Rows in all layers, by table.", "table")
-	m.nodes = gauges("nodes", "Nodes, by whether they hold what they should: converged or behind.", "state")
+	m.nodes = gauges("nodes", "Nodes, by how they stand: converged, updating (what was committed in the last 2 s is on its way), behind or lost (the Lease has expired).", "state")
 	m.policies = gauges("policies", "Policies, by whether they are understood and within the limits: enforced, or refused, which closes what they select.", "state")
 	m.identities = gauge("policy_identities", "Sets of addresses that policies tell apart.")
 	m.ruleSets = gauge("policy_rule_sets", "Combinations of policies that pods have in one direction.")
@@ -122,7 +123,8 @@ func (m *metrics) gauges(c *core.Core, epoch uint64) {
 	m.policies.WithLabelValues("refused").Set(float64(policies.Refused))
 	m.identities.Set(float64(policies.Identities))
 	m.ruleSets.Set(float64(policies.RuleSets))
-	converged, behind := c.Converged(time.Now())
-	m.nodes.WithLabelValues("converged").Set(float64(converged))
-	m.nodes.WithLabelValues("behind").Set(float64(behind))
+	standings := c.Standings(time.Now())
+	for standing, word := range fleet.Standings {
+		m.nodes.WithLabelValues(word).Set(float64(standings[standing]))
+	}
 }

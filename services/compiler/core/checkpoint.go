@@ -3,6 +3,7 @@
 package core
 
 import (
+	"cmp"
 	"maps"
 	"slices"
 	"time"
@@ -92,11 +93,11 @@ func (c *Core) heartbeat(now time.Time) (out Output) {
 	c.beat = now.Add(c.o.Heartbeat)
 	if c.nodesNew {
 		c.nodesNew = false
-		known := map[string]bool{}
+		lost := map[string]bool{}
 		for n := range c.db.Snapshot().Nodes() {
-			known[n.Name.Name] = true
+			lost[n.Name.Name] = n.Lost
 		}
-		c.fleet.Know(known)
+		c.fleet.Know(lost)
 	}
 	c.fleet.Forget(now, time.Hour)
 	m := &schemas.Heartbeat{Epoch: uint64(c.epoch), Revision: uint64(c.last.revision), Sent: timestamp(c.sent(now))}
@@ -116,29 +117,32 @@ func (c *Core) sent(now time.Time) time.Time {
 	return now
 }
 
-// The node layers that a heartbeat names.
+// The node layers that a heartbeat names: few enough for a heartbeat to stay below a kilobyte.
 const (
 	recentlyChanged = 10 * time.Second
-	maxPositions    = 64
+	maxPositions    = 20
 )
 
-// positions returns those of the cluster layer and of the node layers that changed of late, the newest first.
+// positions returns those of the cluster layer and of the node layers that changed of late and that their node hasn't
+// said it holds. Most nodes say so within a second, so there is room for those that may have missed it; if there are
+// more they take turns, those that changed first going first.
 func (c *Core) positions(now time.Time) []*schemas.Position {
 	var late []model.Layer
 	for l, held := range c.layers {
-		if l.Kind == model.LayerNode && now.Sub(held.changed) <= recentlyChanged {
+		if l.Kind == model.LayerNode && now.Sub(held.changed) <= recentlyChanged && !c.fleet.Holds(l.Name, l, held.at) {
 			late = append(late, l)
 		}
 	}
 	slices.SortFunc(late, func(a, b model.Layer) int {
-		if newer := c.layers[b].changed.Compare(c.layers[a].changed); newer != 0 {
-			return newer
-		}
-		return compareLayers(a, b)
+		return cmp.Or(c.layers[a].changed.Compare(c.layers[b].changed), compareLayers(a, b))
 	})
 	list := []*schemas.Position{wire.PositionToProto(model.ClusterLayer, c.Position(model.ClusterLayer))}
-	for _, l := range late[:min(len(late), maxPositions)] {
+	for i := range min(len(late), maxPositions) {
+		l := late[(c.named+i)%len(late)]
 		list = append(list, wire.PositionToProto(l, c.Position(l)))
+	}
+	if c.named += maxPositions; c.named >= len(late) {
+		c.named = 0
 	}
 	return list
 }

@@ -233,7 +233,7 @@ func (c *Core) commitLayer(s *step, now time.Time, l model.Layer, change *model.
 	if err != nil {
 		panic(fmt.Sprintf("core: a delta of %d rows was cut to fit, but doesn't: %v", change.Put.Len()+change.Remove.Len(), err))
 	}
-	e := newEntry(l, was, messages)
+	e := newEntry(l, was, now, messages)
 	s.entries = append(s.entries, e)
 	s.bytes, s.messages = s.bytes+e.bytes, s.messages+len(messages)
 	s.commit.Layers++

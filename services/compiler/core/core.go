@@ -174,6 +174,7 @@ type Core struct {
 
 	beat     time.Time // of the next heartbeat
 	lastSent time.Time // what the newest one is dated
+	named    int       // where the next one's list of node layers begins
 	check    checkState
 	waiting  []request
 	patience map[string]*bucket

@@ -167,7 +167,7 @@ func (f *Fold) addDelta(data []byte) error {
 		return fmt.Errorf("the delta of layer %s to revision %d leads to digest %s, it should be %s",
 			d.Layer, d.To, digest, d.DigestAfter)
 	}
-	f.recent.add(newEntry(d.Layer, l.at, f.raw))
+	f.recent.add(newEntry(d.Layer, l.at, d.Committed, f.raw))
 	l.at, l.changed = model.Position{Epoch: d.Epoch, Revision: d.To, Digest: digest}, d.Committed
 	f.committed, f.causes = d.Committed, causesToProto(d.Causes)
 	return nil

@@ -3,6 +3,10 @@
 package core
 
 import (
+	"cmp"
+	"slices"
+	"time"
+
 	"github.com/deltaplane/deltaplane/internal/model"
 	"github.com/deltaplane/deltaplane/internal/seal"
 )
@@ -22,12 +26,13 @@ const recentBytes = 32 << 20
 type entry struct {
 	layer    model.Layer
 	from     model.Position
+	at       time.Time // when it was committed
 	messages [][]byte
 	bytes    int
 }
 
-func newEntry(l model.Layer, from model.Position, messages [][]byte) entry {
-	e := entry{layer: l, from: from, messages: messages}
+func newEntry(l model.Layer, from model.Position, at time.Time, messages [][]byte) entry {
+	e := entry{layer: l, from: from, at: at, messages: messages}
 	for _, data := range messages {
 		e.bytes += len(data)
 	}
@@ -76,4 +81,16 @@ func (r *recent) since(l model.Layer, at model.Position, key seal.KeyID) (messag
 		}
 	}
 	return messages, ok
+}
+
+// committed returns when the first delta of a layer after a revision was; zero if that is no longer held.
+func (r *recent) committed(l model.Layer, after model.Revision) time.Time {
+	list := r.layers[l]
+	i, held := slices.BinarySearchFunc(list, after, func(e entry, after model.Revision) int {
+		return cmp.Compare(e.from.Revision, after)
+	})
+	if i == len(list) || i == 0 && !held {
+		return time.Time{}
+	}
+	return list[i].at
 }

@@ -22,7 +22,7 @@ func (s *step) seal(signer *seal.Signer) {
 	messages = signer.Seal(seal.Delta, messages)
 	s.bytes, s.records, s.publish = 0, make([]Record, 0, s.messages), make([]Message, 0, s.messages)
 	for i, e := range s.entries {
-		sealed := newEntry(e.layer, e.from, messages[:len(e.messages):len(e.messages)])
+		sealed := newEntry(e.layer, e.from, e.at, messages[:len(e.messages):len(e.messages)])
 		messages = messages[len(e.messages):]
 		for _, data := range sealed.messages {
 			s.records = append(s.records, Record{schemas.DeltaSubject(e.layer.String()), data})

@@ -74,7 +74,7 @@ func TestDeltasOfAnotherKeyAreNotGiven(t *testing.T) {
 	r := recent{most: 1 << 20}
 	key := seal.NewSigner(otherKey())
 	for i, s := range []*seal.Signer{signer, signer, key, key} {
-		r.add(newEntry(model.ClusterLayer, model.Position{Revision: model.Revision(i)}, [][]byte{s.SealOne(seal.Delta, []byte{})}))
+		r.add(newEntry(model.ClusterLayer, model.Position{Revision: model.Revision(i)}, start, [][]byte{s.SealOne(seal.Delta, []byte{})}))
 	}
 	for revision, want := range []int{0, 0, 2, 1} {
 		messages, ok := r.since(model.ClusterLayer, model.Position{Revision: model.Revision(revision)}, key.ID())

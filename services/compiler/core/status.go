@@ -8,9 +8,6 @@ import (
 	"strings"
 	"time"
 
-	"google.golang.org/protobuf/proto"
-	"google.golang.org/protobuf/types/known/durationpb"
-
 	"github.com/deltaplane/deltaplane/internal/model"
 	"github.com/deltaplane/deltaplane/internal/wire"
 	"github.com/deltaplane/deltaplane/schemas"
@@ -22,7 +19,6 @@ import (
 const (
 	maxEvents      = 100  // of objects set aside, in one go
 	maxSetAside    = 1000 // in a status
-	leastSetAside  = 100  // in a status that would be too large for the bus
 	maxReason      = 1 << 10
 	foreignPerTime = 10 * time.Second // one event
 )
@@ -62,59 +58,6 @@ func (c *Core) foreign(now time.Time, what string, err error) []*schemas.Event {
 	text := fmt.Sprintf("a %s was set aside, all else works: %v (%d messages since the last time this was said)", what, err, c.strange.count)
 	c.strange.count, c.strange.next = 0, now.Add(foreignPerTime)
 	return []*schemas.Event{c.event(now, schemas.Severity_SEVERITY_WARNING, "foreign_message", text, nil)}
-}
-
-// Converged returns how many nodes hold what they should, and how many don't.
-func (c *Core) Converged(now time.Time) (converged, behind int) {
-	return c.fleet.Counts(c.Position, now)
-}
-
-// Status answers how the cluster stands.
-func (c *Core) Status(now time.Time, to any) Output {
-	m := &schemas.Status{
-		Epoch: uint64(c.epoch), Revision: uint64(c.last.revision), Committed: timestamp(c.last.at), Causes: c.last.causes,
-		Leader: c.o.Holder, Cluster: c.db.Snapshot().Cluster(), Rows: uint64(c.Rows()), SetAside: c.allAside(),
-		StateSequence: c.done,
-	}
-	for _, p := range c.fleet.Progress(c.Position, now) {
-		node := &schemas.NodeStatus{
-			Node: p.Node, Applied: p.Report, Converged: p.Converged, Behind: uint64(p.Behind), Reason: p.Reason,
-		}
-		if p.P50 > 0 {
-			node.LatencyP50, node.LatencyP99 = durationpb.New(p.P50), durationpb.New(p.P99)
-		}
-		m.Nodes = append(m.Nodes, node)
-	}
-	c.fit(m)
-	return Output{Answers: []Answer{one(to, m)}}
-}
-
-// fit makes a status one message: in large clusters converged nodes are told without their reports, then fewer
-// objects that are set aside; then converged nodes are not told at all, those that are behind stay.
-func (c *Core) fit(m *schemas.Status) {
-	if proto.Size(m) <= c.o.MaxMessage {
-		return
-	}
-	for _, n := range m.GetNodes() {
-		if n.GetConverged() {
-			n.Applied = nil
-		}
-	}
-	for len(m.GetSetAside()) > leastSetAside && proto.Size(m) > c.o.MaxMessage {
-		m.SetAside = m.GetSetAside()[:max(leastSetAside, len(m.GetSetAside())/2)]
-	}
-	slices.SortStableFunc(m.Nodes, func(a, b *schemas.NodeStatus) int {
-		switch {
-		case a.GetConverged() == b.GetConverged():
-			return 0
-		case b.GetConverged():
-			return -1
-		}
-		return 1
-	})
-	for len(m.GetNodes()) > 0 && proto.Size(m) > c.o.MaxMessage {
-		m.Nodes = m.GetNodes()[:len(m.GetNodes())*3/4]
-	}
 }
 
 // allAside returns the objects that aren't compiled, in order of their names.

@@ -226,7 +226,7 @@ func TestStatusFitsWhateverObjectsAreCalled(t *testing.T) {
 		bad.Object.Name = fmt.Sprint(i, strings.Repeat("x", 4000))
 		w.facts(bad)
 	}
-	w.do(w.core.Status(w.now, nil))
+	w.do(w.core.Status(w.now, nil, nil))
 	for data := range w.answers[0].Messages() {
 		var m schemas.Status
 		if err := proto.Unmarshal(data, &m); err != nil || len(data) > schemas.MaxMessageBytes || len(m.GetSetAside()) < leastSetAside {
@@ -316,7 +316,7 @@ func TestStatusNamesWhoIsBehindAndWhatIsSetAside(t *testing.T) {
 		Object: &schemas.ObjectRef{Kind: "Node", Name: "n1"}, State: &schemas.Fact_Node{Node: &schemas.Node{}},
 	})
 	w.pass(2 * time.Second)
-	w.do(w.core.Status(w.now, nil))
+	w.do(w.core.Status(w.now, nil, nil))
 	var m schemas.Status
 	for data := range w.answers[0].Messages() {
 		if err := proto.Unmarshal(data, &m); err != nil {
@@ -338,7 +338,7 @@ func TestStatusSaysHowFarStateIsCompiled(t *testing.T) {
 	w := shop(t, Options{}, 2, 1)
 	compiled := func() uint64 {
 		w.answers = nil
-		w.do(w.core.Status(w.now, nil))
+		w.do(w.core.Status(w.now, nil, nil))
 		var m schemas.Status
 		for data := range w.answers[0].Messages() {
 			if err := proto.Unmarshal(data, &m); err != nil {

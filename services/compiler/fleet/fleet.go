@@ -9,8 +9,6 @@ package fleet
 
 import (
 	"fmt"
-	"maps"
-	"slices"
 	"time"
 
 	"github.com/deltaplane/deltaplane/internal/model"
@@ -22,18 +20,21 @@ import (
 const (
 	// MaxStrangers bounds the nodes that report and that the cluster doesn't know.
 	MaxStrangers = 256
-	// maxLatencies is of how many deltas a node's latency is told.
-	maxLatencies = 1024
 	// maxFaults bounds the faults that are kept of one report.
 	maxFaults = 16
 )
 
-// Nodes report once in 10 s when there is no news.
+// Nodes report once in 10 s when there is no news, every 3 s while something is wrong, and once a second while they change.
 const (
 	// SilentAfter is how long a node may say nothing until it no longer counts as converged.
 	SilentAfter = 30 * time.Second
-	// quietAfter is how long a node that is behind may say nothing until that is the likeliest reason.
-	quietAfter = 12 * time.Second
+	// missedAfter is how long an idle node may say nothing until it is no longer there, if its kubelet isn't either.
+	missedAfter = 12 * time.Second
+	// quietAfter is how long a node that lacks something may say nothing until that is the likeliest reason.
+	quietAfter = 4 * time.Second
+	// UpdatingFor is how long what was committed may take until a node that lacks it is behind: deltas take milliseconds,
+	// but a node that changes all the time reports once a second.
+	UpdatingFor = 2 * time.Second
 )
 
 // Fleet is all nodes.
@@ -47,8 +48,9 @@ type Fleet struct {
 
 type node struct {
 	known     bool // the cluster has a Node of that name
+	lost      bool // and its Lease has expired
 	report    *schemas.Applied
-	positions map[model.Layer]model.Position
+	positions [2]model.Position // of layersOf; zero if it told none
 	heard     time.Time
 	latencies latencies
 }
@@ -56,21 +58,22 @@ type node struct {
 // New returns a Fleet without nodes.
 func New() *Fleet { return &Fleet{nodes: map[string]*node{}, removed: map[string]time.Time{}} }
 
-// Know tells which nodes the cluster has. One that it has no longer is forgotten. Its programmer may have a few
-// last things to say; if it goes on for longer, it is a stranger.
-func (f *Fleet) Know(names map[string]bool) {
-	f.strangers, f.known = 0, len(names)
+// Know tells which nodes the cluster has, and whether each is lost. One that it has no longer is forgotten. Its
+// programmer may have a few last things to say; if it goes on for longer, it is a stranger.
+func (f *Fleet) Know(lost map[string]bool) {
+	f.strangers, f.known = 0, len(lost)
 	for name, n := range f.nodes {
-		if n.known && !names[name] {
+		_, known := lost[name]
+		if n.known && !known {
 			delete(f.nodes, name)
 			f.removed[name] = time.Time{}
 		}
-		n.known = names[name]
+		n.known, n.lost = known, lost[name]
 	}
-	for name := range names {
+	for name, is := range lost {
 		delete(f.removed, name)
 		if f.nodes[name] == nil {
-			f.nodes[name] = &node{known: true}
+			f.nodes[name] = &node{known: true, lost: is}
 		}
 	}
 	for _, n := range f.nodes {
@@ -107,11 +110,8 @@ func (f *Fleet) Report(report *schemas.Applied, now time.Time) error {
 		f.strangers++
 	}
 	n.heard, n.report = now, report
-	n.positions = map[model.Layer]model.Position{}
-	for _, layer := range layersOf(name) {
-		if p, told := positions[layer]; told {
-			n.positions[layer] = p
-		}
+	for i, layer := range layersOf(name) {
+		n.positions[i] = positions[layer]
 	}
 	for _, d := range report.GetDeltas() {
 		n.latencies.add(d.GetLatency().AsDuration())
@@ -142,97 +142,21 @@ func (f *Fleet) Forget(now time.Time, after time.Duration) {
 	}
 }
 
-func layersOf(node string) []model.Layer {
-	return []model.Layer{model.ClusterLayer, model.NodeLayer(node)}
+// layersOf returns the layers that a node has.
+func layersOf(node string) [2]model.Layer {
+	return [2]model.Layer{model.ClusterLayer, model.NodeLayer(node)}
 }
 
-// Progress is how one node stands.
-type Progress struct {
-	Node      string
-	Report    *schemas.Applied // the last one; nil if the node has never reported; not to be changed
-	Converged bool
-	Behind    model.Revision // how many revisions
-	Reason    string         // why it isn't converged, for people
-	P50, P99  time.Duration  // of the last deltas applied, from trigger to kernel
-}
-
-// Progress returns how all nodes stand, in order of their names. Want is where each layer should be.
-func (f *Fleet) Progress(want func(model.Layer) model.Position, now time.Time) []Progress {
-	all := make([]Progress, 0, len(f.nodes))
-	for _, name := range slices.Sorted(maps.Keys(f.nodes)) {
-		n := f.nodes[name]
-		p := Progress{Node: name, Report: n.report}
-		p.Behind, p.Reason = n.behind(name, want, now)
-		p.Converged = p.Reason == ""
-		p.P50, p.P99 = n.latencies.quantiles()
-		all = append(all, p)
+// Holds says whether a node has reported that it holds a layer at a position.
+func (f *Fleet) Holds(name string, l model.Layer, at model.Position) bool {
+	n := f.nodes[name]
+	if n == nil {
+		return false
 	}
-	return all
-}
-
-// Counts returns how many nodes are converged and how many aren't.
-func (f *Fleet) Counts(want func(model.Layer) model.Position, now time.Time) (converged, behind int) {
-	for name, n := range f.nodes {
-		if _, reason := n.behind(name, want, now); reason == "" {
-			converged++
-		} else {
-			behind++
+	for i, layer := range layersOf(name) {
+		if layer == l {
+			return n.positions[i].Revision == at.Revision && n.positions[i].Digest == at.Digest
 		}
 	}
-	return converged, behind
-}
-
-func (n *node) behind(name string, want func(model.Layer) model.Position, now time.Time) (revisions model.Revision, reason string) {
-	if n.report == nil {
-		return 0, "it has never reported: is its programmer running, and does it reach the bus?"
-	}
-	for _, layer := range layersOf(name) {
-		should, is := want(layer), n.positions[layer]
-		switch {
-		case is.Revision < should.Revision:
-			if by := should.Revision - is.Revision; by > revisions {
-				revisions = by
-				reason = fmt.Sprintf("layer %s is at revision %d of %d", layer, is.Revision, should.Revision)
-			}
-		case is.Revision > should.Revision && reason == "":
-			reason = fmt.Sprintf("layer %s is at revision %d, beyond the compiler's %d: it will be told what to hold",
-				layer, is.Revision, should.Revision)
-		case is.Digest != should.Digest && reason == "":
-			reason = fmt.Sprintf("layer %s has digest %s, it should have %s: something else writes its maps",
-				layer, is.Digest, should.Digest)
-		}
-	}
-	if faults := n.report.GetFaults(); len(faults) > 0 {
-		reason = faults[0].GetText()
-	}
-	if silent := now.Sub(n.heard); silent > SilentAfter || (reason != "" && silent > quietAfter) {
-		reason = fmt.Sprintf("silent for %s: is its programmer running, and does it reach the bus?", silent.Truncate(time.Second))
-	}
-	return revisions, reason
-}
-
-// latencies are the last maxLatencies ones, in a ring that grows to that.
-type latencies struct {
-	ring []time.Duration
-	next int
-}
-
-func (l *latencies) add(d time.Duration) {
-	if d <= 0 {
-		return
-	}
-	if len(l.ring) < maxLatencies {
-		l.ring = append(l.ring, d)
-		return
-	}
-	l.ring[l.next] = d
-	l.next = (l.next + 1) % maxLatencies
-}
-
-func (l *latencies) quantiles() (p50, p99 time.Duration) {
-	if len(l.ring) == 0 {
-		return 0, 0
-	}
-	sorted := slices.Sorted(slices.Values(l.ring))
-	return sorted[(len(sorted)-1)*50/100], sorted[(len(sorted)-1)*99/100]
+	return false
 }

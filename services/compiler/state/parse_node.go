@@ -106,7 +106,7 @@ func parseNode(n Name, m *schemas.Node) (*Node, error) {
 	if err != nil {
 		return nil, err
 	}
-	node := &Node{Name: n, Addresses: addrs, Zone: m.GetZone(), Draining: m.GetDraining()}
+	node := &Node{Name: n, Addresses: addrs, Zone: m.GetZone(), Draining: m.GetDraining(), Lost: m.GetLost()}
 	if node.Labels, err = NewLabels(m.GetLabels()); err != nil {
 		return nil, err
 	}
@@ -123,7 +123,7 @@ func parseNode(n Name, m *schemas.Node) (*Node, error) {
 }
 
 func sameNode(a, b *Node) bool {
-	return a.Zone == b.Zone && a.Draining == b.Draining && a.Labels == b.Labels && slices.Equal(a.Addresses, b.Addresses) &&
+	return a.Zone == b.Zone && a.Draining == b.Draining && a.Lost == b.Lost && a.Labels == b.Labels && slices.Equal(a.Addresses, b.Addresses) &&
 		slices.Equal(a.PodCIDRs, b.PodCIDRs)
 }
 

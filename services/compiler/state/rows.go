@@ -78,6 +78,7 @@ type Node struct {
 	PodCIDRs  []netip.Prefix // masked
 	Zone      string         // at most 63 bytes
 	Draining  bool           // about to be deleted
+	Lost      bool           // its Lease has expired; decides nothing about packets
 	Labels    Labels
 }
 
