@@ -93,6 +93,8 @@ type Delta struct {
 	Causes        []Cause // oldest first, at most MaxCauses
 	CausesLeftOut uint32
 	Committed     time.Time
+	// StateSequence is the newest message of STATE that was taken into account.
+	StateSequence uint64
 }
 
 // MaxCauses bounds the causes that one Delta names.

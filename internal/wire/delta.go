@@ -35,7 +35,7 @@ func DeltaToProto(d model.Delta, maxBytes int) ([]*schemas.Delta, error) {
 	head := &schemas.Delta{
 		Epoch: uint64(d.Epoch), Layer: d.Layer.String(), From: uint64(d.From), To: uint64(d.To),
 		DigestAfter: d.DigestAfter.Bytes(), Causes: list(d.Causes, CauseToProto), CausesLeftOut: d.CausesLeftOut,
-		Part: MaxParts, Parts: MaxParts, Committed: timeToProto(d.Committed),
+		Part: MaxParts, Parts: MaxParts, Committed: timeToProto(d.Committed), StateSequence: d.StateSequence,
 	}
 	if len(d.Causes) > model.MaxCauses {
 		head.Causes = head.Causes[:model.MaxCauses]
@@ -51,7 +51,7 @@ func DeltaToProto(d model.Delta, maxBytes int) ([]*schemas.Delta, error) {
 		p := &schemas.Delta{
 			Epoch: head.Epoch, Layer: head.Layer, From: head.From, To: head.To, DigestAfter: head.DigestAfter,
 			Put: RowsToProto(c.Put), Remove: KeysToProto(c.Remove),
-			Part: uint32(i), Parts: uint32(len(changes)), Committed: head.Committed,
+			Part: uint32(i), Parts: uint32(len(changes)), Committed: head.Committed, StateSequence: head.StateSequence,
 		}
 		if i == 0 {
 			p.Causes, p.CausesLeftOut = head.Causes, head.CausesLeftOut
@@ -129,7 +129,7 @@ func DeltaFromProto(m *schemas.Delta) (DeltaPart, error) {
 	return DeltaPart{Part: m.GetPart(), Parts: m.GetParts(), Delta: model.Delta{
 		Epoch: model.Epoch(m.GetEpoch()), Layer: l, From: model.Revision(m.GetFrom()), To: model.Revision(m.GetTo()),
 		Change: model.Change{Put: put, Remove: remove}, DigestAfter: digest,
-		Causes: causes, CausesLeftOut: m.GetCausesLeftOut(), Committed: committed,
+		Causes: causes, CausesLeftOut: m.GetCausesLeftOut(), Committed: committed, StateSequence: m.GetStateSequence(),
 	}}, nil
 }
 

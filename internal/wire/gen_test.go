@@ -227,6 +227,7 @@ func genDelta() *rapid.Generator[model.Delta] {
 			Change: *model.Diff(from, to), DigestAfter: to.Digest(),
 			Causes:    rapid.SliceOfN(genCause(), 0, 3).Draw(t, "causes"),
 			Committed: genTime().Draw(t, "committed"), CausesLeftOut: rapid.Uint32().Draw(t, "left out"),
+			StateSequence: rapid.Uint64().Draw(t, "state sequence"),
 		}
 	})
 }

@@ -49,6 +49,7 @@ func (c *Core) beginCheckpoint(now time.Time) {
 	}
 	head := &schemas.Checkpoint{
 		Epoch: uint64(c.epoch), Revision: uint64(c.revision), Snapshots: uint32(len(snapshots)), Committed: timestamp(now),
+		StateSequence: c.done,
 	}
 	head.Freed = c.freed()
 	set, backend := c.ids.Next()
@@ -102,7 +103,7 @@ func (c *Core) heartbeat(now time.Time) (out Output) {
 	c.fleet.Forget(now, time.Hour)
 	m := &schemas.Heartbeat{Epoch: uint64(c.epoch), Revision: uint64(c.last.revision), Sent: timestamp(c.sent(now))}
 	if c.compiled != nil && len(c.appending) == 0 {
-		m.Positions = c.positions(now)
+		m.Positions, m.StateSequence = c.positions(now), c.done
 	}
 	out.Publish = []Message{{schemas.SubjectHeartbeat, c.o.Signer.SealOne(seal.Heartbeat, encode(m))}}
 	return out

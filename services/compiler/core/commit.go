@@ -228,7 +228,7 @@ func (c *Core) commitLayer(s *step, now time.Time, l model.Layer, change *model.
 	held.at, held.changed = model.Position{Epoch: c.epoch, Revision: c.revision, Digest: digest}, now
 	messages, err := wire.EncodeDelta(model.Delta{
 		Epoch: c.epoch, Layer: l, From: was.Revision, To: c.revision, Change: *change, DigestAfter: digest,
-		Causes: why.list, CausesLeftOut: why.leftOut, Committed: now,
+		Causes: why.list, CausesLeftOut: why.leftOut, Committed: now, StateSequence: c.compiling,
 	}, c.o.MaxMessage)
 	if err != nil {
 		panic(fmt.Sprintf("core: a delta of %d rows was cut to fit, but doesn't: %v", change.Put.Len()+change.Remove.Len(), err))
