@@ -34,7 +34,10 @@ const (
 	FileSeals = "trusted-keys.pem"
 )
 
-// The folders, beside one for each of the roles watcher, compiler, operator, reader and system.
+// fileAccounts is what the servers read.
+const fileAccounts = "accounts.conf"
+
+// The folders, beside one for each of the roles watcher, compiler, operator, reader, admin and system.
 const (
 	folderKeys       = "keys"
 	folderBus        = "bus"
@@ -120,7 +123,7 @@ func (f *Folder) Accounts() error {
 		fmt.Fprintf(text, "  # %s\n  %s: %s\n", name, claims.Subject, token)
 	}
 	text.WriteString("}\n")
-	return write(filepath.Join(f.BusPath(), "accounts.conf"), []byte(text.String()))
+	return write(filepath.Join(f.BusPath(), fileAccounts), []byte(text.String()))
 }
 
 // servers writes the servers' certificate.
@@ -145,6 +148,7 @@ func (f *Folder) services() error {
 		{RoleJoining, f.file(folderProgrammer, FileJoin)},
 		{RoleOperator, f.file(RoleOperator, FileCredentials)},
 		{RoleReader, f.file(RoleReader, FileCredentials)},
+		{RoleAdmin, f.file(RoleAdmin, FileCredentials)},
 		{RoleSystem, f.file(RoleSystem, FileCredentials)},
 	} {
 		if err := f.credentials(c.role, c.role, c.path); err != nil {
@@ -167,7 +171,7 @@ func (f *Folder) file(of, name string) string { return filepath.Join(f.Path(of),
 
 // authorities gives everyone what the servers are known by.
 func (f *Folder) authorities() error {
-	for _, of := range []string{folderBus, RoleWatcher, RoleCompiler, folderProgrammer, RoleOperator, RoleReader, RoleSystem} {
+	for _, of := range []string{folderBus, RoleWatcher, RoleCompiler, folderProgrammer, RoleOperator, RoleReader, RoleAdmin, RoleSystem} {
 		if err := f.authority(f.Path(of)); err != nil {
 			return err
 		}
@@ -223,9 +227,9 @@ func (f *Folder) Node(node string) error {
 
 var userForm = regexp.MustCompile(`^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$`)
 
-// User makes the folder of one more operator, reader or system user, and returns where it is.
+// User makes the folder of one more user of a role that people have, and returns where it is.
 func (f *Folder) User(role, name string) (string, error) {
-	if allowed := []string{RoleOperator, RoleReader, RoleSystem}; !slices.Contains(allowed, role) {
+	if allowed := []string{RoleOperator, RoleReader, RoleAdmin, RoleSystem}; !slices.Contains(allowed, role) {
 		return "", fmt.Errorf("role %q: want one of %s", role, strings.Join(allowed, ", "))
 	}
 	if !userForm.MatchString(name) {

@@ -2,10 +2,6 @@
 
 package trust
 
-import (
-	"os"
-)
-
 // A key that is being replaced has up to two files more: the next, which is trusted and not used yet, and the old, which
 // is used no more and still trusted.
 const (
@@ -17,7 +13,7 @@ const (
 func (r *ring) generations(name string) []string {
 	all := []string{name}
 	for _, generation := range []string{next, old} {
-		if _, err := os.Stat(r.path(name + generation)); err == nil {
+		if exists(r.path(name + generation)) {
 			all = append(all, name+generation)
 		}
 	}

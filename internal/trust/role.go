@@ -15,6 +15,7 @@ const (
 	RoleOperator = "operator"
 	RoleNode     = "node"
 	RoleReader   = "reader"
+	RoleAdmin    = "admin"
 	RoleJoining  = "joining"
 	RoleDoor     = "door"
 	RoleSystem   = "system"
@@ -93,6 +94,11 @@ var Roles = []Role{
 	{
 		Name: RoleDoor, Account: AccountJoin, Who: "the watchers, where they look at those tokens",
 		Subscribe: []string{subjectCallout}, Answers: true,
+	},
+	{
+		Name: RoleAdmin, Account: AccountPipeline, Who: "people who repair streams, with the nats command line",
+		Publish:   []string{"$JS.API.>", "$JS.SNAPSHOT.>", "$JS.ACK.>"},
+		Subscribe: []string{own(inbox), "$JS.EVENT.>"},
 	},
 	{
 		Name: RoleSystem, Account: AccountSystem, Who: "people who operate the servers",

@@ -58,7 +58,7 @@ func makeSeal(path string) ([]byte, error) {
 func (r *ring) sealsOf(services ...string) (all []byte, err error) {
 	for _, service := range services {
 		for _, generation := range []string{"", next, old} {
-			if _, err := os.Stat(r.sealPath(service + generation)); err != nil && generation != "" {
+			if generation != "" && !exists(r.sealPath(service+generation)) {
 				continue
 			}
 			_, public, err := r.seal(service + generation)

@@ -32,7 +32,7 @@ func newStage(t testing.TB) *stage {
 		t.Fatal(err)
 	}
 	s := &stage{folder: folder, paths: map[string]string{}}
-	for _, role := range []string{trust.RoleWatcher, trust.RoleCompiler, trust.RoleOperator, trust.RoleReader, trust.RoleSystem} {
+	for _, role := range []string{trust.RoleWatcher, trust.RoleCompiler, trust.RoleOperator, trust.RoleReader, trust.RoleAdmin, trust.RoleSystem} {
 		s.paths[role] = folder.Path(role)
 	}
 	for _, node := range []string{"node-a", "node-b", dotted} {
@@ -112,21 +112,21 @@ var subjects = []struct{ subject, publish, listen string }{
 	{"$SYS.REQ.USER.AUTH", "system", "system"}, // in the system account nobody asks there
 	{"$SYS.REQ.SERVER.PING", "system", "system"},
 	{"$SYS.>", nobody, "system"},
-	{"$JS.API.INFO", nobody, nobody},
-	{"$JS.API.STREAM.INFO.DELTA", pipeline, nobody},
-	{"$JS.API.STREAM.CREATE.STATE", "watcher compiler", nobody},
-	{"$JS.API.STREAM.UPDATE.DELTA", "compiler", nobody},
-	{"$JS.API.STREAM.CREATE.OTHER", nobody, nobody},
-	{"$JS.API.STREAM.DELETE.STATE", nobody, nobody},
-	{"$JS.API.STREAM.PURGE.STATE", nobody, nobody},
-	{"$JS.API.STREAM.MSG.DELETE.STATE", nobody, nobody},
-	{"$JS.API.STREAM.SNAPSHOT.STATE", nobody, nobody},
-	{"$JS.API.STREAM.RESTORE.STATE", nobody, nobody},
-	{"$JS.API.CONSUMER.CREATE.STATE.x.y", pipeline, nobody},
-	{"$JS.API.CONSUMER.CREATE.DELTA.x.y", "compiler operator", nobody},
-	{"$JS.API.CONSUMER.MSG.NEXT.DELTA.x", "compiler operator", nobody},
-	{"$JS.API.DIRECT.GET.DELTA", "compiler operator", nobody},
-	{"$JS.ACK.DELTA.x.1.1.1.1.1", nobody, nobody},
+	{"$JS.API.INFO", "admin", nobody},
+	{"$JS.API.STREAM.INFO.DELTA", pipeline + " admin", nobody},
+	{"$JS.API.STREAM.CREATE.STATE", "watcher compiler admin", nobody},
+	{"$JS.API.STREAM.UPDATE.DELTA", "compiler admin", nobody},
+	{"$JS.API.STREAM.CREATE.OTHER", "admin", nobody},
+	{"$JS.API.STREAM.DELETE.STATE", "admin", nobody},
+	{"$JS.API.STREAM.PURGE.STATE", "admin", nobody},
+	{"$JS.API.STREAM.MSG.DELETE.STATE", "admin", nobody},
+	{"$JS.API.STREAM.SNAPSHOT.STATE", "admin", nobody},
+	{"$JS.API.STREAM.RESTORE.STATE", "admin", nobody},
+	{"$JS.API.CONSUMER.CREATE.STATE.x.y", pipeline + " admin", nobody},
+	{"$JS.API.CONSUMER.CREATE.DELTA.x.y", "compiler operator admin", nobody},
+	{"$JS.API.CONSUMER.MSG.NEXT.DELTA.x", "compiler operator admin", nobody},
+	{"$JS.API.DIRECT.GET.DELTA", "compiler operator admin", nobody},
+	{"$JS.ACK.DELTA.x.1.1.1.1.1", "admin", nobody},
 	{"$JS.FC.DELTA.x.1", nobody, nobody},
 	{"DPJS.STREAM.INFO.STATE", "reader", nobody},
 	{"DPJS.DIRECT.GET.DELTA", "reader", nobody},
