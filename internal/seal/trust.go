@@ -99,3 +99,10 @@ func (t *Trust) remember(b batch, key ed25519.PublicKey) {
 	t.order[t.next] = b
 	t.next = (t.next + 1) % remembered
 }
+
+// Has says whether a key is trusted.
+func (t *Trust) Has(key KeyID) bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.keys[key] != nil
+}

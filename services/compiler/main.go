@@ -31,6 +31,8 @@ type settings struct {
 	name      string
 	replicas  int
 	reportDir string
+	// Files of keys; empty does without.
+	signingKey, trustedKeys string
 	// Of what is compiled, in CIDR notation.
 	externalIPs, podCIDRs, serviceCIDRs []string
 	policy                              policy.Limits
@@ -41,6 +43,8 @@ func (s *settings) Flags(flags *pflag.FlagSet) {
 	s.Common.Flags(flags, "127.0.0.1:10471")
 	flags.StringVar(&s.name, "name", "", "`name` of this compiler among several (default the host's)")
 	flags.IntVar(&s.replicas, "replicas", 1, "`copies` of the streams DELTA, STATE, APPLIED and EVENTS: 1, 3 or 5")
+	flags.StringVar(&s.signingKey, "signing-key", "", "`file` with the Ed25519 key (PEM, PKCS #8) that seals what nodes are told; empty seals nothing")
+	flags.StringVar(&s.trustedKeys, "trusted-keys", "", "`file` with the public keys (PEM) of watchers and compilers, whose messages alone are used; empty believes everyone on the bus")
 	flags.StringVar(&s.reportDir, "report-dir", "", "`folder` for a report, should incremental and full compilation ever differ; empty logs it only")
 	flags.StringSliceVar(&s.externalIPs, "allow-external-ips", nil, "`prefixes` that externalIPs of Services may be from (default none)")
 	flags.StringSliceVar(&s.podCIDRs, "pod-cidrs", nil, "`prefixes` of pods' addresses (default those found out about the cluster and its nodes)")

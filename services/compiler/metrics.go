@@ -17,6 +17,7 @@ type metrics struct {
 	registry *prometheus.Registry
 
 	leader, epoch, revision, setAside prometheus.Gauge
+	checked                           prometheus.Gauge
 	rows, nodes                       *prometheus.GaugeVec
 	identities, ruleSets              prometheus.Gauge
 	policies                          *prometheus.GaugeVec
@@ -24,6 +25,7 @@ type metrics struct {
 	commitCount, deltaBytes, deltaRows  prometheus.Counter
 	facts, unchanged, units, mismatches prometheus.Counter
 	checks, dropped, unsent, foreign    prometheus.Counter
+	unsealed                            prometheus.Counter
 	syncs, events                       *prometheus.CounterVec
 	append, compile, latency            prometheus.Histogram
 }
@@ -61,6 +63,7 @@ func newMetrics() *metrics {
 	m.epoch = gauge("epoch", "The epoch that this compiler leads in, or led in last.")
 	m.revision = gauge("revision", "The newest revision.")
 	m.setAside = gauge("objects_set_aside", "Objects that aren't compiled; status and events name them.")
+	m.checked = gauge("checks_seals", "1 if messages are used only if sealed by a trusted key; 0 if everyone on the bus is believed (no --trusted-keys).")
 	m.rows = gauges("rows", "Rows in all layers, by table.", "table")
 	m.nodes = gauges("nodes", "Nodes, by how they stand: converged, updating (what was committed in the last 2 s is on its way), behind or lost (the Lease has expired).", "state")
 	m.policies = gauges("policies", "Policies, by whether they are understood and within the limits: enforced, or refused, which closes what they select.", "state")
@@ -77,6 +80,7 @@ func newMetrics() *metrics {
 	m.dropped = counter("messages_dropped_total", "Times that messages from the bus were dropped because this process was too slow.")
 	m.unsent = counter("messages_unsent_total", "Messages that could not be sent because the bus was away.")
 	m.foreign = counter("reports_ignored_total", "Nodes' reports that can't be read, or of nodes that the cluster doesn't have.")
+	m.unsealed = counter("unsealed_messages_total", "Messages of STATE, DELTA and other compilers that weren't used because no trusted key has sealed them.")
 	m.syncs = counters("sync_answers_total", "Answers to nodes that asked what they lack, by layer: deltas, snapshot, refused.", "answer")
 	m.events = counters("events_total", "Events told, by kind.", "kind")
 	m.append = seconds("append_duration_seconds", "How long it takes to append a batch to DELTA.")

@@ -13,8 +13,8 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"github.com/deltaplane/deltaplane/internal/bus"
+	"github.com/deltaplane/deltaplane/internal/seal"
 	"github.com/deltaplane/deltaplane/internal/telemetry"
-	"github.com/deltaplane/deltaplane/internal/wire"
 	"github.com/deltaplane/deltaplane/schemas"
 	"github.com/deltaplane/deltaplane/services/compiler/core"
 )
@@ -37,6 +37,8 @@ type service struct {
 	name     string
 	log      *slog.Logger
 	metrics  *metrics
+	seals    seals
+	unsealed strange
 	conn     *bus.Conn
 
 	mu      sync.Mutex
@@ -56,6 +58,9 @@ func newService(s *settings, name string, log *slog.Logger) *service {
 
 // run stands by and leads in turn until ctx ends.
 func (s *service) run(ctx context.Context) error {
+	if err := s.openSeals(); err != nil {
+		return err
+	}
 	conn, err := bus.Connect(ctx, bus.Options{
 		URL: s.settings.Bus, Name: "compiler " + s.name, Log: s.log, OnReconnect: s.reconnected,
 		CredentialsFile: s.settings.BusCredentials, RootCAFile: s.settings.BusCA,
@@ -120,8 +125,13 @@ func (s *service) standBy(ctx context.Context) error {
 
 // heard notes heartbeats of other compilers. One of a higher epoch deposes this one.
 func (s *service) heard(m bus.Message) {
+	data, err := s.seals.trust.Open(seal.Heartbeat, m.Data)
+	if err != nil {
+		s.refuse("a heartbeat", err)
+		return
+	}
 	var beat schemas.Heartbeat
-	if err := proto.Unmarshal(m.Data, &beat); err != nil {
+	if err := proto.Unmarshal(data, &beat); err != nil {
 		s.log.Warn("a heartbeat that can't be read is ignored", "error", err)
 		return
 	}
@@ -218,7 +228,8 @@ func (s *service) publish(subject string, data []byte) {
 func (s *service) pulse(ctx context.Context, epoch uint64, last func() time.Time) {
 	for sleep(ctx, time.Second) == nil {
 		if time.Since(last()) > 1500*time.Millisecond {
-			s.publish(schemas.SubjectHeartbeat, encode(&schemas.Heartbeat{Epoch: epoch, Sent: now()}))
+			beat := encode(&schemas.Heartbeat{Epoch: epoch, Sent: now()})
+			s.publish(schemas.SubjectHeartbeat, s.seals.signer.SealOne(seal.Heartbeat, beat))
 		}
 	}
 }
@@ -240,13 +251,4 @@ func encode(m proto.Message) []byte {
 		panic("compiler: encode a message of our own: " + err.Error())
 	}
 	return data
-}
-
-// decodeFact reads a message of STATE.
-func decodeFact(r bus.Record) (*schemas.Fact, error) {
-	fact := &schemas.Fact{}
-	if err := wire.Unmarshal(r.Data, fact); err != nil {
-		return nil, fmt.Errorf("message %d on %s of STATE is no fact, so its object is as it was: %w", r.Sequence, r.Subject, err)
-	}
-	return fact, nil
 }

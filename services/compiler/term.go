@@ -13,6 +13,7 @@ import (
 
 	"github.com/deltaplane/deltaplane/internal/bus"
 	"github.com/deltaplane/deltaplane/internal/model"
+	"github.com/deltaplane/deltaplane/internal/ordered"
 	"github.com/deltaplane/deltaplane/schemas"
 	"github.com/deltaplane/deltaplane/services/compiler/core"
 )
@@ -22,8 +23,6 @@ const (
 	factsWaiting  = 1024
 	factsAtOnce   = 512
 	inputsWaiting = 256
-	// unreadableTold is of how many messages of STATE that can't be read each is told; then each thousandth.
-	unreadableTold = 20
 )
 
 // term is one time of leading: it has taken DELTA's epoch, knows what the log says and follows STATE.
@@ -98,7 +97,7 @@ func (t *term) begin(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	t.core = core.New(core.Options{Holder: t.name, Settings: settings}, log, model.Epoch(fence.Epoch()), time.Now())
+	t.core = core.New(core.Options{Holder: t.name, Settings: settings, Signer: t.seals.signer.Signer}, log, model.Epoch(fence.Epoch()), time.Now())
 	t.metrics.leader.Set(1)
 	t.log.Info("leading", "epoch", fence.Epoch(), "revision", log.Revision())
 	return nil
@@ -127,47 +126,23 @@ func (t *term) readLog(ctx context.Context) (*core.Fold, error) {
 }
 
 func (t *term) foldFrom(ctx context.Context, from time.Time) (*core.Fold, error) {
+	type record struct {
+		bus.Record
+		err error // why it isn't to be used
+	}
 	log := core.NewFold(0)
-	err := t.conn.Read(ctx, bus.ReadOptions{Stream: schemas.Deltas.Name, FromTime: from}, func(r bus.Record) error {
-		if err := log.Add(r.Subject, r.Data); err != nil {
+	records := ordered.New(func(r *record) { r.err = t.checkRecord(&r.Record) }, func(r *record) error {
+		if r.err != nil {
+			t.refuse(fmt.Sprintf("message %d of DELTA, on %s,", r.Sequence, r.Subject), r.err)
+		} else if err := log.Add(r.Subject, r.Data); err != nil {
 			t.log.Debug("a message of DELTA leaves a gap", "sequence", r.Sequence, "error", err)
 		}
 		return nil
 	})
-	return log, err
-}
-
-// follow hands the facts of STATE to the loop.
-func (t *term) follow(ctx context.Context) error {
-	give := func(m told) error {
-		select {
-		case t.facts <- m:
-			return nil
-		case <-ctx.Done():
-			return ctx.Err()
-		}
-	}
-	unreadable := 0
-	err := t.conn.Follow(ctx, bus.ReadOptions{
-		Stream: schemas.StateFacts.Name, Subjects: []string{schemas.SubjectAllState},
-		OnCaughtUp: func() { _ = give(told{}) }, // fails only when the term has ended
-	}, func(r bus.Record) error {
-		fact, err := decodeFact(r)
-		if err != nil {
-			if unreadable++; unreadable <= unreadableTold || unreadable%1000 == 0 {
-				t.tell(&schemas.Event{
-					Severity: schemas.Severity_SEVERITY_WARNING, Service: "compiler", Kind: "fact_unreadable", Happened: now(),
-					Text: fmt.Sprintf("%v (number %d of this term)", err, unreadable),
-				})
-			}
-			return nil
-		}
-		return give(told{r.Sequence, fact})
+	err := t.conn.Read(ctx, bus.ReadOptions{Stream: schemas.Deltas.Name, FromTime: from}, func(r bus.Record) error {
+		return records.Add(record{Record: r})
 	})
-	if err == nil && ctx.Err() == nil {
-		err = errors.New("following STATE has ended")
-	}
-	return err
+	return log, errors.Join(err, records.Close())
 }
 
 // work is the loop: the core is called from here alone.
@@ -297,6 +272,7 @@ func (t *term) measure(begun time.Time) {
 	if time.Since(t.measured) >= time.Second {
 		t.measured = time.Now()
 		t.metrics.gauges(t.core, t.fence.Epoch())
+		t.seals.follow(t.log)
 	}
 }
 

@@ -115,6 +115,9 @@ func (t *Trust) Open(d seal.Domain, data []byte) ([]byte, error) {
 	return t.trust.Open(d, data)
 }
 
+// Has says whether a key is trusted at the moment.
+func (t *Trust) Has(key seal.KeyID) bool { return t.trust.Has(key) }
+
 // file is one that is read again from time to time.
 type file struct {
 	path string

@@ -1,0 +1,114 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/deltaplane/deltaplane/internal/bus"
+	"github.com/deltaplane/deltaplane/internal/ordered"
+	"github.com/deltaplane/deltaplane/internal/seal"
+	"github.com/deltaplane/deltaplane/schemas"
+)
+
+// unreadableTold is of how many messages of STATE that can't be read each is told; then each thousandth.
+const unreadableTold = 20
+
+// reading is how far a term has come with STATE.
+type reading struct {
+	*term
+	ctx context.Context
+	// stored says that all that was stored when reading began was read, told that the loop knows.
+	stored, told bool
+	// suspect are the subjects whose newest message can't be believed, as long as the loop doesn't know that STATE was read
+	// to its end.
+	suspect    map[string]bool
+	unreadable int
+}
+
+// fact is a message of STATE with what it says, or why it can't be used.
+type fact struct {
+	bus.Record
+	fact *schemas.Fact
+	err  error
+}
+
+// follow hands the facts of STATE to the loop. What is no fact leaves its object as it was. A term that has only begun
+// doesn't know how it was: if the newest message of an object isn't sealed by a watcher, it must not take the object for
+// gone, so until the watcher has said all such objects anew STATE isn't read to its end, and nothing is compiled.
+func (t *term) follow(ctx context.Context) error {
+	r := &reading{term: t, ctx: ctx, suspect: map[string]bool{}}
+	facts := ordered.New(func(f *fact) { f.fact, f.err = t.openFact(&f.Record) }, r.take)
+	err := t.conn.Follow(ctx, bus.ReadOptions{
+		Stream: schemas.StateFacts.Name, Subjects: []string{schemas.SubjectAllState},
+		OnCaughtUp: func() {
+			_ = facts.Do(r.readAll) // fails only when the term has ended
+		},
+	}, func(m bus.Record) error { return facts.Add(fact{Record: m}) })
+	err = errors.Join(err, facts.Close())
+	if err == nil && ctx.Err() == nil {
+		err = errors.New("following STATE has ended")
+	}
+	return err
+}
+
+// take hands over one fact.
+func (r *reading) take(f *fact) error {
+	if f.err != nil {
+		r.pass(f)
+		return nil
+	}
+	if err := r.give(told{f.Sequence, f.fact}); err != nil || r.told {
+		return err
+	}
+	if delete(r.suspect, f.Subject); r.stored {
+		return r.end()
+	}
+	return nil
+}
+
+// readAll says that all that was stored was read.
+func (r *reading) readAll() error {
+	if r.stored = true; len(r.suspect) > 0 {
+		r.log.Warn("nothing is compiled before the watcher has published anew what isn't sealed by it", "objects", len(r.suspect))
+	}
+	return r.end()
+}
+
+// end tells the loop that everything stored was told, once it was.
+func (r *reading) end() error {
+	if len(r.suspect) > 0 {
+		return nil
+	}
+	r.told = true
+	return r.give(told{})
+}
+
+// pass passes over what is no fact, and says so.
+func (r *reading) pass(f *fact) {
+	if !r.told && r.seals.trust != nil {
+		r.suspect[f.Subject] = true
+	}
+	if errors.Is(f.err, seal.ErrUnsealed) {
+		r.refuse(fmt.Sprintf("message %d on %s of STATE", f.Sequence, f.Subject), f.err)
+		return
+	}
+	if r.unreadable++; r.unreadable <= unreadableTold || r.unreadable%1000 == 0 {
+		r.tell(&schemas.Event{
+			Severity: schemas.Severity_SEVERITY_WARNING, Service: "compiler", Kind: "fact_unreadable", Happened: now(),
+			Text: fmt.Sprintf("message %d on %s of STATE is no fact, so its object is as it was: %v (number %d of this term)",
+				f.Sequence, f.Subject, f.err, r.unreadable),
+		})
+	}
+}
+
+func (r *reading) give(m told) error {
+	select {
+	case r.facts <- m:
+		return nil
+	case <-r.ctx.Done():
+		return r.ctx.Err()
+	}
+}
