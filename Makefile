@@ -25,6 +25,7 @@ FUZZTIME ?= 20s
 # `make fuzz` takes a fresh seed and 20 times as much. SEED=n takes that one, in both.
 SEED ?=
 BENCHTIME ?= 1s
+KERNELS ?= 6.1 6.12
 # The branch that messages must stay compatible with.
 AGAINST ?= main
 
@@ -106,6 +107,10 @@ test-kubernetes: build build-kubernetes ## run the pipeline against a real kube-
 build-kubernetes:
 	cd test/kubernetes && GOWORK=off CGO_ENABLED=0 go test -vet=off -c -o $(KUBERNETES_TEST) \
 		-ldflags '-X k8s.io/component-base/version.gitVersion=$(APISERVER_VERSION)' .
+
+.PHONY: test-kernels
+test-kernels: ## load the programs on older kernels, emulated: KERNELS="6.1 6.12" (root on Debian; qemu-system-x86, busybox-static)
+	go run ./test/kernels $(KERNELS)
 
 .PHONY: check
 check: lint fresh ## lint, formats, compatibility of messages, freshness of generated files
