@@ -2072,13 +2072,16 @@ func (x *Found) GetOrigin() string {
 	return ""
 }
 
-// Complete says that all objects of a source are in STATE before it.
+// Complete says that all objects of a source are in STATE before it. It is said once in each epoch of STATE: a STATE whose
+// Complete is of an earlier epoch has not been compared with its source by whoever leads, and may be an old backup.
 type Complete struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Changes when the watcher that lists is another.
 	Source string `protobuf:"bytes,1,opt,name=source,proto3" json:"source,omitempty"`
-	// How many objects the list held.
-	Objects       uint64 `protobuf:"varint,2,opt,name=objects,proto3" json:"objects,omitempty"`
+	// How many objects STATE has.
+	Objects uint64 `protobuf:"varint,2,opt,name=objects,proto3" json:"objects,omitempty"`
+	// Of STATE; 0 of an older watcher.
+	Epoch         uint64 `protobuf:"varint,3,opt,name=epoch,proto3" json:"epoch,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2123,6 +2126,13 @@ func (x *Complete) GetSource() string {
 func (x *Complete) GetObjects() uint64 {
 	if x != nil {
 		return x.Objects
+	}
+	return 0
+}
+
+func (x *Complete) GetEpoch() uint64 {
+	if x != nil {
+		return x.Epoch
 	}
 	return 0
 }
@@ -2285,10 +2295,11 @@ const file_deltaplane_v1_fact_proto_rawDesc = "" +
 	"apiServers\"5\n" +
 	"\x05Found\x12\x14\n" +
 	"\x05value\x18\x01 \x01(\tR\x05value\x12\x16\n" +
-	"\x06origin\x18\x02 \x01(\tR\x06origin\"<\n" +
+	"\x06origin\x18\x02 \x01(\tR\x06origin\"R\n" +
 	"\bComplete\x12\x16\n" +
 	"\x06source\x18\x01 \x01(\tR\x06source\x12\x18\n" +
-	"\aobjects\x18\x02 \x01(\x04R\aobjects*Z\n" +
+	"\aobjects\x18\x02 \x01(\x04R\aobjects\x12\x14\n" +
+	"\x05epoch\x18\x03 \x01(\x04R\x05epoch*Z\n" +
 	"\n" +
 	"PolicyTier\x12\x1b\n" +
 	"\x17POLICY_TIER_UNSPECIFIED\x10\x00\x12\x15\n" +
