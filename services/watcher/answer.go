@@ -13,8 +13,14 @@ import (
 	"github.com/deltaplane/deltaplane/services/watcher/convert"
 )
 
-// answer answers an ApproveRequest, in a goroutine of the bus.
-func (t *term) answer(ctx context.Context, data []byte, reply func([]byte) error) {
+// approval is someone's request to let held deletions go ahead.
+type approval struct {
+	id    string
+	reply chan<- *schemas.ApproveReply
+}
+
+// answerApprove answers an ApproveRequest, in a goroutine of the bus.
+func (l *leader) answerApprove(ctx context.Context, data []byte, reply func([]byte) error) {
 	var request schemas.ApproveRequest
 	answer := &schemas.ApproveReply{Text: "The watcher has just stopped leading; ask again"}
 	if err := proto.Unmarshal(data, &request); err != nil {
@@ -22,32 +28,38 @@ func (t *term) answer(ctx context.Context, data []byte, reply func([]byte) error
 	} else {
 		replies := make(chan *schemas.ApproveReply, 1)
 		select {
-		case t.approvals <- approval{request.GetId(), replies}:
+		case l.approvals <- approval{request.GetId(), replies}:
 			select {
 			case answer = <-replies:
+			case <-l.done:
 			case <-ctx.Done():
 			}
+		case <-l.done:
 		case <-ctx.Done():
 		}
 	}
+	l.send(answer, reply)
+}
+
+func (l *leader) send(answer proto.Message, reply func([]byte) error) {
 	encoded, err := proto.Marshal(answer)
 	if err == nil {
 		err = reply(encoded)
 	}
 	if err != nil {
-		t.log.Warn("answering an ApproveRequest", "error", err)
+		l.log.Warn("a question could not be answered", "answer", answer.ProtoReflect().Descriptor().Name(), "error", err)
 	}
 }
 
 // approve lets held deletions go ahead and says so once they are in STATE.
-func (t *term) approve(ctx context.Context, a approval) error {
-	effects, reply := t.core.Approve(time.Now(), a.id)
-	err := t.do(ctx, effects)
+func (l *leader) approve(ctx context.Context, a approval) error {
+	effects, reply := l.core.Approve(time.Now(), a.id)
+	err := l.do(ctx, effects)
 	if err != nil {
 		reply = &schemas.ApproveReply{Text: "The deletions could not be published: " + err.Error()}
 	}
-	reply.Held = t.core.Held()
-	reply.SetAside = t.core.SetAside()
+	reply.Held = l.core.Held()
+	reply.SetAside = l.core.SetAside()
 	reply.SetAside = reply.SetAside[:min(len(reply.SetAside), maxSetAsideTold)]
 	a.reply <- reply
 	return err
@@ -58,12 +70,12 @@ var levels = map[schemas.Severity]slog.Level{
 }
 
 // tell logs an event and publishes it.
-func (t *term) tell(event *schemas.Event) error {
-	t.log.Log(context.Background(), levels[event.GetSeverity()], "event", "kind", event.GetKind(), "object", convert.Name(event.GetObject()), "text", event.GetText())
+func (l *leader) tell(event *schemas.Event) error {
+	l.log.Log(context.Background(), levels[event.GetSeverity()], "event", "kind", event.GetKind(), "object", convert.Name(event.GetObject()), "text", event.GetText())
 	data, err := proto.Marshal(event)
 	if err != nil {
-		t.log.Error("an event can't be encoded", "event", event.GetKind(), "error", err)
+		l.log.Error("an event can't be encoded", "event", event.GetKind(), "error", err)
 		return nil
 	}
-	return t.conn.Publish(schemas.EventSubject("watcher", ""), data)
+	return l.conn.Publish(schemas.EventSubject("watcher", ""), data)
 }

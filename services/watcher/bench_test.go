@@ -13,9 +13,12 @@ import (
 )
 
 // cluster emits 5,000 Services of 50 endpoints each, then says so.
-type cluster struct{ list core.List }
+type cluster struct {
+	list core.List
+	still
+}
 
-func (c cluster) Run(ctx context.Context, emit func(core.Input)) error {
+func (c cluster) Run(ctx context.Context, _ map[string]bool, emit func(core.Input)) error {
 	emit(c.list)
 	<-ctx.Done()
 	return nil
@@ -39,7 +42,7 @@ func bigCluster() cluster {
 			State:  &schemas.Fact_EndpointSlice{EndpointSlice: slice},
 		})
 	}
-	return cluster{l}
+	return cluster{list: l}
 }
 
 // BenchmarkStart is how long it takes from the start of a watcher until STATE is complete: with an empty STATE, and
@@ -71,7 +74,6 @@ func untilComplete(b *testing.B, url string, source cluster) {
 	b.Helper()
 	w := start(b, url, func(w *service) {
 		w.source, w.sourceName, w.kinds = source, "bench", source.list.Kinds
-		w.elect = func(ctx context.Context, lead func(context.Context) error) error { return lead(ctx) }
 	})
 	defer w.stop()
 	w.complete(b)

@@ -4,9 +4,9 @@
 // the bus's stream STATE. Its source is a Kubernetes API server or a folder of YAML.
 //
 // It is a shell around core, which decides what is published, and convert, which makes facts of objects. It promises
-// that a restart with nothing new publishes nothing, that of several watchers only one publishes, and that nothing is
-// lost while the bus or the source is away: each term of leading compares all that the source has with all that STATE
-// holds.
+// that a restart with nothing new publishes no object, that of several watchers only one publishes while the others
+// follow the source and STATE and take over within two seconds, and that nothing is lost while the bus or the source is
+// away: whoever leads knows all that the source has and all that STATE holds.
 package main
 
 import (
@@ -39,7 +39,6 @@ type settings struct {
 	directories    []string
 	kubeconfig     string
 	apiServer      string
-	namespace      string
 	name           string
 	maxDeleteShare float64
 	replicas       int
@@ -52,7 +51,6 @@ func (s *settings) Flags(flags *pflag.FlagSet) {
 	flags.StringSliceVar(&s.directories, "directory", nil, "`folder` or file of YAML, for --source directory; may be given several times")
 	flags.StringVar(&s.kubeconfig, "kubeconfig", "", "kubeconfig `file` for --source kubernetes (default: the pod's ServiceAccount)")
 	flags.StringVar(&s.apiServer, "api-server", "", "`URL` of an API server, in place of the kubeconfig's or the Service's; needed where nothing else programs Services")
-	flags.StringVar(&s.namespace, "namespace", "deltaplane-system", "`namespace` of the Lease by which one of several watchers leads")
 	flags.StringVar(&s.name, "name", "", "`name` of this watcher among several (default the host's)")
 	flags.Float64Var(&s.maxDeleteShare, "max-delete-share", core.DefaultMaxDeleteShare,
 		"`share`, 0 to 1, of the published objects that one list may delete without approval; 1 asks for none")
@@ -107,7 +105,7 @@ func run(ctx context.Context, s *settings) error {
 	return group.Wait()
 }
 
-// choose sets where objects come from and how one of several watchers is chosen to lead.
+// choose sets where objects come from.
 func (w *service) choose(s *settings) error {
 	if s.source == sourceDirectory {
 		w.useDirectory(s.directories)
@@ -121,23 +119,16 @@ func (w *service) choose(s *settings) error {
 	w.useKubernetes(&kube.Source{
 		Client: client, Dynamic: client.Dynamic, Log: w.log,
 		OnWatch: func(kind string) { w.metrics.watches.WithLabelValues(kind).Inc() },
-	}, kube.Elector{Client: client, Namespace: s.namespace, Name: w.name, Log: w.log})
+	})
 	return nil
 }
 
 func (w *service) useDirectory(paths []string) {
-	w.source, w.kinds, w.sourceName = &directory.Source{Paths: paths, Log: w.log}, directory.Kinds, sourceDirectory
-	w.elect = func(ctx context.Context, lead func(context.Context) error) error {
-		if err := lead(ctx); err != nil {
-			return fmt.Errorf("%w; of watchers on folders only one may run, so this one stops", err)
-		}
-		return nil
-	}
+	w.source, w.kinds, w.sourceName = directory.New(paths, w.log), directory.Kinds, sourceDirectory
 }
 
-func (w *service) useKubernetes(source *kube.Source, elector kube.Elector) {
-	w.source, w.kinds, w.sourceName = source, kube.Kinds, sourceKubernetes
-	w.elect = elector.Run
+func (w *service) useKubernetes(source *kube.Source) {
+	w.source, w.kinds, w.sourceName, w.versioned = source, kube.Kinds, sourceKubernetes, true
 }
 
 // busOptions say how the watcher connects.

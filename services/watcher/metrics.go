@@ -19,6 +19,7 @@ type metrics struct {
 	held       prometheus.Gauge
 	watches    *prometheus.CounterVec
 	leader     prometheus.Gauge
+	able       prometheus.Gauge
 	terms      prometheus.Counter
 	append     prometheus.Histogram
 }
@@ -42,13 +43,14 @@ func newMetrics() *metrics {
 		held:       prometheus.NewGauge(gauge("deletions_held", "Deletions that wait for approval.")),
 		watches:    prometheus.NewCounterVec(counter("watches_total", "Watches started at the API server, by kind; one that broke is started again."), []string{"kind"}),
 		leader:     prometheus.NewGauge(gauge("leader", "1 while this watcher publishes.")),
-		terms:      prometheus.NewCounter(counter("terms_total", "Terms of leading begun; each reads all of STATE.")),
+		able:       prometheus.NewGauge(gauge("able", "1 while this watcher leads or could: it knows STATE, everything was listed, and its source is there.")),
+		terms:      prometheus.NewCounter(counter("terms_total", "Terms of leading begun.")),
 		append: prometheus.NewHistogram(prometheus.HistogramOpts{
 			Name: "deltaplane_watcher_append_duration_seconds", Help: "How long it takes to append a batch of facts to STATE.",
 			Buckets: prometheus.ExponentialBuckets(0.0005, 2, 14),
 		}),
 	}
-	m.registry.MustRegister(m.objects, m.published, m.suppressed, m.setAside, m.held, m.watches, m.leader, m.terms, m.append)
+	m.registry.MustRegister(m.objects, m.published, m.suppressed, m.setAside, m.held, m.watches, m.leader, m.able, m.terms, m.append)
 	return m
 }
 

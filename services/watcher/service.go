@@ -10,23 +10,35 @@ import (
 	"sync"
 	"time"
 
+	"golang.org/x/sync/errgroup"
+
 	"github.com/deltaplane/deltaplane/internal/bus"
+	"github.com/deltaplane/deltaplane/internal/lead"
+	"github.com/deltaplane/deltaplane/internal/lead/replica"
 	"github.com/deltaplane/deltaplane/internal/telemetry"
 	"github.com/deltaplane/deltaplane/schemas"
 	"github.com/deltaplane/deltaplane/services/watcher/core"
 )
 
-// How terms of leading follow each other.
 const (
-	// restBetween is the least time from one term to the next: a term that fails at once must not spin.
+	// restBetween is the least time from one session to the next: one that fails at once must not spin.
 	restBetween = time.Second
 	// maxSetAsideTold bounds the objects set aside that one answer names.
 	maxSetAsideTold = 256
+	// shapeEvery is how often the watcher looks whether its source is there, which others must know to take over.
+	shapeEvery = 250 * time.Millisecond
 )
 
-// source is where objects come from. Run emits what it sees until ctx ends; the first inputs are complete lists.
+// source is where objects come from.
 type source interface {
-	Run(ctx context.Context, emit func(core.Input)) error
+	// Run emits what it sees until ctx ends; the first inputs are complete lists. lost are the Nodes that STATE says are
+	// lost, until the source knows better.
+	Run(ctx context.Context, lost map[string]bool, emit func(core.Input)) error
+	// Look asks for one object as it is now, or with an empty reference for all that there is. What it returns is told of,
+	// or will be, by what Run emits.
+	Look(ctx context.Context, ref *schemas.ObjectRef) (core.Sighting, error)
+	// Away says why the source can't be seen at the moment; nil if it can.
+	Away() error
 }
 
 // service is a watcher.
@@ -42,30 +54,34 @@ type service struct {
 	source     source
 	sourceName string
 	kinds      []string
-	// elect calls lead while this watcher may lead, again and again until ctx ends or there is no leading any more.
-	elect func(ctx context.Context, lead func(context.Context) error) error
-
-	conn *bus.Conn
+	versioned  bool // the source's versions grow
+	lead       lead.Options
 
 	mu       sync.Mutex
+	conn     *bus.Conn
+	replica  *replica.Replica
+	current  *session // that runs; nil in none
 	standing standing
-	endTerm  context.CancelCauseFunc // of the term that runs; nil in none
 }
 
 // standing is how the watcher stands, for those who ask.
 type standing struct {
 	leading  bool
+	warm     bool   // it could lead: STATE and the source are known
+	cold     string // what can't be read, while it isn't
 	complete bool
 	held     *schemas.HeldDeletions
-	setAside []*schemas.SetAside
-	trouble  error // why the last term ended; nil once one is complete
+	trouble  error // why the last session ended; nil once one is warm
 }
 
 func newService(s *settings, name string, log *slog.Logger) *service {
-	return &service{settings: s, name: name, log: log, metrics: newMetrics(), started: time.Now(), lookEvery: lookEvery}
+	return &service{
+		settings: s, name: name, log: log, metrics: newMetrics(), started: time.Now(), lookEvery: lookEvery,
+		lead: lead.Options{Service: "watcher", Name: name},
+	}
 }
 
-// run leads whenever it may, until ctx ends.
+// run stands by, and leads whenever it is this watcher's turn, until ctx ends.
 func (w *service) run(ctx context.Context) error {
 	conn, err := bus.Connect(ctx, w.busOptions())
 	if err != nil {
@@ -75,43 +91,58 @@ func (w *service) run(ctx context.Context) error {
 		return err
 	}
 	defer conn.Close()
+	r := replica.New(conn, replica.Options{
+		Options: w.lead, Stream: schemas.StateFacts.Name, EpochSubject: schemas.SubjectStateEpoch, Log: w.log,
+	})
 	w.mu.Lock()
-	w.conn = conn
+	w.conn, w.replica = conn, r
 	w.mu.Unlock()
-	return w.elect(ctx, w.lead)
+	group, ctx := errgroup.WithContext(ctx)
+	group.Go(func() error { return r.Run(ctx, w.leads) })
+	group.Go(func() error {
+		w.sessions(ctx)
+		return nil
+	})
+	return group.Wait()
 }
 
-// lead runs one term after the other until ctx ends, or another watcher has taken over.
-func (w *service) lead(ctx context.Context) error {
-	for {
+// sessions runs one session after the other until ctx ends.
+func (w *service) sessions(ctx context.Context) {
+	for ctx.Err() == nil {
 		rest := time.After(restBetween)
-		err := w.term(ctx)
-		w.note(func(s *standing) { *s = standing{trouble: err} })
-		w.metrics.leader.Set(0)
-		switch {
-		case ctx.Err() != nil:
-			return nil
-		case errors.Is(err, bus.ErrDeposed):
-			return fmt.Errorf("another watcher has taken over STATE: %w", err)
-		case err != nil:
-			w.log.Warn("this term has ended; beginning another", "error", err)
+		err := w.session(ctx)
+		if ctx.Err() != nil {
+			return
 		}
+		w.note(func(s *standing) { *s = standing{trouble: err} })
+		w.replica.Set(lead.Shape{})
+		w.log.Warn("reading STATE and the source anew", "error", err)
 		select {
 		case <-rest:
 		case <-ctx.Done():
-			return nil
 		}
 	}
 }
 
-// errReconnected ends a term: what the server lost while it was away is only found by reading STATE again.
-var errReconnected = errors.New("the bus was away, so STATE is read again")
+// leads has the session that runs lead until ctx ends or the session does.
+func (w *service) leads(ctx context.Context, fence *bus.Fence) error {
+	w.mu.Lock()
+	s := w.current
+	w.mu.Unlock()
+	if s == nil {
+		return errors.New("STATE and the source are being read anew")
+	}
+	return s.leads(ctx, fence)
+}
+
+// errReconnected ends a session: what the server lost while it was away is only found by reading STATE again.
+var errReconnected = errors.New("the bus was away")
 
 func (w *service) reconnected() {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if w.endTerm != nil {
-		w.endTerm(errReconnected)
+	if w.current != nil {
+		w.current.end(errReconnected)
 	}
 }
 
@@ -127,7 +158,7 @@ func (w *service) stands() (standing, *bus.Conn) {
 	return w.standing, w.conn
 }
 
-// checks are what /readyz asks. A watcher that stands by is ready.
+// checks are what /readyz asks. A watcher that stands by is ready once it could lead.
 func (w *service) checks() []telemetry.Check {
 	return []telemetry.Check{
 		{Name: "bus", Run: func(context.Context) error {
@@ -141,8 +172,10 @@ func (w *service) checks() []telemetry.Check {
 			switch s, _ := w.stands(); {
 			case s.trouble != nil:
 				return s.trouble
-			case s.leading && !s.complete:
-				return fmt.Errorf("the source has not listed everything yet")
+			case !s.warm && s.cold != "":
+				return fmt.Errorf("the source has not listed everything yet: %s", s.cold)
+			case !s.warm || s.leading && !s.complete:
+				return errors.New("the source has not listed everything yet")
 			}
 			return nil
 		}},

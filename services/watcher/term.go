@@ -4,140 +4,86 @@ package main
 
 import (
 	"context"
-	"errors"
-	"fmt"
-	"sync"
 	"time"
-
-	"google.golang.org/protobuf/proto"
 
 	"github.com/deltaplane/deltaplane/internal/bus"
 	"github.com/deltaplane/deltaplane/schemas"
 	"github.com/deltaplane/deltaplane/services/watcher/core"
 )
 
-// How facts are gathered and sent.
+// How facts are sent.
 const (
-	// inputsWaiting bounds what a source may be ahead; then it waits.
-	inputsWaiting = 1024
 	// batchBytes bounds the bytes of one append.
 	batchBytes = 4 << 20
 	// lookEvery is how often the leader looks whether STATE is still its own: nothing else tells an idle one that
-	// the stream was removed, or that another leads.
+	// the stream was removed, or that something else has written the epoch.
 	lookEvery = 10 * time.Second
 )
 
-// term is one time of leading: it has taken STATE's epoch, knows what STATE holds and publishes what it lacks.
-type term struct {
-	*service
+// leader is a session that leads: it publishes what STATE lacks.
+type leader struct {
+	*session
 	fence     *bus.Fence
-	core      *core.Core
-	inputs    chan core.Input
 	approvals chan approval
+	barriers  chan barrier
+	waiting   []barrier
+	owed      bool // STATE lacked something at the last look that the source has to tell
 }
 
-// approval is someone's request to let held deletions go ahead.
-type approval struct {
-	id    string
-	reply chan<- *schemas.ApproveReply
-}
-
-// term leads until ctx ends, the bus was away, another has taken over, or something fails.
-func (w *service) term(ctx context.Context) (err error) {
-	ctx, end := context.WithCancelCause(ctx)
-	var running sync.WaitGroup
-	defer running.Wait()
-	defer func() { end(err) }()
-	w.mu.Lock()
-	w.endTerm = end
-	w.mu.Unlock()
-
-	t := &term{service: w, inputs: make(chan core.Input, inputsWaiting), approvals: make(chan approval)}
-	if err := t.begin(ctx); err != nil {
-		return err
-	}
-	answers, err := w.conn.Respond(schemas.SubjectApprove, "", t.answer)
-	if err != nil {
-		return err
-	}
-	defer answers.Stop()
-	running.Go(func() {
-		err := w.source.Run(ctx, t.emit(ctx))
-		if err == nil {
-			err = fmt.Errorf("the source has ended")
+// leadOn publishes until ctx ends or something fails.
+func (s *session) leadOn(ctx context.Context, fence *bus.Fence) error {
+	l := &leader{session: s, fence: fence, approvals: make(chan approval), barriers: make(chan barrier)}
+	s.metrics.leader.Set(1)
+	s.metrics.terms.Inc()
+	defer s.metrics.leader.Set(0)
+	s.note(func(now *standing) { now.leading = true })
+	for subject, handle := range map[string]func(context.Context, []byte, func([]byte) error){
+		schemas.SubjectApprove: l.answerApprove, schemas.SubjectSeen: l.answerSeen,
+	} {
+		answers, err := s.conn.Respond(subject, "", handle)
+		if err != nil {
+			return err
 		}
-		end(err)
-	})
-	return t.usurped(ctx, t.work(ctx))
-}
-
-// begin takes the epoch and reads what STATE holds.
-func (t *term) begin(ctx context.Context) (err error) {
-	if err := t.conn.EnsureStreams(ctx, t.settings.replicas, schemas.StateFacts, schemas.EventLog); err != nil {
+		defer answers.Stop()
+	}
+	if err := l.do(ctx, s.core.Lead(time.Now(), fence.Epoch())); err != nil {
 		return err
 	}
-	if t.fence, err = t.conn.TakeEpoch(ctx, schemas.StateFacts.Name, schemas.SubjectStateEpoch, t.name); err != nil {
-		return err
-	}
-	t.metrics.leader.Set(1)
-	t.metrics.terms.Inc()
-	t.note(func(s *standing) { *s = standing{leading: true} })
-	t.core = core.New(core.Options{
-		Source: t.sourceName, Kinds: t.kinds, MaxDeleteShare: t.settings.maxDeleteShare, Started: t.started,
-	})
-	stored := 0
-	err = t.conn.Read(ctx, bus.ReadOptions{Stream: schemas.StateFacts.Name, Subjects: []string{schemas.SubjectAllState}},
-		func(r bus.Record) error {
-			var fact schemas.Fact
-			if err := proto.Unmarshal(r.Data, &fact); err != nil {
-				t.log.Warn("STATE holds something that is no Fact; whoever reads it sets it aside", "subject", r.Subject, "error", err)
-				return nil
-			}
-			stored++
-			t.core.Known(&fact)
-			return nil
-		})
-	t.log.Info("leading", "epoch", t.fence.Epoch(), "source", t.sourceName, "facts", stored)
-	return err
+	return l.work(ctx)
 }
 
-func (t *term) emit(ctx context.Context) func(core.Input) {
-	return func(in core.Input) {
-		select {
-		case t.inputs <- in:
-		case <-ctx.Done():
-		}
-	}
-}
-
-// work takes inputs and approvals until ctx ends.
-func (t *term) work(ctx context.Context) error {
-	look := time.NewTicker(t.lookEvery)
+// work takes inputs and questions until ctx ends.
+func (l *leader) work(ctx context.Context) error {
+	look := time.NewTicker(l.lookEvery)
 	defer look.Stop()
+	tick := time.NewTicker(shapeEvery)
+	defer tick.Stop()
 	for {
+		var err error
 		select {
 		case <-ctx.Done():
 			return context.Cause(ctx)
-		case in := <-t.inputs:
-			if err := t.do(ctx, t.take(in)); err != nil {
-				return err
-			}
-		case a := <-t.approvals:
-			if err := t.approve(ctx, a); err != nil {
-				return err
-			}
+		case in := <-l.inputs:
+			err = l.do(ctx, l.take(in))
+		case a := <-l.approvals:
+			err = l.approve(ctx, a)
+		case b := <-l.barriers:
+			err = l.wait(ctx, b)
 		case <-look.C:
-			if err := t.look(ctx); err != nil {
-				return err
-			}
+			err = l.look(ctx)
+		case <-tick.C:
+			l.shape()
+		}
+		if err != nil {
+			return err
 		}
 	}
 }
 
 // take steps the core through one input and all that wait behind it.
-func (t *term) take(in core.Input) (effects core.Effects) {
+func (l *leader) take(in core.Input) (effects core.Effects) {
 	for {
-		e := t.core.Step(time.Now(), in)
+		e := l.core.Step(time.Now(), in)
 		effects.Publish = append(effects.Publish, e.Publish...)
 		effects.Events = append(effects.Events, e.Events...)
 		effects.Suppressed += e.Suppressed
@@ -145,7 +91,7 @@ func (t *term) take(in core.Input) (effects core.Effects) {
 			return effects
 		}
 		select {
-		case in = <-t.inputs:
+		case in = <-l.inputs:
 		default:
 			return effects
 		}
@@ -153,90 +99,77 @@ func (t *term) take(in core.Input) (effects core.Effects) {
 }
 
 // do appends and publishes what the core asks for.
-func (t *term) do(ctx context.Context, effects core.Effects) error {
-	for records := range batches(effects.Publish) {
+func (l *leader) do(ctx context.Context, effects core.Effects) error {
+	for publications := range batches(effects.Publish) {
 		begun := time.Now()
-		if _, err := t.fence.Append(ctx, records); err != nil {
+		last, err := l.fence.Append(ctx, recordsOf(publications))
+		if err != nil {
 			return err
 		}
-		t.metrics.append.Observe(time.Since(begun).Seconds())
+		l.core.Stored(publications, last)
+		l.metrics.append.Observe(time.Since(begun).Seconds())
 	}
-	t.metrics.count(t.core, effects)
-	complete := t.core.Complete()
-	t.note(func(s *standing) {
+	l.metrics.count(l.core, effects)
+	complete := l.core.Complete()
+	l.note(func(s *standing) {
 		if complete && !s.complete {
-			t.log.Info("STATE is complete", "objects", t.core.Objects())
+			l.log.Info("STATE is complete", "epoch", l.fence.Epoch(), "objects", l.core.Objects())
 		}
-		s.complete, s.held, s.setAside = complete, t.core.Held(), t.core.SetAside()
+		s.complete, s.held = complete, l.core.Held()
 	})
 	for _, event := range effects.Events {
-		if err := t.tell(event); err != nil {
+		if err := l.tell(event); err != nil {
 			return err
 		}
 	}
+	l.answerWaiting()
 	return nil
 }
 
 // batches groups publications so that each group fits one append.
-func batches(publications []core.Publication) func(yield func([]bus.Record) bool) {
-	return func(yield func([]bus.Record) bool) {
-		var records []bus.Record
-		size := 0
-		for _, p := range publications {
-			ref := p.Fact.GetObject()
-			r := bus.Record{Subject: schemas.StateSubject(ref.GetKind(), ref.GetNamespace(), ref.GetName()), Data: p.Data}
-			if p.Tombstone() {
-				r.TTL = schemas.TombstoneTTL
-			}
-			if len(records) == bus.MaxBatchMessages || size+len(r.Data) > batchBytes && len(records) > 0 {
-				if !yield(records) {
+func batches(publications []core.Publication) func(yield func([]core.Publication) bool) {
+	return func(yield func([]core.Publication) bool) {
+		begin, size := 0, 0
+		for i, p := range publications {
+			if i-begin == bus.MaxBatchMessages || size+len(p.Data) > batchBytes && i > begin {
+				if !yield(publications[begin:i]) {
 					return
 				}
-				records, size = nil, 0
+				begin, size = i, 0
 			}
-			records, size = append(records, r), size+len(r.Data)
+			size += len(p.Data)
 		}
-		if len(records) > 0 {
-			yield(records)
+		if begin < len(publications) {
+			yield(publications[begin:])
 		}
 	}
 }
 
-// look ends the term if STATE's epoch is no longer its own.
-func (t *term) look(ctx context.Context) error {
-	newest, err := t.newestEpoch(ctx)
-	switch {
-	case err != nil:
-		return err
-	case newest.GetEpoch() > t.fence.Epoch():
-		return fmt.Errorf("epoch %d of STATE is %s's: %w", newest.GetEpoch(), newest.GetHolder(), bus.ErrDeposed)
-	case newest.GetEpoch() < t.fence.Epoch():
-		return fmt.Errorf("STATE has gone back from epoch %d to %d: it was removed or restored", t.fence.Epoch(), newest.GetEpoch())
+func recordsOf(publications []core.Publication) []bus.Record {
+	records := make([]bus.Record, 0, len(publications))
+	for _, p := range publications {
+		ref := p.Fact.GetObject()
+		r := bus.Record{Subject: schemas.StateSubject(ref.GetKind(), ref.GetNamespace(), ref.GetName()), Data: p.Data}
+		if p.Tombstone() {
+			r.TTL = schemas.TombstoneTTL
+		}
+		records = append(records, r)
 	}
+	return records
+}
+
+// look ends the session if STATE is no longer its own, and asks the source anew for what it owes for too long.
+func (l *leader) look(ctx context.Context) error {
+	if err := l.fence.Confirm(ctx); err != nil {
+		return err
+	}
+	owed := len(l.core.Owed()) > 0
+	if owed && l.owed {
+		effects := l.core.Trust(time.Now())
+		l.watch(ctx)
+		return l.do(ctx, effects)
+	}
+	l.owed = owed
+	l.answerWaiting() // forgets who has given up
 	return nil
-}
-
-// newestEpoch returns what stands on STATE's epoch subject: epoch 0 if nothing does, or something that is no Epoch.
-func (t *term) newestEpoch(ctx context.Context) (*schemas.Epoch, error) {
-	newest := &schemas.Epoch{}
-	err := t.conn.Read(ctx, bus.ReadOptions{Stream: schemas.StateFacts.Name, Subjects: []string{schemas.SubjectStateEpoch}},
-		func(r bus.Record) error {
-			if proto.Unmarshal(r.Data, newest) != nil {
-				newest.Reset()
-			}
-			return nil
-		})
-	return newest, err
-}
-
-// usurped returns why the term has ended. To the server a foreign message on the epoch's subject looks like another
-// watcher; then nobody has taken over, and this one goes on in another term.
-func (t *term) usurped(ctx context.Context, err error) error {
-	if !errors.Is(err, bus.ErrDeposed) {
-		return err
-	}
-	if newest, readErr := t.newestEpoch(ctx); readErr != nil || newest.GetEpoch() != 0 {
-		return err
-	}
-	return errors.New("something that is no Epoch was published on " + schemas.SubjectStateEpoch + ", so the epoch is taken again")
 }

@@ -24,7 +24,7 @@ const soon = time.Minute
 // watch starts a watcher with the rights of deploy/manifests.
 func watch(t *testing.T, cluster *Cluster, bus *Bus, name string) *Process {
 	t.Helper()
-	return Run(t, "watcher", "--source=kubernetes", "--kubeconfig="+cluster.Kubeconfig(t, watcherToken), "--namespace=deltaplane-system",
+	return Run(t, "watcher", "--source=kubernetes", "--kubeconfig="+cluster.Kubeconfig(t, watcherToken),
 		"--name="+name, "--bus="+bus.URL, "--listen=", "--log-level=debug")
 }
 

@@ -4,9 +4,13 @@
 // It is pure: no clock, no goroutine, no network. What comes out depends on what STATE holds and on what the source
 // has, not on the road between them, so a restart with nothing new publishes nothing.
 //
-// It promises three things. An object is deleted only if a watch saw it go or a complete list lacks it. A list that
+// A new Core stands by: it follows the source and STATE, and keeps of the objects only in what the two differ. Lead
+// makes it publish the difference, and every further one.
+//
+// It promises four things. An object is deleted only if a watch saw it go or a complete list lacks it. A list that
 // lacks more than a set share of what is published deletes nothing until someone approves. An object that can't be
-// used is set aside by name, what was published of it stays, and all others go on.
+// used is set aside by name, what was published of it stays, and all others go on. STATE is never taken back to what
+// an object was before: a source that hasn't come as far as STATE is waited for.
 package core
 
 import (
@@ -49,6 +53,8 @@ type Options struct {
 	// MaxDeleteShare is the share, from 0 to 1, of the published objects of a kind, or of all kinds of a list, that
 	// one list may delete. At 1 nothing is held.
 	MaxDeleteShare float64
+	// Versioned says that versions grow with each change of the source, as Kubernetes' resourceVersion does (KEP-5504).
+	Versioned bool
 	// Started is when this watcher began: changes that an object dates before that reach STATE late because nobody
 	// watched, and count from when they were seen (as in kube-proxy, EndpointsChangeTracker).
 	Started time.Time
@@ -62,6 +68,8 @@ type List struct {
 	Kinds   []string
 	Facts   []*schemas.Fact
 	Refused []Refusal
+	// Version is the source's at that moment; empty if it has none.
+	Version string
 	// Incomplete says, for people, why objects may be missing from the list. Such a list deletes nothing. Empty
 	// means that the list is complete.
 	Incomplete string
@@ -104,49 +112,32 @@ type Publication struct {
 // Tombstone says whether the object is gone.
 func (p Publication) Tombstone() bool { return p.Fact.State == nil }
 
-// entry is what is known of a published object.
-type entry struct {
-	digest  digest
-	uid     string
-	trigger time.Time // as the object last carried it; zero if it carries none
-}
-
 // Core is the watcher's state. Its methods are not for use by several goroutines at once.
 type Core struct {
-	options   Options
-	published map[Key]entry
-	counts    map[string]int // of published, by kind
-	listed    map[string]bool
-	complete  string // the source that STATE is complete of; empty if it isn't
-	held      held
-	setAside  map[Key]string
+	options  Options
+	objects  map[Key]object
+	counts   map[string]int    // of what STATE has, by kind
+	listed   map[string]bool   // kinds; true for those of which a list was complete
+	reached  map[string]string // the newest version that the source has told of, by kind
+	newest   uint64            // sequence in STATE of the newest fact
+	lost     map[string]bool   // Nodes that STATE says are lost
+	held     held
+	setAside map[Key]string
+
+	epoch    uint64 // in which this watcher leads; 0 while it stands by
+	complete bool   // it has said so in this epoch
+	trusting bool   // the source is right also where its versions are older than STATE's
 }
 
-// New returns a Core for a STATE that holds nothing; Known tells it what STATE does hold.
+// New returns a Core that stands by, for a STATE that holds nothing; Known tells it what STATE does hold.
 func New(options Options) *Core {
 	return &Core{
-		options: options, published: map[Key]entry{}, counts: map[string]int{}, listed: map[string]bool{},
-		held: held{keys: map[Key]bool{}}, setAside: map[Key]string{},
+		options: options, objects: map[Key]object{}, counts: map[string]int{}, listed: map[string]bool{},
+		reached: map[string]string{}, lost: map[string]bool{}, held: held{keys: map[Key]bool{}}, setAside: map[Key]string{},
 	}
 }
 
-// Known takes one fact that STATE holds. All of them are given before the first Step.
-func (c *Core) Known(fact *schemas.Fact) {
-	switch {
-	case fact.GetComplete() != nil:
-		c.complete = fact.GetComplete().GetSource()
-	case fact.State == nil:
-		c.forget(KeyOf(fact.GetObject()))
-	default:
-		digest, err := digestOf(fact)
-		if err != nil {
-			return // What can't be compared is published anew.
-		}
-		c.remember(KeyOf(fact.GetObject()), entry{digest: digest, uid: fact.GetObject().GetUid()})
-	}
-}
-
-// Step takes what a source saw at time now.
+// Step takes what a source saw at time now. While the Core stands by there are no effects.
 func (c *Core) Step(now time.Time, in Input) Effects {
 	s := step{Core: c, now: now}
 	switch in := in.(type) {
@@ -168,30 +159,19 @@ func (c *Core) Step(now time.Time, in Input) Effects {
 // Objects returns how many objects of each kind are published.
 func (c *Core) Objects() map[string]int { return c.counts }
 
-// Complete says whether STATE holds everything that the source has listed.
-func (c *Core) Complete() bool { return c.complete == c.options.Source && len(c.unlisted()) == 0 }
+// Complete says whether STATE holds everything that the source has listed, and says so.
+func (c *Core) Complete() bool { return c.complete }
+
+// Ready says whether the source has listed everything: whoever leads then knows what to publish.
+func (c *Core) Ready() bool { return len(c.unlisted()) == 0 }
 
 func (c *Core) unlisted() (kinds []string) {
 	for _, kind := range c.options.Kinds {
-		if !c.listed[kind] {
+		if _, listed := c.listed[kind]; !listed {
 			kinds = append(kinds, kind)
 		}
 	}
 	return kinds
-}
-
-func (c *Core) remember(key Key, e entry) {
-	if _, known := c.published[key]; !known {
-		c.counts[key.Kind]++
-	}
-	c.published[key] = e
-}
-
-func (c *Core) forget(key Key) {
-	if _, known := c.published[key]; known {
-		c.counts[key.Kind]--
-		delete(c.published, key)
-	}
 }
 
 // step is one Step on its way.
@@ -202,7 +182,11 @@ type step struct {
 	told    int // objects that were set aside or are good again
 }
 
+// event tells people something. One that stands by says nothing: what it sees the leader sees, too.
 func (s *step) event(severity schemas.Severity, kind string, object *schemas.ObjectRef, text string) {
+	if s.epoch == 0 {
+		return
+	}
 	s.effects.Events = append(s.effects.Events, &schemas.Event{
 		Severity: severity, Service: "watcher", Kind: kind, Text: text, Object: object, Happened: timestamppb.New(s.now),
 	})

@@ -44,6 +44,9 @@ func (c *Core) exceeds(deletions, of int) bool {
 
 // settle deletes what a complete list of kinds lacks, or holds it.
 func (s *step) settle(kinds []string, missing []Key, hold bool) {
+	if s.epoch == 0 {
+		return
+	}
 	before := maps.Clone(s.held.keys)
 	maps.DeleteFunc(s.held.keys, func(key Key, _ bool) bool { return slices.Contains(kinds, key.Kind) })
 	if !hold {
@@ -114,8 +117,16 @@ func (c *Core) Held() *schemas.HeldDeletions {
 		return nil
 	}
 	return &schemas.HeldDeletions{
-		Id: c.held.id, Deletions: uint64(len(c.held.keys)), Objects: uint64(len(c.published)), Since: timestamppb.New(c.held.since),
+		Id: c.held.id, Deletions: uint64(len(c.held.keys)), Objects: uint64(c.stated()), Since: timestamppb.New(c.held.since),
 	}
+}
+
+// stated returns how many objects STATE has.
+func (c *Core) stated() (n int) {
+	for _, of := range c.counts {
+		n += of
+	}
+	return n
 }
 
 // Approve deletes what is held under id. An empty id asks only.

@@ -108,13 +108,14 @@ func TestHeldDeletionsAreDoneOnceTheyAreFewEnough(t *testing.T) {
 func TestAnEmptyListAfterARestartIsHeld(t *testing.T) {
 	c := newCore()
 	for _, fact := range pods(500) {
-		c.Known(fact)
+		c.Known(fact, 1)
 	}
-	expect(t, c.Step(now, list()), "+Complete state !deletions_held")
+	expect(t, c.Step(now, List{Kinds: kinds, Version: "9"}), "+Complete state !deletions_held")
 }
 
 func TestAtShareOneNothingIsHeld(t *testing.T) {
 	c := New(Options{Source: "test", Kinds: kinds, MaxDeleteShare: 1, Started: started})
+	c.Lead(now, 1)
 	c.Step(now, list(pods(20)...))
 	if e := c.Step(now, list()); len(e.Publish) != 20 || c.Held() != nil {
 		t.Errorf("published %d, held %v", len(e.Publish), c.Held())

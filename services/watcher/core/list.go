@@ -13,6 +13,10 @@ import (
 
 // list publishes what is new in a list, deletes what it lacks, and says when STATE is complete.
 func (s *step) list(l List) {
+	for _, kind := range l.Kinds {
+		s.reach(kind, l.Version)
+		s.listed[kind] = s.listed[kind] || l.Incomplete == ""
+	}
 	present := make(map[Key]bool, len(l.Facts)+len(l.Refused))
 	for _, fact := range l.Facts {
 		present[KeyOf(fact.GetObject())] = true
@@ -22,7 +26,10 @@ func (s *step) list(l List) {
 		refused[i] = bounded(r)
 		present[KeyOf(refused[i].Object)] = true
 	}
-	missing := s.missing(l.Kinds, present) // before the upserts: shares are of what was published
+	if l.Incomplete == "" {
+		s.attend(l.Kinds, present)
+	}
+	missing := s.missing(l.Kinds) // before the upserts: shares are of what was published
 	hold := s.tooMany(missing, l.Kinds)
 	for _, fact := range l.Facts {
 		s.upsert(fact)
@@ -31,19 +38,35 @@ func (s *step) list(l List) {
 		s.refuse(r)
 	}
 	if l.Incomplete == "" {
-		s.acceptMissing(l.Kinds, present)
 		s.settle(l.Kinds, missing, hold)
-	}
-	for _, kind := range l.Kinds {
-		s.listed[kind] = true
 	}
 	s.sayComplete()
 }
 
-// missing returns what is published of kinds and not present, in order.
-func (s *step) missing(kinds []string, present map[Key]bool) (keys []Key) {
-	for key := range s.published {
+// attend takes that the source has no objects of kinds but those present.
+func (s *step) attend(kinds []string, present map[Key]bool) {
+	for key, o := range s.objects {
+		switch {
+		case !slices.Contains(kinds, key.Kind):
+		case present[key]:
+			o.there, o.went = true, false
+			s.put(key, o)
+		default:
+			o.there, o.went, o.source, o.wanted = false, false, digest{}, nil
+			s.put(key, o)
+		}
+	}
+	for _, key := range slices.SortedFunc(maps.Keys(s.setAside), compare) {
 		if slices.Contains(kinds, key.Kind) && !present[key] {
+			s.accept(key, key.ref())
+		}
+	}
+}
+
+// missing returns what STATE has of kinds and the source hasn't, in order, but for what was seen to go.
+func (s *step) missing(kinds []string) (keys []Key) {
+	for key, o := range s.objects {
+		if !o.there && !o.went && slices.Contains(kinds, key.Kind) && !s.ahead(key, o) {
 			keys = append(keys, key)
 		}
 	}
@@ -51,31 +74,33 @@ func (s *step) missing(kinds []string, present map[Key]bool) (keys []Key) {
 	return keys
 }
 
-func (s *step) acceptMissing(kinds []string, present map[Key]bool) {
-	for _, key := range slices.SortedFunc(maps.Keys(s.setAside), compare) {
-		if slices.Contains(kinds, key.Kind) && !present[key] {
-			s.accept(key, &schemas.ObjectRef{Kind: key.Kind, Namespace: key.Namespace, Name: key.Name})
-		}
-	}
-}
-
 // completeKey names the one fact that says that STATE is complete.
 var completeKey = Key{Kind: "Complete", Name: "state"}
 
-// sayComplete publishes, once for each source, that all of its objects are in STATE.
+// sayComplete publishes, once in each epoch, that all objects of the source are in STATE.
 func (s *step) sayComplete() {
-	if s.complete == s.options.Source || len(s.unlisted()) > 0 {
+	if s.epoch == 0 || s.complete || !s.Ready() || s.lacking() {
 		return
 	}
-	s.complete = s.options.Source
+	s.complete = true
 	fact := &schemas.Fact{
-		Object:      &schemas.ObjectRef{Kind: completeKey.Kind, Name: completeKey.Name},
+		Object:      completeKey.ref(),
 		TriggerTime: timestamppb.New(s.now),
-		State:       &schemas.Fact_Complete{Complete: &schemas.Complete{Source: s.options.Source, Objects: uint64(len(s.published))}},
+		State:       &schemas.Fact_Complete{Complete: &schemas.Complete{Source: s.options.Source, Objects: uint64(s.stated()), Epoch: s.epoch}},
 	}
 	data, err := encode(fact)
 	if err != nil {
 		panic("core: source " + s.options.Source + ": " + err.Error())
 	}
 	s.effects.Publish = append(s.effects.Publish, Publication{fact, data})
+}
+
+// lacking says whether STATE lacks something that the source has told earlier and must tell again.
+func (s *step) lacking() bool {
+	for key, o := range s.objects {
+		if o.there && o.source != (digest{}) && o.stated != o.source && !s.ahead(key, o) {
+			return true
+		}
+	}
+	return false
 }

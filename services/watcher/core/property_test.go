@@ -22,6 +22,8 @@ const pool = 24
 type world struct {
 	t       *rapid.T
 	core    *Core
+	standby *Core // sees what core sees, and what it publishes
+	epoch   uint64
 	share   float64
 	state   map[Key]*schemas.Fact // what STATE keeps, tombstones too
 	objects map[Key]string        // what the source has
@@ -29,11 +31,32 @@ type world struct {
 	seen    map[Key]bool          // what the core has last seen to be there
 }
 
+// start begins anew, with a watcher that has seen nothing yet.
 func (w *world) start() {
-	w.core = New(Options{Source: "test", Kinds: kinds, MaxDeleteShare: w.share, Started: started})
+	w.standby = w.fresh()
+	w.failover()
+}
+
+// fresh returns a watcher that knows STATE and nothing of the source.
+func (w *world) fresh() *Core {
+	c := New(Options{Source: "test", Kinds: kinds, MaxDeleteShare: w.share, Started: started})
 	for _, fact := range w.state {
-		w.core.Known(fact)
+		c.Known(fact, 1)
 	}
+	return c
+}
+
+// failover has the standby lead, and another stand by.
+func (w *world) failover() {
+	w.core, w.standby = w.standby, w.fresh()
+	w.epoch++
+	w.take(w.core.Lead(now, w.epoch))
+}
+
+// step gives both watchers an input.
+func (w *world) step(in Input) {
+	w.take(w.standby.Step(now, in))
+	w.take(w.core.Step(now, in))
 }
 
 // take does what the effects ask for, and checks that nothing is said twice.
@@ -51,6 +74,7 @@ func (w *world) take(e Effects) {
 			w.t.Fatalf("deleted though it is there: %s", key)
 		}
 		w.state[key] = &fact
+		w.standby.Known(&fact, 1)
 	}
 }
 
@@ -93,33 +117,35 @@ func (w *world) list() List {
 
 func (w *world) act() {
 	key := Key{"Pod", "a", fmt.Sprint("p", rapid.IntRange(0, pool-1).Draw(w.t, "pod"))}
-	switch rapid.SampledFrom([]string{"put", "put", "put", "spoil", "delete", "miss", "miss", "list", "list", "partial", "restart", "approve", "approve"}).Draw(w.t, "act") {
+	switch rapid.SampledFrom([]string{"put", "put", "put", "spoil", "delete", "miss", "miss", "list", "list", "partial", "restart", "failover", "failover", "approve", "approve"}).Draw(w.t, "act") {
 	case "put":
 		w.objects[key] = fmt.Sprint("n", rapid.IntRange(0, 2).Draw(w.t, "node"))
 		delete(w.bad, key)
-		w.take(w.core.Step(now, w.input(key)))
+		w.step(w.input(key))
 	case "spoil":
 		if _, there := w.objects[key]; there {
 			w.bad[key] = true
-			w.take(w.core.Step(now, w.input(key)))
+			w.step(w.input(key))
 		}
 	case "delete":
 		delete(w.objects, key)
 		delete(w.bad, key)
 		delete(w.seen, key)
-		w.take(w.core.Step(now, Delete{&schemas.ObjectRef{Kind: "Pod", Namespace: "a", Name: key.Name}}))
+		w.step(Delete{&schemas.ObjectRef{Kind: "Pod", Namespace: "a", Name: key.Name}})
 	case "miss": // the watch was away: objects come and go unseen
 		w.miss(rapid.Uint32().Draw(w.t, "missed"))
 	case "list":
-		w.take(w.core.Step(now, w.list()))
+		w.step(w.list())
 	case "partial":
 		before := len(w.stored())
-		w.take(w.core.Step(now, List{Kinds: kinds, Incomplete: "test"}))
+		w.step(List{Kinds: kinds, Incomplete: "test"})
 		if after := len(w.stored()); after != before {
 			w.t.Fatalf("an incomplete list deleted %d objects", before-after)
 		}
 	case "restart":
 		w.start()
+	case "failover":
+		w.failover()
 	case "approve":
 		e, _ := w.core.Approve(now, w.core.Held().GetId())
 		w.take(e)
@@ -153,7 +179,7 @@ func TestAnyRoadLeadsToTheLastState(t *testing.T) {
 			w.act()
 		}
 		clear(w.bad) // in the end everything is good, listed and approved
-		w.take(w.core.Step(now, w.list()))
+		w.step(w.list())
 		if held := w.core.Held(); held != nil {
 			e, reply := w.core.Approve(now, held.GetId())
 			if !reply.GetApproved() {
@@ -169,7 +195,7 @@ func TestAnyRoadLeadsToTheLastState(t *testing.T) {
 		}
 		before := maps.Clone(w.state)
 		w.start()
-		w.take(w.core.Step(now, w.list()))
+		w.step(w.list())
 		if len(before) != len(w.state) {
 			t.Fatal("a restart with nothing new published something")
 		}

@@ -39,20 +39,26 @@ func cut(text string, most int) string {
 	return fmt.Sprintf("%s… (%d bytes)", strings.ToValidUTF8(text[:most], ""), len(text))
 }
 
+// asideText ends what is said of an object that is set aside.
+const asideText = ". The object is set aside, what was known of it before stays, and all others go on"
+
 // refuse sets an object aside and says so once. What was published of it stays: an object that can't be read is no
 // object that is gone.
 func (s *step) refuse(r Refusal) {
 	key := KeyOf(r.Object)
 	s.unhold(key)
-	if _, known := s.published[key]; !known && r.Closed != nil && KeyOf(r.Closed.GetObject()) == key {
+	s.reach(key.Kind, r.Object.GetResourceVersion())
+	o := s.objects[key]
+	o.there, o.went, o.source, o.wanted = true, false, digest{}, nil
+	s.put(key, o)
+	if o.stated == (digest{}) && r.Closed != nil && KeyOf(r.Closed.GetObject()) == key {
 		s.upsert(r.Closed)
 	}
 	if s.setAside[key] == r.Reason {
 		return
 	}
 	s.setAside[key] = r.Reason
-	s.tell(schemas.Severity_SEVERITY_WARNING, "object_set_aside", r.Object,
-		r.Reason+". The object is set aside, what was known of it before stays, and all others go on")
+	s.tell(schemas.Severity_SEVERITY_WARNING, "object_set_aside", r.Object, r.Reason+asideText)
 }
 
 // accept ends an object's being set aside, because it is good again or gone.
@@ -84,7 +90,7 @@ func (c *Core) SetAside() []*schemas.SetAside {
 	var out []*schemas.SetAside
 	for _, key := range slices.SortedFunc(maps.Keys(c.setAside), compare) {
 		out = append(out, &schemas.SetAside{
-			Object: &schemas.ObjectRef{Kind: key.Kind, Namespace: key.Namespace, Name: key.Name}, Reason: c.setAside[key],
+			Object: key.ref(), Reason: c.setAside[key],
 		})
 	}
 	return out

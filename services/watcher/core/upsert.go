@@ -12,43 +12,56 @@ import (
 	"github.com/deltaplane/deltaplane/schemas"
 )
 
-// upsert publishes fact unless STATE already says so.
+// upsert takes what an object is now, and publishes it unless STATE already says so.
 func (s *step) upsert(fact *schemas.Fact) {
 	key := KeyOf(fact.GetObject())
 	s.unhold(key)
-	before, known := s.published[key]
-	digest, err := digestOf(fact)
+	s.reach(key.Kind, fact.GetObject().GetResourceVersion())
+	o := s.objects[key]
+	sum, err := digestOf(fact)
 	if err != nil {
 		s.refuse(Refusal{Object: fact.GetObject(), Reason: fmt.Sprintf("%s: %v", key, err)})
 		return
 	}
-	if known && before.digest == digest {
-		s.effects.Suppressed++
-		s.accept(key, fact.GetObject())
-		return
-	}
-	now := entry{digest: digest, uid: fact.GetObject().GetUid()}
-	if fact.GetTriggerTime() != nil {
-		now.trigger = fact.GetTriggerTime().AsTime()
-	}
+	carried := fact.GetTriggerTime()
 	stamped := &schemas.Fact{
-		Object: fact.GetObject(), TriggerTime: timestamppb.New(s.trigger(now.trigger, before.trigger)),
+		Object: fact.GetObject(), TriggerTime: timestamppb.New(s.trigger(carried, o.trigger)),
 		Manager: fact.GetManager(), State: fact.State,
 	}
-	data, err := encode(stamped)
-	if err != nil {
-		s.refuse(Refusal{Object: fact.GetObject(), Reason: fmt.Sprintf("%s: %v", key, err)})
+	if carried != nil {
+		o.trigger = carried.AsTime()
+	}
+	if o.stated != sum {
+		data, err := encode(stamped)
+		if err != nil {
+			s.refuse(Refusal{Object: fact.GetObject(), Reason: fmt.Sprintf("%s: %v", key, err)})
+			return
+		}
+		o.wanted = &Publication{stamped, data}
+	} else {
+		s.effects.Suppressed++
+	}
+	o.there, o.went, o.source = true, false, sum
+	s.put(key, o)
+	s.accept(key, fact.GetObject())
+	s.say(key)
+}
+
+// say publishes what the source says of an object and STATE doesn't.
+func (s *step) say(key Key) {
+	o := s.objects[key]
+	if s.epoch == 0 || o.wanted == nil || s.ahead(key, o) {
 		return
 	}
-	s.accept(key, fact.GetObject())
-	s.remember(key, now)
-	s.effects.Publish = append(s.effects.Publish, Publication{stamped, data})
+	s.effects.Publish = append(s.effects.Publish, *o.wanted)
+	s.state(key, o.wanted.Fact, o.source, 0)
 }
 
 // trigger returns the time that an object carries if that can be when this change came about: not before the watcher
 // started, not after now, and not the time of an earlier change that the object still carries.
-func (s *step) trigger(carried, before time.Time) time.Time {
-	if carried.Before(s.options.Started) || carried.After(s.now) || carried.Equal(before) {
+func (s *step) trigger(carries *timestamppb.Timestamp, before time.Time) time.Time {
+	carried := carries.AsTime()
+	if carries == nil || carried.Before(s.options.Started) || carried.After(s.now) || carried.Equal(before) {
 		return s.now
 	}
 	return carried
@@ -67,24 +80,28 @@ func encode(fact *schemas.Fact) ([]byte, error) {
 	return data, nil
 }
 
-// gone publishes the tombstone of an object, if it was published.
+// gone takes that an object was seen to go, and publishes its tombstone if it was published.
 func (s *step) gone(ref *schemas.ObjectRef) {
 	key := KeyOf(ref)
 	s.unhold(key)
+	s.reach(key.Kind, ref.GetResourceVersion())
 	s.accept(key, ref)
+	if o, known := s.objects[key]; known {
+		o.there, o.went, o.source, o.wanted = false, true, digest{}, nil
+		s.put(key, o)
+	}
 	s.bury(key, ref)
 }
 
 // bury publishes the tombstone of what is at key; ref, which may be nil, has the version that was deleted.
 func (s *step) bury(key Key, ref *schemas.ObjectRef) {
-	before, known := s.published[key]
-	if !known {
+	o := s.objects[key]
+	if s.epoch == 0 || o.stated == (digest{}) || s.ahead(key, o) {
 		return
 	}
-	s.forget(key)
 	fact := &schemas.Fact{
 		Object: &schemas.ObjectRef{
-			Kind: key.Kind, Namespace: key.Namespace, Name: key.Name, Uid: before.uid, ResourceVersion: ref.GetResourceVersion(),
+			Kind: key.Kind, Namespace: key.Namespace, Name: key.Name, Uid: o.uid, ResourceVersion: ref.GetResourceVersion(),
 		},
 		TriggerTime: timestamppb.New(s.now),
 	}
@@ -93,4 +110,5 @@ func (s *step) bury(key Key, ref *schemas.ObjectRef) {
 		panic(fmt.Sprintf("core: tombstone of %s: %v", key, err)) // Its names were encoded before.
 	}
 	s.effects.Publish = append(s.effects.Publish, Publication{fact, data})
+	s.state(key, fact, digest{}, 0)
 }

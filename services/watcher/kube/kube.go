@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 
 // Package kube is a source of objects: a Kubernetes API server, watched through client-go, which nothing else in
-// deltaplane uses. It also finds out what the cluster doesn't say in any object, such as its pod CIDR, and chooses one
-// of several watchers by a Lease.
+// deltaplane uses. It also finds out what the cluster doesn't say in any object, such as its pod CIDR, and which Nodes
+// have not been heard of for long.
 //
 // It keeps no copy of the cluster: objects become facts as they arrive, and what STATE lacks is worked out by core
 // from complete lists. Each list is read at the newest version: one from an API server's old cache would delete what
@@ -11,7 +11,9 @@ package kube
 
 import (
 	"context"
+	"fmt"
 	"log/slog"
+	"sync"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -43,10 +45,36 @@ type Source struct {
 	OnWatch func(kind string)
 
 	lookForEvery time.Duration // 0 is the default; for tests
+
+	mu   sync.Mutex
+	away map[string]error // why a kind can't be listed or watched, by kind
+}
+
+// Away says why the API server can't be watched at the moment; nil if it can.
+func (s *Source) Away() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for kind, err := range s.away {
+		return fmt.Errorf("%s can't be watched: %w", kind, err)
+	}
+	return nil
+}
+
+// tried notes whether a kind could be listed or watched.
+func (s *Source) tried(kind string, err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.away == nil {
+		s.away = map[string]error{}
+	}
+	delete(s.away, kind)
+	if err != nil {
+		s.away[kind] = err
+	}
 }
 
 // Run emits a complete list of each kind, then every change, until ctx ends.
-func (s *Source) Run(ctx context.Context, emit func(core.Input)) error {
+func (s *Source) Run(ctx context.Context, lost map[string]bool, emit func(core.Input)) error {
 	group, ctx := errgroup.WithContext(ctx)
 	found := newFinder(s.Client, s.Log, emit)
 	for _, k := range s.kinds() {
@@ -81,8 +109,11 @@ func (s *Source) reflector(k kind, to *store) *cache.Reflector {
 				o.ResourceVersion = "" // the newest, not what this API server happens to have cached
 			}
 			l, err := k.list(ctx, o)
-			if err != nil && ctx.Err() == nil {
-				s.Log.Warn("objects can't be listed; trying again", "kind", k.name, "error", err)
+			if ctx.Err() == nil {
+				s.tried(k.name, err)
+				if err != nil {
+					s.Log.Warn("objects can't be listed; trying again", "kind", k.name, "error", err)
+				}
 			}
 			return l, err
 		},
@@ -90,9 +121,15 @@ func (s *Source) reflector(k kind, to *store) *cache.Reflector {
 			if s.OnWatch != nil {
 				s.OnWatch(k.name)
 			}
+			if o.SendInitialEvents != nil {
+				o.ResourceVersion = "" // as above
+			}
 			w, err := k.watch(ctx, o)
-			if err != nil && ctx.Err() == nil && o.SendInitialEvents == nil { // old servers can't send those: then it lists
-				s.Log.Warn("the API server can't be watched; trying again", "kind", k.name, "error", err)
+			if ctx.Err() == nil && (err == nil || o.SendInitialEvents == nil) { // old servers can't send those: then it lists
+				s.tried(k.name, err)
+				if err != nil {
+					s.Log.Warn("the API server can't be watched; trying again", "kind", k.name, "error", err)
+				}
 			}
 			return w, err
 		},
@@ -101,35 +138,45 @@ func (s *Source) reflector(k kind, to *store) *cache.Reflector {
 		cache.ReflectorOptions{Name: "deltaplane " + k.name, TypeDescription: k.name, Backoff: &backoff})
 }
 
-// kind is how one kind is listed and watched.
+// kind is how one kind is listed and watched, and one of its objects got.
 type kind struct {
 	name    string
 	client  any // that list and watch ask
 	example runtime.Object
 	list    func(context.Context, metav1.ListOptions) (runtime.Object, error)
 	watch   func(context.Context, metav1.ListOptions) (watch.Interface, error)
+	get     func(ctx context.Context, namespace, name string) (metav1.Object, error)
 }
 
-// lister is what client-go has for each kind, with L the kind's list.
-type lister[L runtime.Object] interface {
+// client is what client-go has for each kind, with L the kind's list and O its object.
+type client[L runtime.Object, O metav1.Object] interface {
 	List(context.Context, metav1.ListOptions) (L, error)
 	Watch(context.Context, metav1.ListOptions) (watch.Interface, error)
+	Get(context.Context, string, metav1.GetOptions) (O, error)
 }
 
-func kindOf[L runtime.Object](name string, client any, example runtime.Object, from lister[L]) kind {
-	return kind{name, client, example, func(ctx context.Context, o metav1.ListOptions) (runtime.Object, error) {
-		return from.List(ctx, o)
-	}, from.Watch}
+func kindOf[L runtime.Object, O metav1.Object, C client[L, O]](name string, asks any, example runtime.Object, in func(namespace string) C) kind {
+	all := in(metav1.NamespaceAll)
+	return kind{
+		name: name, client: asks, example: example, watch: all.Watch,
+		list: func(ctx context.Context, o metav1.ListOptions) (runtime.Object, error) { return all.List(ctx, o) },
+		get: func(ctx context.Context, namespace, name string) (metav1.Object, error) {
+			return in(namespace).Get(ctx, name, metav1.GetOptions{})
+		},
+	}
 }
+
+// everywhere is for kinds that have no namespace.
+func everywhere[C any](client C) func(string) C { return func(string) C { return client } }
 
 func (s *Source) kinds() []kind {
-	c, all := s.Client, metav1.NamespaceAll
+	c := s.Client
 	return []kind{
-		kindOf(convert.KindNamespace, c, &corev1.Namespace{}, c.CoreV1().Namespaces()),
-		kindOf(convert.KindNode, c, &corev1.Node{}, c.CoreV1().Nodes()),
-		kindOf(convert.KindService, c, &corev1.Service{}, c.CoreV1().Services(all)),
-		kindOf(convert.KindEndpointSlice, c, &discoveryv1.EndpointSlice{}, c.DiscoveryV1().EndpointSlices(all)),
-		kindOf(convert.KindPod, c, &corev1.Pod{}, c.CoreV1().Pods(all)),
-		kindOf(convert.KindNetworkPolicy, c, &networkingv1.NetworkPolicy{}, c.NetworkingV1().NetworkPolicies(all)),
+		kindOf(convert.KindNamespace, c, &corev1.Namespace{}, everywhere(c.CoreV1().Namespaces())),
+		kindOf(convert.KindNode, c, &corev1.Node{}, everywhere(c.CoreV1().Nodes())),
+		kindOf(convert.KindService, c, &corev1.Service{}, c.CoreV1().Services),
+		kindOf(convert.KindEndpointSlice, c, &discoveryv1.EndpointSlice{}, c.DiscoveryV1().EndpointSlices),
+		kindOf(convert.KindPod, c, &corev1.Pod{}, c.CoreV1().Pods),
+		kindOf(convert.KindNetworkPolicy, c, &networkingv1.NetworkPolicy{}, c.NetworkingV1().NetworkPolicies),
 	}
 }

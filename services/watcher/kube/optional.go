@@ -16,6 +16,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/watch"
+	"k8s.io/client-go/dynamic"
 
 	"github.com/deltaplane/deltaplane/services/watcher/convert"
 	"github.com/deltaplane/deltaplane/services/watcher/core"
@@ -35,7 +36,15 @@ func (s *Source) clusterNetworkPolicies() resource {
 	example := &unstructured.Unstructured{}
 	example.SetGroupVersionKind(of.GroupVersion().WithKind(convert.KindClusterNetworkPolicy))
 	from := s.Dynamic.Resource(of)
-	return resource{of: of, kind: kindOf(convert.KindClusterNetworkPolicy, s.Dynamic, example, from)}
+	return resource{of: of, kind: kindOf(convert.KindClusterNetworkPolicy, s.Dynamic, example, func(string) dynamicResource { return dynamicResource{from} })}
+}
+
+// dynamicResource is a dynamic client with the methods of others.
+type dynamicResource struct{ dynamic.ResourceInterface }
+
+// Get gets one object.
+func (r dynamicResource) Get(ctx context.Context, name string, o metav1.GetOptions) (*unstructured.Unstructured, error) {
+	return r.ResourceInterface.Get(ctx, name, o)
 }
 
 // optional watches a kind while the API server serves it. While it doesn't there are no such objects: an empty list
@@ -57,14 +66,25 @@ func (s *Source) optional(ctx context.Context, r resource, emit func(core.Input)
 			end()
 		case err == nil && !absent:
 			s.Log.Info("the cluster lacks a kind that is optional; looking for it", "kind", r.name, "resource", r.of.GroupResource())
-			absent = true
-			emit(core.List{Kinds: []string{r.name}})
+			absent = s.lacks(ctx, r.name, emit)
 		}
 		select {
 		case <-ctx.Done():
 		case <-time.After(cmp.Or(s.lookForEvery, lookForEvery)):
 		}
 	}
+}
+
+// lacks emits that there are no objects of a kind, at the version that the API server is at now.
+func (s *Source) lacks(ctx context.Context, kind string, emit func(core.Input)) bool {
+	any, err := s.Client.CoreV1().Namespaces().List(ctx, metav1.ListOptions{Limit: 1})
+	if err != nil {
+		s.Log.Warn("the API server doesn't say at which version it is; trying again", "error", err)
+		return false
+	}
+	s.tried(kind, nil)
+	emit(core.List{Kinds: []string{kind}, Version: any.ResourceVersion})
+	return true
 }
 
 // serves asks whether the API server has a resource. It answers 503, not 404, until it has read what it is to serve

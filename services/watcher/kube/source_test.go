@@ -145,7 +145,7 @@ func watching(t *testing.T, names ...string) (*api, func(want string)) {
 	ctx, stop := context.WithCancel(context.WithoutCancel(t.Context())) // Cleanup waits for what comes late
 	done := make(chan error)
 	go func() {
-		done <- source.Run(ctx, func(in core.Input) {
+		done <- source.Run(ctx, nil, func(in core.Input) {
 			if l, ok := in.(core.List); ok {
 				listed.Store(l.Kinds[0], true)
 			}

@@ -47,8 +47,8 @@ func (s *store) Delete(object any) error {
 }
 
 // Replace emits a complete list: a reflector calls it only with all objects of the kind.
-func (s *store) Replace(objects []any, _ string) error {
-	list := core.List{Kinds: []string{s.kind}}
+func (s *store) Replace(objects []any, version string) error {
+	list := core.List{Kinds: []string{s.kind}, Version: version}
 	for _, object := range objects {
 		switch in := trimmed(object).input.(type) {
 		case core.Upsert:

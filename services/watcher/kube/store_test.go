@@ -46,12 +46,12 @@ func TestAReflectorsCallsBecomeInputs(t *testing.T) {
 		"a bad object is deleted": {func(s *store) error { return s.Delete(bad) }, []core.Input{core.Delete{Object: badRef}}},
 		"a list, trimmed or not": {
 			func(s *store) error { return s.Replace([]any{namespace("a"), trimmed(namespace("b")), bad}, "7") },
-			[]core.Input{core.List{Kinds: []string{"Namespace"}, Facts: []*schemas.Fact{fact("a"), fact("b")}, Refused: []core.Refusal{refusal}}},
+			[]core.Input{core.List{Kinds: []string{"Namespace"}, Version: "7", Facts: []*schemas.Fact{fact("a"), fact("b")}, Refused: []core.Refusal{refusal}}},
 		},
-		"an empty list": {func(s *store) error { return s.Replace(nil, "7") }, []core.Input{core.List{Kinds: []string{"Namespace"}}}},
+		"an empty list": {func(s *store) error { return s.Replace(nil, "7") }, []core.Input{core.List{Kinds: []string{"Namespace"}, Version: "7"}}},
 		"a list with an object without a name": {
 			func(s *store) error { return s.Replace([]any{namespace("")}, "7") },
-			[]core.Input{core.List{Kinds: []string{"Namespace"}, Incomplete: "a Namespace in the list has no name"}},
+			[]core.Input{core.List{Kinds: []string{"Namespace"}, Version: "7", Incomplete: "a Namespace in the list has no name"}},
 		},
 		"an object without a name": {func(s *store) error { return s.Add(namespace("")) }, nil},
 		"resync":                   {(*store).Resync, nil},

@@ -1,0 +1,263 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"context"
+	"fmt"
+	"sync"
+	"time"
+
+	"google.golang.org/protobuf/proto"
+
+	"github.com/deltaplane/deltaplane/internal/bus"
+	"github.com/deltaplane/deltaplane/internal/lead"
+	"github.com/deltaplane/deltaplane/schemas"
+	"github.com/deltaplane/deltaplane/services/watcher/core"
+)
+
+const (
+	// inputsWaiting bounds what a source, or STATE, may be ahead; then it waits.
+	inputsWaiting = 1024
+	// catchUpTime bounds how long whoever has taken the epoch may take to hear of it: then it knows all of STATE.
+	catchUpTime = 5 * time.Second
+)
+
+// session is one time of knowing what the source has and what STATE holds. It stands by first; if it comes to lead it does
+// so until it ends. A new one begins with nothing, so that no doubt about what was appended outlives it.
+//
+//	STATE read ──► source listed ──► stands by ──► epoch taken ──► STATE read to it ──► leads
+type session struct {
+	*service
+	core   *core.Core
+	end    context.CancelCauseFunc
+	done   chan struct{} // closed when it is over, with err
+	err    error
+	begun  chan term
+	stored chan stored // what STATE has
+	newest *schemas.Epoch
+
+	running sync.WaitGroup
+	inputs  chan core.Input // of the source that runs; nil before STATE is read
+	unwatch func()          // ends the source, and waits for it
+	warm    bool
+}
+
+// term is the right to lead that a replica was given.
+type term struct {
+	ctx   context.Context
+	fence *bus.Fence
+}
+
+// stored is one message of STATE.
+type stored struct {
+	sequence uint64
+	fact     *schemas.Fact
+	epoch    *schemas.Epoch
+	caughtUp bool // none, but all that there was is read
+}
+
+// session runs one until ctx ends, the bus was away, another watcher leads in its place, or something fails.
+func (w *service) session(ctx context.Context) (err error) {
+	if err := w.conn.EnsureStreams(ctx, w.settings.replicas, schemas.StateFacts, schemas.EventLog); err != nil {
+		return err
+	}
+	ctx, end := context.WithCancelCause(ctx)
+	s := &session{
+		service: w, end: end, done: make(chan struct{}), begun: make(chan term), stored: make(chan stored, inputsWaiting),
+		newest: &schemas.Epoch{}, unwatch: func() {},
+		core: core.New(core.Options{
+			Source: w.sourceName, Kinds: w.kinds, MaxDeleteShare: w.settings.maxDeleteShare, Versioned: w.versioned, Started: w.started,
+		}),
+	}
+	w.hold(s)
+	defer func() {
+		w.hold(nil)
+		end(err)
+		s.unwatch()
+		s.running.Wait()
+		s.err = err
+		close(s.done)
+	}()
+	return s.run(ctx)
+}
+
+func (w *service) hold(s *session) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.current = s
+}
+
+func (s *session) run(ctx context.Context) error {
+	following, unfollow := context.WithCancel(ctx)
+	defer unfollow()
+	s.running.Go(func() {
+		if err := s.follow(following); following.Err() == nil {
+			s.end(err)
+		}
+	})
+	t, err := s.standBy(ctx)
+	if err != nil {
+		return err
+	}
+	ctx, end := context.WithCancelCause(ctx)
+	defer end(nil)
+	defer context.AfterFunc(t.ctx, func() { end(context.Cause(t.ctx)) })()
+	if err := s.catchUp(ctx, t.fence.Epoch()); err != nil {
+		return err
+	}
+	unfollow() // from here on nobody else appends
+	return s.leadOn(ctx, t.fence)
+}
+
+// leads has the session lead until it ends, which it does when ctx does.
+func (s *session) leads(ctx context.Context, fence *bus.Fence) error {
+	select {
+	case s.begun <- term{ctx, fence}:
+		<-s.done
+	case <-s.done:
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+	return s.err
+}
+
+// follow hands over what STATE has, and goes on with what it gets, until ctx ends.
+func (s *session) follow(ctx context.Context) error {
+	put := func(m stored) error {
+		select {
+		case s.stored <- m:
+			return nil
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+	}
+	return s.conn.Follow(ctx, bus.ReadOptions{
+		Stream: schemas.StateFacts.Name, Subjects: []string{schemas.SubjectAllState, schemas.SubjectStateEpoch},
+		OnCaughtUp: func() { _ = put(stored{caughtUp: true}) },
+	}, func(r bus.Record) error {
+		m := stored{sequence: r.Sequence}
+		var into proto.Message
+		if r.Subject == schemas.SubjectStateEpoch {
+			m.epoch = &schemas.Epoch{}
+			into = m.epoch
+		} else {
+			m.fact = &schemas.Fact{}
+			into = m.fact
+		}
+		if err := proto.Unmarshal(r.Data, into); err != nil {
+			s.log.Warn("STATE holds something that is no Fact; whoever reads it sets it aside", "subject", r.Subject, "error", err)
+			return nil
+		}
+		return put(m)
+	})
+}
+
+// standBy takes in what STATE and the source say until this watcher is to lead.
+func (s *session) standBy(ctx context.Context) (term, error) {
+	tick := time.NewTicker(shapeEvery)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return term{}, context.Cause(ctx)
+		case m := <-s.stored:
+			if err := s.know(ctx, m); err != nil {
+				return term{}, err
+			}
+		case in := <-s.inputs:
+			s.core.Step(time.Now(), in)
+		case t := <-s.begun:
+			return t, nil
+		case <-tick.C:
+		}
+		s.shape()
+	}
+}
+
+// catchUp reads STATE up to where this watcher has taken the epoch: nobody else has appended anything after that.
+func (s *session) catchUp(ctx context.Context, epoch uint64) error {
+	late := time.After(catchUpTime)
+	for s.newest.GetEpoch() < epoch {
+		select {
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		case m := <-s.stored:
+			if err := s.know(ctx, m); err != nil {
+				return err
+			}
+		case <-late:
+			return fmt.Errorf("STATE could not be read up to epoch %d, which this watcher has taken, within %v", epoch, catchUpTime)
+		}
+	}
+	return nil
+}
+
+// know takes in a message of STATE. Epochs only grow: if one doesn't, what was read of STATE is no longer what it has.
+func (s *session) know(ctx context.Context, m stored) error {
+	switch {
+	case m.caughtUp:
+		s.watch(ctx)
+	case m.fact != nil:
+		s.core.Known(m.fact, m.sequence)
+	case m.epoch.GetEpoch() < s.newest.GetEpoch() || m.epoch.GetEpoch() == s.newest.GetEpoch() && !proto.Equal(m.epoch, s.newest):
+		return fmt.Errorf("STATE has gone from epoch %d of %s to %d of %s: %w",
+			s.newest.GetEpoch(), s.newest.GetHolder(), m.epoch.GetEpoch(), m.epoch.GetHolder(), bus.ErrReplaced)
+	default:
+		s.newest = m.epoch
+	}
+	return nil
+}
+
+// watch starts the source, or starts it again, which then lists everything.
+func (s *session) watch(ctx context.Context) {
+	s.unwatch()
+	inputs := make(chan core.Input, inputsWaiting)
+	ctx, stop := context.WithCancel(ctx)
+	ended, lost := make(chan struct{}), s.core.Lost()
+	s.inputs = inputs
+	s.unwatch = func() {
+		stop()
+		<-ended
+	}
+	s.running.Go(func() {
+		defer close(ended)
+		err := s.source.Run(ctx, lost, func(in core.Input) {
+			select {
+			case inputs <- in:
+			case <-ctx.Done():
+			}
+		})
+		if ctx.Err() == nil {
+			s.end(fmt.Errorf("the source has ended: %w", err))
+		}
+	})
+}
+
+// shape says whether this watcher could lead: it knows STATE, everything was listed, and the source is there.
+func (s *session) shape() {
+	warm := s.core.Ready()
+	if warm && !s.warm {
+		s.log.Info("warm: STATE and the source are known", "objects", s.core.Objects())
+		s.note(func(now *standing) { now.warm, now.trouble = true, nil })
+	}
+	s.warm = warm
+	if !warm {
+		s.cold()
+	}
+	able := warm && s.source.Away() == nil
+	s.metrics.able.Set(map[bool]float64{true: 1}[able])
+	s.replica.Set(lead.Shape{Able: able})
+}
+
+// cold says why this watcher isn't warm yet, if it is for something that can't be read.
+func (s *session) cold() {
+	aside := s.core.SetAside()
+	if len(aside) == 0 {
+		return
+	}
+	if was, _ := s.stands(); was.cold != aside[0].GetReason() {
+		s.log.Warn("the source has not listed everything yet", "error", aside[0].GetReason())
+		s.note(func(now *standing) { now.cold = aside[0].GetReason() })
+	}
+}

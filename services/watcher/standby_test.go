@@ -1,0 +1,106 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"fmt"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"github.com/deltaplane/deltaplane/schemas"
+)
+
+// warm waits until the watcher could lead.
+func (w *watcher) warm(t *testing.T) {
+	t.Helper()
+	eventually(t, func() error {
+		if s, _ := w.stands(); !s.warm {
+			return fmt.Errorf("not warm: %+v", s)
+		}
+		return nil
+	})
+}
+
+func (w *watcher) leading() bool {
+	s, _ := w.stands()
+	return s.leading
+}
+
+// pair starts two watchers on one folder, of which the first leads.
+func pair(t *testing.T, b *testBus, path string) (leader, standby *watcher) {
+	t.Helper()
+	leader = start(t, b.server.URL(), onFolder(path))
+	leader.complete(t)
+	standby = start(t, b.server.URL(), onFolder(path))
+	standby.warm(t)
+	if standby.leading() {
+		t.Fatal("the second leads, too")
+	}
+	return leader, standby
+}
+
+// Promise P4: a watcher that stops hands over to one that has nothing to publish.
+func TestTheStandbyTakesOverFromOneThatStops(t *testing.T) {
+	b, path := startBus(t), t.TempDir()
+	write(t, filepath.Join(path, "a.yaml"), yamlsOf(40))
+	leader, standby := pair(t, b, path)
+	write(t, filepath.Join(path, "b.yaml"), yamlOf("late", 80))
+	eventually(t, func() error {
+		if state, _ := b.state(); state["Service shop/late"] == "" {
+			return fmt.Errorf("STATE: %v", state)
+		}
+		return nil
+	})
+	_, before := b.state()
+	begun := time.Now()
+	leader.stop()
+	standby.complete(t)
+	t.Logf("taken over after %v", time.Since(begun))
+	if _, after := b.state(); after != before+2 {
+		t.Errorf("taking over published up to sequence %d, was %d; want an epoch and that STATE is complete", after, before)
+	}
+	write(t, filepath.Join(path, "b.yaml"), yamlOf("late", 81))
+	eventually(t, func() error {
+		if state, _ := b.state(); state["Service shop/late"] != "81" {
+			return fmt.Errorf("STATE: %v", state)
+		}
+		return nil
+	})
+}
+
+// Fault 2: a leader that is gone without a word is followed by the standby, and what changed meanwhile isn't lost.
+func TestTheStandbyTakesOverFromOneThatIsGone(t *testing.T) {
+	b, path := startBus(t), t.TempDir()
+	write(t, filepath.Join(path, "a.yaml"), yamlOf("cart", 80))
+	leader, standby := pair(t, b, path)
+	_, conn := leader.stands()
+	conn.Close()
+	write(t, filepath.Join(path, "a.yaml"), yamlOf("cart", 81))
+	b.expect(map[string]string{"Service shop/cart": "81", "Complete state": "there"})
+	if !standby.leading() {
+		t.Error("the standby doesn't lead")
+	}
+}
+
+// Fault 5: a STATE that was lost, or is an old backup, is filled again by whoever leads.
+func TestAStateThatIsTakenAwayIsMadeAnew(t *testing.T) {
+	b, path := startBus(t), t.TempDir()
+	write(t, filepath.Join(path, "a.yaml"), yamlOf("cart", 80))
+	fast := func(w *service) {
+		onFolder(path)(w)
+		w.lookEvery = 50 * time.Millisecond
+	}
+	start(t, b.server.URL(), fast).complete(t)
+	start(t, b.server.URL(), fast).warm(t)
+	if _, err := b.conn.Request(t.Context(), "$JS.API.STREAM.DELETE."+schemas.StateFacts.Name, nil); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, func() error {
+		state, _ := b.state()
+		if state["Service shop/cart"] != "80" || state["Complete state"] == "" {
+			return fmt.Errorf("STATE: %v", state)
+		}
+		return nil
+	})
+}
