@@ -3,6 +3,7 @@
 package core
 
 import (
+	"maps"
 	"time"
 
 	"github.com/deltaplane/deltaplane/schemas"
@@ -89,7 +90,7 @@ func (c *Core) Stored(publications []Publication, last uint64) {
 }
 
 // Lost returns the Nodes that STATE says are lost.
-func (c *Core) Lost() map[string]bool { return c.lost }
+func (c *Core) Lost() map[string]bool { return maps.Clone(c.lost) }
 
 // reach notes how far the source has come.
 func (c *Core) reach(kind, version string) {

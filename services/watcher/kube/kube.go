@@ -14,6 +14,7 @@ import (
 	"fmt"
 	"log/slog"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -48,6 +49,8 @@ type Source struct {
 
 	mu   sync.Mutex
 	away map[string]error // why a kind can't be listed or watched, by kind
+
+	complained atomic.Bool // about Leases, which need not be there
 }
 
 // Away says why the API server can't be watched at the moment; nil if it can.
@@ -60,16 +63,22 @@ func (s *Source) Away() error {
 	return nil
 }
 
-// tried notes whether a kind could be listed or watched.
-func (s *Source) tried(kind string, err error) {
+// tried notes, and says, whether a kind could be listed or watched.
+func (s *Source) tried(k kind, what string, err error) {
+	if err != nil && (!k.minor || !s.complained.Swap(true)) {
+		s.Log.Warn(what+"; trying again", "kind", k.name, "error", err)
+	}
+	if k.minor {
+		return
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.away == nil {
 		s.away = map[string]error{}
 	}
-	delete(s.away, kind)
+	delete(s.away, k.name)
 	if err != nil {
-		s.away[kind] = err
+		s.away[k.name] = err
 	}
 }
 
@@ -77,11 +86,19 @@ func (s *Source) tried(kind string, err error) {
 func (s *Source) Run(ctx context.Context, lost map[string]bool, emit func(core.Input)) error {
 	group, ctx := errgroup.WithContext(ctx)
 	found := newFinder(s.Client, s.Log, emit)
+	nodes := newNodes(lost, s.Log, emit)
+	reflectors := []*cache.Reflector{s.reflector(s.nodeLeases(), nodes)}
 	for _, k := range s.kinds() {
-		r := s.reflector(k, &store{kind: k.name, emit: func(in core.Input) {
+		emit := emit
+		if k.name == convert.KindNode {
+			emit = nodes.see
+		}
+		reflectors = append(reflectors, s.reflector(k, &store{kind: k.name, emit: func(in core.Input) {
 			emit(in)
 			found.see(in)
-		}})
+		}}))
+	}
+	for _, r := range reflectors {
 		group.Go(func() error {
 			r.RunWithContext(ctx)
 			return nil
@@ -101,7 +118,7 @@ func (s *Source) Run(ctx context.Context, lost map[string]bool, emit func(core.I
 // again is how a list or watch that failed is tried again: one watcher may ask more often than 5,000 nodes could.
 var again = wait.Backoff{Duration: 250 * time.Millisecond, Factor: 2, Jitter: 0.5, Steps: 5, Cap: 4 * time.Second}
 
-func (s *Source) reflector(k kind, to *store) *cache.Reflector {
+func (s *Source) reflector(k kind, to cache.ReflectorStore) *cache.Reflector {
 	backoff := again
 	listWatch := &cache.ListWatch{
 		ListWithContextFunc: func(ctx context.Context, o metav1.ListOptions) (runtime.Object, error) {
@@ -110,10 +127,7 @@ func (s *Source) reflector(k kind, to *store) *cache.Reflector {
 			}
 			l, err := k.list(ctx, o)
 			if ctx.Err() == nil {
-				s.tried(k.name, err)
-				if err != nil {
-					s.Log.Warn("objects can't be listed; trying again", "kind", k.name, "error", err)
-				}
+				s.tried(k, "objects can't be listed", err)
 			}
 			return l, err
 		},
@@ -126,10 +140,7 @@ func (s *Source) reflector(k kind, to *store) *cache.Reflector {
 			}
 			w, err := k.watch(ctx, o)
 			if ctx.Err() == nil && (err == nil || o.SendInitialEvents == nil) { // old servers can't send those: then it lists
-				s.tried(k.name, err)
-				if err != nil {
-					s.Log.Warn("the API server can't be watched; trying again", "kind", k.name, "error", err)
-				}
+				s.tried(k, "the API server can't be watched", err)
 			}
 			return w, err
 		},
@@ -146,6 +157,8 @@ type kind struct {
 	list    func(context.Context, metav1.ListOptions) (runtime.Object, error)
 	watch   func(context.Context, metav1.ListOptions) (watch.Interface, error)
 	get     func(ctx context.Context, namespace, name string) (metav1.Object, error)
+	// minor says that the source isn't away where this kind can't be watched.
+	minor bool
 }
 
 // client is what client-go has for each kind, with L the kind's list and O its object.

@@ -66,7 +66,7 @@ func (s *Source) optional(ctx context.Context, r resource, emit func(core.Input)
 			end()
 		case err == nil && !absent:
 			s.Log.Info("the cluster lacks a kind that is optional; looking for it", "kind", r.name, "resource", r.of.GroupResource())
-			absent = s.lacks(ctx, r.name, emit)
+			absent = s.lacks(ctx, r.kind, emit)
 		}
 		select {
 		case <-ctx.Done():
@@ -76,14 +76,14 @@ func (s *Source) optional(ctx context.Context, r resource, emit func(core.Input)
 }
 
 // lacks emits that there are no objects of a kind, at the version that the API server is at now.
-func (s *Source) lacks(ctx context.Context, kind string, emit func(core.Input)) bool {
+func (s *Source) lacks(ctx context.Context, k kind, emit func(core.Input)) bool {
 	any, err := s.Client.CoreV1().Namespaces().List(ctx, metav1.ListOptions{Limit: 1})
 	if err != nil {
 		s.Log.Warn("the API server doesn't say at which version it is; trying again", "error", err)
 		return false
 	}
-	s.tried(kind, nil)
-	emit(core.List{Kinds: []string{kind}, Version: any.ResourceVersion})
+	s.tried(k, "", nil)
+	emit(core.List{Kinds: []string{k.name}, Version: any.ResourceVersion})
 	return true
 }
 
