@@ -87,9 +87,7 @@ func (c *Core) compilePending(now time.Time) (out Output) {
 	d := compile.Update(before, after, c.ids, c.engine, c.o.Settings, work)
 	c.stats.Units += d.Units
 	c.compiled, c.compiling = after, c.seen
-	for unit, aside := range d.SetAside {
-		out.Events = append(out.Events, c.setAside(now, unit, aside)...)
-	}
+	out.Events = append(out.Events, c.setAsideOf(now, d.SetAside)...)
 	if !work.Policy.Empty() {
 		out.Events = append(out.Events, c.refuse(now, d.Refused)...)
 	}

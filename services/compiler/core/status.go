@@ -4,6 +4,7 @@ package core
 
 import (
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -118,16 +119,17 @@ func (c *Core) setAside(now time.Time, unit compile.Unit, aside []state.SetAside
 	return events
 }
 
+// setAsideOf is setAside of several units, in their order: the same history says the same.
+func (c *Core) setAsideOf(now time.Time, units map[compile.Unit][]state.SetAside) (events []*schemas.Event) {
+	for _, unit := range slices.SortedFunc(maps.Keys(units), compile.Unit.Compare) {
+		events = append(events, c.setAside(now, unit, units[unit])...)
+	}
+	return events
+}
+
 func (c *Core) setAllAside(now time.Time, units map[compile.Unit][]state.SetAside) (events []*schemas.Event) {
-	for unit := range c.aside {
-		if units[unit] == nil {
-			delete(c.aside, unit)
-		}
-	}
-	for unit, aside := range units {
-		events = append(events, c.setAside(now, unit, aside)...)
-	}
-	return c.bound(now, events)
+	maps.DeleteFunc(c.aside, func(unit compile.Unit, _ []state.SetAside) bool { return units[unit] == nil })
+	return c.bound(now, append(events, c.setAsideOf(now, units)...))
 }
 
 // refuse notes which policies are beyond the limits, and tells what is new.
