@@ -4,6 +4,7 @@ package plan
 
 import (
 	"net/netip"
+	"slices"
 
 	"github.com/deltaplane/deltaplane/internal/model"
 )
@@ -128,6 +129,7 @@ func (t *transaction) take(c *LayerChange) error {
 	}
 	t.digests[c.Kind] = t.tables[c.Kind].Apply(diff, t.digests[c.Kind])
 	other := otherThan(c.Kind)
+	o.strand()
 	t.digests[other] = t.tables[other].Apply(&o.taken, t.digests[other])
 	switch want := rows + o.added - diff.Remove.Len(); {
 	case o.refused != nil:
@@ -167,6 +169,22 @@ type overlap struct {
 	added   int          // rows of keys that the layer didn't have
 	taken   model.Change // what the other layer loses
 	refused error
+}
+
+// strand takes from the other layer the members of the sets and backends that it loses: else they would be slots of this
+// layer's sets, with backends of others.
+func (o *overlap) strand() {
+	if len(o.taken.Remove.Sets)+len(o.taken.Remove.Backends) == 0 {
+		return
+	}
+	other := otherThan(o.kind)
+	for m := range o.t.tables[other].Members {
+		lost := slices.Contains(o.taken.Remove.Sets, m.Set) || slices.Contains(o.taken.Remove.Backends, m.Backend)
+		if _, taken := o.t.membersBefore[m]; lost && !taken {
+			o.t.membersBefore[m] = was[model.Member]{m, other}
+			o.taken.Remove.Members = append(o.taken.Remove.Members, m)
+		}
+	}
 }
 
 // evict takes away what one layer says of a set whose id means another Service after the other layer's change: else its
