@@ -53,6 +53,7 @@ type Fence struct {
 
 	mu       sync.Mutex
 	sequence uint64 // of the newest message on subject, as far as the holder knows: what the server compares
+	newest   uint64 // of the newest message that the holder has stored: the stream never ends before it
 	appended int    // bytes since the epoch was written last
 }
 
@@ -145,9 +146,17 @@ func (f *Fence) Confirm(ctx context.Context) error {
 	return nil
 }
 
+// Newest returns the sequence of the newest message that was stored under the fence. A stream that ends before it has
+// gone back: an old backup was restored, or a server lost what it had acknowledged.
+func (f *Fence) Newest() uint64 {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.newest
+}
+
 // Append stores records as a whole or not at all, in order, and returns the last one's sequence. ErrDeposed says that
-// another has taken the epoch and nothing was stored. ErrUncertain says that no answer came: take the epoch again and
-// read the stream. More than MaxBatchMessages records, or more than MaxBatchBytes, are refused: it splits nothing.
+// another has taken the epoch and nothing was stored. ErrUncertain says that no answer came, ErrReplaced that the records
+// are stored but the stream has gone back, so that some before them are lost: take the epoch again and read the stream. More than MaxBatchMessages records, or more than MaxBatchBytes, are refused: it splits nothing.
 func (f *Fence) Append(ctx context.Context, records []Record) (lastSequence uint64, err error) {
 	size, err := checkBatch(records)
 	if err != nil {
@@ -189,6 +198,11 @@ func (f *Fence) append(ctx context.Context, records []Record, renew bool) (uint6
 	if err != nil {
 		return 0, err
 	}
+	if first := last + 1 - uint64(len(messages)); first <= f.newest {
+		// A backup of this epoch still has its message, so that the fence alone says nothing.
+		return 0, fmt.Errorf("%w: message %d was stored where %d had been acknowledged", ErrReplaced, first, f.newest)
+	}
+	f.newest = last
 	if renew {
 		f.sequence, f.appended = last-uint64(len(messages))+1, 0
 	}

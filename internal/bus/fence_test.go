@@ -6,6 +6,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -292,6 +294,47 @@ func TestFenceHoldsOverARestart(t *testing.T) {
 	want := []string{"ledger.entry.0=a", "ledger.entry.1=b", "ledger.entry.0=c", "ledger.entry.1=d"}
 	if diff := cmp.Diff(want, entries(t, c)); diff != "" {
 		t.Error(diff)
+	}
+}
+
+// TestAStreamThatWentBackWithinAnEpochIsNoticed restores a backup that was taken after the epoch: its fence holds.
+//
+// Fault 5: an old backup is restored while nobody else leads.
+func TestAStreamThatWentBackWithinAnEpochIsNoticed(t *testing.T) {
+	dir, backup := t.TempDir(), filepath.Join(t.TempDir(), "backup")
+	server := startServer(t, embedded.Options{Dir: dir})
+	back := make(chan struct{}, 1)
+	c := connect(t, Options{URL: server.URL(), OnReconnect: func() { back <- struct{}{} }})
+	if err := c.EnsureStreams(t.Context(), 1, ledger); err != nil {
+		t.Fatal(err)
+	}
+	f := take(t, c, "one")
+	again := func(between func()) {
+		port := portOf(t, server.URL())
+		server.Shutdown()
+		between()
+		server = startServer(t, embedded.Options{Dir: dir, Port: port})
+		receive(t, back)
+	}
+	again(func() {
+		if err := os.CopyFS(backup, os.DirFS(dir)); err != nil {
+			t.Fatal(err)
+		}
+	})
+	if _, err := f.Append(t.Context(), records("a", "b")); err != nil {
+		t.Fatal(err)
+	}
+	newest := f.Newest()
+	again(func() {
+		if err := errors.Join(os.RemoveAll(dir), os.CopyFS(dir, os.DirFS(backup))); err != nil {
+			t.Fatal(err)
+		}
+	})
+	if _, err := f.Append(t.Context(), records("c")); !errors.Is(err, ErrReplaced) {
+		t.Errorf("%v, want ErrReplaced", err)
+	}
+	if f.Newest() != newest {
+		t.Errorf("the newest message is %d, want %d as before", f.Newest(), newest)
 	}
 }
 
