@@ -106,7 +106,7 @@ func (t *compiling) listen() {
 		}))
 	}
 	respond(schemas.SubjectAllSyncs, t.core.Sync)
-	respond(schemas.SubjectStatus, func(now time.Time, to any, _ []byte) core.Output { return t.core.Status(now, to) })
+	respond(schemas.SubjectStatus, t.core.Status)
 	t.answers = append(t.answers, t.bus.subscribe(t.process, schemas.SubjectAllApplied, "", func(m message) {
 		node, err := schemas.NodeOfSubject(m.subject)
 		if err != nil {

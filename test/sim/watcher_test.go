@@ -85,7 +85,7 @@ func (t *watching) known(records []record, err error) {
 	for _, r := range records {
 		var fact schemas.Fact
 		if proto.Unmarshal(r.data, &fact) == nil {
-			t.core.Known(&fact)
+			t.core.Known(&fact, r.sequence)
 		}
 	}
 	for _, kind := range kinds {
