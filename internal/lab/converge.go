@@ -3,6 +3,7 @@
 package lab
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -75,15 +76,19 @@ func (l *Lab) wanted() map[string]*schemas.Fact {
 	return wanted
 }
 
-// stateView is what STATE holds, read on from where it was read last.
+// stateView is what STATE holds, read on from where it was read last, and read anew when it isn't the same any more.
 type stateView struct {
 	mu       sync.Mutex
+	epoch    bus.Record // the newest: each watcher that begins to lead writes one
 	sequence uint64
 	facts    map[string]*schemas.Fact // by subject, those that are there
 	complete bool
 }
 
 func (v *stateView) update(ctx context.Context, conn *bus.Conn) error {
+	if err := v.same(ctx, conn); err != nil {
+		return fmt.Errorf("the watcher's objects can't be read: %w", err)
+	}
 	options := bus.ReadOptions{Stream: schemas.StateFacts.Name, Subjects: []string{schemas.SubjectAllState}, FromSequence: v.sequence + 1}
 	err := conn.Read(ctx, options, func(r bus.Record) error {
 		v.sequence = max(v.sequence, r.Sequence)
@@ -100,6 +105,26 @@ func (v *stateView) update(ctx context.Context, conn *bus.Conn) error {
 	})
 	if err != nil {
 		return fmt.Errorf("the watcher's objects can't be read: %w", err)
+	}
+	return nil
+}
+
+// same forgets everything if another watcher leads, or the stream was lost or went back: what was read may be gone.
+func (v *stateView) same(ctx context.Context, conn *bus.Conn) error {
+	var epoch bus.Record
+	err := conn.Read(ctx, bus.ReadOptions{Stream: schemas.StateFacts.Name, Subjects: []string{schemas.SubjectStateEpoch}}, func(r bus.Record) error {
+		epoch = r
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	is, err := conn.StreamState(ctx, schemas.StateFacts.Name)
+	if err != nil {
+		return err
+	}
+	if epoch.Sequence != v.epoch.Sequence || !bytes.Equal(epoch.Data, v.epoch.Data) || is.Last < v.sequence {
+		v.epoch, v.sequence, v.facts, v.complete = epoch, 0, map[string]*schemas.Fact{}, false
 	}
 	return nil
 }

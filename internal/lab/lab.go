@@ -26,7 +26,6 @@ import (
 	"github.com/deltaplane/deltaplane/internal/lab/space"
 	"github.com/deltaplane/deltaplane/internal/manifest"
 	"github.com/deltaplane/deltaplane/internal/trust"
-	"github.com/deltaplane/deltaplane/schemas"
 )
 
 // Options say what kind of lab to build. The zero value is the lab named "lab" with three nodes and all services.
@@ -117,7 +116,6 @@ func prepare(options Options) (*Lab, error) {
 		return nil, err
 	}
 	l := &Lab{
-		state:   stateView{facts: map[string]*schemas.Fact{}},
 		options: options, dir: d, log: options.Log, fleet: newFleet(options.Log),
 		declared: &manifest.Objects{}, cluster: &manifest.Objects{}, nodes: map[string]*node{}, pods: map[string]*pod{},
 		machines: map[string]*machine{},

@@ -126,10 +126,23 @@ func (l *Lab) serversURL() string {
 }
 
 // Dial connects to an address on the fabric, as the bridge sees it: where the machines' bus is reached from outside.
-func (l *Lab) Dial(network, address string) (conn net.Conn, err error) {
+func (l *Lab) Dial(network, address string) (net.Conn, error) {
+	return l.DialAt(Bridge, network, address)
+}
+
+// DialAt connects to an address as a host sees it, given as for Lose: such as to its own loopback.
+func (l *Lab) DialAt(host, network, address string) (conn net.Conn, err error) {
+	at, err := l.hostOf(host)
+	if err != nil {
+		return nil, err
+	}
+	namespace := l.fabric.Namespace()
+	if at != nil {
+		namespace = at.Namespace
+	}
 	ctx, cancel := context.WithTimeout(context.Background(), dialTime)
 	defer cancel()
-	err = l.fabric.Namespace().Do(func() error {
+	err = namespace.Do(func() error {
 		// A literal address: nothing is left to another goroutine, which would be elsewhere.
 		conn, err = new(net.Dialer).DialContext(ctx, network, address)
 		return err

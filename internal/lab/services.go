@@ -7,6 +7,7 @@ import (
 	"errors"
 	"net"
 	"os/exec"
+	"path/filepath"
 	"slices"
 	"time"
 
@@ -76,6 +77,13 @@ func (l *Lab) BusOptions() bus.Options {
 	if l.options.Machines != nil {
 		o.Dial = l.Dial
 	}
+	return o
+}
+
+// RepairOptions say how people connect who may delete and restore streams.
+func (l *Lab) RepairOptions() bus.Options {
+	o := l.BusOptions()
+	o.Name, o.CredentialsFile = "repair "+l.options.Name, filepath.Join(l.trust.Path(trust.RoleAdmin), trust.FileCredentials)
 	return o
 }
 

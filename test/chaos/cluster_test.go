@@ -32,6 +32,7 @@ const patience = 60 * time.Second
 const (
 	servers, watchers, compilers = 3, 1, 2
 	nodes                        = 3
+	processes                    = servers + watchers + compilers + nodes
 )
 
 // diskBytes is the size of a bus server's disk.
@@ -70,8 +71,6 @@ func up(t *testing.T) *cluster {
 
 func newCluster(t *testing.T) *cluster {
 	t.Helper()
-	configuration, err := os.ReadFile("../../deploy/nats/cluster.conf")
-	check(t, err)
 	objects := manifest.Decode("town", []byte(town))
 	check(t, objects.Err())
 	program := filepath.Join(binaries, "deltaplane")
@@ -79,7 +78,7 @@ func newCluster(t *testing.T) *cluster {
 		Name: fmt.Sprintf("test-chaos-%d", os.Getpid()), Binaries: binaries, Agent: []string{program, "lab", "agent"},
 		ProgrammerFlags: []string{"--listen", metricsAddress}, Nodes: nodes,
 		Machines: &lab.Machines{
-			Servers: servers, Configuration: string(configuration), DiskBytes: diskBytes, Watchers: watchers, Compilers: compilers,
+			Servers: servers, DiskBytes: diskBytes, Watchers: watchers, Compilers: compilers,
 		},
 	})
 	check(t, err)
@@ -104,7 +103,7 @@ func (c *cluster) well(t *testing.T) {
 	}()
 	testkit.Eventually(t, patience, func() bool {
 		s = c.status(ctx)
-		return s.Healthy && len(s.Nodes) == nodes && len(c.Processes()) == servers+watchers+compilers+nodes
+		return s.Healthy && len(s.Nodes) == nodes && len(c.Processes()) == processes
 	})
 }
 
@@ -147,7 +146,9 @@ func (c *cluster) status(ctx context.Context) (s status) {
 // deltaplane runs the command line on the client outside. Its exit code says how the cluster is, not whether it ran.
 func (c *cluster) deltaplane(ctx context.Context, args ...string) (stdout []byte, stderr string) {
 	var out, problem bytes.Buffer
-	cmd := exec.CommandContext(ctx, filepath.Join(binaries, "deltaplane"), append(args, "--bus", c.BusURL())...)
+	as := c.BusOptions()
+	cmd := exec.CommandContext(ctx, filepath.Join(binaries, "deltaplane"),
+		append(args, "--bus", as.URL, "--bus-credentials", as.CredentialsFile, "--bus-ca", as.RootCAFile)...)
 	cmd.Stdout, cmd.Stderr = &out, &problem
 	place, err := c.Place("outside")
 	if err == nil {

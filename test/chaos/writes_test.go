@@ -11,7 +11,6 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/deltaplane/deltaplane/internal/lab/space"
 	"github.com/deltaplane/deltaplane/internal/testkit"
 )
 
@@ -47,25 +46,7 @@ func (w writes) since(earlier writes) (sum uint64) {
 
 // metric reads a counter of a node's programmer, without the bus.
 func (c *cluster) metric(ctx context.Context, node, name string) (value uint64, err error) {
-	place, err := c.Place("node/" + node)
-	if err != nil {
-		return 0, err
-	}
-	client := http.Client{Transport: &http.Transport{
-		DisableKeepAlives: true,
-		DialContext: func(context.Context, string, string) (conn net.Conn, err error) {
-			err = space.OpenNamespace(place.Namespace).Do(func() error {
-				conn, err = net.Dial("tcp", metricsAddress)
-				return err
-			})
-			return conn, err
-		},
-	}}
-	request, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+metricsAddress+"/metrics", nil)
-	if err != nil {
-		return 0, err
-	}
-	answer, err := client.Do(request)
+	answer, err := c.get(ctx, "node/"+node, metricsAddress, "/metrics")
 	if err != nil {
 		return 0, err
 	}
@@ -82,4 +63,17 @@ func (c *cluster) metric(ctx context.Context, node, name string) (value uint64, 
 	var number float64
 	_, err = fmt.Sscan(line, &number)
 	return uint64(number), err
+}
+
+// get asks for something that a host tells on its own loopback alone.
+func (c *cluster) get(ctx context.Context, host, address, path string) (*http.Response, error) {
+	client := http.Client{Transport: &http.Transport{
+		DisableKeepAlives: true,
+		DialContext:       func(context.Context, string, string) (net.Conn, error) { return c.DialAt(host, "tcp", address) },
+	}}
+	request, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+address+path, nil)
+	if err != nil {
+		return nil, err
+	}
+	return client.Do(request)
 }
