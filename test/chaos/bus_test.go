@@ -12,6 +12,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"syscall"
 	"testing"
 	"time"
@@ -56,6 +57,24 @@ func (e *experiment) health(server, path string) error {
 		return fmt.Errorf("%s isn't well: %s", server, text)
 	}
 	return nil
+}
+
+// streams are how each server has all streams and who reads them, for failures.
+func (e *experiment) streams() string {
+	var text strings.Builder
+	for _, server := range busServers() {
+		ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+		answer, err := e.get(ctx, server, "127.0.0.1:8222", "/jsz?accounts=true&streams=true&consumers=true")
+		if err != nil {
+			fmt.Fprintf(&text, "%s: %v\n", server, err)
+		} else {
+			said, _ := io.ReadAll(answer.Body)
+			answer.Body.Close()
+			fmt.Fprintf(&text, "%s: %s\n", server, said)
+		}
+		cancel()
+	}
+	return text.String()
 }
 
 // Fault 5: the servers are restarted one after the other, as an update of their DaemonSet does it: nobody notices.

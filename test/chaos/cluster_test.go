@@ -123,16 +123,6 @@ type status struct {
 	Problem string
 }
 
-// behind returns why a node isn't where it should be; empty if it is.
-func (s status) behind(node string) string {
-	for _, n := range s.Nodes {
-		if n.Node == node && !n.Converged {
-			return n.Reason
-		}
-	}
-	return ""
-}
-
 // status asks as people do, from the client outside.
 func (c *cluster) status(ctx context.Context) (s status) {
 	out, problem := c.deltaplane(ctx, "status", "-o", "json")

@@ -67,7 +67,7 @@ func (e *experiment) end() {
 	if !e.t.Failed() {
 		return
 	}
-	e.t.Logf("events since it began:\n%s\n%s", e.witness.told(e.begun), e.logs())
+	e.t.Logf("events since it began:\n%s\n%s\n%s", e.witness.told(e.begun), e.streams(), e.logs())
 	if err := takeDown(); err != nil {
 		e.t.Error(err)
 	}

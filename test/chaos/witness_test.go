@@ -90,7 +90,7 @@ func (w *witness) heartbeat(m bus.Message) {
 	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if len(w.beats) == 0 || w.beats[len(w.beats)-1].epoch < h.GetEpoch() {
+	if len(w.beats) == 0 || w.beats[len(w.beats)-1].epoch != h.GetEpoch() {
 		w.beats = append(w.beats, beat{h.GetEpoch(), time.Now()})
 	}
 }
