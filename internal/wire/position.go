@@ -4,6 +4,7 @@ package wire
 
 import (
 	"fmt"
+	"time"
 
 	"github.com/deltaplane/deltaplane/internal/model"
 	"github.com/deltaplane/deltaplane/schemas"
@@ -83,6 +84,7 @@ type Heartbeat struct {
 	Epoch     model.Epoch
 	Revision  model.Revision
 	Positions map[model.Layer]model.Position
+	Sent      time.Time // by the compiler's clock
 }
 
 // DecodeHeartbeat checks and returns a heartbeat.
@@ -95,10 +97,16 @@ func DecodeHeartbeat(data []byte) (Heartbeat, error) {
 	if err == nil && m.GetEpoch() == 0 {
 		err = foreign("heartbeat of epoch 0")
 	}
+	var sent time.Time
+	if err == nil {
+		sent, err = timeFromProto("sent", m.GetSent())
+	}
 	if err != nil {
 		return Heartbeat{}, fmt.Errorf("heartbeat: %w", err)
 	}
-	return Heartbeat{Epoch: model.Epoch(m.GetEpoch()), Revision: model.Revision(m.GetRevision()), Positions: positions}, nil
+	return Heartbeat{
+		Epoch: model.Epoch(m.GetEpoch()), Revision: model.Revision(m.GetRevision()), Positions: positions, Sent: sent,
+	}, nil
 }
 
 // DecodeSyncRequest checks and returns which node asks and what it has.

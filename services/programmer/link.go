@@ -14,6 +14,8 @@ import (
 
 	"github.com/deltaplane/deltaplane/internal/bus"
 	"github.com/deltaplane/deltaplane/internal/model"
+	"github.com/deltaplane/deltaplane/internal/seal"
+	"github.com/deltaplane/deltaplane/internal/seal/keyfile"
 	"github.com/deltaplane/deltaplane/internal/wire"
 	"github.com/deltaplane/deltaplane/schemas"
 	"github.com/deltaplane/deltaplane/services/programmer/core"
@@ -24,6 +26,7 @@ import (
 // service goes on with what it has.
 type link struct {
 	service *service
+	trust   *keyfile.Trust
 	conn    atomic.Pointer[bus.Conn]
 	syncs   sync.WaitGroup
 
@@ -76,10 +79,15 @@ func (l *link) listen(ctx context.Context, conn *bus.Conn) error {
 	for _, layer := range []model.Layer{model.ClusterLayer, model.NodeLayer(v.settings.node)} {
 		var deltas resync.Deltas
 		_, err := conn.Subscribe(schemas.ApplySubject(layer.String()), func(m bus.Message) {
-			d, complete, err := deltas.Add(m.Data)
+			var d core.Delta
+			var complete bool
+			body, err := l.trust.Open(seal.Delta, m.Data)
+			if err == nil {
+				d, complete, err = deltas.Add(body)
+			}
 			switch {
 			case err != nil:
-				v.send(ctx, core.Foreign{Subject: m.Subject, Err: err})
+				l.foreign(ctx, m.Subject, err)
 			case complete:
 				v.send(ctx, d)
 			}
@@ -89,9 +97,13 @@ func (l *link) listen(ctx context.Context, conn *bus.Conn) error {
 		}
 	}
 	_, err := conn.Subscribe(schemas.SubjectHeartbeat, func(m bus.Message) {
-		h, err := wire.DecodeHeartbeat(m.Data)
+		var h wire.Heartbeat
+		body, err := l.trust.Open(seal.Heartbeat, m.Data)
+		if err == nil {
+			h, err = wire.DecodeHeartbeat(body)
+		}
 		if err != nil {
-			v.send(ctx, core.Foreign{Subject: m.Subject, Err: err})
+			l.foreign(ctx, m.Subject, err)
 			return
 		}
 		v.send(ctx, core.Heartbeat(h))
@@ -103,6 +115,11 @@ func (l *link) listen(ctx context.Context, conn *bus.Conn) error {
 		_, err = conn.Respond(schemas.FlowsSubject(v.settings.node), "", l.flows)
 	}
 	return err
+}
+
+// foreign tells the core of a message that isn't used.
+func (l *link) foreign(ctx context.Context, subject string, err error) {
+	l.service.send(ctx, core.Foreign{Subject: subject, Err: err, Unsealed: errors.Is(err, seal.ErrUnsealed)})
 }
 
 // syncWithin bounds one answer to a sync: a quarter of a million rows take some seconds.
@@ -129,7 +146,7 @@ func (l *link) ask(ctx context.Context, e core.Sync) error {
 	if err != nil {
 		return err
 	}
-	var answer resync.Answer
+	answer := resync.Answer{Open: l.trust.Open}
 	err = conn.RequestMany(ctx, schemas.SyncSubject(node), request, func(message []byte) (bool, error) {
 		in, more, err := answer.Add(message)
 		if in != nil {
@@ -137,6 +154,9 @@ func (l *link) ask(ctx context.Context, e core.Sync) error {
 		}
 		return more, err
 	})
+	if errors.Is(err, seal.ErrUnsealed) {
+		l.foreign(ctx, schemas.SyncSubject(node), err)
+	}
 	if errors.Is(err, bus.ErrNobody) {
 		return fmt.Errorf("no compiler answers: %w", err)
 	}

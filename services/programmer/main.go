@@ -56,6 +56,8 @@ type settings struct {
 	localhost     bool
 	uplinks       []string
 	found         node.Options // of the flags above
+
+	trustedKeys string
 }
 
 // Flags adds the flags.
@@ -65,6 +67,7 @@ func (s *settings) Flags(flags *pflag.FlagSet) {
 	flags.StringVar(&s.cgroup, "cgroup", "", "cgroup (version 2) `folder` whose sockets reach Services (default the root cgroup)")
 	flags.StringVar(&s.pinDir, "pin-dir", "/sys/fs/bpf/deltaplane",
 		"`folder` on a bpffs where maps and programs outlive this process; empty lets them end with it")
+	flags.StringVar(&s.trustedKeys, "trusted-keys", "", "`file` with the public keys (PEM) of compilers, whose messages alone are used; empty believes everyone on the bus")
 	flags.StringVar(&s.maps, "maps", mapsKernel, "where the tables go: `kernel`, or memory, which forwards nothing and needs no rights")
 	for m, name := range capacityFlags {
 		if name == "" {

@@ -24,6 +24,7 @@ type metrics struct {
 	dropped    map[string]uint64
 	revision   *prometheus.GaugeVec
 	lag        prometheus.Gauge
+	checked    prometheus.Gauge
 	flows      prometheus.Gauge
 	flowsEnded prometheus.Counter
 	sweeping   prometheus.Counter
@@ -55,6 +56,7 @@ func newMetrics(uses []maps.Use) *metrics {
 		flows:      prometheus.NewGauge(prometheus.GaugeOpts{Name: "deltaplane_programmer_flows", Help: "Entries of the connection table, two or four a flow, at the last sweep."}),
 		flowsEnded: prometheus.NewCounter(prometheus.CounterOpts{Name: "deltaplane_programmer_flows_expired_total", Help: "Entries of the connection table that were deleted because their flow was over."}),
 		sweeping:   prometheus.NewCounter(prometheus.CounterOpts{Name: "deltaplane_programmer_sweep_seconds_total", Help: "Time spent looking for flows that are over."}),
+		checked:    prometheus.NewGauge(prometheus.GaugeOpts{Name: "deltaplane_programmer_checks_seals", Help: "1 if messages are used only if sealed by a trusted key; 0 if everyone on the bus is believed (no --trusted-keys)."}),
 		lag:        prometheus.NewGauge(prometheus.GaugeOpts{Name: "deltaplane_programmer_lag_revisions", Help: "By how many revisions the maps are behind the newest heard of."}),
 	}
 	m.counts = []count{
@@ -65,6 +67,8 @@ func newMetrics(uses []maps.Use) *metrics {
 		{prometheus.NewCounter(prometheus.CounterOpts{Name: "deltaplane_programmer_gaps_total", Help: "Times that a delta was missing."}), func(s *core.Stats) uint64 { return s.Gaps }, 0},
 		{prometheus.NewCounter(prometheus.CounterOpts{Name: "deltaplane_programmer_digest_mismatches_total", Help: "Times that rows were not those that a digest announces."}), func(s *core.Stats) uint64 { return s.Mismatches }, 0},
 		{prometheus.NewCounter(prometheus.CounterOpts{Name: "deltaplane_programmer_foreign_messages_total", Help: "Messages on the bus that were set aside."}), func(s *core.Stats) uint64 { return s.Foreign }, 0},
+		{prometheus.NewCounter(prometheus.CounterOpts{Name: "deltaplane_programmer_unsealed_messages_total", Help: "Messages that weren't used because no trusted key has sealed them."}), func(s *core.Stats) uint64 { return s.Unsealed }, 0},
+		{prometheus.NewCounter(prometheus.CounterOpts{Name: "deltaplane_programmer_heartbeats_repeated_total", Help: "Heartbeats that weren't newer than the newest of their epoch."}), func(s *core.Stats) uint64 { return s.Replayed }, 0},
 		{prometheus.NewCounter(prometheus.CounterOpts{Name: "deltaplane_programmer_syncs_total", Help: "Questions to a compiler for what is missing."}), func(s *core.Stats) uint64 { return s.Syncs }, 0},
 		{prometheus.NewCounter(prometheus.CounterOpts{Name: "deltaplane_programmer_syncs_failed_total", Help: "Questions that were not answered in full."}), func(s *core.Stats) uint64 { return s.SyncsFailed }, 0},
 		{prometheus.NewCounter(prometheus.CounterOpts{Name: "deltaplane_programmer_snapshots_total", Help: "Layers that came as a whole."}), func(s *core.Stats) uint64 { return s.Snapshots }, 0},
@@ -74,7 +78,7 @@ func newMetrics(uses []maps.Use) *metrics {
 		{prometheus.NewCounter(prometheus.CounterOpts{Name: "deltaplane_programmer_map_writes_total", Help: "Map entries written or deleted."}), func(s *core.Stats) uint64 { return s.Writes }, 0},
 		{prometheus.NewCounter(prometheus.CounterOpts{Name: "deltaplane_programmer_received_bytes_total", Help: "Size of the deltas and snapshots that were taken."}), func(s *core.Stats) uint64 { return s.Bytes }, 0},
 	}
-	m.registry.MustRegister(m.latency, m.entries, m.room, m.faults, m.drops, m.revision, m.lag, m.flows, m.flowsEnded, m.sweeping)
+	m.registry.MustRegister(m.latency, m.entries, m.room, m.faults, m.drops, m.revision, m.lag, m.checked, m.flows, m.flowsEnded, m.sweeping)
 	for _, c := range m.counts {
 		m.registry.MustRegister(c.counter)
 	}

@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/deltaplane/deltaplane/internal/model"
+	"github.com/deltaplane/deltaplane/internal/seal/keyfile"
 	"github.com/deltaplane/deltaplane/internal/telemetry"
 	"github.com/deltaplane/deltaplane/services/programmer/carry"
 	"github.com/deltaplane/deltaplane/services/programmer/core"
@@ -62,6 +63,10 @@ func serveOn(ctx context.Context, s *settings, log *slog.Logger, plane dataplane
 	if err != nil {
 		return err
 	}
+	trust, err := keyfile.OpenTrust(s.trustedKeys, log)
+	if err != nil {
+		return fmt.Errorf("--trusted-keys: %w", err)
+	}
 	v := &service{
 		settings: s, log: log, plane: plane,
 		inputs: make(chan core.Input, inputsMost), calls: make(chan func()),
@@ -76,7 +81,12 @@ func serveOn(ctx context.Context, s *settings, log *slog.Logger, plane dataplane
 	v.interfaces.found = v.listenOn
 	v.balancers = healthcheck.New(func() bool { return v.health.state().Current() }, v.problem(ctx, "health_check"))
 	v.balancers.On(nil)
-	v.link.service = v
+	v.link.service, v.link.trust = v, trust
+	if trust == nil {
+		log.Warn("NOTHING ON THE BUS IS CHECKED: whoever may publish there decides about this node's packets; give --trusted-keys")
+	} else {
+		v.metrics.checked.Set(1)
+	}
 	proxy := healthcheck.Proxy{State: v.health.state, Told: v.metrics.asked}
 
 	g, ctx := errgroup.WithContext(ctx)

@@ -68,6 +68,10 @@ func (c *compiler) answer(s core.Sync) []core.Input {
 		if known && theirs == c.at[l] {
 			continue
 		}
+		if at := c.at[l]; known && theirs.Revision < 1<<32 && (theirs.Epoch > at.Epoch || theirs.Epoch == at.Epoch && theirs.Revision > at.Revision) {
+			c.revision = max(c.revision, theirs.Revision) // its log was cut: it goes above
+			c.commit(l, c.layers[l], time.Unix(1_000_000, 0))
+		}
 		deltas, found := c.since(l, theirs)
 		if known && found {
 			inputs = append(inputs, deltas...)

@@ -36,9 +36,13 @@ type Core struct {
 	config Config
 	layers [model.LayerNode + 1]layer
 	// state is what the maps hold once the effects given out are carried out; nil until they were first read.
-	state  *plan.State
-	epoch  model.Epoch // the highest heard of
-	led    time.Time   // when it was last heard of
+	state *plan.State
+	epoch model.Epoch // the highest heard of
+	led   time.Time   // when it was last heard of
+	beat  struct {    // the newest heartbeat
+		epoch model.Epoch
+		sent  time.Time
+	}
 	random *rand.Rand
 
 	complete bool // all layers were known, once
@@ -68,6 +72,7 @@ type layer struct {
 	// behind is when a heartbeat said that there is more than we have; zero if it doesn't.
 	behind time.Time
 	heard  model.Revision // the newest revision that a heartbeat or delta spoke of
+	back   bool           // the newest heartbeat spoke of a position below ours
 }
 
 // transaction is what is being written.
@@ -86,6 +91,7 @@ type Stats struct {
 	Applied, Refused, Duplicates, StaleEpochs, Gaps, Mismatches uint64
 	Foreign, Syncs, SyncsFailed, Snapshots, Drifts, Repairs     uint64
 	MapFailures, Writes, Bytes                                  uint64
+	Unsealed, Replayed                                          uint64
 }
 
 // kinds are the layers of a node.
@@ -233,7 +239,7 @@ func (c *Core) Ready() error {
 		}
 	}
 	for _, f := range c.Faults() {
-		if f.Kind != "drift" && f.Kind != Pressure { // which was repaired, or is yet to come
+		if f.Kind != "drift" && f.Kind != Pressure && f.Kind != "clock" { // which was repaired, is yet to come, hinders nothing
 			return fmt.Errorf("%s: %s", f.Kind, f.Text)
 		}
 	}

@@ -64,6 +64,7 @@ type Heartbeat struct {
 	Epoch     model.Epoch
 	Revision  model.Revision
 	Positions map[model.Layer]model.Position
+	Sent      time.Time // by the compiler's clock
 }
 
 // SyncEnded says that the answer to Sync is complete, or why it isn't.
@@ -76,6 +77,8 @@ type Reconnected struct{}
 type Foreign struct {
 	Subject string
 	Err     error
+	// Unsealed says that no trusted key has sealed it.
+	Unsealed bool
 }
 
 // Failed says that what a plan left to be reclaimed could not be. What the maps hold is unknown.

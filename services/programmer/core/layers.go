@@ -71,15 +71,21 @@ func (c *Core) deposed(epoch model.Epoch) bool {
 	return false
 }
 
+// goesBack says whether a position is below the layer's. No node ever goes there, whoever says so and however well it is
+// sealed: an old message that is said again must not bring old rows back. A compiler whose log was cut goes above what
+// nodes hold.
+func (l *layer) goesBack(to model.Position) bool {
+	return to.Epoch < l.position.Epoch || to.Epoch == l.position.Epoch && to.Revision < l.position.Revision
+}
+
 // snapshot makes a layer's rows those of the snapshot, by difference.
 func (c *Core) snapshot(s Snapshot) {
 	l := c.ours(s.Layer)
 	if l == nil || c.state == nil || c.loading.wanted {
 		return
 	}
-	older := s.Position.Epoch <= l.position.Epoch && s.Position.Revision < l.position.Revision
-	if l.known && older && !c.sync.goesBack(s.Snapshot) {
-		c.stats.Duplicates++ // a live delta was faster
+	if l.goesBack(s.Position) {
+		c.stats.Duplicates++ // a live delta was faster, or it is one of long ago
 		return
 	}
 	c.stats.Snapshots++
@@ -150,17 +156,25 @@ const rollback = 1500 * time.Millisecond
 
 // heartbeat finds out about deltas that never came, and about rows that aren't the compiler's.
 func (c *Core) heartbeat(h Heartbeat) {
+	if c.saidBefore(h) {
+		c.stats.Replayed++
+		return
+	}
+	for _, kind := range kinds {
+		c.disbelieve(&c.layers[kind], h)
+	}
 	if c.deposed(h.Epoch) {
 		c.stats.StaleEpochs++
 		return
 	}
+	c.compareClocks(h)
 	for _, kind := range kinds {
 		l := &c.layers[kind]
 		theirs, said := h.Positions[l.Layer]
 		if !said {
 			continue
 		}
-		l.heard = theirs.Revision
+		l.heard, l.back = theirs.Revision, l.goesBack(theirs)
 		switch {
 		case !l.known:
 			c.wantSync(0)
@@ -177,7 +191,7 @@ func (c *Core) checkBehind() {
 	for _, kind := range kinds {
 		l := &c.layers[kind]
 		wait := overtake
-		if l.heard < l.position.Revision {
+		if l.back || l.heard < l.position.Revision {
 			wait = rollback
 		}
 		if l.behind.IsZero() || c.now.Sub(l.behind) < wait {
@@ -185,6 +199,11 @@ func (c *Core) checkBehind() {
 		}
 		l.behind = time.Time{}
 		switch {
+		case l.back:
+			// It learns of our position by the question, and goes above it.
+			c.stats.Mismatches++
+			c.event(true, "digest", "layer %s: the compiler is at revision %d, and we are at %d of epoch %d, which is above: its log "+
+				"was cut; telling it so", l, l.heard, l.position.Revision, l.position.Epoch)
 		case l.heard < l.position.Revision:
 			c.stats.Mismatches++
 			l.known = false

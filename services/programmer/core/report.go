@@ -31,8 +31,13 @@ type reporting struct {
 	deltas []AppliedDelta
 	faults map[string]Fault
 
-	foreign     uint64
-	foreignNext time.Time
+	foreign, unsealed setAside
+}
+
+// setAside counts messages that weren't used since the last event about one.
+type setAside struct {
+	count uint64
+	next  time.Time
 }
 
 func (c *Core) reportIfDue() {
@@ -121,14 +126,19 @@ func (c *Core) unreported(in Unreported) {
 
 // foreign counts messages that were set aside and tells about the first in a while.
 func (c *Core) foreign(in Foreign) {
-	c.stats.Foreign++
-	c.report.foreign++
-	if c.now.Before(c.report.foreignNext) {
+	kind, seen := "foreign_message", &c.report.foreign
+	if in.Unsealed {
+		kind, seen = "unsealed_message", &c.report.unsealed
+		c.stats.Unsealed++
+	} else {
+		c.stats.Foreign++
+	}
+	seen.count++
+	if c.now.Before(seen.next) {
 		return
 	}
-	c.event(true, "foreign_message", "a message on %s was set aside: %v (%d since the last time this was said)",
-		in.Subject, in.Err, c.report.foreign)
-	c.report.foreign, c.report.foreignNext = 0, c.now.Add(foreignEvery)
+	c.event(true, kind, "a message on %s was set aside: %v (%d since the last time this was said)", in.Subject, in.Err, seen.count)
+	seen.count, seen.next = 0, c.now.Add(foreignEvery)
 }
 
 func (c *Core) hooks(in Hooks) {

@@ -29,14 +29,6 @@ type syncing struct {
 	notBefore time.Time
 	next      time.Time // when to ask in any case
 	failed    error     // why the last one failed; nil if it didn't
-	asked     map[model.Layer]model.Position
-}
-
-// goesBack says whether an answer holds less than what the compiler was told that we have: then it means that, since
-// its log was cut. An answer that is merely older than what came meanwhile doesn't.
-func (s *syncing) goesBack(to model.Snapshot) bool {
-	from, told := s.asked[to.Layer]
-	return s.busy && told && to.Position.Revision < from.Revision
 }
 
 func backoff(tries int) time.Duration {
@@ -116,7 +108,6 @@ func (c *Core) syncIfDue() {
 			positions[l.Layer] = l.position
 		}
 	}
-	s.asked = positions
 	c.do(Sync{Positions: positions})
 }
 

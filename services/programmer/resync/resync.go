@@ -12,8 +12,8 @@ import (
 	"fmt"
 
 	"github.com/deltaplane/deltaplane/internal/model"
+	"github.com/deltaplane/deltaplane/internal/seal"
 	"github.com/deltaplane/deltaplane/internal/wire"
-	"github.com/deltaplane/deltaplane/schemas"
 	"github.com/deltaplane/deltaplane/services/programmer/core"
 )
 
@@ -54,8 +54,11 @@ const layersMost = 64
 // ErrRefused is a compiler that gives no answer at the moment, and says why.
 var ErrRefused = errors.New("the compiler does not answer")
 
-// Answer puts the answer to one question together. The zero value is ready.
+// Answer puts the answer to one question together. The zero value is ready, and believes whoever answers.
 type Answer struct {
+	// Open checks the seal of what an answer brings, and takes it off.
+	Open func(seal.Domain, []byte) ([]byte, error)
+
 	next      uint32
 	deltas    Deltas
 	snapshots wire.SnapshotAssembler
@@ -66,8 +69,8 @@ type Answer struct {
 // Add takes the next message. It returns the core.Delta or core.Snapshot that the message completes, if any, and
 // whether more messages follow.
 func (a *Answer) Add(message []byte) (in core.Input, more bool, err error) {
-	var reply schemas.SyncReply
-	if err := wire.Unmarshal(message, &reply); err != nil {
+	reply, err := readReply(message)
+	if err != nil {
 		return nil, false, err
 	}
 	switch {
@@ -77,11 +80,13 @@ func (a *Answer) Add(message []byte) (in core.Input, more bool, err error) {
 		return nil, false, fmt.Errorf("message %d of the answer came where %d was due: what lies between is lost", reply.GetSequence(), a.next)
 	}
 	a.next++
-	switch content := reply.GetContent().(type) {
-	case *schemas.SyncReply_Delta:
-		in, err = a.delta(content.Delta, len(message))
-	case *schemas.SyncReply_Snapshot:
-		in, err = a.snapshot(content.Snapshot, len(message))
+	body, err := reply.open(a.Open)
+	switch {
+	case err != nil:
+	case reply.domain == seal.Delta:
+		in, err = a.delta(body, len(message))
+	case reply.domain == seal.Snapshot:
+		in, err = a.snapshot(body, len(message))
 	}
 	if err == nil && reply.GetLast() && len(a.open) > 0 {
 		err = fmt.Errorf("the answer ended amid %d of its layers", len(a.open))
@@ -89,8 +94,8 @@ func (a *Answer) Add(message []byte) (in core.Input, more bool, err error) {
 	return in, err == nil && !reply.GetLast(), err
 }
 
-func (a *Answer) delta(m *schemas.Delta, size int) (core.Input, error) {
-	part, err := wire.DeltaFromProto(m)
+func (a *Answer) delta(body []byte, size int) (core.Input, error) {
+	part, err := wire.DecodeDelta(body)
 	if err != nil {
 		return nil, err
 	}
@@ -103,8 +108,8 @@ func (a *Answer) delta(m *schemas.Delta, size int) (core.Input, error) {
 	return d, nil
 }
 
-func (a *Answer) snapshot(m *schemas.Snapshot, size int) (core.Input, error) {
-	part, err := wire.SnapshotFromProto(m)
+func (a *Answer) snapshot(body []byte, size int) (core.Input, error) {
+	part, err := wire.DecodeSnapshot(body)
 	if err != nil {
 		return nil, err
 	}

@@ -1,0 +1,110 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package carry_test
+
+import (
+	"errors"
+	"testing"
+	"time"
+
+	"github.com/deltaplane/deltaplane/internal/model"
+	"github.com/deltaplane/deltaplane/services/programmer/core"
+)
+
+// Promise P7: whatever was once sealed and is said again, rows never go back to what they were.
+func TestWhatIsSaidAgainBringsNothingBack(t *testing.T) {
+	n, c := settled(t, memory())
+	old := core.Snapshot{Snapshot: model.Snapshot{
+		Layer: model.ClusterLayer, Position: c.at[model.ClusterLayer], Rows: c.layers[model.ClusterLayer].Rows(),
+	}}
+	beat := c.heartbeat()
+	beat.Sent, beat.Positions = n.now, map[model.Layer]model.Position{model.ClusterLayer: old.Position}
+	deltas := c.log
+	n.put(beat)
+	n.put(c.commit(model.ClusterLayer, shop(3, 5, 1), n.now))
+	n.converged()
+	writes, at := n.maps.Writes(), n.driver.Core.Positions()[model.ClusterLayer]
+	n.compiler.refuse = "the bus lets nobody answer"
+	for range 40 { // longer than the highest epoch is remembered
+		n.now = n.now.Add(200 * time.Millisecond)
+		n.put(old)
+		n.put(beat)
+		for _, d := range deltas {
+			n.put(core.Delta{Delta: d})
+		}
+	}
+	if n.maps.Writes() != writes || n.driver.Core.Positions()[model.ClusterLayer] != at {
+		t.Errorf("%d writes lead from %v to %v, want none", n.maps.Writes()-writes, at, n.driver.Core.Positions()[model.ClusterLayer])
+	}
+	if replayed := n.driver.Core.Stats().Replayed; replayed != 40 {
+		t.Errorf("%d of 40 heartbeats are known to be old", replayed)
+	}
+	n.compiler.refuse = ""
+	n.put(c.commit(model.ClusterLayer, shop(4, 5, 1), n.now))
+	n.pass(15 * time.Second)
+	n.converged()
+}
+
+// Also a node that was told an older position by a sealed heartbeat, of a leader whose log was cut, keeps its rows until
+// that has gone above them.
+func TestACompilerThatIsBelowIsToldSo(t *testing.T) {
+	n, c := settled(t, memory())
+	before := map[model.Layer]model.Position{model.ClusterLayer: c.at[model.ClusterLayer]}
+	n.put(c.commit(model.ClusterLayer, shop(3, 5, 1), n.now))
+	writes := n.maps.Writes()
+	n.compiler.refuse = "it goes above"
+	for i := range 30 {
+		n.now = n.now.Add(core.TickInterval)
+		n.put(core.Heartbeat{Epoch: 1, Revision: 2, Positions: before, Sent: n.now.Add(time.Duration(i))})
+		n.put(core.Tick{})
+	}
+	if last := n.syncs[len(n.syncs)-1]; n.maps.Writes() != writes || last.Positions[model.ClusterLayer].Revision != 3 {
+		t.Errorf("%d writes; the compiler was told %v, want revision 3", n.maps.Writes()-writes, last.Positions)
+	}
+	if err := n.driver.Core.Ready(); err != nil {
+		t.Errorf("the node isn't ready any more: %v", err)
+	}
+}
+
+func TestHeartbeatsOfAnotherTimeAreNamed(t *testing.T) {
+	n, c := settled(t, memory())
+	for _, late := range []time.Duration{time.Minute, -time.Minute, time.Second} {
+		beat := c.heartbeat()
+		c.epoch++
+		beat.Epoch, beat.Sent = c.epoch, n.now.Add(-late)
+		n.put(beat)
+		faults := n.driver.Core.Faults()
+		if wrong := late.Abs() > 30*time.Second; wrong != (len(faults) == 1 && faults[0].Kind == "clock") {
+			t.Errorf("a heartbeat of %s ago: faults %v", late, faults)
+		}
+		if err := n.driver.Core.Ready(); err != nil {
+			t.Errorf("a heartbeat of %s ago: %v", late, err)
+		}
+	}
+}
+
+func TestARecordedPositionFromTooFarAheadIsNotBelieved(t *testing.T) {
+	n, c := settled(t, memory())
+	if err := n.maps.SetPosition(model.LayerCluster, model.Position{Epoch: 1 << 50, Revision: 1 << 50, Digest: c.at[model.ClusterLayer].Digest}); err != nil {
+		t.Fatal(err)
+	}
+	n = start(t, c, n.maps)
+	n.pass(5 * time.Second)
+	n.converged()
+}
+
+func TestUnsealedMessagesAreCountedAndNamedOnceInAWhile(t *testing.T) {
+	n, _ := settled(t, memory())
+	for range 100 {
+		n.put(core.Foreign{Subject: "apply.cluster", Err: errors.New("it has no seal"), Unsealed: true})
+	}
+	named := 0
+	for _, e := range n.events {
+		if e.Kind == "unsealed_message" && e.Warning {
+			named++
+		}
+	}
+	if s := n.driver.Core.Stats(); s.Unsealed != 100 || s.Foreign != 0 || named != 1 {
+		t.Errorf("%d messages counted, %d others, named %d times; want 100, 0 and once", s.Unsealed, s.Foreign, named)
+	}
+}

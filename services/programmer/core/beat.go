@@ -1,0 +1,47 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package core
+
+import (
+	"time"
+
+	"github.com/deltaplane/deltaplane/internal/model"
+)
+
+// clocksApart is by how much a heartbeat's time may differ from the node's.
+const clocksApart = 30 * time.Second
+
+// saidBefore says whether a heartbeat isn't newer than the newest of its epoch: then somebody says again what was so.
+func (c *Core) saidBefore(h Heartbeat) bool {
+	if h.Epoch == c.beat.epoch && !h.Sent.IsZero() && !h.Sent.After(c.beat.sent) {
+		return true
+	}
+	c.beat.epoch, c.beat.sent = h.Epoch, h.Sent
+	return false
+}
+
+// compareClocks names a heartbeat that is from another time than ours. It counts all the same: it says nothing that
+// a node isn't safe from, and if clocks differ there is no other.
+func (c *Core) compareClocks(h Heartbeat) {
+	apart := c.now.Sub(h.Sent)
+	if h.Sent.IsZero() || apart.Abs() <= clocksApart {
+		c.clear("clock")
+		return
+	}
+	c.fault(Fault{Kind: "clock", Text: "the compiler's heartbeat is dated " + apart.Abs().Truncate(time.Second).String() + " " +
+		map[bool]string{true: "before", false: "after"}[apart > 0] + " this node's clock: old messages are said again, or clocks differ; compare them"})
+}
+
+// disbelieve gives up a position that no compiler can have come to, by what the heartbeat says: what is recorded beside
+// the maps was overwritten. Else the node would follow no one any more, since nobody is above it.
+func (c *Core) disbelieve(l *layer, h Heartbeat) {
+	ours := l.position
+	if (ours.Revision <= h.Revision || ours.Revision-h.Revision <= farthest) && (ours.Epoch <= h.Epoch || ours.Epoch-h.Epoch <= farthest) {
+		return
+	}
+	c.stats.Mismatches++
+	c.event(true, "digest", "layer %s: the maps are said to hold revision %d of epoch %d, the compiler is at %d of %d: nobody comes "+
+		"that far, so it isn't believed; asking for all rows", l, ours.Revision, ours.Epoch, h.Revision, h.Epoch)
+	l.position, l.known, c.epoch = model.Position{}, false, 0
+	c.ask(l)
+}
