@@ -53,8 +53,8 @@ func newCluster(seed uint64, verbose io.Writer) *cluster {
 		c.people.nodes = append(c.people.nodes, n.name)
 	}
 	for i := range replicas {
-		c.watchers = append(c.watchers, newWatcher(c, fmt.Sprint("watcher-", i), i))
-		c.compilers = append(c.compilers, newCompiler(c, fmt.Sprint("compiler-", i), i))
+		c.watchers = append(c.watchers, newWatcher(c, fmt.Sprint("watcher-", i)))
+		c.compilers = append(c.compilers, newCompiler(c, fmt.Sprint("compiler-", i)))
 	}
 	for _, p := range c.processes() {
 		if c.chance(0.5) {

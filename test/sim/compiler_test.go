@@ -10,6 +10,7 @@ import (
 
 	"google.golang.org/protobuf/proto"
 
+	"github.com/deltaplane/deltaplane/internal/lead"
 	"github.com/deltaplane/deltaplane/internal/model"
 	"github.com/deltaplane/deltaplane/schemas"
 	"github.com/deltaplane/deltaplane/services/compiler/core"
@@ -25,7 +26,7 @@ type compiler struct {
 	state   *stream
 	delta   *stream
 	options core.Options
-	lead    *leading
+	replica *replica
 	above   core.Outranked
 	raised  time.Time
 	term    *compiling
@@ -43,35 +44,38 @@ type compiling struct {
 	answers []*subscription
 }
 
-func newCompiler(c *cluster, name string, rank int) *compiler {
+func newCompiler(c *cluster, name string) *compiler {
 	co := &compiler{process: &process{world: c.world, name: name}, bus: c.bus, state: c.state, delta: c.delta, options: c.options}
 	co.options.Holder = name
-	co.lead = newLeading(co.process, c.bus, "compiler", rank, co.begin, co.deposed)
+	co.replica = &replica{
+		process: co.process, bus: c.bus, stream: c.delta, subject: schemas.SubjectEpoch, service: "compiler",
+		begin: co.leads, end: co.end, above: func() uint64 { return uint64(co.above.Epoch) },
+	}
 	return co
 }
 
 func (c *compiler) run() {
 	c.start()
 	c.term, c.above, c.raised = nil, core.Outranked{}, time.Time{}
-	c.lead.run()
+	c.replica.run()
+	c.shape()
 }
 
-// begin begins a term: take the epoch, fold the log, follow STATE.
-func (c *compiler) begin() {
-	t := &compiling{compiler: c}
-	c.term = t
-	c.delta.create()
-	c.state.create()
-	c.delta.takeEpoch(c.process, schemas.SubjectEpoch, uint64(c.above.Epoch), func(f *fence, err error) {
-		if err != nil || t.over {
-			t.end(err)
-			return
-		}
-		t.fence = f
-		c.lead.leads(f.epoch)
-		c.note("leads in epoch", f.epoch)
-		c.delta.read(c.process, "", time.Time{}, t.fold)
+// shape says that this compiler could lead, once the streams are there.
+func (c *compiler) shape() {
+	c.delta.ensure(c.process, func(err error) {
+		c.state.ensure(c.process, func(err2 error) {
+			c.replica.set(lead.Shape{Able: err == nil && err2 == nil})
+			c.after(shapeEvery, c.shape)
+		})
 	})
+}
+
+// leads begins a term: fold the log, follow STATE.
+func (c *compiler) leads(f *fence) {
+	t := &compiling{compiler: c, fence: f}
+	c.term = t
+	c.delta.read(c.process, "", time.Time{}, t.fold)
 }
 
 func (t *compiling) fold(records []record, err error) {
@@ -196,7 +200,7 @@ func (t *compiling) wake() {
 
 // look ends the term if the streams are no longer those that were read, as the service does.
 func (t *compiling) look() {
-	t.delta.look(t.process, t.fence, func(err error) {
+	t.delta.confirm(t.process, t.fence, func(err error) {
 		switch {
 		case t.over:
 		case err != nil:
@@ -237,15 +241,14 @@ func (t *compiling) end(err error) {
 		t.reader.stop()
 	}
 	t.note("its term ends:", fmt.Sprint(err))
-	t.lead.ended()
+	t.replica.ended(t.fence, err)
 }
 
-func (c *compiler) deposed(epoch uint64) { c.endTerm(fmt.Errorf("another leads in epoch %d", epoch)) }
-func (c *compiler) reconnected()         { c.endTerm(errors.New("the bus was away")) }
+func (c *compiler) reconnected() { c.end(errors.New("the bus was away")) }
 
-func (c *compiler) endTerm(err error) {
+func (c *compiler) end(why error) {
 	if c.term != nil {
-		c.term.end(err)
+		c.term.end(why)
 	}
 }
 

@@ -4,7 +4,6 @@ package sim
 
 import (
 	"errors"
-	"fmt"
 	"slices"
 	"strings"
 	"time"
@@ -51,6 +50,17 @@ func (s *stream) create() {
 	if !s.exists {
 		s.exists, s.made, s.records, s.last = true, s.made+1, nil, 0
 	}
+}
+
+// ensure makes the stream if there is none, as bus.EnsureStreams.
+func (s *stream) ensure(p *process, done func(error)) {
+	s.ask(p, func(err error) {
+		if errors.Is(err, bus.ErrNoStream) {
+			s.create()
+			err = nil
+		}
+		done(err)
+	})
 }
 
 // remove loses the stream.
@@ -111,6 +121,7 @@ type fence struct {
 	subject  string
 	sequence uint64
 	epoch    uint64
+	data     []byte // of the epoch
 	newest   uint64 // of the newest record that was stored under it
 }
 
@@ -187,27 +198,22 @@ func (s *stream) tryEpoch(p *process, subject string, floor uint64, try int, don
 			panic("sim: what stands on the epoch's subject is no Epoch: " + err.Error())
 		}
 		f := &fence{subject: subject, sequence: newest.sequence, epoch: max(held.GetEpoch(), floor) + 1}
-		data := marshal(&schemas.Epoch{Epoch: f.epoch, Holder: p.name, Since: timestamppb.New(p.clock())})
-		s.append(p, f, []record{{subject: subject, data: data}}, func(last uint64, err error) {
+		f.data = marshal(&schemas.Epoch{Epoch: f.epoch, Holder: p.name, Since: timestamppb.New(p.clock())})
+		s.confirm(p, f, func(err error) {
 			if err != nil {
 				again(err)
 				return
 			}
-			f.sequence = last
 			done(f, nil)
 		})
 	})
 }
 
-// look says whether the stream is still the holder's: in its epoch, and not gone back.
-func (s *stream) look(p *process, f *fence, done func(error)) {
-	s.newestEpoch(p, f.subject, func(newest *schemas.Epoch, _ uint64, err error) {
-		switch {
-		case err != nil:
-		case newest.GetEpoch() != f.epoch:
-			err = fmt.Errorf("%s has epoch %d", s.name, newest.GetEpoch())
-		case s.last < f.newest:
-			err = fmt.Errorf("%s has gone back from message %d to %d", s.name, f.newest, s.last)
+// confirm has the stream say that the epoch is still its holder's, by writing it once more, as bus.Fence.Confirm.
+func (s *stream) confirm(p *process, f *fence, done func(error)) {
+	s.append(p, f, []record{{subject: f.subject, data: f.data}}, func(last uint64, err error) {
+		if err == nil {
+			f.sequence = last
 		}
 		done(err)
 	})

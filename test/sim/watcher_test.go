@@ -5,11 +5,13 @@ package sim
 import (
 	"errors"
 	"fmt"
+	"strconv"
 	"time"
 
 	"google.golang.org/protobuf/proto"
 
 	"github.com/deltaplane/deltaplane/internal/bus"
+	"github.com/deltaplane/deltaplane/internal/lead"
 	"github.com/deltaplane/deltaplane/schemas"
 	"github.com/deltaplane/deltaplane/services/watcher/convert"
 	"github.com/deltaplane/deltaplane/services/watcher/core"
@@ -20,106 +22,129 @@ var kinds = []string{
 	convert.KindNamespace, convert.KindNode, convert.KindService, convert.KindEndpointSlice, convert.KindPod, convert.KindNetworkPolicy,
 }
 
-// lookEvery is how often leaders look whether the streams are still their own, as the services do.
-const lookEvery = 10 * time.Second
+// As in the services.
+const (
+	lookEvery   = 10 * time.Second
+	shapeEvery  = 250 * time.Millisecond
+	restBetween = time.Second
+	catchUpTime = 5 * time.Second
+)
 
-// watcher is the shell of a watcher: it leads in terms, and what it drives in each is a core.
+// watcher is the shell of a watcher. It runs sessions: each reads STATE and the source, stands by, and may come to lead.
 type watcher struct {
 	*process
-	bus     *wires
 	api     *apiServer
 	state   *stream
-	lead    *leading
+	replica *replica
 	started time.Time
-	term    *watching
+	current *session
 }
 
-// watching is one term of leading.
-type watching struct {
+// session is one time of knowing what the source has and what STATE holds, as in the service.
+type session struct {
 	*watcher
 	core      *core.Core
-	fence     *fence
 	over      bool
+	reader    *reader
+	newest    *schemas.Epoch
+	listings  int // of the newest time that everything is listed and watched
 	inputs    []core.Input
+	fence     *fence // nil while it stands by
+	leading   bool   // STATE is read to where the epoch was taken
 	appending bool
+	owed      bool
 }
 
-func newWatcher(c *cluster, name string, rank int) *watcher {
-	w := &watcher{process: &process{world: c.world, name: name}, bus: c.bus, api: c.api, state: c.state}
-	w.lead = newLeading(w.process, c.bus, "watcher", rank, w.begin, w.deposed)
+func newWatcher(c *cluster, name string) *watcher {
+	w := &watcher{process: &process{world: c.world, name: name}, api: c.api, state: c.state}
+	w.replica = &replica{
+		process: w.process, bus: c.bus, stream: c.state, subject: schemas.SubjectStateEpoch, service: "watcher",
+		begin: w.leads, end: w.end,
+	}
 	return w
 }
 
 func (w *watcher) run() {
 	w.start()
-	w.started, w.term = w.clock(), nil
-	w.lead.run()
+	w.started, w.current = w.clock(), nil
+	w.replica.run()
+	w.session()
 }
 
-// begin begins a term: take the epoch, read what STATE holds, watch.
-func (w *watcher) begin() {
-	t := &watching{watcher: w}
-	w.term = t
-	w.state.create()
-	w.state.takeEpoch(w.process, schemas.SubjectStateEpoch, 0, func(f *fence, err error) {
-		if err != nil || t.over {
-			t.end(err)
+// session begins one.
+func (w *watcher) session() {
+	s := &session{watcher: w, newest: &schemas.Epoch{}, core: core.New(core.Options{
+		Source: "kubernetes", Kinds: kinds, MaxDeleteShare: core.DefaultMaxDeleteShare, Versioned: true, Started: w.started,
+	})}
+	w.current = s
+	w.state.ensure(w.process, func(err error) {
+		if err != nil || s.over {
+			s.fail(err)
 			return
 		}
-		t.fence = f
-		w.lead.leads(f.epoch)
-		w.note("leads in epoch", f.epoch)
-		t.core = core.New(core.Options{
-			Source: "kubernetes", Kinds: kinds, MaxDeleteShare: core.DefaultMaxDeleteShare, Started: w.started,
-		})
-		w.state.read(w.process, statePrefix, time.Time{}, t.known)
+		s.reader = w.state.follow(w.process, "", 0, s.know, s.watch, func(err error) { s.fail(fmt.Errorf("following STATE: %w", err)) })
+		s.shape()
 	})
 }
 
-// known takes what STATE holds, and begins to watch.
-func (t *watching) known(records []record, err error) {
-	if err != nil || t.over {
-		t.end(err)
-		return
-	}
+// know takes in messages of STATE. Epochs only grow.
+func (s *session) know(records []record) {
 	for _, r := range records {
-		var fact schemas.Fact
-		if proto.Unmarshal(r.data, &fact) == nil {
-			t.core.Known(&fact, r.sequence)
+		if r.subject != schemas.SubjectStateEpoch {
+			var fact schemas.Fact
+			if proto.Unmarshal(r.data, &fact) == nil {
+				s.core.Known(&fact, r.sequence)
+			}
+			continue
 		}
+		epoch := &schemas.Epoch{}
+		if proto.Unmarshal(r.data, epoch) != nil {
+			continue
+		}
+		if epoch.GetEpoch() < s.newest.GetEpoch() || epoch.GetEpoch() == s.newest.GetEpoch() && !proto.Equal(epoch, s.newest) {
+			s.fail(fmt.Errorf("STATE has gone from epoch %d to %d: %w", s.newest.GetEpoch(), epoch.GetEpoch(), bus.ErrReplaced))
+			return
+		}
+		s.newest = epoch
 	}
+	s.catchUp()
+}
+
+// watch lists and watches everything, or does so anew.
+func (s *session) watch() {
+	s.listings++
 	for _, kind := range kinds {
-		t.list(kind, 0)
+		s.list(kind, s.listings, 0)
 	}
-	t.after(lookEvery, t.look)
 }
 
 // list lists a kind and watches it from there, again and again: what a reflector of client-go does.
-func (t *watching) list(kind string, tries int) {
+func (s *session) list(kind string, listing, tries int) {
+	current := func() bool { return !s.over && s.listings == listing }
 	again := func() {
-		if !t.over {
-			t.after(t.between(125*time.Millisecond, 500*time.Millisecond<<min(tries, 3)), func() { t.list(kind, tries+1) })
+		if current() {
+			s.after(s.between(125*time.Millisecond, 500*time.Millisecond<<min(tries, 3)), func() { s.list(kind, listing, tries+1) })
 		}
 	}
-	t.api.list(t.process, kind, func(objects []object, version uint64, err error) {
+	s.api.list(s.process, kind, func(objects []object, version uint64, err error) {
 		switch {
-		case t.over:
+		case !current():
 			return
 		case err != nil:
 			again()
 			return
 		}
-		t.put(listed(kind, objects))
-		t.api.watch(t.process, kind, version, func(c change) {
-			if !t.over {
-				t.put(changed(c))
+		s.put(listed(kind, objects, version))
+		s.api.watch(s.process, kind, version, func(c change) {
+			if current() {
+				s.put(changed(c))
 			}
 		}, func() { tries = 0; again() })
 	})
 }
 
-func listed(kind string, objects []object) core.List {
-	l := core.List{Kinds: []string{kind}}
+func listed(kind string, objects []object, version uint64) core.List {
+	l := core.List{Kinds: []string{kind}, Version: strconv.FormatUint(version, 10)}
 	for _, o := range objects {
 		switch in := converted(o).(type) {
 		case core.Upsert:
@@ -137,6 +162,7 @@ func changed(c change) core.Input {
 		if err != nil {
 			panic("sim: " + err.Error())
 		}
+		ref.ResourceVersion = strconv.FormatUint(c.version, 10)
 		return core.Delete{Object: ref}
 	}
 	return converted(c.object)
@@ -154,75 +180,127 @@ func converted(o object) core.Input {
 	return core.Refusal{Object: ref, Reason: err.Error()}
 }
 
-// put gives the core an input, unless it waits for STATE.
-func (t *watching) put(in core.Input) {
-	t.inputs = append(t.inputs, in)
-	t.work()
+// shape says whether this watcher could lead.
+func (s *session) shape() {
+	if s.over {
+		return
+	}
+	s.replica.set(lead.Shape{Able: s.core.Ready() && !s.api.down})
+	s.after(shapeEvery, s.shape)
 }
 
-func (t *watching) work() {
-	if t.appending || t.over {
+// leads has the session that runs lead.
+func (w *watcher) leads(f *fence) {
+	s := w.current
+	if s == nil || s.fence != nil {
+		w.replica.ended(f, errors.New("STATE and the source are being read anew"))
+		return
+	}
+	s.fence = f
+	s.after(catchUpTime, func() {
+		if !s.leading {
+			s.fail(fmt.Errorf("STATE could not be read up to epoch %d", f.epoch))
+		}
+	})
+	s.catchUp()
+}
+
+// catchUp begins to publish once STATE is read to where this watcher has taken the epoch.
+func (s *session) catchUp() {
+	if s.over || s.fence == nil || s.leading || s.newest.GetEpoch() < s.fence.epoch {
+		return
+	}
+	s.leading = true
+	s.reader.stop() // from here on nobody else appends
+	s.after(lookEvery, s.look)
+	s.publish(s.core.Lead(s.clock(), s.fence.epoch))
+}
+
+// put gives the core an input, unless it waits for STATE.
+func (s *session) put(in core.Input) {
+	s.inputs = append(s.inputs, in)
+	s.work()
+}
+
+func (s *session) work() {
+	var effects core.Effects
+	for !s.over && !s.appending && len(s.inputs) > 0 && len(effects.Publish) < bus.MaxBatchMessages/2 {
+		e := s.core.Step(s.clock(), s.inputs[0])
+		s.inputs = s.inputs[1:]
+		effects.Publish = append(effects.Publish, e.Publish...)
+		effects.Events = append(effects.Events, e.Events...)
+	}
+	s.publish(effects)
+}
+
+// publish appends what the core asks for.
+func (s *session) publish(effects core.Effects) {
+	for _, event := range effects.Events {
+		s.note("event", event.GetKind(), event.GetText())
+	}
+	if len(effects.Publish) == 0 || s.over {
 		return
 	}
 	var batch []record
-	for len(t.inputs) > 0 && len(batch) < bus.MaxBatchMessages/2 {
-		e := t.core.Step(t.clock(), t.inputs[0])
-		t.inputs = t.inputs[1:]
-		for _, p := range e.Publish {
-			ref := p.Fact.GetObject()
-			batch = append(batch, record{subject: schemas.StateSubject(ref.GetKind(), ref.GetNamespace(), ref.GetName()), data: p.Data})
-		}
-		for _, event := range e.Events {
-			t.note("event", event.GetKind(), event.GetText())
-		}
+	for _, p := range effects.Publish {
+		ref := p.Fact.GetObject()
+		batch = append(batch, record{subject: schemas.StateSubject(ref.GetKind(), ref.GetNamespace(), ref.GetName()), data: p.Data})
 	}
-	if len(batch) == 0 {
-		return
-	}
-	t.appending = true
-	t.state.append(t.process, t.fence, batch, func(_ uint64, err error) {
-		t.appending = false
-		if err != nil {
-			t.end(fmt.Errorf("append %d facts: %w", len(batch), err))
+	s.appending = true
+	s.state.append(s.process, s.fence, batch, func(last uint64, err error) {
+		s.appending = false
+		if err != nil || s.over {
+			s.fail(fmt.Errorf("append %d facts: %w", len(batch), err))
 			return
 		}
-		t.work()
+		s.core.Stored(effects.Publish, last)
+		s.work()
 	})
 }
 
-// look ends the term if STATE is no longer its own.
-func (t *watching) look() {
-	t.state.look(t.process, t.fence, func(err error) {
-		switch {
-		case t.over:
-		case err != nil:
-			t.end(err)
-		default:
-			t.after(lookEvery, t.look)
+// look ends the session if STATE is no longer its own, and asks the source anew for what it owes for too long.
+func (s *session) look() {
+	s.state.confirm(s.process, s.fence, func(err error) {
+		if err != nil || s.over {
+			s.fail(err)
+			return
 		}
+		s.after(lookEvery, s.look)
+		owed := len(s.core.Owed()) > 0
+		if owed && s.owed {
+			effects := s.core.Trust(s.clock())
+			s.watch()
+			s.publish(effects)
+			return
+		}
+		s.owed = owed
 	})
 }
 
-func (t *watching) end(err error) {
-	if t.over {
+// fail ends the session; another begins after a rest.
+func (s *session) fail(err error) {
+	if s.over {
 		return
 	}
-	t.over = true
-	if t.watcher.term == t {
-		t.watcher.term = nil
+	s.over = true
+	if s.reader != nil {
+		s.reader.stop()
 	}
-	t.note("its term ends:", fmt.Sprint(err))
-	t.lead.ended()
+	s.current = nil
+	s.note("its session ends:", fmt.Sprint(err))
+	s.replica.set(lead.Shape{})
+	if s.fence != nil {
+		s.replica.ended(s.fence, err)
+	}
+	s.after(restBetween, s.watcher.session)
 }
 
-// deposed ends the term when another is heard to lead, reconnected when the bus was away.
-func (w *watcher) deposed(epoch uint64) { w.endTerm(fmt.Errorf("another leads in epoch %d", epoch)) }
-func (w *watcher) reconnected()         { w.endTerm(errors.New("the bus was away")) }
-
-func (w *watcher) endTerm(err error) {
-	if w.term != nil {
-		w.term.end(err)
+func (w *watcher) end(why error) {
+	if w.current != nil {
+		w.current.fail(why)
 	}
 }
+
+func (w *watcher) reconnected() { w.end(errors.New("the bus was away")) }
 
 const statePrefix = "deltaplane.v1.state."
