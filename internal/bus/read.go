@@ -61,6 +61,10 @@ type reader struct {
 	moving bool      // a newer message of a subject takes the older one's place
 	next   uint64    // what to continue with; 0 if nothing was read yet
 	caught bool
+	// Of the newest message that came: which consumer it came through, and its number there.
+	through string
+	number  uint64
+	silent  int // how often in a row it was quiet while messages were under way
 }
 
 // errOfEach carries an error of the caller's function past the retries.
@@ -209,7 +213,7 @@ func (r *reader) take(m jetstream.Msg) (done bool, err error) {
 	if err != nil {
 		return false, errOfEach{err}
 	}
-	r.next = meta.Sequence.Stream + 1
+	r.next, r.through, r.number, r.silent = meta.Sequence.Stream+1, meta.Consumer, meta.Sequence.Consumer, 0
 	return r.all(meta) && r.caughtUp(), nil
 }
 
@@ -232,8 +236,31 @@ func (r *reader) quiet(ctx context.Context, stream jetstream.Stream, consumer je
 	if err != nil {
 		return false, err
 	}
-	return info.NumPending == 0 && r.caughtUp(), nil
+	if info.NumPending > 0 {
+		return false, nil
+	}
+	if r.underWay(info) {
+		if r.silent++; r.silent >= silentMost {
+			return false, errUnderWay
+		}
+		return false, nil
+	}
+	return r.caughtUp(), nil
 }
+
+// underWay says whether the server has sent messages that haven't come: nothing is pending then, but on a busy server they
+// may take seconds, and overtaken by the answer that says so.
+func (r *reader) underWay(info *jetstream.ConsumerInfo) bool {
+	if info.Name != r.through {
+		return info.Delivered.Consumer > 0
+	}
+	return info.Delivered.Consumer > r.number
+}
+
+// silentMost is how often in a row messages may be under way until they are asked for again.
+const silentMost = 5
+
+var errUnderWay = errors.New("messages that the server has sent don't come")
 
 // caughtUp notes that everything up to r.end was handed over, and says whether that is all.
 func (r *reader) caughtUp() (done bool) {

@@ -349,3 +349,28 @@ func TestReadMissesNothingThatMovesMeanwhile(t *testing.T) {
 		t.Errorf("%d objects were read, %v; want %d, also the one that changed", len(seen), err, objects)
 	}
 }
+
+// A server with much to do says that nothing is pending seconds before what it has sent arrives. Who took that for the end
+// of an epoch's stream believed that it had been removed.
+func TestWhatIsUnderWayIsWaitedFor(t *testing.T) {
+	info := func(name string, delivered uint64) *jetstream.ConsumerInfo {
+		return &jetstream.ConsumerInfo{Name: name, Delivered: jetstream.SequenceInfo{Consumer: delivered}}
+	}
+	for _, test := range []struct {
+		name   string
+		reader reader
+		info   *jetstream.ConsumerInfo
+		want   bool
+	}{
+		{"nothing was sent", reader{}, info("a", 0), false},
+		{"nothing has come yet", reader{}, info("a", 1), true},
+		{"all has come", reader{through: "a", number: 3}, info("a", 3), false},
+		{"the last hasn't", reader{through: "a", number: 2}, info("a", 3), true},
+		{"it goes on through another consumer", reader{through: "a", number: 7}, info("b", 1), true},
+		{"which has sent nothing", reader{through: "a", number: 7}, info("b", 0), false},
+	} {
+		if got := test.reader.underWay(test.info); got != test.want {
+			t.Errorf("%s: under way %v, want %v", test.name, got, test.want)
+		}
+	}
+}

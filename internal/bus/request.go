@@ -18,9 +18,9 @@ const (
 	// handleWithin is how long one request may be worked on.
 	handleWithin = 30 * time.Second
 	// respondWorkers work on requests at the same time; respondPending more may wait, further ones are dropped and
-	// their senders time out and ask again.
+	// their senders time out and ask again. All of 5,000 nodes may ask at once.
 	respondWorkers = 4
-	respondPending = 256
+	respondPending = 8 << 10
 )
 
 // Request asks and returns the first answer. ErrNobody says that nobody listens. Without a deadline in ctx it waits 5 s.

@@ -1,0 +1,262 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package virtual has nodes without machines: each is the programmer's real core on maps in memory, with a connection to
+// the bus of its own. What the real service has besides (metrics, interfaces, sweeps of connections) is left out, and the
+// core is told of the time less often, so that thousands fit one machine.
+//
+// It promises that a virtual node hears, asks for and reports what a real one does, on the same subjects. The one thing
+// to know: the loop here is the loop of services/programmer with less in it; what changes there in how messages are
+// read must change here.
+package virtual
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"hash/fnv"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/durationpb"
+	"google.golang.org/protobuf/types/known/timestamppb"
+
+	"github.com/deltaplane/deltaplane/internal/abi"
+	"github.com/deltaplane/deltaplane/internal/bus"
+	"github.com/deltaplane/deltaplane/internal/model"
+	"github.com/deltaplane/deltaplane/internal/wire"
+	"github.com/deltaplane/deltaplane/schemas"
+	"github.com/deltaplane/deltaplane/services/programmer/carry"
+	"github.com/deltaplane/deltaplane/services/programmer/core"
+	"github.com/deltaplane/deltaplane/services/programmer/maps"
+	"github.com/deltaplane/deltaplane/services/programmer/resync"
+)
+
+// inputsMost bounds what waits for a node's loop, as in the service.
+const inputsMost = 256
+
+// syncWithin bounds one answer to a question, as in the service.
+const syncWithin = time.Minute
+
+// node is one virtual node. It may be stopped and started again on the same maps.
+type node struct {
+	name   string
+	fleet  *Fleet
+	maps   *maps.Memory
+	driver carry.Driver
+	conn   *bus.Conn
+	inputs chan core.Input
+	syncs  sync.WaitGroup
+
+	stop    context.CancelFunc
+	running sync.WaitGroup
+	current atomic.Bool
+	began   time.Time
+}
+
+// start connects and runs the node until halt.
+func (n *node) start(ctx context.Context) error {
+	capacities := n.fleet.options.Capacities
+	if n.maps == nil {
+		n.maps = maps.NewMemory(capacities)
+	}
+	seed := fnv.New64a()
+	_, _ = seed.Write([]byte(n.name)) // never fails
+	config := core.Config{Node: n.name, Seed: seed.Sum64()}
+	for m, c := range capacities {
+		config.Capacities[m] = int(c)
+	}
+	n.driver = carry.Driver{Core: core.New(config), Maps: n.maps, Now: time.Now, Defer: true}
+	n.inputs = make(chan core.Input, inputsMost)
+	n.current.Store(false)
+	n.began = time.Now()
+	ctx, n.stop = context.WithCancel(ctx)
+	conn, err := bus.Connect(ctx, bus.Options{
+		URL: n.fleet.options.URL, Name: "programmer " + n.name,
+		OnReconnect: func() {
+			n.fleet.counts.reconnects.Add(1)
+			n.send(ctx, core.Reconnected{})
+		},
+		OnDropped: func(string, int) {
+			n.fleet.counts.dropped.Add(1)
+			n.send(ctx, core.Reconnected{})
+		},
+	})
+	if err != nil {
+		return err
+	}
+	n.conn = conn
+	n.running.Go(func() { n.loop(ctx) })
+	if err := n.listen(ctx); err != nil {
+		return err
+	}
+	n.send(ctx, core.Reconnected{})
+	return nil
+}
+
+// halt ends the node as a kill would: nothing is said.
+func (n *node) halt() {
+	if n.stop == nil {
+		return
+	}
+	n.stop()
+	n.running.Wait()
+	n.syncs.Wait()
+	if n.conn != nil {
+		n.conn.Close()
+	}
+}
+
+func (n *node) send(ctx context.Context, in core.Input) {
+	select {
+	case n.inputs <- in:
+	case <-ctx.Done():
+	}
+}
+
+func (n *node) loop(ctx context.Context) {
+	tick := time.NewTicker(n.fleet.options.Tick)
+	defer tick.Stop()
+	n.do(ctx, n.driver.Step(core.Tick{}))
+	for {
+		var in core.Input = core.Tick{}
+		late := n.driver.Late()
+		select {
+		case <-ctx.Done():
+			n.driver.Finish()
+			return
+		case err := <-late:
+			n.do(ctx, n.driver.Finish(err))
+			continue
+		case <-tick.C:
+		case in = <-n.inputs:
+		}
+		n.do(ctx, n.driver.Step(in))
+		if !n.current.Load() && n.driver.Core.Current() {
+			n.current.Store(true)
+			n.fleet.ledger.whole(time.Since(n.began))
+		}
+	}
+}
+
+func (n *node) do(ctx context.Context, todo []core.Effect) {
+	for _, e := range todo {
+		switch e := e.(type) {
+		case core.Sync:
+			n.sync(ctx, e)
+		case core.Report:
+			n.report(e)
+		case core.Event:
+			n.fleet.counts.events.Add(1)
+			if e.Warning {
+				n.fleet.ledger.warn(n.name + ": " + e.Text)
+			}
+		case core.Endpoints: // no interfaces here
+		default:
+			panic(fmt.Sprintf("virtual: effect of type %T", e))
+		}
+	}
+}
+
+func (n *node) listen(ctx context.Context) error {
+	for _, layer := range []model.Layer{model.ClusterLayer, model.NodeLayer(n.name)} {
+		var deltas resync.Deltas
+		_, err := n.conn.Subscribe(schemas.ApplySubject(layer.String()), func(m bus.Message) {
+			n.fleet.counts.deltas.add(len(m.Data))
+			d, complete, err := deltas.Add(m.Data)
+			switch {
+			case err != nil:
+				n.send(ctx, core.Foreign{Subject: m.Subject, Err: err})
+			case complete:
+				n.send(ctx, d)
+			}
+		})
+		if err != nil {
+			return err
+		}
+	}
+	_, err := n.conn.Subscribe(schemas.SubjectHeartbeat, func(m bus.Message) {
+		n.fleet.counts.heartbeats.add(len(m.Data))
+		h, err := wire.DecodeHeartbeat(m.Data)
+		if err != nil {
+			n.send(ctx, core.Foreign{Subject: m.Subject, Err: err})
+			return
+		}
+		n.send(ctx, core.Heartbeat(h))
+	})
+	// Nobody asks here; they are subscriptions that the server has to keep.
+	for _, subject := range []string{schemas.ActualSubject(n.name), schemas.FlowsSubject(n.name)} {
+		if err == nil {
+			_, err = n.conn.Respond(subject, "", func(context.Context, []byte, func([]byte) error) {})
+		}
+	}
+	return err
+}
+
+func (n *node) sync(ctx context.Context, e core.Sync) {
+	n.syncs.Go(func() {
+		ctx, cancel := context.WithTimeout(ctx, syncWithin)
+		defer cancel()
+		err := n.ask(ctx, e)
+		if err != nil {
+			n.fleet.counts.syncsFailed.Add(1)
+		}
+		n.send(ctx, core.SyncEnded{Err: err})
+	})
+}
+
+func (n *node) ask(ctx context.Context, e core.Sync) error {
+	request, err := proto.Marshal(&schemas.SyncRequest{Node: n.name, Positions: wire.PositionsToProto(e.Positions)})
+	if err != nil {
+		return err
+	}
+	n.fleet.counts.asked.add(len(request))
+	var answer resync.Answer
+	err = n.conn.RequestMany(ctx, schemas.SyncSubject(n.name), request, func(message []byte) (bool, error) {
+		n.fleet.counts.answers.add(len(message))
+		in, more, err := answer.Add(message)
+		if in != nil {
+			n.send(ctx, in)
+		}
+		return more, err
+	})
+	if errors.Is(err, bus.ErrNobody) {
+		return fmt.Errorf("no compiler answers: %w", err)
+	}
+	return err
+}
+
+func (n *node) report(r core.Report) {
+	applied := &schemas.Applied{
+		Node: n.name, Positions: wire.PositionsToProto(r.Positions), Sent: timestamppb.Now(), MapsKind: "memory",
+		Drops: map[string]uint64{},
+	}
+	for m, entries := range r.Entries {
+		applied.Maps = append(applied.Maps, &schemas.MapUse{
+			Name: abi.Map(m).String(), Entries: uint64(entries), Capacity: uint64(n.fleet.options.Capacities[m]),
+		})
+	}
+	for _, d := range r.Deltas {
+		n.fleet.ledger.applied(d)
+		a := &schemas.AppliedDelta{
+			Layer: d.Layer.String(), Epoch: uint64(d.Epoch), Revision: uint64(d.To), Applied: timestamppb.New(d.Applied),
+			Writes: uint64(d.Writes), Bytes: uint64(d.Bytes),
+		}
+		if d.Latency > 0 {
+			a.Latency = durationpb.New(d.Latency)
+		}
+		applied.Deltas = append(applied.Deltas, a)
+	}
+	for _, f := range r.Faults {
+		applied.Faults = append(applied.Faults, &schemas.Fault{Kind: f.Kind, Text: f.Text, Since: timestamppb.New(f.Since)})
+	}
+	data, err := proto.Marshal(applied)
+	if err != nil {
+		panic("virtual: encode a report of our own: " + err.Error())
+	}
+	n.fleet.counts.reports.add(len(data))
+	if err := n.conn.Publish(schemas.AppliedSubject(n.name), data); err != nil {
+		n.fleet.counts.unsent.Add(1)
+	}
+}
