@@ -99,6 +99,15 @@ bench-pipeline: build ## measure the services over a real bus: event to kernel, 
 chaos: ## break a cluster of real processes in every way, under traffic, and print a table (root; SEED=n takes that one)
 	go test -count=1 -v -timeout 1h ./test/chaos -chaos.long -chaos.seed=$(or $(SEED),$$((1 + RANDOM * 32768 + RANDOM)))
 
+# Nodes of bench-fleet, and further flags of it; 5,000 nodes need 8 GB and some minutes.
+NODES ?= 1000
+FLEET ?=
+
+.PHONY: bench-fleet
+bench-fleet: build ## measure NODES virtual nodes over a real nats-server: event to all, restarts, flips
+	CGO_ENABLED=0 go build -o $(TOOLS)/nats-server github.com/nats-io/nats-server/v2
+	go run ./test/bench/fleet -nodes $(NODES) $(FLEET)
+
 .PHONY: test-kubernetes
 test-kubernetes: build build-kubernetes ## run the pipeline against a real kube-apiserver (builds one: ten minutes the first time)
 	cd test/kubernetes && DELTAPLANE_BIN=$(CURDIR)/bin $(KUBERNETES_TEST) -test.v -test.timeout 10m

@@ -17,6 +17,7 @@ import (
 	"github.com/deltaplane/deltaplane/internal/bus/embedded"
 	"github.com/deltaplane/deltaplane/internal/cgroup"
 	"github.com/deltaplane/deltaplane/schemas"
+	"github.com/deltaplane/deltaplane/test/bench/stage"
 )
 
 // fleet is a bus, a compiler and the programmers.
@@ -28,14 +29,14 @@ type fleet struct {
 	conn        *bus.Conn
 	fence       *bus.Fence
 	reports     *reports
-	compiler    *process
-	programmers []*process
-	cluster     *cluster
+	compiler    *stage.Process
+	programmers []*stage.Process
+	cluster     *stage.Cluster
 	published   uint64 // the newest Fact's sequence in STATE
 }
 
 func startFleet(ctx context.Context, p plan) (_ *fleet, err error) {
-	f := &fleet{plan: p, cluster: newCluster(p.services, p.endpoints)}
+	f := &fleet{plan: p, cluster: stage.NewCluster(p.services, p.endpoints, 0)}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, f.stop())
@@ -82,7 +83,7 @@ func (f *fleet) prepareKernel() error {
 	return bpf.MountBPFFS(f.dir)
 }
 
-func (f *fleet) startProgrammer(node int) (*process, error) {
+func (f *fleet) startProgrammer(node int) (*stage.Process, error) {
 	name := fmt.Sprintf("node-%d", node)
 	args := []string{"--node", name, "--maps", f.maps}
 	if f.maps == "kernel" {
@@ -95,26 +96,31 @@ func (f *fleet) startProgrammer(node int) (*process, error) {
 	return f.start("programmer", name, args...)
 }
 
-func (f *fleet) start(binary, name string, args ...string) (*process, error) {
-	log, err := os.Create(filepath.Join(os.TempDir(), "deltaplane-bench-"+name+".log"))
-	if err != nil {
-		return nil, err
-	}
-	defer log.Close()
+func (f *fleet) start(binary, name string, args ...string) (*stage.Process, error) {
 	cmd := exec.Command(filepath.Join(f.bin, binary), append([]string{"--bus", f.server.URL(), "--listen", ""}, args...)...)
-	cmd.Stdout, cmd.Stderr = log, log
-	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
-	if err := cmd.Start(); err != nil {
-		return nil, fmt.Errorf("start %s (make build first): %w", binary, err)
+	p, err := stage.Start(name, filepath.Join(os.TempDir(), "deltaplane-bench-"+name+".log"), cmd)
+	if err != nil {
+		return nil, fmt.Errorf("%w (make build first)", err)
 	}
-	return &process{name: name, cmd: cmd}, nil
+	return p, nil
+}
+
+// report prints what a process has cost so far.
+func report(p *stage.Process, step string) error {
+	cpu, err := p.CPU()
+	rss, err2 := p.PeakRSS()
+	if err := errors.Join(err, err2); err != nil {
+		return err
+	}
+	fmt.Printf("BenchmarkPipeline/%s/%s 1 %.2f cpu-s %d peak-MiB\n", step, p.Name, cpu.Seconds(), rss)
+	return nil
 }
 
 func (f *fleet) publish(ctx context.Context, facts ...*schemas.Fact) error {
 	records := make([]bus.Record, len(facts))
 	for i, fact := range facts {
 		var err error
-		if records[i], err = record(fact); err != nil {
+		if records[i], err = stage.Record(fact); err != nil {
 			return err
 		}
 	}
@@ -139,7 +145,7 @@ func (f *fleet) converge(ctx context.Context) error {
 func (f *fleet) stop() (err error) {
 	for _, p := range append(f.programmers, f.compiler) {
 		if p != nil {
-			err = errors.Join(err, p.stop())
+			err = errors.Join(err, p.Stop())
 		}
 	}
 	if f.conn != nil {

@@ -12,7 +12,7 @@ import (
 // coldStart publishes the whole cluster, then starts the programmers with empty maps.
 func coldStart(ctx context.Context, f *fleet, p plan) error {
 	began := time.Now()
-	if err := f.publish(ctx, f.cluster.all()...); err != nil {
+	if err := f.publish(ctx, f.cluster.All()...); err != nil {
 		return err
 	}
 	for node := range p.nodes {
@@ -32,7 +32,7 @@ func coldStart(ctx context.Context, f *fleet, p plan) error {
 	}
 	fmt.Printf("BenchmarkPipeline/cold-start/writes 1 %.0f writes/node\n", float64(writes)/float64(p.nodes))
 	for _, process := range append(f.programmers, f.compiler) {
-		if err := process.report("cold-start"); err != nil {
+		if err := report(process, "cold-start"); err != nil {
 			return err
 		}
 	}
@@ -45,7 +45,7 @@ func idle(ctx context.Context, f *fleet, p plan) error {
 	defer ticker.Stop()
 	for i := range p.idle {
 		<-ticker.C
-		if err := f.publish(ctx, f.cluster.change(i%p.services)); err != nil {
+		if err := f.publish(ctx, f.cluster.Change(i%p.services)); err != nil {
 			return err
 		}
 		if err := f.converge(ctx); err != nil {
@@ -70,7 +70,7 @@ func underLoad(ctx context.Context, f *fleet, p plan) error {
 	for end := time.Now().Add(p.load); time.Now().Before(end); {
 		<-ticker.C
 		for range p.rate / ticks {
-			if err := f.publish(ctx, f.cluster.change(random.IntN(p.services))); err != nil {
+			if err := f.publish(ctx, f.cluster.Change(random.IntN(p.services))); err != nil {
 				return err
 			}
 			changes++
@@ -85,7 +85,7 @@ func underLoad(ctx context.Context, f *fleet, p plan) error {
 		return err
 	}
 	for i, process := range append(f.programmers, f.compiler) {
-		fmt.Printf("BenchmarkPipeline/load/%s %d %.3f cpu-ms/change\n", process.name, changes, milli(after[i]-before[i])/float64(changes))
+		fmt.Printf("BenchmarkPipeline/load/%s %d %.3f cpu-ms/change\n", process.Name, changes, milli(after[i]-before[i])/float64(changes))
 	}
 	return nil
 }
@@ -93,7 +93,7 @@ func underLoad(ctx context.Context, f *fleet, p plan) error {
 func (f *fleet) cpus() ([]time.Duration, error) {
 	var all []time.Duration
 	for _, process := range append(f.programmers, f.compiler) {
-		cpu, err := process.cpu()
+		cpu, err := process.CPU()
 		if err != nil {
 			return nil, err
 		}
@@ -107,7 +107,7 @@ func restart(ctx context.Context, f *fleet, p plan) error {
 	if p.maps != "kernel" {
 		return nil // memory maps end with the process
 	}
-	if err := f.programmers[0].stop(); err != nil {
+	if err := f.programmers[0].Stop(); err != nil {
 		return err
 	}
 	f.reports.mu.Lock()
@@ -126,5 +126,5 @@ func restart(ctx context.Context, f *fleet, p plan) error {
 		writes += d.GetWrites()
 	}
 	fmt.Printf("BenchmarkPipeline/restart/writes 1 %d writes\n", writes)
-	return f.programmers[0].report("restart")
+	return report(f.programmers[0], "restart")
 }
