@@ -39,7 +39,7 @@ type Mismatch struct {
 
 // sample compares some of the rows with a compilation anew while nothing else is to be done.
 func (c *Core) sample(now time.Time) (out Output) {
-	if c.compiled == nil || len(c.appending) > 0 || !c.pending.empty() || now.Before(c.check.next) {
+	if !c.Leads() || c.compiled == nil || len(c.appending) > 0 || !c.pending.empty() || now.Before(c.check.next) {
 		return out
 	}
 	if c.check.next.IsZero() {

@@ -34,7 +34,7 @@ type step struct {
 
 // commitDue returns when what is pending is to be committed.
 func (c *Core) commitDue() (due time.Time, ok bool) {
-	if len(c.appending) > 0 {
+	if len(c.appending) > 0 || !c.Leads() {
 		return due, false
 	}
 	if c.compiled == nil {
@@ -59,6 +59,9 @@ func (c *Core) commitDue() (due time.Time, ok bool) {
 
 // step commits what is due, and else begins a checkpoint if that is.
 func (c *Core) step(now time.Time) (out Output) {
+	if !c.Leads() {
+		return out
+	}
 	if due, ok := c.commitDue(); ok && !due.After(now) {
 		if c.compiled == nil {
 			out.Add(c.compileAll(now))
@@ -79,32 +82,56 @@ func (c *Core) step(now time.Time) (out Output) {
 	return out
 }
 
-// compilePending compiles what was touched.
-func (c *Core) compilePending(now time.Time) (out Output) {
+// plan is what a compilation comes to: stages to be committed one after the other, with why each layer changes.
+type plan struct {
+	stages []compile.Stage
+	why    []map[model.Layer]causes
+}
+
+// compilePending compiles what was touched, and commits it.
+func (c *Core) compilePending(now time.Time) Output {
+	p, out := c.plan(now)
+	c.commitPlan(now, p)
+	out.Add(c.append())
+	return out
+}
+
+func (c *Core) commitPlan(now time.Time, p plan) {
+	for i, stage := range p.stages {
+		c.commit(now, stage, func(l model.Layer) causes { return p.why[i][l] })
+	}
+}
+
+// plan compiles what was touched.
+func (c *Core) plan(now time.Time) (p plan, out Output) {
 	before, after := c.compiled, c.db.Snapshot()
 	c.ids.Advance(now)
 	work := c.pending.work()
 	d := compile.Update(before, after, c.ids, c.engine, c.o.Settings, work)
 	c.stats.Units += d.Units
-	c.compiled, c.compiling = after, c.seen
+	if c.compiled, c.compiling = after, c.seen; !c.Leads() {
+		c.compiling = c.standby.released
+	}
 	out.Events = append(out.Events, c.setAsideOf(now, d.SetAside)...)
 	if !work.Policy.Empty() {
 		out.Events = append(out.Events, c.refuse(now, d.Refused)...)
 	}
 	out.Events = c.bound(now, out.Events)
 	seen := c.pending.addresses(before, after)
+	p.stages = d.Stages
 	for i, stage := range d.Stages {
-		c.commit(now, stage, func(l model.Layer) causes {
+		all := map[model.Layer]causes{}
+		for l := range stage {
 			var why []*causes
 			if i == 0 {
 				why = c.pending.ofUnits(d.Changed[l])
 			}
-			return gather(append(why, c.pending.ofPolicy(stage[l], seen)...))
-		})
+			all[l] = gather(append(why, c.pending.ofPolicy(stage[l], seen)...))
+		}
+		p.why = append(p.why, all)
 	}
 	c.pending = pending{}
-	out.Add(c.append())
-	return out
+	return p, out
 }
 
 // compileAll compiles everything and commits how it differs from the rows there are: at the start, where

@@ -140,10 +140,14 @@ func (o *Output) Add(p Output) {
 	}
 }
 
-// Core is the leading compiler.
+// Core is a compiler: it leads in an epoch, or stands by.
 type Core struct {
 	o     Options
-	epoch model.Epoch
+	epoch model.Epoch // 0 while it stands by
+	// log is what DELTA says; while leading, what it said when that began.
+	log     *Fold
+	standby standby
+	above   model.Revision // what a node has seen
 
 	db       *state.DB
 	caughtUp bool
@@ -151,7 +155,7 @@ type Core struct {
 	compiled *state.Snapshot
 	aside    map[compile.Unit][]state.SetAside
 
-	// layers are ahead of the log while something is being appended, and equal to it else.
+	// layers are ahead of the log while something is being appended, and equal to it else. They, ids and recent are log's.
 	layers map[model.Layer]*layer
 	ids    *ids.Allocator
 	// engine has compiled the policies of compiled; nil until the first compilation.
@@ -169,7 +173,7 @@ type Core struct {
 	seen, compiling, done uint64
 	pace                  pace
 	checkpoint            checkpointState
-	recent                recent
+	recent                *recent
 	snapshots             cache
 
 	beat     time.Time // of the next heartbeat
@@ -196,24 +200,24 @@ type Stats struct {
 
 // New returns a core that leads in epoch, beginning with what the log says.
 func New(o Options, log *Fold, epoch model.Epoch, now time.Time) *Core {
-	o = o.withDefaults()
-	c := &Core{
-		o: o, epoch: epoch, db: state.New(), aside: map[compile.Unit][]state.SetAside{},
-		layers: log.layers, ids: log.ids, revision: log.revision, trusted: log.Whole() == nil && log.Checkpointed(),
-		patience: map[string]*bucket{}, fleet: fleet.New(), beat: now,
-	}
-	c.pace = newPace(o.Burst, o.PerMessage, now)
-	c.recent = log.recent
-	c.recent.most = o.RecentBytes
-	c.checkpoint = checkpointState{last: log.checkpointed, bytes: log.bytesSince, size: log.checkpointBytes, key: log.checkpointKey}
-	c.last = committed{revision: log.revision, at: log.committed, causes: log.causes}
+	c := NewStandby(o, log)
+	c.lead(now, epoch)
 	return c
 }
 
 // Facts takes in what STATE told, up to the message with that sequence.
 func (c *Core) Facts(now time.Time, sequence uint64, facts ...*schemas.Fact) Output {
-	var out Output
 	c.seen = max(c.seen, sequence)
+	if !c.Leads() {
+		return c.queue(now, sequence, facts)
+	}
+	out := c.apply(now, facts)
+	out.Add(c.step(now))
+	return out
+}
+
+// apply takes facts into the state.
+func (c *Core) apply(now time.Time, facts []*schemas.Fact) (out Output) {
 	changes, err := c.db.Apply(facts...)
 	if err != nil {
 		out.Events = append(out.Events, c.event(now, schemas.Severity_SEVERITY_WARNING, "fact_ignored", err.Error(), nil))
@@ -228,18 +232,21 @@ func (c *Core) Facts(now time.Time, sequence uint64, facts ...*schemas.Fact) Out
 	c.nodesNew = c.nodesNew || hasNode(facts)
 	c.stats.Facts += len(facts)
 	c.stats.Unchanged += changes.Unchanged
-	out.Add(c.step(now))
 	return out
 }
 
 // CaughtUp says that STATE was read to its end.
 func (c *Core) CaughtUp(now time.Time) Output {
 	c.caughtUp = true
+	c.standby.released = c.seen
 	return c.step(now)
 }
 
 // Tick lets time pass. Call it at Next, or whenever.
 func (c *Core) Tick(now time.Time) Output {
+	if !c.Leads() {
+		return c.follow(now)
+	}
 	out := c.step(now)
 	out.Add(c.heartbeat(now))
 	out.Add(c.sample(now))
@@ -248,6 +255,9 @@ func (c *Core) Tick(now time.Time) Output {
 
 // Next returns when the core wants a Tick.
 func (c *Core) Next() time.Time {
+	if !c.Leads() {
+		return c.standby.next(c)
+	}
 	next := c.beat
 	if due, ok := c.commitDue(); ok && due.Before(next) {
 		next = due
@@ -258,6 +268,8 @@ func (c *Core) Next() time.Time {
 // Waiting says what keeps the compiler from compiling; nothing if it compiles.
 func (c *Core) Waiting() string {
 	switch {
+	case !c.Leads():
+		return c.standby.waiting(c)
 	case c.settled:
 		return ""
 	case c.compiled != nil:
@@ -281,7 +293,7 @@ func (c *Core) Position(l model.Layer) model.Position {
 	if held := c.layers[l]; held != nil {
 		return held.at
 	}
-	return model.Position{Epoch: c.epoch}
+	return model.Position{Epoch: c.newestEpoch()}
 }
 
 // Revision returns the newest revision.

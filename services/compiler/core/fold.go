@@ -33,7 +33,7 @@ type Fold struct {
 	// raw are the messages of the delta that is being put together. The newest whole ones are kept, so that a new
 	// leader can give a node what it missed of the old one's.
 	raw    [][]byte
-	recent recent
+	recent *recent
 
 	// gap says why layers are not what the log says: something before is missing. A checkpoint mends it.
 	gap  error
@@ -43,6 +43,10 @@ type Fold struct {
 	checkpointKey               seal.KeyID
 	checkpointBytes, bytesSince int
 	quarantine                  time.Duration
+	// state is the newest message of STATE that is in the newest delta.
+	state uint64
+	// live says that the rows are followed as they come: a checkpoint then says what is known already.
+	live bool
 }
 
 // openCheckpoint is a checkpoint of which some snapshots are still to come.
@@ -51,7 +55,7 @@ type openCheckpoint struct {
 	key   seal.KeyID // that sealed head
 	left  uint32
 	parts wire.SnapshotAssembler
-	into  *Fold
+	into  *Fold // nil if what it says is known already
 	bytes int
 }
 
@@ -61,7 +65,7 @@ func NewFold(quarantine time.Duration) *Fold {
 		quarantine = ids.DefaultQuarantine
 	}
 	return &Fold{
-		layers: map[model.Layer]*layer{}, ids: ids.New(quarantine), quarantine: quarantine, recent: recent{most: recentBytes},
+		layers: map[model.Layer]*layer{}, ids: ids.New(quarantine), quarantine: quarantine, recent: &recent{most: recentBytes},
 	}
 }
 
@@ -137,9 +141,18 @@ func (f *Fold) addEpoch(data []byte) error {
 }
 
 func (f *Fold) addDelta(data []byte) error {
+	d, whole, err := f.assemble(data)
+	if err != nil || !whole || f.gap != nil {
+		return err
+	}
+	return f.apply(d)
+}
+
+// assemble takes in a part of a delta, and returns all of it with the last one.
+func (f *Fold) assemble(data []byte) (d model.Delta, whole bool, err error) {
 	part, err := wire.DecodeDelta(data)
 	if err != nil {
-		return err
+		return d, false, err
 	}
 	f.revision = max(f.revision, part.To)
 	f.epoch = max(f.epoch, part.Epoch)
@@ -147,10 +160,11 @@ func (f *Fold) addDelta(data []byte) error {
 		f.raw = nil
 	}
 	f.raw = append(f.raw, data)
-	d, whole, err := f.parts.Add(part)
-	if err != nil || !whole || f.gap != nil {
-		return err
-	}
+	return f.parts.Add(part)
+}
+
+// apply takes in a whole delta.
+func (f *Fold) apply(d model.Delta) error {
 	l := f.layers[d.Layer]
 	if l == nil {
 		l = &layer{rows: model.NewTables()}
@@ -169,7 +183,7 @@ func (f *Fold) addDelta(data []byte) error {
 	}
 	f.recent.add(newEntry(d.Layer, l.at, d.Committed, f.raw))
 	l.at, l.changed = model.Position{Epoch: d.Epoch, Revision: d.To, Digest: digest}, d.Committed
-	f.committed, f.causes = d.Committed, causesToProto(d.Causes)
+	f.committed, f.causes, f.state = d.Committed, causesToProto(d.Causes), d.StateSequence
 	return nil
 }
 
@@ -178,8 +192,9 @@ func (f *Fold) addCheckpoint(data []byte) error {
 	if err := wire.Unmarshal(data, head); err != nil {
 		return err
 	}
-	f.open = &openCheckpoint{
-		head: head, key: seal.KeyOf(data), left: head.GetSnapshots(), into: NewFold(f.quarantine), bytes: len(data),
+	f.open = &openCheckpoint{head: head, key: seal.KeyOf(data), left: head.GetSnapshots(), bytes: len(data)}
+	if !f.live || f.gap != nil {
+		f.open.into = NewFold(f.quarantine)
 	}
 	return f.closeCheckpoint()
 }
@@ -190,6 +205,11 @@ func (f *Fold) addSnapshot(data []byte) error {
 	o := f.open
 	if o == nil {
 		return nil
+	}
+	if o.into == nil {
+		o.left--
+		o.bytes += len(data)
+		return f.closeCheckpoint()
 	}
 	part, err := wire.DecodeSnapshot(data)
 	if err != nil {
@@ -221,6 +241,10 @@ func (f *Fold) closeCheckpoint() error {
 		return nil
 	}
 	f.open = nil
+	if o.into == nil {
+		f.checkpointed, f.checkpointBytes, f.checkpointKey, f.bytesSince = o.head.GetCommitted().AsTime(), o.bytes, o.key, 0
+		return nil
+	}
 	into := o.into
 	into.ids.Restore(freedFromProto(o.head.GetFreed()))
 	if len(o.head.GetFreed()) >= maxFreed {
@@ -228,10 +252,10 @@ func (f *Fold) closeCheckpoint() error {
 	}
 	into.epoch, into.causes, into.recent = max(f.epoch, model.Epoch(o.head.GetEpoch())), f.causes, f.recent
 	if f.gap != nil {
-		into.recent = recent{most: recentBytes} // they may lead to other rows
+		into.recent = &recent{most: recentBytes} // they may lead to other rows
 	}
 	into.revision = max(f.revision, model.Revision(o.head.GetRevision()))
-	into.committed = o.head.GetCommitted().AsTime()
+	into.committed, into.state, into.live = o.head.GetCommitted().AsTime(), max(f.state, o.head.GetStateSequence()), f.live
 	into.checkpointed, into.checkpointBytes, into.checkpointKey = into.committed, o.bytes, o.key
 	*f = *into
 	return nil

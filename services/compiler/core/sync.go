@@ -104,7 +104,7 @@ func (c *Core) cut(r request) (model.Layer, bool) {
 	for _, l := range []model.Layer{model.ClusterLayer, model.NodeLayer(r.node)} {
 		is, told := r.positions[l]
 		should := c.Position(l)
-		if told && c.compiled == nil && (is.Revision > should.Revision || is.Revision == should.Revision && is.Digest != should.Digest) {
+		if told && (c.compiled == nil || !c.Leads()) && (is.Revision > should.Revision || is.Revision == should.Revision && is.Digest != should.Digest) {
 			return l, true
 		}
 	}
@@ -168,16 +168,19 @@ const (
 	maxRevision   = 1 << 62
 )
 
-// outranked returns the highest position if it is of a higher epoch than ours.
+// outranked returns the highest position if one is of a higher epoch than ours, or above what we have committed in it.
 func (c *Core) outranked(positions map[model.Layer]model.Position) *Outranked {
 	var o Outranked
+	outranks := false
 	for _, p := range positions {
 		if p.Epoch > c.epoch && p.Epoch-c.epoch > farthest || p.Revision > c.revision && p.Revision-c.revision > farthest {
 			continue
 		}
+		// In our own epoch nobody but us commits.
+		outranks = outranks || p.Epoch > c.epoch || p.Epoch == c.epoch && p.Revision > c.revision
 		o.Epoch, o.Revision = max(o.Epoch, p.Epoch), max(o.Revision, p.Revision)
 	}
-	if o.Epoch <= c.epoch || o.Epoch-c.epoch > maxEpochAhead || o.Revision > maxRevision {
+	if !c.Leads() || !outranks || o.Epoch-c.epoch > maxEpochAhead || o.Revision > maxRevision {
 		return nil
 	}
 	return &o
