@@ -72,6 +72,8 @@ type Options struct {
 	OnReconnect  func()
 	// OnDropped is called when a subscription's queue was full and messages were lost, with how many it has lost so far.
 	OnDropped func(subject string, dropped int)
+	// User names the inboxes where answers are heard, which permissions are by; empty is the name in the credentials.
+	User string
 	// CredentialsFile holds a user's JWT and key, as nsc writes it; empty connects without. It is read anew each time.
 	CredentialsFile string
 	// Identity takes the file's place for who has several, one after the other. It is asked each time.

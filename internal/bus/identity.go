@@ -3,6 +3,7 @@
 package bus
 
 import (
+	"cmp"
 	"encoding/base64"
 	"encoding/json"
 	"fmt"
@@ -26,19 +27,24 @@ type Identity struct {
 
 // identity returns the options by which a connection says who it is, and the user's name, which starts its inboxes.
 func (c *Conn) identity() (user string, options []nats.Option, err error) {
+	user = cmp.Or(c.options.User, schemas.User(c.options.Name))
 	who := c.options.Identity
+	if who == nil && c.options.CredentialsFile == "" {
+		return user, nil, nil
+	}
 	if who == nil {
-		if c.options.CredentialsFile == "" {
-			return schemas.User(c.options.Name), nil, nil
-		}
 		who = func() (Identity, error) { return readCredentials(c.options.CredentialsFile) }
 	}
-	first, err := who()
-	if err != nil {
-		return "", nil, err
+	if c.options.User == "" {
+		first, err := who()
+		if err != nil {
+			return "", nil, err
+		}
+		if user, err = userOf(first.JWT); err != nil {
+			return "", nil, err
+		}
 	}
-	user, err = userOf(first.JWT)
-	return user, present(who), err
+	return user, present(who), nil
 }
 
 // present asks who this is once for each attempt to connect: the parts of two identities don't fit together. nats.go

@@ -21,6 +21,9 @@ const (
 	// their senders time out and ask again. All of 5,000 nodes may ask at once.
 	respondWorkers = 4
 	respondPending = 8 << 10
+	// The same for requests that wait for others: what would wait longer than its sender does isn't worth the work.
+	attendWorkers = 32
+	attendPending = 256
 )
 
 // Request asks and returns the first answer. ErrNobody says that nobody listens. Without a deadline in ctx it waits 5 s.
@@ -82,12 +85,25 @@ func (c *Conn) requestError(subject string, got int, err error) error {
 	return fmt.Errorf("request on %s: %w", subject, c.explain(err))
 }
 
+// Responder answers one request. It may call reply as often as it has messages to answer with. ctx ends with the
+// connection, or after 30 s.
+type Responder func(ctx context.Context, data []byte, reply func([]byte) error)
+
 // Respond calls handle for each request on subject; several at a time may run. Of all that respond with the same
-// queue name only one gets a request; with an empty queue all do. handle may call reply as often as it has messages to
-// answer with. ctx ends with the connection, or after 30 s.
-func (c *Conn) Respond(subject, queue string, handle func(ctx context.Context, data []byte, reply func([]byte) error)) (*Subscription, error) {
-	free := make(chan struct{}, respondWorkers)
-	return c.subscribe(subject, queue, respondPending, inboxBytes, func(m *nats.Msg) {
+// queue name only one gets a request; with an empty queue all do.
+func (c *Conn) Respond(subject, queue string, handle Responder) (*Subscription, error) {
+	return c.respond(subject, queue, respondWorkers, respondPending, func(string) Responder { return handle })
+}
+
+// Attend is Respond for requests that wait for somebody else, such as an API server, so that more of them run at a
+// time. handle is told the subject.
+func (c *Conn) Attend(subject, queue string, handle func(subject string) Responder) (*Subscription, error) {
+	return c.respond(subject, queue, attendWorkers, attendPending, handle)
+}
+
+func (c *Conn) respond(subject, queue string, workers, pending int, handle func(subject string) Responder) (*Subscription, error) {
+	free := make(chan struct{}, workers)
+	return c.subscribe(subject, queue, pending, inboxBytes, func(m *nats.Msg) {
 		if m.Reply == "" {
 			c.log.Debug("a request without a place for the answer", "subject", m.Subject)
 			return
@@ -101,7 +117,7 @@ func (c *Conn) Respond(subject, queue string, handle func(ctx context.Context, d
 			defer func() { <-free }()
 			ctx, cancel := context.WithTimeout(c.ctx, handleWithin)
 			defer cancel()
-			handle(ctx, m.Data, func(answer []byte) error { return c.Publish(m.Reply, answer) })
+			handle(m.Subject)(ctx, m.Data, func(answer []byte) error { return c.Publish(m.Reply, answer) })
 		})
 	})
 }

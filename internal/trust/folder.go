@@ -155,12 +155,20 @@ func (f *Folder) services() error {
 			return err
 		}
 	}
-	for file, key := range map[string]string{FileNodes: roleKey(RoleNode), FileAnswers: answerKey} {
-		seed, err := f.keys.seed(key)
+	nodes, err := f.issuer(RoleNode)
+	if err != nil {
+		return err
+	}
+	answers, err := f.signer(AccountJoin, answerKey)
+	if err != nil {
+		return err
+	}
+	for file, issuer := range map[string]*Issuer{FileNodes: nodes, FileAnswers: answers} {
+		text, err := issuer.file()
 		if err != nil {
 			return err
 		}
-		if err := write(f.file(RoleWatcher, file), seed); err != nil {
+		if err := write(f.file(RoleWatcher, file), text); err != nil {
 			return err
 		}
 	}
@@ -270,13 +278,17 @@ func (f *Folder) credentials(role, user, path string) error {
 
 // issuer makes JWTs of users with a role.
 func (f *Folder) issuer(role string) (*Issuer, error) {
-	account, err := f.keys.public(accountKey(RoleNamed(role).Account))
+	return f.signer(RoleNamed(role).Account, roleKey(role))
+}
+
+func (f *Folder) signer(account, key string) (*Issuer, error) {
+	id, err := f.keys.public(accountKey(account))
 	if err != nil {
 		return nil, err
 	}
-	pair, err := f.keys.pair(roleKey(role))
+	pair, err := f.keys.pair(key)
 	if err != nil {
 		return nil, err
 	}
-	return &Issuer{account: account, key: pair}, nil
+	return &Issuer{account: id, key: pair}, nil
 }

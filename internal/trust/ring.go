@@ -73,14 +73,6 @@ func (r *ring) public(name string) (string, error) {
 	return pair.PublicKey()
 }
 
-func (r *ring) seed(name string) ([]byte, error) {
-	pair, err := r.pair(name)
-	if err != nil {
-		return nil, err
-	}
-	return pair.Seed()
-}
-
 // write writes a secret, as a whole or not at all.
 func write(path string, data []byte) error {
 	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {

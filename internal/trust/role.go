@@ -93,7 +93,7 @@ var Roles = []Role{
 	},
 	{
 		Name: RoleDoor, Account: AccountJoin, Who: "the watchers, where they look at those tokens",
-		Subscribe: []string{subjectCallout}, Answers: true,
+		Subscribe: []string{SubjectDoor}, Answers: true,
 	},
 	{
 		Name: RoleAdmin, Account: AccountPipeline, Who: "people who repair streams, with the nats command line",
@@ -118,9 +118,6 @@ func RoleNamed(name string) Role {
 
 // ownName is where the server puts the user's name.
 const ownName = "{{name()}}"
-
-// subjectCallout is where the servers ask who a connection is (nats-server, server/auth_callout.go).
-const subjectCallout = "$SYS.REQ.USER.AUTH"
 
 // own is a subject of a node, of the user's own name; every is that of any node.
 func own(subject func(node string) string) string   { return replaceNode(subject, ownName) }

@@ -41,14 +41,11 @@ var errAway = errors.New("the bus was not reached yet")
 
 // run connects, listens, and waits for ctx.
 func (l *link) run(ctx context.Context) error {
-	v := l.service
-	conn, err := bus.Connect(ctx, bus.Options{
-		URL: v.settings.Bus, Name: "programmer " + v.settings.node, Log: v.log,
-		CredentialsFile: v.settings.BusCredentials, RootCAFile: v.settings.BusCA,
-		OnReconnect: func() { l.back(ctx) },
-		// What was lost is found as a gap; asking at once is faster.
-		OnDropped: func(string, int) { v.send(ctx, core.Reconnected{}) },
-	})
+	options, member, err := l.options(ctx)
+	if err != nil {
+		return err
+	}
+	conn, err := bus.Connect(ctx, options)
 	if err != nil {
 		if ctx.Err() != nil {
 			return nil
@@ -64,8 +61,35 @@ func (l *link) run(ctx context.Context) error {
 	}
 	l.conn.Store(conn)
 	l.back(ctx)
+	if member != nil {
+		member.connected()
+		member.keep(ctx, conn)
+	}
 	<-ctx.Done()
 	return nil
+}
+
+// options say where the bus is and how this node is known there. A node that joins is a member.
+func (l *link) options(ctx context.Context) (bus.Options, *member, error) {
+	v := l.service
+	options := bus.Options{
+		URL: v.settings.Bus, Name: "programmer " + v.settings.node, Log: v.log,
+		User:            schemas.User(v.settings.node),
+		CredentialsFile: v.settings.BusCredentials, RootCAFile: v.settings.BusCA,
+		OnReconnect: func() { l.back(ctx) },
+		// What was lost is found as a gap; asking at once is faster.
+		OnDropped: func(string, int) { v.send(ctx, core.Reconnected{}) },
+	}
+	if v.settings.joinCredentials == "" {
+		return options, nil, nil
+	}
+	member, err := newMember(v.settings, v.log)
+	if err != nil {
+		return options, nil, err
+	}
+	options.Identity = member.identity
+	options.OnReconnect = func() { member.connected(); l.back(ctx) }
+	return options, member, nil
 }
 
 // back says what could not be said, and lets the core ask for what it missed.

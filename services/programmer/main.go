@@ -46,6 +46,8 @@ type settings struct {
 	connections uint32
 	timeouts    bpf.Timeouts
 
+	joinCredentials, joinToken, credentialDir string
+
 	policyReject    bool
 	keepEstablished bool
 	checkSources    bool
@@ -64,6 +66,9 @@ type settings struct {
 func (s *settings) Flags(flags *pflag.FlagSet) {
 	s.Common.Flags(flags, "127.0.0.1:10473")
 	flags.StringVar(&s.node, "node", "", "`name` of this node, as Kubernetes knows it (default the host's name)")
+	flags.StringVar(&s.joinCredentials, "join-credentials", "", "credentials `file` to join the bus with, by a ServiceAccount token, in place of --bus-credentials")
+	flags.StringVar(&s.joinToken, "join-token", "/var/run/secrets/deltaplane/token", "`file` with that token: projected into the pod, for audience deltaplane-bus")
+	flags.StringVar(&s.credentialDir, "credential-dir", "", "`folder` where the credential that follows from joining outlives this process; empty joins anew")
 	flags.StringVar(&s.cgroup, "cgroup", "", "cgroup (version 2) `folder` whose sockets reach Services (default the root cgroup)")
 	flags.StringVar(&s.pinDir, "pin-dir", "/sys/fs/bpf/deltaplane",
 		"`folder` on a bpffs where maps and programs outlive this process; empty lets them end with it")
@@ -131,6 +136,9 @@ func (s *settings) check() (err error) {
 		if s.node, err = os.Hostname(); err != nil {
 			return fmt.Errorf("find this node's name (give it with --node): %w", err)
 		}
+	}
+	if s.joinCredentials != "" && s.BusCredentials != "" {
+		return fmt.Errorf("--bus-credentials and --join-credentials: want one; a node that joins gets its credentials from the watcher")
 	}
 	if s.maps != mapsKernel && s.maps != mapsMemory {
 		return fmt.Errorf("--maps %q: want %s or %s", s.maps, mapsKernel, mapsMemory)

@@ -32,6 +32,9 @@ const (
 	sourceDirectory  = "directory"
 )
 
+// programmerAccount is the ServiceAccount of programmers.
+const programmerAccount = "programmer"
+
 // settings are what a watcher can be told.
 type settings struct {
 	config.Common
@@ -42,6 +45,8 @@ type settings struct {
 	name           string
 	maxDeleteShare float64
 	replicas       int
+	joinKeys       string
+	namespace      string
 }
 
 // Flags adds the flags.
@@ -55,6 +60,9 @@ func (s *settings) Flags(flags *pflag.FlagSet) {
 	flags.Float64Var(&s.maxDeleteShare, "max-delete-share", core.DefaultMaxDeleteShare,
 		"`share`, 0 to 1, of the published objects that one list may delete without approval; 1 asks for none")
 	flags.IntVar(&s.replicas, "replicas", 1, "`copies` of the stream STATE: 1, 3 or 5")
+	flags.StringVar(&s.namespace, "namespace", "deltaplane-system", "`namespace` of that ServiceAccount")
+	flags.StringVar(&s.joinKeys, "join-keys", "", "`folder` with door.creds, answers.nk and nodes.nk of deltaplane trust init: lets nodes join by the tokens of the\n"+
+		"ServiceAccount programmer, and gives them credentials; empty lets none")
 }
 
 func (s *settings) check() error {
@@ -65,6 +73,8 @@ func (s *settings) check() error {
 		return fmt.Errorf("--source directory needs --directory: the folder to read")
 	case s.source == sourceKubernetes && len(s.directories) > 0:
 		return fmt.Errorf("--directory is for --source directory; with --source kubernetes leave it out")
+	case s.source == sourceDirectory && s.joinKeys != "":
+		return fmt.Errorf("--join-keys needs --source kubernetes: an API server knows nodes' tokens; without one make credentials with deltaplane trust node")
 	case s.maxDeleteShare < 0 || s.maxDeleteShare > 1:
 		return fmt.Errorf("--max-delete-share %g: want a share from 0 to 1", s.maxDeleteShare)
 	}
@@ -102,6 +112,9 @@ func run(ctx context.Context, s *settings) error {
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error { return telemetry.Serve(ctx, s.Listen, w.metrics.registry, w.checks()...) })
 	group.Go(func() error { return w.run(ctx) })
+	if s.joinKeys != "" {
+		group.Go(func() error { return w.keepDoor(ctx, w.reviewer) })
+	}
 	return group.Wait()
 }
 
@@ -116,6 +129,7 @@ func (w *service) choose(s *settings) error {
 		return err
 	}
 	w.log.Info("the source is a Kubernetes API server", "server", client.Server)
+	w.reviewer = kube.Reviewer{Client: client.Tokens, Namespace: s.namespace, ServiceAccount: programmerAccount}
 	w.useKubernetes(&kube.Source{
 		Client: client, Dynamic: client.Dynamic, Log: w.log,
 		OnWatch: func(kind string) { w.metrics.watches.WithLabelValues(kind).Inc() },

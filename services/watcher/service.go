@@ -56,6 +56,8 @@ type service struct {
 	kinds      []string
 	versioned  bool // the source's versions grow
 	lead       lead.Options
+	// reviewer knows nodes' tokens; nil without an API server.
+	reviewer reviewer
 
 	mu       sync.Mutex
 	conn     *bus.Conn

@@ -25,6 +25,9 @@ const (
 	// What one watcher may ask of an API server. A start takes some 25 requests, running a few a minute.
 	requestsPerSecond = 20
 	requestsAtOnce    = 50
+	// The same for questions about tokens, of which there is one a node when a cluster begins, and few later.
+	tokensPerSecond = 200
+	tokensAtOnce    = 200
 )
 
 // Options say which API server to watch.
@@ -65,6 +68,11 @@ func Connect(o Options) (*Client, error) {
 	if c.Interface, err = kubernetes.NewForConfig(config); err != nil {
 		return nil, fmt.Errorf("connect to the API server at %s: %w", config.Host, err)
 	}
+	tokens := rest.CopyConfig(config)
+	tokens.QPS, tokens.Burst = tokensPerSecond, tokensAtOnce
+	if c.Tokens, err = kubernetes.NewForConfig(tokens); err != nil {
+		return nil, fmt.Errorf("connect to the API server at %s: %w", config.Host, err)
+	}
 	if c.Dynamic, err = dynamic.NewForConfig(config); err != nil {
 		return nil, fmt.Errorf("connect to the API server at %s: %w", config.Host, err)
 	}
@@ -90,6 +98,8 @@ func load(o Options) (*rest.Config, error) {
 type Client struct {
 	kubernetes.Interface
 	Dynamic dynamic.Interface
+	// Tokens is for questions about tokens: however many there are, watching doesn't wait for them.
+	Tokens kubernetes.Interface
 	// Server is the URL that was configured.
 	Server string
 	Log    *slog.Logger
