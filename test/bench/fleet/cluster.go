@@ -36,6 +36,7 @@ type cluster struct {
 	fence    *bus.Fence
 	made     *stage.Cluster
 
+	keepLogs  bool
 	published uint64 // the newest Fact's sequence in STATE
 }
 
@@ -238,6 +239,10 @@ func (c *cluster) stop() (err error) {
 		if p != nil {
 			err = errors.Join(err, p.Stop())
 		}
+	}
+	if c.keepLogs {
+		fmt.Fprintf(os.Stderr, "the logs are in %s\n", c.dir)
+		return errors.Join(err, os.RemoveAll(filepath.Join(c.dir, "streams")))
 	}
 	return errors.Join(err, os.RemoveAll(c.dir))
 }

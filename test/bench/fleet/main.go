@@ -85,6 +85,7 @@ func run(ctx context.Context, p plan) (err error) {
 	fmt.Printf("# %d nodes in %d processes, %d services × %d endpoints\n", p.nodes, p.processes, p.services, p.endpoints)
 	for _, name := range slices.Clone(p.steps) {
 		if err := steps[name](ctx, c, p); err != nil {
+			c.keepLogs = true
 			return fmt.Errorf("%s: %w", name, err)
 		}
 	}
