@@ -66,6 +66,11 @@ func newCluster(ctx context.Context, p plan) (_ *cluster, err error) {
 	if c.compiler, err = stage.Start("compiler", filepath.Join(c.dir, "compiler.log"), cmd); err != nil {
 		return nil, fmt.Errorf("%w (make build first)", err)
 	}
+	for _, process := range []*stage.Process{c.server, c.compiler} {
+		if err := process.First(); err != nil {
+			fmt.Println("# server and compiler compete with the nodes for the processors:", err)
+		}
+	}
 	for i := range p.processes {
 		w, err := startWorker(fmt.Sprintf("nodes-%d", i), c.dir)
 		if err != nil {
@@ -201,7 +206,7 @@ func (c *cluster) converge(ctx context.Context) error {
 			return nil
 		}
 		select {
-		case <-time.After(20 * time.Millisecond):
+		case <-time.After(100 * time.Millisecond):
 		case <-ctx.Done():
 			return fmt.Errorf("wait for revision %d: %w (%v); %d of %d nodes lack it, such as %v", goal, ctx.Err(), err,
 				last.GetNodesLacking(), last.GetNodesTotal(), last.GetNodes()[:min(3, len(last.GetNodes()))])
