@@ -75,6 +75,9 @@ func (c *Core) step(now time.Time) (out Output) {
 			c.compiling, c.done = c.seen, c.seen
 		}
 	}
+	if due, ok := c.liftDue(); ok && !due.After(now) {
+		out.Add(c.liftAll(now))
+	}
 	if len(c.appending) == 0 && c.checkpointDue(now) {
 		c.beginCheckpoint(now)
 		out.Add(c.append())

@@ -96,8 +96,8 @@ type Output struct {
 	Commits []Commit
 	// Mismatch is set when an incremental compilation was found to differ from a full one.
 	Mismatch *Mismatch
-	// Outranked says that a node has seen a higher epoch than this compiler's: the log was lost or rolled back.
-	// Take an epoch above Epoch and fold anew.
+	// Outranked says that a node holds what another log said, of an epoch not below this compiler's: the log was lost or
+	// rolled back. Take an epoch above Epoch and fold anew.
 	Outranked *Outranked
 }
 
@@ -185,6 +185,7 @@ type Core struct {
 	fleet    *fleet.Fleet
 	nodesNew bool
 	strange  strange
+	lifts    lifts
 	stats    Stats
 }
 
@@ -260,6 +261,9 @@ func (c *Core) Next() time.Time {
 	}
 	next := c.beat
 	if due, ok := c.commitDue(); ok && due.Before(next) {
+		next = due
+	}
+	if due, ok := c.liftDue(); ok && due.Before(next) {
 		next = due
 	}
 	return next

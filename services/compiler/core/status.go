@@ -39,7 +39,9 @@ func (c *Core) Applied(now time.Time, node string, data []byte) (out Output, err
 		return out, err
 	}
 	if positions, err := wire.PositionsFromProto(report.GetPositions()); err == nil {
-		out.Outranked = c.outranked(positions)
+		if out.Outranked = c.outranked(positions); out.Outranked == nil {
+			c.lift(node, positions)
+		}
 	}
 	return out, nil
 }

@@ -94,6 +94,10 @@ func (c *Core) answer(r request) Output {
 	if l, ahead := c.cut(r); ahead {
 		return r.refuse(fmt.Sprintf("the log is behind what node %s holds of layer %s, so it was cut: it waits %s", r.node, l, c.Waiting()))
 	}
+	if l, above := c.lift(r.node, r.positions); above {
+		return r.refuse(fmt.Sprintf("node %s is at revision %d of layer %s, above this compiler's %d: it has yet to read the log, or goes above that",
+			r.node, r.positions[l].Revision, l, c.Position(l).Revision))
+	}
 	out.Answers = []Answer{c.missing(r)}
 	return out
 }
@@ -156,34 +160,6 @@ func bytesOf(messages [][]byte) (n int) {
 		n += len(m)
 	}
 	return n
-}
-
-// farthest is how far ahead of ours an epoch or revision may be to be believed. No log that was lost comes to that, and
-// whoever lies must not lead the numbers to where they end.
-const farthest = 1 << 32
-
-// How far a node may be ahead to be believed. Numbers grow by one, so that what is far beyond is no number of ours.
-const (
-	maxEpochAhead = 1 << 32
-	maxRevision   = 1 << 62
-)
-
-// outranked returns the highest position if one is of a higher epoch than ours, or above what we have committed in it.
-func (c *Core) outranked(positions map[model.Layer]model.Position) *Outranked {
-	var o Outranked
-	outranks := false
-	for _, p := range positions {
-		if p.Epoch > c.epoch && p.Epoch-c.epoch > farthest || p.Revision > c.revision && p.Revision-c.revision > farthest {
-			continue
-		}
-		// In our own epoch nobody but us commits.
-		outranks = outranks || p.Epoch > c.epoch || p.Epoch == c.epoch && p.Revision > c.revision
-		o.Epoch, o.Revision = max(o.Epoch, p.Epoch), max(o.Revision, p.Revision)
-	}
-	if !c.Leads() || !outranks || o.Epoch-c.epoch > maxEpochAhead || o.Revision > maxRevision {
-		return nil
-	}
-	return &o
 }
 
 // part is some messages of one sort within an answer.
