@@ -82,7 +82,7 @@ func (e *experiment) streams() string {
 func TestTheBusIsUpdatedServerByServer(t *testing.T) {
 	e := begin(t, "rolling restart of the bus")
 	rolls := func() {
-		for _, server := range e.bus() {
+		for _, server := range busServers() {
 			check(t, e.Halt(server, syscall.SIGTERM))
 			check(t, e.Resume(server))
 			e.ready(server)
@@ -103,14 +103,14 @@ func TestTheBusLosesItsQuorum(t *testing.T) {
 	onlyLong(t)
 	e := begin(t, "quorum of the bus lost")
 	away := func() {
-		for _, server := range e.bus()[1:] {
+		for _, server := range busServers()[1:] {
 			check(t, e.Halt(server, syscall.SIGKILL))
 		}
 		e.lasts(cutOff())
-		for _, server := range e.bus()[1:] {
+		for _, server := range busServers()[1:] {
 			check(t, e.Resume(server))
 		}
-		e.ready(e.bus()...)
+		e.ready(busServers()...)
 	}
 	away()
 	e.converges(soon)
@@ -125,7 +125,7 @@ func TestTheBusLosesEverything(t *testing.T) {
 	e := begin(t, "all volumes of the bus lost")
 	lose := func() {
 		e.offline(func() {
-			for _, server := range e.bus() {
+			for _, server := range busServers() {
 				check(t, emptied(e.Disk(server)))
 			}
 		})
@@ -143,7 +143,7 @@ func TestTheBusLosesEverything(t *testing.T) {
 // offline ends all servers, does something to their disks and starts them again.
 func (e *experiment) offline(do func()) {
 	e.t.Helper()
-	for _, server := range e.bus() {
+	for _, server := range busServers() {
 		check(e.t, e.Halt(server, syscall.SIGKILL))
 	}
 	do()

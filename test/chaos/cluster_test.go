@@ -30,7 +30,7 @@ const patience = 60 * time.Second
 
 // servers, watchers, compilers and nodes that a cluster has. Streams have as many copies as there are servers.
 const (
-	servers, watchers, compilers = 3, 1, 2
+	servers, watchers, compilers = 3, 2, 2
 	nodes                        = 3
 	processes                    = servers + watchers + compilers + nodes
 )

@@ -128,11 +128,11 @@ func (e *experiment) kill(process string) {
 	check(e.t, e.Signal(process, syscall.SIGKILL))
 }
 
-// takesOver waits until another compiler leads than did when the fault began, and notes how long that took.
-func (e *experiment) takesOver(since time.Time) {
+// takesOver waits until a service is led in an epoch that began after a time, and notes how long that took.
+func (e *experiment) takesOver(service string, since time.Time) {
 	e.t.Helper()
 	testkit.Eventually(e.t, patience, func() bool {
-		at, leads := e.witness.leads(since)
+		at, leads := e.witness.leads(service, since)
 		if leads {
 			e.row.takeover = max(e.row.takeover, at.Sub(since))
 		}

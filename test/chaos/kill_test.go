@@ -16,31 +16,32 @@ import (
 func TestTheLeadingCompilerIsKilled(t *testing.T) {
 	e := begin(t, "leading compiler killed")
 	e.kill(e.leader(t, "compiler"))
-	e.takesOver(e.struck)
+	e.takesOver("compiler", e.struck)
 	e.converges(soon)
 	e.wroteNothing()
 	e.whileChanging(func() {
 		for range pick(2, 5) {
 			now := time.Now()
 			e.kill(e.leader(t, "compiler"))
-			e.takesOver(now)
+			e.takesOver("compiler", now)
 		}
 	})
 	e.converges(soon)
 }
 
+// Fault 2: the leading watcher is killed, idle and while objects change; another leads.
 // Promise P3: losing the watcher changes no forwarding.
 func TestTheLeadingWatcherIsKilled(t *testing.T) {
-	onlyLong(t)
 	e := begin(t, "leading watcher killed")
 	e.kill(e.leader(t, "watcher"))
-	e.runs()
+	e.takesOver("watcher", e.struck)
 	e.converges(soon)
 	e.wroteNothing()
 	e.whileChanging(func() {
-		for range 5 {
+		for range pick(1, 5) {
+			now := time.Now()
 			e.kill(e.leader(t, "watcher"))
-			e.runs()
+			e.takesOver("watcher", now)
 		}
 	})
 	e.converges(soon)
@@ -81,7 +82,7 @@ func TestServersOfTheBusAreKilled(t *testing.T) {
 		for _, stream := range []string{"STATE", "DELTA", "APPLIED", "DELTA"} {
 			e.kill(e.streamLeader(stream))
 			e.runs()
-			e.ready(e.of("bus-")...)
+			e.ready(busServers()...)
 		}
 	})
 	e.converges(soon)

@@ -4,10 +4,13 @@ package chaos
 
 import (
 	"cmp"
+	"errors"
 	"flag"
 	"fmt"
 	"os"
+	"os/signal"
 	"strconv"
+	"syscall"
 	"testing"
 
 	"github.com/deltaplane/deltaplane/internal/testkit"
@@ -44,11 +47,16 @@ func run(m *testing.M) (code int, err error) {
 			return 1, err
 		}
 	}
-	code = m.Run()
-	if err := takeDown(); err != nil {
-		return code, err
+	interrupted := make(chan os.Signal, 1)
+	signal.Notify(interrupted, os.Interrupt, syscall.SIGTERM)
+	ended := make(chan int, 1)
+	go func() { ended <- m.Run() }()
+	select {
+	case code = <-ended:
+	case <-interrupted:
+		code, err = 1, errors.New("interrupted")
 	}
-	return code, results.print(os.Stdout)
+	return code, errors.Join(err, takeDown(), results.print(os.Stdout))
 }
 
 // onlyLong skips a fault that takes too long for every `make test`.

@@ -16,12 +16,9 @@ import (
 // cutOff is how long a partition lasts. A connection that is dead is noticed after ten seconds.
 func cutOff() time.Duration { return pick(8*time.Second, 30*time.Second) }
 
-// bus is all of its servers.
-func (e *experiment) bus() []string { return e.of("bus-") }
-
 // others are all servers of the bus but one.
-func (e *experiment) others(server string) []string {
-	return slices.DeleteFunc(e.bus(), func(s string) bool { return s == server })
+func others(server string) []string {
+	return slices.DeleteFunc(busServers(), func(s string) bool { return s == server })
 }
 
 // cut loses everything between some hosts and others while something goes on.
@@ -37,15 +34,15 @@ func (e *experiment) cut(some, others []string, meanwhile func()) {
 func TestTheLeadingCompilerIsCutOff(t *testing.T) {
 	onlyLong(t)
 	e := begin(t, "leading compiler cut off")
-	e.cut([]string{e.leader(t, "compiler")}, e.bus(), func() {
-		e.takesOver(e.struck)
+	e.cut([]string{e.leader(t, "compiler")}, busServers(), func() {
+		e.takesOver("compiler", e.struck)
 		e.lasts(cutOff() - time.Since(e.struck))
 	})
 	e.converges(soon)
 	e.wroteNothing()
 	e.whileChanging(func() {
-		e.cut([]string{e.leader(t, "compiler")}, e.bus(), func() {
-			e.takesOver(e.struck)
+		e.cut([]string{e.leader(t, "compiler")}, busServers(), func() {
+			e.takesOver("compiler", e.struck)
 			e.lasts(cutOff() - time.Since(e.struck))
 		})
 	})
@@ -57,11 +54,11 @@ func TestTheLeadingCompilerIsCutOff(t *testing.T) {
 // Promise P5: a node that is out of reach is named within 5 s.
 func TestANodeIsCutOff(t *testing.T) {
 	e := begin(t, "node cut off from the bus")
-	e.cut([]string{"node/node-3"}, e.bus(), func() { e.lags("node-3") })
+	e.cut([]string{"node/node-3"}, busServers(), func() { e.lags("node-3") })
 	e.converges(soon)
 	e.wroteNothing()
 	e.whileChanging(func() {
-		e.cut([]string{"node/node-3"}, e.bus(), func() { e.lasts(cutOff()) })
+		e.cut([]string{"node/node-3"}, busServers(), func() { e.lasts(cutOff()) })
 	})
 	e.converges(soon)
 }
@@ -88,7 +85,7 @@ func TestAServerOfTheBusIsAlone(t *testing.T) {
 	e := begin(t, "server of the bus cut off from servers")
 	server := e.streamLeader("DELTA")
 	e.whileChanging(func() {
-		e.cut([]string{server}, e.others(server), func() {
+		e.cut([]string{server}, others(server), func() {
 			e.lasts(cutOff())
 			testkit.Eventually(t, soon, func() bool { return e.convergedBut("") })
 		})
@@ -100,7 +97,7 @@ func TestAServerOfTheBusIsAlone(t *testing.T) {
 func TestANodeHasABadCable(t *testing.T) {
 	onlyLong(t)
 	e := begin(t, "a fifth of a node's frames lost")
-	for _, server := range e.bus() {
+	for _, server := range busServers() {
 		check(t, e.Lose("node/node-1", server, 0.2))
 		check(t, e.Lose(server, "node/node-1", 0.2))
 	}

@@ -22,42 +22,32 @@ func (e *experiment) sleeps(process string, meanwhile func()) {
 
 // Fault 2: the leading compiler stops for 30 s, another takes over, and it goes on as if nothing had been: it changes
 // nothing, idle or while things change.
-func TestTheLeadingCompilerSleeps(t *testing.T) {
-	e := begin(t, "leading compiler asleep")
-	first := e.leader(t, "compiler")
-	e.sleeps(first, func() {
-		e.takesOver(e.struck)
-		e.lasts(asleep() - time.Since(e.struck))
-	})
-	second := e.leader(t, "compiler")
-	if second == first {
-		t.Fatalf("%s leads and is asleep", first)
-	}
-	e.converges(soon)
-	e.wroteNothing()
-	e.whileChanging(func() {
-		e.sleeps(second, func() {
-			e.takesOver(e.struck)
-			e.lasts(asleep() - time.Since(e.struck))
-		})
-		e.lasts(2 * time.Second)
-	})
-	e.converges(soon)
-	if now := e.leader(t, "compiler"); now == second {
-		t.Errorf("%s slept and leads again", now)
-	}
-}
+func TestTheLeadingCompilerSleeps(t *testing.T) { sleepingLeader(t, "compiler") }
 
-// Fault 2: the leading watcher stops for 30 s and goes on as if nothing had been.
+// Fault 2: the same with the leading watcher.
 func TestTheLeadingWatcherSleeps(t *testing.T) {
 	onlyLong(t)
-	e := begin(t, "leading watcher asleep")
-	e.sleeps(e.leader(t, "watcher"), func() { e.lasts(asleep()) })
+	sleepingLeader(t, "watcher")
+}
+
+func sleepingLeader(t *testing.T, service string) {
+	t.Helper()
+	e := begin(t, "leading "+service+" asleep")
+	sleeps := func() {
+		sleeper := e.leader(t, service)
+		e.sleeps(sleeper, func() {
+			e.takesOver(service, e.struck)
+			e.lasts(asleep() - time.Since(e.struck))
+		})
+		e.lasts(2 * time.Second) // in which it may try what it likes
+		if now := e.leader(t, service); now == sleeper {
+			t.Errorf("%s slept, was deposed, and leads again", now)
+		}
+	}
+	sleeps()
 	e.converges(soon)
 	e.wroteNothing()
-	e.whileChanging(func() {
-		e.sleeps(e.leader(t, "watcher"), func() { e.lasts(asleep()) })
-	})
+	e.whileChanging(sleeps)
 	e.converges(soon)
 }
 

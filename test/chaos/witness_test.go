@@ -5,7 +5,6 @@ package chaos
 import (
 	"context"
 	"fmt"
-	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -24,7 +23,7 @@ type witness struct {
 	mu     sync.Mutex
 	events []heard
 	known  map[string]bool
-	beats  []beat // the first of each epoch
+	reigns map[string][]reign // by service
 }
 
 // heard is an event, and when it came.
@@ -33,14 +32,17 @@ type heard struct {
 	at time.Time
 }
 
-// beat is the first heartbeat of an epoch.
-type beat struct {
-	epoch uint64
-	at    time.Time
+// reign is an epoch, when it was first heard of and when last. One that was silent for longer than silence and is heard of
+// again is another: the stream was lost, and counts anew.
+type reign struct {
+	epoch       uint64
+	begun, last time.Time
 }
 
+const silence = 3 * time.Second
+
 func newWitness(l *lab.Lab) (*witness, error) {
-	w := &witness{known: map[string]bool{}}
+	w := &witness{known: map[string]bool{}, reigns: map[string][]reign{}}
 	for _, url := range strings.Split(l.BusURL(), ",") {
 		o := l.BusOptions()
 		o.URL, o.Name = url, "witness "+url
@@ -55,6 +57,9 @@ func newWitness(l *lab.Lab) (*witness, error) {
 		_, err = conn.Subscribe(schemas.SubjectAllEvents, w.event)
 		if err == nil {
 			_, err = conn.Subscribe(schemas.SubjectHeartbeat, w.heartbeat)
+		}
+		if err == nil {
+			_, err = conn.Subscribe(schemas.SubjectAllPulses, w.pulse)
 		}
 		if err != nil {
 			w.close()
@@ -83,27 +88,45 @@ func (w *witness) event(m bus.Message) {
 	}
 }
 
+// heartbeat is what a leading compiler says once it can do its work.
 func (w *witness) heartbeat(m bus.Message) {
 	var h schemas.Heartbeat
-	if proto.Unmarshal(m.Data, &h) != nil {
-		return
-	}
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	if len(w.beats) == 0 || w.beats[len(w.beats)-1].epoch != h.GetEpoch() {
-		w.beats = append(w.beats, beat{h.GetEpoch(), time.Now()})
+	if proto.Unmarshal(m.Data, &h) == nil {
+		w.rules("compiler", h.GetEpoch())
 	}
 }
 
-// leads returns when, after a time, a compiler began to lead in a new epoch.
-func (w *witness) leads(after time.Time) (time.Time, bool) {
+// pulse is what a leading watcher says.
+func (w *witness) pulse(m bus.Message) {
+	var p schemas.Pulse
+	if proto.Unmarshal(m.Data, &p) == nil && p.GetService() == "watcher" && p.GetEpoch() > 0 && !p.GetResigns() {
+		w.rules("watcher", p.GetEpoch())
+	}
+}
+
+func (w *witness) rules(service string, epoch uint64) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	i := slices.IndexFunc(w.beats, func(b beat) bool { return b.at.After(after) })
-	if i < 1 {
-		return time.Time{}, false
+	now := time.Now()
+	for i := range w.reigns[service] {
+		if r := &w.reigns[service][i]; r.epoch == epoch && now.Sub(r.last) < silence {
+			r.last = now
+			return
+		}
 	}
-	return w.beats[i].at, true
+	w.reigns[service] = append(w.reigns[service], reign{epoch, now, now})
+}
+
+// leads returns when the first epoch after a time began.
+func (w *witness) leads(service string, after time.Time) (time.Time, bool) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for _, r := range w.reigns[service] {
+		if r.begun.After(after) {
+			return r.begun, true
+		}
+	}
+	return time.Time{}, false
 }
 
 // said returns the first event of a kind that came after a time and has a text in it.

@@ -126,6 +126,8 @@ func peak(p *stage.Process) int {
 }
 
 // at returns a quantile of what is sorted.
-func at[N int32 | int64](sorted []N, share float64) N { return sorted[int(share*float64(len(sorted)-1))] }
+func at[N int32 | int64](sorted []N, share float64) N {
+	return sorted[int(share*float64(len(sorted)-1))]
+}
 
 func millis[N int32 | int64](micros N) float64 { return float64(micros) / 1000 }
