@@ -155,6 +155,9 @@ func (m *Machine) Set(now time.Time, s Shape) {
 	m.shape = s
 }
 
+// Above has the next epoch be above one that was seen elsewhere, as on a node whose log was lost.
+func (m *Machine) Above(epoch uint64) { m.highest = max(m.highest, epoch) }
+
 // Heard takes in a pulse of this service's replicas, this one's own too.
 func (m *Machine) Heard(now time.Time, p *schemas.Pulse) (out Output) {
 	if p.GetService() != m.o.Service {

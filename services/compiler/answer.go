@@ -11,16 +11,21 @@ import (
 	"time"
 
 	"google.golang.org/protobuf/encoding/protojson"
+	"google.golang.org/protobuf/proto"
 
 	"github.com/deltaplane/deltaplane/internal/bus"
 	"github.com/deltaplane/deltaplane/internal/model"
+	"github.com/deltaplane/deltaplane/internal/seal"
 	"github.com/deltaplane/deltaplane/internal/wire"
 	"github.com/deltaplane/deltaplane/schemas"
 	"github.com/deltaplane/deltaplane/services/compiler/core"
 )
 
-// listen answers requests and hears reports until stop.
-func (t *term) listen() (stop func(), err error) {
+// replicas is the queue of compilers, of which each may answer what the log says.
+const replicas = "compiler"
+
+// listen answers requests, and hears reports and heartbeats, until stop. Only who leads answers how the cluster stands.
+func (t *session) listen() (stop func(), err error) {
 	var all []*bus.Subscription
 	stop = func() {
 		for _, s := range all {
@@ -30,23 +35,46 @@ func (t *term) listen() (stop func(), err error) {
 	for subject, step := range map[string]func(time.Time, any, []byte) core.Output{
 		schemas.SubjectAllSyncs: t.core.Sync,
 		schemas.SubjectDesired:  t.core.Dump,
-		schemas.SubjectStatus:   t.core.Status,
 	} {
-		s, err := t.conn.Respond(subject, "", t.answer(step))
+		s, err := t.conn.Respond(subject, replicas, t.answer(step))
 		if err != nil {
 			return stop, err
 		}
 		all = append(all, s)
 	}
-	s, err := t.conn.Subscribe(schemas.SubjectAllApplied, t.applied)
-	if err == nil {
+	for subject, hear := range map[string]func(bus.Message){
+		schemas.SubjectAllApplied: t.applied,
+		schemas.SubjectHeartbeat:  t.heard,
+	} {
+		s, err := t.conn.Subscribe(subject, hear)
+		if err != nil {
+			return stop, err
+		}
 		all = append(all, s)
 	}
-	return stop, err
+	return stop, nil
 }
 
-// answer has the loop work out an answer, and sends it. When the term ends there is none: who asked asks again.
-func (t *term) answer(step func(time.Time, any, []byte) core.Output) func(context.Context, []byte, func([]byte) error) {
+// heard hands the leader's heartbeats to the loop: they say which facts changed nothing.
+func (t *session) heard(m bus.Message) {
+	data, err := t.seals.trust.Open(seal.Heartbeat, m.Data)
+	if err != nil {
+		t.refuse("a heartbeat", err)
+		return
+	}
+	beat := &schemas.Heartbeat{}
+	if err := proto.Unmarshal(data, beat); err != nil {
+		t.log.Warn("a heartbeat that can't be read is ignored", "error", err)
+		return
+	}
+	select {
+	case t.inputs <- func(now time.Time) core.Output { return t.core.Beat(now, beat) }:
+	case <-t.ctx.Done():
+	}
+}
+
+// answer has the loop work out an answer, and sends it. When the session ends there is none: who asked asks again.
+func (t *session) answer(step func(time.Time, any, []byte) core.Output) func(context.Context, []byte, func([]byte) error) {
 	return func(ctx context.Context, data []byte, reply func([]byte) error) {
 		done := make(chan core.Answer, 1)
 		select {
@@ -68,7 +96,7 @@ func (t *term) answer(step func(time.Time, any, []byte) core.Output) func(contex
 	}
 }
 
-func (t *term) applied(m bus.Message) {
+func (t *session) applied(m bus.Message) {
 	step := func(now time.Time) core.Output {
 		node, err := schemas.NodeOfSubject(m.Subject)
 		var out core.Output
@@ -88,7 +116,7 @@ func (t *term) applied(m bus.Message) {
 }
 
 // report keeps what an incremental and a full compilation came to, where they differ.
-func (t *term) report(m *core.Mismatch) {
+func (t *session) report(m *core.Mismatch) {
 	type both struct {
 		Incremental json.RawMessage `json:"incremental"`
 		Full        json.RawMessage `json:"full"`

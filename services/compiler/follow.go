@@ -16,9 +16,9 @@ import (
 // unreadableTold is of how many messages of STATE that can't be read each is told; then each thousandth.
 const unreadableTold = 20
 
-// reading is how far a term has come with STATE.
+// reading is how far a session has come with STATE.
 type reading struct {
-	*term
+	*session
 	ctx context.Context
 	// stored says that all that was stored when reading began was read, told that the loop knows.
 	stored, told bool
@@ -35,16 +35,16 @@ type fact struct {
 	err  error
 }
 
-// follow hands the facts of STATE to the loop. What is no fact leaves its object as it was. A term that has only begun
+// follow hands the facts of STATE to the loop. What is no fact leaves its object as it was. A session that has only begun
 // doesn't know how it was: if the newest message of an object isn't sealed by a watcher, it must not take the object for
 // gone, so until the watcher has said all such objects anew STATE isn't read to its end, and nothing is compiled.
-func (t *term) follow(ctx context.Context) error {
-	r := &reading{term: t, ctx: ctx, suspect: map[string]bool{}}
+func (t *session) follow(ctx context.Context) error {
+	r := &reading{session: t, ctx: ctx, suspect: map[string]bool{}}
 	facts := ordered.New(func(f *fact) { f.fact, f.err = t.openFact(&f.Record) }, r.take)
 	err := t.conn.Follow(ctx, bus.ReadOptions{
 		Stream: schemas.StateFacts.Name, Subjects: []string{schemas.SubjectAllState},
 		OnCaughtUp: func() {
-			_ = facts.Do(r.readAll) // fails only when the term has ended
+			_ = facts.Do(r.readAll) // fails only when the session has ended
 		},
 	}, func(m bus.Record) error { return facts.Add(fact{Record: m}) })
 	err = errors.Join(err, facts.Close())
@@ -98,7 +98,7 @@ func (r *reading) pass(f *fact) {
 	if r.unreadable++; r.unreadable <= unreadableTold || r.unreadable%1000 == 0 {
 		r.tell(&schemas.Event{
 			Severity: schemas.Severity_SEVERITY_WARNING, Service: "compiler", Kind: "fact_unreadable", Happened: now(),
-			Text: fmt.Sprintf("message %d on %s of STATE is no fact, so its object is as it was: %v (number %d of this term)",
+			Text: fmt.Sprintf("message %d on %s of STATE is no fact, so its object is as it was: %v (number %d since it was read from its beginning)",
 				f.Sequence, f.Subject, f.err, r.unreadable),
 		})
 	}

@@ -14,16 +14,16 @@ import (
 )
 
 const (
-	// lookEvery is how often the leader looks whether the streams are still those it has read: nothing else tells
+	// lookEvery is how often a compiler looks whether the streams are still those it has read: nothing else tells
 	// an idle one that they were removed, or restored from a backup.
 	lookEvery = 10 * time.Second
 	// reportsOf is of how long nodes' reports are read at the start; a node reports once in 10 s at least.
 	reportsOf = 15 * time.Second
 )
 
-// look returns why the term must end, once it must.
-func (t *term) look(ctx context.Context) error {
-	state := uint64(0)
+// look returns why what was read no longer counts, once it doesn't.
+func (t *session) look(ctx context.Context) error {
+	delta, state := uint64(0), uint64(0)
 	for sleep(ctx, lookEvery) == nil {
 		epoch, _, err := t.newestEpoch(ctx, schemas.Deltas.Name, schemas.SubjectEpoch)
 		if err != nil {
@@ -33,31 +33,29 @@ func (t *term) look(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		if err := changed(t.fence.Epoch(), epoch, state, sequence); err != nil {
+		if err := changed(delta, epoch.GetEpoch(), state, sequence); err != nil {
 			return err
 		}
-		state = sequence
+		delta, state = epoch.GetEpoch(), sequence
 	}
 	return ctx.Err()
 }
 
-// changed says why the streams are no longer those that were read: DELTA's epoch is another than ours, or the
-// message that STATE's epoch is in was a later one before.
-func changed(ours uint64, epoch *schemas.Epoch, before, now uint64) error {
+// changed says why the streams are no longer those that were read: DELTA's epoch was a higher one before, or the message
+// that STATE's epoch is in a later one.
+func changed(epochBefore, epoch, stateBefore, state uint64) error {
 	switch {
-	case epoch.GetEpoch() > ours:
-		return fmt.Errorf("epoch %d of DELTA is %s's: %w", epoch.GetEpoch(), epoch.GetHolder(), bus.ErrDeposed)
-	case epoch.GetEpoch() < ours:
-		return fmt.Errorf("DELTA has gone back from epoch %d to %d: it was removed or restored", ours, epoch.GetEpoch())
-	case now < before:
-		return fmt.Errorf("STATE has gone back from message %d to %d: it was removed or restored", before, now)
+	case epoch < epochBefore:
+		return fmt.Errorf("DELTA has gone back from epoch %d to %d: it was removed or restored", epochBefore, epoch)
+	case state < stateBefore:
+		return fmt.Errorf("STATE has gone back from message %d to %d: it was removed or restored", stateBefore, state)
 	}
 	return nil
 }
 
 // newestEpoch returns the newest epoch of a stream and its sequence; none if the stream has none. What is no epoch is
 // passed over: whoever takes the next one says so.
-func (t *term) newestEpoch(ctx context.Context, stream, subject string) (*schemas.Epoch, uint64, error) {
+func (t *session) newestEpoch(ctx context.Context, stream, subject string) (*schemas.Epoch, uint64, error) {
 	newest, sequence := &schemas.Epoch{}, uint64(0)
 	err := t.conn.Read(ctx, bus.ReadOptions{Stream: stream, Subjects: []string{subject}}, func(r bus.Record) error {
 		var epoch schemas.Epoch
@@ -69,8 +67,8 @@ func (t *term) newestEpoch(ctx context.Context, stream, subject string) (*schema
 	return newest, sequence, err
 }
 
-// lastReports hears what nodes reported shortly before this term, so that their standing is known at once.
-func (t *term) lastReports(ctx context.Context) {
+// lastReports hears what nodes reported shortly before, so that their standing is known at once.
+func (t *session) lastReports(ctx context.Context) {
 	err := t.conn.Read(ctx, bus.ReadOptions{Stream: schemas.AppliedReports.Name, FromTime: time.Now().Add(-reportsOf)},
 		func(r bus.Record) error {
 			t.applied(bus.Message{Subject: r.Subject, Data: r.Data})

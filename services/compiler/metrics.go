@@ -115,8 +115,12 @@ func (m *metrics) count(before, after core.Stats) {
 }
 
 // gauges sets what is so at the moment.
-func (m *metrics) gauges(c *core.Core, epoch uint64) {
-	m.epoch.Set(float64(epoch))
+func (m *metrics) gauges(c *core.Core) {
+	m.leader.Set(0)
+	if c.Leads() {
+		m.leader.Set(1)
+		m.epoch.Set(float64(c.Epoch()))
+	}
 	m.revision.Set(float64(c.Revision()))
 	m.setAside.Set(float64(c.SetAside()))
 	for table, rows := range c.Tables() {

@@ -93,6 +93,13 @@ func (r *Replica) Set(shape lead.Shape) {
 	r.wake()
 }
 
+// Above has the next epoch be above one that was seen elsewhere, as on a node whose log was lost.
+func (r *Replica) Above(epoch uint64) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.machine.Above(epoch)
+}
+
 // Sure says whether this replica leads for all it knows, so that it may say what the stream hasn't accepted.
 func (r *Replica) Sure() bool {
 	r.mu.Lock()

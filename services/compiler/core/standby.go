@@ -3,6 +3,8 @@
 package core
 
 import (
+	"crypto/sha256"
+	"encoding/binary"
 	"fmt"
 	"maps"
 	"slices"
@@ -96,8 +98,11 @@ func (c *Core) Leads() bool { return c.epoch > 0 }
 // newestEpoch returns the epoch that this core leads in, or the newest in the log.
 func (c *Core) newestEpoch() model.Epoch { return max(c.epoch, c.log.epoch) }
 
-// Able says whether this core could lead: it has read STATE to its end, which is complete.
-func (c *Core) Able() bool { return c.caughtUp && c.db.Snapshot().Complete() }
+// Able says whether this core could lead: it has read STATE to its end.
+func (c *Core) Able() bool { return c.caughtUp }
+
+// Epoch returns the epoch that this core leads in; 0 if it stands by.
+func (c *Core) Epoch() model.Epoch { return c.epoch }
 
 // Log takes in a record of DELTA, in the log's order, in whatever role: a leader learns by it that it is deposed. Who
 // checks seals does it before.
@@ -445,3 +450,14 @@ func (s *standby) waiting(c *Core) string {
 
 // Agrees says whether all rows of the leader's are known to be those that this core, standing by, would have compiled.
 func (c *Core) Agrees() bool { return c.standby.warm && c.standby.differs == "" }
+
+// Digest returns one digest of all layers and how far each is, to compare replicas by.
+func (c *Core) Digest() (d model.Digest) {
+	for l, held := range c.layers {
+		b := binary.BigEndian.AppendUint64([]byte(l.String()), uint64(held.at.Revision))
+		hash := sha256.Sum256(append(b, held.at.Digest.Bytes()...))
+		d[0] += binary.BigEndian.Uint64(hash[:])
+		d[1] += binary.BigEndian.Uint64(hash[8:])
+	}
+	return d
+}

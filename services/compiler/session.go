@@ -1,0 +1,397 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"google.golang.org/protobuf/types/known/timestamppb"
+
+	"github.com/deltaplane/deltaplane/internal/bus"
+	"github.com/deltaplane/deltaplane/internal/lead"
+	"github.com/deltaplane/deltaplane/internal/model"
+	"github.com/deltaplane/deltaplane/internal/ordered"
+	"github.com/deltaplane/deltaplane/schemas"
+	"github.com/deltaplane/deltaplane/services/compiler/core"
+)
+
+// The bounds of what waits for the loop; beyond, whoever brings it waits too.
+const (
+	factsWaiting   = 1024
+	factsAtOnce    = 512
+	inputsWaiting  = 256
+	recordsWaiting = 1024
+	// readBy is how long the log may take to be read up to a term's epoch.
+	readBy = 10 * time.Second
+)
+
+// session is one time of knowing what DELTA and STATE say. It stands by, and leads whenever this replica has the epoch. It
+// ends when what it knows may no longer be what the streams say; the next one reads them again.
+type session struct {
+	*service
+	ctx      context.Context
+	core     *core.Core
+	facts    chan told
+	records  chan core.Record // of DELTA
+	inputs   chan func(time.Time) core.Output
+	appended chan error
+	terms    chan *term
+	term     *term             // that runs; nil while it stands by
+	status   *bus.Subscription // of the term that runs
+	running  sync.WaitGroup
+	counted  core.Stats
+	measured time.Time
+	shape    lead.Shape // as the replica's pulses say it
+}
+
+// term is one time of leading.
+type term struct {
+	ctx   context.Context
+	fence *bus.Fence
+	over  chan error // takes why it has ended
+	by    time.Time  // when the log must have been read to its epoch
+}
+
+// told is one message of STATE; without a fact it says that everything stored was told.
+type told struct {
+	sequence uint64
+	fact     *schemas.Fact
+}
+
+// session runs one until ctx ends, or what it knows is in doubt.
+func (s *service) session(ctx context.Context) (err error) {
+	ctx, end := context.WithCancelCause(ctx)
+	t := &session{
+		service: s, ctx: ctx, facts: make(chan told, factsWaiting), records: make(chan core.Record, recordsWaiting),
+		inputs: make(chan func(time.Time) core.Output, inputsWaiting), appended: make(chan error, 1), terms: make(chan *term),
+	}
+	defer func() {
+		s.replica.Set(lead.Shape{})
+		s.set(func() { s.running, s.epoch, s.turn = nil, 0, time.Time{} })
+		end(err)
+		t.endTerm(err)
+		t.running.Wait()
+	}()
+	s.set(func() { s.phase = "for the log to be read" })
+	next, err := t.begin(ctx)
+	if err != nil {
+		return err
+	}
+	stop, err := t.listen()
+	defer stop()
+	if err != nil {
+		return err
+	}
+	s.set(func() { s.running = t })
+	t.running.Go(func() { end(t.followLog(ctx, next)) })
+	t.running.Go(func() { end(t.follow(ctx)) })
+	t.running.Go(func() { end(t.look(ctx)) })
+	t.running.Go(func() { t.lastReports(ctx) })
+	return t.work(ctx)
+}
+
+// begin folds the log, and returns the sequence of its next message.
+func (t *session) begin(ctx context.Context) (next uint64, err error) {
+	if err := t.conn.EnsureStreams(ctx, t.settings.replicas, schemas.Streams...); err != nil {
+		return 0, err
+	}
+	log, next, err := t.readLog(ctx)
+	if err != nil {
+		return 0, err
+	}
+	settings, err := t.settings.compile()
+	if err != nil {
+		return 0, err
+	}
+	t.core = core.NewStandby(core.Options{Holder: t.name, Settings: settings, Signer: t.seals.signer.Signer}, log)
+	t.log.Info("standing by", "revision", log.Revision())
+	return next, nil
+}
+
+// lead leads until the replica is deposed, or something fails.
+func (s *service) lead(ctx context.Context, fence *bus.Fence) error {
+	var running *session
+	s.set(func() { running = s.running })
+	if running == nil {
+		return errors.New("it is reading the log again")
+	}
+	t := &term{ctx: ctx, fence: fence, over: make(chan error, 1), by: time.Now().Add(readBy)}
+	select {
+	case running.terms <- t:
+	case <-running.ctx.Done():
+		return context.Cause(running.ctx)
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+	return <-t.over
+}
+
+// beginTerm leads as soon as the log was read up to the term's epoch.
+func (t *session) beginTerm(term *term) error {
+	var above core.Outranked
+	t.set(func() { above = t.above })
+	t.core.RaiseTo(above.Revision)
+	status, err := t.conn.Respond(schemas.SubjectStatus, "", t.answer(t.core.Status))
+	if err != nil {
+		return err
+	}
+	t.term, t.status = term, status
+	return t.do(t.core.Lead(time.Now(), model.Epoch(term.fence.Epoch())))
+}
+
+// endTerm stands by again. An error says that the session must end, too.
+func (t *session) endTerm(why error) error {
+	if t.term == nil {
+		return nil
+	}
+	t.core.StandBy()
+	t.status.Stop()
+	t.metrics.leader.Set(0)
+	t.term.over <- why
+	t.term = nil
+	t.log.Warn("standing by again", "reason", why)
+	if t.core.Ahead() {
+		return fmt.Errorf("leading ended while something was being appended, so the log is read again: %w", why)
+	}
+	return nil
+}
+
+// readLog folds DELTA: from shortly before the newest checkpoint if there is one, else all of it. It returns the sequence
+// of what comes next.
+func (t *session) readLog(ctx context.Context) (log *core.Fold, next uint64, err error) {
+	late := time.Now().Add(-schemas.CheckpointInterval - time.Hour)
+	log, next, err = t.foldFrom(ctx, late)
+	if err == nil && (!log.Checkpointed() || log.Whole() != nil) {
+		log, next, err = t.foldFrom(ctx, time.Time{})
+	}
+	return log, next, err
+}
+
+func (t *session) foldFrom(ctx context.Context, from time.Time) (log *core.Fold, next uint64, err error) {
+	log, next = core.NewFold(0), 1
+	err = t.readRecords(func(add func(bus.Record) error) error {
+		return t.conn.Read(ctx, bus.ReadOptions{Stream: schemas.Deltas.Name, FromTime: from}, add)
+	}, func(r bus.Record, bad error) error {
+		next = r.Sequence + 1
+		if bad != nil {
+			return nil
+		}
+		if err := log.Add(r.Subject, r.Data); err != nil {
+			t.log.Debug("a message of DELTA leaves a gap", "sequence", r.Sequence, "error", err)
+		}
+		return nil
+	})
+	return log, next, err
+}
+
+// readRecords reads DELTA, checks what is sealed, and hands it on in order.
+func (t *session) readRecords(read func(add func(bus.Record) error) error, each func(r bus.Record, bad error) error) error {
+	type record struct {
+		bus.Record
+		bad error // why it isn't to be used
+	}
+	records := ordered.New(func(r *record) { r.bad = t.checkRecord(&r.Record) }, func(r *record) error {
+		if r.bad != nil {
+			t.refuse(fmt.Sprintf("message %d of DELTA, on %s,", r.Sequence, r.Subject), r.bad)
+		}
+		return each(r.Record, r.bad)
+	})
+	err := read(func(r bus.Record) error { return records.Add(record{Record: r}) })
+	return errors.Join(err, records.Close())
+}
+
+// followLog hands the records of DELTA to the loop.
+func (t *session) followLog(ctx context.Context, next uint64) error {
+	err := t.readRecords(func(add func(bus.Record) error) error {
+		return t.conn.Follow(ctx, bus.ReadOptions{Stream: schemas.Deltas.Name, FromSequence: next}, add)
+	}, func(r bus.Record, bad error) error {
+		if bad != nil {
+			return nil
+		}
+		select {
+		case t.records <- core.Record{Subject: r.Subject, Data: r.Data}:
+			return nil
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	})
+	if err == nil && ctx.Err() == nil {
+		err = errors.New("following DELTA has ended")
+	}
+	return err
+}
+
+// work is the loop: the core is called from here alone.
+func (t *session) work(ctx context.Context) error {
+	timer := time.NewTimer(0)
+	defer timer.Stop()
+	for {
+		timer.Reset(time.Until(t.core.Next()))
+		var err error
+		begun := time.Now()
+		select {
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		case first := <-t.facts:
+			err = t.do(t.take(first))
+		case step := <-t.inputs:
+			err = t.do(step(time.Now()))
+		case r := <-t.records:
+			err = t.do(t.core.Log(time.Now(), r))
+		case term := <-t.terms:
+			err = t.beginTerm(term)
+		case <-t.deposed():
+			err = t.endTerm(context.Cause(t.term.ctx))
+		case err = <-t.appended:
+			if err == nil {
+				err = t.do(t.core.Appended(time.Now()))
+			} else {
+				err = t.endTerm(err)
+			}
+		case <-timer.C:
+			err = t.do(t.core.Tick(time.Now()))
+		}
+		if err == nil {
+			err = t.overdue()
+		}
+		if err != nil {
+			return err
+		}
+		t.measure(begun)
+	}
+}
+
+// deposed is closed when the term must end; nil if there is none.
+func (t *session) deposed() <-chan struct{} {
+	if t.term == nil {
+		return nil
+	}
+	return t.term.ctx.Done()
+}
+
+// overdue ends a term of which the log doesn't tell, and one that the log says is over.
+func (t *session) overdue() error {
+	switch {
+	case t.term == nil || t.core.Leads() && t.core.Epoch() == model.Epoch(t.term.fence.Epoch()):
+		if t.term != nil {
+			t.term.by = time.Time{}
+		}
+		return nil
+	case t.term.by.IsZero():
+		return t.endTerm(fmt.Errorf("the log has another's epoch: %w", bus.ErrDeposed))
+	case time.Now().After(t.term.by):
+		return t.endTerm(fmt.Errorf("after %s the log wasn't read up to epoch %d", readBy, t.term.fence.Epoch()))
+	}
+	return nil
+}
+
+// take gives the core a fact and all that wait behind it.
+func (t *session) take(m told) (out core.Output) {
+	var facts []*schemas.Fact
+	var sequence uint64
+	for {
+		if m.fact == nil {
+			out.Add(t.core.Facts(time.Now(), sequence, facts...))
+			out.Add(t.core.CaughtUp(time.Now()))
+			return out
+		}
+		if t.core.Able() && !t.core.Leads() {
+			return t.core.Facts(time.Now(), m.sequence, m.fact) // each has its place in the log
+		}
+		facts, sequence = append(facts, m.fact), m.sequence
+		if len(facts) == factsAtOnce {
+			break
+		}
+		select {
+		case m = <-t.facts:
+			continue
+		default:
+		}
+		break
+	}
+	out.Add(t.core.Facts(time.Now(), sequence, facts...))
+	return out
+}
+
+// do does what the core wants done. Only appending takes its time.
+func (t *session) do(out core.Output) error {
+	for _, m := range out.Publish {
+		if m.Subject == schemas.SubjectHeartbeat && !t.replica.Sure() {
+			continue // it says what the log hasn't accepted: that this compiler leads
+		}
+		t.publish(m.Subject, m.Data)
+	}
+	for _, a := range out.Answers {
+		a.To.(chan core.Answer) <- a
+	}
+	for _, e := range out.Events {
+		t.tell(e)
+	}
+	if out.Mismatch != nil {
+		t.report(out.Mismatch)
+	}
+	t.metrics.commits(out.Commits)
+	if o := out.Outranked; o != nil && t.raise(*o) {
+		return t.endTerm(fmt.Errorf("a node has seen epoch %d and revision %d, this compiler leads in epoch %d: the log was lost or rolled back, so it goes on above them",
+			o.Epoch, o.Revision, t.term.fence.Epoch()))
+	}
+	if out.Append == nil {
+		return nil
+	}
+	term := t.term
+	records := make([]bus.Record, len(out.Append))
+	for i, r := range out.Append {
+		records[i] = bus.Record{Subject: r.Subject, Data: r.Data}
+	}
+	t.running.Go(func() {
+		begun := time.Now()
+		_, err := term.fence.Append(t.ctx, records)
+		t.metrics.append.Observe(time.Since(begun).Seconds())
+		t.appended <- err
+	})
+	return nil
+}
+
+// raise notes that the next term must go above what a node has seen, unless that was said only just.
+func (t *session) raise(o core.Outranked) bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if !t.raised.IsZero() && time.Since(t.raised) < raiseEvery {
+		return false
+	}
+	t.above, t.raised = o, time.Now()
+	t.replica.Above(uint64(o.Epoch))
+	return true
+}
+
+// measure notes that the loop came round, and once a second what the core counts.
+func (t *session) measure(begun time.Time) {
+	stats := t.core.Stats()
+	if stats.Units > t.counted.Units {
+		t.metrics.compile.Observe(time.Since(begun).Seconds())
+	}
+	waiting := t.core.Waiting()
+	t.set(func() {
+		t.turn, t.phase, t.epoch = time.Now(), waiting, uint64(t.core.Epoch())
+		if waiting == "" {
+			t.trouble = nil
+		}
+	})
+	t.metrics.count(t.counted, stats)
+	t.counted = stats
+	if shape := &t.shape; time.Since(t.measured) >= time.Second || shape.Able != t.core.Able() {
+		*shape = lead.Shape{Able: t.core.Able(), Revision: uint64(t.core.Revision()), Digest: t.core.Digest().Bytes()}
+		t.replica.Set(*shape)
+	}
+	if time.Since(t.measured) >= time.Second {
+		t.measured = time.Now()
+		t.metrics.gauges(t.core)
+		t.seals.follow(t.log)
+	}
+}
+
+func now() *timestamppb.Timestamp { return timestamppb.Now() }
