@@ -46,7 +46,7 @@ var Roles = []Role{
 		),
 		Subscribe: []string{
 			own(inbox), schemas.SubjectApprove, schemas.SubjectSeen, schemas.SubjectAllCredentials, schemas.PulseSubject("watcher"),
-			schemas.SubjectHeartbeat, schemas.SubjectAllApplied,
+			schemas.SubjectHeartbeat, schemas.SubjectAllApplied, schemas.EventSubject("compiler", ""),
 		},
 		Answers: true,
 	},

@@ -4,13 +4,11 @@ package main
 
 import (
 	"context"
-	"log/slog"
 	"time"
 
 	"google.golang.org/protobuf/proto"
 
 	"github.com/deltaplane/deltaplane/schemas"
-	"github.com/deltaplane/deltaplane/services/watcher/convert"
 )
 
 // approval is someone's request to let held deletions go ahead.
@@ -63,19 +61,4 @@ func (l *leader) approve(ctx context.Context, a approval) error {
 	reply.SetAside = reply.SetAside[:min(len(reply.SetAside), maxSetAsideTold)]
 	a.reply <- reply
 	return err
-}
-
-var levels = map[schemas.Severity]slog.Level{
-	schemas.Severity_SEVERITY_WARNING: slog.LevelWarn, schemas.Severity_SEVERITY_ERROR: slog.LevelError,
-}
-
-// tell logs an event and publishes it.
-func (l *leader) tell(event *schemas.Event) error {
-	l.log.Log(context.Background(), levels[event.GetSeverity()], "event", "kind", event.GetKind(), "object", convert.Name(event.GetObject()), "text", event.GetText())
-	data, err := proto.Marshal(event)
-	if err != nil {
-		l.log.Error("an event can't be encoded", "event", event.GetKind(), "error", err)
-		return nil
-	}
-	return l.conn.Publish(schemas.EventSubject("watcher", ""), data)
 }

@@ -134,6 +134,7 @@ func (w *service) choose(s *settings) error {
 		Client: client, Dynamic: client.Dynamic, Log: w.log,
 		OnWatch: func(kind string) { w.metrics.watches.WithLabelValues(kind).Inc() },
 	})
+	w.recorder = kube.NewRecorder(client, w.metrics.dropped.Inc)
 	return nil
 }
 

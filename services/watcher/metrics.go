@@ -21,6 +21,7 @@ type metrics struct {
 	leader     prometheus.Gauge
 	able       prometheus.Gauge
 	terms      prometheus.Counter
+	dropped    prometheus.Counter
 	append     prometheus.Histogram
 	door       *prometheus.CounterVec
 }
@@ -47,12 +48,13 @@ func newMetrics() *metrics {
 		able:       prometheus.NewGauge(gauge("able", "1 while this watcher leads or could: it knows STATE, everything was listed, and its source is there.")),
 		terms:      prometheus.NewCounter(counter("terms_total", "Terms of leading begun.")),
 		door:       prometheus.NewCounterVec(counter("joins_total", "Nodes that joined by their token, and credentials asked for; result is ok or refused."), []string{"asked", "result"}),
+		dropped:    prometheus.NewCounter(counter("kubernetes_events_dropped_total", "Kubernetes Events not written because there were too many.")),
 		append: prometheus.NewHistogram(prometheus.HistogramOpts{
 			Name: "deltaplane_watcher_append_duration_seconds", Help: "How long it takes to append a batch of facts to STATE.",
 			Buckets: prometheus.ExponentialBuckets(0.0005, 2, 14),
 		}),
 	}
-	m.registry.MustRegister(m.objects, m.published, m.suppressed, m.setAside, m.held, m.watches, m.leader, m.able, m.terms, m.append, m.door)
+	m.registry.MustRegister(m.objects, m.published, m.suppressed, m.setAside, m.held, m.watches, m.leader, m.able, m.terms, m.dropped, m.append, m.door)
 	return m
 }
 

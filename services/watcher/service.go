@@ -18,6 +18,7 @@ import (
 	"github.com/deltaplane/deltaplane/internal/telemetry"
 	"github.com/deltaplane/deltaplane/schemas"
 	"github.com/deltaplane/deltaplane/services/watcher/core"
+	"github.com/deltaplane/deltaplane/services/watcher/kube"
 )
 
 const (
@@ -54,7 +55,8 @@ type service struct {
 	source     source
 	sourceName string
 	kinds      []string
-	versioned  bool // the source's versions grow
+	versioned  bool           // the source's versions grow
+	recorder   *kube.Recorder // of Events; nil without a Kubernetes
 	lead       lead.Options
 	// reviewer knows nodes' tokens; nil without an API server.
 	reviewer reviewer
@@ -93,6 +95,13 @@ func (w *service) run(ctx context.Context) error {
 		return err
 	}
 	defer conn.Close()
+	if w.recorder != nil {
+		stop, err := w.recorder.Start(ctx)
+		if err != nil {
+			return fmt.Errorf("begin to write Kubernetes Events: %w", err)
+		}
+		defer stop()
+	}
 	r := replica.New(conn, replica.Options{
 		Options: w.lead, Stream: schemas.StateFacts.Name, EpochSubject: schemas.SubjectStateEpoch, Log: w.log,
 	})

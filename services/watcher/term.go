@@ -9,6 +9,7 @@ import (
 	"github.com/deltaplane/deltaplane/internal/bus"
 	"github.com/deltaplane/deltaplane/schemas"
 	"github.com/deltaplane/deltaplane/services/watcher/core"
+	"github.com/deltaplane/deltaplane/services/watcher/live"
 )
 
 // How facts are sent.
@@ -27,12 +28,15 @@ type leader struct {
 	approvals chan approval
 	barriers  chan barrier
 	waiting   []barrier
+	live      live.Watch
+	asking    bool // the compiler, about what isn't live yet
+	answers   chan []answer
 	owed      bool // STATE lacked something at the last look that the source has to tell
 }
 
 // leadOn publishes until ctx ends or something fails.
 func (s *session) leadOn(ctx context.Context, fence *bus.Fence) error {
-	l := &leader{session: s, fence: fence, approvals: make(chan approval), barriers: make(chan barrier)}
+	l := &leader{session: s, fence: fence, approvals: make(chan approval), barriers: make(chan barrier), answers: make(chan []answer)}
 	s.metrics.leader.Set(1)
 	s.metrics.terms.Inc()
 	defer s.metrics.leader.Set(0)
@@ -46,6 +50,13 @@ func (s *session) leadOn(ctx context.Context, fence *bus.Fence) error {
 		}
 		defer answers.Stop()
 	}
+	if s.recorder != nil {
+		events, err := s.conn.Subscribe(schemas.EventSubject("compiler", ""), l.heard)
+		if err != nil {
+			return err
+		}
+		defer events.Stop()
+	}
 	if err := l.do(ctx, s.core.Lead(time.Now(), fence.Epoch())); err != nil {
 		return err
 	}
@@ -58,6 +69,8 @@ func (l *leader) work(ctx context.Context) error {
 	defer look.Stop()
 	tick := time.NewTicker(shapeEvery)
 	defer tick.Stop()
+	ask := time.NewTicker(askEvery)
+	defer ask.Stop()
 	for {
 		var err error
 		select {
@@ -73,6 +86,10 @@ func (l *leader) work(ctx context.Context) error {
 			err = l.look(ctx)
 		case <-tick.C:
 			l.shape()
+		case <-ask.C:
+			l.ask(ctx)
+		case answers := <-l.answers:
+			l.answered(answers)
 		}
 		if err != nil {
 			return err
@@ -107,6 +124,7 @@ func (l *leader) do(ctx context.Context, effects core.Effects) error {
 			return err
 		}
 		l.core.Stored(publications, last)
+		l.followUp(publications, last)
 		l.metrics.append.Observe(time.Since(begun).Seconds())
 	}
 	l.metrics.count(l.core, effects)

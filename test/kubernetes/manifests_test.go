@@ -87,8 +87,11 @@ func TestWatcherMayReadAndNoMore(t *testing.T) {
 	}{
 		{ask{Verb: "watch", Resource: "services"}, true},
 		{ask{Verb: "list", Group: "discovery.k8s.io", Resource: "endpointslices"}, true},
-		{ask{Verb: "update", Group: "coordination.k8s.io", Resource: "leases", Namespace: "deltaplane-system", Name: "deltaplane-watcher"}, true},
-		{ask{Verb: "update", Group: "coordination.k8s.io", Resource: "leases", Namespace: "kube-system", Name: "kube-scheduler"}, false},
+		{ask{Verb: "watch", Group: "coordination.k8s.io", Resource: "leases", Namespace: "kube-node-lease"}, true},
+		{ask{Verb: "update", Group: "coordination.k8s.io", Resource: "leases", Namespace: "kube-node-lease", Name: "node-a"}, false},
+		{ask{Verb: "watch", Group: "coordination.k8s.io", Resource: "leases", Namespace: "kube-system"}, false},
+		{ask{Verb: "create", Group: "events.k8s.io", Resource: "events", Namespace: "shop"}, true},
+		{ask{Verb: "list", Group: "events.k8s.io", Resource: "events", Namespace: "shop"}, false},
 		{ask{Verb: "get", Resource: "configmaps", Namespace: "kube-system", Name: "kubeadm-config"}, true},
 		{ask{Verb: "get", Resource: "configmaps", Namespace: "kube-system", Name: "extension-apiserver-authentication"}, false},
 		{ask{Verb: "list", Resource: "configmaps", Namespace: "kube-system"}, false},
