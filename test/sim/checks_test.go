@@ -243,9 +243,7 @@ func (k *checks) moved(n *node, l model.Layer, was, is model.Position) {
 	if !empty && !k.committed[l][is] {
 		k.problem("committed: layer %s of %s is at %v, which the log never accepted", l, n.name, is)
 	}
-	// Where DELTA was lost, nodes follow a log that begins anew.
-	lost := k.injected["DELTA lost"]+k.injected["DELTA restored"] > 0
-	if !lost && is.Epoch < was.Epoch || !lost && is.Epoch == was.Epoch && is.Revision < was.Revision {
+	if is.Epoch < was.Epoch || is.Epoch == was.Epoch && is.Revision < was.Revision {
 		k.problem("monotonic: layer %s of %s went from %v back to %v", l, n.name, was, is)
 	}
 }

@@ -32,6 +32,7 @@ type cluster struct {
 	compilers []*compiler
 	nodes     []*node
 	checks    *checks
+	calm      bool          // nothing fails
 	converged time.Duration // from the healing to when all nodes held what they should; 0 if they never did
 }
 
@@ -67,7 +68,7 @@ func newCluster(seed uint64, verbose io.Writer) *cluster {
 
 // witnessEvery is in how many histories one has a node that is watched as packets do: following every packet takes
 // longer than all else.
-const witnessEvery = 4
+const witnessEvery = 10
 
 // skewMost is how far clocks are off.
 const skewMost = 2 * time.Second
@@ -132,7 +133,9 @@ func (c *cluster) live() {
 	never := func() bool { return false }
 	c.runUntil(begin.Add(settling), never)
 	f := newFaults(c)
-	f.begin()
+	if !c.calm {
+		f.begin()
+	}
 	c.busy(begin.Add(settling + troubled))
 	c.runUntil(begin.Add(settling+troubled), never)
 	f.heal()
