@@ -67,6 +67,13 @@ fuzz-properties:
 	grep -rl --include='*_test.go' '"pgregory.net/rapid"' . | xargs -n 1 dirname | sort -u | xargs go test -count=1 -timeout 1h; \
 	go test -count=1 -timeout 1h -run AgreeWithTheModel ./test/kernel -differential.runs=10000
 
+SEEDS ?= 10000
+SEED_BASE ?= 0
+
+.PHONY: sim
+sim: ## run SEEDS whole clusters in virtual time, with faults drawn from the seeds from SEED_BASE on
+	go test -count=1 -timeout 0 -v -run TestSeeds ./test/sim -sim.seeds=$(SEEDS) -sim.base=$(SEED_BASE)
+
 .PHONY: bench
 bench: ## run the benchmarks; prints benchstat's format
 	go test -run '^$$' -bench . -benchmem -benchtime $(BENCHTIME) ./...
