@@ -19,6 +19,9 @@ type Stream struct {
 	Atomic bool
 	// Expiring allows single messages to end before MaxAge (tombstones), or to outlive it (epochs).
 	Expiring bool
+	// Silent streams don't say that they have stored a message. Whoever reports chooses where that would go: a node could
+	// have it sent to where others listen.
+	Silent bool
 	// Description is for people who list the streams.
 	Description string
 }
@@ -48,11 +51,11 @@ var (
 		Description: "Every Delta, with checkpoints to fold from, written by the leading compiler.",
 	}
 	AppliedReports = Stream{
-		Name: "APPLIED", Subjects: []string{SubjectAllApplied}, MaxAge: 72 * time.Hour, MaxBytes: 512 << 20,
+		Name: "APPLIED", Subjects: []string{SubjectAllApplied}, MaxAge: 72 * time.Hour, MaxBytes: 512 << 20, Silent: true,
 		Description: "What each node has in its kernel, and when it got there.",
 	}
 	EventLog = Stream{
-		Name: "EVENTS", Subjects: []string{SubjectAllEvents}, MaxAge: 72 * time.Hour, MaxBytes: 256 << 20,
+		Name: "EVENTS", Subjects: []string{SubjectAllEvents}, MaxAge: 72 * time.Hour, MaxBytes: 256 << 20, Silent: true,
 		Description: "What people should know: objects set aside, drift, drops.",
 	}
 )

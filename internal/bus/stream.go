@@ -88,7 +88,7 @@ func describe(config jetstream.StreamConfig, s schemas.Stream, replicas int) jet
 		config.MaxMsgsPerSubject, config.Discard = 1, jetstream.DiscardNew
 	}
 	config.AllowAtomicPublish, config.AllowMsgTTL = s.Atomic, s.Expiring
-	config.AllowDirect = true
+	config.AllowDirect, config.NoAck = true, s.Silent
 	return config
 }
 

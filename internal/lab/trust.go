@@ -34,7 +34,12 @@ func (l *Lab) credentials(role string) []string {
 	if l.trust == nil {
 		return nil
 	}
-	return credentialsIn(l.trust.Path(role))
+	folder := l.trust.Path(role)
+	flags := credentialsIn(folder)
+	if role == trust.RoleCompiler {
+		flags = append(flags, "--signing-key", filepath.Join(folder, trust.FileSeal))
+	}
+	return flags
 }
 
 // nodeCredentials are those of a node's programmer. A lab has no ServiceAccounts to join by.
@@ -45,7 +50,8 @@ func (l *Lab) nodeCredentials(node string) ([]string, error) {
 	if err := l.trust.Node(node); err != nil {
 		return nil, err
 	}
-	return credentialsIn(l.trust.NodePath(node)), nil
+	folder := l.trust.NodePath(node)
+	return append(credentialsIn(folder), "--trusted-keys", filepath.Join(folder, trust.FileSeals)), nil
 }
 
 func credentialsIn(folder string) []string {
