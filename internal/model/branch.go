@@ -39,7 +39,7 @@ func (b Branch) Last() uint64 {
 	if b == Root {
 		return ^uint64(0)
 	}
-	return b.First() | 1<<(64-4*b.Depth()) - 1
+	return b.First() + (1<<(64-4*b.Depth()) - 1)
 }
 
 // Holds says whether a place is in b.
@@ -47,3 +47,26 @@ func (b Branch) Holds(place uint64) bool { return b.First() <= place && place <=
 
 // Overlaps says whether b has rows of other, or could: one of them is a part of the other.
 func (b Branch) Overlaps(other Branch) bool { return b.Holds(other.First()) || other.Holds(b.First()) }
+
+// Held is what one branch holds.
+type Held struct {
+	Branch Branch
+	// Digests are those of its parts, as Tree has them; nil if Rows tells instead.
+	Digests *[Fanout]uint64
+	Rows    Rows
+}
+
+// Branches is what some branches of a layer hold at one position.
+type Branches struct {
+	Layer    Layer
+	Position Position
+	Held     []Held
+}
+
+// Walk is a question about a layer: what Branches hold, or, if All, all rows whose place is From or greater.
+type Walk struct {
+	Layer    Layer
+	Branches []Branch
+	All      bool
+	From     uint64
+}

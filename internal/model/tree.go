@@ -12,8 +12,7 @@ import (
 // SHA-256 of its key, so that branches of one depth have about as many rows each, whoever chose the keys; its digest is
 // the first lane of Digest. Memory is some 45 bytes a row, changing one costs a descent and two hashes.
 //
-// Invariant: a branch has parts only if it has more than joinLeast rows, and none beyond splitMost has an entry list
-// unless it is at MaxDepth.
+// Invariant: a branch has parts only if it has more than joinLeast rows.
 type Tree struct {
 	root     treeNode
 	key, row []byte // scratch
@@ -237,4 +236,19 @@ func (n *treeNode) join() {
 	var entries []byte
 	n.each(func(key []byte, digest uint64) { entries = big.AppendUint64(append(entries, key...), digest) })
 	n.parts, n.entries = nil, entries
+}
+
+// Beside returns the keys of a branch that another tree doesn't have.
+func (t *Tree) Beside(b Branch, other *Tree) (keys Keys) {
+	n, whole := t.find(b)
+	n.each(func(key []byte, _ uint64) {
+		place := placeOf(key)
+		if !whole && !b.Holds(place) {
+			return
+		}
+		if p := other.path(place); p.end().at(key) < 0 {
+			keys.add(key)
+		}
+	})
+	return keys
 }

@@ -108,18 +108,3 @@ func DecodeHeartbeat(data []byte) (Heartbeat, error) {
 		Epoch: model.Epoch(m.GetEpoch()), Revision: model.Revision(m.GetRevision()), Positions: positions, Sent: sent,
 	}, nil
 }
-
-// DecodeSyncRequest checks and returns which node asks and what it has.
-func DecodeSyncRequest(data []byte) (node string, positions map[model.Layer]model.Position, err error) {
-	var m schemas.SyncRequest
-	if err := Unmarshal(data, &m); err != nil {
-		return "", nil, err
-	}
-	if err := Name("node", m.GetNode()); err != nil {
-		return "", nil, foreign("sync request: %w", err)
-	}
-	if positions, err = PositionsFromProto(m.GetPositions()); err != nil {
-		return "", nil, fmt.Errorf("sync request of node %s: %w", m.GetNode(), err)
-	}
-	return m.GetNode(), positions, nil
-}

@@ -300,7 +300,7 @@ func TestBytesThatAreNoMessageAreRefused(t *testing.T) {
 		if _, err := DecodeHeartbeat(data); !errors.Is(err, ErrForeign) {
 			t.Errorf("%s as a heartbeat: %v", name, err)
 		}
-		if _, _, err := DecodeSyncRequest(data); !errors.Is(err, ErrForeign) {
+		if _, err := DecodeSyncRequest(data); !errors.Is(err, ErrForeign) {
 			t.Errorf("%s as a sync request: %v", name, err)
 		}
 	}
@@ -361,11 +361,20 @@ func TestHeartbeatAndSyncRequestAreChecked(t *testing.T) {
 	if _, err = DecodeHeartbeat(encode(beat)); err == nil || !strings.Contains(err.Error(), "stands there twice") {
 		t.Errorf("a layer twice: %v", err)
 	}
-	node, has, err := DecodeSyncRequest(encode(&schemas.SyncRequest{Node: "a.b", Positions: PositionsToProto(positions)}))
-	if diff := cmp.Diff(positions, has); diff != "" || err != nil || node != "a.b" {
-		t.Errorf("node %q, %v\n%s", node, err, diff)
+	asked := SyncRequest{Node: "a.b", Positions: positions, Room: 4096, Walks: []model.Walk{
+		{Layer: model.ClusterLayer, Branches: []model.Branch{model.Root, 0x1a3}}, {Layer: model.NodeLayer("a.b"), All: true, From: 7 << 60},
+	}}
+	request, err := DecodeSyncRequest(encode(SyncRequestToProto(asked)))
+	if diff := cmp.Diff(asked, request); diff != "" || err != nil {
+		t.Errorf("%v\n%s", err, diff)
 	}
-	if _, _, err = DecodeSyncRequest(encode(&schemas.SyncRequest{})); err == nil || !strings.Contains(err.Error(), "node is empty") {
+	for _, b := range []uint64{0, 2, 0x2a, 1 << 61} {
+		foreign := &schemas.SyncRequest{Node: "a", Walks: []*schemas.Walk{{Layer: "cluster", Branches: []uint64{b}}}}
+		if _, err := DecodeSyncRequest(encode(foreign)); !errors.Is(err, ErrForeign) {
+			t.Errorf("branch %x: %v", b, err)
+		}
+	}
+	if _, err = DecodeSyncRequest(encode(&schemas.SyncRequest{})); err == nil || !strings.Contains(err.Error(), "node is empty") {
 		t.Errorf("no node: %v", err)
 	}
 }
@@ -498,7 +507,7 @@ func FuzzDecodeOthers(f *testing.F) {
 			_, _, _ = new(SnapshotAssembler).Add(part)
 		}
 		_, _ = DecodeHeartbeat(data)
-		_, _, _ = DecodeSyncRequest(data)
+		_, _ = DecodeSyncRequest(data)
 	})
 }
 

@@ -81,7 +81,7 @@ func newMetrics() *metrics {
 	m.unsent = counter("messages_unsent_total", "Messages that could not be sent because the bus was away.")
 	m.foreign = counter("reports_ignored_total", "Nodes' reports that can't be read, or of nodes that the cluster doesn't have.")
 	m.unsealed = counter("unsealed_messages_total", "Messages of STATE, DELTA and other compilers that weren't used because no trusted key has sealed them.")
-	m.syncs = counters("sync_answers_total", "Answers to nodes that asked what they lack, by layer: deltas, snapshot, refused.", "answer")
+	m.syncs = counters("sync_answers_total", "Answers to nodes that asked what they lack, by layer: deltas, branches (digests, and few rows), rows (all, a piece at a time), refused.", "answer")
 	m.events = counters("events_total", "Events told, by kind.", "kind")
 	m.append = seconds("append_duration_seconds", "How long it takes to append a batch to DELTA.")
 	m.compile = seconds("compile_duration_seconds", "How long it takes to compile what was touched, with all that waited.")
@@ -107,7 +107,8 @@ func (m *metrics) count(before, after core.Stats) {
 		m.facts: after.Facts - before.Facts, m.unchanged: after.Unchanged - before.Unchanged,
 		m.units: after.Units - before.Units, m.mismatches: after.Mismatches - before.Mismatches, m.checks: after.Checks - before.Checks,
 		m.syncs.WithLabelValues("deltas"):   after.SyncDeltas - before.SyncDeltas,
-		m.syncs.WithLabelValues("snapshot"): after.SyncSnapshots - before.SyncSnapshots,
+		m.syncs.WithLabelValues("branches"): after.SyncBranches - before.SyncBranches,
+		m.syncs.WithLabelValues("rows"):     after.SyncPieces - before.SyncPieces,
 		m.syncs.WithLabelValues("refused"):  after.SyncRefused - before.SyncRefused,
 	} {
 		counter.Add(float64(n))

@@ -146,7 +146,7 @@ func (l *link) foreign(ctx context.Context, subject string, err error) {
 	l.service.send(ctx, core.Foreign{Subject: subject, Err: err, Unsealed: errors.Is(err, seal.ErrUnsealed)})
 }
 
-// syncWithin bounds one answer to a sync: a quarter of a million rows take some seconds.
+// syncWithin bounds one answer to a sync.
 const syncWithin = time.Minute
 
 // sync asks a compiler and gives what it answers to the loop.
@@ -154,23 +154,23 @@ func (l *link) sync(ctx context.Context, e core.Sync) {
 	l.syncs.Go(func() {
 		ctx, cancel := context.WithTimeout(ctx, syncWithin)
 		defer cancel()
-		err := l.ask(ctx, e)
-		l.service.log.Debug("asked a compiler for what is missing", "known", len(e.Positions), "error", err)
-		l.service.send(ctx, core.SyncEnded{Err: err})
+		ended := l.ask(ctx, e)
+		l.service.log.Debug("asked a compiler for what is missing", "known", len(e.Positions), "walks", len(e.Walks), "error", ended.Err)
+		l.service.send(ctx, ended)
 	})
 }
 
-func (l *link) ask(ctx context.Context, e core.Sync) error {
+func (l *link) ask(ctx context.Context, e core.Sync) core.SyncEnded {
+	answer := resync.Answer{Open: l.trust.Open}
 	conn := l.conn.Load()
 	if conn == nil {
-		return errAway
+		return answer.End(errAway)
 	}
 	node := l.service.settings.node
-	request, err := proto.Marshal(&schemas.SyncRequest{Node: node, Positions: wire.PositionsToProto(e.Positions)})
+	request, err := resync.Request(node, e)
 	if err != nil {
-		return err
+		return answer.End(err)
 	}
-	answer := resync.Answer{Open: l.trust.Open}
 	err = conn.RequestMany(ctx, schemas.SyncSubject(node), request, func(message []byte) (bool, error) {
 		in, more, err := answer.Add(message)
 		if in != nil {
@@ -182,9 +182,9 @@ func (l *link) ask(ctx context.Context, e core.Sync) error {
 		l.foreign(ctx, schemas.SyncSubject(node), err)
 	}
 	if errors.Is(err, bus.ErrNobody) {
-		return fmt.Errorf("no compiler answers: %w", err)
+		err = fmt.Errorf("no compiler answers: %w", err)
 	}
-	return err
+	return answer.End(err)
 }
 
 // connected says whether the bus is there, for readyz.

@@ -29,6 +29,7 @@ import (
 	"github.com/deltaplane/deltaplane/internal/config"
 	"github.com/deltaplane/deltaplane/internal/model"
 	"github.com/deltaplane/deltaplane/internal/testkit"
+	"github.com/deltaplane/deltaplane/internal/walk"
 	"github.com/deltaplane/deltaplane/internal/wire"
 	"github.com/deltaplane/deltaplane/schemas"
 	programmermaps "github.com/deltaplane/deltaplane/services/programmer/maps"
@@ -98,27 +99,36 @@ func startCompiler(t testing.TB, busURL string) *compiler {
 }
 
 func (c *compiler) sync(_ context.Context, data []byte, reply func([]byte) error) {
-	node, have, err := wire.DecodeSyncRequest(data)
+	r, err := wire.DecodeSyncRequest(data)
 	if err != nil {
 		return
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	var replies []*schemas.SyncReply
-	for _, s := range []model.Snapshot{
-		{Layer: model.ClusterLayer, Position: c.at, Rows: c.rows.Rows()},
-		{Layer: model.NodeLayer(node), Position: model.Position{Epoch: 1, Revision: 1}},
+	for _, s := range []walk.Source{
+		{Layer: model.ClusterLayer, Position: c.at, Tables: c.rows},
+		{Layer: model.NodeLayer(r.Node), Position: model.Position{Epoch: 1, Revision: 1}, Tables: model.NewTables()},
 	} {
-		if have[s.Layer] == s.Position {
+		i := slices.IndexFunc(r.Walks, func(w model.Walk) bool { return w.Layer == s.Layer })
+		if i < 0 && r.Positions[s.Layer] == s.Position {
 			continue
 		}
-		chunks, err := wire.SnapshotToProto(s, schemas.MaxMessageBytes/2)
-		if err != nil {
+		rows := s.Tables.Rows()
+		s.Tree = model.NewTree(&rows)
+		message := s.Message(s.Rows(walk.Piece{}))
+		if i < 0 || !r.Walks[i].All {
+			ask := []model.Branch{model.Root}
+			if i >= 0 {
+				ask = r.Walks[i].Branches
+			}
+			message, _ = s.Branches(ask, schemas.MaxMessageBytes/2)
+		}
+		var m schemas.Branches
+		if proto.Unmarshal(message, &m) != nil {
 			return
 		}
-		for _, chunk := range chunks {
-			replies = append(replies, &schemas.SyncReply{Content: &schemas.SyncReply_Snapshot{Snapshot: chunk}})
-		}
+		replies = append(replies, &schemas.SyncReply{Content: &schemas.SyncReply_Branches{Branches: &m}})
 	}
 	replies = append(replies, &schemas.SyncReply{Last: true})
 	for i, r := range replies {

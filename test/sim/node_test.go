@@ -168,13 +168,13 @@ func (n *node) do(effects []core.Effect) {
 
 // sync asks a compiler and gives the core what it answers.
 func (n *node) sync(e core.Sync) {
-	request := marshal(&schemas.SyncRequest{Node: n.name, Positions: sortedPositions(e.Positions)})
+	request := marshal(&schemas.SyncRequest{Node: n.name, Positions: sortedPositions(e.Positions), Room: uint32(e.Room), Walks: wire.SyncRequestToProto(wire.SyncRequest{Walks: e.Walks}).Walks})
 	var answer resync.Answer
 	over := false
 	end := func(err error) {
 		if !over {
 			over = true
-			n.put(core.SyncEnded{Err: err})
+			n.put(answer.End(err))
 		}
 	}
 	n.after(syncWithin, func() { end(errors.New("the answer took too long")) })

@@ -45,7 +45,7 @@ func (c *Core) beginCheckpoint(now time.Time) {
 	var snapshots [][]byte
 	for _, l := range slices.SortedFunc(maps.Keys(c.layers), compareLayers) {
 		held := c.layers[l]
-		snapshots = append(snapshots, c.snapshots.of(c.o, l, held.at, held.rows)...)
+		snapshots = append(snapshots, c.snapshot(l, held)...)
 	}
 	head := &schemas.Checkpoint{
 		Epoch: uint64(c.epoch), Revision: uint64(c.revision), Snapshots: uint32(len(snapshots)), Committed: timestamp(now),
@@ -66,6 +66,14 @@ func (c *Core) beginCheckpoint(now time.Time) {
 		c.checkpoint.writing += len(data)
 	}
 	s.checkpoint = true
+}
+
+func (c *Core) snapshot(l model.Layer, held *layer) [][]byte {
+	messages, err := wire.EncodeSnapshot(model.Snapshot{Layer: l, Position: held.at, Rows: held.rows.Rows()}, c.o.MaxMessage)
+	if err != nil {
+		panic("core: a snapshot can't be encoded: " + err.Error())
+	}
+	return c.o.Signer.Seal(seal.Snapshot, messages)
 }
 
 // maxFreed bounds the ids in quarantine that a checkpoint names, so that it stays one message. If it names as
@@ -92,6 +100,7 @@ func (c *Core) heartbeat(now time.Time) (out Output) {
 		return out
 	}
 	c.beat = now.Add(c.o.Heartbeat)
+	c.pieces.forget(now)
 	if c.nodesNew {
 		c.nodesNew = false
 		lost := map[string]bool{}

@@ -247,12 +247,12 @@ func (c *Core) beginRevision(now time.Time) *step {
 func (c *Core) commitLayer(s *step, now time.Time, l model.Layer, change *model.Change, why causes) int {
 	held := c.layers[l]
 	if held == nil {
-		held = &layer{rows: model.NewTables()}
+		held = newLayer(l)
 		c.layers[l] = held
 	}
 	was := held.at
 	c.ids.Fold(held.rows, change, now)
-	digest := held.rows.Apply(change, was.Digest)
+	digest := held.apply(change)
 	held.at, held.changed = model.Position{Epoch: c.epoch, Revision: c.revision, Digest: digest}, now
 	messages, err := wire.EncodeDelta(model.Delta{
 		Epoch: c.epoch, Layer: l, From: was.Revision, To: c.revision, Change: *change, DigestAfter: digest,
@@ -310,7 +310,7 @@ func (c *Core) Appended(now time.Time) (out Output) {
 	waiting := c.waiting
 	c.waiting = nil
 	for _, r := range waiting {
-		out.Add(c.answer(r))
+		out.Add(c.answer(now, r))
 	}
 	out.Add(c.step(now))
 	return out

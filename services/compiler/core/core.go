@@ -40,6 +40,8 @@ type Options struct {
 	Heartbeat time.Duration // 1 s
 	// MaxMessage bounds a message without its seal, MaxBatch and MaxBatchBytes what is appended at once.
 	MaxMessage, MaxBatch, MaxBatchBytes int
+	// SyncRate bounds the bytes a second that all nodes together are told of rows.
+	SyncRate int // 256 MiB
 	// RecentBytes bounds the deltas that are kept to answer nodes that missed some.
 	RecentBytes int // 32 MiB
 	// Signer seals all that decides about packets; nil seals nothing.
@@ -67,6 +69,7 @@ func (o Options) withDefaults() Options {
 	number(&o.MaxBatch, 900)
 	number(&o.MaxBatchBytes, 32<<20)
 	number(&o.RecentBytes, recentBytes)
+	number(&o.SyncRate, 256<<20)
 	return o
 }
 
@@ -174,14 +177,16 @@ type Core struct {
 	pace                  pace
 	checkpoint            checkpointState
 	recent                *recent
-	snapshots             cache
+	pieces                encoded
+	trees                 trees
 
 	beat     time.Time // of the next heartbeat
 	lastSent time.Time // what the newest one is dated
 	named    int       // where the next one's list of node layers begins
 	check    checkState
 	waiting  []request
-	patience map[string]*bucket
+	patience patience
+	turns    turns
 	fleet    *fleet.Fleet
 	nodesNew bool
 	strange  strange
@@ -191,12 +196,13 @@ type Core struct {
 
 // Stats counts work since the core began.
 type Stats struct {
-	Facts, Unchanged   int
-	Units              int // compiled
-	SyncDeltas         int // answers by deltas, or by nothing
-	SyncSnapshots      int
-	SyncRefused        int
-	Mismatches, Checks int
+	Facts, Unchanged int
+	Units            int // compiled
+	// Layers answered by deltas, or by nothing; by digests, and few rows; by all rows, a piece at a time.
+	SyncDeltas, SyncBranches, SyncPieces int
+	SyncRefused                          int
+	SyncBytes                            int
+	Mismatches, Checks                   int
 }
 
 // New returns a core that leads in epoch, beginning with what the log says.

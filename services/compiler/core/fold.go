@@ -13,13 +13,6 @@ import (
 	"github.com/deltaplane/deltaplane/services/compiler/ids"
 )
 
-// layer is the rows of one layer and how far they have come.
-type layer struct {
-	rows    *model.Tables
-	at      model.Position
-	changed time.Time // when its newest delta was committed
-}
-
 // Fold is what DELTA says, read from the start of the log or from any point before a checkpoint. All records
 // are added in the log's order.
 type Fold struct {
@@ -167,7 +160,7 @@ func (f *Fold) assemble(data []byte) (d model.Delta, whole bool, err error) {
 func (f *Fold) apply(d model.Delta) error {
 	l := f.layers[d.Layer]
 	if l == nil {
-		l = &layer{rows: model.NewTables()}
+		l = newLayer(d.Layer)
 		f.layers[d.Layer] = l
 	}
 	if l.at.Revision != d.From {
@@ -176,7 +169,7 @@ func (f *Fold) apply(d model.Delta) error {
 	}
 	f.ids.Advance(d.Committed)
 	f.ids.Fold(l.rows, &d.Change, d.Committed)
-	digest := l.rows.Apply(&d.Change, l.at.Digest)
+	digest := l.apply(&d.Change)
 	if digest != d.DigestAfter {
 		return fmt.Errorf("the delta of layer %s to revision %d leads to digest %s, it should be %s",
 			d.Layer, d.To, digest, d.DigestAfter)
@@ -223,12 +216,13 @@ func (f *Fold) addSnapshot(data []byte) error {
 	}
 	if whole {
 		rows := &model.Change{Put: snapshot.Rows}
-		l := &layer{rows: model.NewTables(), at: snapshot.Position}
+		l := newLayer(snapshot.Layer)
 		o.into.ids.Fold(l.rows, rows, time.Time{})
-		if digest := l.rows.Apply(rows, model.Digest{}); digest != snapshot.Position.Digest {
+		if digest := l.apply(rows); digest != snapshot.Position.Digest {
 			return fmt.Errorf("the checkpoint's layer %s has digest %s, it should be %s",
 				snapshot.Layer, digest, snapshot.Position.Digest)
 		}
+		l.at = snapshot.Position
 		o.into.layers[snapshot.Layer] = l
 	}
 	return f.closeCheckpoint()

@@ -65,22 +65,35 @@ func (r *recent) evict() {
 	}
 }
 
-// since returns the messages that lead from a position to the newest revision; ok is false if some are no
-// longer held, are sealed by another key, which the node may not trust any more, or the position was never one of the
-// layer's.
-func (r *recent) since(l model.Layer, at model.Position, key seal.KeyID) (messages [][]byte, ok bool) {
-	for _, e := range r.layers[l] {
-		if ok && seal.KeyOf(e.messages[0]) != key {
+// since returns the deltas that lead from a position to the newest revision; ok is false if some are no longer held, are
+// sealed by another key, which the node may not trust any more, or the position was never one of the layer's.
+func (r *recent) since(l model.Layer, at model.Position, key seal.KeyID) (entries []entry, ok bool) {
+	i, ok := r.from(l, at)
+	if !ok {
+		return nil, false
+	}
+	entries = slices.Clone(r.layers[l][i:]) // what is forgotten is emptied in place
+	for _, e := range entries {
+		if seal.KeyOf(e.messages[0]) != key {
 			return nil, false
 		}
-		if !ok && e.from.Revision == at.Revision && e.from.Digest == at.Digest {
-			ok = seal.KeyOf(e.messages[0]) == key
-		}
-		if ok {
-			messages = append(messages, e.messages...)
-		}
 	}
-	return messages, ok
+	return entries, true
+}
+
+// reaches says whether the deltas since a position are held.
+func (r *recent) reaches(l model.Layer, at model.Position) bool {
+	_, ok := r.from(l, at)
+	return ok
+}
+
+// from returns where the delta that begins at a position is. Each begins where the one before ends.
+func (r *recent) from(l model.Layer, at model.Position) (i int, ok bool) {
+	entries := r.layers[l]
+	i, ok = slices.BinarySearchFunc(entries, at.Revision, func(e entry, revision model.Revision) int {
+		return cmp.Compare(e.from.Revision, revision)
+	})
+	return i, ok && entries[i].from.Digest == at.Digest
 }
 
 // committed returns when the first delta of a layer after a revision was; zero if that is no longer held.

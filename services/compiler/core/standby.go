@@ -78,8 +78,9 @@ func NewStandby(o Options, log *Fold) *Core {
 	log.recent.most = o.RecentBytes
 	c := &Core{
 		o: o, log: log, db: state.New(), aside: map[compile.Unit][]state.SetAside{},
-		patience: map[string]*bucket{}, fleet: fleet.New(),
+		fleet: fleet.New(),
 	}
+	c.turns.rate = o.SyncRate
 	c.standby.at = log.state
 	c.adopt()
 	return c

@@ -12,6 +12,8 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"github.com/deltaplane/deltaplane/internal/model"
+	"github.com/deltaplane/deltaplane/internal/seal"
+	"github.com/deltaplane/deltaplane/internal/walk"
 	"github.com/deltaplane/deltaplane/internal/wire"
 	"github.com/deltaplane/deltaplane/schemas"
 )
@@ -56,77 +58,197 @@ func TestNodeThatMissedTheLastDeltasOfAnotherLeaderGetsThem(t *testing.T) {
 	}
 }
 
-func TestNodeWithoutAnUsablePastGetsASnapshot(t *testing.T) {
+// walkTo asks, as a node does, until a walk has ended, and returns what it led to and how many answers it took.
+func (w *world) walkTo(node string, walking *walk.Walk, l model.Layer) (change *model.Change, at model.Position, answers int) {
+	w.t.Helper()
+	for !walking.Done() {
+		if answers++; answers > 1000 {
+			w.t.Fatalf("the walk doesn't end")
+		}
+		other := model.NodeLayer(node)
+		if l == other {
+			other = model.ClusterLayer
+		}
+		r := wire.SyncRequest{Node: node, Room: 4 << 10, Positions: map[model.Layer]model.Position{other: w.core.Position(other)}}
+		if since, wanted := walking.Since(); wanted {
+			r.Positions[l] = since
+		} else {
+			r.Walks = []model.Walk{walking.Question()}
+		}
+		w.answers = nil
+		w.now = w.now.Add(time.Second)
+		w.do(w.core.Sync(w.now, nil, marshal(wire.SyncRequestToProto(r))))
+		w.settle()
+		for i, m := range w.replies() {
+			if m.GetRefused() != "" {
+				w.t.Fatalf("refused: %s", m.GetRefused())
+			}
+			if m.GetBranches() == nil {
+				part, err := wire.DeltaFromProto(m.GetDelta())
+				if err != nil {
+					w.t.Fatalf("%v", err)
+				}
+				walking.Delta(&part.Delta, proto.Size(m))
+				continue
+			}
+			data := marshal(m.GetBranches())
+			if _, err := trust.Open(seal.Branches, data); err != nil {
+				w.t.Fatalf("reply %d: %v", i, err)
+			}
+			b, err := walk.Decode(data)
+			if err != nil {
+				w.t.Fatalf("reply %d: %v", i, err)
+			}
+			if _, err := walking.Take(b, len(data)); err != nil {
+				w.t.Fatalf("reply %d: %v", i, err)
+			}
+		}
+	}
+	change, at = walking.Change()
+	return change, at, answers
+}
+
+// Promise P1: a node that nobody knows the past of comes to what the compiler has, whatever it holds.
+func TestNodeWithoutAnUsablePastWalks(t *testing.T) {
 	w := shop(t, Options{MaxMessage: 9000, MaxBatchBytes: 20_000}, 30, 10)
+	l := model.ClusterLayer
+	edited := w.nodes[l].rows.Clone()
+	for key := range edited.Frontends {
+		delete(edited.Frontends, key)
+		break
+	}
 	for _, test := range []struct {
 		name string
-		at   *schemas.Position
+		held *model.Tables
+		rows int
 	}{
-		{"nothing", nil},
-		{"another digest at a known revision", wire.PositionToProto(model.ClusterLayer, model.Position{Epoch: 1, Revision: 1, Digest: model.Digest{1, 1}})},
+		{"nothing", model.NewTables(), w.nodes[l].rows.Len()},
+		{"one row is missing", edited, 1},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			w.t = t
-			m := &schemas.SyncRequest{Node: "n1", Positions: []*schemas.Position{
-				wire.PositionToProto(model.NodeLayer("n1"), w.nodes[model.NodeLayer("n1")].at),
-			}}
-			if test.at != nil {
-				m.Positions = append(m.Positions, test.at)
+			change, at, answers := w.walkTo("n1", walk.New(l, test.held), l)
+			digest := test.held.Apply(change, test.held.Digest())
+			if at != w.core.Position(l) || digest != at.Digest || change.Put.Len() != test.rows {
+				t.Errorf("%d answers lead to %v with %d rows, digest %s; want %v with %d", answers, at, change.Put.Len(), digest, w.core.Position(l), test.rows)
 			}
-			w.do(w.core.Sync(w.now, nil, marshal(m)))
-			var parts wire.SnapshotAssembler
-			for i, r := range w.replies() {
-				part, err := wire.SnapshotFromProto(r.GetSnapshot())
-				if err != nil {
-					t.Fatalf("reply %d: %v", i, err)
-				}
-				snapshot, whole, err := parts.Add(part)
-				if err != nil {
-					t.Fatal(err)
-				}
-				if !whole {
-					continue
-				}
-				rows := model.NewTables()
-				digest := rows.Apply(&model.Change{Put: snapshot.Rows}, model.Digest{})
-				if digest != w.core.Position(model.ClusterLayer).Digest {
-					t.Error("the snapshot has other rows than the compiler")
-				}
-				return
-			}
-			t.Error("there was no whole snapshot")
 		})
 	}
 }
 
-func TestOlderSnapshotWithDeltasSavesEncoding(t *testing.T) {
-	w := shop(t, Options{}, 100, 20)
+func TestPositionThatIsNotKnownIsAnsweredByTheRoot(t *testing.T) {
+	w := shop(t, Options{}, 30, 10)
+	for _, at := range []model.Position{
+		{Epoch: 1, Revision: 1, Digest: model.Digest{1, 1}}, // another digest at a known revision
+		{Epoch: 1, Revision: 1 << 40},                       // that can't be
+	} {
+		m := &schemas.SyncRequest{Node: "n1", Positions: []*schemas.Position{
+			wire.PositionToProto(model.NodeLayer("n1"), w.nodes[model.NodeLayer("n1")].at), wire.PositionToProto(model.ClusterLayer, at),
+		}}
+		w.do(w.core.Sync(w.now, nil, marshal(m)))
+		replies := w.replies()
+		if b := replies[0].GetBranches().GetBranches(); len(replies) != 1 || len(b) != 1 || b[0].GetBranch() != uint64(model.Root) || len(b[0].GetDigests()) != 128 {
+			t.Errorf("%v: answered with %v", at, replies)
+		}
+	}
+}
+
+func TestRowsAreToldAWindowAtATime(t *testing.T) {
+	w := shop(t, Options{MaxMessage: 9000, MaxBatchBytes: 20_000}, 30, 100)
 	w.sync("n1", model.NodeLayer("n1"))
-	w.replies()
-	encoded := &w.core.snapshots.messages[0]
-	for i := range 3 {
-		w.facts(sliceFact(i, 0, 21, w.now))
+	whole := 0
+	for _, r := range w.replies() {
+		whole += proto.Size(r)
+		if n := proto.Size(r); n > 9000+answerRoom+seal.Room {
+			t.Errorf("a reply of %d bytes", n)
+		}
+	}
+	m := wire.SyncRequest{Node: "n1", Room: 8 << 10, Walks: []model.Walk{{Layer: model.ClusterLayer, All: true, From: 1 << 60}}}
+	m.Positions = map[model.Layer]model.Position{model.NodeLayer("n1"): w.nodes[model.NodeLayer("n1")].at}
+	w.do(w.core.Sync(w.now, nil, marshal(wire.SyncRequestToProto(m))))
+	part := 0
+	for _, r := range w.replies() {
+		part += proto.Size(r)
+	}
+	if part < 8<<10 || part > 16<<10 || whole < 2*part {
+		t.Errorf("%d bytes where there was room for 8 KiB, of %d in all", part, whole)
+	}
+}
+
+func TestDeltasThatAreTooMuchForOneAnswerGoOnInTheNext(t *testing.T) {
+	w := shop(t, Options{}, 3, 1)
+	missed := *w.nodes[model.ClusterLayer]
+	for i := range 20 {
+		w.facts(sliceFact(1, 0, 2+i%2, w.now))
 		w.pass(time.Second)
 	}
 	w.forget()
-	w.sync("n1", model.NodeLayer("n1"))
+	m := wire.SyncRequest{Node: "n1", Room: 1000, Positions: map[model.Layer]model.Position{
+		model.ClusterLayer: missed.at, model.NodeLayer("n1"): w.nodes[model.NodeLayer("n1")].at,
+	}}
+	w.do(w.core.Sync(w.now, nil, marshal(wire.SyncRequestToProto(m))))
 	replies := w.replies()
-	if len(replies) != 4 || replies[0].GetSnapshot() == nil || replies[3].GetDelta() == nil || encoded != &w.core.snapshots.messages[0] {
-		t.Fatalf("%d replies, want the older snapshot and 3 deltas", len(replies))
+	if n := len(replies); n < 2 || n > 8 || !replies[n-1].GetMore() || replies[0].GetDelta() == nil {
+		t.Errorf("%d replies, want some deltas and that there are more", n)
 	}
-	part, err := wire.SnapshotFromProto(replies[0].GetSnapshot())
-	if err != nil {
-		t.Fatal(err)
+}
+
+func TestNodesTakeTurns(t *testing.T) {
+	var q turns
+	q.rate = 10 * usualRoom // 10 answers a second
+	ask := func(node string, at time.Duration) time.Duration {
+		return q.wait(start.Add(at), &wire.SyncRequest{Node: node})
 	}
-	want := w.nodes[model.ClusterLayer].at
-	started := &replica{rows: model.NewTables(), at: part.Position}
-	started.rows.Apply(&model.Change{Put: part.Rows}, model.Digest{})
-	w.nodes[model.ClusterLayer] = started
-	for _, r := range replies[1:] {
-		w.hear(Message{schemas.ApplySubject("cluster"), marshal(r.GetDelta())})
+	served := 0
+	for i := range 100 {
+		if ask(fmt.Sprint("n", i), 0) == 0 {
+			served++
+		}
 	}
-	if started.at != want {
-		t.Errorf("the node is at %v, want %v", started.at, want)
+	if served < 2 || served > 4 {
+		t.Errorf("%d of 100 were answered at once", served)
+	}
+	last := ask("n99", 0)
+	if last < 9*time.Second || last > 10*time.Second {
+		t.Errorf("the last is told to wait %s", last)
+	}
+	if again := ask("n99", time.Second); again != last-time.Second {
+		t.Errorf("a second later %s", again)
+	}
+	if wait := ask("n99", last); wait != 0 {
+		t.Errorf("when it is its turn it has to wait %s", wait)
+	}
+	known := &wire.SyncRequest{Node: "n7", Positions: map[model.Layer]model.Position{model.ClusterLayer: {}, model.NodeLayer("n7"): {}}}
+	if wait := q.wait(start, known); wait != 0 {
+		t.Errorf("who lacks only deltas has to wait %s", wait)
+	}
+}
+
+func TestPiecesAreMadeOnceForManyNodes(t *testing.T) {
+	w := shop(t, Options{}, 100, 20)
+	w.sync("n1", model.NodeLayer("n1"))
+	w.replies()
+	first := w.core.pieces
+	if len(first) == 0 {
+		t.Fatal("nothing is kept")
+	}
+	made := map[walk.Piece]*piece{}
+	for p, held := range first {
+		made[p] = held
+	}
+	w.facts(sliceFact(1, 0, 21, w.now))
+	w.pass(time.Second)
+	w.forget()
+	w.sync("n2", model.NodeLayer("n2"))
+	w.replies()
+	for p, held := range w.core.pieces {
+		if made[p] != held {
+			t.Errorf("piece %v was made anew", p)
+		}
+	}
+	w.pass(2 * pieceKept)
+	if len(w.core.pieces) != 0 {
+		t.Error("what nobody asks for is kept")
 	}
 }
 
@@ -375,7 +497,7 @@ func TestStatusSaysHowFarStateIsCompiled(t *testing.T) {
 func TestFieldNumbersAreThoseOfTheSchema(t *testing.T) {
 	fields := (&schemas.SyncReply{}).ProtoReflect().Descriptor().Fields()
 	for name, want := range map[string]int{
-		"delta": int(fieldDelta), "snapshot": int(fieldSnapshot), "last": int(fieldLast), "sequence": int(fieldSequence),
+		"delta": int(fieldDelta), "branches": int(fieldBranches), "last": int(fieldLast), "sequence": int(fieldSequence), "more": int(fieldMore),
 	} {
 		if got := int(fields.ByTextName(name).Number()); got != want {
 			t.Errorf("field %s has number %d, want %d", name, got, want)

@@ -178,7 +178,7 @@ func TestIDsThatTheOtherLayerTakesLeadNobodyAstray(t *testing.T) {
 		c.commit(model.ClusterLayer, anew, n.now)
 		c.commit(model.NodeLayer("a"), pods("web-1"), n.now)
 		w.Expect(merged(c)...)
-		n.put(core.Snapshot{Snapshot: model.Snapshot{Layer: model.ClusterLayer, Position: c.at[model.ClusterLayer], Rows: anew.Rows()}})
+		n.put(c.walk(model.Walk{Layer: model.ClusterLayer, Branches: []model.Branch{model.Root}}))
 		for problem := range w.Problems {
 			if !plantest.Stale(problem) {
 				t.Error(problem)

@@ -14,6 +14,7 @@ import (
 
 	"github.com/deltaplane/deltaplane/internal/abi"
 	"github.com/deltaplane/deltaplane/internal/model"
+	"github.com/deltaplane/deltaplane/internal/walk"
 	"github.com/deltaplane/deltaplane/services/programmer/carry"
 	"github.com/deltaplane/deltaplane/services/programmer/core"
 	"github.com/deltaplane/deltaplane/services/programmer/maps"
@@ -65,26 +66,46 @@ func (c *compiler) answer(s core.Sync) []core.Input {
 	var inputs []core.Input
 	for _, l := range []model.Layer{model.ClusterLayer, model.NodeLayer("a")} {
 		theirs, known := s.Positions[l]
-		if known && theirs == c.at[l] {
-			continue
-		}
 		if at := c.at[l]; known && theirs.Revision < 1<<32 && (theirs.Epoch > at.Epoch || theirs.Epoch == at.Epoch && theirs.Revision > at.Revision) {
 			c.revision = max(c.revision, theirs.Revision) // its log was cut: it goes above
 			c.commit(l, c.layers[l], time.Unix(1_000_000, 0))
 		}
 		deltas, found := c.since(l, theirs)
-		if known && found {
+		i := slices.IndexFunc(s.Walks, func(w model.Walk) bool { return w.Layer == l })
+		switch {
+		case i >= 0:
+			inputs = append(inputs, c.walk(s.Walks[i]))
+		case known && theirs.Revision == c.at[l].Revision && theirs.Digest == c.at[l].Digest:
+		case known && found:
 			inputs = append(inputs, deltas...)
-			continue
+		case known:
+			inputs = append(inputs, c.walk(model.Walk{Layer: l, Branches: []model.Branch{model.Root}}))
+		default:
+			inputs = append(inputs, c.walk(model.Walk{Layer: l, All: true}))
 		}
-		inputs = append(inputs, core.Snapshot{Snapshot: model.Snapshot{Layer: l, Position: c.at[l], Rows: c.layers[l].Rows()}, Bytes: 1000})
 	}
 	return append(inputs, core.SyncEnded{})
 }
 
+// walk answers one step of a walk, as a compiler does.
+func (c *compiler) walk(w model.Walk) core.Input {
+	rows := c.layers[w.Layer].Rows()
+	s := walk.Source{Layer: w.Layer, Position: c.at[w.Layer], Tables: c.layers[w.Layer], Tree: model.NewTree(&rows)}
+	b := model.Branches{Layer: s.Layer, Position: s.Position}
+	for _, asked := range w.Branches {
+		b.Held = append(b.Held, s.Held(asked))
+	}
+	if w.All {
+		for part := range walk.PieceAt(w.From, s.Tree.Len(), 100).Branches() {
+			b.Held = append(b.Held, s.All(part))
+		}
+	}
+	return core.Branches{Branches: b, Bytes: 1000}
+}
+
 func (c *compiler) since(l model.Layer, from model.Position) (inputs []core.Input, found bool) {
 	for _, d := range c.log {
-		if d.Layer == l && d.From == from.Revision {
+		if d.Layer == l && d.From == from.Revision && c.was(l, from) {
 			found = true
 		}
 		if found && d.Layer == l && d.To > from.Revision {
@@ -92,6 +113,13 @@ func (c *compiler) since(l model.Layer, from model.Position) (inputs []core.Inpu
 		}
 	}
 	return inputs, found
+}
+
+// was says whether a position is one that the layer had.
+func (c *compiler) was(l model.Layer, p model.Position) bool {
+	return p.Digest == model.Digest{} || slices.ContainsFunc(c.log, func(d model.Delta) bool {
+		return d.Layer == l && d.To == p.Revision && d.DigestAfter == p.Digest
+	})
 }
 
 // node is a programmer without its shell, in a time of its own.

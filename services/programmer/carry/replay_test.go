@@ -14,11 +14,9 @@ import (
 // Promise P7: whatever was once sealed and is said again, rows never go back to what they were.
 func TestWhatIsSaidAgainBringsNothingBack(t *testing.T) {
 	n, c := settled(t, memory())
-	old := core.Snapshot{Snapshot: model.Snapshot{
-		Layer: model.ClusterLayer, Position: c.at[model.ClusterLayer], Rows: c.layers[model.ClusterLayer].Rows(),
-	}}
+	old := c.walk(model.Walk{Layer: model.ClusterLayer, All: true})
 	beat := c.heartbeat()
-	beat.Sent, beat.Positions = n.now, map[model.Layer]model.Position{model.ClusterLayer: old.Position}
+	beat.Sent, beat.Positions = n.now, map[model.Layer]model.Position{model.ClusterLayer: c.at[model.ClusterLayer]}
 	deltas := c.log
 	n.put(beat)
 	n.put(c.commit(model.ClusterLayer, shop(3, 5, 1), n.now))

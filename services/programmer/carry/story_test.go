@@ -417,7 +417,7 @@ func TestForeignMessagesAreToldOnceInAWhile(t *testing.T) {
 		t.Errorf("told %d times, counted %d", told, n.driver.Core.Stats().Foreign)
 	}
 	n.put(core.Delta{Delta: model.Delta{Layer: model.NodeLayer("b"), Epoch: 9, From: 0, To: 99}})
-	n.put(core.Snapshot{Snapshot: model.Snapshot{Layer: model.NodeLayer("b")}})
+	n.put(core.Branches{Branches: model.Branches{Layer: model.NodeLayer("b")}})
 	n.converged()
 }
 

@@ -41,7 +41,7 @@ func (c *Core) disbelieve(l *layer, h Heartbeat) {
 	}
 	c.stats.Mismatches++
 	c.event(true, "digest", "layer %s: the maps are said to hold revision %d of epoch %d, the compiler is at %d of %d: nobody comes "+
-		"that far, so it isn't believed; asking for all rows", l, ours.Revision, ours.Epoch, h.Revision, h.Epoch)
+		"that far, so it isn't believed; asking what differs", l, ours.Revision, ours.Epoch, h.Revision, h.Epoch)
 	l.position, l.known, c.epoch = model.Position{}, false, 0
 	c.ask(l)
 }

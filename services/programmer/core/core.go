@@ -20,6 +20,7 @@ import (
 
 	"github.com/deltaplane/deltaplane/internal/abi"
 	"github.com/deltaplane/deltaplane/internal/model"
+	"github.com/deltaplane/deltaplane/internal/walk"
 	"github.com/deltaplane/deltaplane/services/programmer/plan"
 )
 
@@ -73,13 +74,17 @@ type layer struct {
 	behind time.Time
 	heard  model.Revision // the newest revision that a heartbeat or delta spoke of
 	back   bool           // the newest heartbeat spoke of a position below ours
+	// walk is the way to what a compiler has, while it is looked for; strayed counts those in a row that led elsewhere.
+	walk    *walk.Walk
+	strayed int
 }
 
 // transaction is what is being written.
 type transaction struct {
 	kind     model.LayerKind
 	position model.Position // to be recorded
-	delta    *Delta         // what brought it; none for a snapshot
+	delta    *Delta         // what brought it; none for what was found by a walk
+	found    string         // what a walk found, to be told once it is in force
 	bytes    int
 	writes   int
 	began    time.Time
@@ -89,9 +94,10 @@ type transaction struct {
 // Stats counts what happened, for metrics.
 type Stats struct {
 	Applied, Refused, Duplicates, StaleEpochs, Gaps, Mismatches uint64
-	Foreign, Syncs, SyncsFailed, Snapshots, Drifts, Repairs     uint64
-	MapFailures, Writes, Bytes                                  uint64
-	Unsealed, Replayed                                          uint64
+	Foreign, Syncs, SyncsFailed, Drifts, Repairs                uint64
+	MapFailures, Writes, Bytes, Unsealed, Replayed              uint64
+	// Walks are layers that were looked through for what differs, Snapshots those that were taken as a whole.
+	Walks, Snapshots uint64
 }
 
 // kinds are the layers of a node.
@@ -120,8 +126,8 @@ func (c *Core) Step(now time.Time, in Input) []Effect {
 		c.slice(in)
 	case Delta:
 		c.live(in)
-	case Snapshot:
-		c.snapshot(in)
+	case Branches:
+		c.branches(in)
 	case Heartbeat:
 		c.heartbeat(in)
 	case SyncEnded:
@@ -153,6 +159,9 @@ func (c *Core) settle() {
 		c.loadIfDue()
 	}
 	if c.state == nil || c.pending != nil || c.loading.busy {
+		return
+	}
+	if c.finishWalk() {
 		return
 	}
 	c.checkBehind()
@@ -235,7 +244,7 @@ func (c *Core) Ready() error {
 	}
 	for _, kind := range kinds {
 		if l := &c.layers[kind]; !l.known {
-			return fmt.Errorf("layer %s: waiting for a compiler's snapshot; what the maps hold is used meanwhile", l)
+			return fmt.Errorf("layer %s: waiting for a compiler to say what it should have; what the maps hold is used meanwhile", l)
 		}
 	}
 	for _, f := range c.Faults() {

@@ -32,9 +32,12 @@ type Read struct {
 	Limit int
 }
 
-// Sync asks a compiler for what the node lacks. Deltas and Snapshots follow as inputs, then SyncEnded.
+// Sync asks a compiler for what the node lacks: deltas since a position, or what branches of a layer hold. Deltas and
+// Branches follow as inputs, then SyncEnded.
 type Sync struct {
 	Positions map[model.Layer]model.Position
+	Walks     []model.Walk
+	Room      int // for the answer, bytes
 }
 
 // Report is to be published.
@@ -73,7 +76,7 @@ type Fault struct {
 // Event is something people should know.
 type Event struct {
 	Warning bool
-	Kind    string // as of a Fault, or "foreign_message", "repaired", "resumed"
+	Kind    string // as of a Fault, or "foreign_message", "repaired", "resumed", "resynced"
 	Text    string
 }
 

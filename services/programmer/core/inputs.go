@@ -53,9 +53,9 @@ type Delta struct {
 	Synced bool
 }
 
-// Snapshot is all rows of a layer, in answer to Sync.
-type Snapshot struct {
-	model.Snapshot
+// Branches is what some branches of a layer hold, in answer to Sync.
+type Branches struct {
+	model.Branches
 	Bytes int
 }
 
@@ -68,7 +68,13 @@ type Heartbeat struct {
 }
 
 // SyncEnded says that the answer to Sync is complete, or why it isn't.
-type SyncEnded struct{ Err error }
+type SyncEnded struct {
+	Err error
+	// More deltas are there than there was room for.
+	More bool
+	// After is how long the compiler wants the node to wait before it asks the same again.
+	After time.Duration
+}
 
 // Reconnected says that the bus is back, or there for the first time: what was sent meanwhile is lost.
 type Reconnected struct{}
@@ -101,7 +107,7 @@ func (Loaded) input()      {}
 func (Done) input()        {}
 func (Slice) input()       {}
 func (Delta) input()       {}
-func (Snapshot) input()    {}
+func (Branches) input()    {}
 func (Heartbeat) input()   {}
 func (SyncEnded) input()   {}
 func (Reconnected) input() {}

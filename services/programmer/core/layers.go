@@ -4,7 +4,6 @@ package core
 
 import (
 	"fmt"
-	"net/netip"
 	"time"
 
 	"github.com/deltaplane/deltaplane/internal/model"
@@ -36,6 +35,9 @@ func (c *Core) live(d Delta) {
 	}
 	l.heard = max(l.heard, d.To)
 	switch {
+	case l.walk != nil && d.Synced:
+		c.sync.useful = l.walk.Delta(&d.Delta, d.Bytes) || c.sync.useful
+	case l.walk != nil: // it is asked for once the walk has ended
 	case !l.known:
 		c.ask(l)
 	case d.Epoch == l.position.Epoch && d.To <= l.position.Revision:
@@ -78,75 +80,6 @@ func (l *layer) goesBack(to model.Position) bool {
 	return to.Epoch < l.position.Epoch || to.Epoch == l.position.Epoch && to.Revision < l.position.Revision
 }
 
-// snapshot makes a layer's rows those of the snapshot, by difference.
-func (c *Core) snapshot(s Snapshot) {
-	l := c.ours(s.Layer)
-	if l == nil || c.state == nil || c.loading.wanted {
-		return
-	}
-	if l.goesBack(s.Position) {
-		c.stats.Duplicates++ // a live delta was faster, or it is one of long ago
-		return
-	}
-	c.stats.Snapshots++
-	c.stats.Bytes += uint64(s.Bytes)
-	l.heard = s.Position.Revision
-	change := &model.Change{Put: s.Rows, Remove: lacking(c.state.Wanted(l.Kind), &s.Rows)}
-	c.transact(&transaction{kind: l.Kind, position: s.Position, bytes: s.Bytes},
-		plan.LayerChange{Kind: l.Kind, Change: change, After: &s.Position.Digest, TakeOver: true})
-}
-
-// lacking returns the keys of what is held and not among rows.
-func lacking(held *model.Tables, rows *model.Rows) model.Keys {
-	return model.Keys{
-		Frontends:    without(held.Frontends, rows.Frontends),
-		Sets:         without(held.Sets, rows.Sets),
-		Backends:     without(held.Backends, rows.Backends),
-		Members:      without(held.Members, rows.Members),
-		Endpoints:    without(held.Endpoints, rows.Endpoints),
-		Views:        without(held.Views, rows.Views),
-		SourceRanges: without(held.SourceRanges, rows.SourceRanges),
-		Networks:     without(held.Networks, rows.Networks),
-		HealthChecks: without(held.HealthChecks, rows.HealthChecks),
-		Selves:       without(held.Selves, rows.Selves),
-		RuleSets:     without(held.RuleSets, rows.RuleSets),
-		Rules:        without(held.Rules, rows.Rules),
-		PortVerdicts: without(held.PortVerdicts, rows.PortVerdicts),
-		Verdicts:     without(held.Verdicts, rows.Verdicts),
-		Blocks:       without(held.Blocks, rows.Blocks),
-		Peers:        peersWithout(held.Peers, rows.Peers),
-	}
-}
-
-func without[K comparable, R interface{ Key() K }](held map[K]R, rows []R) (keys []K) {
-	if len(held) == 0 {
-		return nil
-	}
-	kept := make(map[K]struct{}, len(rows))
-	for _, r := range rows {
-		kept[r.Key()] = struct{}{}
-	}
-	for k := range held {
-		if _, ok := kept[k]; !ok {
-			keys = append(keys, k)
-		}
-	}
-	return keys
-}
-
-func peersWithout(held model.Peers, rows []model.Peer) (addrs []netip.Addr) {
-	kept := make(model.Peers, len(rows))
-	for _, row := range rows {
-		kept.Put(row)
-	}
-	for addr := range held.All() {
-		if _, ok := kept.Get(addr); !ok {
-			addrs = append(addrs, addr)
-		}
-	}
-	return addrs
-}
-
 // overtake is how long a delta may take longer than the heartbeat that speaks of it.
 const overtake = 150 * time.Millisecond
 
@@ -162,6 +95,10 @@ func (c *Core) heartbeat(h Heartbeat) {
 	}
 	for _, kind := range kinds {
 		c.disbelieve(&c.layers[kind], h)
+	}
+	if news := h.Epoch > c.epoch || c.now.Sub(c.led) > hearsay; news {
+		c.sync.tries = 0
+		c.sync.notBefore = earlier(c.sync.notBefore, c.now.Add(c.jitter(syncSpread)))
 	}
 	if c.deposed(h.Epoch) {
 		c.stats.StaleEpochs++
@@ -207,13 +144,13 @@ func (c *Core) checkBehind() {
 		case l.heard < l.position.Revision:
 			c.stats.Mismatches++
 			l.known = false
-			c.event(true, "digest", "layer %s: the compiler is at revision %d and we are at %d: its log was cut; asking for all rows",
+			c.event(true, "digest", "layer %s: the compiler is at revision %d and we are at %d: its log was cut; asking what differs",
 				l, l.heard, l.position.Revision)
 		case l.heard == l.position.Revision:
 			// The same revision with another digest: the rows came about in another history.
 			c.stats.Mismatches++
 			l.known = false
-			c.event(true, "digest", "layer %s: at revision %d the compiler's rows have another digest than ours, %s; asking for all rows",
+			c.event(true, "digest", "layer %s: at revision %d the compiler's rows have another digest than ours, %s; asking what differs",
 				l, l.heard, l.position.Digest)
 		default:
 			c.stats.Gaps++

@@ -73,11 +73,11 @@ func (c *Core) resume(in Loaded) {
 		}
 		if n := c.state.Closed(); recorded.Epoch != 0 && !l.known && kind == model.LayerNode && n > 0 {
 			c.event(false, "resumed", "layer %s: the maps hold revision %d of epoch %d, but for policies that did not fit: %d "+
-				"endpoints are closed; asking for all rows", l, recorded.Revision, recorded.Epoch, n)
+				"endpoints are closed; asking what differs", l, recorded.Revision, recorded.Epoch, n)
 		} else if recorded.Epoch != 0 && !l.known {
 			c.stats.Mismatches++
 			c.event(true, "drift", "layer %s: the maps' rows have digest %s and not %s as recorded at revision %d: they were edited, "+
-				"or a programmer was killed amid a change; asking for all rows", l, c.state.Digest(kind), recorded.Digest, recorded.Revision)
+				"or a programmer was killed amid a change; asking what differs", l, c.state.Digest(kind), recorded.Digest, recorded.Revision)
 		}
 	}
 	c.endpoints()
@@ -112,41 +112,46 @@ func (c *Core) nameMissing(found, wanted *plan.State) {
 	var missing []string
 	for _, kind := range kinds {
 		put := model.Diff(found.Tables(kind), wanted.Tables(kind)).Put
-		for _, f := range put.Frontends {
-			missing = append(missing, "frontend "+f.FrontendKey.String())
-		}
-		for _, s := range put.Sets {
-			missing = append(missing, fmt.Sprintf("set %d of %s", s.ID, s.Service))
-		}
-		for _, b := range put.Backends {
-			missing = append(missing, fmt.Sprintf("backend %d (%s port %d)", b.ID, b.Addr, b.Port))
-		}
-		for _, m := range put.Members {
-			missing = append(missing, fmt.Sprintf("slot of backend %d in set %d", m.Backend, m.Set))
-		}
-		for _, e := range put.Endpoints {
-			missing = append(missing, "endpoint "+e.Addr.String())
-		}
-		for _, v := range put.Views {
-			missing = append(missing, fmt.Sprintf("view of set %d → set %d", v.Set, v.Target))
-		}
-		for _, r := range put.SourceRanges {
-			missing = append(missing, fmt.Sprintf("source range %s of set %d", r.Prefix, r.Set))
-		}
-		for _, n := range put.Networks {
-			missing = append(missing, "network "+n.Prefix.String())
-		}
-		for _, h := range put.HealthChecks {
-			missing = append(missing, fmt.Sprintf("health check at port %d", h.Port))
-		}
-		if len(put.Selves) > 0 {
-			missing = append(missing, "the node's own row")
-		}
-		missing = append(missing, wanted.PolicyNames(&put)...)
+		missing = append(missing, names(&put, wanted)...)
 	}
 	if len(missing) > 0 && c.loading.cut == nil && c.loading.tries == 0 {
 		c.loading.drift = append(c.loading.drift, "missing or changed: "+few(missing))
 	}
+}
+
+// names says what rows are called, of a state that has them.
+func names(put *model.Rows, in *plan.State) (all []string) {
+	for _, f := range put.Frontends {
+		all = append(all, "frontend "+f.FrontendKey.String())
+	}
+	for _, s := range put.Sets {
+		all = append(all, fmt.Sprintf("set %d of %s", s.ID, s.Service))
+	}
+	for _, b := range put.Backends {
+		all = append(all, fmt.Sprintf("backend %d (%s port %d)", b.ID, b.Addr, b.Port))
+	}
+	for _, m := range put.Members {
+		all = append(all, fmt.Sprintf("slot of backend %d in set %d", m.Backend, m.Set))
+	}
+	for _, e := range put.Endpoints {
+		all = append(all, "endpoint "+e.Addr.String())
+	}
+	for _, v := range put.Views {
+		all = append(all, fmt.Sprintf("view of set %d → set %d", v.Set, v.Target))
+	}
+	for _, r := range put.SourceRanges {
+		all = append(all, fmt.Sprintf("source range %s of set %d", r.Prefix, r.Set))
+	}
+	for _, n := range put.Networks {
+		all = append(all, "network "+n.Prefix.String())
+	}
+	for _, h := range put.HealthChecks {
+		all = append(all, fmt.Sprintf("health check at port %d", h.Port))
+	}
+	if len(put.Selves) > 0 {
+		all = append(all, "the node's own row")
+	}
+	return append(all, in.PolicyNames(put)...)
 }
 
 // few joins what fits a sentence.
@@ -192,6 +197,7 @@ func (c *Core) refused(t *transaction, err error) {
 	} else {
 		c.stats.Mismatches++
 		l.known, l.full = false, false
+		l.strayed++
 	}
 	c.ask(l)
 	c.fault(Fault{Kind: kind, Text: text, Layer: l.Layer, Revision: t.position.Revision})
@@ -220,6 +226,9 @@ func (c *Core) done(in Done) {
 	}
 	c.accept(t)
 	c.do(Record{t.kind, t.position})
+	if t.found != "" {
+		c.event(false, "resynced", "%s", t.found)
+	}
 	c.displaced(t.kind)
 	c.applied(t, in.Switched)
 }
@@ -230,7 +239,7 @@ func (c *Core) displaced(by model.LayerKind) {
 	for _, kind := range kinds {
 		if l := &c.layers[kind]; kind != by && l.known && l.position.Digest != c.state.Digest(kind) {
 			l.known = false
-			c.event(true, "digest", "layer %s: ids of its rows mean something else in the rows of layer %s; asking for all rows",
+			c.event(true, "digest", "layer %s: ids of its rows mean something else in the rows of layer %s; asking what differs",
 				l, c.layers[by])
 			c.ask(l)
 		}
@@ -240,7 +249,7 @@ func (c *Core) displaced(by model.LayerKind) {
 // accept moves the layer's position.
 func (c *Core) accept(t *transaction) {
 	l := &c.layers[t.kind]
-	l.position, l.known, l.full, l.refusals = t.position, true, false, 0
+	l.position, l.known, l.full, l.refusals, l.strayed = t.position, true, false, 0, 0
 	l.heard = max(l.heard, t.position.Revision)
 	if l.heard <= t.position.Revision {
 		l.behind = time.Time{}

@@ -29,6 +29,9 @@ type syncing struct {
 	notBefore time.Time
 	next      time.Time // when to ask in any case
 	failed    error     // why the last one failed; nil if it didn't
+	asked     time.Time // when the last one was
+	useful    bool      // its answer brought a walk on
+	room      int       // for the next answer, bytes
 }
 
 func backoff(tries int) time.Duration {
@@ -63,7 +66,7 @@ func (c *Core) ask(l *layer) {
 }
 
 // waitsForRoom says whether a layer that didn't fit is not to be tried yet. Meanwhile the node doesn't ask without a
-// reason: the compiler no longer has the deltas since, and would answer with all rows.
+// reason.
 func (c *Core) waitsForRoom() bool {
 	return slices.ContainsFunc(c.layers[:], func(l layer) bool { return l.full && c.now.Before(l.retry) })
 }
@@ -102,31 +105,76 @@ func (c *Core) syncIfDue() {
 	s.notBefore = c.now.Add(backoff(s.tries)/2 + c.jitter(backoff(s.tries)))
 	s.tries++
 	c.stats.Syncs++
-	positions := map[model.Layer]model.Position{}
+	if s.room == 0 {
+		s.room = roomMost
+	}
+	s.asked, s.useful = c.now, false
+	c.do(c.question())
+}
+
+// question is what to ask: what came since the positions of the layers that are known, and how the walks of others go
+// on.
+func (c *Core) question() Sync {
+	q := Sync{Positions: map[model.Layer]model.Position{}, Room: c.sync.room}
 	for _, kind := range kinds {
-		if l := &c.layers[kind]; l.known && (!l.full || c.now.Before(l.retry)) {
-			positions[l.Layer] = l.position
+		l := &c.layers[kind]
+		waits := l.full && c.now.Before(l.retry)
+		if l.walk == nil && !waits && (!l.known || l.full) {
+			c.begin(l)
+		}
+		is := l.position
+		if !l.known {
+			is.Digest = c.state.Digest(kind)
+		}
+		if l.walk != nil && l.walk.Asking() {
+			q.Walks = append(q.Walks, l.walk.Question())
+		} else if l.walk != nil {
+			is, _ = l.walk.Since()
+		}
+		if is.Epoch != 0 || waits {
+			q.Positions[l.Layer] = is
 		}
 	}
-	c.do(Sync{Positions: positions})
+	return q
 }
 
 func (c *Core) syncEnded(in SyncEnded) {
-	c.sync.busy = false
-	c.sync.failed = in.Err
+	s := &c.sync
+	s.busy = false
+	s.failed = in.Err
+	if in.After == 0 {
+		s.fitRoom(c.now.Sub(s.asked), in.Err != nil)
+	}
+	switch {
+	case in.Err != nil && in.After > 0: // as it is told
+		s.notBefore = c.now.Add(in.After)
+	case in.Err == nil && (s.useful || in.More):
+		s.tries, s.notBefore = 0, c.now
+	}
 	if in.Err != nil {
 		c.stats.SyncsFailed++
 		c.wantSync(0)
 		return
 	}
+	unfinished := in.More
 	for _, kind := range kinds {
-		if !c.layers[kind].known {
-			c.wantSync(0)
-		}
+		l := &c.layers[kind]
+		unfinished = unfinished || l.walk != nil && !l.walk.Done() || l.walk == nil && !l.known
 	}
-	if !c.sync.wanted {
-		c.sync.tries = 0
+	if unfinished {
+		c.wantSync(0)
 	}
+	if !s.wanted {
+		s.tries = 0
+	}
+}
+
+// earlier returns the earlier of two times.
+func earlier(a, b time.Time) time.Time {
+	if a.Before(b) {
+		return a
+	}
+	return b
 }
 
 // Synced says why the last question to a compiler was not answered; nil if it was.

@@ -20,7 +20,7 @@ type reply struct {
 }
 
 // domains are the kinds of content by the number of their field in SyncReply; a test holds them to the generated code.
-var domains = map[protowire.Number]seal.Domain{1: seal.Delta, 2: seal.Snapshot, 6: seal.Branches}
+var domains = map[protowire.Number]seal.Domain{1: seal.Delta, 6: seal.Branches}
 
 // readReply decodes a message but for its content: a seal is of bytes, and decoding loses them.
 func readReply(message []byte) (reply, error) {
