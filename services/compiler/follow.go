@@ -7,6 +7,8 @@ import (
 	"errors"
 	"fmt"
 
+	"google.golang.org/protobuf/proto"
+
 	"github.com/deltaplane/deltaplane/internal/bus"
 	"github.com/deltaplane/deltaplane/internal/ordered"
 	"github.com/deltaplane/deltaplane/internal/seal"
@@ -42,16 +44,30 @@ func (t *session) follow(ctx context.Context) error {
 	r := &reading{session: t, ctx: ctx, suspect: map[string]bool{}}
 	facts := ordered.New(func(f *fact) { f.fact, f.err = t.openFact(&f.Record) }, r.take)
 	err := t.conn.Follow(ctx, bus.ReadOptions{
-		Stream: schemas.StateFacts.Name, Subjects: []string{schemas.SubjectAllState},
+		Stream: schemas.StateFacts.Name, Subjects: []string{schemas.SubjectAllState, schemas.SubjectStateEpoch},
 		OnCaughtUp: func() {
 			_ = facts.Do(r.readAll) // fails only when the session has ended
 		},
-	}, func(m bus.Record) error { return facts.Add(fact{Record: m}) })
+	}, func(m bus.Record) error {
+		if m.Subject == schemas.SubjectStateEpoch {
+			return facts.Do(func() error { return r.epoch(m) })
+		}
+		return facts.Add(fact{Record: m})
+	})
 	err = errors.Join(err, facts.Close())
 	if err == nil && ctx.Err() == nil {
 		err = errors.New("following STATE has ended")
 	}
 	return err
+}
+
+// epoch hands over an epoch of STATE. What is none says nothing: whoever takes the next one tells.
+func (r *reading) epoch(m bus.Record) error {
+	var epoch schemas.Epoch
+	if proto.Unmarshal(m.Data, &epoch) != nil || epoch.GetEpoch() == 0 {
+		return nil
+	}
+	return r.give(told{sequence: m.Sequence, epoch: epoch.GetEpoch()})
 }
 
 // take hands over one fact.
@@ -60,7 +76,7 @@ func (r *reading) take(f *fact) error {
 		r.pass(f)
 		return nil
 	}
-	if err := r.give(told{f.Sequence, f.fact}); err != nil || r.told {
+	if err := r.give(told{sequence: f.Sequence, fact: f.fact}); err != nil || r.told {
 		return err
 	}
 	if delete(r.suspect, f.Subject); r.stored {

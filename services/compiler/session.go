@@ -56,10 +56,11 @@ type term struct {
 	by    time.Time  // when the log must have been read to its epoch
 }
 
-// told is one message of STATE; without a fact it says that everything stored was told.
+// told is one message of STATE, a fact or an epoch; without either it says that everything stored was told.
 type told struct {
 	sequence uint64
 	fact     *schemas.Fact
+	epoch    uint64
 }
 
 // session runs one until ctx ends, or what it knows is in doubt.
@@ -294,6 +295,11 @@ func (t *session) take(m told) (out core.Output) {
 	var facts []*schemas.Fact
 	var sequence uint64
 	for {
+		if m.epoch > 0 {
+			out.Add(t.core.Facts(time.Now(), max(sequence, m.sequence), facts...))
+			out.Add(t.core.StateEpoch(time.Now(), m.epoch))
+			return out
+		}
 		if m.fact == nil {
 			out.Add(t.core.Facts(time.Now(), sequence, facts...))
 			out.Add(t.core.CaughtUp(time.Now()))

@@ -38,7 +38,7 @@ func (c *Core) commitDue() (due time.Time, ok bool) {
 		return due, false
 	}
 	if c.compiled == nil {
-		return time.Time{}, c.caughtUp && c.db.Snapshot().Complete()
+		return time.Time{}, c.complete()
 	}
 	if c.pending.empty() {
 		return due, false

@@ -151,6 +151,10 @@ type Core struct {
 	log     *Fold
 	standby standby
 	above   model.Revision // what a node has seen
+	// restored is set if STATE ended before what the log has taken in: it was removed, or restored from a backup. Then it
+	// counts only once a list was announced as complete that is newer than the log's newest revision.
+	restored   time.Time
+	stateEpoch uint64 // the newest in STATE
 
 	db       *state.DB
 	caughtUp bool
@@ -246,6 +250,9 @@ func (c *Core) apply(now time.Time, facts []*schemas.Fact) (out Output) {
 func (c *Core) CaughtUp(now time.Time) Output {
 	c.caughtUp = true
 	c.standby.released = c.seen
+	if c.seen < c.log.state {
+		c.restored = c.log.committed
+	}
 	return c.step(now)
 }
 
@@ -286,10 +293,29 @@ func (c *Core) Waiting() string {
 		return "for DELTA to store what was compiled first"
 	case !c.caughtUp:
 		return "reading STATE to its end"
-	case !c.db.Snapshot().Complete():
-		return "for the watcher to announce that its list in STATE is complete; until then nothing is changed on any node"
+	case !c.complete():
+		return c.incomplete()
 	}
 	return "to compile"
+}
+
+// complete says whether STATE is known to have everything, so that it may be compiled.
+func (c *Core) complete() bool {
+	return c.caughtUp && c.db.Snapshot().CompleteIn(c.stateEpoch, c.restored)
+}
+
+// StateEpoch takes in the epoch of STATE: what a watcher of an earlier one announced as complete no longer counts for who
+// begins with STATE.
+func (c *Core) StateEpoch(now time.Time, epoch uint64) Output {
+	c.stateEpoch = max(c.stateEpoch, epoch)
+	return c.step(now)
+}
+
+func (c *Core) incomplete() string {
+	if c.db.Snapshot().Complete() {
+		return "for the watcher to compare STATE with its source and to announce it as complete, since STATE may be an old one: another watcher leads, or it was removed or restored; until then nothing is changed on any node"
+	}
+	return "for the watcher to announce that its list in STATE is complete; until then nothing is changed on any node"
 }
 
 // Stats returns what was counted so far.

@@ -443,8 +443,8 @@ func (s *standby) waiting(c *Core) string {
 	switch {
 	case !c.caughtUp:
 		return "reading STATE to its end"
-	case !c.db.Snapshot().Complete():
-		return "for the watcher to announce that its list in STATE is complete; until then nothing is changed on any node"
+	case !c.complete():
+		return c.incomplete()
 	}
 	return ""
 }

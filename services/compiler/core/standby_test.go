@@ -4,10 +4,12 @@ package core
 
 import (
 	"fmt"
+	"strings"
 	"testing"
 	"time"
 
 	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/timestamppb"
 	"pgregory.net/rapid"
 
 	"github.com/deltaplane/deltaplane/internal/model"
@@ -240,6 +242,36 @@ func TestADeposedLeaderThatWasAppendingKnowsThatItIsAhead(t *testing.T) {
 	w.core.Log(w.now, Record{schemas.SubjectEpoch, marshal(&schemas.Epoch{Epoch: 2})})
 	if !w.core.Ahead() {
 		t.Error("it takes its rows for the log's")
+	}
+}
+
+// A STATE that ends before what the log has taken in is old: it isn't compiled before the watcher has compared it.
+//
+// Fault 5: an old backup is restored while no watcher runs.
+func TestARestoredOldStateIsNotCompiled(t *testing.T) {
+	p := newPair(t, Options{}, shopFacts(5, 3)...)
+	p.change(sliceFact(1, 0, 7, p.now))
+	p.pass(time.Second)
+	backup, logged := p.facts[:4], len(p.log)
+	backup = append(backup[:4:4], complete())
+	epoch := p.core.epoch + 1
+	p.log = append(p.log, Record{schemas.SubjectEpoch, marshal(&schemas.Epoch{Epoch: uint64(epoch)})})
+	p.core = New(Options{Signer: signer}, p.fold(), epoch, p.now)
+	p.do(p.core.Facts(p.now, 5, backup...))
+	p.do(p.core.CaughtUp(p.now))
+	p.pass(5 * time.Second)
+	if len(p.log) != logged+1 || !strings.Contains(p.core.Waiting(), "removed or restored") {
+		t.Fatalf("%d records were appended; it waits %s", len(p.log)-logged-1, p.core.Waiting())
+	}
+	anew := complete()
+	anew.GetComplete().Epoch = 2
+	p.do(p.core.StateEpoch(p.now, 2))
+	anew.TriggerTime = timestamppb.New(p.now)
+	p.do(p.core.Facts(p.now, 20, append(p.facts[4:len(p.facts):len(p.facts)], anew)...))
+	p.pass(time.Second)
+	p.checkConverged()
+	if p.core.Waiting() != "" {
+		t.Errorf("it still waits %s", p.core.Waiting())
 	}
 }
 

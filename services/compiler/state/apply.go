@@ -142,7 +142,7 @@ func applyComplete(txn *memdb.Txn, n Name, fact *schemas.Fact) bool {
 	if m == nil {
 		return false
 	}
-	completes.put(txn, &Complete{n, m.GetSource(), m.GetObjects(), fact.GetTriggerTime().AsTime()})
+	completes.put(txn, &Complete{n, m.GetSource(), m.GetObjects(), fact.GetTriggerTime().AsTime(), m.GetEpoch()})
 	return true
 }
 

@@ -24,6 +24,7 @@ type Complete struct {
 	Source  string
 	Objects uint64
 	Trigger time.Time
+	Epoch   uint64 // of STATE
 }
 
 // Service returns the Service of that name.
@@ -131,6 +132,17 @@ func (s *Snapshot) NodesWith(podCIDR netip.Prefix) iter.Seq[*Node] {
 func (s *Snapshot) Complete() bool {
 	for range completes.all(s.txn) {
 		return true
+	}
+	return false
+}
+
+// CompleteIn is Complete for a list that the watcher announced in an epoch of STATE, or a later one, and after a time;
+// zero is any. A watcher of an older version names no epoch.
+func (s *Snapshot) CompleteIn(epoch uint64, after time.Time) bool {
+	for c := range completes.all(s.txn) {
+		if (c.Epoch == 0 || c.Epoch >= epoch) && (after.IsZero() || c.Trigger.After(after)) {
+			return true
+		}
 	}
 	return false
 }
