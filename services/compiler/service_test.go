@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"os"
 	"slices"
 	"strings"
 	"sync"
@@ -25,7 +26,12 @@ import (
 	"github.com/deltaplane/deltaplane/schemas"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) {
+	if os.Getenv(asCompiler) != "" {
+		main()
+	}
+	goleak.VerifyTestMain(m)
+}
 
 const patience = 20 * time.Second
 
