@@ -45,6 +45,7 @@ type settings struct {
 	name           string
 	maxDeleteShare float64
 	replicas       int
+	signingKey     string
 	joinKeys       string
 	namespace      string
 }
@@ -59,6 +60,7 @@ func (s *settings) Flags(flags *pflag.FlagSet) {
 	flags.StringVar(&s.name, "name", "", "`name` of this watcher among several (default the host's)")
 	flags.Float64Var(&s.maxDeleteShare, "max-delete-share", core.DefaultMaxDeleteShare,
 		"`share`, 0 to 1, of the published objects that one list may delete without approval; 1 asks for none")
+	flags.StringVar(&s.signingKey, "signing-key", "", "`file` with the Ed25519 key (PEM, PKCS #8) that seals facts; empty seals nothing")
 	flags.IntVar(&s.replicas, "replicas", 1, "`copies` of the stream STATE: 1, 3 or 5")
 	flags.StringVar(&s.namespace, "namespace", "deltaplane-system", "`namespace` of that ServiceAccount")
 	flags.StringVar(&s.joinKeys, "join-keys", "", "`folder` with door.creds, answers.nk and nodes.nk of deltaplane trust init: lets nodes join by the tokens of the\n"+

@@ -20,6 +20,7 @@ type metrics struct {
 	watches    *prometheus.CounterVec
 	leader     prometheus.Gauge
 	able       prometheus.Gauge
+	seals      prometheus.Gauge
 	terms      prometheus.Counter
 	dropped    prometheus.Counter
 	append     prometheus.Histogram
@@ -46,6 +47,7 @@ func newMetrics() *metrics {
 		watches:    prometheus.NewCounterVec(counter("watches_total", "Watches started at the API server, by kind; one that broke is started again."), []string{"kind"}),
 		leader:     prometheus.NewGauge(gauge("leader", "1 while this watcher publishes.")),
 		able:       prometheus.NewGauge(gauge("able", "1 while this watcher leads or could: it knows STATE, everything was listed, and its source is there.")),
+		seals:      prometheus.NewGauge(gauge("seals", "1 if facts are sealed, 0 if not (no --signing-key): then compilers with trusted keys don't use them.")),
 		terms:      prometheus.NewCounter(counter("terms_total", "Terms of leading begun.")),
 		door:       prometheus.NewCounterVec(counter("joins_total", "Nodes that joined by their token, and credentials asked for; result is ok or refused."), []string{"asked", "result"}),
 		dropped:    prometheus.NewCounter(counter("kubernetes_events_dropped_total", "Kubernetes Events not written because there were too many.")),
@@ -54,7 +56,7 @@ func newMetrics() *metrics {
 			Buckets: prometheus.ExponentialBuckets(0.0005, 2, 14),
 		}),
 	}
-	m.registry.MustRegister(m.objects, m.published, m.suppressed, m.setAside, m.held, m.watches, m.leader, m.able, m.terms, m.dropped, m.append, m.door)
+	m.registry.MustRegister(m.objects, m.published, m.suppressed, m.setAside, m.held, m.watches, m.leader, m.able, m.seals, m.terms, m.dropped, m.append, m.door)
 	return m
 }
 

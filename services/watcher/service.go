@@ -15,6 +15,8 @@ import (
 	"github.com/deltaplane/deltaplane/internal/bus"
 	"github.com/deltaplane/deltaplane/internal/lead"
 	"github.com/deltaplane/deltaplane/internal/lead/replica"
+	"github.com/deltaplane/deltaplane/internal/seal"
+	"github.com/deltaplane/deltaplane/internal/seal/keyfile"
 	"github.com/deltaplane/deltaplane/internal/telemetry"
 	"github.com/deltaplane/deltaplane/schemas"
 	"github.com/deltaplane/deltaplane/services/watcher/core"
@@ -63,6 +65,8 @@ type service struct {
 
 	mu       sync.Mutex
 	conn     *bus.Conn
+	signer   *keyfile.Signer
+	own      *seal.Trust // what signer has sealed
 	replica  *replica.Replica
 	current  *session // that runs; nil in none
 	standing standing
@@ -87,6 +91,9 @@ func newService(s *settings, name string, log *slog.Logger) *service {
 
 // run stands by, and leads whenever it is this watcher's turn, until ctx ends.
 func (w *service) run(ctx context.Context) error {
+	if err := w.openKey(); err != nil {
+		return err
+	}
 	conn, err := bus.Connect(ctx, w.busOptions())
 	if err != nil {
 		if ctx.Err() != nil {

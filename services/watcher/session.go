@@ -4,6 +4,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"sync"
 	"time"
@@ -12,6 +13,8 @@ import (
 
 	"github.com/deltaplane/deltaplane/internal/bus"
 	"github.com/deltaplane/deltaplane/internal/lead"
+	"github.com/deltaplane/deltaplane/internal/ordered"
+	"github.com/deltaplane/deltaplane/internal/seal"
 	"github.com/deltaplane/deltaplane/schemas"
 	"github.com/deltaplane/deltaplane/services/watcher/core"
 )
@@ -54,6 +57,7 @@ type stored struct {
 	sequence uint64
 	fact     *schemas.Fact
 	epoch    *schemas.Epoch
+	foreign  bool // the fact isn't sealed as this watcher seals
 	caughtUp bool // none, but all that there was is read
 }
 
@@ -122,8 +126,13 @@ func (s *session) leads(ctx context.Context, fence *bus.Fence) error {
 	return s.err
 }
 
-// follow hands over what STATE has, and goes on with what it gets, until ctx ends.
+// follow hands over what STATE has, and goes on with what it gets, until ctx ends. Seals are checked by all CPUs.
 func (s *session) follow(ctx context.Context) error {
+	type message struct {
+		bus.Record
+		stored
+		err error
+	}
 	put := func(m stored) error {
 		select {
 		case s.stored <- m:
@@ -132,25 +141,35 @@ func (s *session) follow(ctx context.Context) error {
 			return context.Cause(ctx)
 		}
 	}
-	return s.conn.Follow(ctx, bus.ReadOptions{
-		Stream: schemas.StateFacts.Name, Subjects: []string{schemas.SubjectAllState, schemas.SubjectStateEpoch},
-		OnCaughtUp: func() { _ = put(stored{caughtUp: true}) },
-	}, func(r bus.Record) error {
-		m := stored{sequence: r.Sequence}
-		var into proto.Message
-		if r.Subject == schemas.SubjectStateEpoch {
-			m.epoch = &schemas.Epoch{}
-			into = m.epoch
-		} else {
-			m.fact = &schemas.Fact{}
-			into = m.fact
-		}
-		if err := proto.Unmarshal(r.Data, into); err != nil {
-			s.log.Warn("STATE holds something that is no Fact; whoever reads it sets it aside", "subject", r.Subject, "error", err)
+	messages := ordered.New(func(m *message) { m.stored, m.err = s.readStored(&m.Record) }, func(m *message) error {
+		if m.err != nil {
+			s.log.Warn("STATE holds something that is no Fact; whoever reads it sets it aside", "subject", m.Subject, "error", m.err)
 			return nil
 		}
-		return put(m)
+		return put(m.stored)
 	})
+	err := s.conn.Follow(ctx, bus.ReadOptions{
+		Stream: schemas.StateFacts.Name, Subjects: []string{schemas.SubjectAllState, schemas.SubjectStateEpoch},
+		OnCaughtUp: func() {
+			_ = messages.Do(func() error { return put(stored{caughtUp: true}) }) // fails only when ctx has ended
+		},
+	}, func(r bus.Record) error { return messages.Add(message{Record: r}) })
+	return errors.Join(err, messages.Close())
+}
+
+// readStored decodes a message of STATE.
+func (s *session) readStored(r *bus.Record) (m stored, err error) {
+	m.sequence = r.Sequence
+	if r.Subject == schemas.SubjectStateEpoch {
+		m.epoch = &schemas.Epoch{}
+		return m, proto.Unmarshal(r.Data, m.epoch)
+	}
+	if ours := s.ours(); ours != nil {
+		_, err := ours.Open(seal.Fact, r.Data)
+		m.foreign = err != nil
+	}
+	m.fact = &schemas.Fact{}
+	return m, proto.Unmarshal(r.Data, m.fact)
 }
 
 // standBy takes in what STATE and the source say until this watcher is to lead.
@@ -198,6 +217,8 @@ func (s *session) know(ctx context.Context, m stored) error {
 	switch {
 	case m.caughtUp:
 		s.watch(ctx)
+	case m.fact != nil && m.foreign:
+		s.core.Foreign(m.fact, m.sequence)
 	case m.fact != nil:
 		s.core.Known(m.fact, m.sequence)
 	case m.epoch.GetEpoch() < s.newest.GetEpoch() || m.epoch.GetEpoch() == s.newest.GetEpoch() && !proto.Equal(m.epoch, s.newest):

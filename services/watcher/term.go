@@ -4,9 +4,11 @@ package main
 
 import (
 	"context"
+	"errors"
 	"time"
 
 	"github.com/deltaplane/deltaplane/internal/bus"
+	"github.com/deltaplane/deltaplane/internal/seal"
 	"github.com/deltaplane/deltaplane/schemas"
 	"github.com/deltaplane/deltaplane/services/watcher/core"
 	"github.com/deltaplane/deltaplane/services/watcher/live"
@@ -119,7 +121,7 @@ func (l *leader) take(in core.Input) (effects core.Effects) {
 func (l *leader) do(ctx context.Context, effects core.Effects) error {
 	for publications := range batches(effects.Publish) {
 		begun := time.Now()
-		last, err := l.fence.Append(ctx, recordsOf(publications))
+		last, err := l.fence.Append(ctx, recordsOf(publications, l.signer.Signer))
 		if err != nil {
 			return err
 		}
@@ -163,11 +165,17 @@ func batches(publications []core.Publication) func(yield func([]core.Publication
 	}
 }
 
-func recordsOf(publications []core.Publication) []bus.Record {
-	records := make([]bus.Record, 0, len(publications))
+// recordsOf seals publications together.
+func recordsOf(publications []core.Publication, signer *seal.Signer) []bus.Record {
+	facts := make([][]byte, 0, len(publications))
 	for _, p := range publications {
+		facts = append(facts, p.Data)
+	}
+	facts = signer.Seal(seal.Fact, facts)
+	records := make([]bus.Record, 0, len(publications))
+	for i, p := range publications {
 		ref := p.Fact.GetObject()
-		r := bus.Record{Subject: schemas.StateSubject(ref.GetKind(), ref.GetNamespace(), ref.GetName()), Data: p.Data}
+		r := bus.Record{Subject: schemas.StateSubject(ref.GetKind(), ref.GetNamespace(), ref.GetName()), Data: facts[i]}
 		if p.Tombstone() {
 			r.TTL = schemas.TombstoneTTL
 		}
@@ -178,6 +186,9 @@ func recordsOf(publications []core.Publication) []bus.Record {
 
 // look ends the session if STATE is no longer its own, and asks the source anew for what it owes for too long.
 func (l *leader) look(ctx context.Context) error {
+	if l.signer.Follow() {
+		return errors.New("the signing key is another, so all that STATE has is sealed anew")
+	}
 	if err := l.fence.Confirm(ctx); err != nil {
 		return err
 	}

@@ -34,7 +34,7 @@ func TestBatchesFitTheBusAndKeepTheOrder(t *testing.T) {
 			next := 0
 			for records := range batches(publications) {
 				got = append(got, len(records))
-				for _, r := range recordsOf(records) {
+				for _, r := range recordsOf(records, nil) {
 					if want := schemas.StateSubject("Pod", "a", fmt.Sprint(next)); r.Subject != want || r.TTL != schemas.TombstoneTTL {
 						t.Fatalf("record %d is %s with TTL %v", next, r.Subject, r.TTL)
 					}

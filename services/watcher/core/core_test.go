@@ -231,7 +231,7 @@ func TestAFactTooLargeForTheBusIsSetAside(t *testing.T) {
 	huge.GetPod().Labels = map[string]string{"a": strings.Repeat("x", schemas.MaxMessageBytes)}
 	e := expect(t, c.Step(now, list(huge, pod("p", "n"))), "+Pod a/p +Complete state !object_set_aside")
 	if got := e.Events[0].GetText(); !strings.HasPrefix(got, "Pod a/huge: what a data plane needs of it is 1044535 bytes, "+
-		"more than the 1044480 that one message of the bus holds; split the object") {
+		"more than the 1043456 that one message of the bus holds; split the object") {
 		t.Errorf("event %q", got)
 	}
 }

@@ -76,6 +76,19 @@ func (c *Core) Known(fact *schemas.Fact, sequence uint64) {
 	}
 }
 
+// foreign stands for what STATE says of an object that this watcher hasn't said: no fact has this digest, so what the
+// source says is always another.
+var foreign = digest{0: 1}
+
+// Foreign takes a message of STATE that isn't sealed as this watcher seals: of an object that the source has the fact is
+// said anew, any other is said to be gone. Else it is Known.
+func (c *Core) Foreign(fact *schemas.Fact, sequence uint64) {
+	c.newest = max(c.newest, sequence)
+	if o := fact.GetObject(); fact.GetComplete() == nil {
+		c.state(KeyOf(o), &schemas.Fact{Object: &schemas.ObjectRef{Kind: o.GetKind(), Namespace: o.GetNamespace(), Name: o.GetName()}}, foreign, sequence)
+	}
+}
+
 // Stored says that publications were appended to STATE in order, the last of them at sequence last.
 func (c *Core) Stored(publications []Publication, last uint64) {
 	c.newest = max(c.newest, last)

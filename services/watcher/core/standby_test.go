@@ -31,8 +31,11 @@ func know(c *Core, e Effects) {
 func TestAStandbyTakesOverWithNothingToSay(t *testing.T) {
 	leader, standby := newCore(), standingBy()
 	for _, in := range []Input{
-		list(pods(20)...), Upsert{at("2", pod("p03", "n2"))}, Delete{at("3", pod("p04", "n")).Object},
-		Refusal{Object: at("4", pod("p05", "")).Object, Reason: "bad"}, List{Kinds: kinds, Facts: pods(18), Incomplete: "test"},
+		list(pods(20)...),
+		Upsert{at("2", pod("p03", "n2"))},
+		Delete{at("3", pod("p04", "n")).Object},
+		Refusal{Object: at("4", pod("p05", "")).Object, Reason: "bad"},
+		List{Kinds: kinds, Facts: pods(18), Incomplete: "test"},
 	} {
 		expect(t, standby.Step(now, in), "")
 		know(standby, leader.Step(now, in))

@@ -9,6 +9,7 @@ import (
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
+	"github.com/deltaplane/deltaplane/internal/seal"
 	"github.com/deltaplane/deltaplane/schemas"
 )
 
@@ -73,9 +74,9 @@ func encode(fact *schemas.Fact) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	if len(data) > schemas.MaxMessageBytes {
+	if len(data) > mostBytes {
 		return nil, fmt.Errorf("what a data plane needs of it is %d bytes, more than the %d that one message of the bus holds; "+
-			"split the object", len(data), schemas.MaxMessageBytes)
+			"split the object", len(data), mostBytes)
 	}
 	return data, nil
 }
@@ -112,3 +113,6 @@ func (s *step) bury(key Key, ref *schemas.ObjectRef) {
 	s.effects.Publish = append(s.effects.Publish, Publication{fact, data})
 	s.state(key, fact, digest{}, 0)
 }
+
+// mostBytes bounds a fact: it must fit a message of the bus, with a seal.
+const mostBytes = schemas.MaxMessageBytes - seal.Room
