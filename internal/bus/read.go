@@ -122,7 +122,11 @@ func (c *Conn) readOnce(ctx context.Context, r *reader) error {
 		return err
 	}
 	defer c.forget(stream, consumer)
-	if consumer.CachedInfo().NumPending == 0 && r.caughtUp() {
+	pending, err := pending(ctx, stream, consumer)
+	if err != nil {
+		return err
+	}
+	if pending == 0 && r.caughtUp() {
 		return nil
 	}
 	messages, err := consumer.Messages(
@@ -133,6 +137,41 @@ func (c *Conn) readOnce(ctx context.Context, r *reader) error {
 	}
 	defer messages.Stop()
 	return r.drain(ctx, stream, consumer, messages)
+}
+
+// pending asks how much there is to read. A consumer may be on a server whose copy of the stream is behind, as after a
+// restart, and then knows of less than was stored when reading began: that is an error.
+func pending(ctx context.Context, stream jetstream.Stream, consumer jetstream.Consumer) (uint64, error) {
+	is := consumer.CachedInfo()
+	if known := stream.CachedInfo(); is.Cluster == nil || known.Cluster == nil || is.Cluster.Leader == known.Cluster.Leader {
+		return is.NumPending, nil
+	}
+	now, err := stream.Info(ctx)
+	if err != nil {
+		return 0, err
+	}
+	if err := behind(now, is.Cluster.Leader); err != nil || is.NumPending > 0 {
+		return is.NumPending, err
+	}
+	// It may have said so before it had everything.
+	is, err = consumer.Info(ctx)
+	if err != nil {
+		return 0, err
+	}
+	return is.NumPending, nil
+}
+
+// behind says if a server's copy of a stream isn't as its leader's.
+func behind(stream *jetstream.StreamInfo, server string) error {
+	if stream.Cluster == nil || stream.Cluster.Leader == server {
+		return nil
+	}
+	for _, peer := range stream.Cluster.Replicas {
+		if peer.Name == server && peer.Current && !peer.Offline {
+			return nil
+		}
+	}
+	return fmt.Errorf("server %s has not all of stream %s yet", server, stream.Config.Name)
 }
 
 // forget has the server remove what it keeps for a reader at once. It keeps 1,000 of them for a stream by default: who
