@@ -6,7 +6,7 @@
 // It is a shell around core, which decides everything. It promises that of several compilers one leads, that a
 // new leader goes on from the log as if nothing had happened, and that nothing is told to a node that the log
 // hasn't accepted. The one thing to know before changing it: whenever something may have gone wrong with the log
-// or the bus, the term of leading ends, and the next one reads everything again. There is no other repair.
+// or the bus, the session ends, and the next one reads everything again. There is no other repair.
 package main
 
 import (

@@ -74,7 +74,7 @@ func (s *service) session(ctx context.Context) (err error) {
 		s.replica.Set(lead.Shape{})
 		s.set(func() { s.running, s.epoch, s.turn = nil, 0, time.Time{} })
 		end(err)
-		t.endTerm(err)
+		_ = t.endTerm(err) // the session ends anyway
 		t.running.Wait()
 	}()
 	s.set(func() { s.phase = "for the log to be read" })
