@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/deltaplane/deltaplane/internal/lab"
+	"github.com/deltaplane/deltaplane/internal/streams"
 	"github.com/deltaplane/deltaplane/internal/testkit"
 )
 
@@ -53,6 +54,7 @@ func TestTheLeadingCompilerIsCutOff(t *testing.T) {
 // and status names it.
 // Promise P5: a node that is out of reach is named within 5 s.
 func TestANodeIsCutOff(t *testing.T) {
+	onlyLong(t)
 	e := begin(t, "node cut off from the bus")
 	e.cut([]string{"node/node-3"}, busServers(), func() { e.lags("node-3") })
 	e.converges(soon)
@@ -71,7 +73,10 @@ func TestAServerOfTheBusIsCutOff(t *testing.T) {
 	for _, stream := range []string{"DELTA", "STATE"} {
 		server := e.streamLeader(stream)
 		e.whileChanging(func() {
-			e.cut([]string{server}, e.allBut(server), func() { e.lasts(cutOff()) })
+			e.cut([]string{server}, e.allBut(server), func() {
+				e.named("event", func() bool { return e.witness.said(e.struck, server, streams.CopiesLost) })
+				e.lasts(cutOff() - time.Since(e.struck))
+			})
 		})
 		e.converges(soon)
 	}

@@ -5,6 +5,7 @@ package chaos
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -13,6 +14,7 @@ import (
 
 	"github.com/deltaplane/deltaplane/internal/bus"
 	"github.com/deltaplane/deltaplane/internal/lab"
+	"github.com/deltaplane/deltaplane/internal/streams"
 	"github.com/deltaplane/deltaplane/schemas"
 )
 
@@ -43,7 +45,7 @@ const silence = 3 * time.Second
 
 func newWitness(l *lab.Lab) (*witness, error) {
 	w := &witness{known: map[string]bool{}, reigns: map[string][]reign{}}
-	for _, url := range strings.Split(l.BusURL(), ",") {
+	for url := range strings.SplitSeq(l.BusURL(), ",") {
 		o := l.BusOptions()
 		o.URL, o.Name = url, "witness "+url
 		ctx, cancel := context.WithTimeout(context.Background(), patience)
@@ -129,16 +131,13 @@ func (w *witness) leads(service string, after time.Time) (time.Time, bool) {
 	return time.Time{}, false
 }
 
-// said returns the first event of a kind that came after a time and has a text in it.
-func (w *witness) said(after time.Time, kind, text string) (heard, bool) {
+// said says whether an event of one of some kinds came after a time, with a text in it.
+func (w *witness) said(after time.Time, text string, kinds ...streams.Kind) bool {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	for _, e := range w.events {
-		if e.at.After(after) && e.GetKind() == kind && strings.Contains(e.GetText(), text) {
-			return e, true
-		}
-	}
-	return heard{}, false
+	return slices.ContainsFunc(w.events, func(e heard) bool {
+		return e.at.After(after) && slices.Contains(kinds, streams.Kind(e.GetKind())) && strings.Contains(e.GetText(), text)
+	})
 }
 
 // told lists the events that came after a time, but for what policies deny all the time.
