@@ -77,11 +77,11 @@ func (w *service) session(ctx context.Context) (err error) {
 	w.hold(s)
 	defer func() {
 		w.hold(nil)
+		s.err = err
+		close(s.done) // another may lead: nothing is appended any more
 		end(err)
 		s.unwatch()
 		s.running.Wait()
-		s.err = err
-		close(s.done)
 	}()
 	return s.run(ctx)
 }
