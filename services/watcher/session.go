@@ -224,6 +224,9 @@ func (s *session) know(ctx context.Context, m stored) error {
 	case m.epoch.GetEpoch() < s.newest.GetEpoch() || m.epoch.GetEpoch() == s.newest.GetEpoch() && !proto.Equal(m.epoch, s.newest):
 		return fmt.Errorf("STATE has gone from epoch %d of %s to %d of %s: %w",
 			s.newest.GetEpoch(), s.newest.GetHolder(), m.epoch.GetEpoch(), m.epoch.GetHolder(), bus.ErrReplaced)
+	case s.inputs != nil && m.epoch.GetEpoch() > s.newest.GetEpoch() && m.epoch.GetHolder() != s.name:
+		// It may be the first message of a STATE that was restored from a backup and has grown past where it was read to.
+		return fmt.Errorf("%s leads in epoch %d: what it found in STATE is read anew", m.epoch.GetHolder(), m.epoch.GetEpoch())
 	default:
 		s.newest = m.epoch
 	}
