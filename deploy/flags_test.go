@@ -77,7 +77,7 @@ func TestComposeGivesTheRightsThatManifestsGive(t *testing.T) {
 		if service.Privileged || name != "nats" && strings.Join(service.CapDrop, " ") != "ALL" {
 			t.Errorf("%s keeps rights that it doesn't need", name)
 		}
-		checked := name != "audit-subscriber" && name != "deltaplane"
+		checked := name != "audit-subscriber" && name != "deltaplane" && name != "trust"
 		if checked && service.Healthcheck == nil {
 			t.Errorf("%s has no health check", name)
 		}

@@ -28,7 +28,7 @@ keys/, where only you can read it. Each other folder in it is for one kind of us
 }
 
 func newTrustInitCommand() *cobra.Command {
-	var hosts []string
+	var hosts, nodes []string
 	cmd := &cobra.Command{
 		Use:   "init FOLDER",
 		Short: "Make what is missing, and accounts and certificates anew",
@@ -42,11 +42,17 @@ there stay: run it again after an upgrade, with other hosts, or before the serve
 			if err != nil {
 				return err
 			}
+			for _, node := range nodes {
+				if err := folder.Node(node); err != nil {
+					return err
+				}
+			}
 			tellFolders(cmd.OutOrStdout(), folder)
 			return nil
 		},
 	}
 	cmd.Flags().StringSliceVar(&hosts, "host", []string{"127.0.0.1", "localhost"}, "names and addresses at which the bus's servers are reached, by clients and by each other")
+	cmd.Flags().StringSliceVar(&nodes, "node", nil, "nodes without a ServiceAccount, to make credentials for, too")
 	return cmd
 }
 

@@ -18,7 +18,6 @@ import (
 	"time"
 
 	"github.com/nats-io/nats.go"
-	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/deltaplane/deltaplane/schemas"
 )
@@ -46,6 +45,8 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	flags.SetOutput(stderr)
 	flags.Usage = func() { fmt.Fprint(stderr, usage); flags.PrintDefaults() }
 	bus := flags.String("bus", env("DELTAPLANE_BUS", nats.DefaultURL), "`URL` of the NATS servers; also DELTAPLANE_BUS")
+	credentials := flags.String("bus-credentials", os.Getenv("DELTAPLANE_BUS_CREDENTIALS"), "`file` with the JWT and key of a user who may read; also DELTAPLANE_BUS_CREDENTIALS")
+	ca := flags.String("bus-ca", os.Getenv("DELTAPLANE_BUS_CA"), "`file` with the certificates that the servers' is checked against; also DELTAPLANE_BUS_CA")
 	since := flags.String("since", "0s", "begin so long ago (`10m`), at a revision (812344), or with all that is kept (all)")
 	output := flags.String("output", "text", "`text` or json")
 	if err := flags.Parse(args); err != nil {
@@ -65,30 +66,30 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	if err != nil {
 		return err
 	}
-	return follow(ctx, *bus, begin, printer, stderr)
+	return follow(ctx, login{*bus, *credentials, *ca}, begin, printer, stderr)
 }
 
 // follow connects and prints until ctx ends.
-func follow(ctx context.Context, bus string, begin begin, p *printer, stderr io.Writer) error {
-	conn, err := nats.Connect(bus, nats.Name("audit-subscriber"), nats.MaxReconnects(-1), nats.RetryOnFailedConnect(true),
-		nats.CustomInboxPrefix(schemas.InboxPrefix(schemas.User("audit-subscriber"))),
-		nats.DisconnectErrHandler(func(_ *nats.Conn, err error) { fmt.Fprintf(stderr, "lost the bus, reconnecting: %v\n", err) }),
-		nats.ReconnectHandler(func(c *nats.Conn) { fmt.Fprintf(stderr, "reconnected to %s\n", c.ConnectedUrlRedacted()) }),
-	)
-	if err != nil {
-		return fmt.Errorf("connect to the bus at %s: %w", bus, err)
-	}
-	defer conn.Close()
-	if !conn.IsConnected() {
-		fmt.Fprintf(stderr, "the bus at %s is away; trying again until it is there\n", bus)
-	}
-	js, err := jetstream.New(conn)
+func follow(ctx context.Context, l login, begin begin, p *printer, stderr io.Writer) error {
+	options, err := l.options()
 	if err != nil {
 		return err
 	}
+	conn, err := nats.Connect(l.bus, append(options, nats.Name("audit-subscriber"), nats.MaxReconnects(-1), nats.RetryOnFailedConnect(true),
+		nats.DisconnectErrHandler(func(_ *nats.Conn, err error) { fmt.Fprintf(stderr, "lost the bus, reconnecting: %v\n", err) }),
+		nats.ReconnectHandler(func(c *nats.Conn) { fmt.Fprintf(stderr, "reconnected to %s\n", c.ConnectedUrlRedacted()) }),
+	)...)
+	if err != nil {
+		return fmt.Errorf("connect to the bus at %s: %w", l.bus, err)
+	}
+	defer conn.Close()
+	if !conn.IsConnected() {
+		fmt.Fprintf(stderr, "the bus at %s is away; trying again until it is there\n", l.bus)
+	}
+	from := streams{conn, l.apiPrefix(), stderr}
 	var sources []<-chan record
 	for _, s := range []schemas.Stream{schemas.Deltas, schemas.AppliedReports, schemas.EventLog} {
-		sources = append(sources, read(ctx, js, s.Name, begin, stderr))
+		sources = append(sources, from.read(ctx, s.Name, begin))
 	}
 	return merge(ctx, sources, p.print)
 }

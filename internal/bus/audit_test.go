@@ -20,6 +20,7 @@ import (
 	"github.com/deltaplane/deltaplane/internal/bus"
 	"github.com/deltaplane/deltaplane/internal/bus/embedded"
 	"github.com/deltaplane/deltaplane/internal/model"
+	"github.com/deltaplane/deltaplane/internal/trust"
 	"github.com/deltaplane/deltaplane/internal/wire"
 	"github.com/deltaplane/deltaplane/schemas"
 )
@@ -27,16 +28,19 @@ import (
 // The example is built and run as its users would, beside a live bus: what it prints is what an outsider can know.
 func TestAuditSubscriberTellsWhatHappened(t *testing.T) {
 	binary := buildExample(t)
-	server, err := embedded.Start(embedded.Options{})
+	folder, err := trust.Init(filepath.Join(t.TempDir(), "trust"), []string{"127.0.0.1"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	server, err := embedded.Start(embedded.Options{Trust: folder.BusPath()})
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(server.Shutdown)
-	conn, err := bus.Connect(t.Context(), bus.Options{URL: server.URL(), Name: "compiler"})
-	if err != nil {
-		t.Fatal(err)
+	conn, node := connectAs(t, server, folder.Path(trust.RoleCompiler)), connectAs(t, server, nodeOf(t, folder))
+	for name, file := range map[string]string{"DELTAPLANE_BUS_CREDENTIALS": trust.FileCredentials, "DELTAPLANE_BUS_CA": trust.FileCA} {
+		t.Setenv(name, filepath.Join(folder.Path(trust.RoleReader), file))
 	}
-	t.Cleanup(conn.Close)
 	if err := conn.EnsureStreams(t.Context(), 1, schemas.Streams...); err != nil {
 		t.Fatal(err)
 	}
@@ -46,7 +50,7 @@ func TestAuditSubscriberTellsWhatHappened(t *testing.T) {
 	}
 	committed := time.Now().UTC()
 	commitRemoval(t, fence, 41, committed)
-	reportApplied(t, conn, 41, committed.Add(7*time.Millisecond))
+	reportApplied(t, node, 41, committed.Add(7*time.Millisecond))
 
 	asText := listen(t, binary, "--bus", server.URL(), "--since", "all")
 	for _, want := range []string{
@@ -84,7 +88,7 @@ func TestAuditSubscriberTellsWhatHappened(t *testing.T) {
 	if diff := cmp.Diff(want, delta.Causes[0]); diff != "" {
 		t.Error(diff)
 	}
-	publish(t, conn, schemas.EventSubject("watcher", ""), &schemas.Event{
+	publish(t, connectAs(t, server, folder.Path(trust.RoleWatcher)), schemas.EventSubject("watcher", ""), &schemas.Event{
 		Severity: schemas.Severity_SEVERITY_WARNING, Service: "watcher", Kind: "object_set_aside", Text: "port 70000: want 1 to 65535",
 	})
 	for delta.Type != "event" {
@@ -110,6 +114,26 @@ func TestAuditSubscriberNamesMistakes(t *testing.T) {
 			t.Errorf("%s: %v, %s", test.arg, err, out)
 		}
 	}
+}
+
+func connectAs(t *testing.T, server *embedded.Server, folder string) *bus.Conn {
+	t.Helper()
+	conn, err := bus.Connect(t.Context(), bus.Options{
+		URL: server.URL(), CredentialsFile: filepath.Join(folder, trust.FileCredentials), RootCAFile: filepath.Join(folder, trust.FileCA),
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(conn.Close)
+	return conn
+}
+
+func nodeOf(t *testing.T, folder *trust.Folder) string {
+	t.Helper()
+	if err := folder.Node("node-a"); err != nil {
+		t.Fatal(err)
+	}
+	return folder.NodePath("node-a")
 }
 
 func buildExample(t *testing.T) string {
