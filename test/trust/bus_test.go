@@ -1,0 +1,283 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package trust
+
+import (
+	"bytes"
+	"fmt"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"sync"
+	"syscall"
+	"testing"
+
+	"google.golang.org/protobuf/proto"
+
+	"github.com/deltaplane/deltaplane/internal/bus"
+	"github.com/deltaplane/deltaplane/internal/bus/embedded"
+	"github.com/deltaplane/deltaplane/internal/model"
+	"github.com/deltaplane/deltaplane/internal/testkit"
+	"github.com/deltaplane/deltaplane/internal/trust"
+	"github.com/deltaplane/deltaplane/internal/wire"
+	"github.com/deltaplane/deltaplane/schemas"
+)
+
+// hostile is a bus in other hands: a server without accounts, on which the test may say and write whatever it likes. The
+// services have keys.
+type hostile struct {
+	t     *testing.T
+	bin   string
+	url   string
+	keys  *trust.Folder
+	yaml  string
+	conn  *bus.Conn
+	mu    sync.Mutex
+	said  []bus.Message         // on apply subjects and the heartbeat's
+	ever  map[model.Digest]bool // what the cluster layer was led to by the compiler
+	event map[string]int        // by service and kind
+}
+
+func takeBus(t *testing.T) *hostile {
+	t.Helper()
+	bin, err := testkit.Build()
+	t.Cleanup(func() { _ = os.RemoveAll(bin) })
+	if err != nil {
+		t.Fatal(err)
+	}
+	keys, err := trust.Init(t.TempDir(), []string{"127.0.0.1"})
+	if err == nil {
+		err = keys.Node("node-a")
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	server, err := embedded.Start(embedded.Options{Dir: t.TempDir()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(server.Shutdown)
+	h := &hostile{
+		t: t, bin: bin, url: server.URL(), keys: keys, yaml: t.TempDir(), ever: map[model.Digest]bool{{}: true}, event: map[string]int{},
+	}
+	if h.conn, err = bus.Connect(t.Context(), bus.Options{URL: h.url, Name: "whoever has the bus"}); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(h.conn.Close)
+	for subject, hear := range map[string]func(bus.Message){
+		schemas.SubjectAllApply: h.hear, schemas.SubjectHeartbeat: h.hear, schemas.SubjectAllEvents: h.hearEvent,
+	} {
+		if _, err := h.conn.Subscribe(subject, hear); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return h
+}
+
+func (h *hostile) hear(m bus.Message) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.said = append(h.said, bus.Message{Subject: m.Subject, Data: bytes.Clone(m.Data)})
+	if part, err := wire.DecodeDelta(m.Data); err == nil && part.Layer == model.ClusterLayer {
+		h.ever[part.DigestAfter] = true
+	}
+}
+
+func (h *hostile) hearEvent(m bus.Message) {
+	var e schemas.Event
+	if proto.Unmarshal(m.Data, &e) == nil {
+		h.mu.Lock()
+		defer h.mu.Unlock()
+		h.event[e.GetService()+" "+e.GetKind()]++
+	}
+}
+
+// heard returns what was said so far.
+func (h *hostile) heard() []bus.Message {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return append([]bus.Message(nil), h.said...)
+}
+
+func (h *hostile) told(event string) bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.event[event] > 0
+}
+
+// service runs a program until stop or the test's end.
+func (h *hostile) service(program string, args ...string) (stop func()) {
+	h.t.Helper()
+	cmd := exec.Command(filepath.Join(h.bin, program), append(args, "--bus", h.url, "--listen", "")...)
+	var log bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &log, &log
+	if err := cmd.Start(); err != nil {
+		h.t.Fatal(err)
+	}
+	stop = sync.OnceFunc(func() {
+		_ = cmd.Process.Signal(syscall.SIGTERM) // fails when it has ended, which Wait tells
+		if err := cmd.Wait(); err != nil {
+			h.t.Errorf("%s ended with %v", program, err)
+		}
+		if h.t.Failed() {
+			h.t.Logf("%s:\n…%s", program, log.Bytes()[max(0, log.Len()-3000):])
+		}
+	})
+	h.t.Cleanup(stop)
+	return stop
+}
+
+func (h *hostile) watcher() (stop func()) {
+	return h.service("watcher", "--source", "directory", "--directory", h.yaml, "--signing-key", filepath.Join(h.keys.Path("watcher"), trust.FileSeal))
+}
+
+func (h *hostile) compiler() (stop func()) {
+	folder := h.keys.Path("compiler")
+	return h.service("compiler", "--signing-key", filepath.Join(folder, trust.FileSeal), "--trusted-keys", filepath.Join(folder, trust.FileSeals))
+}
+
+func (h *hostile) programmer() (stop func()) {
+	return h.service("programmer", "--node", "node-a", "--maps", "memory", "--trusted-keys", filepath.Join(h.keys.NodePath("node-a"), trust.FileSeals))
+}
+
+// endpoints writes the cluster: one Service with so many endpoints.
+func (h *hostile) endpoints(n int) {
+	h.t.Helper()
+	text := "---\napiVersion: v1\nkind: Node\nmetadata: {name: node-a}\n" +
+		"---\napiVersion: v1\nkind: Service\nmetadata: {name: cart, namespace: shop}\nspec: {clusterIP: 10.96.0.10, ports: [{port: 80}]}\n" +
+		"---\napiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\n" +
+		"metadata: {name: cart-1, namespace: shop, labels: {kubernetes.io/service-name: cart}}\naddressType: IPv4\nports: [{port: 8080}]\nendpoints:\n"
+	for i := range n {
+		text += fmt.Sprintf("- {addresses: [%s]}\n", net.IPv4(10, 244, 1, byte(i+1)))
+	}
+	path := filepath.Join(h.yaml, "all.yaml")
+	if err := os.WriteFile(path+".new", []byte(text), 0o600); err != nil {
+		h.t.Fatal(err)
+	}
+	if err := os.Rename(path+".new", path); err != nil {
+		h.t.Fatal(err)
+	}
+}
+
+// backends returns how many backends the node's maps hold; -1 if it doesn't say. What they hold must always be something
+// that the compiler led to.
+func (h *hostile) backends() int {
+	h.t.Helper()
+	n, digest, said := -1, model.Digest{}, false
+	err := h.conn.RequestMany(h.t.Context(), schemas.ActualSubject("node-a"), nil, func(data []byte) (bool, error) {
+		var m schemas.DumpReply
+		if err := proto.Unmarshal(data, &m); err != nil {
+			return false, err
+		}
+		n = max(n, 0) + len(m.GetRows().GetBackends())
+		if positions, err := wire.PositionsFromProto(m.GetPositions()); err == nil && len(m.GetPositions()) > 0 {
+			digest, said = positions[model.ClusterLayer].Digest, true
+		}
+		return !m.GetLast(), nil
+	})
+	if err != nil {
+		return -1
+	}
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if said && !h.ever[digest] {
+		h.t.Errorf("the node holds %d backends with digest %s, to which no compiler has led it", n, digest)
+	}
+	return n
+}
+
+func (h *hostile) holds(backends int) {
+	h.t.Helper()
+	got := -1
+	defer func() {
+		if got != backends {
+			h.t.Logf("the node holds %d backends, want %d", got, backends)
+		}
+	}()
+	testkit.Eventually(h.t, 2*soon, func() bool {
+		got = h.backends()
+		return got == backends
+	})
+}
+
+func (h *hostile) say(subject string, messages ...[]byte) {
+	h.t.Helper()
+	for _, m := range messages {
+		if err := h.conn.Publish(subject, m); err != nil {
+			h.t.Fatal(err)
+		}
+	}
+	if err := h.conn.Flush(); err != nil {
+		h.t.Fatal(err)
+	}
+}
+
+// Promise P7: whoever has the bus can say, change, repeat and forge what it likes: no node holds anything that its
+// compiler hasn't led it to, and what comes after is applied.
+// Fault 13: deltas, heartbeats, facts and records of the log that are forged, turned, repeated, of another kind.
+func TestACompromisedBusChangesNothing(t *testing.T) {
+	h := takeBus(t)
+	h.endpoints(1)
+	stopWatcher := h.watcher()
+	stopCompiler := h.compiler()
+	h.programmer()
+	h.holds(1)
+	for n := range 4 {
+		h.endpoints(n + 2)
+		h.holds(n + 2)
+	}
+	seen := h.heard()
+	var newest []byte
+	for _, m := range seen {
+		if m.Subject == schemas.ApplySubject("cluster") {
+			newest = m.Data
+		}
+		h.say(m.Subject, m.Data) // again
+		for _, bit := range []int{3, len(m.Data) * 4, len(m.Data)*8 - 1} {
+			turned := bytes.Clone(m.Data)
+			turned[bit/8] ^= 1 << (bit % 8)
+			h.say(m.Subject, turned)
+		}
+		for _, other := range []string{schemas.ApplySubject("cluster"), schemas.ApplySubject("node.node-a"), schemas.SubjectHeartbeat} {
+			h.say(other, m.Data)
+		}
+	}
+	forged := &schemas.Delta{}
+	if err := proto.Unmarshal(newest, forged); err != nil {
+		t.Fatal(err)
+	}
+	forged.From, forged.To, forged.Seal = forged.GetTo(), forged.GetTo()+1, nil
+	h.say(schemas.ApplySubject("cluster"), encode(t, forged))
+	h.say(schemas.DeltaSubject("cluster"), encode(t, forged)) // into the log itself
+	h.say(schemas.SubjectHeartbeat, encode(t, &schemas.Heartbeat{Epoch: 1 << 20, Revision: 1, Positions: []*schemas.Position{
+		wire.PositionToProto(model.ClusterLayer, model.Position{Epoch: 1 << 20, Revision: 1}),
+	}}))
+	testkit.Eventually(t, soon, func() bool { return h.told("programmer unsealed_message") })
+	h.holds(5)
+
+	// A fact that takes the Service away, in the place of the watcher's.
+	h.say(schemas.StateSubject("Service", "shop", "cart"),
+		encode(t, &schemas.Fact{Object: &schemas.ObjectRef{Kind: "Service", Namespace: "shop", Name: "cart"}}))
+	testkit.Eventually(t, soon, func() bool { return h.told("compiler unsealed_message") })
+	h.endpoints(6)
+	h.holds(6)
+
+	// All begin anew, from streams in which forged messages stand: nothing is changed before the watcher has mended STATE.
+	stopCompiler()
+	stopWatcher()
+	h.compiler()
+	h.holds(6)
+	h.watcher()
+	h.endpoints(7)
+	h.holds(7)
+}
+
+func encode(t *testing.T, m proto.Message) []byte {
+	t.Helper()
+	data, err := proto.Marshal(m)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return data
+}
