@@ -7,6 +7,7 @@ import (
 	"net/netip"
 	"path/filepath"
 	"slices"
+	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -32,6 +33,8 @@ func openKernel(t *testing.T, dir, cgroup string) dataplane {
 }
 
 // Row 24: a restart with nothing new writes nothing, and one that finds an edited map repairs it.
+//
+// Fault 10: what was edited while no programmer ran is named, and repaired without asking for all rows.
 func TestARestartOnPinnedMapsWritesNothing(t *testing.T) {
 	testkit.NeedKernel(t)
 	dir, cgroup := filepath.Join(testkit.BPFFS(t), "deltaplane"), testkit.NewCgroup(t)
@@ -79,6 +82,9 @@ func TestARestartOnPinnedMapsWritesNothing(t *testing.T) {
 			t.Error(err)
 		}
 	})
+	c.mu.Lock()
+	before := len(c.asked)
+	c.mu.Unlock()
 	startProgrammer(t, server.URL(), plane)
 	if e := c.event("drift"); e.GetSeverity() != schemas.Severity_SEVERITY_WARNING {
 		t.Errorf("event %v", e)
@@ -86,6 +92,19 @@ func TestARestartOnPinnedMapsWritesNothing(t *testing.T) {
 	testkit.Eventually(t, soon, func() bool { return plane.Writes() > 0 })
 	c.converged()
 	dumped(t, c)
+	if e := c.event("resynced"); !strings.Contains(e.GetText(), "layer cluster: 1 rows were missing or other than the compiler's, 0 too many") ||
+		!strings.Contains(e.GetText(), ": backend 7 (") {
+		t.Errorf("told %q, want the backend", e.GetText())
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, r := range c.asked[before:] {
+		for _, w := range r.Walks {
+			if w.All || r.Positions[w.Layer].Epoch == 0 {
+				t.Errorf("the node asked for all rows of layer %s", w.Layer)
+			}
+		}
+	}
 }
 
 func TestProgramsGoOnTheInterfacesThatANodeHas(t *testing.T) {

@@ -51,6 +51,7 @@ type compiler struct {
 	at     model.Position
 	heard  []*schemas.Applied
 	events []*schemas.Event
+	asked  []wire.SyncRequest
 }
 
 func startBus(t testing.TB, port int) *embedded.Server {
@@ -105,6 +106,7 @@ func (c *compiler) sync(_ context.Context, data []byte, reply func([]byte) error
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	c.asked = append(c.asked, r)
 	var replies []*schemas.SyncReply
 	for _, s := range []walk.Source{
 		{Layer: model.ClusterLayer, Position: c.at, Tables: c.rows},
