@@ -48,6 +48,7 @@ type service struct {
 	running *session       // that knows the streams; nil in none
 	epoch   uint64         // it leads in; 0 while it stands by
 	turn    time.Time      // when the loop last came round; zero when it doesn't run
+	memory  core.Memory    // of the session before
 	above   core.Outranked // what a node has seen that the log had lost
 	raised  time.Time      // when above was set last
 }

@@ -389,20 +389,20 @@ func TestQuestionsAreAnsweredOnTheBus(t *testing.T) {
 		t.Errorf("status %v, error %v; want leader first, revision 1", &status, err)
 	}
 
-	var snapshots int
+	var layers int
 	err = c.conn.RequestMany(t.Context(), schemas.SyncSubject("node.with.dots"), encode(&schemas.SyncRequest{Node: "node.with.dots"}),
 		func(data []byte) (bool, error) {
 			var reply schemas.SyncReply
 			if err := proto.Unmarshal(data, &reply); err != nil {
 				return false, err
 			}
-			if reply.GetSnapshot() != nil {
-				snapshots++
+			if reply.GetBranches() != nil || reply.GetDelta() != nil {
+				layers++
 			}
 			return !reply.GetLast(), nil
 		})
-	if err != nil || snapshots != 2 {
-		t.Errorf("%d snapshots, error %v; want those of two layers", snapshots, err)
+	if err != nil || layers != 2 {
+		t.Errorf("answers of %d layers, error %v; want two", layers, err)
 	}
 
 	rows := 0

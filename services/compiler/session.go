@@ -75,6 +75,9 @@ func (s *service) session(ctx context.Context) (err error) {
 		s.set(func() { s.running, s.epoch, s.turn = nil, 0, time.Time{} })
 		end(err)
 		_ = t.endTerm(err) // the session ends anyway
+		if t.core != nil {
+			s.set(func() { s.memory = t.core.Memory() })
+		}
 		t.running.Wait()
 	}()
 	s.set(func() { s.phase = "for the log to be read" })
@@ -109,6 +112,7 @@ func (t *session) begin(ctx context.Context) (next uint64, err error) {
 		return 0, err
 	}
 	t.core = core.NewStandby(core.Options{Holder: t.name, Settings: settings, Signer: t.seals.signer.Signer}, log)
+	t.set(func() { t.core.Remember(t.memory) })
 	t.log.Info("standing by", "revision", log.Revision())
 	return next, nil
 }

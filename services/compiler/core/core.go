@@ -155,6 +155,7 @@ type Core struct {
 	// counts only once a list was announced as complete that is newer than the log's newest revision.
 	restored   time.Time
 	stateEpoch uint64 // the newest in STATE
+	remembered Memory
 
 	db       *state.DB
 	caughtUp bool
@@ -250,8 +251,8 @@ func (c *Core) apply(now time.Time, facts []*schemas.Fact) (out Output) {
 func (c *Core) CaughtUp(now time.Time) Output {
 	c.caughtUp = true
 	c.standby.released = c.seen
-	if c.seen < c.log.state {
-		c.restored = c.log.committed
+	if known := c.log.memory().and(c.remembered); c.seen < known.state {
+		c.restored = known.committed
 	}
 	return c.step(now)
 }

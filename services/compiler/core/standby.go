@@ -50,8 +50,9 @@ type standby struct {
 	// released is the newest message of STATE that is in the state; at that which is in the rows.
 	released, at uint64
 	warm         bool
-	plan         plan // what is still to come of the revisions that are being committed
-	partly       bool // a layer of plan has come in part
+	plan         plan           // what is still to come of the revisions that are being committed
+	partly       bool           // a layer of plan has come in part
+	lacking      model.Revision // of the heartbeat before, if plan wasn't whole
 	compare      time.Time
 	wanted       model.Epoch // to lead in, once the log was read up to it
 	ahead        bool        // rows are ahead of the log, which nobody knows to have them
@@ -341,6 +342,10 @@ func (c *Core) Beat(now time.Time, m *schemas.Heartbeat) (out Output) {
 		return out
 	}
 	if s.warm && len(s.plan.stages) > 0 {
+		if s.lacking != c.revision { // more of this revision may be under way; the next heartbeat knows
+			s.lacking = c.revision
+			return out
+		}
 		c.cold(fmt.Sprintf("after revision %d the leader left out changes", c.revision))
 	}
 	s.at = m.GetStateSequence()

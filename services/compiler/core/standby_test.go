@@ -256,7 +256,9 @@ func TestARestoredOldStateIsNotCompiled(t *testing.T) {
 	backup = append(backup[:4:4], complete())
 	epoch := p.core.epoch + 1
 	p.log = append(p.log, Record{schemas.SubjectEpoch, marshal(&schemas.Epoch{Epoch: uint64(epoch)})})
+	before := p.core.Memory()
 	p.core = New(Options{Signer: signer}, p.fold(), epoch, p.now)
+	p.core.Remember(before)
 	p.do(p.core.Facts(p.now, 5, backup...))
 	p.do(p.core.CaughtUp(p.now))
 	p.pass(5 * time.Second)
