@@ -99,7 +99,9 @@ func someStatus() *schemas.Status {
 	return &schemas.Status{
 		Epoch: 2, Revision: 812344, Committed: timestamppb.New(committed), Leader: "compiler-0", Rows: 5,
 		Causes: []*schemas.Cause{{Object: &schemas.ObjectRef{Kind: "EndpointSlice", Namespace: "shop", Name: "cart-x"}, Manager: "argocd"}},
-		Nodes:  []*schemas.NodeStatus{node("b", true), node("a", true)},
+		Nodes:  []*schemas.NodeStatus{node("b", true), node("a", true)}, NodesTotal: 2, NodesConverged: 2, StateSequence: 40,
+		LatencyP50: durationpb.New(6 * time.Millisecond), LatencyP99: durationpb.New(30 * time.Millisecond),
+		Maps: []*schemas.FullestMap{{Node: "a", Use: &schemas.MapUse{Name: "backends_v1", Entries: 1200, Capacity: 524288}}},
 	}
 }
 
@@ -248,8 +250,8 @@ func TestStatusOfAConvergedCluster(t *testing.T) {
 	}
 	for _, want := range []string{
 		"CLUSTER  rev 812,344   ", ": EndpointSlice shop/cart-x changed by argocd\n",
-		"Converged   2 / 2 nodes   change to kernel: p50 6 ms  slowest node's p99 31 ms",
-		"Integrity   digest equal on 2/2 converged nodes", "Maps        backends 1,200 / 524,288", "Drops       none",
+		"Converged   2 / 2 nodes   change to kernel: p50 6 ms  p99 30 ms  slowest node's p99 31 ms (b)",
+		"Integrity   digest as compiled on 2 converged nodes", "Streams     STATE ", "Maps        backends 1,200 / 524,288", "Drops       none",
 	} {
 		if !strings.Contains(stdout, want) {
 			t.Errorf("%q is missing in:\n%s", want, stdout)
@@ -263,7 +265,7 @@ func TestStatusNamesWhatIsWrongAndExitsWith3(t *testing.T) {
 		b := status.Nodes[0]
 		b.Converged, b.Behind, b.Reason = false, 3, "bus reconnecting"
 		b.Applied.Faults = []*schemas.Fault{{Kind: "capacity", Text: "map backends_v1 is full"}}
-		b.Applied.Drops = map[string]uint64{"no_backend": 12}
+		status.NodesConverged, status.Drops = 1, map[string]uint64{"no_backend": 12}
 		status.SetAside = []*schemas.SetAside{{Object: &schemas.ObjectRef{Kind: "Service", Namespace: "shop", Name: "bad"}, Reason: "10.96.0.10 belongs to shop/cart"}}
 		status.Held = &schemas.HeldDeletions{Id: "6f1c", Deletions: 12, Objects: 14}
 	})
@@ -414,22 +416,90 @@ func TestAuditTellsTheCommitItsCauseAndWhoHasIt(t *testing.T) {
 
 func TestWait(t *testing.T) {
 	s := newStage(t)
-	s.log(t)
+	s.see(map[string]*schemas.SeenReply{
+		"endpointslice/shop/cart-x": {StateSequence: 40, ResourceVersion: "7"}, "//": {StateSequence: 39}, "service/shop/late": {StateSequence: 41},
+		"service/shop/none": {Unknown: true}, "service/shop/away": {Refused: "the API server is away"},
+	})
 	s.change(func(status *schemas.Status) { status.Revision = 4 })
 	for _, args := range [][]string{{"wait"}, {"wait", "4"}, {"wait", "endpointslice/shop/cart-x"}} {
 		if stdout, stderr, code := command(t, args...); code != exitOK || stdout != "live on 2 of 2 nodes: revision 4\n" {
 			t.Errorf("%v: exit %d: %s%s", args, code, stdout, stderr)
 		}
 	}
-	s.change(func(status *schemas.Status) { status.Nodes[0].Converged, status.Nodes[0].Behind = false, 1 })
+	if stdout, _, code := command(t, "wait", "endpointslice/shop/cart-x", "-o", "json"); code != exitOK || !strings.Contains(stdout, `"resourceVersion": "7"`) {
+		t.Errorf("exit %d: %s", code, stdout)
+	}
+	s.change(func(status *schemas.Status) {
+		status.NodesLacking, status.NodesConverged, status.Nodes = 1, 1, status.Nodes[:1]
+		status.Nodes[0].Converged, status.Nodes[0].Behind, status.Nodes[0].Reason = false, 1, "bus reconnecting"
+	})
 	for want, args := range map[string][]string{
-		"revision 4 isn't on b":                                 {"wait", "4"},
-		"the cluster is at revision 4, before 9":                {"wait", "9"},
-		"no change that service/shop/none caused has been seen": {"wait", "service/shop/none"},
+		"revision 4 isn't on b (bus reconnecting)":       {"wait", "4"},
+		"the cluster is at revision 4, before 9":         {"wait", "9"},
+		"compiled STATE up to message 40, not yet to 41": {"wait", "service/shop/late"},
+		"the API server is away":                         {"wait", "service/shop/away"},
 	} {
-		_, stderr, code := command(t, append(args, "--timeout", "200ms")...)
+		_, stderr, code := command(t, append(args, "--timeout", "300ms")...)
 		if code != exitNotHealthy || !strings.Contains(stderr, want) {
 			t.Errorf("%v: exit %d: %q doesn't say %q", args, code, stderr, want)
+		}
+	}
+	if _, stderr, code := command(t, "wait", "service/shop/none"); code != exitError || !strings.Contains(stderr, "there is no service/shop/none") {
+		t.Errorf("exit %d: %s", code, stderr)
+	}
+}
+
+// see answers how far STATE must be read, by "kind/namespace/name".
+func (s *stage) see(replies map[string]*schemas.SeenReply) {
+	s.t.Helper()
+	_, err := s.conn.Respond(schemas.SubjectSeen, "", func(_ context.Context, data []byte, reply func([]byte) error) {
+		var request schemas.SeenRequest
+		if err := proto.Unmarshal(data, &request); err == nil {
+			o := request.GetObject()
+			_ = reply(encoded(s.t, replies[o.GetKind()+"/"+o.GetNamespace()+"/"+o.GetName()]))
+		}
+	})
+	if err != nil {
+		s.t.Fatal(err)
+	}
+}
+
+// Promise P5: a node that is behind is named with why and since when, one that is lost apart, and who leads is told.
+func TestStatusTellsHowNodesAndReplicasStand(t *testing.T) {
+	s := newStage(t)
+	s.change(func(status *schemas.Status) {
+		status.NodesTotal, status.NodesConverged, status.NodesUpdating, status.NodesLost = 5000, 4000, 997, 1
+		status.Nodes = append(status.Nodes,
+			&schemas.NodeStatus{Node: "x", Behind: 3, Reason: "bus reconnecting", LackingSince: timestamppb.New(time.Now().Add(-time.Minute)), Applied: &schemas.Applied{Sent: timestamppb.Now()}},
+			&schemas.NodeStatus{Node: "y", Lost: true, Reason: "its Lease has expired"}, &schemas.NodeStatus{Node: "z", Updating: true})
+	})
+	pulses := make(chan struct{})
+	go func() {
+		defer close(pulses)
+		for t.Context().Err() == nil {
+			for _, p := range []*schemas.Pulse{
+				{Service: "compiler", Name: "one", Epoch: 3, Able: true, Revision: 4, Digest: []byte("same")},
+				{Service: "compiler", Name: "two", Able: true, Revision: 4, Digest: []byte("other")},
+			} {
+				_ = s.conn.Publish(schemas.PulseSubject("compiler"), encoded(t, p))
+			}
+			select {
+			case <-time.After(50 * time.Millisecond):
+			case <-t.Context().Done():
+			}
+		}
+	}()
+	t.Cleanup(func() { <-pulses })
+	stdout, _, code := command(t, "status")
+	if code != exitNotHealthy {
+		t.Errorf("exit %d", code)
+	}
+	for _, want := range []string{
+		"Converged   4,000 / 4,999 nodes, 997 updating", "Behind      x  rev 812,341 (-3)  for 60.", "and 1 more behind",
+		"Lost        y  its Lease has expired", "Replicas    compiler one leads in epoch 3, compiler two stands by, with other rows",
+	} {
+		if !strings.Contains(stdout, want) {
+			t.Errorf("%q is missing in:\n%s", want, stdout)
 		}
 	}
 }

@@ -24,8 +24,10 @@ func newStatusCommand() *cobra.Command {
 		Use:   "status",
 		Short: "Show how far every node has come",
 		Long: `status asks the leading compiler which revision the cluster is at, which nodes have it in their kernels, and what is
-wrong, and the leading watcher which objects it can't use and which deletions it holds back. It exits with 3 if a node
-is behind or reports a fault, or if deletions are held back.`,
+wrong; the leading watcher which objects it can't use and which deletions it holds back; the bus how its streams
+stand; and it hears which replicas lead and which stand by. It exits with 3 if a node is behind or reports a fault, if
+deletions are held back, or if a stream is not well. A node that lacks only what was committed in the last 2 seconds is
+updating, not behind; one whose Lease has expired and whose programmer is silent is lost, and nobody waits for it.`,
 		Example: `  deltaplane status
   deltaplane status -o wide
   deltaplane status -o json | jq '.nodes[] | select(.converged | not)'`,
@@ -36,11 +38,17 @@ is behind or reports a fault, or if deletions are held back.`,
 				return err
 			}
 			defer conn.Close()
-			s, err := readStatus(cmd.Context(), conn)
+			replicas, err := hearReplicas(conn)
 			if err != nil {
 				return err
 			}
+			s, err := readStatus(cmd.Context(), conn)
+			if err != nil {
+				return replicas.explain(cmd.Context(), err)
+			}
 			s.askWatcher(cmd.Context(), conn)
+			s.askServer(cmd.Context(), conn)
+			s.Replicas = replicas.wait(cmd.Context())
 			out := cmd.OutOrStdout()
 			view := statusView{clusterStatus: s, now: time.Now(), paint: paintFor(out), wide: format == formatWide}
 			if err := format.print(out, s, func(w io.Writer) error { return view.write(w) }); err != nil {
@@ -59,18 +67,30 @@ is behind or reports a fault, or if deletions are held back.`,
 
 // clusterStatus is what -o json prints. Scripts read it.
 type clusterStatus struct {
-	Healthy   bool           `json:"healthy"`
-	Leader    string         `json:"leader"`
-	Epoch     uint64         `json:"epoch"`
-	Revision  uint64         `json:"revision"`
-	Committed *time.Time     `json:"committed"`
-	Causes    []causeJSON    `json:"causes"`
-	Rows      uint64         `json:"rows"`
-	Converged int            `json:"converged"`
-	Nodes     []nodeStatus   `json:"nodes"`
-	SetAside  []setAsideJSON `json:"setAside"`
-	Held      *heldJSON      `json:"held"`
-	Cluster   clusterJSON    `json:"cluster"`
+	Healthy   bool        `json:"healthy"`
+	Leader    string      `json:"leader"`
+	Epoch     uint64      `json:"epoch"`
+	Revision  uint64      `json:"revision"`
+	Committed *time.Time  `json:"committed"`
+	Causes    []causeJSON `json:"causes"`
+	Rows      uint64      `json:"rows"`
+	// Converged is how many of NodesTotal hold the newest revision; Updating lack only what was committed in the last 2 s;
+	// Lost have a Lease that expired, and nobody waits for them. The rest is behind.
+	Converged        int     `json:"converged"`
+	Updating         int     `json:"updating"`
+	Lost             int     `json:"lost"`
+	NodesTotal       int     `json:"nodesTotal"`
+	LatencyP50Millis float64 `json:"latencyP50Millis"`
+	LatencyP99Millis float64 `json:"latencyP99Millis"`
+	// Nodes are all if a message has room for them, else those that are behind first.
+	Nodes    []nodeStatus      `json:"nodes"`
+	Maps     []fullestJSON     `json:"maps"`
+	Drops    map[string]uint64 `json:"drops"`
+	Replicas []replicaJSON     `json:"replicas"`
+	Streams  []streamJSON      `json:"streams"`
+	SetAside []setAsideJSON    `json:"setAside"`
+	Held     *heldJSON         `json:"held"`
+	Cluster  clusterJSON       `json:"cluster"`
 	// WatcherProblem says why the watcher's part is missing; empty if it isn't.
 	WatcherProblem string `json:"watcherProblem,omitempty"`
 }
@@ -78,6 +98,9 @@ type clusterStatus struct {
 type nodeStatus struct {
 	Node             string            `json:"node"`
 	Converged        bool              `json:"converged"`
+	State            string            `json:"state"` // converged, updating, behind or lost
+	LackingSince     *time.Time        `json:"lackingSince,omitempty"`
+	Drifted          bool              `json:"drifted,omitempty"`
 	Behind           uint64            `json:"behind"`
 	Reason           string            `json:"reason,omitempty"`
 	Reported         *time.Time        `json:"reported"`
@@ -101,6 +124,12 @@ type mapUseJSON struct {
 	Name     string `json:"name"`
 	Entries  uint64 `json:"entries"`
 	Capacity uint64 `json:"capacity"`
+}
+
+// fullestJSON is how full a map is on the node where it is fullest.
+type fullestJSON struct {
+	mapUseJSON
+	Node string `json:"node"`
 }
 
 type faultJSON struct {
@@ -156,17 +185,26 @@ func statusFromProto(m *schemas.Status) *clusterStatus {
 			APIServers:   convertAll(m.GetCluster().GetApiServers(), foundFromProto),
 		},
 	}
+	s.Converged, s.Updating = int(m.GetNodesConverged()), int(m.GetNodesUpdating())
+	s.Lost, s.NodesTotal = int(m.GetNodesLost()), int(m.GetNodesTotal())
+	s.LatencyP50Millis, s.LatencyP99Millis = millis(m.GetLatencyP50().AsDuration()), millis(m.GetLatencyP99().AsDuration())
+	s.Maps = convertAll(m.GetMaps(), func(f *schemas.FullestMap) fullestJSON {
+		return fullestJSON{mapUseFromProto(f.GetUse()), f.GetNode()}
+	})
+	if s.Drops = m.GetDrops(); s.Drops == nil {
+		s.Drops = map[string]uint64{}
+	}
 	s.Held = heldFromProto(m.GetHeld())
-	s.Healthy = s.Held == nil
+	s.Healthy = s.Held == nil && s.behind() == 0
 	for _, n := range s.Nodes {
-		if n.Converged {
-			s.Converged++
-		}
-		s.Healthy = s.Healthy && n.Converged && len(n.Faults) == 0
+		s.Healthy = s.Healthy && len(n.Faults) == 0
 	}
 	slices.SortFunc(s.Nodes, func(a, b nodeStatus) int { return strings.Compare(a.Node, b.Node) })
 	return s
 }
+
+// behind is how many nodes lack what they should have had for a while, and are waited for.
+func (s *clusterStatus) behind() int { return s.NodesTotal - s.Converged - s.Updating - s.Lost }
 
 // watcherWithin bounds the wait for the watcher, without which a status is still worth having.
 const watcherWithin = 2 * time.Second
@@ -209,7 +247,7 @@ func nodeFromProto(m *schemas.NodeStatus) nodeStatus {
 		drops = map[string]uint64{}
 	}
 	return nodeStatus{
-		Node: m.GetNode(), Converged: m.GetConverged(), Behind: m.GetBehind(), Reason: m.GetReason(),
+		Node: m.GetNode(), Converged: m.GetConverged(), State: standing(m), Drifted: m.GetDrifted(), LackingSince: timeOf(m.GetLackingSince()), Behind: m.GetBehind(), Reason: m.GetReason(),
 		Reported: timeOf(a.GetSent()), MapsKind: a.GetMapsKind(), Positions: convertAll(a.GetPositions(), positionFromProto),
 		LatencyP50Millis: millis(m.GetLatencyP50().AsDuration()), LatencyP99Millis: millis(m.GetLatencyP99().AsDuration()),
 		Maps: convertAll(a.GetMaps(), mapUseFromProto), Drops: drops,
@@ -217,6 +255,19 @@ func nodeFromProto(m *schemas.NodeStatus) nodeStatus {
 			return faultJSON{f.GetKind(), f.GetText(), timeOf(f.GetSince()), f.GetLayer(), f.GetRevision()}
 		}),
 	}
+}
+
+// standing is how a node stands in one word, as in the metric deltaplane_compiler_nodes.
+func standing(m *schemas.NodeStatus) string {
+	switch {
+	case m.GetConverged():
+		return "converged"
+	case m.GetUpdating():
+		return "updating"
+	case m.GetLost():
+		return "lost"
+	}
+	return "behind"
 }
 
 func positionFromProto(m *schemas.Position) positionJSON {

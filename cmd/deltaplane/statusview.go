@@ -31,8 +31,10 @@ func (v statusView) write(w io.Writer) error {
 	var b strings.Builder
 	fmt.Fprintf(&b, "%s  rev %s   %s\n", v.paint.bold("CLUSTER"), grouped(v.Revision), v.lastChange())
 	v.line(&b, "Converged", v.converged())
-	v.behind(&b)
+	v.unconverged(&b)
 	v.line(&b, "Integrity", v.integrity())
+	v.replicas(&b)
+	v.line(&b, "Streams", v.streams())
 	if use := v.fullest(); use != "" {
 		v.line(&b, "Maps", use)
 	}
@@ -69,45 +71,49 @@ func (v statusView) lastChange() string {
 }
 
 func (v statusView) converged() string {
-	count := fmt.Sprintf("%d / %d nodes", v.Converged, len(v.Nodes))
-	if v.Converged == len(v.Nodes) {
+	waited := v.NodesTotal - v.Lost
+	count := grouped(uint64(v.Converged)) + " / " + grouped(uint64(waited)) + " nodes"
+	if v.Converged == waited {
 		count = v.paint.green(count)
 	} else {
 		count = v.paint.yellow(count)
 	}
+	if v.Updating > 0 {
+		count += fmt.Sprintf(", %s updating", grouped(uint64(v.Updating)))
+	}
+	if v.LatencyP99Millis == 0 {
+		return count
+	}
 	slowest := nodeStatus{}
-	var medians []float64
 	for _, n := range v.Nodes {
 		if n.LatencyP99Millis >= slowest.LatencyP99Millis {
 			slowest = n
 		}
-		medians = append(medians, n.LatencyP50Millis)
 	}
-	if slowest.LatencyP99Millis == 0 {
-		return count
-	}
-	slices.Sort(medians)
-	return fmt.Sprintf("%s   change to kernel: p50 %s  slowest node's p99 %s (%s)",
-		count, inMillis(medians[len(medians)/2]), inMillis(slowest.LatencyP99Millis), slowest.Node)
+	return fmt.Sprintf("%s   change to kernel: p50 %s  p99 %s  slowest node's p99 %s (%s)", count,
+		inMillis(v.LatencyP50Millis), inMillis(v.LatencyP99Millis), inMillis(slowest.LatencyP99Millis), slowest.Node)
 }
 
-func (v statusView) behind(b *strings.Builder) {
+// unconverged names the nodes that are behind, with why, and those that are lost.
+func (v statusView) unconverged(b *strings.Builder) {
+	v.name(b, "Behind", "behind", v.behind(), func(n nodeStatus) string { return v.paint.yellow(n.Node) + "  " + v.lag(n) })
+	v.name(b, "Lost", "lost", v.Lost, func(n nodeStatus) string { return n.Node + "  " + n.Reason })
+}
+
+// name writes a line for each of the nodes in one state, up to a bound.
+func (v statusView) name(b *strings.Builder, title, state string, count int, text func(nodeStatus) string) {
 	shown := 0
 	for _, n := range v.Nodes {
-		if n.Converged {
+		if n.State != state || shown >= behindShown && !v.wide {
 			continue
 		}
-		if shown++; shown > behindShown && !v.wide {
-			continue
-		}
-		title := "Behind"
-		if shown > 1 {
+		if shown++; shown > 1 {
 			title = ""
 		}
-		v.line(b, title, v.paint.yellow(n.Node)+"  "+v.lag(n))
+		v.line(b, title, text(n))
 	}
-	if left := shown - behindShown; left > 0 && !v.wide {
-		v.line(b, "", fmt.Sprintf("and %d more (-o wide names all)", left))
+	if left := count - shown; left > 0 {
+		v.line(b, "", fmt.Sprintf("and %s more %s (-o wide names all that a message has room for)", grouped(uint64(left)), state))
 	}
 }
 
@@ -115,26 +121,25 @@ func (v statusView) lag(n nodeStatus) string {
 	if n.Reported == nil {
 		return cmp.Or(n.Reason, "has never reported")
 	}
-	return fmt.Sprintf("rev %s (-%s)  reported %s  %s", grouped(v.Revision-min(n.Behind, v.Revision)), grouped(n.Behind), ago(v.now, *n.Reported), n.Reason)
+	text := fmt.Sprintf("rev %s (-%s)", grouped(v.Revision-min(n.Behind, v.Revision)), grouped(n.Behind))
+	if n.LackingSince != nil {
+		text += "  for " + inMillis(millis(v.now.Sub(*n.LackingSince)))
+	}
+	return fmt.Sprintf("%s  reported %s  %s", text, ago(v.now, *n.Reported), n.Reason)
 }
 
-// integrity counts the converged nodes whose cluster rows have the digest that most have.
+// integrity says whether nodes have other rows than were compiled, at the same revision. Converged ones haven't: that is
+// what the compiler compares.
 func (v statusView) integrity() string {
-	count := map[string]int{}
+	var drifted []string
 	for _, n := range v.Nodes {
-		if n.Converged {
-			count[clusterDigest(n)]++
+		if n.Drifted {
+			drifted = append(drifted, n.Node)
 		}
 	}
-	most := 0
-	for digest, c := range count {
-		if digest != "" {
-			most = max(most, c)
-		}
-	}
-	text := fmt.Sprintf("digest equal on %d/%d converged nodes", most, v.Converged)
-	if most != v.Converged {
-		return v.paint.red(text)
+	text := fmt.Sprintf("digest as compiled on %s converged nodes", grouped(uint64(v.Converged)))
+	if len(drifted) > 0 {
+		text += v.paint.red(fmt.Sprintf(", another on %d: %s", len(drifted), strings.Join(drifted[:min(len(drifted), behindShown)], ", ")))
 	}
 	return text
 }
@@ -150,23 +155,14 @@ func clusterDigest(n nodeStatus) string {
 
 // fullest shows of each map the node on which it is fullest.
 func (v statusView) fullest() string {
-	worst := map[string]mapUseJSON{}
-	for _, n := range v.Nodes {
-		for _, m := range n.Maps {
-			if w, seen := worst[m.Name]; !seen || m.Entries*w.Capacity > w.Entries*m.Capacity {
-				worst[m.Name] = m
-			}
-		}
-	}
 	var all []string
-	for _, name := range slices.Sorted(maps.Keys(worst)) {
-		m := worst[name]
-		text := fmt.Sprintf("%s %s / %s", versionless(name), grouped(m.Entries), grouped(m.Capacity))
-		if m.Entries == 0 && len(worst) > 6 {
+	for _, m := range v.Maps {
+		text := fmt.Sprintf("%s %s / %s", versionless(m.Name), grouped(m.Entries), grouped(m.Capacity))
+		if m.Entries == 0 && len(v.Maps) > 6 {
 			continue // tables that few clusters use
 		}
 		if m.Capacity > 1 && m.Entries*10 >= m.Capacity*9 {
-			text = v.paint.red(text)
+			text = v.paint.red(text + " (" + m.Node + ")")
 		}
 		all = append(all, text)
 	}
@@ -182,12 +178,7 @@ func versionless(name string) string {
 }
 
 func (v statusView) drops() string {
-	total := map[string]uint64{}
-	for _, n := range v.Nodes {
-		for reason, count := range n.Drops {
-			total[reason] += count
-		}
-	}
+	total := v.Drops
 	var all []string
 	for _, reason := range slices.Sorted(maps.Keys(total)) {
 		if total[reason] > 0 {
@@ -204,6 +195,11 @@ func (v statusView) problems(b *strings.Builder) {
 	for _, n := range v.Nodes {
 		for _, f := range n.Faults {
 			v.line(b, "Fault", v.paint.red(n.Node+": "+f.Kind)+": "+f.Text)
+		}
+	}
+	for _, s := range v.Streams {
+		for _, problem := range s.Problems {
+			v.line(b, "Stream", v.paint.red(problem))
 		}
 	}
 	for i, a := range v.SetAside {
@@ -226,14 +222,11 @@ func (v statusView) nodes(b *strings.Builder) {
 	b.WriteString("\n")
 	t := newTable("NODE", "STATE", "BEHIND", "MAPS", "P50", "P99", "REPORTED", "DIGEST")
 	for _, n := range v.Nodes {
-		state, reported := "converged", "never"
-		if !n.Converged {
-			state = "behind"
-		}
+		reported := "never"
 		if n.Reported != nil {
 			reported = ago(v.now, *n.Reported)
 		}
-		t.row(n.Node, state, grouped(n.Behind), n.MapsKind, latency(n.LatencyP50Millis), latency(n.LatencyP99Millis), reported, clusterDigest(n))
+		t.row(n.Node, n.State, grouped(n.Behind), n.MapsKind, latency(n.LatencyP50Millis), latency(n.LatencyP99Millis), reported, clusterDigest(n))
 	}
 	b.WriteString(t.String())
 }

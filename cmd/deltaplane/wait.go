@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"strconv"
 	"strings"
 	"time"
@@ -13,23 +14,27 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/deltaplane/deltaplane/internal/bus"
-	"github.com/deltaplane/deltaplane/internal/wire"
 	"github.com/deltaplane/deltaplane/schemas"
 )
 
 // waitPause is between two looks at the status.
-const waitPause = 100 * time.Millisecond
+const waitPause = 50 * time.Millisecond
 
 func newWaitCommand() *cobra.Command {
+	var format outputFormat
 	var from busFlags
 	var timeout time.Duration
 	cmd := &cobra.Command{
 		Use:   "wait [KIND/NAMESPACE/NAME | KIND/NAME | REVISION]",
 		Short: "Wait until a change is in the kernel of every node",
-		Long: `wait returns when every node has applied a revision: the one given, the newest one that an object caused, or without
-an argument the newest there is. It exits with 3, and names the nodes that lack it, when the time is over.`,
+		Long: `wait returns when every node has applied what an object says now: after "kubectl apply" it asks the watcher, which looks
+at the API server, how far the bus must be read to have the object as it is, waits until the compiler has come that far,
+and then until no node lacks that revision. Without an argument it does so for everything that the watcher has been
+told; a number is a revision. Nodes that are lost (their Lease has expired and their programmer is silent) aren't
+waited for. It exits with 3, and names the nodes that lack it with why, when the time is over.`,
 		Example: `  deltaplane wait
-  deltaplane wait service/shop/cart --timeout 10s
+  kubectl apply -f cart.yaml && deltaplane wait service/shop/cart --timeout 10s
+  deltaplane wait networkpolicy/shop/allow-web -o json
   deltaplane wait 812344`,
 		Args: cobra.MaximumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -44,123 +49,171 @@ an argument the newest there is. It exits with 3, and names the nodes that lack 
 			defer conn.Close()
 			ctx, cancel := context.WithTimeout(cmd.Context(), timeout)
 			defer cancel()
-			s, err := what.wait(ctx, conn)
-			if err == nil {
-				_, err = fmt.Fprintf(cmd.OutOrStdout(), "live on %d of %d nodes: revision %s\n", len(s.Nodes), len(s.Nodes), grouped(what.revision))
+			began := time.Now()
+			err = what.wait(ctx, conn)
+			if err != nil && (ctx.Err() == nil || cmd.Context().Err() != nil) {
 				return err
 			}
-			if ctx.Err() == nil || cmd.Context().Err() != nil {
+			r := what.result(time.Since(began), timeout)
+			out := cmd.OutOrStdout()
+			if !r.Live && format == formatTable {
+				out = cmd.ErrOrStderr()
+			}
+			if err := format.print(out, r, func(w io.Writer) error { _, err := fmt.Fprintln(w, r.Text); return err }); err != nil {
 				return err
 			}
-			fmt.Fprintf(cmd.ErrOrStderr(), "not live everywhere after %s: %s\n", timeout, what.missing(s))
-			return exitStatus(exitNotHealthy)
+			if !r.Live {
+				return exitStatus(exitNotHealthy)
+			}
+			return nil
 		},
 	}
 	cmd.Flags().DurationVar(&timeout, "timeout", 30*time.Second, "how long to wait")
+	format.addFlag(cmd)
 	from.add(cmd)
 	return cmd
 }
 
-// goal is what is waited for: a revision, or what an object last caused.
+// waitJSON is what -o json prints. Scripts read it.
+type waitJSON struct {
+	Live     bool   `json:"live"`
+	Revision uint64 `json:"revision"`
+	// ResourceVersion is the object's that was waited for, as the API server had it.
+	ResourceVersion string `json:"resourceVersion,omitempty"`
+	// Nodes is how many are waited for, NodesLacking how many of them lack the revision, Lost how many aren't waited for.
+	Nodes        uint64        `json:"nodes"`
+	NodesLacking uint64        `json:"nodesLacking"`
+	Lost         uint64        `json:"lost"`
+	Lacking      []lackingJSON `json:"lacking"` // some of them
+	WaitedMillis float64       `json:"waitedMillis"`
+	Text         string        `json:"text"`
+}
+
+type lackingJSON struct {
+	Node   string `json:"node"`
+	Behind uint64 `json:"behind"`
+	Reason string `json:"reason"`
+}
+
+// goal is what is waited for: a revision, or what the watcher has seen, of an object or at all.
 type goal struct {
-	revision        uint64
-	kind, ns, name  string // empty unless an object is meant
-	newestWhenAsked bool
-	read            uint64 // how far the log has been read
+	object   *schemas.ObjectRef // none is everything
+	revision uint64             // 0 until it is known
+	sequence uint64             // of STATE, that has to be compiled; 0 until it is known
+
+	seen   *schemas.SeenReply
+	status *schemas.Status // the last answer
+	asked  error           // why there is no answer of late
 }
 
 func parseGoal(args []string) (*goal, error) {
 	if len(args) == 0 {
-		return &goal{newestWhenAsked: true}, nil
+		return &goal{}, nil
 	}
-	if revision, err := strconv.ParseUint(args[0], 10, 64); err == nil {
+	if revision, err := strconv.ParseUint(args[0], 10, 64); err == nil && revision > 0 {
 		return &goal{revision: revision}, nil
 	}
 	parts := strings.Split(args[0], "/")
 	switch len(parts) {
 	case 2:
-		return &goal{kind: parts[0], name: parts[1]}, nil
+		return &goal{object: &schemas.ObjectRef{Kind: parts[0], Name: parts[1]}}, nil
 	case 3:
-		return &goal{kind: parts[0], ns: parts[1], name: parts[2]}, nil
+		return &goal{object: &schemas.ObjectRef{Kind: parts[0], Namespace: parts[1], Name: parts[2]}}, nil
 	}
 	return nil, fmt.Errorf("wait for %q: want a revision, KIND/NAMESPACE/NAME such as service/shop/cart, or KIND/NAME", args[0])
 }
 
-// wait returns once every node has it. Besides an error it returns the last status seen.
-func (g *goal) wait(ctx context.Context, conn *bus.Conn) (*clusterStatus, error) {
-	last := &clusterStatus{}
+// wait returns once every node has it. Whoever doesn't answer for a while may be failing over: it is asked again.
+func (g *goal) wait(ctx context.Context, conn *bus.Conn) error {
 	for {
-		if err := g.find(ctx, conn); err != nil {
-			return last, err
-		}
-		s, err := readStatus(ctx, conn)
-		if err != nil && ctx.Err() == nil && !errors.Is(err, context.DeadlineExceeded) {
-			return last, err
-		}
-		if err == nil {
-			last = s
-			if g.newestWhenAsked {
-				g.newestWhenAsked, g.revision = false, s.Revision
-			}
-			if g.revision > 0 && len(g.lacking(s)) == 0 && s.Revision >= g.revision {
-				return s, nil
-			}
+		done, err := g.look(ctx, conn)
+		if err != nil || done {
+			return err
 		}
 		select {
 		case <-time.After(waitPause):
 		case <-ctx.Done():
-			return last, ctx.Err()
+			return ctx.Err()
 		}
 	}
 }
 
-// find looks in the log for the newest revision that the object caused.
-func (g *goal) find(ctx context.Context, conn *bus.Conn) error {
-	if g.kind == "" || g.revision > 0 {
-		return nil
+// look asks once whatever is to be asked next.
+func (g *goal) look(ctx context.Context, conn *bus.Conn) (done bool, err error) {
+	if g.revision == 0 && g.seen == nil {
+		var seen schemas.SeenReply
+		if g.asked = ask(ctx, conn, schemas.SubjectSeen, "watcher", &schemas.SeenRequest{Object: g.object}, &seen); g.asked != nil {
+			return false, nil
+		}
+		switch {
+		case seen.GetUnknown():
+			return false, fmt.Errorf("there is no %s, and there was none: is the name right?", g.title())
+		case seen.GetRefused() != "":
+			g.asked = errors.New(seen.GetRefused())
+			return false, nil
+		}
+		g.seen, g.sequence = &seen, seen.GetStateSequence()
 	}
-	return conn.Read(ctx, bus.ReadOptions{Stream: schemas.Deltas.Name, FromSequence: g.read + 1}, func(r bus.Record) error {
-		g.read = r.Sequence
-		if r.Subject == schemas.SubjectEpoch || r.Subject == schemas.SubjectCheckpoint {
-			return nil
+	var s schemas.Status
+	if g.asked = ask(ctx, conn, schemas.SubjectStatus, "compiler", &schemas.StatusRequest{Revision: max(g.revision, 1)}, &s); g.asked != nil {
+		return false, nil
+	}
+	g.status = &s
+	if g.revision == 0 {
+		if s.GetStateSequence() < g.sequence {
+			return false, nil
 		}
-		part, err := wire.DecodeDelta(r.Data)
-		if err != nil {
-			return nil // not for this command to judge
-		}
-		for _, c := range part.Delta.Causes {
-			if strings.EqualFold(c.Kind, g.kind) && c.Namespace == g.ns && c.Name == g.name {
-				g.revision = uint64(part.Delta.To)
-			}
-		}
-		return nil
-	})
+		// All that was compiled so far includes it. Who has this revision is asked from now on.
+		g.revision = s.GetRevision()
+		return g.revision == 0, nil // nothing was ever compiled for any node
+	}
+	return s.GetRevision() >= g.revision && s.GetNodesLacking() == 0, nil
 }
 
-// lacking names the nodes that don't have the revision.
-func (g *goal) lacking(s *clusterStatus) []string {
-	var nodes []string
-	for _, n := range s.Nodes {
-		if n.Reported == nil || s.Revision-min(n.Behind, s.Revision) < g.revision {
-			nodes = append(nodes, n.Node)
-		}
-	}
-	return nodes
+func (g *goal) title() string {
+	o := g.object
+	return strings.TrimSuffix(strings.Join([]string{o.GetKind(), o.GetNamespace(), o.GetName()}, "/"), "/")
 }
 
-func (g *goal) missing(s *clusterStatus) string {
+func (g *goal) result(waited, timeout time.Duration) waitJSON {
+	s := g.status
+	r := waitJSON{
+		Revision: g.revision, ResourceVersion: g.seen.GetResourceVersion(), Nodes: s.GetNodesTotal() - s.GetNodesLost(),
+		NodesLacking: s.GetNodesLacking(), Lost: s.GetNodesLost(), WaitedMillis: millis(waited),
+		Lacking: convertAll(s.GetNodes(), func(n *schemas.NodeStatus) lackingJSON {
+			return lackingJSON{n.GetNode(), n.GetBehind(), n.GetReason()}
+		}),
+	}
+	r.Live = s != nil && g.asked == nil && (g.revision > 0 || g.sequence > 0) && s.GetRevision() >= g.revision && s.GetStateSequence() >= g.sequence && r.NodesLacking == 0
+	if !r.Live {
+		r.Text = fmt.Sprintf("not live everywhere after %s: %s", timeout, g.missing(&r))
+		return r
+	}
+	r.Text = fmt.Sprintf("live on %s of %s nodes: revision %s", grouped(r.Nodes), grouped(r.Nodes), grouped(r.Revision))
+	if r.Lost > 0 {
+		r.Text += fmt.Sprintf(" (%s lost nodes aren't waited for)", grouped(r.Lost))
+	}
+	return r
+}
+
+func (g *goal) missing(r *waitJSON) string {
 	switch {
-	case g.revision == 0 && g.kind != "":
-		return "no change that " + strings.Trim(g.kind+"/"+g.ns+"/"+g.name, "/") + " caused has been seen"
+	case g.asked != nil:
+		return g.asked.Error()
+	case g.status == nil:
+		return "nobody has answered"
 	case g.revision == 0:
-		return "nothing is compiled yet"
-	case s.Revision < g.revision:
-		return fmt.Sprintf("the cluster is at revision %s, before %s", grouped(s.Revision), grouped(g.revision))
+		return fmt.Sprintf("the compiler has compiled STATE up to message %s, not yet to %s", grouped(g.status.GetStateSequence()), grouped(g.sequence))
+	case g.status.GetRevision() < g.revision:
+		return fmt.Sprintf("the cluster is at revision %s, before %s", grouped(g.status.GetRevision()), grouped(g.revision))
 	}
-	nodes := g.lacking(s)
-	text := strings.Join(nodes[:min(len(nodes), 10)], ", ")
-	if more := len(nodes) - 10; more > 0 {
+	var names []string
+	for _, n := range r.Lacking[:min(len(r.Lacking), 10)] {
+		names = append(names, n.Node+" ("+n.Reason+")")
+	}
+	text := fmt.Sprintf("revision %s isn't on %s", grouped(g.revision), strings.Join(names, ", "))
+	if more := r.NodesLacking - uint64(len(names)); more > 0 {
 		text += fmt.Sprintf(" and %d more", more)
 	}
-	return fmt.Sprintf("revision %s isn't on %s", grouped(g.revision), text)
+	return text
 }
