@@ -417,8 +417,8 @@ func TestAuditTellsTheCommitItsCauseAndWhoHasIt(t *testing.T) {
 func TestWait(t *testing.T) {
 	s := newStage(t)
 	s.see(map[string]*schemas.SeenReply{
-		"endpointslice/shop/cart-x": {StateSequence: 40, ResourceVersion: "7"}, "//": {StateSequence: 39}, "service/shop/late": {StateSequence: 41},
-		"service/shop/none": {Unknown: true}, "service/shop/away": {Refused: "the API server is away"},
+		"EndpointSlice/shop/cart-x": {StateSequence: 40, ResourceVersion: "7"}, "//": {StateSequence: 39}, "Service/shop/late": {StateSequence: 41},
+		"Service/shop/none": {Unknown: true}, "Service/shop/away": {Refused: "the API server is away"},
 	})
 	s.change(func(status *schemas.Status) { status.Revision = 4 })
 	for _, args := range [][]string{{"wait"}, {"wait", "4"}, {"wait", "endpointslice/shop/cart-x"}} {
@@ -444,7 +444,7 @@ func TestWait(t *testing.T) {
 			t.Errorf("%v: exit %d: %q doesn't say %q", args, code, stderr, want)
 		}
 	}
-	if _, stderr, code := command(t, "wait", "service/shop/none"); code != exitError || !strings.Contains(stderr, "there is no service/shop/none") {
+	if _, stderr, code := command(t, "wait", "service/shop/none"); code != exitError || !strings.Contains(stderr, "there is no Service/shop/none") {
 		t.Errorf("exit %d: %s", code, stderr)
 	}
 }

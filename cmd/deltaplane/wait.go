@@ -116,11 +116,33 @@ func parseGoal(args []string) (*goal, error) {
 	parts := strings.Split(args[0], "/")
 	switch len(parts) {
 	case 2:
-		return &goal{object: &schemas.ObjectRef{Kind: parts[0], Name: parts[1]}}, nil
+		return &goal{object: &schemas.ObjectRef{Kind: kindOf(parts[0]), Name: parts[1]}}, nil
 	case 3:
-		return &goal{object: &schemas.ObjectRef{Kind: parts[0], Namespace: parts[1], Name: parts[2]}}, nil
+		return &goal{object: &schemas.ObjectRef{Kind: kindOf(parts[0]), Namespace: parts[1], Name: parts[2]}}, nil
 	}
 	return nil, fmt.Errorf("wait for %q: want a revision, KIND/NAMESPACE/NAME such as service/shop/cart, or KIND/NAME", args[0])
+}
+
+// kinds by what people call them, as kubectl takes it.
+var kinds = map[string]string{
+	"service": "Service", "svc": "Service", "endpointslice": "EndpointSlice", "pod": "Pod", "po": "Pod", "node": "Node", "no": "Node",
+	"namespace": "Namespace", "ns": "Namespace", "networkpolicy": "NetworkPolicy", "netpol": "NetworkPolicy",
+	"clusternetworkpolicy": "ClusterNetworkPolicy", "cnp": "ClusterNetworkPolicy",
+}
+
+// kindOf returns the kind that is called so; what isn't known is for the watcher to refuse by name.
+func kindOf(called string) string {
+	called, _, _ = strings.Cut(called, ".") // service.v1
+	if kind, known := kinds[strings.TrimSuffix(strings.ToLower(called), "s")]; known {
+		return kind
+	}
+	if kind, known := kinds[strings.ToLower(called)]; known {
+		return kind
+	}
+	if kind, plural := strings.CutSuffix(strings.ToLower(called), "ies"); plural && kinds[kind+"y"] != "" {
+		return kinds[kind+"y"]
+	}
+	return called
 }
 
 // wait returns once every node has it. Whoever doesn't answer for a while may be failing over: it is asked again.
@@ -155,7 +177,11 @@ func (g *goal) look(ctx context.Context, conn *bus.Conn) (done bool, err error) 
 		g.seen, g.sequence = &seen, seen.GetStateSequence()
 	}
 	var s schemas.Status
-	if g.asked = ask(ctx, conn, schemas.SubjectStatus, "compiler", &schemas.StatusRequest{Revision: max(g.revision, 1)}, &s); g.asked != nil {
+	err = ask(ctx, conn, schemas.SubjectStatus, "compiler", &schemas.StatusRequest{Revision: max(g.revision, 1)}, &s)
+	if err != nil && ctx.Err() != nil && g.status != nil {
+		return false, nil // the time is over; what was said before counts
+	}
+	if g.asked = err; err != nil {
 		return false, nil
 	}
 	g.status = &s
