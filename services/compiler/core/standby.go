@@ -125,10 +125,10 @@ func (c *Core) Log(now time.Time, r Record) Output {
 
 // queue keeps facts until the leader says that they are in its rows. Until STATE was read once there is no order to keep.
 func (c *Core) queue(now time.Time, sequence uint64, facts []*schemas.Fact) Output {
-	if !c.caughtUp {
-		return c.apply(now, facts)
-	}
 	s := &c.standby
+	if !c.caughtUp || sequence <= s.released {
+		return c.apply(now, facts) // no order to keep yet, or one that wasn't waited for
+	}
 	s.facts = append(s.facts, factsAt{sequence, facts})
 	if s.queued += len(facts); s.queued > mostQueued {
 		c.cold("too many facts wait for their delta")
@@ -227,7 +227,9 @@ func (c *Core) endGroup(now time.Time) (out Output) {
 	if s.warm && len(s.plan.stages) > 0 {
 		c.cold(fmt.Sprintf("after revision %d the leader left out changes of %d layers", c.revision, len(s.plan.stages[0])))
 	}
-	if !s.warm && c.caughtUp && c.trusted && s.at == s.released && !now.Before(s.compare) {
+	// STATE keeps only the newest fact of each object: whoever was away lacks facts between those that it has, until it
+	// has come to the end.
+	if !s.warm && c.caughtUp && c.trusted && s.at == s.released && s.at <= c.seen && len(s.facts) == 0 && !now.Before(s.compare) {
 		out = c.compareAll(now)
 	}
 	return out
