@@ -25,7 +25,7 @@ func TestEveryCheckerFindsWhatItIsFor(t *testing.T) {
 	}{
 		{"converged", "a node hears nothing any more", func(c *cluster) { c.nodes[1].mangle = deaf }},
 		{"converged", "an edit of a map is never looked for", func(c *cluster) { c.atHealing(func() { c.nodes[1].blind() }) }},
-		{"committed", "a node takes rows that no compiler committed", func(c *cluster) { c.nodes[1].mangle = forged }},
+		{"committed", "a node takes rows that no compiler committed", func(c *cluster) { c.nodes[1].mangle = c.nodes[1].forged }},
 		{"monotonic", "a node goes back to an older position", func(c *cluster) { c.atHealing(func() { c.nodes[1].goBack() }) }},
 		{"ids", "compilers forget quarantine", func(c *cluster) { c.withoutQuarantine() }},
 		{"reader", "backends are written after what points at them", func(c *cluster) { c.nodes[0].backendsLate() }},
@@ -65,24 +65,23 @@ func deaf(in core.Input) core.Input {
 		if in.To > 20 {
 			return core.Tick{}
 		}
-	case core.Snapshot, core.Heartbeat:
+	case core.Branches, core.Heartbeat:
 		return core.Tick{}
 	}
 	return in
 }
 
-// forged puts a backend's port into snapshots that no compiler said, with a digest that fits.
-func forged(in core.Input) core.Input {
-	s, ok := in.(core.Snapshot)
-	if !ok || len(s.Rows.Backends) == 0 {
+// forged has a node take deltas whose rows are not those that the log has, with a digest that fits.
+func (n *node) forged(in core.Input) core.Input {
+	d, ok := in.(core.Delta)
+	if !ok || len(d.Change.Put.Backends) == 0 || n.driver.Core.State() == nil {
 		return in
 	}
-	s.Rows.Backends = slices.Clone(s.Rows.Backends)
-	s.Rows.Backends[0].Port++
-	rows := model.NewTables()
-	rows.Apply(&model.Change{Put: s.Rows}, model.Digest{})
-	s.Position.Digest = rows.Digest()
-	return s
+	state := n.driver.Core.State()
+	d.Change.Put.Backends = slices.Clone(d.Change.Put.Backends)
+	d.Change.Put.Backends[0].Port++
+	d.DigestAfter = state.Tables(d.Layer.Kind).Clone().Apply(&d.Change, state.Digest(d.Layer.Kind))
+	return d
 }
 
 // blind has a node see its maps as they were before someone deletes a frontend.

@@ -324,8 +324,8 @@ func (k *checks) wrongAt(n *node, leader *compiling) []string {
 
 func (k *checks) leader() *compiling {
 	for _, c := range k.compilers {
-		if c.up && c.term != nil && c.term.core != nil && c.term.core.Waiting() == "" {
-			return c.term
+		if t := c.current; c.up && t != nil && t.core != nil && t.core.Leads() && t.core.Waiting() == "" {
+			return t
 		}
 	}
 	return nil
@@ -334,15 +334,15 @@ func (k *checks) leader() *compiling {
 // leaderless says why no compiler leads.
 func (k *checks) leaderless() (why []string) {
 	for _, c := range k.compilers {
-		switch {
+		switch t := c.current; {
 		case !c.up:
 			why = append(why, c.name+" is down")
-		case c.term == nil:
-			why = append(why, c.name+" stands by")
-		case c.term.core == nil:
-			why = append(why, c.name+" reads the log")
+		case t == nil || t.core == nil:
+			why = append(why, c.name+" reads the streams")
+		case t.core.Leads():
+			why = append(why, fmt.Sprintf("%s leads in epoch %d and waits %s", c.name, t.fence.epoch, t.core.Waiting()))
 		default:
-			why = append(why, fmt.Sprintf("%s leads in epoch %d and waits %s", c.name, c.term.fence.epoch, c.term.core.Waiting()))
+			why = append(why, fmt.Sprintf("%s stands by, able %t: %s", c.name, t.core.Able(), t.core.Waiting()))
 		}
 	}
 	return why

@@ -10,16 +10,22 @@ import (
 
 	"google.golang.org/protobuf/proto"
 
+	"github.com/deltaplane/deltaplane/internal/bus"
 	"github.com/deltaplane/deltaplane/internal/lead"
 	"github.com/deltaplane/deltaplane/internal/model"
 	"github.com/deltaplane/deltaplane/schemas"
 	"github.com/deltaplane/deltaplane/services/compiler/core"
 )
 
-// raiseEvery is how often a node's word ends a term at most, as in the service.
-const raiseEvery = time.Minute
+// As in the service.
+const (
+	// raiseEvery is how often a node's word ends a term at most.
+	raiseEvery = time.Minute
+	// readBy is how long the log may take to be read up to a term's epoch.
+	readBy = 10 * time.Second
+)
 
-// compiler is the shell of a compiler: it leads in terms, and what it drives in each is a core.
+// compiler is the shell of a compiler. It runs sessions: each reads DELTA and STATE, stands by, and may come to lead.
 type compiler struct {
 	*process
 	bus     *wires
@@ -29,19 +35,24 @@ type compiler struct {
 	replica *replica
 	above   core.Outranked
 	raised  time.Time
-	term    *compiling
+	current *compiling
 }
 
-// compiling is one term of leading.
+// compiling is one time of knowing what DELTA and STATE say, as a session of the service.
 type compiling struct {
 	*compiler
-	core    *core.Core
-	fence   *fence
-	over    bool
-	wakes   int // of the newest planned Tick
-	before  uint64
-	reader  *reader
-	answers []*subscription
+	core          *core.Core
+	over          bool
+	log, facts    *reader
+	subscriptions []*subscription
+	wakes         int // of the newest planned Tick
+	shape         lead.Shape
+	shaped        time.Time
+	epoch, before uint64 // of DELTA, and of STATE's epoch's message, at the last look
+
+	fence  *fence // of the term that runs; nil while it stands by
+	by     time.Time
+	status *subscription
 }
 
 func newCompiler(c *cluster, name string) *compiler {
@@ -49,33 +60,35 @@ func newCompiler(c *cluster, name string) *compiler {
 	co.options.Holder = name
 	co.replica = &replica{
 		process: co.process, bus: c.bus, stream: c.delta, subject: schemas.SubjectEpoch, service: "compiler",
-		begin: co.leads, end: co.end, above: func() uint64 { return uint64(co.above.Epoch) },
+		begin: co.leads, end: co.standBy, above: func() uint64 { return uint64(co.above.Epoch) },
 	}
 	return co
 }
 
 func (c *compiler) run() {
 	c.start()
-	c.term, c.above, c.raised = nil, core.Outranked{}, time.Time{}
+	c.current, c.above, c.raised = nil, core.Outranked{}, time.Time{}
 	c.replica.run()
-	c.shape()
+	c.session()
 }
 
-// shape says that this compiler could lead, once the streams are there.
-func (c *compiler) shape() {
+// session begins one: fold the log, then follow it and STATE.
+func (c *compiler) session() {
+	t := &compiling{compiler: c}
+	c.current = t
 	c.delta.ensure(c.process, func(err error) {
-		c.state.ensure(c.process, func(err2 error) {
-			c.replica.set(lead.Shape{Able: err == nil && err2 == nil})
-			c.after(shapeEvery, c.shape)
+		if err != nil || t.over {
+			t.end(err)
+			return
+		}
+		c.state.ensure(c.process, func(err error) {
+			if err != nil || t.over {
+				t.end(err)
+				return
+			}
+			c.delta.read(c.process, "", time.Time{}, t.fold)
 		})
 	})
-}
-
-// leads begins a term: fold the log, follow STATE.
-func (c *compiler) leads(f *fence) {
-	t := &compiling{compiler: c, fence: f}
-	c.term = t
-	c.delta.read(c.process, "", time.Time{}, t.fold)
 }
 
 func (t *compiling) fold(records []record, err error) {
@@ -83,59 +96,139 @@ func (t *compiling) fold(records []record, err error) {
 		t.end(err)
 		return
 	}
-	log := core.NewFold(t.options.Quarantine)
+	log, next := core.NewFold(t.options.Quarantine), uint64(1)
 	for _, r := range records {
+		next = r.sequence + 1
 		if err := log.Add(r.subject, r.data); err != nil {
 			t.note("a message of DELTA leaves a gap:", err.Error())
 		}
 	}
-	if missing := log.Whole(); missing != nil {
-		t.note("DELTA can't be folded:", missing.Error())
-		log.Lose()
-	}
-	log.RaiseTo(t.above.Revision)
-	t.core = core.New(t.options, log, model.Epoch(t.fence.epoch), t.clock())
+	t.core = core.NewStandby(t.options, log)
 	t.listen()
-	t.reader = t.state.follow(t.process, statePrefix, 0, t.facts,
+	t.log = t.delta.follow(t.process, "", next, t.logged, func() {}, func(err error) { t.end(fmt.Errorf("following DELTA: %w", err)) })
+	t.facts = t.state.follow(t.process, "", 0, t.told,
 		func() { t.do(t.core.CaughtUp(t.clock())) }, func(err error) { t.end(fmt.Errorf("following STATE: %w", err)) })
 	t.after(lookEvery, t.look)
 	t.wake()
 }
 
-// listen answers requests and hears reports.
+// listen answers requests, and hears reports and heartbeats.
 func (t *compiling) listen() {
-	respond := func(subject string, step func(now time.Time, to any, data []byte) core.Output) {
-		t.answers = append(t.answers, t.bus.subscribe(t.process, subject, "", func(m message) {
-			t.do(step(t.clock(), m.reply, m.data))
-		}))
+	hear := func(subject, queue string, take func(message)) {
+		t.subscriptions = append(t.subscriptions, t.bus.subscribe(t.process, subject, queue, take))
 	}
-	respond(schemas.SubjectAllSyncs, t.core.Sync)
-	respond(schemas.SubjectStatus, t.core.Status)
-	t.answers = append(t.answers, t.bus.subscribe(t.process, schemas.SubjectAllApplied, "", func(m message) {
-		node, err := schemas.NodeOfSubject(m.subject)
-		if err != nil {
-			panic("sim: " + err.Error())
+	hear(schemas.SubjectAllSyncs, "compiler", func(m message) { t.do(t.core.Sync(t.clock(), m.reply, m.data)) })
+	hear(schemas.SubjectAllApplied, "", t.applied)
+	hear(schemas.SubjectHeartbeat, "", func(m message) {
+		beat := &schemas.Heartbeat{}
+		if proto.Unmarshal(m.data, beat) == nil {
+			t.do(t.core.Beat(t.clock(), beat))
 		}
-		out, err := t.core.Applied(t.clock(), node, m.data)
-		if err != nil {
-			t.note("ignores a report:", err.Error())
-		}
-		t.do(out)
-	}))
+	})
 }
 
-// facts takes what STATE has told.
-func (t *compiling) facts(records []record) {
-	var facts []*schemas.Fact
+func (t *compiling) applied(m message) {
+	node, err := schemas.NodeOfSubject(m.subject)
+	if err != nil {
+		panic("sim: " + err.Error())
+	}
+	out, err := t.core.Applied(t.clock(), node, m.data)
+	if err != nil {
+		t.note("ignores a report:", err.Error())
+	}
+	t.do(out)
+}
+
+// logged takes what DELTA has.
+func (t *compiling) logged(records []record) {
 	for _, r := range records {
+		if !t.over {
+			t.do(t.core.Log(t.clock(), core.Record{Subject: r.subject, Data: r.data}))
+		}
+	}
+}
+
+// told takes what STATE has. While it stands by each fact has its place in the log.
+func (t *compiling) told(records []record) {
+	var facts []*schemas.Fact
+	var sequence uint64
+	give := func() {
+		if len(facts) > 0 {
+			t.do(t.core.Facts(t.clock(), sequence, facts...))
+			facts = nil
+		}
+	}
+	for _, r := range records {
+		if r.subject == schemas.SubjectStateEpoch {
+			var epoch schemas.Epoch
+			if proto.Unmarshal(r.data, &epoch) == nil {
+				give()
+				t.do(t.core.Facts(t.clock(), r.sequence))
+				t.do(t.core.StateEpoch(t.clock(), epoch.GetEpoch()))
+			}
+			continue
+		}
 		fact := &schemas.Fact{}
 		if err := proto.Unmarshal(r.data, fact); err != nil {
 			t.note("a message of STATE is no fact:", r.subject)
 			continue
 		}
-		facts = append(facts, fact)
+		if t.core.Able() && !t.core.Leads() {
+			t.do(t.core.Facts(t.clock(), r.sequence, fact))
+			continue
+		}
+		facts, sequence = append(facts, fact), r.sequence
 	}
-	t.do(t.core.Facts(t.clock(), records[len(records)-1].sequence, facts...))
+	give()
+}
+
+// leads has the session that runs lead, as soon as the log was read up to the epoch.
+func (c *compiler) leads(f *fence) {
+	t := c.current
+	if t == nil || t.core == nil || t.fence != nil {
+		c.replica.ended(f, errors.New("it is reading the log again"))
+		return
+	}
+	t.core.RaiseTo(c.above.Revision)
+	t.fence, t.by = f, t.clock().Add(readBy)
+	t.status = t.bus.subscribe(t.process, schemas.SubjectStatus, "", func(m message) { t.do(t.core.Status(t.clock(), m.reply, m.data)) })
+	t.do(t.core.Lead(t.clock(), model.Epoch(f.epoch)))
+}
+
+// standBy has the term end.
+func (c *compiler) standBy(why error) {
+	if c.current != nil {
+		c.current.endTerm(why)
+	}
+}
+
+// endTerm stands by again, unless rows are ahead of the log: then it is read again.
+func (t *compiling) endTerm(why error) {
+	if t.fence == nil {
+		return
+	}
+	f := t.fence
+	t.fence = nil
+	t.core.StandBy()
+	t.status.ended = true
+	t.note("stands by again:", fmt.Sprint(why))
+	t.replica.ended(f, why)
+	if t.core.Ahead() {
+		t.end(fmt.Errorf("leading ended while something was being appended: %w", why))
+	}
+}
+
+// overdue ends a term of which the log doesn't tell, and one that the log says is over.
+func (t *compiling) overdue() {
+	switch {
+	case t.fence == nil:
+	case t.core.Leads() && t.core.Epoch() == model.Epoch(t.fence.epoch):
+		t.by = time.Time{}
+	case t.by.IsZero():
+		t.endTerm(fmt.Errorf("the log has another's epoch: %w", bus.ErrDeposed))
+	case t.clock().After(t.by):
+		t.endTerm(fmt.Errorf("the log wasn't read up to epoch %d", t.fence.epoch))
+	}
 }
 
 // do does what the core wants done.
@@ -144,6 +237,9 @@ func (t *compiling) do(out core.Output) {
 		return
 	}
 	for _, m := range out.Publish {
+		if m.Subject == schemas.SubjectHeartbeat && !t.replica.sure() {
+			continue
+		}
 		_ = t.bus.publish(t.process, message{subject: m.Subject, data: m.Data})
 	}
 	for _, a := range out.Answers {
@@ -153,6 +249,9 @@ func (t *compiling) do(out core.Output) {
 	}
 	for _, e := range out.Events {
 		t.note("event", e.GetKind(), e.GetText())
+		if e.GetKind() == "standby_differs" {
+			t.problem("lockstep: %s: %s", t.name, e.GetText())
+		}
 	}
 	for _, c := range out.Commits {
 		t.note("committed revision", uint64(c.Revision), c.Layers, c.Rows)
@@ -162,12 +261,13 @@ func (t *compiling) do(out core.Output) {
 	}
 	if o := out.Outranked; o != nil && (t.raised.IsZero() || t.clock().Sub(t.raised) >= raiseEvery) {
 		t.above, t.raised = *o, t.clock()
-		t.end(fmt.Errorf("a node has seen epoch %d and revision %d", o.Epoch, o.Revision))
+		t.endTerm(fmt.Errorf("a node has seen epoch %d and revision %d", o.Epoch, o.Revision))
 		return
 	}
 	if out.Append != nil {
 		t.append(out.Append)
 	}
+	t.overdue()
 	t.wake()
 }
 
@@ -176,36 +276,48 @@ func (t *compiling) append(wanted []core.Record) {
 	for i, r := range wanted {
 		batch[i] = record{subject: r.Subject, data: r.Data}
 	}
-	t.delta.append(t.process, t.fence, batch, func(_ uint64, err error) {
+	f := t.fence
+	t.delta.append(t.process, f, batch, func(_ uint64, err error) {
 		switch {
-		case t.over:
+		case t.over || t.fence != f:
 		case err != nil:
-			t.end(fmt.Errorf("append %d messages: %w", len(batch), err))
+			t.endTerm(fmt.Errorf("append %d messages: %w", len(batch), err))
 		default:
 			t.do(t.core.Appended(t.clock()))
 		}
 	})
 }
 
-// wake plans a Tick for when the core wants one.
+// wake plans a Tick for when the core wants one, and says in pulses how this compiler stands.
 func (t *compiling) wake() {
+	if t.over {
+		return
+	}
+	if able := t.core.Able(); able != t.shape.Able || t.clock().Sub(t.shaped) >= time.Second {
+		t.shape = lead.Shape{Able: able, Revision: uint64(t.core.Revision()), Digest: t.core.Digest().Bytes()}
+		t.shaped = t.clock()
+		t.replica.set(t.shape)
+	}
 	t.wakes++
 	wake := t.wakes
-	t.after(max(t.core.Next().Sub(t.clock()), 100*time.Microsecond), func() {
+	t.after(min(max(t.core.Next().Sub(t.clock()), 100*time.Microsecond), time.Second), func() {
 		if !t.over && wake == t.wakes {
 			t.do(t.core.Tick(t.clock()))
 		}
 	})
 }
 
-// look ends the term if the streams are no longer those that were read, as the service does.
+// look ends the session if the streams are no longer those that were read, as the service does.
 func (t *compiling) look() {
-	t.delta.confirm(t.process, t.fence, func(err error) {
+	t.delta.newestEpoch(t.process, schemas.SubjectEpoch, func(newest *schemas.Epoch, _ uint64, err error) {
 		switch {
 		case t.over:
 		case err != nil:
 			t.end(err)
+		case newest.GetEpoch() < t.epoch:
+			t.end(errors.New("DELTA has gone back"))
 		default:
+			t.epoch = newest.GetEpoch()
 			t.lookAtState()
 		}
 	})
@@ -226,29 +338,32 @@ func (t *compiling) lookAtState() {
 	})
 }
 
+// end ends the session; another begins after a rest.
 func (t *compiling) end(err error) {
 	if t.over {
 		return
 	}
 	t.over = true
-	if t.compiler.term == t {
-		t.compiler.term = nil
-	}
-	for _, s := range t.answers {
+	t.current = nil
+	t.replica.set(lead.Shape{})
+	for _, s := range t.subscriptions {
 		s.ended = true
 	}
-	if t.reader != nil {
-		t.reader.stop()
+	for _, r := range []*reader{t.log, t.facts} {
+		if r != nil {
+			r.stop()
+		}
 	}
-	t.note("its term ends:", fmt.Sprint(err))
-	t.replica.ended(t.fence, err)
+	t.note("reads the streams again:", fmt.Sprint(err))
+	t.endTerm(err)
+	t.after(restBetween, t.session)
 }
 
-func (c *compiler) reconnected() { c.end(errors.New("the bus was away")) }
-
-func (c *compiler) end(why error) {
-	if c.term != nil {
-		c.term.end(why)
+// reconnected does nothing: readers go on by themselves, and see whether the streams are still the same.
+func (c *compiler) reconnected() {
+	if t := c.current; t != nil && t.core != nil {
+		t.log.kick()
+		t.facts.kick()
 	}
 }
 

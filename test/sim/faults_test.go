@@ -48,7 +48,6 @@ var all = []fault{
 	{"DELTA lost", func(f *faults) { f.lose(f.delta) }},
 	{"DELTA restored", func(f *faults) { f.restore(f.delta) }},
 	{"STATE lost", func(f *faults) { f.lose(f.state) }},
-	{"STATE restored", func(f *faults) { f.restore(f.state) }},
 	{"watches end", func(f *faults) { f.api.expire() }},
 	{"API server away", (*faults).apiAway},
 	{"list empty", func(f *faults) { f.api.emptyLists += 1 + f.random.IntN(2); f.api.expire() }},
@@ -56,10 +55,19 @@ var all = []fault{
 	{"clock jumps", (*faults).clockJumps},
 }
 
+// open are faults that are yet to be survived: docs/design/simulation.md says why. -sim.open has them strike, too.
+var open = []fault{
+	{"STATE restored", func(f *faults) { f.restore(f.state) }},
+}
+
 func newFaults(c *cluster) *faults {
 	f := &faults{cluster: c, pace: c.between(300*time.Millisecond, 5*time.Second)}
 	few := c.chance(0.6)
-	for _, k := range all {
+	kinds := all
+	if *openFlag {
+		kinds = slices.Concat(all, open)
+	}
+	for _, k := range kinds {
 		if !few || c.chance(0.15) {
 			f.kinds = append(f.kinds, k)
 		}

@@ -168,7 +168,10 @@ func (n *node) do(effects []core.Effect) {
 
 // sync asks a compiler and gives the core what it answers.
 func (n *node) sync(e core.Sync) {
-	request := marshal(&schemas.SyncRequest{Node: n.name, Positions: sortedPositions(e.Positions), Room: uint32(e.Room), Walks: wire.SyncRequestToProto(wire.SyncRequest{Walks: e.Walks}).Walks})
+	request, err := resync.Request(n.name, e)
+	if err != nil {
+		panic("sim: " + err.Error())
+	}
 	var answer resync.Answer
 	over := false
 	end := func(err error) {

@@ -20,6 +20,7 @@ import (
 var (
 	seedsFlag = flag.Int("sim.seeds", 60, "how many seeds to run")
 	baseFlag  = flag.Uint64("sim.base", 0, "the first seed")
+	openFlag  = flag.Bool("sim.open", false, "faults that are yet to be survived strike, too")
 	oneFlag   = flag.Int64("sim.seed", -1, "run this seed alone; with -v print all that happens")
 )
 

@@ -302,5 +302,3 @@ func (w *watcher) end(why error) {
 }
 
 func (w *watcher) reconnected() { w.end(errors.New("the bus was away")) }
-
-const statePrefix = "deltaplane.v1.state."
