@@ -212,7 +212,7 @@ func TestAStreamIsDeleted(t *testing.T) {
 	for _, stream := range schemas.Streams {
 		e.strikes()
 		e.deleteStream(stream.Name)
-		e.named("event", func() bool {
+		e.named("event", namedWithin, func() bool {
 			return e.witness.said(e.struck, stream.Name, streams.Missing, streams.RolledBack)
 		})
 		e.made(stream.Name)

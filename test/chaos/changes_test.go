@@ -70,7 +70,7 @@ func (c *changes) one(ctx context.Context) error {
 	c.made++
 	switch c.random.IntN(4) {
 	case 0:
-		return c.benchPolicy(ctx)
+		return c.policyChanges(ctx)
 	case 1:
 		return c.flip(ctx)
 	}
@@ -83,8 +83,8 @@ func (c *changes) one(ctx context.Context) error {
 	return c.Submit(ctx, side, &manifest.Objects{})
 }
 
-// benchPolicy gives the bench's policy another form.
-func (c *changes) benchPolicy(ctx context.Context) error {
+// policyChanges gives the bench's policy another form, which every node needs.
+func (c *changes) policyChanges(ctx context.Context) error {
 	was := benchForms[c.policy]
 	c.policy = (c.policy + 1 + c.random.IntN(len(benchForms)-1)) % len(benchForms)
 	is := benchForms[c.policy]
