@@ -5,6 +5,7 @@ package main
 import (
 	"github.com/prometheus/client_golang/prometheus"
 
+	"github.com/deltaplane/deltaplane/internal/streams"
 	"github.com/deltaplane/deltaplane/internal/telemetry"
 	"github.com/deltaplane/deltaplane/services/watcher/core"
 )
@@ -23,6 +24,8 @@ type metrics struct {
 	seals      prometheus.Gauge
 	terms      prometheus.Counter
 	dropped    prometheus.Counter
+	alarms     *prometheus.GaugeVec
+	bytes      *prometheus.GaugeVec
 	append     prometheus.Histogram
 	door       *prometheus.CounterVec
 }
@@ -50,14 +53,28 @@ func newMetrics() *metrics {
 		seals:      prometheus.NewGauge(gauge("seals", "1 if facts are sealed, 0 if not (no --signing-key): then compilers with trusted keys don't use them.")),
 		terms:      prometheus.NewCounter(counter("terms_total", "Terms of leading begun.")),
 		door:       prometheus.NewCounterVec(counter("joins_total", "Nodes that joined by their token, and credentials asked for; result is ok or refused."), []string{"asked", "result"}),
+		alarms:     prometheus.NewGaugeVec(gauge("stream_alarms", "1 while something is wrong with STATE, by kind; the leader's last look, every 10 s."), []string{"kind"}),
+		bytes:      prometheus.NewGaugeVec(gauge("stream_bytes", "How large STATE is (of: stored) and may become (of: limit)."), []string{"of"}),
 		dropped:    prometheus.NewCounter(counter("kubernetes_events_dropped_total", "Kubernetes Events not written because there were too many.")),
 		append: prometheus.NewHistogram(prometheus.HistogramOpts{
 			Name: "deltaplane_watcher_append_duration_seconds", Help: "How long it takes to append a batch of facts to STATE.",
 			Buckets: prometheus.ExponentialBuckets(0.0005, 2, 14),
 		}),
 	}
-	m.registry.MustRegister(m.objects, m.published, m.suppressed, m.setAside, m.held, m.watches, m.leader, m.able, m.seals, m.terms, m.dropped, m.append, m.door)
+	m.registry.MustRegister(m.objects, m.published, m.suppressed, m.setAside, m.held, m.watches, m.leader, m.able, m.seals, m.terms, m.dropped, m.alarms, m.bytes, m.append, m.door)
 	return m
+}
+
+// stream shows how STATE stands.
+func (m *metrics) stream(is streams.State, alarms []streams.Alarm) {
+	m.bytes.WithLabelValues("stored").Set(float64(is.Bytes))
+	m.bytes.WithLabelValues("limit").Set(float64(is.MaxBytes))
+	for _, kind := range streams.Kinds {
+		m.alarms.WithLabelValues(string(kind)).Set(0)
+	}
+	for _, alarm := range alarms {
+		m.alarms.WithLabelValues(string(alarm.Kind)).Set(1)
+	}
 }
 
 // count counts what was done.

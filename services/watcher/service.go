@@ -17,6 +17,7 @@ import (
 	"github.com/deltaplane/deltaplane/internal/lead/replica"
 	"github.com/deltaplane/deltaplane/internal/seal"
 	"github.com/deltaplane/deltaplane/internal/seal/keyfile"
+	"github.com/deltaplane/deltaplane/internal/streams"
 	"github.com/deltaplane/deltaplane/internal/telemetry"
 	"github.com/deltaplane/deltaplane/schemas"
 	"github.com/deltaplane/deltaplane/services/watcher/core"
@@ -60,6 +61,7 @@ type service struct {
 	versioned  bool           // the source's versions grow
 	recorder   *kube.Recorder // of Events; nil without a Kubernetes
 	lead       lead.Options
+	streams    streams.Watch // of STATE; the session that runs uses it
 	// reviewer knows nodes' tokens; nil without an API server.
 	reviewer reviewer
 

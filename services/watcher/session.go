@@ -66,6 +66,9 @@ func (w *service) session(ctx context.Context) (err error) {
 	if err := w.conn.EnsureStreams(ctx, w.settings.replicas, schemas.StateFacts, schemas.EventLog); err != nil {
 		return err
 	}
+	if _, err := w.lookAtStream(ctx); err != nil {
+		return err
+	}
 	ctx, end := context.WithCancelCause(ctx)
 	s := &session{
 		service: w, end: end, done: make(chan struct{}), begun: make(chan term), stored: make(chan stored, inputsWaiting),

@@ -5,6 +5,7 @@ package main
 import (
 	"fmt"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -91,7 +92,8 @@ func TestAStateThatIsTakenAwayIsMadeAnew(t *testing.T) {
 		onFolder(path)(w)
 		w.lookEvery = 50 * time.Millisecond
 	}
-	start(t, b.server.URL(), fast).complete(t)
+	leader := start(t, b.server.URL(), fast)
+	leader.complete(t)
 	start(t, b.server.URL(), fast).warm(t)
 	if _, err := b.conn.Request(t.Context(), "$JS.API.STREAM.DELETE."+schemas.StateFacts.Name, nil); err != nil {
 		t.Fatal(err)
@@ -103,4 +105,7 @@ func TestAStateThatIsTakenAwayIsMadeAnew(t *testing.T) {
 		}
 		return nil
 	})
+	if !strings.Contains(leader.log.String(), "kind=stream_missing") && !strings.Contains(leader.log.String(), "kind=stream_rolled_back") {
+		t.Errorf("nobody was told that STATE was lost; log: %s", leader.log)
+	}
 }

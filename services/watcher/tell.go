@@ -28,22 +28,22 @@ var levels = map[schemas.Severity]slog.Level{
 }
 
 // tell logs an event, publishes it, and writes it to the object.
-func (l *leader) tell(event *schemas.Event) error {
-	l.log.Log(context.Background(), levels[event.GetSeverity()], "event", "kind", event.GetKind(), "object", convert.Name(event.GetObject()), "text", event.GetText())
-	l.describe(event)
+func (w *service) tell(event *schemas.Event) error {
+	w.log.Log(context.Background(), levels[event.GetSeverity()], "event", "kind", event.GetKind(), "object", convert.Name(event.GetObject()), "text", event.GetText())
+	w.describe(event)
 	data, err := proto.Marshal(event)
 	if err != nil {
-		l.log.Error("an event can't be encoded", "event", event.GetKind(), "error", err)
+		w.log.Error("an event can't be encoded", "event", event.GetKind(), "error", err)
 		return nil
 	}
-	return l.conn.Publish(schemas.EventSubject("watcher", ""), data)
+	return w.conn.Publish(schemas.EventSubject("watcher", ""), data)
 }
 
 // describe writes an event to the object that it is about, for kubectl describe.
-func (l *leader) describe(event *schemas.Event) {
+func (w *service) describe(event *schemas.Event) {
 	if event.GetObject() != nil {
 		warning := event.GetSeverity() >= schemas.Severity_SEVERITY_WARNING
-		l.recorder.Tell(event.GetObject(), warning, kube.Reason(event.GetKind()), event.GetText())
+		w.recorder.Tell(event.GetObject(), warning, kube.Reason(event.GetKind()), event.GetText())
 	}
 }
 

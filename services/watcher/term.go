@@ -184,13 +184,20 @@ func recordsOf(publications []core.Publication, signer *seal.Signer) []bus.Recor
 	return records
 }
 
-// look ends the session if STATE is no longer its own, and asks the source anew for what it owes for too long.
+// look ends the session if STATE is no longer its own, says what is wrong with the stream, and asks the source anew for
+// what it owes for too long.
 func (l *leader) look(ctx context.Context) error {
 	if l.signer.Follow() {
 		return errors.New("the signing key is another, so all that STATE has is sealed anew")
 	}
-	if err := l.fence.Confirm(ctx); err != nil {
+	is, err := l.lookAtStream(ctx)
+	if err != nil {
 		return err
+	}
+	if is.Missing || is.Last != l.fence.Newest() { // else nobody has written anything since
+		if err := l.fence.Confirm(ctx); err != nil {
+			return err
+		}
 	}
 	owed := len(l.core.Owed()) > 0
 	if owed && l.owed {

@@ -64,9 +64,9 @@ func (s *Source) Away() error {
 }
 
 // tried notes, and says, whether a kind could be listed or watched.
-func (s *Source) tried(k kind, what string, err error) {
+func (s *Source) tried(k kind, err error) {
 	if err != nil && (!k.minor || !s.complained.Swap(true)) {
-		s.Log.Warn(what+"; trying again", "kind", k.name, "error", err)
+		s.Log.Warn("objects can't be listed or watched; trying again", "kind", k.name, "error", err)
 	}
 	if k.minor {
 		return
@@ -127,7 +127,7 @@ func (s *Source) reflector(k kind, to cache.ReflectorStore) *cache.Reflector {
 			}
 			l, err := k.list(ctx, o)
 			if ctx.Err() == nil {
-				s.tried(k, "objects can't be listed", err)
+				s.tried(k, err)
 			}
 			return l, err
 		},
@@ -140,7 +140,7 @@ func (s *Source) reflector(k kind, to cache.ReflectorStore) *cache.Reflector {
 			}
 			w, err := k.watch(ctx, o)
 			if ctx.Err() == nil && (err == nil || o.SendInitialEvents == nil) { // old servers can't send those: then it lists
-				s.tried(k, "the API server can't be watched", err)
+				s.tried(k, err)
 			}
 			return w, err
 		},

@@ -33,6 +33,7 @@ type kubelets struct {
 }
 
 func newKubelets(t *testing.T, lost map[string]bool, nodes ...string) *kubelets {
+	t.Helper()
 	k := &kubelets{t: t, leases: newLeases(lost), now: time.Date(2026, 11, 22, 12, 0, 0, 0, time.UTC)}
 	k.renew(nodes...)
 	k.expect("")

@@ -77,13 +77,13 @@ func (s *Source) optional(ctx context.Context, r resource, emit func(core.Input)
 
 // lacks emits that there are no objects of a kind, at the version that the API server is at now.
 func (s *Source) lacks(ctx context.Context, k kind, emit func(core.Input)) bool {
-	any, err := s.Client.CoreV1().Namespaces().List(ctx, metav1.ListOptions{Limit: 1})
+	now, err := s.Client.CoreV1().Namespaces().List(ctx, metav1.ListOptions{Limit: 1})
 	if err != nil {
 		s.Log.Warn("the API server doesn't say at which version it is; trying again", "error", err)
 		return false
 	}
-	s.tried(k, "", nil)
-	emit(core.List{Kinds: []string{k.name}, Version: any.ResourceVersion})
+	s.tried(k, nil)
+	emit(core.List{Kinds: []string{k.name}, Version: now.ResourceVersion})
 	return true
 }
 
