@@ -5,6 +5,7 @@ package model
 import (
 	"bytes"
 	"crypto/sha256"
+	"slices"
 )
 
 // Tree is the keys of a set of rows with the digests of its branches, kept up to date row by row, so that two holders
@@ -85,14 +86,31 @@ func (t *Tree) Digests(b Branch) (digests [Fanout]uint64) {
 	return digests
 }
 
-// Keys returns the keys of a branch's rows.
-func (t *Tree) Keys(b Branch) (keys Keys) {
-	n, whole := t.find(b)
+// Keys returns the keys of a branch's rows, in an order that depends on them alone.
+func (t *Tree) Keys(b Branch) Keys {
+	return t.keys(b, func([]byte, uint64) bool { return true })
+}
+
+// Beside returns those of a branch that another tree doesn't have.
+func (t *Tree) Beside(b Branch, other *Tree) Keys {
+	return t.keys(b, func(key []byte, place uint64) bool {
+		p := other.path(place)
+		return p.end().at(key) < 0
+	})
+}
+
+func (t *Tree) keys(b Branch, wanted func(key []byte, place uint64) bool) (keys Keys) {
+	n, _ := t.find(b)
+	var found [][]byte
 	n.each(func(key []byte, _ uint64) {
-		if whole || b.Holds(placeOf(key)) {
-			keys.add(key)
+		if place := placeOf(key); b.Holds(place) && wanted(key, place) {
+			found = append(found, key)
 		}
 	})
+	slices.SortFunc(found, bytes.Compare)
+	for _, key := range found {
+		keys.add(key)
+	}
 	return keys
 }
 
@@ -236,19 +254,4 @@ func (n *treeNode) join() {
 	var entries []byte
 	n.each(func(key []byte, digest uint64) { entries = big.AppendUint64(append(entries, key...), digest) })
 	n.parts, n.entries = nil, entries
-}
-
-// Beside returns the keys of a branch that another tree doesn't have.
-func (t *Tree) Beside(b Branch, other *Tree) (keys Keys) {
-	n, whole := t.find(b)
-	n.each(func(key []byte, _ uint64) {
-		place := placeOf(key)
-		if !whole && !b.Holds(place) {
-			return
-		}
-		if p := other.path(place); p.end().at(key) < 0 {
-			keys.add(key)
-		}
-	})
-	return keys
 }
