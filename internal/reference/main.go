@@ -26,6 +26,8 @@ var pages = map[string]func(top string) (string, error){
 	"services.md":     servicesPage.write,
 	"policy.md":       policyPage.write,
 	"traps.md":        trapsPage,
+	"promises.md":     promisesPage.write,
+	"faults.md":       faultsPage.write,
 }
 
 func main() {

@@ -19,6 +19,8 @@ import (
 //
 //	Row 7: a NodePort answers on each address of the node.
 //	Policy row 3: replies to what was allowed pass.
+//	Promise P5: a node that is behind is named with why.
+//	Fault 8: a slow node is named, and others don't notice.
 //	Trap 20: ports of masqueraded flows are none that the node's own sockets use.
 //
 // The sentence ends at an empty line or at the next of these.
@@ -28,7 +30,7 @@ type shown struct {
 	file string // from the repository's top
 }
 
-var marks = regexp.MustCompile(`^(Row|Policy row|Trap) (\d+): (.+)$`)
+var marks = regexp.MustCompile(`^(Row|Policy row|Trap|Promise|Fault) P?(\d+): (.+)$`)
 
 // shownBy reads the tests of the whole repository and returns what they show, by "Row 7", "Policy row 3" or "Trap 20".
 func shownBy(top string) (map[string][]shown, error) {

@@ -115,6 +115,8 @@ var badObjects = []struct {
 // One folder has an object of every sort that can't be used, and some good ones. Each bad one is named with its
 // reason by `deltaplane status`, the good ones are in the nodes' tables; repaired, the bad ones are there too and
 // nothing is named any more.
+//
+// Fault 12: objects that are wrong in any way are set aside by name, and the rest works.
 func TestBadObjectsAreNamedAndTheRestWorks(t *testing.T) {
 	p := begin(t)
 	p.write("good.yaml", nodeYAML(dotted)+nodeYAML("node-2")+serviceYAML("cart", "10.96.0.10")+sliceYAML("cart-1", "cart", 1, 3))

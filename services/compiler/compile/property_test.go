@@ -148,6 +148,8 @@ func TestCompareEqualsFull(t *testing.T) {
 }
 
 // TestEveryOrderGivesTheSameRows applies the last facts of random objects in another order.
+//
+// Fault 7: objects in any order come to the same rows.
 func TestEveryOrderGivesTheSameRows(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		last, settings := map[string]*schemas.Fact{}, randomSettings(t)

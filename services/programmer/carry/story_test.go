@@ -226,6 +226,7 @@ func TestADeltaWithTheWrongDigestIsNotAppliedAndHealed(t *testing.T) {
 	}
 }
 
+// Fault 9: what doesn't fit is refused by name, the old rows stay, and it heals once there is room.
 func TestAFullMapRefusesByNameAndHealsWhenThereIsRoom(t *testing.T) {
 	n, c := settled(t, memory(), plan.Capacities{abi.Backends: 13})
 	before := c.layers[model.ClusterLayer]
