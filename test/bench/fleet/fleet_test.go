@@ -22,7 +22,8 @@ func TestMain(m *testing.M) {
 	if len(os.Args) == 2 && os.Args[1] == workerCommand {
 		os.Exit(workerMain(os.Stdin, os.Stdout))
 	}
-	code, err := 1, error(nil)
+	code := 1
+	var err error
 	if bin, err = testkit.Build("github.com/nats-io/nats-server/v2"); err == nil {
 		code = m.Run()
 	}
