@@ -4,6 +4,7 @@ package chaos
 
 import (
 	"cmp"
+	"context"
 	"errors"
 	"flag"
 	"fmt"
@@ -13,6 +14,7 @@ import (
 	"syscall"
 	"testing"
 
+	"github.com/deltaplane/deltaplane/internal/lab"
 	"github.com/deltaplane/deltaplane/internal/testkit"
 )
 
@@ -54,9 +56,22 @@ func run(m *testing.M) (code int, err error) {
 	select {
 	case code = <-ended:
 	case <-interrupted:
-		code, err = 1, errors.New("interrupted")
+		code, err = 1, errors.Join(errors.New("interrupted"), afterwards())
 	}
 	return code, errors.Join(err, takeDown(), results.print(os.Stdout))
+}
+
+// afterwards takes down a cluster that an experiment is still busy with: what that makes meanwhile goes, too.
+func afterwards() error {
+	if running == nil {
+		return nil
+	}
+	name := running.State().Name
+	_ = takeDown() // what it could not remove is removed now
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	_, err := lab.Down(ctx, name)
+	return err
 }
 
 // onlyLong skips a fault that takes too long for every `make test`.
