@@ -229,7 +229,7 @@ func (c *Core) endGroup(now time.Time) (out Output) {
 	}
 	// STATE keeps only the newest fact of each object: whoever was away lacks facts between those that it has, until it
 	// has come to the end.
-	if !s.warm && c.caughtUp && c.trusted && s.at == s.released && s.at <= c.seen && len(s.facts) == 0 && !now.Before(s.compare) {
+	if !s.warm && c.Able() && c.trusted && s.at == s.released && s.at <= c.seen && len(s.facts) == 0 && !now.Before(s.compare) {
 		out = c.compareAll(now)
 	}
 	return out
