@@ -5,6 +5,7 @@ package core
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -115,6 +116,7 @@ func (c *Core) nameMissing(found, wanted *plan.State) {
 		missing = append(missing, names(&put, wanted)...)
 	}
 	if len(missing) > 0 && c.loading.cut == nil && c.loading.tries == 0 {
+		slices.Sort(missing) // rows come in no order
 		c.loading.drift = append(c.loading.drift, "missing or changed: "+few(missing))
 	}
 }

@@ -4,6 +4,7 @@ package core
 
 import (
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/deltaplane/deltaplane/internal/model"
@@ -88,6 +89,7 @@ func (c *Core) found(l *layer, w *walk.Walk, change *model.Change) string {
 	text := fmt.Sprintf("layer %s: %d rows were missing or other than the compiler's, %d too many; found by %d answers of %d bytes",
 		l, change.Put.Len(), change.Remove.Len(), rounds, bytes)
 	if some := names(&change.Put, c.state); len(some) > 0 {
+		slices.Sort(some) // rows come in no order
 		text += ": " + few(some)
 	}
 	return text
