@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/deltaplane/deltaplane/internal/bus"
+	"github.com/deltaplane/deltaplane/schemas"
 )
 
 // answerWithin is as in internal/bus: how long one answer, or the next of many, may take.
@@ -16,6 +17,9 @@ const answerWithin = 5 * time.Second
 
 // errAway is what a process that is cut off gets.
 var errAway = errors.New("the bus is away")
+
+// saidMost bounds the messages that are kept for forgers.
+const saidMost = 16
 
 // message is what goes over the bus.
 type message struct {
@@ -38,8 +42,8 @@ type wires struct {
 	away          map[*process]bool
 	stalled       map[*process]time.Time // until when nothing gets through to or from it; then all does
 	inboxes       int
-	// hear, if set, is told of every message that is published.
-	hear func(from *process, m message)
+	// said are some deltas and heartbeats that were published, for who says them again.
+	said []message
 }
 
 // subscription is one process' to a subject, in one of its lives.
@@ -110,8 +114,12 @@ func (b *wires) publish(from *process, m message) error {
 	if b.away[from] {
 		return errAway
 	}
-	if b.hear != nil {
-		b.hear(from, m)
+	if m.subject == schemas.SubjectHeartbeat || m.subject == schemas.ApplySubject("cluster") {
+		if len(b.said) < saidMost {
+			b.said = append(b.said, m)
+		} else {
+			b.said[b.random.IntN(saidMost)] = m
+		}
 	}
 	b.deliver(from, m)
 	return nil

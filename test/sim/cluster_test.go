@@ -23,6 +23,7 @@ type cluster struct {
 	*world
 	seed      uint64
 	options   core.Options
+	seals     seals
 	bus       *wires
 	state     *stream
 	delta     *stream
@@ -44,7 +45,10 @@ func newCluster(seed uint64, verbose io.Writer) *cluster {
 	c.state = &stream{wires: c.bus, name: "STATE", lastOnly: true}
 	c.delta = &stream{wires: c.bus, name: "DELTA"}
 	c.api = newAPIServer(c.world)
-	c.options = core.Options{Quarantine: 20 * time.Second}
+	if seed%sealedEvery == 0 {
+		c.seals = newSeals()
+	}
+	c.options = core.Options{Quarantine: 20 * time.Second, Signer: c.seals.signer}
 	for i := range 3 + c.random.IntN(4) {
 		name := fmt.Sprint("node-", i)
 		c.nodes = append(c.nodes, newNode(c, name, i == 0 && seed%witnessEvery == 0))

@@ -13,6 +13,7 @@ import (
 	"github.com/deltaplane/deltaplane/internal/bus"
 	"github.com/deltaplane/deltaplane/internal/lead"
 	"github.com/deltaplane/deltaplane/internal/model"
+	"github.com/deltaplane/deltaplane/internal/seal"
 	"github.com/deltaplane/deltaplane/schemas"
 	"github.com/deltaplane/deltaplane/services/compiler/core"
 )
@@ -32,6 +33,7 @@ type compiler struct {
 	state   *stream
 	delta   *stream
 	options core.Options
+	seals   *seals
 	replica *replica
 	above   core.Outranked
 	raised  time.Time
@@ -56,7 +58,7 @@ type compiling struct {
 }
 
 func newCompiler(c *cluster, name string) *compiler {
-	co := &compiler{process: &process{world: c.world, name: name}, bus: c.bus, state: c.state, delta: c.delta, options: c.options}
+	co := &compiler{process: &process{world: c.world, name: name}, bus: c.bus, state: c.state, delta: c.delta, options: c.options, seals: &c.seals}
 	co.options.Holder = name
 	co.replica = &replica{
 		process: co.process, bus: c.bus, stream: c.delta, subject: schemas.SubjectEpoch, service: "compiler",
@@ -99,6 +101,9 @@ func (t *compiling) fold(records []record, err error) {
 	log, next := core.NewFold(t.options.Quarantine), uint64(1)
 	for _, r := range records {
 		next = r.sequence + 1
+		if !t.believes(r) {
+			continue
+		}
 		if err := log.Add(r.subject, r.data); err != nil {
 			t.note("a message of DELTA leaves a gap:", err.Error())
 		}
@@ -121,7 +126,8 @@ func (t *compiling) listen() {
 	hear(schemas.SubjectAllApplied, "", t.applied)
 	hear(schemas.SubjectHeartbeat, "", func(m message) {
 		beat := &schemas.Heartbeat{}
-		if proto.Unmarshal(m.data, beat) == nil {
+		body, err := t.seals.open(seal.Heartbeat, m.data)
+		if err == nil && proto.Unmarshal(body, beat) == nil {
 			t.do(t.core.Beat(t.clock(), beat))
 		}
 	})
@@ -142,10 +148,20 @@ func (t *compiling) applied(m message) {
 // logged takes what DELTA has.
 func (t *compiling) logged(records []record) {
 	for _, r := range records {
-		if !t.over {
+		if !t.over && t.believes(r) {
 			t.do(t.core.Log(t.clock(), core.Record{Subject: r.subject, Data: r.data}))
 		}
 	}
+}
+
+// believes says whether a record of DELTA is sealed as what it is.
+func (t *compiling) believes(r record) bool {
+	domain, sealed := core.DomainOf(r.subject, r.data)
+	if !sealed {
+		return true
+	}
+	_, err := t.seals.open(domain, r.data)
+	return err == nil
 }
 
 // told takes what STATE has. While it stands by each fact has its place in the log.
@@ -169,7 +185,8 @@ func (t *compiling) told(records []record) {
 			continue
 		}
 		fact := &schemas.Fact{}
-		if err := proto.Unmarshal(r.data, fact); err != nil {
+		body, err := t.seals.open(seal.Fact, r.data)
+		if err != nil || proto.Unmarshal(body, fact) != nil {
 			t.note("a message of STATE is no fact:", r.subject)
 			continue
 		}

@@ -53,6 +53,7 @@ var all = []fault{
 	{"list empty", func(f *faults) { f.api.emptyLists += 1 + f.random.IntN(2); f.api.expire() }},
 	{"list stale", func(f *faults) { f.api.staleLists += 1 + f.random.IntN(3); f.api.expire() }},
 	{"clock jumps", (*faults).clockJumps},
+	{"message forged", (*faults).forge},
 }
 
 // open are faults that are yet to be survived: docs/design/simulation.md says why. -sim.open has them strike, too.

@@ -15,6 +15,7 @@ import (
 
 	"github.com/deltaplane/deltaplane/internal/abi"
 	"github.com/deltaplane/deltaplane/internal/model"
+	"github.com/deltaplane/deltaplane/internal/seal"
 	"github.com/deltaplane/deltaplane/internal/wire"
 	"github.com/deltaplane/deltaplane/schemas"
 	"github.com/deltaplane/deltaplane/services/programmer/carry"
@@ -32,6 +33,7 @@ const syncWithin = time.Minute
 type node struct {
 	*process
 	bus    *wires
+	seals  *seals
 	layers []model.Layer
 	memory *programmer.Memory
 	// witness watches the maps as packets do; nil on nodes that nobody watches.
@@ -52,7 +54,7 @@ type killed struct{}
 
 func newNode(c *cluster, name string, witnessed bool) *node {
 	n := &node{
-		process: &process{world: c.world, name: name}, bus: c.bus,
+		process: &process{world: c.world, name: name}, bus: c.bus, seals: &c.seals,
 		layers: []model.Layer{model.ClusterLayer, model.NodeLayer(name)},
 		memory: programmer.NewMemory([abi.MapCount]uint32{}),
 	}
@@ -81,19 +83,28 @@ func (n *node) run() {
 	for _, l := range n.layers {
 		var deltas resync.Deltas
 		n.bus.subscribe(n.process, schemas.ApplySubject(l.String()), "", func(m message) {
-			d, complete, err := deltas.Add(m.data)
+			var d core.Delta
+			var complete bool
+			body, err := n.seals.open(seal.Delta, m.data)
+			if err == nil {
+				d, complete, err = deltas.Add(body)
+			}
 			switch {
 			case err != nil:
-				n.put(core.Foreign{Subject: m.subject, Err: err})
+				n.foreign(m.subject, err)
 			case complete:
 				n.put(d)
 			}
 		})
 	}
 	n.bus.subscribe(n.process, schemas.SubjectHeartbeat, "", func(m message) {
-		h, err := wire.DecodeHeartbeat(m.data)
+		var h wire.Heartbeat
+		body, err := n.seals.open(seal.Heartbeat, m.data)
+		if err == nil {
+			h, err = wire.DecodeHeartbeat(body)
+		}
 		if err != nil {
-			n.put(core.Foreign{Subject: m.subject, Err: err})
+			n.foreign(m.subject, err)
 			return
 		}
 		n.put(core.Heartbeat(h))
@@ -101,6 +112,10 @@ func (n *node) run() {
 	n.put(core.Tick{})
 	n.put(core.Reconnected{})
 	n.after(core.TickInterval, n.tick)
+}
+
+func (n *node) foreign(subject string, err error) {
+	n.put(core.Foreign{Subject: subject, Err: err, Unsealed: errors.Is(err, seal.ErrUnsealed)})
 }
 
 func (n *node) tick() {
@@ -172,7 +187,7 @@ func (n *node) sync(e core.Sync) {
 	if err != nil {
 		panic("sim: " + err.Error())
 	}
-	var answer resync.Answer
+	answer := resync.Answer{Open: n.seals.open}
 	over := false
 	end := func(err error) {
 		if !over {

@@ -12,6 +12,7 @@ import (
 
 	"github.com/deltaplane/deltaplane/internal/bus"
 	"github.com/deltaplane/deltaplane/internal/lead"
+	"github.com/deltaplane/deltaplane/internal/seal"
 	"github.com/deltaplane/deltaplane/schemas"
 	"github.com/deltaplane/deltaplane/services/watcher/convert"
 	"github.com/deltaplane/deltaplane/services/watcher/core"
@@ -35,6 +36,7 @@ type watcher struct {
 	*process
 	api     *apiServer
 	state   *stream
+	seals   *seals
 	replica *replica
 	started time.Time
 	current *session
@@ -56,7 +58,7 @@ type session struct {
 }
 
 func newWatcher(c *cluster, name string) *watcher {
-	w := &watcher{process: &process{world: c.world, name: name}, api: c.api, state: c.state}
+	w := &watcher{process: &process{world: c.world, name: name}, api: c.api, state: c.state, seals: &c.seals}
 	w.replica = &replica{
 		process: w.process, bus: c.bus, stream: c.state, subject: schemas.SubjectStateEpoch, service: "watcher",
 		begin: w.leads, end: w.end,
@@ -92,7 +94,7 @@ func (s *session) know(records []record) {
 	for _, r := range records {
 		if r.subject != schemas.SubjectStateEpoch {
 			var fact schemas.Fact
-			if proto.Unmarshal(r.data, &fact) == nil {
+			if body, err := s.seals.open(seal.Fact, r.data); err == nil && proto.Unmarshal(body, &fact) == nil {
 				s.core.Known(&fact, r.sequence)
 			}
 			continue
@@ -241,10 +243,14 @@ func (s *session) publish(effects core.Effects) {
 	if len(effects.Publish) == 0 || s.over {
 		return
 	}
-	var batch []record
-	for _, p := range effects.Publish {
+	batch, data := make([]record, len(effects.Publish)), make([][]byte, len(effects.Publish))
+	for i, p := range effects.Publish {
+		data[i] = p.Data
+	}
+	data = s.seals.signer.Seal(seal.Fact, data)
+	for i, p := range effects.Publish {
 		ref := p.Fact.GetObject()
-		batch = append(batch, record{subject: schemas.StateSubject(ref.GetKind(), ref.GetNamespace(), ref.GetName()), data: p.Data})
+		batch[i] = record{subject: schemas.StateSubject(ref.GetKind(), ref.GetNamespace(), ref.GetName()), data: data[i]}
 	}
 	s.appending = true
 	s.state.append(s.process, s.fence, batch, func(last uint64, err error) {

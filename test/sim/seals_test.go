@@ -1,0 +1,74 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package sim
+
+import (
+	"crypto/ed25519"
+	"slices"
+
+	"google.golang.org/protobuf/proto"
+
+	"github.com/deltaplane/deltaplane/internal/seal"
+	"github.com/deltaplane/deltaplane/schemas"
+)
+
+// sealedEvery is in how many histories one is sealed, and has someone on the bus who forges.
+const sealedEvery = 3
+
+// seals are the keys of a cluster; without any nothing is sealed and everyone is believed.
+type seals struct {
+	signer *seal.Signer
+	trust  *seal.Trust
+}
+
+func newSeals() seals {
+	signer := seal.NewSigner(ed25519.NewKeyFromSeed(make([]byte, ed25519.SeedSize)))
+	return seals{signer, seal.NewTrust(signer.Public())}
+}
+
+// open takes the seal off, if it is one that is believed.
+func (s *seals) open(d seal.Domain, data []byte) ([]byte, error) {
+	if s.trust == nil {
+		return data, nil
+	}
+	return s.trust.Open(d, data)
+}
+
+// forge has someone who may publish say what no compiler said: the newest delta or heartbeat, changed, taken for another
+// kind, sealed by another's key, or not at all.
+func (f *faults) forge() {
+	if f.seals.trust == nil {
+		return
+	}
+	strange := seal.NewSigner(ed25519.NewKeyFromSeed(slices.Repeat([]byte{7}, ed25519.SeedSize)))
+	m := f.bus.said[f.random.IntN(len(f.bus.said))]
+	body, err := f.seals.trust.Open(seal.Delta, m.data)
+	var forged proto.Message = &schemas.Delta{}
+	if err != nil {
+		if body, err = f.seals.trust.Open(seal.Heartbeat, m.data); err != nil {
+			return
+		}
+		forged = &schemas.Heartbeat{}
+	}
+	if proto.Unmarshal(body, forged) != nil {
+		return
+	}
+	switch forged := forged.(type) {
+	case *schemas.Delta:
+		forged.Epoch++
+		forged.From, forged.To = forged.GetTo(), forged.GetTo()+1
+	case *schemas.Heartbeat:
+		forged.Epoch += 3
+	}
+	body = marshal(forged)
+	switch f.random.IntN(4) {
+	case 0:
+		m.data = body
+	case 1:
+		m.data = strange.SealOne(seal.Delta, body)
+	case 2:
+		m.data = f.seals.signer.SealOne(seal.Fact, body)
+	case 3: // as it was, but late
+	}
+	f.bus.deliver(&process{world: f.world, name: "forger", up: true}, m)
+}
