@@ -35,9 +35,9 @@ func (l *Lab) credentials(role string) []string {
 		return nil
 	}
 	folder := l.trust.Path(role)
-	flags := credentialsIn(folder)
+	flags := append(credentialsIn(folder), "--signing-key", filepath.Join(folder, trust.FileSeal))
 	if role == trust.RoleCompiler {
-		flags = append(flags, "--signing-key", filepath.Join(folder, trust.FileSeal))
+		flags = append(flags, "--trusted-keys", filepath.Join(folder, trust.FileSeals))
 	}
 	return flags
 }

@@ -28,6 +28,7 @@ var pages = map[string]func(top string) (string, error){
 	"traps.md":        trapsPage,
 	"promises.md":     promisesPage.write,
 	"faults.md":       faultsPage.write,
+	"permissions.md":  permissionsPage,
 }
 
 func main() {
