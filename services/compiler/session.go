@@ -75,10 +75,8 @@ func (s *service) session(ctx context.Context) (err error) {
 		s.set(func() { s.running, s.epoch, s.turn = nil, 0, time.Time{} })
 		end(err)
 		_ = t.endTerm(err) // the session ends anyway
-		if t.core != nil {
-			s.set(func() { s.memory = t.core.Memory() })
-		}
 		t.running.Wait()
+		t.leaveMemory()
 	}()
 	s.set(func() { s.phase = "for the log to be read" })
 	next, err := t.begin(ctx)
@@ -111,10 +109,30 @@ func (t *session) begin(ctx context.Context) (next uint64, err error) {
 	if err != nil {
 		return 0, err
 	}
+	t.set(func() { log = t.memory.Begin(log) })
 	t.core = core.NewStandby(core.Options{Holder: t.name, Settings: settings, Signer: t.seals.signer.Signer}, log)
 	t.set(func() { t.core.Remember(t.memory) })
-	t.log.Info("standing by", "revision", log.Revision())
+	t.replica.Above(uint64(log.Epoch()))
+	t.log.Info("standing by", "revision", log.Revision(), "from memory", log.Kept())
 	return next, nil
+}
+
+// leaveMemory takes in what was read of the log, and keeps what the next session must know, if the log is lost.
+func (t *session) leaveMemory() {
+	if t.core == nil {
+		return
+	}
+	for {
+		select {
+		case r := <-t.records:
+			t.core.Log(time.Now(), r)
+			continue
+		default:
+		}
+		break
+	}
+	memory := t.core.Memory()
+	t.set(func() { t.memory = memory })
 }
 
 // lead leads until the replica is deposed, or something fails.

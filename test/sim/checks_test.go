@@ -12,9 +12,11 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"github.com/deltaplane/deltaplane/internal/model"
+	"github.com/deltaplane/deltaplane/internal/seal"
 	"github.com/deltaplane/deltaplane/internal/wire"
 	"github.com/deltaplane/deltaplane/schemas"
 	"github.com/deltaplane/deltaplane/services/compiler/compile"
+	compilercore "github.com/deltaplane/deltaplane/services/compiler/core"
 	"github.com/deltaplane/deltaplane/services/compiler/ids"
 	"github.com/deltaplane/deltaplane/services/compiler/state"
 	"github.com/deltaplane/deltaplane/services/programmer/plan/plantest"
@@ -81,6 +83,7 @@ func newChecks(c *cluster) *checks {
 func (k *checks) stored(batch []record) {
 	for _, r := range batch {
 		if !isDelta(r.subject) {
+			k.checkpointed(r)
 			continue
 		}
 		part, err := wire.DecodeDelta(r.data)
@@ -96,12 +99,30 @@ func (k *checks) stored(batch []record) {
 			continue
 		}
 		to := model.Position{Epoch: d.Epoch, Revision: d.To, Digest: d.DigestAfter}
-		if k.committed[d.Layer] == nil {
-			k.committed[d.Layer] = map[model.Position]bool{}
-		}
-		k.committed[d.Layer][to] = true
+		k.commit(d.Layer, to)
 		k.fold(&d, to)
 	}
+}
+
+// checkpointed takes a part of a checkpoint that DELTA has accepted: one that tells the rows of a log that was lost may
+// name a revision that was being appended then.
+func (k *checks) checkpointed(r record) {
+	if domain, _ := compilercore.DomainOf(r.subject, r.data); domain != seal.Snapshot {
+		return
+	}
+	part, err := wire.DecodeSnapshot(r.data)
+	if err != nil {
+		k.problem("log: DELTA has accepted what is no snapshot: %v", err)
+		return
+	}
+	k.commit(part.Layer, part.Position)
+}
+
+func (k *checks) commit(l model.Layer, at model.Position) {
+	if k.committed[l] == nil {
+		k.committed[l] = map[model.Position]bool{}
+	}
+	k.committed[l][at] = true
 }
 
 // replaced begins anew with what DELTA holds after it was lost or went back.

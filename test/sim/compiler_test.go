@@ -38,6 +38,7 @@ type compiler struct {
 	above   core.Outranked
 	raised  time.Time
 	current *compiling
+	memory  core.Memory
 }
 
 // compiling is one time of knowing what DELTA and STATE say, as a session of the service.
@@ -69,7 +70,7 @@ func newCompiler(c *cluster, name string) *compiler {
 
 func (c *compiler) run() {
 	c.start()
-	c.current, c.above, c.raised = nil, core.Outranked{}, time.Time{}
+	c.current, c.above, c.raised, c.memory = nil, core.Outranked{}, time.Time{}, core.Memory{}
 	c.replica.run()
 	c.session()
 }
@@ -108,7 +109,14 @@ func (t *compiling) fold(records []record, err error) {
 			t.note("a message of DELTA leaves a gap:", err.Error())
 		}
 	}
+	log = t.memory.Begin(log)
+	if log.Kept() {
+		t.note("goes on from memory, at revision", uint64(log.Revision()))
+		t.injected["log kept in memory"]++
+	}
+	t.above.Epoch = max(t.above.Epoch, log.Epoch())
 	t.core = core.NewStandby(t.options, log)
+	t.core.Remember(t.memory)
 	t.listen()
 	t.log = t.delta.follow(t.process, "", next, t.logged, func() {}, func(err error) { t.end(fmt.Errorf("following DELTA: %w", err)) })
 	t.facts = t.state.follow(t.process, "", 0, t.told,
@@ -373,6 +381,9 @@ func (t *compiling) end(err error) {
 	}
 	t.note("reads the streams again:", fmt.Sprint(err))
 	t.endTerm(err)
+	if t.core != nil {
+		t.memory = t.core.Memory()
+	}
 	t.after(restBetween, t.session)
 }
 

@@ -51,6 +51,9 @@ func (c *Core) beginCheckpoint(now time.Time) {
 		Epoch: uint64(c.epoch), Revision: uint64(c.revision), Snapshots: uint32(len(snapshots)), Committed: timestamp(now),
 		StateSequence: c.done,
 	}
+	if c.compiled == nil {
+		head.StateSequence = c.log.state // of when the rows were compiled
+	}
 	head.Freed = c.freed()
 	set, backend := c.ids.Next()
 	head.NextSet, head.NextBackend = uint32(set), uint32(backend)

@@ -3,6 +3,7 @@
 package core
 
 import (
+	"cmp"
 	"fmt"
 	"time"
 
@@ -40,6 +41,11 @@ type Fold struct {
 	state uint64
 	// live says that the rows are followed as they come: a checkpoint then says what is known already.
 	live bool
+	// kept says that the rows are from memory: the log has lost them. Then gap is set until they are in the log again.
+	kept bool
+	// replaced is set when a checkpoint has taken the place of rows that were followed.
+	replaced        bool
+	checkpointEpoch model.Epoch // of the newest whole one
 }
 
 // openCheckpoint is a checkpoint of which some snapshots are still to come.
@@ -186,7 +192,7 @@ func (f *Fold) addCheckpoint(data []byte) error {
 		return err
 	}
 	f.open = &openCheckpoint{head: head, key: seal.KeyOf(data), left: head.GetSnapshots(), bytes: len(data)}
-	if !f.live || f.gap != nil {
+	if !f.live || f.gap != nil || model.Revision(head.GetRevision()) != f.revision {
 		f.open.into = NewFold(f.quarantine)
 	}
 	return f.closeCheckpoint()
@@ -237,6 +243,7 @@ func (f *Fold) closeCheckpoint() error {
 	f.open = nil
 	if o.into == nil {
 		f.checkpointed, f.checkpointBytes, f.checkpointKey, f.bytesSince = o.head.GetCommitted().AsTime(), o.bytes, o.key, 0
+		f.checkpointEpoch = model.Epoch(o.head.GetEpoch())
 		return nil
 	}
 	into := o.into
@@ -245,12 +252,13 @@ func (f *Fold) closeCheckpoint() error {
 		into.ids.RestBelow(model.SetID(o.head.GetNextSet()), model.BackendID(o.head.GetNextBackend()), o.head.GetCommitted().AsTime())
 	}
 	into.epoch, into.causes, into.recent = max(f.epoch, model.Epoch(o.head.GetEpoch())), f.causes, f.recent
-	if f.gap != nil {
-		into.recent = &recent{most: recentBytes} // they may lead to other rows
+	if f.live || f.gap != nil {
+		into.recent = &recent{most: f.recent.most} // they may lead to other rows
 	}
 	into.revision = max(f.revision, model.Revision(o.head.GetRevision()))
-	into.committed, into.state, into.live = o.head.GetCommitted().AsTime(), max(f.state, o.head.GetStateSequence()), f.live
+	into.committed, into.state, into.live = o.head.GetCommitted().AsTime(), cmp.Or(o.head.GetStateSequence(), f.state), f.live
 	into.checkpointed, into.checkpointBytes, into.checkpointKey = into.committed, o.bytes, o.key
+	into.checkpointEpoch, into.replaced = model.Epoch(o.head.GetEpoch()), f.live
 	*f = *into
 	return nil
 }

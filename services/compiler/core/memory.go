@@ -3,34 +3,98 @@
 package core
 
 import (
+	"errors"
 	"time"
 
 	"github.com/deltaplane/deltaplane/internal/model"
+	"github.com/deltaplane/deltaplane/internal/wire"
 )
 
-// Memory is what a core that follows another in the same process must know of it, in case the streams were lost or
-// restored together meanwhile: then nothing else says so.
+// Memory is what a core leaves to the one that follows it in the same process, in case the streams were lost or restored
+// meanwhile: then nothing else has it.
 type Memory struct {
 	state     uint64 // the newest message of STATE
 	committed time.Time
 	revision  model.Revision
+	// rows and ids as far as the log had them, in the newest epoch of which something was read; nil if they were not all
+	// there. Those that were being appended are among them: they are what comes next in any case.
+	rows   *Fold
+	epoch  model.Epoch
+	logged model.Revision
 }
 
-// Memory returns what the next core must know of this one.
+// Memory ends a core, and returns what the next one must know of it.
 func (c *Core) Memory() Memory {
-	return Memory{state: c.seen, committed: c.last.at, revision: c.revision}.and(c.remembered)
+	c.StandBy()
+	logged := c.last.revision
+	for s := &c.standby; len(s.records) > 0; {
+		c.follow(s.since.Add(factsLate)) // their facts don't come any more
+	}
+	if !c.Ahead() {
+		logged = c.last.revision
+	}
+	m := Memory{
+		state: c.seen, committed: c.last.at, revision: c.revision, epoch: c.newestEpoch(), logged: logged,
+	}.and(c.remembered)
+	if c.log.gap == nil || c.log.kept {
+		c.renumber() // a plan may have given ids that nobody was told
+		m.rows = c.log
+	}
+	return m
 }
+
+// Begin returns what the next core begins with that has read the log: what that says, or, if it was lost or has gone back,
+// what is remembered. Whoever leads with that begins by writing it to the log. What is remembered is given away.
+func (m *Memory) Begin(log *Fold) *Fold {
+	rows := m.rows
+	m.rows = nil
+	lost := log.revision < m.logged || log.gap != nil && log.revision <= m.logged
+	if rows == nil || !lost || log.said() > m.epoch {
+		return log
+	}
+	rows.gap, rows.kept = errLogLost, true
+	rows.open, rows.parts, rows.raw = nil, wire.Assembler{}, nil
+	rows.epoch, rows.checkpointed = max(rows.epoch, log.epoch), time.Time{}
+	return rows
+}
+
+var errLogLost = errors.New("DELTA was lost, or restored from a backup")
+
+// said returns the newest epoch in which something about rows was said.
+func (f *Fold) said() model.Epoch {
+	newest := f.checkpointEpoch
+	for _, l := range f.layers {
+		newest = max(newest, l.at.Epoch)
+	}
+	return newest
+}
+
+// Epoch returns the newest epoch that was read.
+func (f *Fold) Epoch() model.Epoch { return f.epoch }
+
+// Kept says whether the rows are not from the log, which was lost, but from memory.
+func (f *Fold) Kept() bool { return f.kept }
 
 // Remember tells a core that has just begun what the one before knew.
 func (c *Core) Remember(m Memory) {
+	m.rows = nil
 	c.remembered = m
 	c.RaiseTo(m.revision)
+}
+
+// restoreLog begins to lead with rows that the log has lost: it writes them to the log, before anything else. Their
+// positions stay, so that nodes which are there have nothing to do.
+func (c *Core) restoreLog(now time.Time) {
+	c.log.gap, c.log.kept, c.trusted = nil, false, true
+	c.revision++ // whoever follows sees by it that the checkpoint says something new
+	c.beginCheckpoint(now)
 }
 
 func (f *Fold) memory() Memory {
 	return Memory{state: f.state, committed: f.committed, revision: f.revision}
 }
 
+// and returns the higher of each number.
 func (m Memory) and(o Memory) Memory {
 	m.state, m.revision = max(m.state, o.state), max(m.revision, o.revision)
 	if o.committed.After(m.committed) {

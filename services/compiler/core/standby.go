@@ -55,6 +55,7 @@ type standby struct {
 	lacking      model.Revision // of the heartbeat before, if plan wasn't whole
 	compare      time.Time
 	wanted       model.Epoch // to lead in, once the log was read up to it
+	led          model.Epoch // this core led in it, and hasn't read of another since; 0 else
 	ahead        bool        // rows are ahead of the log, which nobody knows to have them
 	differs      string      // how the leader's rows were others than ours; empty if they weren't
 }
@@ -110,17 +111,27 @@ func (c *Core) Epoch() model.Epoch { return c.epoch }
 // checks seals does it before.
 func (c *Core) Log(now time.Time, r Record) Output {
 	if c.Leads() {
-		var m schemas.Epoch
-		if r.Subject != schemas.SubjectEpoch || proto.Unmarshal(r.Data, &m) != nil || model.Epoch(m.GetEpoch()) <= c.epoch {
+		if !endsEpoch(r, c.epoch) {
 			return Output{} // our own
 		}
 		c.StandBy()
 	}
+	if c.standby.led > 0 && !endsEpoch(r, c.standby.led) {
+		return Output{} // the rows have it
+	}
+	c.standby.led = 0
 	if len(c.standby.records) == 0 {
 		c.standby.since = now
 	}
 	c.standby.records = append(c.standby.records, heldRecord{Record: r})
 	return c.follow(now)
+}
+
+// endsEpoch says whether a record is of another epoch that follows one. Until then the log takes only the messages of who
+// leads in that one.
+func endsEpoch(r Record, epoch model.Epoch) bool {
+	var m schemas.Epoch
+	return r.Subject == schemas.SubjectEpoch && proto.Unmarshal(r.Data, &m) == nil && model.Epoch(m.GetEpoch()) > epoch
 }
 
 // queue keeps facts until the leader says that they are in its rows. Until STATE was read once there is no order to keep.
@@ -170,10 +181,15 @@ func (c *Core) follow(now time.Time) (out Output) {
 		case !record.read:
 			err = c.log.Add(record.Subject, record.Data)
 		}
-		if err != nil {
-			c.cold(err.Error())
-		}
 		c.adopt()
+		switch {
+		case err != nil:
+			c.cold(err.Error())
+		case c.log.replaced:
+			c.log.replaced = false
+			c.cold("the leader's checkpoint has other rows than the log before it")
+			s.at = c.log.state
+		}
 	}
 	if s.wanted > 0 && c.log.epoch >= s.wanted {
 		epoch := s.wanted
@@ -392,7 +408,7 @@ func (c *Core) lead(now time.Time, epoch model.Epoch) (out Output) {
 	if s.partly {
 		c.cold("a revision of the leader's is there in part")
 	}
-	if missing := c.log.Whole(); missing != nil {
+	if missing := c.log.Whole(); missing != nil && !c.log.kept {
 		out.Events = append(out.Events, c.event(now, schemas.Severity_SEVERITY_WARNING, "log_lost", fmt.Sprintf(
 			"DELTA can't be folded, so all rows are compiled anew and nodes get a snapshot each, which loses no connection: %v", missing), nil))
 		c.log.Lose()
@@ -407,6 +423,11 @@ func (c *Core) lead(now time.Time, epoch model.Epoch) (out Output) {
 	c.checkpoint = checkpointState{last: c.log.checkpointed, bytes: c.log.bytesSince, size: c.log.checkpointBytes, key: c.log.checkpointKey}
 	rest := s.plan
 	s.plan = plan{}
+	if c.log.kept {
+		out.Events = append(out.Events, c.event(now, schemas.Severity_SEVERITY_WARNING, "log_restored", fmt.Sprintf(
+			"%v: this compiler writes all rows that it holds to the log again, and goes on from there; nodes change nothing", c.log.gap), nil))
+		c.restoreLog(now)
+	}
 	c.commitPlan(now, rest) // what the one before didn't come to
 	out.Add(c.append())
 	for _, f := range s.facts {
@@ -436,7 +457,7 @@ func (c *Core) StandBy() {
 	f.live, f.epoch, f.revision, f.state = true, c.epoch, c.revision, c.compiling
 	f.committed, f.causes = c.last.at, c.last.causes
 	f.checkpointed, f.bytesSince, f.checkpointBytes, f.checkpointKey = c.checkpoint.last, c.checkpoint.bytes, c.checkpoint.size, c.checkpoint.key
-	c.epoch = 0
+	c.standby.led, c.epoch = c.epoch, 0
 }
 
 func (s *standby) next(c *Core) time.Time {

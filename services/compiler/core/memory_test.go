@@ -1,0 +1,154 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package core
+
+import (
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/deltaplane/deltaplane/internal/model"
+	"github.com/deltaplane/deltaplane/schemas"
+)
+
+// lived returns a cluster that has lived a while: its ids are not those that compiling everything gives.
+func lived(t *testing.T) *pair {
+	t.Helper()
+	p := newPair(t, Options{}, policedFacts()...)
+	for i := range 5 {
+		p.change(serviceFact(i), sliceFact(i, 0, 4, p.now))
+		p.pass(time.Second)
+	}
+	p.change(goneFact(serviceFact(0)), goneFact(sliceFact(0, 0, 4, p.now)), goneFact(serviceFact(2)))
+	p.pass(5 * time.Minute)
+	p.change(serviceFact(7), sliceFact(7, 0, 2, p.now))
+	p.settled()
+	return p
+}
+
+// again begins a session of a core that has read the log to its end, after one that has left a memory.
+func (p *pair) again(m Memory) *Core {
+	p.t.Helper()
+	c := NewStandby(Options{Signer: signer}, m.Begin(p.fold()))
+	c.Remember(m)
+	c.Facts(p.now, uint64(len(p.facts)), p.facts...)
+	c.CaughtUp(p.now)
+	return c
+}
+
+// lead has a core take an epoch.
+func (p *pair) lead(c *Core, epoch model.Epoch) {
+	p.t.Helper()
+	p.log = append(p.log, Record{schemas.SubjectEpoch, marshal(&schemas.Epoch{Epoch: uint64(epoch)})})
+	p.core, p.owed, p.slow = c, 0, false
+	p.do(c.Lead(p.now, epoch))
+	p.do(c.Log(p.now, p.log[len(p.log)-1]))
+}
+
+func (p *pair) positions(c *Core) map[string]model.Position {
+	at := map[string]model.Position{}
+	for l := range c.layers {
+		at[l.String()] = c.Position(l)
+	}
+	return at
+}
+
+// DELTA is lost, or restored from a backup, while compilers live: they write what they hold to it again, in the positions
+// that nodes have, and say nothing else.
+//
+// Promise P3: a takeover changes nothing on any node, also where the log was lost.
+// Fault 5: the volume of DELTA is lost; an old backup of it is restored.
+func TestALogThatWasLostIsWrittenAgainFromMemory(t *testing.T) {
+	for name, kept := range map[string]func([]Record) int{
+		"all is lost":            func([]Record) int { return 0 },
+		"an old backup is there": func(log []Record) int { return len(log) / 2 },
+		"its end is lost":        func(log []Record) int { return len(log) - 1 },
+	} {
+		t.Run(name, func(t *testing.T) {
+			p := lived(t)
+			before, sets := p.positions(p.core), setIDs(p.core)
+			p.log = p.log[:kept(p.log)]
+			logged := len(p.log)
+			leader, follower := p.core.Memory(), p.standby.Memory()
+			second := p.again(follower)
+			p.lead(p.again(leader), 7)
+			p.pass(3 * time.Second)
+			for i, r := range p.log[logged:] {
+				if i > 0 && r.Subject != schemas.SubjectCheckpoint || i == 0 && r.Subject != schemas.SubjectEpoch {
+					t.Errorf("record %d is on %s: nodes have something to do", i, r.Subject)
+				}
+				second.Log(p.now, r)
+			}
+			for who, c := range map[string]*Core{
+				"the leader": p.core, "the standby": second, "who joins": NewStandby(Options{}, p.fold()),
+			} {
+				if diff := cmp.Diff(before, p.positions(c)); diff != "" {
+					t.Errorf("%s (-before +after):\n%s", who, diff)
+				}
+				if diff := cmp.Diff(sets, setIDs(c)); diff != "" {
+					t.Errorf("ids of %s (-before +after):\n%s", who, diff)
+				}
+				if c.log.Whole() != nil {
+					t.Errorf("%s: %v", who, c.log.Whole())
+				}
+			}
+			p.change(sliceFact(7, 0, 3, p.now))
+			p.pass(time.Second)
+			p.checkConverged()
+		})
+	}
+}
+
+// A leader that was appending when the log was lost goes on with what it was about to say.
+func TestWhatWasBeingAppendedWhenTheLogWasLostIsSaid(t *testing.T) {
+	p := lived(t)
+	sets := setIDs(p.core)
+	p.slow = true
+	p.change(sliceFact(1, 0, 9, p.now))
+	p.pass(time.Second)
+	p.log = nil
+	p.lead(p.again(p.core.Memory()), 7)
+	p.pass(time.Second)
+	if diff := cmp.Diff(sets, setIDs(p.core)); diff != "" {
+		t.Errorf("ids (-before +after):\n%s", diff)
+	}
+	for l, held := range p.core.layers {
+		if got := p.fold().layers[l]; got == nil || got.at != held.at || got.rows.Digest() != held.rows.Digest() {
+			t.Errorf("layer %s isn't in the log", l)
+		}
+	}
+}
+
+// A log that another compiler has begun anew is the one that counts, and one that has all that is remembered.
+func TestMemoryGivesWayToALogThatGoesOn(t *testing.T) {
+	p := lived(t)
+	memory := p.standby.Memory()
+	if m := memory; m.Begin(p.fold()).Kept() {
+		t.Error("nothing was lost, and the log doesn't count")
+	}
+	p.log = nil
+	clear(p.nodes) // they walk there
+	p.lead(NewStandby(Options{Signer: signer}, NewFold(0)), 9)
+	p.do(p.core.Facts(p.now, uint64(len(p.facts)), p.facts...))
+	p.do(p.core.CaughtUp(p.now))
+	p.pass(time.Second)
+	if memory.Begin(p.fold()).Kept() {
+		t.Error("another leads with rows of its own, which nodes have by now")
+	}
+}
+
+// A deposed leader reads of its own messages last what its rows have already.
+func TestADeposedLeaderPassesOverItsOwnMessages(t *testing.T) {
+	p := lived(t)
+	before := len(p.log)
+	p.change(sliceFact(1, 0, 9, p.now))
+	p.pass(time.Second)
+	p.core.StandBy()
+	for _, r := range p.log[before:] {
+		p.core.Log(p.now, r)
+	}
+	if len(p.log) == before || p.core.log.Whole() != nil {
+		t.Errorf("of %d messages: %v", len(p.log)-before, p.core.log.Whole())
+	}
+}
