@@ -91,7 +91,9 @@ type Applied struct {
 	// "kernel" or "memory".
 	MapsKind string `protobuf:"bytes,7,opt,name=maps_kind,json=mapsKind,proto3" json:"maps_kind,omitempty"`
 	// Drops since the programs were attached, by reason's word.
-	Drops         map[string]uint64 `protobuf:"bytes,8,rep,name=drops,proto3" json:"drops,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"varint,2,opt,name=value"`
+	Drops map[string]uint64 `protobuf:"bytes,8,rep,name=drops,proto3" json:"drops,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"varint,2,opt,name=value"`
+	// Maps and drops are left out because they are as in the report before.
+	AsBefore      bool `protobuf:"varint,10,opt,name=as_before,json=asBefore,proto3" json:"as_before,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -180,6 +182,13 @@ func (x *Applied) GetDrops() map[string]uint64 {
 		return x.Drops
 	}
 	return nil
+}
+
+func (x *Applied) GetAsBefore() bool {
+	if x != nil {
+		return x.AsBefore
+	}
+	return false
 }
 
 // AppliedDelta says when one delta was in the kernel and what it cost.
@@ -287,8 +296,10 @@ type Fault struct {
 	Text  string                 `protobuf:"bytes,2,opt,name=text,proto3" json:"text,omitempty"`
 	Since *timestamppb.Timestamp `protobuf:"bytes,3,opt,name=since,proto3" json:"since,omitempty"`
 	// The delta that was refused, if one was.
-	Layer         string `protobuf:"bytes,4,opt,name=layer,proto3" json:"layer,omitempty"`
-	Revision      uint64 `protobuf:"varint,5,opt,name=revision,proto3" json:"revision,omitempty"`
+	Layer    string `protobuf:"bytes,4,opt,name=layer,proto3" json:"layer,omitempty"`
+	Revision uint64 `protobuf:"varint,5,opt,name=revision,proto3" json:"revision,omitempty"`
+	// The stream of the bus that it is about, if it is about one.
+	Stream        string `protobuf:"bytes,6,opt,name=stream,proto3" json:"stream,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -356,6 +367,13 @@ func (x *Fault) GetRevision() uint64 {
 		return x.Revision
 	}
 	return 0
+}
+
+func (x *Fault) GetStream() string {
+	if x != nil {
+		return x.Stream
+	}
+	return ""
 }
 
 // MapUse is how full a map is.
@@ -777,7 +795,7 @@ type Status struct {
 	Maps []*FullestMap `protobuf:"bytes,20,rep,name=maps,proto3" json:"maps,omitempty"`
 	// Drops of all nodes, by reason's word.
 	Drops map[string]uint64 `protobuf:"bytes,21,rep,name=drops,proto3" json:"drops,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"varint,2,opt,name=value"`
-	// What is wrong with DELTA, APPLIED and EVENTS, for people.
+	// What is wrong with the streams, as the compiler sees them, for people.
 	Streams       []*Fault `protobuf:"bytes,22,rep,name=streams,proto3" json:"streams,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -1919,7 +1937,7 @@ var File_deltaplane_v1_report_proto protoreflect.FileDescriptor
 
 const file_deltaplane_v1_report_proto_rawDesc = "" +
 	"\n" +
-	"\x1adeltaplane/v1/report.proto\x12\rdeltaplane.v1\x1a\x19deltaplane/v1/delta.proto\x1a\x18deltaplane/v1/fact.proto\x1a\x1bdeltaplane/v1/network.proto\x1a\x1adeltaplane/v1/tables.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xa2\x03\n" +
+	"\x1adeltaplane/v1/report.proto\x12\rdeltaplane.v1\x1a\x19deltaplane/v1/delta.proto\x1a\x18deltaplane/v1/fact.proto\x1a\x1bdeltaplane/v1/network.proto\x1a\x1adeltaplane/v1/tables.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xbf\x03\n" +
 	"\aApplied\x12\x12\n" +
 	"\x04node\x18\x01 \x01(\tR\x04node\x125\n" +
 	"\tpositions\x18\x02 \x03(\v2\x17.deltaplane.v1.PositionR\tpositions\x123\n" +
@@ -1928,7 +1946,9 @@ const file_deltaplane_v1_report_proto_rawDesc = "" +
 	"\x04maps\x18\x05 \x03(\v2\x15.deltaplane.v1.MapUseR\x04maps\x12.\n" +
 	"\x04sent\x18\x06 \x01(\v2\x1a.google.protobuf.TimestampR\x04sent\x12\x1b\n" +
 	"\tmaps_kind\x18\a \x01(\tR\bmapsKind\x127\n" +
-	"\x05drops\x18\b \x03(\v2!.deltaplane.v1.Applied.DropsEntryR\x05drops\x1a8\n" +
+	"\x05drops\x18\b \x03(\v2!.deltaplane.v1.Applied.DropsEntryR\x05drops\x12\x1b\n" +
+	"\tas_before\x18\n" +
+	" \x01(\bR\basBefore\x1a8\n" +
 	"\n" +
 	"DropsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
@@ -1940,13 +1960,14 @@ const file_deltaplane_v1_report_proto_rawDesc = "" +
 	"\aapplied\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\aapplied\x123\n" +
 	"\alatency\x18\x05 \x01(\v2\x19.google.protobuf.DurationR\alatency\x12\x16\n" +
 	"\x06writes\x18\x06 \x01(\x04R\x06writes\x12\x14\n" +
-	"\x05bytes\x18\a \x01(\x04R\x05bytes\"\x93\x01\n" +
+	"\x05bytes\x18\a \x01(\x04R\x05bytes\"\xab\x01\n" +
 	"\x05Fault\x12\x12\n" +
 	"\x04kind\x18\x01 \x01(\tR\x04kind\x12\x12\n" +
 	"\x04text\x18\x02 \x01(\tR\x04text\x120\n" +
 	"\x05since\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\x05since\x12\x14\n" +
 	"\x05layer\x18\x04 \x01(\tR\x05layer\x12\x1a\n" +
-	"\brevision\x18\x05 \x01(\x04R\brevision\"R\n" +
+	"\brevision\x18\x05 \x01(\x04R\brevision\x12\x16\n" +
+	"\x06stream\x18\x06 \x01(\tR\x06stream\"R\n" +
 	"\x06MapUse\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x18\n" +
 	"\aentries\x18\x02 \x01(\x04R\aentries\x12\x1a\n" +

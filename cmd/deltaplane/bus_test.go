@@ -285,6 +285,18 @@ func TestStatusNamesWhatIsWrongAndExitsWith3(t *testing.T) {
 }
 
 // What the watcher refuses never becomes a fact, so the compiler can't tell of it.
+// Fault 5: a stream that went back looks well again at once; the compiler has seen it and says so.
+func TestStatusNamesWhatTheCompilerSawOfAStream(t *testing.T) {
+	s := newStage(t)
+	s.change(func(m *schemas.Status) {
+		m.Streams = []*schemas.Fault{{Kind: "stream_rolled_back", Stream: "DELTA", Text: "stream DELTA went back from message 9 to 7"}}
+	})
+	out, stderr, code := command(t, "status")
+	if code != exitNotHealthy || !strings.Contains(out, "stream DELTA went back from message 9 to 7") {
+		t.Errorf("exit %d, %s\n%s", code, stderr, out)
+	}
+}
+
 func TestStatusNamesWhatTheWatcherSetsAsideAndHolds(t *testing.T) {
 	s := newStage(t)
 	s.watch(&schemas.ApproveReply{

@@ -93,6 +93,8 @@ type clusterStatus struct {
 	Cluster  clusterJSON       `json:"cluster"`
 	// WatcherProblem says why the watcher's part is missing; empty if it isn't.
 	WatcherProblem string `json:"watcherProblem,omitempty"`
+
+	streamFaults []*schemas.Fault // as the compiler told them
 }
 
 type nodeStatus struct {
@@ -194,7 +196,7 @@ func statusFromProto(m *schemas.Status) *clusterStatus {
 	if s.Drops = m.GetDrops(); s.Drops == nil {
 		s.Drops = map[string]uint64{}
 	}
-	s.Held = heldFromProto(m.GetHeld())
+	s.Held, s.streamFaults = heldFromProto(m.GetHeld()), m.GetStreams()
 	s.Healthy = s.Held == nil && s.behind() == 0
 	for _, n := range s.Nodes {
 		s.Healthy = s.Healthy && len(n.Faults) == 0

@@ -132,7 +132,7 @@ type streamJSON struct {
 	Problems []string `json:"problems"`
 }
 
-// askServer adds how the streams stand, as the bus itself says.
+// askServer adds how the streams stand, as the bus itself says, and what the compiler has seen of them before.
 func (s *clusterStatus) askServer(ctx context.Context, conn *bus.Conn) {
 	ctx, cancel := context.WithTimeout(ctx, watcherWithin)
 	defer cancel()
@@ -149,6 +149,11 @@ func (s *clusterStatus) askServer(ctx context.Context, conn *bus.Conn) {
 			raised, _ := watch.Look(time.Now(), of, is)
 			for _, alarm := range raised {
 				j.Problems = append(j.Problems, alarm.Text)
+			}
+		}
+		for _, f := range s.streamFaults {
+			if f.GetStream() == of.Name && !slices.Contains(j.Problems, f.GetText()) {
+				j.Problems = append(j.Problems, f.GetText())
 			}
 		}
 		s.Healthy = s.Healthy && len(j.Problems) == 0

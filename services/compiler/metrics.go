@@ -7,7 +7,9 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
+	"github.com/deltaplane/deltaplane/internal/streams"
 	"github.com/deltaplane/deltaplane/internal/telemetry"
+	"github.com/deltaplane/deltaplane/schemas"
 	"github.com/deltaplane/deltaplane/services/compiler/core"
 	"github.com/deltaplane/deltaplane/services/compiler/fleet"
 )
@@ -17,7 +19,8 @@ type metrics struct {
 	registry *prometheus.Registry
 
 	leader, epoch, revision, setAside prometheus.Gauge
-	checked                           prometheus.Gauge
+	checked, able, inStep             prometheus.Gauge
+	alarms, bytes                     *prometheus.GaugeVec
 	rows, nodes                       *prometheus.GaugeVec
 	identities, ruleSets              prometheus.Gauge
 	policies                          *prometheus.GaugeVec
@@ -25,7 +28,7 @@ type metrics struct {
 	commitCount, deltaBytes, deltaRows  prometheus.Counter
 	facts, unchanged, units, mismatches prometheus.Counter
 	checks, dropped, unsent, foreign    prometheus.Counter
-	unsealed                            prometheus.Counter
+	unsealed, terms                     prometheus.Counter
 	syncs, events                       *prometheus.CounterVec
 	append, compile, latency            prometheus.Histogram
 }
@@ -37,8 +40,8 @@ func newMetrics() *metrics {
 		m.registry.MustRegister(g)
 		return g
 	}
-	gauges := func(name, help, label string) *prometheus.GaugeVec {
-		g := prometheus.NewGaugeVec(prometheus.GaugeOpts{Name: "deltaplane_compiler_" + name, Help: help}, []string{label})
+	gauges := func(name, help string, labels ...string) *prometheus.GaugeVec {
+		g := prometheus.NewGaugeVec(prometheus.GaugeOpts{Name: "deltaplane_compiler_" + name, Help: help}, labels)
 		m.registry.MustRegister(g)
 		return g
 	}
@@ -64,11 +67,16 @@ func newMetrics() *metrics {
 	m.revision = gauge("revision", "The newest revision.")
 	m.setAside = gauge("objects_set_aside", "Objects that aren't compiled; status and events name them.")
 	m.checked = gauge("checks_seals", "1 if messages are used only if sealed by a trusted key; 0 if everyone on the bus is believed (no --trusted-keys).")
+	m.able = gauge("able", "1 if this compiler could lead: it has read STATE to its end.")
+	m.inStep = gauge("in_step", "1 while this compiler stands by and has compiled the same as the leader, so that it takes over at once; 1 while it leads.")
+	m.alarms = gauges("stream_alarms", "1 while something is wrong with a stream, by stream and kind; each compiler's last look, every 5 s.", "stream", "kind")
+	m.bytes = gauges("stream_bytes", "How large a stream is (of: stored) and may become (of: limit).", "stream", "of")
 	m.rows = gauges("rows", "Rows in all layers, by table.", "table")
 	m.nodes = gauges("nodes", "Nodes, by how they stand: converged, updating (what was committed in the last 2 s is on its way), behind or lost (the Lease has expired).", "state")
 	m.policies = gauges("policies", "Policies, by whether they are understood and within the limits: enforced, or refused, which closes what they select.", "state")
 	m.identities = gauge("policy_identities", "Sets of addresses that policies tell apart.")
 	m.ruleSets = gauge("policy_rule_sets", "Combinations of policies that pods have in one direction.")
+	m.terms = counter("terms_total", "Terms of leading begun.")
 	m.commitCount = counter("commits_total", "Revisions that the log has accepted.")
 	m.deltaBytes = counter("delta_bytes_total", "Bytes of deltas, as sent to the nodes of each layer.")
 	m.deltaRows = counter("delta_rows_total", "Rows put or removed by deltas.")
@@ -87,6 +95,29 @@ func newMetrics() *metrics {
 	m.compile = seconds("compile_duration_seconds", "How long it takes to compile what was touched, with all that waited.")
 	m.latency = seconds("event_to_commit_seconds", "From the oldest trigger of a revision until the log has accepted it.")
 	return m
+}
+
+// streams shows how the streams stand.
+func (m *metrics) streams(states []streams.State, alarms []streams.Alarm) {
+	for _, of := range schemas.Streams {
+		for _, kind := range streams.Kinds {
+			m.alarms.WithLabelValues(of.Name, string(kind)).Set(0)
+		}
+	}
+	for _, a := range alarms {
+		m.alarms.WithLabelValues(a.Stream, string(a.Kind)).Set(1)
+	}
+	for _, is := range states {
+		m.bytes.WithLabelValues(is.Name, "stored").Set(float64(is.Bytes))
+		m.bytes.WithLabelValues(is.Name, "limit").Set(float64(is.MaxBytes))
+	}
+}
+
+func oneIf(so bool) float64 {
+	if so {
+		return 1
+	}
+	return 0
 }
 
 // commits counts revisions.
@@ -122,6 +153,8 @@ func (m *metrics) gauges(c *core.Core) {
 		m.leader.Set(1)
 		m.epoch.Set(float64(c.Epoch()))
 	}
+	m.able.Set(oneIf(c.Able()))
+	m.inStep.Set(oneIf(c.Leads() || c.Agrees()))
 	m.revision.Set(float64(c.Revision()))
 	m.setAside.Set(float64(c.SetAside()))
 	for table, rows := range c.Tables() {

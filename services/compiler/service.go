@@ -16,6 +16,7 @@ import (
 	"github.com/deltaplane/deltaplane/internal/bus"
 	"github.com/deltaplane/deltaplane/internal/lead"
 	"github.com/deltaplane/deltaplane/internal/lead/replica"
+	"github.com/deltaplane/deltaplane/internal/streams"
 	"github.com/deltaplane/deltaplane/internal/telemetry"
 	"github.com/deltaplane/deltaplane/schemas"
 	"github.com/deltaplane/deltaplane/services/compiler/core"
@@ -51,10 +52,13 @@ type service struct {
 	memory  core.Memory    // of the session before
 	above   core.Outranked // what a node has seen that the log had lost
 	raised  time.Time      // when above was set last
+	alarms  []streams.Alarm
+
+	streamsEvery time.Duration
 }
 
 func newService(s *settings, name string, log *slog.Logger) *service {
-	return &service{settings: s, name: name, log: log, metrics: newMetrics(), phase: "it hasn't reached the bus yet"}
+	return &service{settings: s, name: name, log: log, metrics: newMetrics(), phase: "it hasn't reached the bus yet", streamsEvery: streamsEvery}
 }
 
 // run stands by and leads until ctx ends.
@@ -84,6 +88,7 @@ func (s *service) run(ctx context.Context) error {
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error { return s.replica.Run(ctx, s.lead) })
 	group.Go(func() error { s.sessions(ctx); return nil })
+	group.Go(func() error { s.watchStreams(ctx); return nil })
 	return group.Wait()
 }
 

@@ -184,10 +184,13 @@ func (c *cluster) checkpointed() (is bool) {
 }
 
 // start runs a compiler until stop or the test's end.
-func (c *cluster) start(name string) (s *service, stop func()) {
+func (c *cluster) start(name string, change ...func(*service)) (s *service, stop func()) {
 	c.t.Helper()
 	log := slog.New(slog.NewTextHandler(c.t.Output(), nil)).With("compiler", name)
 	s = newService(&settings{Common: config.Common{Bus: c.url}, replicas: 1}, name, log)
+	for _, f := range change {
+		f(s)
+	}
 	ctx, cancel := context.WithCancel(context.Background())
 	ended := make(chan error, 1)
 	go func() { ended <- s.run(ctx) }()

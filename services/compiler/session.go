@@ -158,12 +158,19 @@ func (t *session) beginTerm(term *term) error {
 	var above core.Outranked
 	t.set(func() { above = t.above })
 	t.core.RaiseTo(above.Revision)
-	status, err := t.conn.Respond(schemas.SubjectStatus, "", t.answer(t.core.Status))
+	status, err := t.conn.Respond(schemas.SubjectStatus, "", t.answer(t.tellStatus))
 	if err != nil {
 		return err
 	}
 	t.term, t.status = term, status
+	t.metrics.terms.Inc()
 	return t.do(t.core.Lead(time.Now(), model.Epoch(term.fence.Epoch())))
+}
+
+// tellStatus answers how the cluster stands, and the streams.
+func (t *session) tellStatus(now time.Time, to any, data []byte) core.Output {
+	t.core.Streams(t.streamFaults())
+	return t.core.Status(now, to, data)
 }
 
 // endTerm stands by again. An error says that the session must end, too.

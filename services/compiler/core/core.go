@@ -169,6 +169,7 @@ type Core struct {
 	// engine has compiled the policies of compiled; nil until the first compilation.
 	engine   *policy.Engine
 	refused  []state.SetAside // policies beyond the limits
+	streams  []*schemas.Fault // as they were told
 	revision model.Revision
 	last     committed
 	trusted  bool // layers are what the log says from a checkpoint on, or were compiled

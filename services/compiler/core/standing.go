@@ -45,6 +45,9 @@ func (c *Core) Standings(now time.Time) map[fleet.Standing]int {
 // Latency returns quantiles of the last deltas on all nodes, from trigger to kernel.
 func (c *Core) Latency() (p50, p99 time.Duration) { return c.fleet.Latency() }
 
+// Streams takes in what is wrong with the streams of the bus, for the next Status.
+func (c *Core) Streams(faults []*schemas.Fault) { c.streams = faults }
+
 // Status answers how the cluster stands: to a StatusRequest with a revision, who lacks it. One that can't be read asks for
 // everything.
 func (c *Core) Status(now time.Time, to any, data []byte) Output {
@@ -87,7 +90,7 @@ func (c *Core) tellLacking(m *schemas.Status, revision model.Revision, now time.
 
 func (c *Core) tellAll(m *schemas.Status, now time.Time) {
 	m.Causes, m.Cluster = c.last.causes, c.db.Snapshot().Cluster()
-	m.Rows, m.SetAside = uint64(c.Rows()), c.allAside()
+	m.Rows, m.SetAside, m.Streams = uint64(c.Rows()), c.allAside(), c.streams
 	if p50, p99 := c.fleet.Latency(); p50 > 0 {
 		m.LatencyP50, m.LatencyP99 = durationpb.New(p50), durationpb.New(p99)
 	}
