@@ -15,8 +15,8 @@ import (
 //
 // Invariant: a branch has parts only if it has more than joinLeast rows.
 type Tree struct {
-	root     treeNode
-	key, row []byte // scratch
+	root  treeNode
+	bytes rowBytes // scratch
 }
 
 // treeNode is one branch: with parts, or with the entries of its rows. An entry is a key and 8 bytes of digest.
@@ -31,13 +31,6 @@ const (
 	splitMost = 32
 	joinLeast = 8
 )
-
-// NewTree returns the tree of some rows.
-func NewTree(rows *Rows) *Tree {
-	t := &Tree{}
-	t.put(rows)
-	return t
-}
 
 // Apply changes t as Tables.Apply changes the tables.
 func (t *Tree) Apply(c *Change) {
@@ -150,18 +143,26 @@ func placeOf(key []byte) uint64 {
 // digit returns one hexadecimal digit of a place, counted from 0.
 func digit(place uint64, depth int) int { return int(place >> (60 - 4*depth) & 15) }
 
-func putRows[R canonical](t *Tree, rows []R, appendKey func([]byte, R) []byte) {
+func eachRow[R canonical](b *rowBytes, visit func(), rows []R, appendKey func([]byte, R) []byte) {
 	for _, r := range rows {
-		t.key, t.row = appendKey(t.key[:0], r), r.appendCanonical(t.row[:0])
-		hash := sha256.Sum256(t.row)
-		t.set(t.key, big.Uint64(hash[:]))
+		b.key, b.row = appendKey(b.key[:0], r), r.appendCanonical(b.row[:0])
+		visit()
 	}
+}
+
+// put adds rows of all tables to t.
+func (t *Tree) put(r *Rows) { t.bytes.each(r, func() { t.set(t.bytes.key, t.bytes.digest()) }) }
+
+// digest is the first lane of the row's Digest.
+func (b *rowBytes) digest() uint64 {
+	hash := sha256.Sum256(b.row)
+	return big.Uint64(hash[:])
 }
 
 func removeKeys[K any](t *Tree, keys []K, appendKey func([]byte, K) []byte) {
 	for _, k := range keys {
-		t.key = appendKey(t.key[:0], k)
-		t.drop(t.key)
+		t.bytes.key = appendKey(t.bytes.key[:0], k)
+		t.drop(t.bytes.key)
 	}
 }
 

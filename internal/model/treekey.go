@@ -23,24 +23,27 @@ var keySizes = [256]int{
 
 var big = binary.BigEndian
 
-// put adds rows of all tables to t.
-func (t *Tree) put(r *Rows) {
-	putRows(t, r.Frontends, func(b []byte, r Frontend) []byte { return appendFrontendKey(b, r.FrontendKey) })
-	putRows(t, r.Sets, func(b []byte, r BackendSet) []byte { return appendSetID(b, r.ID) })
-	putRows(t, r.Backends, func(b []byte, r Backend) []byte { return appendBackendID(b, r.ID) })
-	putRows(t, r.Members, appendMember)
-	putRows(t, r.Endpoints, func(b []byte, r Endpoint) []byte { return appendEndpoint(b, r.Addr) })
-	putRows(t, r.Views, func(b []byte, r View) []byte { return appendViewKey(b, r.ViewKey) })
-	putRows(t, r.SourceRanges, appendSourceRange)
-	putRows(t, r.Networks, func(b []byte, r Network) []byte { return appendNetwork(b, r.Prefix) })
-	putRows(t, r.HealthChecks, func(b []byte, r HealthCheck) []byte { return appendHealthCheck(b, r.Port) })
-	putRows(t, r.Selves, func(b []byte, _ Self) []byte { return append(b, 'O') })
-	putRows(t, r.RuleSets, func(b []byte, r RuleSet) []byte { return appendRuleSetID(b, r.ID) })
-	putRows(t, r.Rules, func(b []byte, r Rule) []byte { return appendRuleID(b, r.ID) })
-	putRows(t, r.PortVerdicts, func(b []byte, r PortVerdict) []byte { return appendPortKey(b, r.PortKey) })
-	putRows(t, r.Verdicts, func(b []byte, r Verdict) []byte { return appendVerdictKey(b, r.VerdictKey) })
-	putRows(t, r.Blocks, func(b []byte, r Block) []byte { return appendBlock(b, r.Prefix) })
-	putRows(t, r.Peers, func(b []byte, r Peer) []byte { return appendPeer(b, r.Addr) })
+// rowBytes are the key and the canonical bytes of one row.
+type rowBytes struct{ key, row []byte }
+
+// each visits rows of all tables.
+func (b *rowBytes) each(r *Rows, visit func()) {
+	eachRow(b, visit, r.Frontends, func(b []byte, r Frontend) []byte { return appendFrontendKey(b, r.FrontendKey) })
+	eachRow(b, visit, r.Sets, func(b []byte, r BackendSet) []byte { return appendSetID(b, r.ID) })
+	eachRow(b, visit, r.Backends, func(b []byte, r Backend) []byte { return appendBackendID(b, r.ID) })
+	eachRow(b, visit, r.Members, appendMember)
+	eachRow(b, visit, r.Endpoints, func(b []byte, r Endpoint) []byte { return appendEndpoint(b, r.Addr) })
+	eachRow(b, visit, r.Views, func(b []byte, r View) []byte { return appendViewKey(b, r.ViewKey) })
+	eachRow(b, visit, r.SourceRanges, appendSourceRange)
+	eachRow(b, visit, r.Networks, func(b []byte, r Network) []byte { return appendNetwork(b, r.Prefix) })
+	eachRow(b, visit, r.HealthChecks, func(b []byte, r HealthCheck) []byte { return appendHealthCheck(b, r.Port) })
+	eachRow(b, visit, r.Selves, func(b []byte, _ Self) []byte { return append(b, 'O') })
+	eachRow(b, visit, r.RuleSets, func(b []byte, r RuleSet) []byte { return appendRuleSetID(b, r.ID) })
+	eachRow(b, visit, r.Rules, func(b []byte, r Rule) []byte { return appendRuleID(b, r.ID) })
+	eachRow(b, visit, r.PortVerdicts, func(b []byte, r PortVerdict) []byte { return appendPortKey(b, r.PortKey) })
+	eachRow(b, visit, r.Verdicts, func(b []byte, r Verdict) []byte { return appendVerdictKey(b, r.VerdictKey) })
+	eachRow(b, visit, r.Blocks, func(b []byte, r Block) []byte { return appendBlock(b, r.Prefix) })
+	eachRow(b, visit, r.Peers, func(b []byte, r Peer) []byte { return appendPeer(b, r.Addr) })
 }
 
 // remove takes rows of all tables out of t.

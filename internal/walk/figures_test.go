@@ -71,6 +71,7 @@ func BenchmarkWalk(b *testing.B) {
 			for b.Loop() {
 				begun := time.Now()
 				w := walk.New(r.Layer, held)
+				prepare(w)
 				tree += time.Since(begun)
 				took = follow(b, w, 256<<10, func() *replica { return r })
 				w.Change()

@@ -21,7 +21,8 @@ import (
 type Walk struct {
 	layer model.Layer
 	held  *model.Tables // as they were when the walk began, not to be changed until it ends
-	tree  *model.Tree   // of held with all that was taken; nil while all rows are asked for
+	tree  *model.Tree   // of held with all that was taken; nil while all rows are asked for, or it is built
+	build *model.TreeBuilder
 
 	// ask are the branches to ask about, the next ones last, so that few wait at any time.
 	ask []model.Branch
@@ -51,16 +52,26 @@ const (
 	maxWaiting = wire.MaxAsked * model.Fanout * model.MaxDepth
 )
 
-// New returns a walk from the rows that are held, to what differs; or, if there are none, to all rows.
+// New returns a walk from the rows that are held, to what differs; or, if there are none, to all rows. Prepare comes before
+// the first Question.
 func New(l model.Layer, held *model.Tables) *Walk {
 	w := &Walk{layer: l, held: held}
 	if held.Len() == 0 {
 		w.all = true
 		return w
 	}
-	rows := held.Rows()
-	w.tree, w.ask = model.NewTree(&rows), []model.Branch{model.Root}
+	w.build, w.ask = model.BuildTree(held.Rows()), []model.Branch{model.Root}
 	return w
+}
+
+// Prepare goes on building the tree of what is held, by about as much as so many rows take, and says whether it stands.
+func (w *Walk) Prepare(rows int) (ready bool) {
+	if w.build != nil {
+		if w.tree = w.build.Step(rows); w.tree != nil {
+			w.build = nil
+		}
+	}
+	return w.build == nil
 }
 
 // NewOfAll returns a walk to all rows, whatever is held: if what differs could not be found.
@@ -99,8 +110,11 @@ func (w *Walk) Since() (from model.Position, wanted bool) {
 func (w *Walk) Cost() (rounds, bytes, rows int) { return w.rounds, w.bytes, w.rows }
 
 // Take takes an answer of so many bytes, and says whether it was one to the question. An error says that this walk leads
-// nowhere.
+// nowhere. Before all is prepared there was no question.
 func (w *Walk) Take(a model.Branches, size int) (useful bool, err error) {
+	if w.build != nil {
+		return false, nil
+	}
 	w.rounds++
 	w.bytes += size
 	if a.Layer != w.layer {

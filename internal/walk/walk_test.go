@@ -111,6 +111,7 @@ func TestWhoeverLiesWastesLittle(t *testing.T) {
 	honest := newReplica(rows, 0)
 	random := rand.New(rand.NewPCG(1, 1))
 	w := walk.New(honest.Layer, held)
+	prepare(w)
 	bytes := 0
 	for !w.Done() {
 		a := model.Branches{Layer: honest.Layer, Position: honest.Position}
@@ -136,6 +137,7 @@ func TestAnswersToOtherQuestionsChangeNothing(t *testing.T) {
 	rows := endpoints(0, 500)
 	r := newReplica(rows, 0)
 	w := walk.New(r.Layer, tablesOf(endpoints(0, 499)))
+	prepare(w)
 	for _, other := range []model.Branches{
 		{Layer: model.NodeLayer("b"), Position: r.Position, Held: []model.Held{{Branch: model.Root}}},
 		{Layer: r.Layer, Position: r.Position, Held: []model.Held{{Branch: 0x1a}}},

@@ -55,6 +55,7 @@ type failer interface {
 // follow asks until the walk is done. Before each answer it calls next, which returns who answers.
 func follow(t failer, w *walk.Walk, room int, next func() *replica) (b bill) {
 	t.Helper()
+	prepare(w)
 	for !w.Done() {
 		if b.rounds++; b.rounds > 100_000 {
 			t.Fatalf("no end after %d rounds", b.rounds)
@@ -83,6 +84,11 @@ func follow(t failer, w *walk.Walk, room int, next func() *replica) (b bill) {
 		take(t, w, message)
 	}
 	return b
+}
+
+func prepare(w *walk.Walk) {
+	for !w.Prepare(1000) {
+	}
 }
 
 func (r *replica) branches(ask []model.Branch, room int, b *bill) []byte {

@@ -47,7 +47,7 @@ const (
 
 // overflowed notes that a layer doesn't fit, by so many entries.
 func (c *Core) overflowed(l *layer, lacking int) {
-	if l.full && c.now.Before(l.retry) {
+	if l.waits(c.now) {
 		return
 	}
 	pause := min(fullMost, fullPause<<min(l.refusals, 10))
@@ -68,8 +68,10 @@ func (c *Core) ask(l *layer) {
 // waitsForRoom says whether a layer that didn't fit is not to be tried yet. Meanwhile the node doesn't ask without a
 // reason.
 func (c *Core) waitsForRoom() bool {
-	return slices.ContainsFunc(c.layers[:], func(l layer) bool { return l.full && c.now.Before(l.retry) })
+	return slices.ContainsFunc(c.layers[:], func(l layer) bool { return l.waits(c.now) })
 }
+
+func (l *layer) waits(now time.Time) bool { return l.full && now.Before(l.retry) }
 
 // passed looks at a delta that a layer can't take: if it is full, it is tried again soon once there may be room.
 func (c *Core) passed(l *layer, d *Delta) {
@@ -97,7 +99,7 @@ func (c *Core) syncIfDue() {
 		s.next = c.now.Add(syncEvery)
 	}
 	due := s.wanted && !c.now.Before(s.due) || !c.now.Before(s.next) && !c.waitsForRoom()
-	if !due || s.busy || c.now.Before(s.notBefore) {
+	if !due || s.busy || c.now.Before(s.notBefore) || !c.prepared() {
 		return
 	}
 	s.wanted, s.busy = false, true
@@ -118,10 +120,7 @@ func (c *Core) question() Sync {
 	q := Sync{Positions: map[model.Layer]model.Position{}, Room: c.sync.room}
 	for _, kind := range kinds {
 		l := &c.layers[kind]
-		waits := l.full && c.now.Before(l.retry)
-		if l.walk == nil && !waits && (!l.known || l.full) {
-			c.begin(l)
-		}
+		waits := l.waits(c.now)
 		is := l.position
 		if !l.known {
 			is.Digest = c.state.Digest(kind)

@@ -26,6 +26,23 @@ func (c *Core) begin(l *layer) {
 	}
 }
 
+// preparedAtOnce is how many rows are looked at in one go before the core is ready for something else: some 50 ms.
+const preparedAtOnce = 50_000
+
+// prepared begins to walk the layers that are to be walked, and says whether all of them are ready to be asked about. With
+// many rows it isn't at once.
+func (c *Core) prepared() bool {
+	ready := true
+	for _, kind := range kinds {
+		l := &c.layers[kind]
+		if l.walk == nil && !l.waits(c.now) && (!l.known || l.full) {
+			c.begin(l)
+		}
+		ready = ready && (l.walk == nil || l.walk.Prepare(preparedAtOnce))
+	}
+	return ready
+}
+
 // branches takes an answer.
 func (c *Core) branches(in Branches) {
 	l := c.ours(in.Layer)
@@ -37,11 +54,14 @@ func (c *Core) branches(in Branches) {
 		c.stats.Duplicates++
 		return
 	}
-	if l.walk == nil && l.full && c.now.Before(l.retry) {
+	if l.walk == nil && l.waits(c.now) {
 		return
 	}
 	if l.walk == nil {
 		c.begin(l)
+	}
+	if !l.walk.Prepare(preparedAtOnce) {
+		return // it wasn't asked for, and tells no more than the next one
 	}
 	useful, err := l.walk.Take(in.Branches, in.Bytes)
 	c.sync.useful = c.sync.useful || useful
