@@ -13,8 +13,8 @@ func Join(changes ...*Change) *Change {
 		return changes[0]
 	}
 	of := func(pick func(*Change)) {
-		for i := len(changes) - 1; i >= 0; i-- {
-			pick(changes[i])
+		for _, c := range slices.Backward(changes) {
+			pick(c)
 		}
 	}
 	var c Change

@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"sync"
 	"syscall"
 	"testing"
@@ -144,15 +145,16 @@ func (h *hostile) programmer() (stop func()) {
 // endpoints writes the cluster: one Service with so many endpoints.
 func (h *hostile) endpoints(n int) {
 	h.t.Helper()
-	text := "---\napiVersion: v1\nkind: Node\nmetadata: {name: node-a}\n" +
+	var text strings.Builder
+	text.WriteString("---\napiVersion: v1\nkind: Node\nmetadata: {name: node-a}\n" +
 		"---\napiVersion: v1\nkind: Service\nmetadata: {name: cart, namespace: shop}\nspec: {clusterIP: 10.96.0.10, ports: [{port: 80}]}\n" +
 		"---\napiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\n" +
-		"metadata: {name: cart-1, namespace: shop, labels: {kubernetes.io/service-name: cart}}\naddressType: IPv4\nports: [{port: 8080}]\nendpoints:\n"
+		"metadata: {name: cart-1, namespace: shop, labels: {kubernetes.io/service-name: cart}}\naddressType: IPv4\nports: [{port: 8080}]\nendpoints:\n")
 	for i := range n {
-		text += fmt.Sprintf("- {addresses: [%s]}\n", net.IPv4(10, 244, 1, byte(i+1)))
+		fmt.Fprintf(&text, "- {addresses: [%s]}\n", net.IPv4(10, 244, 1, byte(i+1)))
 	}
 	path := filepath.Join(h.yaml, "all.yaml")
-	if err := os.WriteFile(path+".new", []byte(text), 0o600); err != nil {
+	if err := os.WriteFile(path+".new", []byte(text.String()), 0o600); err != nil {
 		h.t.Fatal(err)
 	}
 	if err := os.Rename(path+".new", path); err != nil {

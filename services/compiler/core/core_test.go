@@ -52,7 +52,7 @@ func TestEmptyStateDeletesNothing(t *testing.T) {
 		t.Errorf("%d records were appended, want none", len(w.log)-records)
 	}
 	w.sync("n1", model.ClusterLayer, model.NodeLayer("n1"))
-	if r := w.replies()[0]; r.GetRefused() != "" || r.GetSnapshot() != nil || r.GetDelta() != nil {
+	if r := w.replies()[0]; r.GetContent() != nil {
 		t.Errorf("a node that holds what the log says is told %v, want nothing", r)
 	}
 }

@@ -4,6 +4,7 @@ package core
 
 import (
 	"fmt"
+	"maps"
 	"net/netip"
 	"strings"
 	"testing"
@@ -233,9 +234,7 @@ func TestPiecesAreMadeOnceForManyNodes(t *testing.T) {
 		t.Fatal("nothing is kept")
 	}
 	made := map[walk.Piece]*piece{}
-	for p, held := range first {
-		made[p] = held
-	}
+	maps.Copy(made, first)
 	w.facts(sliceFact(1, 0, 21, w.now))
 	w.pass(time.Second)
 	w.forget()

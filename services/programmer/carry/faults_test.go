@@ -144,49 +144,52 @@ func TestWhatIsPutOffIsDoneBeforeItsRootLooksForItAgain(t *testing.T) {
 // TestIDsThatTheOtherLayerTakesLeadNobodyAstray has a compiler whose log was lost number everything anew: a set and a
 // backend of the node's layer mean others in the cluster's, and the node's layer is yet to come.
 func TestIDsThatTheOtherLayerTakesLeadNobodyAstray(t *testing.T) {
-	inBothWays(t, func(t *testing.T, puttingOff bool) {
-		c := newCompiler()
-		w := plantest.NewWitness(memory(), merged(c)...)
-		n := startWith(t, c, w, puttingOff)
-		commit := func(l model.Layer, rows *model.Tables) {
-			d := c.commit(l, rows, n.now)
-			w.Expect(merged(c)...)
-			n.put(d)
-		}
-		commit(model.ClusterLayer, hinted(shop(1, 2, 0), 1))
-		commit(model.NodeLayer("a"), parts(shop(1, 2, 0), 1)) // set 101 with backend 9001
-		n.pass(2 * time.Second)
-		n.converged()
+	inBothWays(t, takeTheOtherLayersIDs)
+}
 
-		anew := shop(2, 2, 0)
-		s, f := anew.Sets[2], anew.Frontends[frontendOf(anew, 2)]
-		delete(anew.Sets, s.ID)
-		s.ID, s.Root, f.Set = 101, 101, 101
-		anew.Sets[s.ID], anew.Frontends[f.FrontendKey] = s, f
-		for _, b := range anew.Backends {
-			if b.Set == 2 {
-				delete(anew.Members, model.Member{Set: 2, Backend: b.ID})
-				b.Set = 101
-				anew.Backends[b.ID], anew.Members[model.Member{Set: 101, Backend: b.ID}] = b, model.Member{Set: 101, Backend: b.ID}
-			}
-		}
-		b := model.Backend{ID: 9001, State: model.BackendActive, BackendKey: model.BackendKey{
-			Set: 1, Addr: netip.MustParseAddr("10.9.9.9"), Port: 8080,
-		}}
-		anew.Backends[b.ID], anew.Members[model.Member{Set: 1, Backend: b.ID}] = b, model.Member{Set: 1, Backend: b.ID}
-		c.epoch++
-		c.commit(model.ClusterLayer, anew, n.now)
-		c.commit(model.NodeLayer("a"), pods("web-1"), n.now)
+func takeTheOtherLayersIDs(t *testing.T, puttingOff bool) {
+	t.Helper()
+	c := newCompiler()
+	w := plantest.NewWitness(memory(), merged(c)...)
+	n := startWith(t, c, w, puttingOff)
+	commit := func(l model.Layer, rows *model.Tables) {
+		d := c.commit(l, rows, n.now)
 		w.Expect(merged(c)...)
-		n.put(c.walk(model.Walk{Layer: model.ClusterLayer, Branches: []model.Branch{model.Root}}))
-		for problem := range w.Problems {
-			if !plantest.Stale(problem) {
-				t.Error(problem)
-			}
+		n.put(d)
+	}
+	commit(model.ClusterLayer, hinted(shop(1, 2, 0), 1))
+	commit(model.NodeLayer("a"), parts(shop(1, 2, 0), 1)) // set 101 with backend 9001
+	n.pass(2 * time.Second)
+	n.converged()
+
+	anew := shop(2, 2, 0)
+	s, f := anew.Sets[2], anew.Frontends[frontendOf(anew, 2)]
+	delete(anew.Sets, s.ID)
+	s.ID, s.Root, f.Set = 101, 101, 101
+	anew.Sets[s.ID], anew.Frontends[f.FrontendKey] = s, f
+	for _, b := range anew.Backends {
+		if b.Set == 2 {
+			delete(anew.Members, model.Member{Set: 2, Backend: b.ID})
+			b.Set = 101
+			anew.Backends[b.ID], anew.Members[model.Member{Set: 101, Backend: b.ID}] = b, model.Member{Set: 101, Backend: b.ID}
 		}
-		n.pass(5 * time.Second)
-		n.converged()
-	})
+	}
+	b := model.Backend{ID: 9001, State: model.BackendActive, BackendKey: model.BackendKey{
+		Set: 1, Addr: netip.MustParseAddr("10.9.9.9"), Port: 8080,
+	}}
+	anew.Backends[b.ID], anew.Members[model.Member{Set: 1, Backend: b.ID}] = b, model.Member{Set: 1, Backend: b.ID}
+	c.epoch++
+	c.commit(model.ClusterLayer, anew, n.now)
+	c.commit(model.NodeLayer("a"), pods("web-1"), n.now)
+	w.Expect(merged(c)...)
+	n.put(c.walk(model.Walk{Layer: model.ClusterLayer, Branches: []model.Branch{model.Root}}))
+	for problem := range w.Problems {
+		if !plantest.Stale(problem) {
+			t.Error(problem)
+		}
+	}
+	n.pass(5 * time.Second)
+	n.converged()
 }
 
 func frontendOf(t *model.Tables, set model.SetID) (key model.FrontendKey) {
