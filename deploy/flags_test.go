@@ -10,6 +10,8 @@ import (
 	"testing"
 
 	"sigs.k8s.io/yaml"
+
+	"github.com/deltaplane/deltaplane/internal/testkit"
 )
 
 // compose is what these tests read of docker-compose.yml.
@@ -39,11 +41,10 @@ func composeFile(t *testing.T) compose {
 
 // A flag that a service doesn't have would keep it from starting: each service is asked.
 func TestServicesKnowTheFlagsTheyAreGiven(t *testing.T) {
-	bin := t.TempDir()
-	build := exec.Command("go", "build", "-o", bin, "./services/watcher", "./services/compiler", "./services/programmer")
-	build.Dir = ".."
-	if out, err := build.CombinedOutput(); err != nil {
-		t.Fatalf("go build: %v\n%s", err, out)
+	bin, err := testkit.Build()
+	t.Cleanup(func() { _ = os.RemoveAll(bin) })
+	if err != nil {
+		t.Fatal(err)
 	}
 	ask := func(where, service string, args []string) {
 		t.Helper()

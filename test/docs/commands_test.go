@@ -3,6 +3,7 @@
 package docs
 
 import (
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -12,43 +13,52 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+
+	"github.com/deltaplane/deltaplane/internal/testkit"
 )
 
 var programs = []string{"deltaplane", "watcher", "compiler", "programmer"}
 
-// build makes the binaries that documents call.
-func build(t *testing.T) (bin string) {
-	t.Helper()
-	bin = t.TempDir()
-	args := []string{"build", "-o", bin + string(filepath.Separator), "./cmd/deltaplane", "./services/watcher", "./services/compiler", "./services/programmer"}
-	command := exec.Command("go", args...)
-	command.Dir = root
-	if out, err := command.CombinedOutput(); err != nil {
-		t.Fatalf("go %s: %v\n%s", strings.Join(args, " "), err, out)
+// bin is where TestMain put the binaries that documents call.
+var bin string
+
+func TestMain(m *testing.M) {
+	code, err := run(m)
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		code = 1
 	}
-	return bin
+	os.Exit(code)
+}
+
+func run(m *testing.M) (code int, err error) {
+	bin, err = testkit.Build()
+	defer os.RemoveAll(bin)
+	if err != nil {
+		return 0, err
+	}
+	return m.Run(), nil
 }
 
 // Asking for help checks a command's name and flags, and does nothing else.
 func TestCommandsInDocumentsExist(t *testing.T) {
-	bin := build(t)
-	checked := 0
+	asked := map[string]bool{}
 	for _, d := range documents(t) {
 		for _, b := range d.blocks() {
 			if !strings.HasPrefix(b.info, "console") {
 				continue
 			}
 			for _, c := range b.commands() {
-				checked += check(t, bin, d.path, c.line)
+				check(t, asked, d.path, c.line)
 			}
 		}
 	}
-	t.Logf("%d commands", checked)
+	t.Logf("%d commands", len(asked))
 }
 
-func check(t *testing.T, bin, path, line string) int {
+// check asks each of our programs on the line for help, unless it was asked the same before.
+func check(t *testing.T, asked map[string]bool, path, line string) {
 	t.Helper()
-	checked := 0
 	for part := range strings.SplitSeq(strings.ReplaceAll(line, "|", "&&"), "&&") {
 		words := strings.Fields(part)
 		words = slices.DeleteFunc(words, func(w string) bool { return w == "sudo" || w == "&" || assignment.MatchString(w) })
@@ -59,19 +69,22 @@ func check(t *testing.T, bin, path, line string) int {
 		if dash := slices.Index(args, "--"); dash >= 0 {
 			args = args[:dash]
 		}
-		checked++
-		out, err := exec.Command(filepath.Join(bin, filepath.Base(words[0])), append(slices.Clip(args), "--help")...).CombinedOutput()
+		args = append(slices.Clip(args), "--help")
+		command := exec.Command(filepath.Join(bin, filepath.Base(words[0])), args...)
+		if asked[command.String()] {
+			continue
+		}
+		asked[command.String()] = true
+		out, err := command.CombinedOutput()
 		if err != nil {
 			t.Errorf("%s: %s: %v\n%s", path, line, err, out)
 		}
 	}
-	return checked
 }
 
 var assignment = regexp.MustCompile(`^[A-Z_]+=`)
 
 func TestBlocksMarkedRunPrintWhatIsShown(t *testing.T) {
-	bin := build(t)
 	for _, d := range documents(t) {
 		for _, b := range d.blocks() {
 			if b.info != "console run" {
