@@ -28,7 +28,7 @@ func (t *transaction) policyPhases(capacities Capacities) ([]Phase, error) {
 		t.stale.all = true
 	}
 	stages := t.stages()
-	stages[0].settle = t.stale.all
+	stages[0].settle = stages[0].settle || t.stale.all
 	for i, s := range stages {
 		p := &passage{
 			round: round{transaction: t, settle: s.settle}, blocks: map[int]batches{}, unfold: map[int]batches{},
@@ -146,7 +146,7 @@ func (p *passage) phases(s *stage, capacities Capacities) ([]Phase, error) {
 	}
 	prefixes := p.prefixes()
 	comes := slices.ContainsFunc(s.peers, func(of turn[netip.Addr, model.Peer]) bool { return of.before.kind == 0 })
-	if len(prefixes) > 0 && p.anyJudged {
+	if len(prefixes) > 0 && p.mayBeJudging() {
 		// Who found that an address is no peer looks for its block next.
 		prefixes[0].Grace = comes || p.stale.noPeer || p.stale.all
 	}
@@ -191,5 +191,5 @@ func (p *passage) remember(s *stage, phases []Phase, comes bool) {
 	if s.moves == nil {
 		s.moves = p.movesOf(s)
 	}
-	p.stale.note(s.moves.left, turnedOf(s), comes && p.anyJudged)
+	p.stale.note(s.moves.left, turnedOf(s), comes && p.mayBeJudging())
 }

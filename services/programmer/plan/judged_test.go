@@ -6,8 +6,10 @@ import (
 	"errors"
 	"fmt"
 	"hash/fnv"
+	gomaps "maps"
 	"math/rand/v2"
 	"net/netip"
+	"slices"
 	"testing"
 
 	"pgregory.net/rapid"
@@ -172,6 +174,84 @@ func (w world) number(draw func(string, int) int) {
 		i := draw(fmt.Sprintf("number of class %d", c), len(free))
 		w.numbers[c] = free[i]
 		free = append(free[:i:i], free[i+1:]...)
+	}
+}
+
+// A pod is judged no more, and then an address moves to whom its rule set doesn't name: who found the rule set before,
+// and looks for the address now, must not be told what no rows have ever said (seed 140 of the simulation).
+//
+// Promise P2: what a program reads across two changes is of the rows before, between or after them.
+func TestWhoFoundARuleSetMeetsNoAddressThatMovesLater(t *testing.T) {
+	for _, others := range []bool{true, false} {
+		pod, other, peer := netip.MustParseAddr("10.1.0.1"), netip.MustParseAddr("10.1.0.2"), netip.MustParseAddr("10.1.0.3")
+		w := world{
+			policed: true, pods: map[netip.Addr]class{peer: 1}, numbers: map[class]model.IdentityID{1: 1},
+			judged: map[netip.Addr][2]*ruleSetOf{pod: {webOnly}},
+		}
+		if others {
+			w.judged[other] = [2]*ruleSetOf{webOnly}
+		}
+		s := plan.Empty()
+		witness := plantest.NewWitness(maps.NewMemory([abi.MapCount]uint32{}), rows())
+		change := func() {
+			t.Helper()
+			witness.Expect(w.rows())
+			if err := carryOut(witness, mustApply(t, s, towards(s, model.LayerNode, w.rows())), rand.New(rand.NewPCG(1, 1))); err != nil {
+				t.Fatal(err)
+			}
+		}
+		change()
+		w.judged[pod] = [2]*ruleSetOf{}
+		change()
+		delete(w.pods, peer)
+		change()
+		noProblems(t, witness)
+	}
+}
+
+// Few things change at a time, and seldom anything has to be waited for: programs are on their way for many changes.
+//
+// Promise P2: as above, for all small changes in a row.
+func TestNoConnectionIsJudgedByPartsOfSmallChanges(t *testing.T) {
+	rapid.Check(t, func(rt *rapid.T) {
+		memory, s := maps.NewMemory([abi.MapCount]uint32{}), plan.Empty()
+		w := plantest.NewWitness(memory, rows())
+		random := rand.New(rand.NewPCG(rapid.Uint64().Draw(rt, "seed"), 0))
+		now := drawWorld(rt, "first")
+		for i := range 6 {
+			after := now.rows()
+			w.Expect(after)
+			if err := carryOut(w, mustApply(rt, s, towards(s, model.LayerNode, after)), random); err != nil {
+				rt.Fatal(err)
+			}
+			noProblems(rt, w)
+			now.alter(rt, fmt.Sprintf("change %d", i))
+		}
+	})
+}
+
+// alter changes one pod's labels, what judges one, or one block; numbers stay.
+func (w world) alter(t *rapid.T, name string) {
+	draw := func(what string, n int) int { return rapid.IntRange(0, n-1).Draw(t, name+" "+what) }
+	classes := append([]class{0}, slices.Sorted(gomaps.Keys(w.numbers))...)
+	sets := [2][]*ruleSetOf{{nil}, {nil}}
+	for _, addr := range slices.SortedFunc(gomaps.Keys(w.judged), netip.Addr.Compare) {
+		for i, r := range w.judged[addr] {
+			sets[i] = append(sets[i], r)
+		}
+	}
+	addr := netip.AddrFrom4([4]byte{10, 1, 0, byte(draw("of pod", 4))})
+	switch draw("of", 4) {
+	case 0, 1:
+		w.pods[addr] = classes[draw("labels", len(classes))]
+	case 2:
+		w.judged[addr] = [2]*ruleSetOf{sets[0][draw("ingress", len(sets[0]))], sets[1][draw("egress", len(sets[1]))]}
+	case 3:
+		if _, here := w.judged[addr]; here {
+			delete(w.judged, addr)
+		} else {
+			delete(w.blocks, netip.MustParsePrefix("10.1.0.0/30"))
+		}
 	}
 }
 

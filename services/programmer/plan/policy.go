@@ -67,13 +67,19 @@ func (t *transaction) stages() []*stage {
 	s.moves = m
 	s.when = func(of turn[model.VerdictKey, model.Verdict]) moment { return t.when(of, m.left) }
 	if t.watched() && t.crosses(s, m) {
-		return t.refine(s, m)
+		stages := t.refine(s, m)
+		stages[0].settle = t.astray(m)
+		return stages
 	}
+	s.settle = t.astray(m)
 	return []*stage{s}
 }
 
 // watched says that connections are judged before the change and after it: else nobody sees it come about.
-func (t *transaction) watched() bool { return t.judging && t.policed() && t.anyJudged }
+func (t *transaction) watched() bool { return t.judging && t.policed() && t.mayBeJudging() }
+
+// mayBeJudging says that something judges connections before the change, or that programs may still believe so.
+func (t *transaction) mayBeJudging() bool { return t.anyJudged || len(t.stale.sets) > 0 }
 
 func (t *transaction) when(of turn[model.VerdictKey, model.Verdict], left map[model.IdentityID]bool) moment {
 	was, is := t.wasFound(of.key), t.isFound(of.key)

@@ -30,6 +30,26 @@ func (t *transaction) seen(k model.VerdictKey) bool {
 	return s.sets[k.RuleSet] && (left || k.Identity == 0 || t.wasHeld(k.Identity)) || left && t.wasJudged(k.RuleSet)
 }
 
+// astrayMost bounds how much is compared to find out whether a change has to wait.
+const astrayMost = 1 << 14
+
+// astray says whether a program that found a rule set, which judges that endpoint no more, could find an address that
+// moves now where it has come to, and be told what no rows have ever said.
+func (t *transaction) astray(m *moving) bool {
+	if len(t.stale.sets)*len(m.list) > astrayMost {
+		return true
+	}
+	for id := range t.stale.sets {
+		for _, move := range m.list {
+			was := t.then(id, move.from)
+			if t.uses.decided[id] == 0 || t.then(id, move.to) != was || t.now(id, move.to) != was {
+				return true
+			}
+		}
+	}
+	return false
+}
+
 // note adds what this change leaves behind.
 func (s *stale) note(left map[model.IdentityID]bool, turned []pointer, noPeer bool) {
 	for id := range left {
