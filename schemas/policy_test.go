@@ -2,7 +2,10 @@
 
 package schemas
 
-import "google.golang.org/protobuf/proto"
+import (
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/durationpb"
+)
 
 var (
 	selector = &Selector{Terms: []*SelectorTerm{
@@ -62,4 +65,14 @@ var goldenPolicy = map[string]proto.Message{
 		Policies: "ClusterNetworkPolicy no-lab", Rule: "ClusterNetworkPolicy no-lab ingress[0]",
 		SourcePod: "lab/probe", DestinationPod: "shop/cart-0", Revision: 9,
 	}},
+	"flows_request": &FlowsRequest{Pod: "shop/cart-0", OnlyDrops: true, Limit: 10},
+	"flows_reply": &FlowsReply{
+		Connections: []*Connection{{
+			Pod: "shop/cart-0", PeerPod: "lab/probe", PodAddress: v4, PeerAddress: v6, PodPort: 8080, PeerPort: 40000, IpProtocol: 6,
+			Direction: Direction_DIRECTION_INGRESS, Service: "shop/cart:80", Rule: "NetworkPolicy shop/cart ingress[0]", RuleSet: 1 << 63,
+			Policies: "NetworkPolicy shop/cart", Idle: durationpb.New(1), Answered: true, Closing: true, Outdated: true,
+		}},
+		Drops: []*RecentDrop{{Drop: &Drop{Reason: "policy_denied", IpProtocol: 132}, Count: 3, First: noon, Latest: noon}},
+		Last:  true, Sequence: 1, Refused: "no", ConnectionsTotal: 2,
+	},
 }

@@ -1,0 +1,1 @@
+F4711"not leading

@@ -1,0 +1,7 @@
+*
+node-a@HR¿≤ãÿ¿ñ±XXFbjp	xÄêò¢
+node-a
+m™
+
+no_backend≤*
+stream_missingAPPLIED is gone2APPLIED

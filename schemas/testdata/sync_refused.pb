@@ -1,0 +1,1 @@
+"others are first@Ü
