@@ -61,6 +61,18 @@ func TestServerRunsWithTheDeployedConfiguration(t *testing.T) {
 	}
 }
 
+func TestServerWithAFolderKeepsItsConfigurationThere(t *testing.T) {
+	temporary, dir, trusted := t.TempDir(), t.TempDir(), trusted(t)
+	t.Setenv("TMPDIR", temporary)
+	for range 2 { // also when it starts again
+		s := start(t, Options{Trust: trusted.BusPath(), Dir: dir})
+		if made, _ := os.ReadDir(temporary); len(made) != 0 {
+			t.Errorf("outside of its folder: %v", made)
+		}
+		s.Shutdown()
+	}
+}
+
 func TestServerWithoutWhatTrustMakesSaysSo(t *testing.T) {
 	_, err := Start(Options{Trust: t.TempDir()})
 	if err == nil || !strings.Contains(err.Error(), "accounts.conf") {

@@ -152,7 +152,7 @@ func (s *Server) options(o Options) (*server.Options, error) {
 func (s *Server) base(o Options) (*server.Options, error) {
 	file := o.ConfigFile
 	if o.Trust != "" {
-		folder, err := s.folder()
+		folder, err := s.configuration(o.Dir)
 		if err != nil {
 			return nil, fmt.Errorf("make a folder for the bus's configuration: %w", err)
 		}
@@ -176,6 +176,21 @@ func (s *Server) base(o Options) (*server.Options, error) {
 		opts.Host, opts.Port, opts.HTTPPort = "127.0.0.1", server.RANDOM_PORT, 0
 	}
 	return opts, nil
+}
+
+// configuration makes an empty folder: in the one that was given for streams, so that whoever removes that leaves nothing.
+func (s *Server) configuration(dir string) (string, error) {
+	if dir == "" {
+		return s.folder()
+	}
+	folder, err := filepath.Abs(filepath.Join(dir, "configuration"))
+	if err != nil {
+		return "", err
+	}
+	if err := os.RemoveAll(folder); err != nil {
+		return "", err
+	}
+	return folder, os.MkdirAll(folder, 0o700)
 }
 
 // URL returns where clients connect: it begins with tls:// if they must.
