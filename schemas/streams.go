@@ -33,6 +33,9 @@ const MaxMessageBytes = 1<<20 - 4<<10
 // TombstoneTTL is how long STATE remembers that an object is gone.
 const TombstoneTTL = 24 * time.Hour
 
+// IdleReportTTL is how long APPLIED keeps reports that have no news. 5,000 nodes would fill it with them within an hour.
+const IdleReportTTL = time.Minute
+
 // CheckpointInterval is how often the leading compiler must write a Checkpoint, also when nothing changes: DELTA
 // forgets by age, and what is older than the newest checkpoint is no longer needed to fold it.
 const CheckpointInterval = 12 * time.Hour
@@ -51,7 +54,7 @@ var (
 		Description: "Every Delta, with checkpoints to fold from, written by the leading compiler.",
 	}
 	AppliedReports = Stream{
-		Name: "APPLIED", Subjects: []string{SubjectAllApplied}, MaxAge: 72 * time.Hour, MaxBytes: 512 << 20, Silent: true,
+		Name: "APPLIED", Subjects: []string{SubjectAllApplied}, MaxAge: 72 * time.Hour, MaxBytes: 512 << 20, Silent: true, Expiring: true,
 		Description: "What each node has in its kernel, and when it got there.",
 	}
 	EventLog = Stream{

@@ -226,7 +226,7 @@ func (f *Fence) messages(records []Record, renew bool) []*nats.Msg {
 	for _, r := range records {
 		m := &nats.Msg{Subject: r.Subject, Data: r.Data, Header: nats.Header{}}
 		if r.TTL > 0 {
-			m.Header.Set(jetstream.MsgTTLHeader, strconv.Itoa(int(max(r.TTL, time.Second)/time.Second)))
+			m.Header.Set(jetstream.MsgTTLHeader, wholeSeconds(r.TTL))
 		}
 		messages = append(messages, m)
 	}

@@ -5,8 +5,11 @@ package bus
 import (
 	"errors"
 	"fmt"
+	"strconv"
+	"time"
 
 	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/deltaplane/deltaplane/schemas"
 )
@@ -52,6 +55,27 @@ func (c *Conn) Publish(subject string, data []byte) error {
 		return fmt.Errorf("publish on %s: %w", subject, c.explain(err))
 	}
 	return nil
+}
+
+// PublishExpiring is Publish of what a stream keeps no longer than ttl, in whole seconds; 0 is as long as all others. Only
+// for streams that allow it.
+func (c *Conn) PublishExpiring(subject string, data []byte, ttl time.Duration) error {
+	if ttl == 0 {
+		return c.Publish(subject, data)
+	}
+	if err := checkSize(subject, data); err != nil {
+		return err
+	}
+	m := &nats.Msg{Subject: subject, Data: data, Header: nats.Header{jetstream.MsgTTLHeader: {wholeSeconds(ttl)}}}
+	if err := c.nats.PublishMsg(m); err != nil {
+		return fmt.Errorf("publish on %s: %w", subject, c.explain(err))
+	}
+	return nil
+}
+
+// wholeSeconds writes a time to live as servers take it.
+func wholeSeconds(ttl time.Duration) string {
+	return strconv.Itoa(int(max(ttl, time.Second) / time.Second))
 }
 
 // Flush waits until the server has all that was published or subscribed before.

@@ -4,6 +4,7 @@ package bus
 
 import (
 	"context"
+	"fmt"
 	"strings"
 	"testing"
 	"time"
@@ -180,4 +181,21 @@ func TestHowAStreamStands(t *testing.T) {
 	if err != nil || is.Missing || is.Last != is.Messages || is.Bytes == 0 || is.MaxBytes != 64<<20 || is.Copies != 1 || is.Leader == "" || is.Made.IsZero() {
 		t.Errorf("with an epoch and a message: %+v, %v", is, err)
 	}
+}
+
+// Promise P5: nodes may say all the time that they are there, since a stream forgets that soon.
+func TestWhatExpiresLeavesTheStream(t *testing.T) {
+	conn := startWith(t, schemas.AppliedReports)
+	for subject, ttl := range map[string]time.Duration{"a": time.Second, "b": 0} {
+		if err := conn.PublishExpiring(schemas.AppliedSubject(subject), []byte("x"), ttl); err != nil {
+			t.Fatal(err)
+		}
+	}
+	eventually(t, "see what expires leave", func() error {
+		is, err := conn.StreamState(t.Context(), schemas.AppliedReports.Name)
+		if err == nil && (is.Last != 2 || is.Messages != 1) {
+			err = fmt.Errorf("%d messages of %d are stored", is.Messages, is.Last)
+		}
+		return err
+	})
 }

@@ -19,6 +19,7 @@ import (
 	"github.com/deltaplane/deltaplane/internal/wire"
 	"github.com/deltaplane/deltaplane/schemas"
 	"github.com/deltaplane/deltaplane/services/programmer/core"
+	"github.com/deltaplane/deltaplane/services/programmer/reporting"
 	"github.com/deltaplane/deltaplane/services/programmer/resync"
 )
 
@@ -29,6 +30,7 @@ type link struct {
 	trust   *keyfile.Trust
 	conn    atomic.Pointer[bus.Conn]
 	syncs   sync.WaitGroup
+	reports reporting.Writer // the loop's
 
 	mu     sync.Mutex
 	unsaid []*schemas.Event // while the bus was away
@@ -196,16 +198,16 @@ func (l *link) connected() error {
 	return conn.Connected()
 }
 
-// publish sends a message and says whether it could. If the bus is away the message is lost, which the log says at
+// publish sends a message and says whether it could; a stream keeps it for so long, 0 is for as long as all others. If the bus is away the message is lost, which the log says at
 // level debug: why, the bus says itself.
-func (l *link) publish(subject string, m proto.Message) bool {
+func (l *link) publish(subject string, m proto.Message, keep time.Duration) bool {
 	conn := l.conn.Load()
 	if conn == nil {
 		return false
 	}
 	data, err := proto.Marshal(m)
 	if err == nil {
-		err = conn.Publish(subject, data)
+		err = conn.PublishExpiring(subject, data, keep)
 	}
 	if err != nil {
 		l.service.log.Debug("not published", "subject", subject, "error", err)

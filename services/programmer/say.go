@@ -7,7 +7,6 @@ import (
 	"time"
 
 	"google.golang.org/protobuf/proto"
-	"google.golang.org/protobuf/types/known/durationpb"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"github.com/deltaplane/deltaplane/internal/abi"
@@ -16,31 +15,18 @@ import (
 	"github.com/deltaplane/deltaplane/services/programmer/core"
 )
 
-// report publishes what this node holds, and says whether it could.
+// report publishes what this node holds, and says whether it could. What is no news expires: it would fill APPLIED.
 func (l *link) report(r core.Report, drops map[string]uint64) bool {
 	v := l.service
-	applied := &schemas.Applied{
-		Node: v.settings.node, Positions: wire.PositionsToProto(r.Positions), Maps: v.uses(r.Entries),
-		Sent: timestamppb.Now(), MapsKind: v.settings.maps, Drops: drops,
+	keep := time.Duration(0)
+	if r.Idle {
+		keep = schemas.IdleReportTTL
 	}
-	for _, d := range r.Deltas {
-		a := &schemas.AppliedDelta{
-			Layer: d.Layer.String(), Epoch: uint64(d.Epoch), Revision: uint64(d.To), Applied: timestamppb.New(d.Applied),
-			Writes: uint64(d.Writes), Bytes: uint64(d.Bytes),
-		}
-		if d.Latency > 0 {
-			a.Latency = durationpb.New(d.Latency)
-		}
-		applied.Deltas = append(applied.Deltas, a)
+	sent := l.publish(schemas.AppliedSubject(v.settings.node), l.reports.Write(time.Now(), r, v.uses(r.Entries), drops), keep)
+	if !sent {
+		l.reports.Lost()
 	}
-	for _, f := range r.Faults {
-		fault := &schemas.Fault{Kind: f.Kind, Text: f.Text, Since: timestamppb.New(f.Since), Revision: uint64(f.Revision)}
-		if f.Layer.Kind != 0 {
-			fault.Layer = f.Layer.String()
-		}
-		applied.Faults = append(applied.Faults, fault)
-	}
-	return l.publish(schemas.AppliedSubject(v.settings.node), applied)
+	return sent
 }
 
 // uses says how full the maps are. Of those that programs write the last sweep knows.
@@ -85,7 +71,7 @@ func (l *link) sayRest() {
 }
 
 func (l *link) sayUnsaid() {
-	for len(l.unsaid) > 0 && l.publish(schemas.EventSubject("programmer", l.service.settings.node), l.unsaid[0]) {
+	for len(l.unsaid) > 0 && l.publish(schemas.EventSubject("programmer", l.service.settings.node), l.unsaid[0], 0) {
 		l.unsaid = l.unsaid[1:]
 	}
 }

@@ -17,6 +17,7 @@ import (
 	"github.com/deltaplane/deltaplane/internal/telemetry"
 	"github.com/deltaplane/deltaplane/services/programmer/carry"
 	"github.com/deltaplane/deltaplane/services/programmer/core"
+	"github.com/deltaplane/deltaplane/services/programmer/reporting"
 	"github.com/deltaplane/deltaplane/services/programmer/healthcheck"
 )
 
@@ -82,6 +83,7 @@ func serveOn(ctx context.Context, s *settings, log *slog.Logger, plane dataplane
 	v.balancers = healthcheck.New(func() bool { return v.health.state().Current() }, v.problem(ctx, "health_check"))
 	v.balancers.On(nil)
 	v.link.service, v.link.trust = v, trust
+	v.link.reports = reporting.Writer{Node: v.settings.node, MapsKind: v.settings.maps}
 	if trust == nil {
 		log.Warn("NOTHING ON THE BUS IS CHECKED: whoever may publish there decides about this node's packets; give --trusted-keys")
 	} else {

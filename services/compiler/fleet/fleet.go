@@ -109,6 +109,9 @@ func (f *Fleet) Report(report *schemas.Applied, now time.Time) error {
 		f.nodes[name] = n
 		f.strangers++
 	}
+	if report.GetAsBefore() {
+		report.Maps, report.Drops = n.report.GetMaps(), n.report.GetDrops()
+	}
 	n.heard, n.report = now, report
 	for i, layer := range layersOf(name) {
 		n.positions[i] = positions[layer]

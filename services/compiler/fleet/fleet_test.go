@@ -263,3 +263,20 @@ func TestForeignReportsAreRefusedByName(t *testing.T) {
 		}
 	}
 }
+
+func TestWhatAReportLeavesOutIsAsBefore(t *testing.T) {
+	f := New()
+	first := report("n1", wanted[model.ClusterLayer], wanted[model.NodeLayer("n1")])
+	first.Maps, first.Drops = []*schemas.MapUse{{Name: "backends", Entries: 3}}, map[string]uint64{"no_backend": 2}
+	brief := report("n1", wanted[model.ClusterLayer], wanted[model.NodeLayer("n1")])
+	brief.AsBefore = true
+	for i, r := range []*schemas.Applied{first, brief} {
+		r.Sent = timestamppb.New(start.Add(time.Duration(i) * time.Second))
+		if err := f.Report(r, start); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if got := f.Progress(want, start)[0].Report; got.GetMaps()[0].GetEntries() != 3 || got.GetDrops()["no_backend"] != 2 {
+		t.Errorf("the node is known by %v", got)
+	}
+}

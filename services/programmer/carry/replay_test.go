@@ -106,3 +106,26 @@ func TestUnsealedMessagesAreCountedAndNamedOnceInAWhile(t *testing.T) {
 		t.Errorf("%d messages counted, %d others, named %d times; want 100, 0 and once", s.Unsealed, s.Foreign, named)
 	}
 }
+
+// A bus under load delivers heartbeats seconds late, and what a node asked for comes another way. What was said before the
+// compiler came to where the node is tells nothing of a log that was cut.
+func TestAHeartbeatThatComesLateIsNoCutLog(t *testing.T) {
+	n, c := settled(t, memory())
+	before := map[model.Layer]model.Position{model.ClusterLayer: c.at[model.ClusterLayer]}
+	n.now = n.now.Add(10 * time.Second)
+	n.put(c.commit(model.ClusterLayer, shop(3, 5, 1), n.now))
+	asked, at := len(n.syncs), n.now
+	for i := range 30 {
+		n.now = n.now.Add(core.TickInterval)
+		n.put(core.Heartbeat{Epoch: 1, Revision: 2, Positions: before, Sent: at.Add(time.Duration(i-40) * 100 * time.Millisecond)})
+		n.put(core.Tick{})
+	}
+	for _, e := range n.events {
+		if e.Kind == "digest" {
+			t.Errorf("it says: %s", e.Text)
+		}
+	}
+	if len(n.syncs) != asked {
+		t.Errorf("asked %d times", len(n.syncs)-asked)
+	}
+}

@@ -74,6 +74,8 @@ type layer struct {
 	behind time.Time
 	heard  model.Revision // the newest revision that a heartbeat or delta spoke of
 	back   bool           // the newest heartbeat spoke of a position below ours
+	// committed is when the compiler came to our position, by its clock, or when we did, where that isn't known.
+	committed time.Time
 	// walk is the way to what a compiler has, while it is looked for; strayed counts those in a row that led elsewhere.
 	walk    *walk.Walk
 	strayed int

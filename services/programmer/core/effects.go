@@ -46,6 +46,8 @@ type Report struct {
 	Deltas    []AppliedDelta
 	Faults    []Fault
 	Entries   [abi.MapCount]int
+	// Idle says that there is no news: it tells that the node is there.
+	Idle bool
 }
 
 // AppliedDelta is one delta that came into force, as in schemas.AppliedDelta.

@@ -80,6 +80,11 @@ func (l *layer) goesBack(to model.Position) bool {
 	return to.Epoch < l.position.Epoch || to.Epoch == l.position.Epoch && to.Revision < l.position.Revision
 }
 
+// overtook says whether we were led beyond what a heartbeat says after it was sent: it came late, and nothing was cut.
+func (l *layer) overtook(h Heartbeat, theirs model.Position) bool {
+	return l.known && h.Epoch == l.position.Epoch && theirs.Revision < l.position.Revision && !h.Sent.IsZero() && !h.Sent.After(l.committed)
+}
+
 // overtake is how long a delta may take longer than the heartbeat that speaks of it.
 const overtake = 150 * time.Millisecond
 
@@ -108,7 +113,7 @@ func (c *Core) heartbeat(h Heartbeat) {
 	for _, kind := range kinds {
 		l := &c.layers[kind]
 		theirs, said := h.Positions[l.Layer]
-		if !said {
+		if !said || l.overtook(h, theirs) {
 			continue
 		}
 		l.heard, l.back = theirs.Revision, l.goesBack(theirs)

@@ -252,6 +252,10 @@ func (c *Core) displaced(by model.LayerKind) {
 func (c *Core) accept(t *transaction) {
 	l := &c.layers[t.kind]
 	l.position, l.known, l.full, l.refusals, l.strayed = t.position, true, false, 0, 0
+	l.committed = c.now
+	if t.delta != nil && !t.delta.Committed.IsZero() {
+		l.committed = t.delta.Committed
+	}
 	l.heard = max(l.heard, t.position.Revision)
 	if l.heard <= t.position.Revision {
 		l.behind = time.Time{}

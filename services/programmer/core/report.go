@@ -51,12 +51,13 @@ func (c *Core) reportIfDue() {
 	if c.now.Before(r.next) || !r.wanted && c.now.Before(r.idle) {
 		return
 	}
+	idle := !r.wanted
 	r.wanted = false
 	r.next, r.idle = c.now.Add(reportEvery), c.now.Add(reportIdle)
 	if c.Ready() != nil {
 		r.idle = c.now.Add(reportTroubled)
 	}
-	c.do(Report{Positions: c.Positions(), Deltas: r.deltas, Faults: c.Faults(), Entries: c.state.Entries()})
+	c.do(Report{Positions: c.Positions(), Deltas: r.deltas, Faults: c.Faults(), Entries: c.state.Entries(), Idle: idle})
 	r.deltas = nil
 }
 

@@ -1,0 +1,72 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package reporting writes what a node reports. It is pure but for what it remembers of the report before.
+//
+// It promises that a report with news says all there is, and that one without leaves out what is as it was: thousands of
+// nodes report for days, and most of what they hold doesn't change.
+package reporting
+
+import (
+	"maps"
+	"slices"
+	"time"
+
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/durationpb"
+	"google.golang.org/protobuf/types/known/timestamppb"
+
+	"github.com/deltaplane/deltaplane/internal/wire"
+	"github.com/deltaplane/deltaplane/schemas"
+	"github.com/deltaplane/deltaplane/services/programmer/core"
+)
+
+// WholeEvery is how often a node says all in any case, for a compiler that has only begun to listen.
+const WholeEvery = 2 * time.Minute
+
+// Writer writes the reports of one node. Node and MapsKind don't change.
+type Writer struct {
+	Node     string
+	MapsKind string // "kernel" or "memory"
+
+	uses  []*schemas.MapUse
+	drops map[string]uint64
+	whole time.Time // when the last report that left out nothing was written
+}
+
+// Write returns a report: what the core has to say, how full the maps are and what was dropped so far.
+func (w *Writer) Write(now time.Time, r core.Report, uses []*schemas.MapUse, drops map[string]uint64) *schemas.Applied {
+	applied := &schemas.Applied{
+		Node: w.Node, Positions: wire.PositionsToProto(r.Positions), Sent: timestamppb.New(now), MapsKind: w.MapsKind,
+	}
+	for _, d := range r.Deltas {
+		a := &schemas.AppliedDelta{
+			Layer: d.Layer.String(), Epoch: uint64(d.Epoch), Revision: uint64(d.To), Applied: timestamppb.New(d.Applied),
+			Writes: uint64(d.Writes), Bytes: uint64(d.Bytes),
+		}
+		if d.Latency > 0 {
+			a.Latency = durationpb.New(d.Latency)
+		}
+		applied.Deltas = append(applied.Deltas, a)
+	}
+	for _, f := range r.Faults {
+		fault := &schemas.Fault{Kind: f.Kind, Text: f.Text, Since: timestamppb.New(f.Since), Revision: uint64(f.Revision)}
+		if f.Layer.Kind != 0 {
+			fault.Layer = f.Layer.String()
+		}
+		applied.Faults = append(applied.Faults, fault)
+	}
+	if r.Idle && now.Sub(w.whole) < WholeEvery && w.asBefore(uses, drops) {
+		applied.AsBefore = true
+		return applied
+	}
+	applied.Maps, applied.Drops = uses, drops
+	w.uses, w.drops, w.whole = uses, drops, now
+	return applied
+}
+
+func (w *Writer) asBefore(uses []*schemas.MapUse, drops map[string]uint64) bool {
+	return maps.Equal(drops, w.drops) && slices.EqualFunc(uses, w.uses, func(a, b *schemas.MapUse) bool { return proto.Equal(a, b) })
+}
+
+// Lost says that the report before didn't get away, so that the next one leaves out nothing.
+func (w *Writer) Lost() { w.whole = time.Time{} }
