@@ -272,7 +272,7 @@ func (c *Core) Tick(now time.Time) Output {
 // Next returns when the core wants a Tick.
 func (c *Core) Next() time.Time {
 	if !c.Leads() {
-		return c.standby.next(c)
+		return c.standby.next()
 	}
 	next := c.beat
 	if due, ok := c.commitDue(); ok && due.Before(next) {

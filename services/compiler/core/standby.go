@@ -460,12 +460,15 @@ func (c *Core) StandBy() {
 	c.standby.led, c.epoch = c.epoch, 0
 }
 
-func (s *standby) next(c *Core) time.Time {
+func (s *standby) next() time.Time {
 	if len(s.records) > 0 {
 		return s.since.Add(factsLate)
 	}
-	return c.beat.Add(time.Hour) // nothing is to be done until something comes
+	return never
 }
+
+// never is when there is something to be done, if nothing comes.
+var never = time.Unix(1<<35, 0)
 
 func (s *standby) waiting(c *Core) string {
 	switch {

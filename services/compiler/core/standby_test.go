@@ -114,6 +114,25 @@ func (p *pair) takeOver() {
 	}
 }
 
+// A standby that has all there is wants no Tick: its loop would run without a rest.
+func TestAStandbyWithNothingToDoRests(t *testing.T) {
+	p := newPair(t, Options{}, shopFacts(2, 2)...)
+	p.settled()
+	if next := p.standby.Next(); next.Before(p.now.Add(time.Hour)) {
+		t.Errorf("it wants a Tick at %s, and it is %s", next, p.now)
+	}
+	p.change(sliceFact(1, 0, 11, p.now))
+	p.pass(time.Second)
+	p.follow(0) // the fact is yet to come
+	if next := p.standby.Next(); next.Before(p.now) || next.After(p.now.Add(factsLate)) {
+		t.Errorf("with a record that waits for a fact it wants a Tick at %s, and it is %s", next, p.now)
+	}
+	p.state(0)
+	if next := p.standby.Next(); next.Before(p.now.Add(time.Hour)) {
+		t.Errorf("with all read it wants a Tick at %s, and it is %s", next, p.now)
+	}
+}
+
 // A takeover with nothing new says nothing to anyone, and compiles nothing.
 //
 // Fault 2: the leader is killed; the nodes get no operations.
