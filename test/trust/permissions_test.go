@@ -89,7 +89,7 @@ var subjects = []struct{ subject, publish, listen string }{
 	{schemas.ActualSubject("node-a"), "operator", "node-a"},
 	{schemas.FlowsSubject("node-a"), "operator", "node-a"},
 	{schemas.EventSubject("watcher", ""), "watcher", "operator"},
-	{schemas.EventSubject("compiler", ""), "compiler", "operator"},
+	{schemas.EventSubject("compiler", ""), "compiler", "operator watcher"},
 	{schemas.EventSubject("programmer", "node-a"), "node-a", "operator"},
 	{schemas.SubjectAllState, nobody, nobody},
 	{schemas.SubjectAllDeltas, nobody, nobody},
