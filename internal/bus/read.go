@@ -32,6 +32,10 @@ type ReadOptions struct {
 	FromTime     time.Time
 	// OnCaughtUp is called once, when Follow has handed over all that was stored when it was called.
 	OnCaughtUp func()
+	// OnUnsure is called when reading goes on after it broke off, and the newest message that was read before isn't
+	// there any more: it has expired, a newer one of its subject has taken its place, or the stream was restored from a
+	// backup and has grown again. Then its epoch (see TakeEpoch) is another one, or soon will be. An error ends reading.
+	OnUnsure func() error
 }
 
 // Read calls each for everything that is stored at the time of the call, in order, then returns. An error of each
@@ -60,6 +64,8 @@ type reader struct {
 	end    uint64    // the newest sequence when reading began
 	moving bool      // a newer message of a subject takes the older one's place
 	next   uint64    // what to continue with; 0 if nothing was read yet
+	last   time.Time // when the message before it was stored
+	resume bool      // whether that is still there is to be seen
 	caught bool
 	// Of the newest message that came: which consumer it came through, and its number there.
 	through string
@@ -110,6 +116,7 @@ func retryable(err error) bool {
 
 // readOnce reads through one consumer, from where r has come to.
 func (c *Conn) readOnce(ctx context.Context, r *reader) error {
+	r.through, r.resume = "", r.next > 0
 	stream, err := c.js.Stream(ctx, r.options.Stream)
 	if err != nil {
 		return err
@@ -205,7 +212,7 @@ func (r *reader) consumer() jetstream.OrderedConsumerConfig {
 	}
 	switch {
 	case r.next > 0:
-		config.DeliverPolicy, config.OptStartSeq = jetstream.DeliverByStartSequencePolicy, r.next
+		config.DeliverPolicy, config.OptStartSeq = jetstream.DeliverByStartSequencePolicy, r.next-1
 	case r.options.FromSequence > 0:
 		config.DeliverPolicy, config.OptStartSeq = jetstream.DeliverByStartSequencePolicy, r.options.FromSequence
 	case !r.options.FromTime.IsZero():
@@ -245,6 +252,15 @@ func (r *reader) take(m jetstream.Msg) (done bool, err error) {
 	if err != nil {
 		return false, err
 	}
+	if r.through != "" && r.through != meta.Consumer {
+		return false, errAnotherConsumer
+	}
+	if known, err := r.resumes(meta); err != nil {
+		return false, err
+	} else if known {
+		r.through, r.number, r.silent = meta.Consumer, meta.Sequence.Consumer, 0
+		return r.all(meta) && r.caughtUp(), nil
+	}
 	if !r.moving && meta.Sequence.Stream > r.end && r.caughtUp() {
 		return true, nil
 	}
@@ -252,8 +268,34 @@ func (r *reader) take(m jetstream.Msg) (done bool, err error) {
 	if err != nil {
 		return false, errOfEach{err}
 	}
-	r.next, r.through, r.number, r.silent = meta.Sequence.Stream+1, meta.Consumer, meta.Sequence.Consumer, 0
+	r.next, r.last = meta.Sequence.Stream+1, meta.Timestamp
+	r.through, r.number, r.silent = meta.Consumer, meta.Sequence.Consumer, 0
 	return r.all(meta) && r.caughtUp(), nil
+}
+
+// errAnotherConsumer is when the client has made a consumer anew by itself, which doesn't see whether the stream is the
+// same.
+var errAnotherConsumer = errors.New("the server had lost the reader")
+
+// resumes looks at the first message after reading broke off. It says whether that is the one that was read last, so that
+// what follows is what came after it, too.
+func (r *reader) resumes(meta *jetstream.MsgMetadata) (known bool, err error) {
+	if !r.resume {
+		return false, nil
+	}
+	r.resume = false
+	switch {
+	case meta.Sequence.Stream < r.next && meta.Timestamp.Equal(r.last):
+		return true, nil
+	case meta.Sequence.Stream < r.next:
+		return false, ErrReplaced // its place is another's
+	case r.options.OnUnsure == nil:
+		return false, nil
+	}
+	if err := r.options.OnUnsure(); err != nil {
+		return false, errOfEach{err}
+	}
+	return false, nil
 }
 
 // all says whether a message was the last of what was stored when reading began. Where only the last of a subject is

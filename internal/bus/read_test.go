@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"slices"
 	"testing"
 	"time"
@@ -14,6 +15,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/deltaplane/deltaplane/internal/bus/embedded"
+	"github.com/deltaplane/deltaplane/internal/testkit"
 	"github.com/deltaplane/deltaplane/schemas"
 )
 
@@ -255,6 +257,68 @@ func TestFollowOfAStreamThatWasReplacedEnds(t *testing.T) {
 	// In between there was none: which of both is seen depends on when it is looked.
 	if err := receive(t, ended); !errors.Is(err, ErrReplaced) && !errors.Is(err, ErrNoStream) {
 		t.Errorf("got %v, want ErrReplaced or ErrNoStream", err)
+	}
+}
+
+// A stream that was restored and has grown beyond where it was read to has other messages in the places of those that were
+// read.
+//
+// Fault 5: an old backup is restored, and the stream grows again while a reader is away.
+func TestFollowOfAStreamThatWasRestoredAndGrewAgainEnds(t *testing.T) {
+	dir, backup := t.TempDir(), t.TempDir()
+	server := startServer(t, embedded.Options{Dir: dir})
+	url := server.URL()
+	c := connect(t, Options{URL: url})
+	if err := c.EnsureStreams(t.Context(), 1, ledger); err != nil {
+		t.Fatal(err)
+	}
+	f := take(t, c, "one")
+	appendTo(t, f, "1")
+	server.Shutdown()
+	if err := os.CopyFS(backup, os.DirFS(dir)); err != nil {
+		t.Fatal(err)
+	}
+	server = startServer(t, embedded.Options{Dir: dir, Port: portOf(t, url)})
+	heard, ended := make(chan string, 64), make(chan error, 1)
+	go func() {
+		o := ReadOptions{Stream: "LEDGER", Subjects: []string{"ledger.entry.*"}}
+		ended <- c.Follow(t.Context(), o, func(r Record) error { heard <- string(r.Data); return nil })
+	}()
+	testkit.Eventually(t, 20*time.Second, func() bool { return c.Connected() == nil })
+	appendTo(t, f, "2", "3")
+	for range 3 {
+		receive(t, heard)
+	}
+	server.Shutdown()
+	other := startServer(t, embedded.Options{Dir: backup})
+	appendTo(t, take(t, connect(t, Options{URL: other.URL()}), "two"), "4", "5", "6", "7")
+	other.Shutdown()
+	startServer(t, embedded.Options{Dir: backup, Port: portOf(t, url)})
+	if err := receive(t, ended); !errors.Is(err, ErrReplaced) {
+		t.Errorf("got %v, want ErrReplaced", err)
+	}
+	if len(heard) > 0 {
+		t.Errorf("heard %q of the other history", <-heard)
+	}
+}
+
+// Where only the newest message of a subject is kept, what was read last may be gone for good reasons.
+func TestWhoCannotKnowWhetherAStreamIsTheSameIsTold(t *testing.T) {
+	stored, unsure := time.Now(), 0
+	message := func(sequence uint64, at time.Time) *jetstream.MsgMetadata {
+		return &jetstream.MsgMetadata{Sequence: jetstream.SequencePair{Stream: sequence}, Timestamp: at}
+	}
+	newReader := func() *reader {
+		return &reader{next: 8, last: stored, resume: true, options: ReadOptions{OnUnsure: func() error { unsure++; return nil }}}
+	}
+	if known, err := newReader().resumes(message(7, stored)); !known || err != nil {
+		t.Errorf("the message itself: %t, %v", known, err)
+	}
+	if _, err := newReader().resumes(message(7, stored.Add(1))); !errors.Is(err, ErrReplaced) || retryable(err) {
+		t.Errorf("another in its place: %v", err)
+	}
+	if known, err := newReader().resumes(message(8, stored)); known || err != nil || unsure != 1 {
+		t.Errorf("none in its place: %t, %v, told %d times", known, err, unsure)
 	}
 }
 

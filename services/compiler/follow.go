@@ -28,6 +28,7 @@ type reading struct {
 	// to its end.
 	suspect    map[string]bool
 	unreadable int
+	known      string // the newest epoch
 }
 
 // fact is a message of STATE with what it says, or why it can't be used.
@@ -41,13 +42,14 @@ type fact struct {
 // doesn't know how it was: if the newest message of an object isn't sealed by a watcher, it must not take the object for
 // gone, so until the watcher has said all such objects anew STATE isn't read to its end, and nothing is compiled.
 func (t *session) follow(ctx context.Context) error {
-	r := &reading{session: t, ctx: ctx, suspect: map[string]bool{}}
+	r := &reading{session: t, ctx: ctx, suspect: map[string]bool{}, known: identify(&schemas.Epoch{})}
 	facts := ordered.New(func(f *fact) { f.fact, f.err = t.openFact(&f.Record) }, r.take)
 	err := t.conn.Follow(ctx, bus.ReadOptions{
 		Stream: schemas.StateFacts.Name, Subjects: []string{schemas.SubjectAllState, schemas.SubjectStateEpoch},
 		OnCaughtUp: func() {
 			_ = facts.Do(r.readAll) // fails only when the session has ended
 		},
+		OnUnsure: func() error { return facts.Do(r.doubt) },
 	}, func(m bus.Record) error {
 		if m.Subject == schemas.SubjectStateEpoch {
 			return facts.Do(func() error { return r.epoch(m) })
@@ -67,7 +69,27 @@ func (r *reading) epoch(m bus.Record) error {
 	if proto.Unmarshal(m.Data, &epoch) != nil || epoch.GetEpoch() == 0 {
 		return nil
 	}
+	if was := r.unsure.Load(); was != nil && *was != identify(&epoch) {
+		return errStateReplaced
+	}
+	r.known = identify(&epoch)
 	return r.give(told{sequence: m.Sequence, epoch: epoch.GetEpoch()})
+}
+
+// identify tells an epoch of STATE from all others, of a history that was lost too.
+func identify(e *schemas.Epoch) string {
+	return fmt.Sprint(e.GetEpoch(), " ", e.GetHolder(), " ", e.GetSince().AsTime())
+}
+
+// errStateReplaced ends a session that may lack facts. A watcher that finds STATE restored from a backup takes a new epoch.
+var errStateReplaced = errors.New("STATE has another epoch since reading it broke off: it may have been restored and have grown again")
+
+// doubt notes that what is read from now on may be of another history than what was read before.
+func (r *reading) doubt() error {
+	if r.unsure.Load() == nil {
+		r.unsure.Store(new(r.known))
+	}
+	return nil
 }
 
 // take hands over one fact.

@@ -29,9 +29,12 @@ func (t *session) look(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		_, sequence, err := t.newestEpoch(ctx, schemas.StateFacts.Name, schemas.SubjectStateEpoch)
+		newest, sequence, err := t.newestEpoch(ctx, schemas.StateFacts.Name, schemas.SubjectStateEpoch)
 		if err != nil {
 			return err
+		}
+		if was := t.unsure.Load(); was != nil && *was != identify(newest) {
+			return errStateReplaced
 		}
 		if err := changed(delta, epoch.GetEpoch(), state, sequence); err != nil {
 			return err

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"google.golang.org/protobuf/types/known/timestamppb"
@@ -46,6 +47,9 @@ type session struct {
 	counted  core.Stats
 	measured time.Time
 	shape    lead.Shape // as the replica's pulses say it
+	// unsure is the epoch of STATE as it was when reading STATE broke off, once it isn't known to be the same stream. If it
+	// is another one later, facts in between may be lacking. As a text; nil as long as nothing is in doubt.
+	unsure atomic.Pointer[string]
 }
 
 // term is one time of leading.
@@ -237,7 +241,10 @@ func (t *session) readRecords(read func(add func(bus.Record) error) error, each 
 // followLog hands the records of DELTA to the loop.
 func (t *session) followLog(ctx context.Context, next uint64) error {
 	err := t.readRecords(func(add func(bus.Record) error) error {
-		return t.conn.Follow(ctx, bus.ReadOptions{Stream: schemas.Deltas.Name, FromSequence: next}, add)
+		return t.conn.Follow(ctx, bus.ReadOptions{
+			Stream: schemas.Deltas.Name, FromSequence: next,
+			OnUnsure: func() error { return bus.ErrReplaced }, // no newer message takes an older one's place
+		}, add)
 	}, func(r bus.Record, bad error) error {
 		if bad != nil {
 			return nil

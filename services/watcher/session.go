@@ -156,6 +156,7 @@ func (s *session) follow(ctx context.Context) error {
 		OnCaughtUp: func() {
 			_ = messages.Do(func() error { return put(stored{caughtUp: true}) }) // fails only when ctx has ended
 		},
+		OnUnsure: func() error { return bus.ErrReplaced }, // else what a restored STATE lacks is taken for published
 	}, func(r bus.Record) error { return messages.Add(message{Record: r}) })
 	return errors.Join(err, messages.Close())
 }

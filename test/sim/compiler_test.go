@@ -52,6 +52,9 @@ type compiling struct {
 	shape         lead.Shape
 	shaped        time.Time
 	epoch, before uint64 // of DELTA, and of STATE's epoch's message, at the last look
+	// known is the newest epoch of STATE that was read, doubted what it was when STATE wasn't known to be the same any more.
+	known, doubted string
+	unsure         bool
 
 	fence  *fence // of the term that runs; nil while it stands by
 	by     time.Time
@@ -121,8 +124,17 @@ func (t *compiling) fold(records []record, err error) {
 	t.log = t.delta.follow(t.process, "", next, t.logged, func() {}, func(err error) { t.end(fmt.Errorf("following DELTA: %w", err)) })
 	t.facts = t.state.follow(t.process, "", 0, t.told,
 		func() { t.do(t.core.CaughtUp(t.clock())) }, func(err error) { t.end(fmt.Errorf("following STATE: %w", err)) })
+	t.log.unsure = func() error { return bus.ErrReplaced }
+	t.facts.unsure = t.doubt
 	t.after(lookEvery, t.look)
 	t.wake()
+}
+
+func (t *compiling) doubt() error {
+	if !t.unsure {
+		t.unsure, t.doubted = true, t.known
+	}
+	return nil
 }
 
 // listen answers requests, and hears reports and heartbeats.
@@ -186,6 +198,10 @@ func (t *compiling) told(records []record) {
 		if r.subject == schemas.SubjectStateEpoch {
 			var epoch schemas.Epoch
 			if proto.Unmarshal(r.data, &epoch) == nil {
+				if t.known = string(r.data); t.unsure && t.doubted != t.known {
+					t.end(errors.New("STATE has another epoch since reading it broke off"))
+					return
+				}
 				give()
 				t.do(t.core.Facts(t.clock(), r.sequence))
 				t.do(t.core.StateEpoch(t.clock(), epoch.GetEpoch()))
@@ -349,11 +365,13 @@ func (t *compiling) look() {
 }
 
 func (t *compiling) lookAtState() {
-	t.state.newestEpoch(t.process, schemas.SubjectStateEpoch, func(_ *schemas.Epoch, sequence uint64, err error) {
+	t.state.newestEpoch(t.process, schemas.SubjectStateEpoch, func(newest *schemas.Epoch, sequence uint64, err error) {
 		switch {
 		case t.over:
 		case err != nil:
 			t.end(err)
+		case t.unsure && t.doubted != string(marshal(newest)):
+			t.end(errors.New("STATE has another epoch since reading it broke off"))
 		case sequence < t.before:
 			t.end(errors.New("STATE has gone back"))
 		default:

@@ -270,6 +270,7 @@ type reader struct {
 	prefix   string
 	made     int
 	next     uint64
+	last     record // that was read
 	caught   bool
 	planned  bool
 	broken   bool
@@ -277,6 +278,7 @@ type reader struct {
 	take     func([]record)
 	caughtUp func()
 	end      func(error)
+	unsure   func() error // bus.ReadOptions.OnUnsure
 }
 
 func (s *stream) follow(p *process, prefix string, from uint64, take func([]record), caughtUp func(), end func(error)) *reader {
@@ -331,7 +333,11 @@ func (r *reader) pull() {
 		r.end(bus.ErrReplaced)
 		return
 	}
-	r.broken = false
+	if err := r.resumes(); err != nil {
+		r.stop()
+		r.end(err)
+		return
+	}
 	var found []record
 	for _, rec := range r.of.records {
 		if rec.sequence >= r.next && strings.HasPrefix(rec.subject, r.prefix) {
@@ -340,12 +346,34 @@ func (r *reader) pull() {
 	}
 	r.next = r.of.last + 1
 	if len(found) > 0 {
+		r.last = found[len(found)-1]
 		r.take(found)
 	}
 	if !r.caught && !r.ended {
 		r.caught = true
 		r.caughtUp()
 	}
+}
+
+// resumes looks whether a stream that reading broke off of is still the same: whether it has what was read last.
+func (r *reader) resumes() error {
+	if !r.broken || r.last.sequence == 0 {
+		r.broken = false
+		return nil
+	}
+	r.broken = false
+	for _, rec := range r.of.records {
+		switch {
+		case rec.sequence == r.last.sequence && rec.at.Equal(r.last.at):
+			return nil
+		case rec.sequence == r.last.sequence:
+			return bus.ErrReplaced
+		}
+	}
+	if r.unsure != nil {
+		return r.unsure()
+	}
+	return nil
 }
 
 func marshal(m proto.Message) []byte {

@@ -85,6 +85,7 @@ func (w *watcher) session() {
 			return
 		}
 		s.reader = w.state.follow(w.process, "", 0, s.know, s.watch, func(err error) { s.fail(fmt.Errorf("following STATE: %w", err)) })
+		s.reader.unsure = func() error { return bus.ErrReplaced }
 		s.shape()
 	})
 }

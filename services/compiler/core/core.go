@@ -13,6 +13,7 @@
 package core
 
 import (
+	"slices"
 	"time"
 
 	"github.com/deltaplane/deltaplane/internal/model"
@@ -152,7 +153,8 @@ type Core struct {
 	standby standby
 	above   model.Revision // what a node has seen
 	// restored is set if STATE ended before what the log has taken in: it was removed, or restored from a backup. Then it
-	// counts only once a list was announced as complete that is newer than the log's newest revision.
+	// counts only once a watcher has certainly compared it since: it announces that while this compiler reads, or did so in
+	// an epoch above all that this process has known, or later than the log's newest revision was committed.
 	restored   time.Time
 	stateEpoch uint64 // the newest in STATE
 	remembered Memory
@@ -221,6 +223,9 @@ func New(o Options, log *Fold, epoch model.Epoch, now time.Time) *Core {
 // Facts takes in what STATE told, up to the message with that sequence.
 func (c *Core) Facts(now time.Time, sequence uint64, facts ...*schemas.Fact) Output {
 	c.seen = max(c.seen, sequence)
+	if c.caughtUp && slices.ContainsFunc(facts, c.announces) {
+		c.restored = time.Time{}
+	}
 	if !c.Leads() {
 		return c.queue(now, sequence, facts)
 	}
@@ -303,7 +308,17 @@ func (c *Core) Waiting() string {
 
 // complete says whether STATE is known to have everything, so that it may be compiled.
 func (c *Core) complete() bool {
-	return c.caughtUp && c.db.Snapshot().CompleteIn(c.stateEpoch, c.restored)
+	if !c.caughtUp {
+		return false
+	}
+	s := c.db.Snapshot()
+	anew := c.remembered.epoch > 0 && s.Announced() > c.remembered.epoch
+	return s.CompleteIn(c.stateEpoch, c.restored) || anew && s.CompleteIn(c.stateEpoch, time.Time{})
+}
+
+// announces says whether a watcher says by a fact that STATE is complete, in the epoch that goes on.
+func (c *Core) announces(f *schemas.Fact) bool {
+	return f.GetComplete().GetEpoch() > 0 && f.GetComplete().GetEpoch() >= c.stateEpoch
 }
 
 // StateEpoch takes in the epoch of STATE: what a watcher of an earlier one announced as complete no longer counts for who

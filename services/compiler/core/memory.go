@@ -14,12 +14,13 @@ import (
 // meanwhile: then nothing else has it.
 type Memory struct {
 	state     uint64 // the newest message of STATE
+	epoch     uint64 // the newest epoch of STATE
 	committed time.Time
 	revision  model.Revision
-	// rows and ids as far as the log had them, in the newest epoch of which something was read; nil if they were not all
-	// there. Those that were being appended are among them: they are what comes next in any case.
+	// rows and ids as far as the log had them; nil if they were not all there. Those that were being appended are among
+	// them: they are what comes next in any case. read is the newest epoch in the log, logged its newest revision.
 	rows   *Fold
-	epoch  model.Epoch
+	read   model.Epoch
 	logged model.Revision
 }
 
@@ -34,7 +35,7 @@ func (c *Core) Memory() Memory {
 		logged = c.last.revision
 	}
 	m := Memory{
-		state: c.seen, committed: c.last.at, revision: c.revision, epoch: c.newestEpoch(), logged: logged,
+		state: c.seen, epoch: c.stateEpoch, committed: c.last.at, revision: c.revision, read: c.newestEpoch(), logged: logged,
 	}.and(c.remembered)
 	if c.log.gap == nil || c.log.kept {
 		c.renumber() // a plan may have given ids that nobody was told
@@ -49,7 +50,7 @@ func (m *Memory) Begin(log *Fold) *Fold {
 	rows := m.rows
 	m.rows = nil
 	lost := log.revision < m.logged || log.gap != nil && log.revision <= m.logged
-	if rows == nil || !lost || log.said() > m.epoch {
+	if rows == nil || !lost || log.said() > m.read {
 		return log
 	}
 	rows.gap, rows.kept = errLogLost, true
@@ -96,7 +97,7 @@ func (f *Fold) memory() Memory {
 
 // and returns the higher of each number.
 func (m Memory) and(o Memory) Memory {
-	m.state, m.revision = max(m.state, o.state), max(m.revision, o.revision)
+	m.state, m.epoch, m.revision = max(m.state, o.state), max(m.epoch, o.epoch), max(m.revision, o.revision)
 	if o.committed.After(m.committed) {
 		m.committed = o.committed
 	}

@@ -296,6 +296,38 @@ func TestARestoredOldStateIsNotCompiled(t *testing.T) {
 	}
 }
 
+// Clocks are not needed to know a STATE that was made anew.
+func TestAStateThatWasMadeAnewIsCompiledWhateverTheClocksSay(t *testing.T) {
+	for name, tell := range map[string]func(p *pair, facts []*schemas.Fact){
+		"before it is read": func(p *pair, facts []*schemas.Fact) {
+			p.do(p.core.StateEpoch(p.now, 4))
+			p.do(p.core.Facts(p.now, 3, facts...))
+			p.do(p.core.CaughtUp(p.now))
+		},
+		"while it is read": func(p *pair, facts []*schemas.Fact) {
+			p.do(p.core.CaughtUp(p.now))
+			p.do(p.core.StateEpoch(p.now, 4))
+			p.do(p.core.Facts(p.now, 3, facts...))
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			p := newPair(t, Options{}, shopFacts(5, 3)...)
+			p.do(p.core.StateEpoch(p.now, 3))
+			memory := p.core.Memory()
+			p.log = append(p.log, Record{schemas.SubjectEpoch, marshal(&schemas.Epoch{Epoch: 7})})
+			p.core = New(Options{Signer: signer}, p.fold(), 7, p.now)
+			p.core.Remember(memory)
+			early := complete()
+			early.GetComplete().Epoch, early.TriggerTime = 4, timestamppb.New(p.now.Add(-time.Hour))
+			tell(p, append(shopFacts(5, 3)[:2:2], early))
+			p.pass(time.Second)
+			if p.core.Waiting() != "" {
+				t.Errorf("it waits %s", p.core.Waiting())
+			}
+		})
+	}
+}
+
 // Whatever happens in whatever order, the standby compiles the same rows, and takes over without saying anything.
 //
 // Fault 14: incremental compilations of leader and standby agree.

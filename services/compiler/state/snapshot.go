@@ -147,6 +147,14 @@ func (s *Snapshot) CompleteIn(epoch uint64, after time.Time) bool {
 	return false
 }
 
+// Announced returns the newest epoch of STATE in which a list was announced as complete; 0 if there is none.
+func (s *Snapshot) Announced() (epoch uint64) {
+	for c := range completes.all(s.txn) {
+		epoch = max(epoch, c.Epoch)
+	}
+	return epoch
+}
+
 // SetAside iterates over the objects whose Facts are invalid, in order of kind and name.
 func (s *Snapshot) SetAside() iter.Seq[*SetAside] { return setAside.all(s.txn) }
 
