@@ -4,6 +4,7 @@ package main
 
 import (
 	"context"
+	"crypto/ed25519"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -18,6 +19,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"github.com/deltaplane/deltaplane/internal/bus"
+	"github.com/deltaplane/deltaplane/internal/seal"
 	"github.com/deltaplane/deltaplane/schemas"
 	"github.com/deltaplane/deltaplane/test/bench/fleet/virtual"
 	"github.com/deltaplane/deltaplane/test/bench/stage"
@@ -35,6 +37,7 @@ type cluster struct {
 	conn     *bus.Conn
 	fence    *bus.Fence
 	made     *stage.Cluster
+	signer   *seal.Signer
 
 	keepLogs  bool
 	published uint64 // the newest Fact's sequence in STATE
@@ -50,6 +53,9 @@ func newCluster(ctx context.Context, p plan) (_ *cluster, err error) {
 	if c.dir, err = os.MkdirTemp("", "deltaplane-fleet-"); err != nil {
 		return nil, err
 	}
+	if err := c.makeKeys(); err != nil {
+		return nil, err
+	}
 	if err := c.startServer(); err != nil {
 		return nil, err
 	}
@@ -62,7 +68,8 @@ func newCluster(ctx context.Context, p plan) (_ *cluster, err error) {
 	if c.fence, err = c.conn.TakeEpoch(ctx, schemas.StateFacts.Name, schemas.SubjectStateEpoch, "fleet"); err != nil {
 		return nil, err
 	}
-	cmd := exec.Command(filepath.Join(p.bin, "compiler"), "--bus", c.url, "--listen", "", "--name", "compiler")
+	cmd := exec.Command(filepath.Join(p.bin, "compiler"), "--bus", c.url, "--listen", "", "--name", "compiler",
+		"--signing-key", c.path(signingKey), "--trusted-keys", c.path(trustedKeys))
 	if c.compiler, err = stage.Start("compiler", filepath.Join(c.dir, "compiler.log"), cmd); err != nil {
 		return nil, fmt.Errorf("%w (make build first)", err)
 	}
@@ -79,6 +86,27 @@ func newCluster(ctx context.Context, p plan) (_ *cluster, err error) {
 		c.workers = append(c.workers, w)
 	}
 	return c, nil
+}
+
+// The files of the keys that seal facts and deltas.
+const (
+	signingKey  = "signing-key.pem"
+	trustedKeys = "trusted-keys.pem"
+)
+
+func (c *cluster) path(file string) string { return filepath.Join(c.dir, file) }
+
+// makeKeys makes one key, for the watcher that is played here and for the compiler.
+func (c *cluster) makeKeys() error {
+	public, private, err := ed25519.GenerateKey(nil)
+	if err != nil {
+		return err
+	}
+	c.signer = seal.NewSigner(private)
+	if err := os.WriteFile(c.path(signingKey), seal.EncodePrivateKey(private), 0o600); err != nil {
+		return err
+	}
+	return os.WriteFile(c.path(trustedKeys), seal.EncodePublicKey(public), 0o600)
 }
 
 // startServer runs nats-server with the limits of deploy/nats/cluster.conf.
@@ -143,7 +171,7 @@ func (c *cluster) do(what string) (virtual.Seen, error) {
 // startNodes shares the nodes out among the processes.
 func (c *cluster) startNodes() error {
 	_, err := c.tell(func(i int) order {
-		o := &virtual.Options{URL: c.url, Tick: c.tick}
+		o := &virtual.Options{URL: c.url, Tick: c.tick, TrustedKeys: c.path(trustedKeys)}
 		for n := i; n < c.nodes; n += len(c.workers) {
 			o.Names = append(o.Names, stage.NodeName(n))
 		}
@@ -158,11 +186,16 @@ func (c *cluster) publish(ctx context.Context, facts ...*schemas.Fact) error {
 	for len(facts) > 0 {
 		n := min(len(facts), batch)
 		records := make([]bus.Record, n)
+		data := make([][]byte, n)
 		for i, fact := range facts[:n] {
 			var err error
 			if records[i], err = stage.Record(fact); err != nil {
 				return err
 			}
+			data[i] = records[i].Data
+		}
+		for i, sealed := range c.signer.Seal(seal.Fact, data) {
+			records[i].Data = sealed
 		}
 		var err error
 		if c.published, err = c.fence.Append(ctx, records); err != nil {

@@ -51,8 +51,9 @@ func workerMain(in io.Reader, out io.Writer) int {
 		var err error
 		switch o.Do {
 		case "start":
-			fleet = virtual.New(*o.Options)
-			err = fleet.Start(ctx)
+			if fleet, err = virtual.New(*o.Options); err == nil {
+				err = fleet.Start(ctx)
+			}
 		case "restart", "cold":
 			err = fleet.Restart(ctx, o.Do == "restart")
 		case "reset":

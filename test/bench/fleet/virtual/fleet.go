@@ -4,17 +4,22 @@ package virtual
 
 import (
 	"context"
+	"log/slog"
 	"time"
 
 	"golang.org/x/sync/errgroup"
 
 	"github.com/deltaplane/deltaplane/internal/abi"
+	"github.com/deltaplane/deltaplane/internal/seal/keyfile"
 )
 
 // Options say which nodes there are and where their bus is.
 type Options struct {
 	URL   string
 	Names []string
+	// TrustedKeys is the file of the keys that seal what nodes use; empty checks nothing. The nodes of a process share what
+	// they have checked: on real nodes each batch costs one check, and thousands of these would only measure themselves.
+	TrustedKeys string
 	// Tick is how often each core is told of the time; a real one is every 100 ms.
 	Tick time.Duration
 	// Capacities of each node's maps; what is 0 has its usual size, which takes no memory until it is used.
@@ -30,15 +35,22 @@ type Fleet struct {
 	nodes   []*node
 	counts  counts
 	ledger  ledger
+	trust   *keyfile.Trust
 }
 
 // New returns a fleet that doesn't run yet.
-func New(o Options) *Fleet {
+func New(o Options) (*Fleet, error) {
 	f := &Fleet{options: o}
+	if o.TrustedKeys != "" {
+		var err error
+		if f.trust, err = keyfile.OpenTrust(o.TrustedKeys, slog.New(slog.DiscardHandler)); err != nil {
+			return nil, err
+		}
+	}
 	for _, name := range o.Names {
 		f.nodes = append(f.nodes, &node{name: name, fleet: f})
 	}
-	return f
+	return f, nil
 }
 
 // Start connects all nodes.

@@ -19,17 +19,17 @@ import (
 	"time"
 
 	"google.golang.org/protobuf/proto"
-	"google.golang.org/protobuf/types/known/durationpb"
-	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"github.com/deltaplane/deltaplane/internal/abi"
 	"github.com/deltaplane/deltaplane/internal/bus"
 	"github.com/deltaplane/deltaplane/internal/model"
+	"github.com/deltaplane/deltaplane/internal/seal"
 	"github.com/deltaplane/deltaplane/internal/wire"
 	"github.com/deltaplane/deltaplane/schemas"
 	"github.com/deltaplane/deltaplane/services/programmer/carry"
 	"github.com/deltaplane/deltaplane/services/programmer/core"
 	"github.com/deltaplane/deltaplane/services/programmer/maps"
+	"github.com/deltaplane/deltaplane/services/programmer/reporting"
 	"github.com/deltaplane/deltaplane/services/programmer/resync"
 )
 
@@ -41,13 +41,14 @@ const syncWithin = time.Minute
 
 // node is one virtual node. It may be stopped and started again on the same maps.
 type node struct {
-	name   string
-	fleet  *Fleet
-	maps   *maps.Memory
-	driver carry.Driver
-	conn   *bus.Conn
-	inputs chan core.Input
-	syncs  sync.WaitGroup
+	name    string
+	fleet   *Fleet
+	maps    *maps.Memory
+	driver  carry.Driver
+	conn    *bus.Conn
+	inputs  chan core.Input
+	reports reporting.Writer // the loop's
+	syncs   sync.WaitGroup
 
 	stop    context.CancelFunc
 	running sync.WaitGroup
@@ -69,6 +70,7 @@ func (n *node) start(ctx context.Context) error {
 	}
 	n.driver = carry.Driver{Core: core.New(config), Maps: n.maps, Now: time.Now, Defer: true}
 	n.inputs = make(chan core.Input, inputsMost)
+	n.reports = reporting.Writer{Node: n.name, MapsKind: "memory"}
 	n.current.Store(false)
 	n.began = time.Now()
 	ctx, n.stop = context.WithCancel(ctx)
@@ -164,10 +166,15 @@ func (n *node) listen(ctx context.Context) error {
 		var deltas resync.Deltas
 		_, err := n.conn.Subscribe(schemas.ApplySubject(layer.String()), func(m bus.Message) {
 			n.fleet.counts.deltas.add(len(m.Data))
-			d, complete, err := deltas.Add(m.Data)
+			var d core.Delta
+			var complete bool
+			body, err := n.fleet.trust.Open(seal.Delta, m.Data)
+			if err == nil {
+				d, complete, err = deltas.Add(body)
+			}
 			switch {
 			case err != nil:
-				n.send(ctx, core.Foreign{Subject: m.Subject, Err: err})
+				n.foreign(ctx, m.Subject, err)
 			case complete:
 				n.send(ctx, d)
 			}
@@ -178,9 +185,13 @@ func (n *node) listen(ctx context.Context) error {
 	}
 	_, err := n.conn.Subscribe(schemas.SubjectHeartbeat, func(m bus.Message) {
 		n.fleet.counts.heartbeats.add(len(m.Data))
-		h, err := wire.DecodeHeartbeat(m.Data)
+		var h wire.Heartbeat
+		body, err := n.fleet.trust.Open(seal.Heartbeat, m.Data)
+		if err == nil {
+			h, err = wire.DecodeHeartbeat(body)
+		}
 		if err != nil {
-			n.send(ctx, core.Foreign{Subject: m.Subject, Err: err})
+			n.foreign(ctx, m.Subject, err)
 			return
 		}
 		n.send(ctx, core.Heartbeat(h))
@@ -194,25 +205,29 @@ func (n *node) listen(ctx context.Context) error {
 	return err
 }
 
+func (n *node) foreign(ctx context.Context, subject string, err error) {
+	n.send(ctx, core.Foreign{Subject: subject, Err: err, Unsealed: errors.Is(err, seal.ErrUnsealed)})
+}
+
 func (n *node) sync(ctx context.Context, e core.Sync) {
 	n.syncs.Go(func() {
 		ctx, cancel := context.WithTimeout(ctx, syncWithin)
 		defer cancel()
-		err := n.ask(ctx, e)
-		if err != nil {
+		ended := n.ask(ctx, e)
+		if ended.Err != nil {
 			n.fleet.counts.syncsFailed.Add(1)
 		}
-		n.send(ctx, core.SyncEnded{Err: err})
+		n.send(ctx, ended)
 	})
 }
 
-func (n *node) ask(ctx context.Context, e core.Sync) error {
-	request, err := proto.Marshal(&schemas.SyncRequest{Node: n.name, Positions: wire.PositionsToProto(e.Positions)})
+func (n *node) ask(ctx context.Context, e core.Sync) core.SyncEnded {
+	answer := resync.Answer{Open: n.fleet.trust.Open}
+	request, err := resync.Request(n.name, e)
 	if err != nil {
-		return err
+		return answer.End(err)
 	}
 	n.fleet.counts.asked.add(len(request))
-	var answer resync.Answer
 	err = n.conn.RequestMany(ctx, schemas.SyncSubject(n.name), request, func(message []byte) (bool, error) {
 		n.fleet.counts.answers.add(len(message))
 		in, more, err := answer.Add(message)
@@ -222,41 +237,32 @@ func (n *node) ask(ctx context.Context, e core.Sync) error {
 		return more, err
 	})
 	if errors.Is(err, bus.ErrNobody) {
-		return fmt.Errorf("no compiler answers: %w", err)
+		err = fmt.Errorf("no compiler answers: %w", err)
 	}
-	return err
+	return answer.End(err)
 }
 
 func (n *node) report(r core.Report) {
-	applied := &schemas.Applied{
-		Node: n.name, Positions: wire.PositionsToProto(r.Positions), Sent: timestamppb.Now(), MapsKind: "memory",
-		Drops: map[string]uint64{},
-	}
+	var uses []*schemas.MapUse
 	for m, entries := range r.Entries {
-		applied.Maps = append(applied.Maps, &schemas.MapUse{
+		uses = append(uses, &schemas.MapUse{
 			Name: abi.Map(m).String(), Entries: uint64(entries), Capacity: uint64(n.fleet.options.Capacities[m]),
 		})
 	}
 	for _, d := range r.Deltas {
 		n.fleet.ledger.applied(d)
-		a := &schemas.AppliedDelta{
-			Layer: d.Layer.String(), Epoch: uint64(d.Epoch), Revision: uint64(d.To), Applied: timestamppb.New(d.Applied),
-			Writes: uint64(d.Writes), Bytes: uint64(d.Bytes),
-		}
-		if d.Latency > 0 {
-			a.Latency = durationpb.New(d.Latency)
-		}
-		applied.Deltas = append(applied.Deltas, a)
 	}
-	for _, f := range r.Faults {
-		applied.Faults = append(applied.Faults, &schemas.Fault{Kind: f.Kind, Text: f.Text, Since: timestamppb.New(f.Since)})
-	}
-	data, err := proto.Marshal(applied)
+	data, err := proto.Marshal(n.reports.Write(time.Now(), r, uses, nil))
 	if err != nil {
 		panic("virtual: encode a report of our own: " + err.Error())
 	}
+	keep := time.Duration(0)
+	if r.Idle {
+		keep = schemas.IdleReportTTL
+	}
 	n.fleet.counts.reports.add(len(data))
-	if err := n.conn.Publish(schemas.AppliedSubject(n.name), data); err != nil {
+	if err := n.conn.PublishExpiring(schemas.AppliedSubject(n.name), data, keep); err != nil {
 		n.fleet.counts.unsent.Add(1)
+		n.reports.Lost()
 	}
 }
