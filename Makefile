@@ -72,7 +72,7 @@ SEED_BASE ?= 0
 
 .PHONY: sim
 sim: ## run SEEDS whole clusters in virtual time, with faults drawn from the seeds from SEED_BASE on
-	go test -count=1 -timeout 0 -v -run TestSeeds ./test/sim -sim.seeds=$(SEEDS) -sim.base=$(SEED_BASE)
+	go test -count=1 -timeout 0 -v -run TestSeeds ./test/sim -sim.time=0 -sim.seeds=$(SEEDS) -sim.base=$(SEED_BASE)
 
 .PHONY: bench
 bench: ## run the benchmarks; prints benchstat's format

@@ -3,11 +3,13 @@
 package sim
 
 import (
+	"crypto/ed25519"
 	"slices"
 	"time"
 
 	"github.com/deltaplane/deltaplane/internal/abi"
 	programmer "github.com/deltaplane/deltaplane/services/programmer/maps"
+	"github.com/deltaplane/deltaplane/services/programmer/plan"
 )
 
 // faults is who breaks things: a history has a mood of its own, so that some are quiet but for one sort of fault.
@@ -16,6 +18,9 @@ type faults struct {
 	over  bool
 	kinds []fault
 	pace  time.Duration
+	keys  []ed25519.PublicKey // that were trusted before, and are
+	// rotations counts keys.
+	rotations int
 }
 
 // fault is something that goes wrong.
@@ -53,6 +58,8 @@ var all = []fault{
 	{"list stale", func(f *faults) { f.api.staleLists += 1 + f.random.IntN(3); f.api.expire() }},
 	{"clock jumps", (*faults).clockJumps},
 	{"message forged", (*faults).forge},
+	{"key rotated", (*faults).rotate},
+	{"map full", (*faults).mapFull},
 }
 
 // open are faults that are yet to be survived: docs/design/simulation.md says why. -sim.open has them strike, too.
@@ -222,6 +229,36 @@ func (f *faults) emptyMap() {
 	f.later(f.between(0, 2*time.Second), func() { f.revive(n.process) })
 }
 
+// mapFull starts a node anew with maps that have room for little more than what they hold.
+func (f *faults) mapFull() {
+	n := pick(f.world, f.nodes)
+	if n.witness != nil || !n.up {
+		return // which would see that pods are closed
+	}
+	for m := range abi.MapCount {
+		held := 0
+		_ = programmer.Dump(n.memory, m, func([]byte, []byte) error { held++; return nil }) // memory can be read
+		if m != abi.Selves && f.chance(0.3) {
+			n.capacities[m] = max(1, held+f.random.IntN(4))
+		}
+	}
+	n.kill()
+	f.revive(n.process)
+	f.later(f.between(time.Second, 15*time.Second), func() { f.widen(n) })
+}
+
+// widen gives a node's maps their room back.
+func (f *faults) widen(n *node) {
+	if n.capacities == (plan.Capacities{}) {
+		return
+	}
+	n.capacities = plan.Capacities{}
+	if n.up {
+		n.kill()
+	}
+	f.revive(n.process)
+}
+
 func (f *faults) restartBus() {
 	for _, p := range f.processes() {
 		f.bus.away[p] = true
@@ -256,6 +293,7 @@ func (f *faults) heal() {
 	f.api.down, f.api.emptyLists, f.api.staleLists = false, 0, 0
 	for _, n := range f.nodes {
 		n.faulty.Probability, n.killAt = 0, 0
+		f.widen(n)
 	}
 	for _, p := range f.processes() {
 		f.revive(p)

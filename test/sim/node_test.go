@@ -41,6 +41,8 @@ type node struct {
 	faulty  *programmer.Faulty
 	driver  carry.Driver
 	seeds   uint64
+	// capacities are how much room the programmer believes its maps to have; 0 is plenty.
+	capacities plan.Capacities
 	// killAt is the operation on the maps at which the programmer is killed, counted from its start; 0 is none.
 	killAt int
 	// mangle, if set, changes what arrives: tests break rules with it.
@@ -78,7 +80,7 @@ func (n *node) run() {
 	n.start()
 	n.seeds++
 	n.driver = carry.Driver{
-		Core: core.New(core.Config{Node: n.name, Seed: n.seeds}), Maps: &shuffled{n.faulty, n}, Now: n.clock, Defer: n.seeds%2 == 1,
+		Core: core.New(core.Config{Node: n.name, Seed: n.seeds, Capacities: n.capacities}), Maps: &shuffled{n.faulty, n}, Now: n.clock, Defer: n.seeds%2 == 1,
 	}
 	for _, l := range n.layers {
 		var deltas resync.Deltas

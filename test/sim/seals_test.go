@@ -5,6 +5,7 @@ package sim
 import (
 	"crypto/ed25519"
 	"slices"
+	"time"
 
 	"google.golang.org/protobuf/proto"
 
@@ -71,4 +72,18 @@ func (f *faults) forge() {
 	case 3: // as it was, but late
 	}
 	f.bus.deliver(&process{world: f.world, name: "forger", up: true}, m)
+}
+
+// rotate gives the cluster another key: who trusts gets it before who seals has it. What stands in the streams under the
+// key before stays, so that one stays trusted.
+func (f *faults) rotate() {
+	if f.seals.trust == nil {
+		return
+	}
+	f.rotations++
+	key := ed25519.NewKeyFromSeed(slices.Repeat([]byte{byte(100 + f.rotations)}, ed25519.SeedSize))
+	f.keys = append(f.keys, key.Public().(ed25519.PublicKey))
+	f.seals.trust.Replace(append(f.keys, f.seals.signer.Public())...)
+	f.keys = append(f.keys, f.seals.signer.Public())
+	f.after(f.between(0, 3*time.Second), func() { f.seals.signer.Replace(key) })
 }

@@ -3,13 +3,16 @@
 package sim
 
 import (
+	"cmp"
 	"flag"
 	"fmt"
 	"io"
 	"maps"
 	"os"
 	"runtime"
+	"runtime/debug"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -18,8 +21,9 @@ import (
 )
 
 var (
-	seedsFlag = flag.Int("sim.seeds", 60, "how many seeds to run")
-	baseFlag  = flag.Uint64("sim.base", 0, "the first seed")
+	seedsFlag = flag.Int("sim.seeds", 200, "how many seeds to run at most")
+	timeFlag  = flag.Duration("sim.time", 20*time.Second, "how long to begin with seeds; 0 is without a bound")
+	baseFlag  = flag.Int64("sim.base", -1, "the first seed; -1 takes one from DELTAPLANE_SEED")
 	openFlag  = flag.Bool("sim.open", false, "faults that are yet to be survived strike, too")
 	oneFlag   = flag.Int64("sim.seed", -1, "run this seed alone; with -v print all that happens")
 )
@@ -41,14 +45,17 @@ func TestSeeds(t *testing.T) {
 		t.Logf("seed %d: %d events, hash %x, converged %s after the healing", c.seed, c.trace.count, c.trace.hash, c.converged)
 		return
 	}
-	began := time.Now()
-	var sum summary
+	// Histories are short and make much garbage.
+	defer debug.SetGCPercent(debug.SetGCPercent(400))
+	base := firstSeed(t)
+	sum := summary{began: time.Now()}
+	defer sum.progress()()
 	var group sync.WaitGroup
 	next := atomic.Int64{}
 	for range runtime.GOMAXPROCS(0) {
 		group.Go(func() {
-			for i := next.Add(1) - 1; i < int64(*seedsFlag); i = next.Add(1) - 1 {
-				c := newCluster(*baseFlag+uint64(i), nil)
+			for i := next.Add(1) - 1; i < int64(*seedsFlag) && (*timeFlag == 0 || time.Since(sum.began) < *timeFlag); i = next.Add(1) - 1 {
+				c := newCluster(base+uint64(i), nil)
 				c.live()
 				sum.add(c)
 				report(t, c)
@@ -56,7 +63,22 @@ func TestSeeds(t *testing.T) {
 		})
 	}
 	group.Wait()
-	t.Logf("%d seeds in %s\n%s", *seedsFlag, time.Since(began).Round(time.Millisecond), &sum)
+	t.Logf("from seed %d: %s", base, &sum)
+}
+
+// firstSeed is the one that the flag names, else one that DELTAPLANE_SEED leads to: each of its values has a million of
+// its own.
+func firstSeed(t *testing.T) uint64 {
+	t.Helper()
+	if *baseFlag >= 0 {
+		return uint64(*baseFlag)
+	}
+	text := cmp.Or(os.Getenv("DELTAPLANE_SEED"), "1")
+	seed, err := strconv.ParseUint(text, 10, 64)
+	if err != nil {
+		t.Fatalf("DELTAPLANE_SEED is %q: %v", text, err)
+	}
+	return (seed - 1) * 1_000_000
 }
 
 // mostProblems is how many problems of one seed are printed.
@@ -74,7 +96,10 @@ func report(t *testing.T, c *cluster) {
 
 // summary is what many histories came to.
 type summary struct {
+	began    time.Time
 	mu       sync.Mutex
+	seeds    int
+	failed   int
 	events   int
 	injected map[string]int
 	slowest  time.Duration
@@ -87,6 +112,10 @@ func (s *summary) add(c *cluster) {
 	if s.injected == nil {
 		s.injected = map[string]int{}
 	}
+	s.seeds++
+	if len(c.problems) > 0 {
+		s.failed++
+	}
 	s.events += c.trace.count
 	for kind, n := range c.injected {
 		s.injected[kind] += n
@@ -96,9 +125,39 @@ func (s *summary) add(c *cluster) {
 	}
 }
 
+// progressEvery is how often long runs say how far they are.
+const progressEvery = 10 * time.Second
+
+// progress prints from time to time how far the run is, if it has no bound of time, until the returned function is
+// called.
+func (s *summary) progress() (stop func()) {
+	if *timeFlag != 0 {
+		return func() {}
+	}
+	ticker, done := time.NewTicker(progressEvery), make(chan struct{})
+	go func() {
+		for {
+			select {
+			case <-ticker.C:
+				s.mu.Lock()
+				fmt.Fprintf(os.Stderr, "%d of %d %s\n", s.seeds, *seedsFlag, s.pace())
+				s.mu.Unlock()
+			case <-done:
+				return
+			}
+		}
+	}()
+	return func() { ticker.Stop(); close(done) }
+}
+
+func (s *summary) pace() string {
+	took := time.Since(s.began)
+	return fmt.Sprintf("seeds in %s (%.1f a second), %d failed", took.Round(time.Second), float64(s.seeds)/took.Seconds(), s.failed)
+}
+
 func (s *summary) String() string {
 	var b strings.Builder
-	fmt.Fprintf(&b, "%d events; the slowest to converge took %s after the healing (seed %d); faults:\n", s.events, s.slowest, s.at)
+	fmt.Fprintf(&b, "%d %s\n%d events; the slowest to converge took %s after the healing (seed %d); faults:\n", s.seeds, s.pace(), s.events, s.slowest, s.at)
 	for _, kind := range slices.Sorted(maps.Keys(s.injected)) {
 		fmt.Fprintf(&b, "  %9d %s\n", s.injected[kind], kind)
 	}
