@@ -114,7 +114,7 @@ func (d *dumpJSON) request(ctx context.Context, conn *bus.Conn, subject, who str
 	}
 	var rows model.Rows
 	sequence := uint32(0)
-	err = conn.RequestMany(ctx, subject, data, func(answer []byte) (bool, error) {
+	err = conn.RequestMany(ctx, subject, data, bus.AnswerWithin, func(answer []byte) (bool, error) {
 		var reply schemas.DumpReply
 		if err := wire.Unmarshal(answer, &reply); err != nil {
 			return false, err

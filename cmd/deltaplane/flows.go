@@ -173,7 +173,7 @@ func (f *flows) askNode(ctx context.Context, node string) (*flowsJSON, error) {
 	list := newFlowsJSON()
 	sequence := uint32(0)
 	who := "programmer of node " + node
-	err = f.conn.RequestMany(ctx, schemas.FlowsSubject(node), data, func(answer []byte) (bool, error) {
+	err = f.conn.RequestMany(ctx, schemas.FlowsSubject(node), data, bus.AnswerWithin, func(answer []byte) (bool, error) {
 		var reply schemas.FlowsReply
 		if err := wire.Unmarshal(answer, &reply); err != nil {
 			return false, err

@@ -13,8 +13,8 @@ import (
 
 // The bounds of requests and answers.
 const (
-	// answerWithin is how long one answer, or the next of many, may take.
-	answerWithin = 5 * time.Second
+	// AnswerWithin is how long one answer, or the next of many, usually may take.
+	AnswerWithin = 5 * time.Second
 	// handleWithin is how long one request may be worked on.
 	handleWithin = 30 * time.Second
 	// respondWorkers work on requests at the same time; respondPending more may wait, further ones are dropped and
@@ -31,7 +31,7 @@ func (c *Conn) Request(ctx context.Context, subject string, data []byte) ([]byte
 	if err := checkSize(subject, data); err != nil {
 		return nil, err
 	}
-	ctx, cancel := context.WithTimeout(ctx, answerWithin)
+	ctx, cancel := context.WithTimeout(ctx, AnswerWithin)
 	defer cancel()
 	m, err := c.nats.RequestWithContext(ctx, subject, data)
 	if err != nil {
@@ -41,8 +41,8 @@ func (c *Conn) Request(ctx context.Context, subject string, data []byte) ([]byte
 }
 
 // RequestMany asks and calls each for every answer in order, until each says that no more follows or returns an
-// error, which is handed on. The next answer may take 5 s at most. ErrNobody says that nobody listens.
-func (c *Conn) RequestMany(ctx context.Context, subject string, data []byte, each func([]byte) (more bool, err error)) error {
+// error, which is handed on. The next answer may take so long at most. ErrNobody says that nobody listens.
+func (c *Conn) RequestMany(ctx context.Context, subject string, data []byte, within time.Duration, each func([]byte) (more bool, err error)) error {
 	if err := checkSize(subject, data); err != nil {
 		return err
 	}
@@ -59,7 +59,7 @@ func (c *Conn) RequestMany(ctx context.Context, subject string, data []byte, eac
 		return c.requestError(subject, 0, err)
 	}
 	for got := 0; ; got++ {
-		answer, err := next(ctx, answers)
+		answer, err := next(ctx, answers, within)
 		if err != nil {
 			return c.requestError(subject, got, err)
 		}
@@ -69,8 +69,8 @@ func (c *Conn) RequestMany(ctx context.Context, subject string, data []byte, eac
 	}
 }
 
-func next(ctx context.Context, answers *nats.Subscription) (*nats.Msg, error) {
-	ctx, cancel := context.WithTimeout(ctx, answerWithin)
+func next(ctx context.Context, answers *nats.Subscription, within time.Duration) (*nats.Msg, error) {
+	ctx, cancel := context.WithTimeout(ctx, within)
 	defer cancel()
 	return answers.NextMsgWithContext(ctx)
 }

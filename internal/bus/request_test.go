@@ -7,6 +7,7 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -47,7 +48,7 @@ func TestRequestThatNobodyAnswers(t *testing.T) {
 		t.Errorf("one answer: %v, want ErrNobody", err)
 	}
 	wantError(t, err, "request on nowhere: nobody answers there")
-	err = c.RequestMany(t.Context(), "nowhere", nil, func([]byte) (bool, error) { return true, nil })
+	err = c.RequestMany(t.Context(), "nowhere", nil, AnswerWithin, func([]byte) (bool, error) { return true, nil })
 	if !errors.Is(err, ErrNobody) {
 		t.Errorf("many answers: %v, want ErrNobody", err)
 	}
@@ -66,7 +67,7 @@ func TestManyAnswersEndWhenTheCallerHasTheLast(t *testing.T) {
 		t.Fatal(err)
 	}
 	var got strings.Builder
-	err = c.RequestMany(t.Context(), "alphabet", nil, func(b []byte) (bool, error) {
+	err = c.RequestMany(t.Context(), "alphabet", nil, AnswerWithin, func(b []byte) (bool, error) {
 		got.Write(b)
 		return string(b) != "z", nil
 	})
@@ -74,7 +75,7 @@ func TestManyAnswersEndWhenTheCallerHasTheLast(t *testing.T) {
 		t.Errorf("%v\n%s", err, diff)
 	}
 	failed := errors.New("no b")
-	err = c.RequestMany(t.Context(), "alphabet", nil, func(b []byte) (bool, error) {
+	err = c.RequestMany(t.Context(), "alphabet", nil, AnswerWithin, func(b []byte) (bool, error) {
 		if string(b) == "b" {
 			return true, failed
 		}
@@ -96,7 +97,7 @@ func TestAnswerThatBreaksOffEndsWithTheContext(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	err = c.RequestMany(ctx, "half", nil, func([]byte) (bool, error) { cancel(); return true, nil })
+	err = c.RequestMany(ctx, "half", nil, AnswerWithin, func([]byte) (bool, error) { cancel(); return true, nil })
 	wantError(t, err, "request on half", "canceled")
 }
 
@@ -131,5 +132,43 @@ func TestRequestsAreWorkedOnByFewAtATime(t *testing.T) {
 		if err := receive(t, answered); err != nil {
 			t.Error(err)
 		}
+	}
+}
+
+// Fault 4: when all of 5,000 nodes ask at once none is dropped, however slow the first answers are; and what waits is bounded.
+func TestAllNodesMayAskAtOnce(t *testing.T) {
+	const nodes = 5000
+	c := start(t)
+	release, answers := make(chan struct{}), make(chan []byte, nodes)
+	sub, err := c.Respond("sync.*", "", func(_ context.Context, data []byte, reply func([]byte) error) {
+		<-release
+		if err := reply(data); err != nil {
+			t.Error(err)
+		}
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := c.Subscribe("answers", func(m Message) { answers <- m.Data }); err != nil {
+		t.Fatal(err)
+	}
+	for i := range nodes {
+		if err := c.nats.PublishRequest("sync."+strconv.Itoa(i), "answers", []byte(strconv.Itoa(i))); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := c.Flush(); err != nil {
+		t.Fatal(err)
+	}
+	close(release)
+	heard := map[string]bool{}
+	for range nodes {
+		heard[string(receive(t, answers))] = true
+	}
+	if len(heard) != nodes || sub.Dropped() != 0 {
+		t.Errorf("%d of %d were answered, %d dropped", len(heard), nodes, sub.Dropped())
+	}
+	if messages, bytes, err := sub.sub.PendingLimits(); err != nil || messages < nodes || messages > 4*nodes || bytes <= 0 {
+		t.Errorf("%d requests of %d bytes may wait (%v)", messages, bytes, err)
 	}
 }

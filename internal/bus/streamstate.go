@@ -15,7 +15,7 @@ import (
 
 // StreamState asks the server how a stream stands. One that isn't there is no error but a State that says so.
 func (c *Conn) StreamState(ctx context.Context, name string) (streams.State, error) {
-	ctx, cancel := context.WithTimeout(ctx, answerWithin)
+	ctx, cancel := context.WithTimeout(ctx, AnswerWithin)
 	defer cancel()
 	stream, err := c.js.Stream(ctx, name)
 	if errors.Is(err, jetstream.ErrStreamNotFound) {

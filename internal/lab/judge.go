@@ -15,6 +15,7 @@ import (
 
 	"google.golang.org/protobuf/proto"
 
+	"github.com/deltaplane/deltaplane/internal/bus"
 	"github.com/deltaplane/deltaplane/internal/lab/agent"
 	"github.com/deltaplane/deltaplane/internal/lab/fabric"
 	"github.com/deltaplane/deltaplane/internal/lab/server"
@@ -233,7 +234,7 @@ func (l *Lab) actual(ctx context.Context, node string) (*model.Tables, error) {
 		return nil, err
 	}
 	tables := model.NewTables()
-	err = l.conn.RequestMany(ctx, schemas.ActualSubject(node), request, func(data []byte) (bool, error) {
+	err = l.conn.RequestMany(ctx, schemas.ActualSubject(node), request, bus.AnswerWithin, func(data []byte) (bool, error) {
 		var reply schemas.DumpReply
 		if err := wire.Unmarshal(data, &reply); err != nil {
 			return false, err

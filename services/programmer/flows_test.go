@@ -109,7 +109,7 @@ func TestFlowsAreAnsweredInBounds(t *testing.T) {
 		}
 		var connections []*schemas.Connection
 		var drops []*schemas.RecentDrop
-		err = c.conn.RequestMany(t.Context(), schemas.FlowsSubject("node.a"), data, func(data []byte) (bool, error) {
+		err = c.conn.RequestMany(t.Context(), schemas.FlowsSubject("node.a"), data, bus.AnswerWithin, func(data []byte) (bool, error) {
 			var reply schemas.FlowsReply
 			if err := wire.Unmarshal(data, &reply); err != nil {
 				return false, err

@@ -173,7 +173,7 @@ func (l *link) ask(ctx context.Context, e core.Sync) core.SyncEnded {
 	if err != nil {
 		return answer.End(err)
 	}
-	err = conn.RequestMany(ctx, schemas.SyncSubject(node), request, func(message []byte) (bool, error) {
+	err = conn.RequestMany(ctx, schemas.SyncSubject(node), request, e.Within, func(message []byte) (bool, error) {
 		in, more, err := answer.Add(message)
 		if in != nil {
 			l.service.send(ctx, in)

@@ -344,7 +344,7 @@ func dumped(t *testing.T, c *compiler) {
 	rows := model.NewTables()
 	var positions map[model.Layer]model.Position
 	sequence := uint32(0)
-	err = c.conn.RequestMany(t.Context(), schemas.ActualSubject("node.a"), request, func(data []byte) (bool, error) {
+	err = c.conn.RequestMany(t.Context(), schemas.ActualSubject("node.a"), request, bus.AnswerWithin, func(data []byte) (bool, error) {
 		var reply schemas.DumpReply
 		if err := wire.Unmarshal(data, &reply); err != nil {
 			return false, err

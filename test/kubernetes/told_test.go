@@ -30,7 +30,7 @@ func (b *Bus) actual(ctx context.Context, node string) (*model.Rows, error) {
 		return nil, err
 	}
 	var rows model.Rows
-	err = b.conn.RequestMany(ctx, schemas.ActualSubject(node), request, func(answer []byte) (bool, error) {
+	err = b.conn.RequestMany(ctx, schemas.ActualSubject(node), request, bus.AnswerWithin, func(answer []byte) (bool, error) {
 		var reply schemas.DumpReply
 		if err := wire.Unmarshal(answer, &reply); err != nil {
 			return false, err

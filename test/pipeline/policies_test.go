@@ -27,7 +27,7 @@ func (p *pipeline) tables(conn *bus.Conn, node string) (*model.Tables, error) {
 		return nil, err
 	}
 	tables := model.NewTables()
-	err = conn.RequestMany(p.t.Context(), schemas.ActualSubject(node), request, func(data []byte) (bool, error) {
+	err = conn.RequestMany(p.t.Context(), schemas.ActualSubject(node), request, bus.AnswerWithin, func(data []byte) (bool, error) {
 		var reply schemas.DumpReply
 		if err := wire.Unmarshal(data, &reply); err != nil {
 			return false, err

@@ -167,7 +167,7 @@ func (h *hostile) endpoints(n int) {
 func (h *hostile) backends() int {
 	h.t.Helper()
 	n, digest, said := -1, model.Digest{}, false
-	err := h.conn.RequestMany(h.t.Context(), schemas.ActualSubject("node-a"), nil, func(data []byte) (bool, error) {
+	err := h.conn.RequestMany(h.t.Context(), schemas.ActualSubject("node-a"), nil, bus.AnswerWithin, func(data []byte) (bool, error) {
 		var m schemas.DumpReply
 		if err := proto.Unmarshal(data, &m); err != nil {
 			return false, err

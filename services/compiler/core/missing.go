@@ -19,7 +19,8 @@ const usualRoom = 256 << 10
 
 // missing is an answer in the making: what a node lacks, up to where there is no more room.
 type missing struct {
-	room  int
+	most  int // bytes it had room for
+	room  int // that is left
 	parts []part
 	more  bool
 }
@@ -43,7 +44,7 @@ func (m *missing) add(field protowire.Number, message []byte) (more bool) {
 
 // missing answers with what a node lacks.
 func (c *Core) missing(now time.Time, r request) Answer {
-	m := missing{room: r.room()}
+	m := missing{most: r.room(), room: r.room()}
 	walks := map[model.Layer]model.Walk{}
 	for _, w := range r.Walks {
 		walks[w.Layer] = w
@@ -89,6 +90,9 @@ func (c *Core) deltas(m *missing, l model.Layer, since model.Position) bool {
 	size := 0
 	for _, e := range entries {
 		size += e.bytes
+		if m.most < usualRoom && e.bytes > m.most {
+			return false // in one piece it is too much for a slow node
+		}
 	}
 	const perRow = 8 // a quarter of what a row takes
 	if size > max(usualRoom, perRow*c.rows(l).Len()) {

@@ -38,6 +38,8 @@ type Sync struct {
 	Positions map[model.Layer]model.Position
 	Walks     []model.Walk
 	Room      int // for the answer, bytes
+	// Within is how long the next message of the answer may take.
+	Within time.Duration
 }
 
 // Report is to be published.

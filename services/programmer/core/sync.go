@@ -117,7 +117,7 @@ func (c *Core) syncIfDue() {
 // question is what to ask: what came since the positions of the layers that are known, and how the walks of others go
 // on.
 func (c *Core) question() Sync {
-	q := Sync{Positions: map[model.Layer]model.Position{}, Room: c.sync.room}
+	q := Sync{Positions: map[model.Layer]model.Position{}, Room: c.sync.room, Within: c.sync.within()}
 	for _, kind := range kinds {
 		l := &c.layers[kind]
 		waits := l.waits(c.now)

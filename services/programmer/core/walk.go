@@ -118,18 +118,36 @@ func (c *Core) found(l *layer, w *walk.Walk, change *model.Change) string {
 // How much an answer has room for, bytes: less for who is slow, so that nothing piles up on the way to it.
 const (
 	roomMost  = 256 << 10
-	roomLeast = 4 << 10
+	roomLeast = 2 << 10
 	// An answer that takes longer than slow was too much, one that takes less than quick leaves room for more.
 	slow  = 2 * time.Second
 	quick = 250 * time.Millisecond
 )
 
-// fitRoom learns from how long an answer took.
+// How long the next message of an answer may take: who answers may be gone, so not longer than it must. Where so little
+// fits, what is live alone may take up most of the way.
+const (
+	usuallyWithin = 5 * time.Second
+	slowlyWithin  = 20 * time.Second
+	slowlyUpTo    = 16 << 10
+)
+
+// fitRoom learns from how long an answer took. One that didn't come in time may still lie on the way, before the next:
+// that is to be little.
 func (s *syncing) fitRoom(took time.Duration, failed bool) {
 	switch {
-	case failed || took > slow:
+	case failed && took > slow:
+		s.room = max(roomLeast, s.room/16)
+	case took > slow:
 		s.room = max(roomLeast, s.room/2)
-	case took < quick:
+	case took < quick && !failed:
 		s.room = min(roomMost, s.room*2)
 	}
+}
+
+func (s *syncing) within() time.Duration {
+	if s.room <= slowlyUpTo {
+		return slowlyWithin
+	}
+	return usuallyWithin
 }

@@ -224,6 +224,11 @@ const convergeWithin = 5 * time.Minute
 
 // converge waits until what was published is compiled and no node lacks it, as deltaplane wait does.
 func (c *cluster) converge(ctx context.Context) error {
+	return c.convergeIf(ctx, func(s *schemas.Status) bool { return s.GetNodesLacking() == 0 })
+}
+
+// convergeIf waits until what was published is compiled and enough nodes have it.
+func (c *cluster) convergeIf(ctx context.Context, enough func(*schemas.Status) bool) error {
 	ctx, cancel := context.WithTimeout(ctx, convergeWithin)
 	defer cancel()
 	var last *schemas.Status
@@ -235,13 +240,13 @@ func (c *cluster) converge(ctx context.Context) error {
 		switch {
 		case err == nil && goal == 0 && s.GetStateSequence() >= c.published:
 			goal = s.GetRevision()
-		case err == nil && goal > 0 && s.GetNodesLacking() == 0 && s.GetNodesTotal() >= uint64(c.nodes):
+		case err == nil && goal > 0 && enough(s) && s.GetNodesTotal() >= uint64(c.nodes):
 			return nil
 		}
 		select {
 		case <-time.After(100 * time.Millisecond):
 		case <-ctx.Done():
-			return fmt.Errorf("wait for revision %d: %w; %d of %d nodes lack it, such as %v", goal, errors.Join(ctx.Err(), err),
+			return fmt.Errorf("wait for revision %d: %w (%v); %d of %d nodes lack it, such as %v", goal, ctx.Err(), err,
 				last.GetNodesLacking(), last.GetNodesTotal(), last.GetNodes()[:min(3, len(last.GetNodes()))])
 		}
 	}

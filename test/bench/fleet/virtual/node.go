@@ -228,7 +228,7 @@ func (n *node) ask(ctx context.Context, e core.Sync) core.SyncEnded {
 		return answer.End(err)
 	}
 	n.fleet.counts.asked.add(len(request))
-	err = n.conn.RequestMany(ctx, schemas.SyncSubject(n.name), request, func(message []byte) (bool, error) {
+	err = n.conn.RequestMany(ctx, schemas.SyncSubject(n.name), request, e.Within, func(message []byte) (bool, error) {
 		n.fleet.counts.answers.add(len(message))
 		in, more, err := answer.Add(message)
 		if in != nil {
