@@ -128,7 +128,10 @@ func TestNodeWithoutAnUsablePastWalks(t *testing.T) {
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			w.t = t
-			change, at, answers := w.walkTo("n1", walk.New(l, test.held), l)
+			toward := walk.New(l, test.held)
+			for !toward.Prepare(1000) {
+			}
+			change, at, answers := w.walkTo("n1", toward, l)
 			digest := test.held.Apply(change, test.held.Digest())
 			if at != w.core.Position(l) || digest != at.Digest || change.Put.Len() != test.rows {
 				t.Errorf("%d answers lead to %v with %d rows, digest %s; want %v with %d", answers, at, change.Put.Len(), digest, w.core.Position(l), test.rows)
