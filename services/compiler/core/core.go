@@ -257,7 +257,11 @@ func (c *Core) apply(now time.Time, facts []*schemas.Fact) (out Output) {
 func (c *Core) CaughtUp(now time.Time) Output {
 	c.caughtUp = true
 	c.standby.released = c.seen
-	if known := c.log.memory().and(c.remembered); c.seen < known.state {
+	known := c.log.memory().and(c.remembered)
+	if c.remembered.epoch > 0 && c.stateEpoch >= c.remembered.epoch {
+		known.state = c.remembered.state // the log's may be of a STATE that was lost
+	}
+	if c.seen < known.state {
 		c.restored = known.committed
 	}
 	return c.step(now)

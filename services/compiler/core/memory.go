@@ -34,6 +34,9 @@ func (c *Core) Memory() Memory {
 	if !c.Ahead() {
 		logged = c.last.revision
 	}
+	if c.complete() { // how far a STATE before this one had come says nothing any more
+		c.remembered.state, c.remembered.epoch = 0, 0
+	}
 	m := Memory{
 		state: c.seen, epoch: c.stateEpoch, committed: c.last.at, revision: c.revision, read: c.newestEpoch(), logged: logged,
 	}.and(c.remembered)

@@ -324,6 +324,9 @@ func TestAStateThatWasMadeAnewIsCompiledWhateverTheClocksSay(t *testing.T) {
 			if p.core.Waiting() != "" {
 				t.Errorf("it waits %s", p.core.Waiting())
 			}
+			if m := p.core.Memory(); m.state != 3 {
+				t.Errorf("it remembers message %d of STATE, want 3: how far the one that was lost had come says nothing", m.state)
+			}
 		})
 	}
 }
