@@ -123,7 +123,7 @@ func (v *stateView) same(ctx context.Context, conn *bus.Conn) error {
 	if err != nil {
 		return err
 	}
-	if epoch.Sequence != v.epoch.Sequence || !bytes.Equal(epoch.Data, v.epoch.Data) || is.Last < v.sequence {
+	if v.facts == nil || epoch.Sequence != v.epoch.Sequence || !bytes.Equal(epoch.Data, v.epoch.Data) || is.Last < v.sequence {
 		v.epoch, v.sequence, v.facts, v.complete = epoch, 0, map[string]*schemas.Fact{}, false
 	}
 	return nil

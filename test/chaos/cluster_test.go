@@ -101,7 +101,7 @@ func (c *cluster) well(t *testing.T) {
 			t.Logf("the status is %+v", s)
 		}
 	}()
-	testkit.Eventually(t, patience, func() bool {
+	waitFor(t, "a cluster in which all is well", func() bool {
 		s = c.status(ctx)
 		return s.Healthy && len(s.Nodes) == nodes && len(c.Processes()) == processes
 	})

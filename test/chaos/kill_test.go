@@ -6,8 +6,6 @@ import (
 	"slices"
 	"testing"
 	"time"
-
-	"github.com/deltaplane/deltaplane/internal/testkit"
 )
 
 // Fault 2: the leading compiler is killed, idle and in the middle of its work; another leads, and no node writes
@@ -97,7 +95,7 @@ func TestEverythingIsKilledAtOnce(t *testing.T) {
 		e.kill(process)
 	}
 	e.runs()
-	e.converges(time.Minute)
+	e.converges(anew)
 	e.wroteNothing()
 	if !*long {
 		return
@@ -110,11 +108,11 @@ func TestEverythingIsKilledAtOnce(t *testing.T) {
 		}
 		e.runs()
 	})
-	e.converges(time.Minute)
+	e.converges(anew)
 }
 
 // runs waits until all processes run that a cluster has.
 func (e *experiment) runs() {
 	e.t.Helper()
-	testkit.Eventually(e.t, patience, func() bool { return len(e.Processes()) == processes })
+	waitFor(e.t, "all processes to run", func() bool { return len(e.Processes()) == processes })
 }

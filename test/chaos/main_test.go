@@ -90,6 +90,19 @@ func pick[T any](short, atLength T) T {
 	return short
 }
 
+// waitFor waits until something is so, and says what that was to be if it never is.
+func waitFor(t testing.TB, what string, is func() bool) {
+	t.Helper()
+	so := false
+	defer func() {
+		if !so {
+			t.Logf("what was waited for: %s", what)
+		}
+	}()
+	testkit.Eventually(t, patience, is)
+	so = true
+}
+
 func check(t testing.TB, err error) {
 	t.Helper()
 	if err != nil {

@@ -22,9 +22,11 @@ func (e *experiment) sleeps(process string, meanwhile func()) {
 
 // Fault 2: the leading compiler stops for 30 s, another takes over, and it goes on as if nothing had been: it changes
 // nothing, idle or while things change.
+// Promise P3: a compiler that stops and goes on changes no forwarding.
 func TestTheLeadingCompilerSleeps(t *testing.T) { sleepingLeader(t, "compiler") }
 
 // Fault 2: the same with the leading watcher.
+// Promise P3: a watcher that stops and goes on changes no forwarding.
 func TestTheLeadingWatcherSleeps(t *testing.T) {
 	onlyLong(t)
 	sleepingLeader(t, "watcher")

@@ -10,8 +10,6 @@ import (
 	"net/http"
 	"strings"
 	"testing"
-
-	"github.com/deltaplane/deltaplane/internal/testkit"
 )
 
 // metricsAddress is where a programmer tells its metrics, on its own node alone.
@@ -24,7 +22,7 @@ func (c *cluster) writes(t *testing.T) writes {
 	t.Helper()
 	all := writes{}
 	for _, node := range c.Nodes() {
-		testkit.Eventually(t, patience, func() bool {
+		waitFor(t, node+" to tell its metrics", func() bool {
 			n, err := c.metric(t.Context(), node, "deltaplane_programmer_map_writes_total")
 			all[node] = n
 			return err == nil
