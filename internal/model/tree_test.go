@@ -44,9 +44,7 @@ func anyBranch(t *rapid.T) model.Branch {
 }
 
 func keysOf(rows *model.Rows) (k model.Keys) {
-	for _, r := range rows.Members {
-		k.Members = append(k.Members, r)
-	}
+	k.Members = append(k.Members, rows.Members...)
 	for _, r := range rows.Peers {
 		k.Peers = append(k.Peers, r.Addr)
 	}

@@ -17,8 +17,8 @@ import (
 	"github.com/deltaplane/deltaplane/internal/telemetry"
 	"github.com/deltaplane/deltaplane/services/programmer/carry"
 	"github.com/deltaplane/deltaplane/services/programmer/core"
-	"github.com/deltaplane/deltaplane/services/programmer/reporting"
 	"github.com/deltaplane/deltaplane/services/programmer/healthcheck"
+	"github.com/deltaplane/deltaplane/services/programmer/reporting"
 )
 
 // service is the shell around one core. One goroutine, loop, owns the driver and with it the maps; everything else

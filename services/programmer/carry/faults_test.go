@@ -222,7 +222,7 @@ func TestChaosConverges(t *testing.T) {
 
 func chaosInMemory(t *testing.T, puttingOff bool) {
 	t.Helper()
-	for seed := range uint64(60) {
+	for seed := range uint64(20) {
 		t.Run(fmt.Sprint("seed ", seed), func(t *testing.T) {
 			c := newCompiler()
 			w := plantest.NewWitness(memory(), merged(c)...)

@@ -27,7 +27,7 @@ func idle() core.Report {
 
 func uses(entries uint64) (uses []*schemas.MapUse) {
 	for m := range abi.MapCount {
-		uses = append(uses, &schemas.MapUse{Name: abi.Map(m).String(), Entries: entries, Capacity: 1 << 20})
+		uses = append(uses, &schemas.MapUse{Name: m.String(), Entries: entries, Capacity: 1 << 20})
 	}
 	return uses
 }
