@@ -81,7 +81,8 @@ func describe(config jetstream.StreamConfig, s schemas.Stream, replicas int) jet
 	config.Name, config.Description, config.Subjects = s.Name, s.Description, s.Subjects
 	config.Storage, config.Retention = jetstream.FileStorage, jetstream.LimitsPolicy
 	config.Replicas = replicas
-	config.MaxAge, config.MaxBytes = s.MaxAge, s.MaxBytes
+	// One that operators made larger stays so.
+	config.MaxAge, config.MaxBytes = s.MaxAge, max(s.MaxBytes, config.MaxBytes)
 	config.MaxMsgsPerSubject, config.Discard = -1, jetstream.DiscardOld
 	if s.LastPerSubject {
 		// Losing an old object for a new one would be silent; refusing the new one is not.

@@ -199,3 +199,17 @@ func TestWhatExpiresLeavesTheStream(t *testing.T) {
 		return err
 	})
 }
+
+func TestAStreamThatWasMadeLargerStaysSo(t *testing.T) {
+	conn := startWith(t, ledger)
+	large := ledger
+	large.MaxBytes *= 2
+	for _, s := range []schemas.Stream{large, ledger} {
+		if err := conn.EnsureStreams(t.Context(), 1, s); err != nil {
+			t.Fatal(err)
+		}
+		if is, err := conn.StreamState(t.Context(), s.Name); err != nil || is.MaxBytes != uint64(large.MaxBytes) {
+			t.Errorf("%d bytes, want %d (%v)", is.MaxBytes, large.MaxBytes, err)
+		}
+	}
+}

@@ -10,6 +10,9 @@ import (
 	"testing"
 )
 
+// shown is a test that a document names, with the folder that it links to.
+var shown = regexp.MustCompile("\\[`(Test\\w+)`\\]\\(([^)]+)\\)")
+
 // Each situation of docs/operations/bad-input.md names a test that shows it, in the folder that it links to.
 func TestEachBadInputHasItsTest(t *testing.T) {
 	const page = "docs/operations/bad-input.md"
@@ -17,14 +20,13 @@ func TestEachBadInputHasItsTest(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	named := regexp.MustCompile("\\[`(Test\\w+)`\\]\\(([^)]+)\\)")
 	rows := 0
 	for line := range strings.Lines(string(text)) {
 		if !strings.HasPrefix(line, "| ") || strings.HasPrefix(line, "| situation ") {
 			continue
 		}
 		rows++
-		tests := named.FindAllStringSubmatch(line, -1)
+		tests := shown.FindAllStringSubmatch(line, -1)
 		if len(tests) == 0 {
 			t.Errorf("%s: no test shows this: %s", page, line)
 		}
@@ -37,6 +39,24 @@ func TestEachBadInputHasItsTest(t *testing.T) {
 	}
 	if rows < 30 {
 		t.Errorf("%s has %d situations: is its table still read?", page, rows)
+	}
+}
+
+// What docs/operations/bus.md promises is shown by the tests that it names, too.
+func TestWhatIsSaidOfTheBusHasItsTests(t *testing.T) {
+	const page = "docs/operations/bus.md"
+	text, err := os.ReadFile(filepath.Join(root, page))
+	if err != nil {
+		t.Fatal(err)
+	}
+	named := shown.FindAllStringSubmatch(string(text), -1)
+	for _, m := range named {
+		if !hasTest(t, filepath.Join(filepath.Dir(filepath.Join(root, page)), m[2]), m[1]) {
+			t.Errorf("%s: %s has no %s", page, m[2], m[1])
+		}
+	}
+	if len(named) < 5 {
+		t.Errorf("%s names %d tests", page, len(named))
 	}
 }
 
