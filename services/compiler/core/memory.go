@@ -27,12 +27,12 @@ type Memory struct {
 // Memory ends a core, and returns what the next one must know of it.
 func (c *Core) Memory() Memory {
 	c.StandBy()
-	logged := c.last.revision
 	for s := &c.standby; len(s.records) > 0; {
 		c.follow(s.since.Add(factsLate)) // their facts don't come any more
 	}
-	if !c.Ahead() {
-		logged = c.last.revision
+	logged := c.last.revision
+	if c.Ahead() {
+		logged = c.standby.logged
 	}
 	if c.complete() { // how far a STATE before this one had come says nothing any more
 		c.remembered.state, c.remembered.epoch = 0, 0

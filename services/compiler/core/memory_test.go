@@ -120,6 +120,26 @@ func TestWhatWasBeingAppendedWhenTheLogWasLostIsSaid(t *testing.T) {
 	}
 }
 
+// A leader that was appending learns from the log that another has taken over: what it was about to say was never said,
+// and nothing was lost (seed 100153 of the simulation).
+//
+// Fault 2: a leader is deposed amid an append.
+func TestADeposedLeaderThatWasAppendingRemembersNothingAgainstTheLog(t *testing.T) {
+	p := lived(t)
+	p.slow = true
+	p.change(sliceFact(1, 0, 9, p.now))
+	p.pass(time.Second)
+	if len(p.core.appending) == 0 {
+		t.Fatal("nothing is being appended")
+	}
+	epoch := Record{schemas.SubjectEpoch, marshal(&schemas.Epoch{Epoch: 7})}
+	p.log = append(p.log[:len(p.log)-p.owed], epoch)
+	p.core.Log(p.now, epoch)
+	if memory := p.core.Memory(); memory.Begin(p.fold()).Kept() {
+		t.Error("rows that nobody has stored count, and the log doesn't")
+	}
+}
+
 // A log that another compiler has begun anew is the one that counts, and one that has all that is remembered.
 func TestMemoryGivesWayToALogThatGoesOn(t *testing.T) {
 	p := lived(t)

@@ -54,10 +54,11 @@ type standby struct {
 	partly       bool           // a layer of plan has come in part
 	lacking      model.Revision // of the heartbeat before, if plan wasn't whole
 	compare      time.Time
-	wanted       model.Epoch // to lead in, once the log was read up to it
-	led          model.Epoch // this core led in it, and hasn't read of another since; 0 else
-	ahead        bool        // rows are ahead of the log, which nobody knows to have them
-	differs      string      // how the leader's rows were others than ours; empty if they weren't
+	wanted       model.Epoch    // to lead in, once the log was read up to it
+	logged       model.Revision // the newest that the log had when leading ended
+	led          model.Epoch    // this core led in it, and hasn't read of another since; 0 else
+	ahead        bool           // rows are ahead of the log, which nobody knows to have them
+	differs      string         // how the leader's rows were others than ours; empty if they weren't
 }
 
 // factsAt are facts up to a message of STATE.
@@ -451,7 +452,7 @@ func (c *Core) StandBy() {
 		c.standby.wanted = 0
 		return
 	}
-	c.standby.warm = c.compiled != nil
+	c.standby.warm, c.standby.logged = c.compiled != nil, c.last.revision
 	c.standby.released, c.standby.at, c.standby.ahead = c.seen, c.compiling, len(c.appending) > 0
 	f := c.log
 	f.live, f.epoch, f.revision, f.state = true, c.epoch, c.revision, c.compiling
