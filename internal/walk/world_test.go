@@ -7,6 +7,7 @@ import (
 	"net/netip"
 
 	"github.com/deltaplane/deltaplane/internal/model"
+	"github.com/deltaplane/deltaplane/internal/seal"
 	"github.com/deltaplane/deltaplane/internal/walk"
 )
 
@@ -15,6 +16,8 @@ type replica struct {
 	walk.Source
 	recent []model.Delta
 	keep   int // deltas
+	signer *seal.Signer
+	trust  *seal.Trust // nil where nothing is sealed
 }
 
 func newReplica(rows model.Rows, keep int) *replica {
@@ -68,22 +71,34 @@ func follow(t failer, w *walk.Walk, room int, next func() *replica) (b bill) {
 			}
 			b.down += 200 * len(deltas)
 			if !held {
-				take(t, w, r.branches([]model.Branch{model.Root}, room, &b))
+				take(t, w, r.branches(t, []model.Branch{model.Root}, room, &b))
 			}
 			continue
 		}
 		q := w.Question()
 		b.up += 40 + 4*len(q.Branches)
 		if !q.All {
-			take(t, w, r.branches(q.Branches, room, &b))
+			take(t, w, r.branches(t, q.Branches, room, &b))
 			continue
 		}
 		message := r.Message(r.Rows(walk.PieceAt(q.From, r.Tree.Len(), max(1, room/40))))
-		b.down += len(message)
-		b.messages++
-		take(t, w, message)
+		take(t, w, r.sealed(t, message, &b))
 	}
 	return b
+}
+
+// sealed seals a message, counts it, and opens it again.
+func (r *replica) sealed(t failer, message []byte, b *bill) []byte {
+	t.Helper()
+	if r.trust != nil {
+		message = r.signer.SealOne(seal.Branches, message)
+		if _, err := r.trust.Open(seal.Branches, message); err != nil {
+			t.Fatalf("%v", err)
+		}
+	}
+	b.down += len(message)
+	b.messages++
+	return message
 }
 
 func prepare(w *walk.Walk) {
@@ -91,11 +106,9 @@ func prepare(w *walk.Walk) {
 	}
 }
 
-func (r *replica) branches(ask []model.Branch, room int, b *bill) []byte {
+func (r *replica) branches(t failer, ask []model.Branch, room int, b *bill) []byte {
 	message, _ := r.Branches(ask, room)
-	b.down += len(message)
-	b.messages++
-	return message
+	return r.sealed(t, message, b)
 }
 
 func take(t failer, w *walk.Walk, message []byte) {

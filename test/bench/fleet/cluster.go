@@ -246,7 +246,7 @@ func (c *cluster) convergeIf(ctx context.Context, enough func(*schemas.Status) b
 		select {
 		case <-time.After(100 * time.Millisecond):
 		case <-ctx.Done():
-			return fmt.Errorf("wait for revision %d: %w (%v); %d of %d nodes lack it, such as %v", goal, ctx.Err(), err,
+			return fmt.Errorf("wait for revision %d: %w; %d of %d nodes lack it, such as %v", goal, errors.Join(ctx.Err(), err),
 				last.GetNodesLacking(), last.GetNodesTotal(), last.GetNodes()[:min(3, len(last.GetNodes()))])
 		}
 	}
