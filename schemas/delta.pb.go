@@ -1032,6 +1032,8 @@ type Checkpoint struct {
 	Committed   *timestamppb.Timestamp `protobuf:"bytes,7,opt,name=committed,proto3" json:"committed,omitempty"`
 	// As of a Delta.
 	StateSequence uint64 `protobuf:"varint,8,opt,name=state_sequence,json=stateSequence,proto3" json:"state_sequence,omitempty"`
+	// 32 bytes: the SHA-256 of the SHA-256 of each Snapshot's message, in order. None of an older compiler.
+	SnapshotsDigest []byte `protobuf:"bytes,9,opt,name=snapshots_digest,json=snapshotsDigest,proto3" json:"snapshots_digest,omitempty"`
 	// The compiler's.
 	Seal          *Seal `protobuf:"bytes,100,opt,name=seal,proto3" json:"seal,omitempty"`
 	unknownFields protoimpl.UnknownFields
@@ -1122,6 +1124,13 @@ func (x *Checkpoint) GetStateSequence() uint64 {
 		return x.StateSequence
 	}
 	return 0
+}
+
+func (x *Checkpoint) GetSnapshotsDigest() []byte {
+	if x != nil {
+		return x.SnapshotsDigest
+	}
+	return nil
 }
 
 func (x *Checkpoint) GetSeal() *Seal {
@@ -1303,7 +1312,7 @@ const file_deltaplane_v1_delta_proto_rawDesc = "" +
 	"\bsequence\x18\x05 \x01(\rR\bsequence\x12\x12\n" +
 	"\x04more\x18\a \x01(\bR\x04more\x12,\n" +
 	"\x12retry_after_millis\x18\b \x01(\rR\x10retryAfterMillisB\t\n" +
-	"\acontent\"\xd2\x02\n" +
+	"\acontent\"\xfd\x02\n" +
 	"\n" +
 	"Checkpoint\x12\x14\n" +
 	"\x05epoch\x18\x01 \x01(\x04R\x05epoch\x12\x1a\n" +
@@ -1313,7 +1322,8 @@ const file_deltaplane_v1_delta_proto_rawDesc = "" +
 	"\bnext_set\x18\x05 \x01(\rR\anextSet\x12!\n" +
 	"\fnext_backend\x18\x06 \x01(\rR\vnextBackend\x128\n" +
 	"\tcommitted\x18\a \x01(\v2\x1a.google.protobuf.TimestampR\tcommitted\x12%\n" +
-	"\x0estate_sequence\x18\b \x01(\x04R\rstateSequence\x12'\n" +
+	"\x0estate_sequence\x18\b \x01(\x04R\rstateSequence\x12)\n" +
+	"\x10snapshots_digest\x18\t \x01(\fR\x0fsnapshotsDigest\x12'\n" +
 	"\x04seal\x18d \x01(\v2\x13.deltaplane.v1.SealR\x04seal\"q\n" +
 	"\aFreedId\x12\x12\n" +
 	"\x03set\x18\x01 \x01(\rH\x00R\x03set\x12\x1a\n" +

@@ -198,6 +198,9 @@ type Fact struct {
 	TriggerTime *timestamppb.Timestamp `protobuf:"bytes,2,opt,name=trigger_time,json=triggerTime,proto3" json:"trigger_time,omitempty"`
 	// The field manager of the newest change, if the source knows it.
 	Manager string `protobuf:"bytes,3,opt,name=manager,proto3" json:"manager,omitempty"`
+	// Above that of each fact that was in STATE before: about the microseconds since 1970. Whoever reads STATE in order finds
+	// an old fact that was put back by it. 0 of an older watcher.
+	Number uint64 `protobuf:"varint,4,opt,name=number,proto3" json:"number,omitempty"`
 	// The object's state; no value says that the object is gone.
 	//
 	// Types that are valid to be assigned to State:
@@ -267,6 +270,13 @@ func (x *Fact) GetManager() string {
 		return x.Manager
 	}
 	return ""
+}
+
+func (x *Fact) GetNumber() uint64 {
+	if x != nil {
+		return x.Number
+	}
+	return 0
 }
 
 func (x *Fact) GetState() isFact_State {
@@ -2141,11 +2151,12 @@ var File_deltaplane_v1_fact_proto protoreflect.FileDescriptor
 
 const file_deltaplane_v1_fact_proto_rawDesc = "" +
 	"\n" +
-	"\x18deltaplane/v1/fact.proto\x12\rdeltaplane.v1\x1a\x1bdeltaplane/v1/network.proto\x1a\x18deltaplane/v1/seal.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xda\x05\n" +
+	"\x18deltaplane/v1/fact.proto\x12\rdeltaplane.v1\x1a\x1bdeltaplane/v1/network.proto\x1a\x18deltaplane/v1/seal.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xf2\x05\n" +
 	"\x04Fact\x120\n" +
 	"\x06object\x18\x01 \x01(\v2\x18.deltaplane.v1.ObjectRefR\x06object\x12=\n" +
 	"\ftrigger_time\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\vtriggerTime\x12\x18\n" +
-	"\amanager\x18\x03 \x01(\tR\amanager\x122\n" +
+	"\amanager\x18\x03 \x01(\tR\amanager\x12\x16\n" +
+	"\x06number\x18\x04 \x01(\x04R\x06number\x122\n" +
 	"\aservice\x18\n" +
 	" \x01(\v2\x16.deltaplane.v1.ServiceH\x00R\aservice\x12E\n" +
 	"\x0eendpoint_slice\x18\v \x01(\v2\x1c.deltaplane.v1.EndpointSliceH\x00R\rendpointSlice\x12&\n" +

@@ -92,6 +92,8 @@ type Applied struct {
 	MapsKind string `protobuf:"bytes,7,opt,name=maps_kind,json=mapsKind,proto3" json:"maps_kind,omitempty"`
 	// Drops since the programs were attached, by reason's word.
 	Drops map[string]uint64 `protobuf:"bytes,8,rep,name=drops,proto3" json:"drops,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"varint,2,opt,name=value"`
+	// It uses messages only if a key that it trusts has sealed them. If not, it believes everyone on the bus.
+	ChecksSeals bool `protobuf:"varint,9,opt,name=checks_seals,json=checksSeals,proto3" json:"checks_seals,omitempty"`
 	// Maps and drops are left out because they are as in the report before.
 	AsBefore      bool `protobuf:"varint,10,opt,name=as_before,json=asBefore,proto3" json:"as_before,omitempty"`
 	unknownFields protoimpl.UnknownFields
@@ -182,6 +184,13 @@ func (x *Applied) GetDrops() map[string]uint64 {
 		return x.Drops
 	}
 	return nil
+}
+
+func (x *Applied) GetChecksSeals() bool {
+	if x != nil {
+		return x.ChecksSeals
+	}
+	return false
 }
 
 func (x *Applied) GetAsBefore() bool {
@@ -796,7 +805,9 @@ type Status struct {
 	// Drops of all nodes, by reason's word.
 	Drops map[string]uint64 `protobuf:"bytes,21,rep,name=drops,proto3" json:"drops,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"varint,2,opt,name=value"`
 	// What is wrong with the streams, as the compiler sees them, for people.
-	Streams       []*Fault `protobuf:"bytes,22,rep,name=streams,proto3" json:"streams,omitempty"`
+	Streams []*Fault `protobuf:"bytes,22,rep,name=streams,proto3" json:"streams,omitempty"`
+	// Of the compiler that leads, as of an Applied.
+	ChecksSeals   bool `protobuf:"varint,23,opt,name=checks_seals,json=checksSeals,proto3" json:"checks_seals,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -976,6 +987,13 @@ func (x *Status) GetStreams() []*Fault {
 		return x.Streams
 	}
 	return nil
+}
+
+func (x *Status) GetChecksSeals() bool {
+	if x != nil {
+		return x.ChecksSeals
+	}
+	return false
 }
 
 // FullestMap is how full a map is where it is fullest.
@@ -1937,7 +1955,7 @@ var File_deltaplane_v1_report_proto protoreflect.FileDescriptor
 
 const file_deltaplane_v1_report_proto_rawDesc = "" +
 	"\n" +
-	"\x1adeltaplane/v1/report.proto\x12\rdeltaplane.v1\x1a\x19deltaplane/v1/delta.proto\x1a\x18deltaplane/v1/fact.proto\x1a\x1bdeltaplane/v1/network.proto\x1a\x1adeltaplane/v1/tables.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xbf\x03\n" +
+	"\x1adeltaplane/v1/report.proto\x12\rdeltaplane.v1\x1a\x19deltaplane/v1/delta.proto\x1a\x18deltaplane/v1/fact.proto\x1a\x1bdeltaplane/v1/network.proto\x1a\x1adeltaplane/v1/tables.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xe2\x03\n" +
 	"\aApplied\x12\x12\n" +
 	"\x04node\x18\x01 \x01(\tR\x04node\x125\n" +
 	"\tpositions\x18\x02 \x03(\v2\x17.deltaplane.v1.PositionR\tpositions\x123\n" +
@@ -1946,7 +1964,8 @@ const file_deltaplane_v1_report_proto_rawDesc = "" +
 	"\x04maps\x18\x05 \x03(\v2\x15.deltaplane.v1.MapUseR\x04maps\x12.\n" +
 	"\x04sent\x18\x06 \x01(\v2\x1a.google.protobuf.TimestampR\x04sent\x12\x1b\n" +
 	"\tmaps_kind\x18\a \x01(\tR\bmapsKind\x127\n" +
-	"\x05drops\x18\b \x03(\v2!.deltaplane.v1.Applied.DropsEntryR\x05drops\x12\x1b\n" +
+	"\x05drops\x18\b \x03(\v2!.deltaplane.v1.Applied.DropsEntryR\x05drops\x12!\n" +
+	"\fchecks_seals\x18\t \x01(\bR\vchecksSeals\x12\x1b\n" +
 	"\tas_before\x18\n" +
 	" \x01(\bR\basBefore\x1a8\n" +
 	"\n" +
@@ -2003,7 +2022,7 @@ const file_deltaplane_v1_report_proto_rawDesc = "" +
 	"\vip_protocol\x18\x10 \x01(\rR\n" +
 	"ipProtocol\"+\n" +
 	"\rStatusRequest\x12\x1a\n" +
-	"\brevision\x18\x01 \x01(\x04R\brevision\"\xce\a\n" +
+	"\brevision\x18\x01 \x01(\x04R\brevision\"\xf1\a\n" +
 	"\x06Status\x12\x14\n" +
 	"\x05epoch\x18\x01 \x01(\x04R\x05epoch\x12\x1a\n" +
 	"\brevision\x18\x02 \x01(\x04R\brevision\x128\n" +
@@ -2030,7 +2049,8 @@ const file_deltaplane_v1_report_proto_rawDesc = "" +
 	"\rnodes_lacking\x18\x13 \x01(\x04R\fnodesLacking\x12-\n" +
 	"\x04maps\x18\x14 \x03(\v2\x19.deltaplane.v1.FullestMapR\x04maps\x126\n" +
 	"\x05drops\x18\x15 \x03(\v2 .deltaplane.v1.Status.DropsEntryR\x05drops\x12.\n" +
-	"\astreams\x18\x16 \x03(\v2\x14.deltaplane.v1.FaultR\astreams\x1a8\n" +
+	"\astreams\x18\x16 \x03(\v2\x14.deltaplane.v1.FaultR\astreams\x12!\n" +
+	"\fchecks_seals\x18\x17 \x01(\bR\vchecksSeals\x1a8\n" +
 	"\n" +
 	"DropsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +

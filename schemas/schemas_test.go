@@ -256,6 +256,27 @@ func TestTokensAreUniqueAndComeBack(t *testing.T) {
 	})
 }
 
+func TestObjectsComeBackFromTheirSubjects(t *testing.T) {
+	for _, want := range []*ObjectRef{
+		{Kind: "Service", Namespace: "shop", Name: "cart"}, {Kind: "Node", Name: "ip-10-0-0-1.eu"}, {Kind: "EndpointSlice", Namespace: "a_b", Name: "_"},
+		{Kind: "ClusterNetworkPolicy", Name: "x"}, {Kind: "Complete", Name: "state"},
+	} {
+		got, err := ObjectOfSubject(StateSubject(want.GetKind(), want.GetNamespace(), want.GetName()))
+		if err != nil || !proto.Equal(got, want) {
+			t.Errorf("got %v (%v), want %v", got, err, want)
+		}
+	}
+	for _, subject := range []string{
+		"", SubjectStateEpoch, SubjectEpoch, StateSubject("Strange", "a", "b"), StateSubject("Service", "a", "b") + ".c",
+		prefix + "state.Service.a.b", prefix + "state.service.a.b_", prefix + "state.service.a._1", prefix + "state.service.a",
+		StateSubject("Service", "a", "\xff"),
+	} {
+		if got, err := ObjectOfSubject(subject); err == nil {
+			t.Errorf("subject %q is taken for that of %v", subject, got)
+		}
+	}
+}
+
 func TestForeignTokenIsRefused(t *testing.T) {
 	_, err := NodeOfSubject("deltaplane.v1.applied._!")
 	if err == nil || !strings.Contains(err.Error(), `subject "deltaplane.v1.applied._!": token "_!" is not a name that deltaplane encoded`) {

@@ -6,6 +6,7 @@ import (
 	"encoding/base32"
 	"fmt"
 	"strings"
+	"unicode/utf8"
 )
 
 // Every subject starts with this; a change of meaning gets a new version.
@@ -50,6 +51,33 @@ const (
 // StateSubject carries the Fact of one object. Objects without a namespace have an empty one.
 func StateSubject(kind, namespace, name string) string {
 	return prefix + "state." + token(strings.ToLower(kind)) + "." + token(namespace) + "." + token(name)
+}
+
+// ObjectOfSubject returns the object whose Facts a subject carries. An error says that StateSubject makes no such subject.
+func ObjectOfSubject(subject string) (*ObjectRef, error) {
+	tokens := strings.Split(strings.TrimPrefix(subject, prefix+"state."), ".")
+	if len(tokens) != 3 {
+		return nil, fmt.Errorf("subject %q is of no object: it needs a kind, a namespace and a name", subject)
+	}
+	namespace, err := untoken(tokens[1])
+	if err != nil {
+		return nil, fmt.Errorf("subject %q: %w", subject, err)
+	}
+	name, err := untoken(tokens[2])
+	if err != nil {
+		return nil, fmt.Errorf("subject %q: %w", subject, err)
+	}
+	if !utf8.ValidString(namespace) || !utf8.ValidString(name) {
+		return nil, fmt.Errorf("subject %q is of no object: no message can name it", subject)
+	}
+	kinds := (&Fact{}).ProtoReflect().Descriptor().Oneofs().ByName("state").Fields()
+	for i := range kinds.Len() {
+		kind := string(kinds.Get(i).Message().Name())
+		if StateSubject(kind, namespace, name) == subject {
+			return &ObjectRef{Kind: kind, Namespace: namespace, Name: name}, nil
+		}
+	}
+	return nil, fmt.Errorf("subject %q is of no kind that this version knows", subject)
 }
 
 // DeltaSubject keeps the Deltas of one layer in DELTA, given as the layer's String: "cluster" or "node.NAME". It is

@@ -243,7 +243,13 @@ func command(t *testing.T, args ...string) (stdout, stderr string, code int) {
 }
 
 func TestStatusOfAConvergedCluster(t *testing.T) {
-	newStage(t)
+	s := newStage(t)
+	s.change(func(status *schemas.Status) {
+		status.ChecksSeals = true
+		for _, n := range status.Nodes {
+			n.Applied.ChecksSeals = true
+		}
+	})
 	stdout, stderr, code := command(t, "status")
 	if code != exitOK || stderr != "" {
 		t.Errorf("exit %d, %s", code, stderr)
@@ -251,11 +257,21 @@ func TestStatusOfAConvergedCluster(t *testing.T) {
 	for _, want := range []string{
 		"CLUSTER  rev 812,344   ", ": EndpointSlice shop/cart-x changed by argocd\n",
 		"Converged   2 / 2 nodes   change to kernel: p50 6 ms  p99 30 ms  slowest node's p99 31 ms (b)",
-		"Integrity   digest as compiled on 2 converged nodes", "Streams     STATE ", "Maps        backends 1,200 / 524,288", "Drops       none",
+		"Integrity   digest as compiled on 2 converged nodes", "Seals       checked by the compiler and all", "Streams     STATE ", "Maps        backends 1,200 / 524,288", "Drops       none",
 	} {
 		if !strings.Contains(stdout, want) {
 			t.Errorf("%q is missing in:\n%s", want, stdout)
 		}
+	}
+}
+
+// Promise P7: who checks nothing is named.
+func TestStatusNamesWhoBelievesEveryone(t *testing.T) {
+	s := newStage(t)
+	s.change(func(status *schemas.Status) { status.Nodes[0].Applied.ChecksSeals = true })
+	stdout, _, _ := command(t, "status")
+	if want := "Seals       NOT CHECKED by the compiler, node a: "; !strings.Contains(stdout, want) {
+		t.Errorf("%q is missing in:\n%s", want, stdout)
 	}
 }
 

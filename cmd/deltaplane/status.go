@@ -74,6 +74,8 @@ type clusterStatus struct {
 	Committed *time.Time  `json:"committed"`
 	Causes    []causeJSON `json:"causes"`
 	Rows      uint64      `json:"rows"`
+	// ChecksSeals says that the compiler uses only what a key that it trusts has sealed.
+	ChecksSeals bool `json:"checksSeals"`
 	// Converged is how many of NodesTotal hold the newest revision; Updating lack only what was committed in the last 2 s;
 	// Lost have a Lease that expired, and nobody waits for them. The rest is behind.
 	Converged        int     `json:"converged"`
@@ -107,6 +109,7 @@ type nodeStatus struct {
 	Reason           string            `json:"reason,omitempty"`
 	Reported         *time.Time        `json:"reported"`
 	MapsKind         string            `json:"mapsKind"`
+	ChecksSeals      bool              `json:"checksSeals"`
 	Positions        []positionJSON    `json:"positions"`
 	LatencyP50Millis float64           `json:"latencyP50Millis"`
 	LatencyP99Millis float64           `json:"latencyP99Millis"`
@@ -178,7 +181,7 @@ func readStatus(ctx context.Context, conn *bus.Conn) (*clusterStatus, error) {
 func statusFromProto(m *schemas.Status) *clusterStatus {
 	s := &clusterStatus{
 		Leader: m.GetLeader(), Epoch: m.GetEpoch(), Revision: m.GetRevision(), Committed: timeOf(m.GetCommitted()),
-		Causes: causesFromProto(m.GetCauses()), Rows: m.GetRows(),
+		Causes: causesFromProto(m.GetCauses()), Rows: m.GetRows(), ChecksSeals: m.GetChecksSeals(),
 		Nodes:    convertAll(m.GetNodes(), nodeFromProto),
 		SetAside: convertAll(m.GetSetAside(), setAsideFromProto),
 		Cluster: clusterJSON{
@@ -250,7 +253,7 @@ func nodeFromProto(m *schemas.NodeStatus) nodeStatus {
 	}
 	return nodeStatus{
 		Node: m.GetNode(), Converged: m.GetConverged(), State: standing(m), Drifted: m.GetDrifted(), LackingSince: timeOf(m.GetLackingSince()), Behind: m.GetBehind(), Reason: m.GetReason(),
-		Reported: timeOf(a.GetSent()), MapsKind: a.GetMapsKind(), Positions: convertAll(a.GetPositions(), positionFromProto),
+		Reported: timeOf(a.GetSent()), MapsKind: a.GetMapsKind(), ChecksSeals: a.GetChecksSeals(), Positions: convertAll(a.GetPositions(), positionFromProto),
 		LatencyP50Millis: millis(m.GetLatencyP50().AsDuration()), LatencyP99Millis: millis(m.GetLatencyP99().AsDuration()),
 		Maps: convertAll(a.GetMaps(), mapUseFromProto), Drops: drops,
 		Faults: convertAll(a.GetFaults(), func(f *schemas.Fault) faultJSON {

@@ -33,6 +33,7 @@ func (v statusView) write(w io.Writer) error {
 	v.line(&b, "Converged", v.converged())
 	v.unconverged(&b)
 	v.line(&b, "Integrity", v.integrity())
+	v.line(&b, "Seals", v.seals())
 	v.replicas(&b)
 	v.line(&b, "Streams", v.streams())
 	if use := v.fullest(); use != "" {
@@ -142,6 +143,31 @@ func (v statusView) integrity() string {
 		text += v.paint.red(fmt.Sprintf(", another on %d: %s", len(drifted), strings.Join(drifted[:min(len(drifted), behindShown)], ", ")))
 	}
 	return text
+}
+
+// seals says who believes everyone on the bus, for want of keys to check seals by.
+func (v statusView) seals() string {
+	var believers []string
+	if !v.ChecksSeals {
+		believers = append(believers, "the compiler")
+	}
+	nodes := 0
+	for _, n := range v.Nodes {
+		if n.Reported == nil || n.ChecksSeals {
+			continue
+		}
+		if nodes++; nodes <= behindShown || v.wide {
+			believers = append(believers, "node "+n.Node)
+		}
+	}
+	if len(believers) == 0 {
+		return "checked by the compiler and all nodes that report"
+	}
+	text := strings.Join(believers, ", ")
+	if left := nodes - behindShown; left > 0 && !v.wide {
+		text += fmt.Sprintf(" and %s more nodes", grouped(uint64(left)))
+	}
+	return v.paint.red("NOT CHECKED") + " by " + text + ": whoever may publish on the bus decides about packets there (--trusted-keys)"
 }
 
 func clusterDigest(n nodeStatus) string {

@@ -29,6 +29,9 @@ type reading struct {
 	suspect    map[string]bool
 	unreadable int
 	known      string // the newest epoch
+	// newest is the highest number of a fact that was read. before is that of what was read before this session began, of a
+	// STATE that may have been another; 0 once this one is known to go on from there, or a newer list was announced.
+	newest, before uint64
 }
 
 // fact is a message of STATE with what it says, or why it can't be used.
@@ -43,6 +46,8 @@ type fact struct {
 // gone, so until the watcher has said all such objects anew STATE isn't read to its end, and nothing is compiled.
 func (t *session) follow(ctx context.Context) error {
 	r := &reading{session: t, ctx: ctx, suspect: map[string]bool{}, known: identify(&schemas.Epoch{})}
+	t.set(func() { r.before = t.factNumber })
+	defer func() { t.set(func() { t.factNumber = max(t.factNumber, r.newest) }) }()
 	facts := ordered.New(func(f *fact) { f.fact, f.err = t.openFact(&f.Record) }, r.take)
 	err := t.conn.Follow(ctx, bus.ReadOptions{
 		Stream: schemas.StateFacts.Name, Subjects: []string{schemas.SubjectAllState, schemas.SubjectStateEpoch},
@@ -94,6 +99,9 @@ func (r *reading) doubt() error {
 
 // take hands over one fact.
 func (r *reading) take(f *fact) error {
+	if f.err == nil {
+		f.err = r.order(f.fact)
+	}
 	if f.err != nil {
 		r.pass(f)
 		return nil
@@ -109,15 +117,42 @@ func (r *reading) take(f *fact) error {
 
 // readAll says that all that was stored was read.
 func (r *reading) readAll() error {
+	if r.newest >= r.before {
+		r.before = 0 // it goes on where it was read to
+	}
 	if r.stored = true; len(r.suspect) > 0 {
-		r.log.Warn("nothing is compiled before the watcher has published anew what isn't sealed by it", "objects", len(r.suspect))
+		r.log.Warn("nothing is compiled before the watcher has published anew what isn't sealed by it, or was put back", "objects", len(r.suspect))
+	}
+	if r.old() {
+		r.log.Warn("STATE is older than what this compiler has read before: nothing is compiled before a watcher has announced a list that is newer")
 	}
 	return r.end()
 }
 
+// errPutBack says that a fact was said before one that stands before it in STATE.
+var errPutBack = errors.New("an old fact that was put back")
+
+// order says why a fact isn't newer than all before it. Only what is sealed can say so.
+func (r *reading) order(f *schemas.Fact) error {
+	if r.seals.trust == nil {
+		return nil
+	}
+	if f.GetNumber() <= r.newest {
+		return fmt.Errorf("%w: it has number %d, and %d was said before", errPutBack, f.GetNumber(), r.newest)
+	}
+	if r.newest = f.GetNumber(); f.GetComplete() != nil && r.newest > r.before {
+		r.before = 0
+	}
+	return nil
+}
+
+// old says whether STATE ends before what this compiler has read of it, or of the one before it, and no watcher has
+// announced it as complete since.
+func (r *reading) old() bool { return r.before > 0 }
+
 // end tells the loop that everything stored was told, once it was.
 func (r *reading) end() error {
-	if len(r.suspect) > 0 {
+	if len(r.suspect) > 0 || r.old() {
 		return nil
 	}
 	r.told = true
@@ -126,10 +161,10 @@ func (r *reading) end() error {
 
 // pass passes over what is no fact, and says so.
 func (r *reading) pass(f *fact) {
-	if !r.told && r.seals.trust != nil {
+	if _, err := schemas.ObjectOfSubject(f.Subject); err == nil && !r.told && r.seals.trust != nil {
 		r.suspect[f.Subject] = true
 	}
-	if errors.Is(f.err, seal.ErrUnsealed) {
+	if errors.Is(f.err, seal.ErrUnsealed) || errors.Is(f.err, errPutBack) {
 		r.refuse(fmt.Sprintf("message %d on %s of STATE", f.Sequence, f.Subject), f.err)
 		return
 	}

@@ -3,6 +3,7 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"log/slog"
 	"sync"
@@ -107,12 +108,16 @@ func (s *strange) due(now time.Time) (count int, due bool) {
 	return count, true
 }
 
-// refuse counts a message whose seal isn't good, and tells of it.
+// refuse counts a message whose seal isn't good, or that is an old one, and tells of it.
 func (s *service) refuse(where string, err error) {
 	s.metrics.unsealed.Inc()
 	if count, due := s.unsealed.due(time.Now()); due {
+		kind := "unsealed_message"
+		if errors.Is(err, errPutBack) {
+			kind = "replayed_fact"
+		}
 		s.tell(&schemas.Event{
-			Severity: schemas.Severity_SEVERITY_ERROR, Service: "compiler", Kind: "unsealed_message", Happened: now(),
+			Severity: schemas.Severity_SEVERITY_ERROR, Service: "compiler", Kind: kind, Happened: now(),
 			Text: fmt.Sprintf("%s isn't used: %v (%d messages since the last time this was said)", where, err, count),
 		})
 	}

@@ -55,6 +55,8 @@ type service struct {
 	alarms  []streams.Alarm
 
 	streamsEvery time.Duration
+	// factNumber is the highest number of a fact that was read, in any session.
+	factNumber uint64
 }
 
 func newService(s *settings, name string, log *slog.Logger) *service {

@@ -114,7 +114,7 @@ func (t *session) begin(ctx context.Context) (next uint64, err error) {
 		return 0, err
 	}
 	t.set(func() { log = t.memory.Begin(log) })
-	t.core = core.NewStandby(core.Options{Holder: t.name, Settings: settings, Signer: t.seals.signer.Signer}, log)
+	t.core = core.NewStandby(core.Options{Holder: t.name, Settings: settings, Signer: t.seals.signer.Signer, ChecksSeals: t.seals.trust != nil}, log)
 	t.set(func() { t.core.Remember(t.memory) })
 	t.replica.Above(uint64(log.Epoch()))
 	t.log.Info("standing by", "revision", log.Revision(), "from memory", log.Kept())

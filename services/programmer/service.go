@@ -83,7 +83,7 @@ func serveOn(ctx context.Context, s *settings, log *slog.Logger, plane dataplane
 	v.balancers = healthcheck.New(func() bool { return v.health.state().Current() }, v.problem(ctx, "health_check"))
 	v.balancers.On(nil)
 	v.link.service, v.link.trust = v, trust
-	v.link.reports = reporting.Writer{Node: v.settings.node, MapsKind: v.settings.maps}
+	v.link.reports = reporting.Writer{Node: v.settings.node, MapsKind: v.settings.maps, ChecksSeals: trust != nil}
 	if trust == nil {
 		log.Warn("NOTHING ON THE BUS IS CHECKED: whoever may publish there decides about this node's packets; give --trusted-keys")
 	} else {

@@ -4,9 +4,13 @@ package main
 
 import (
 	"fmt"
+	"time"
+
+	"google.golang.org/protobuf/encoding/protowire"
 
 	"github.com/deltaplane/deltaplane/internal/seal"
 	"github.com/deltaplane/deltaplane/internal/seal/keyfile"
+	"github.com/deltaplane/deltaplane/schemas"
 )
 
 // openKey reads the key that seals facts.
@@ -35,4 +39,27 @@ func (w *service) ours() *seal.Trust {
 		w.own = seal.NewTrust(w.signer.Public())
 	}
 	return w.own
+}
+
+// fieldNumber is the number of Fact.number; a test holds it to the generated code.
+const fieldNumber protowire.Number = 4
+
+// number gives an encoded fact a number above those of all before it, in STATE and of this watcher. It is the time where
+// that is above them, so that it goes on growing where STATE was lost.
+func (w *service) number(fact []byte) []byte {
+	w.highest = max(w.highest+1, uint64(time.Now().UnixMicro()))
+	b := make([]byte, 0, len(fact)+11)
+	b = protowire.AppendTag(append(b, fact...), fieldNumber, protowire.VarintType)
+	return protowire.AppendVarint(b, w.highest)
+}
+
+// order says whether a fact that this watcher opens, read after all before it, is an old one that was put back.
+func (s *session) order(fact *schemas.Fact) (old bool) {
+	number := fact.GetNumber()
+	if number <= s.read {
+		return true
+	}
+	s.read = number
+	s.highest = max(s.highest, number)
+	return false
 }

@@ -69,6 +69,7 @@ type service struct {
 	conn     *bus.Conn
 	signer   *keyfile.Signer
 	own      *seal.Trust // what signer has sealed
+	highest  uint64      // number of a fact in STATE, or said; of the session that runs alone
 	replica  *replica.Replica
 	current  *session // that runs; nil in none
 	standing standing

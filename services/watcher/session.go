@@ -39,6 +39,7 @@ type session struct {
 	begun  chan term
 	stored chan stored // what STATE has
 	newest *schemas.Epoch
+	read   uint64 // number of the newest fact of STATE, if facts are sealed
 
 	running sync.WaitGroup
 	inputs  chan core.Input // of the source that runs; nil before STATE is read
@@ -57,7 +58,8 @@ type stored struct {
 	sequence uint64
 	fact     *schemas.Fact
 	epoch    *schemas.Epoch
-	foreign  bool // the fact isn't sealed as this watcher seals
+	foreign  bool // the fact isn't sealed as this watcher seals, or is none
+	opened   bool // its seal is good
 	caughtUp bool // none, but all that there was is read
 }
 
@@ -113,7 +115,6 @@ func (s *session) run(ctx context.Context) error {
 	if err := s.catchUp(ctx, t.fence.Epoch()); err != nil {
 		return err
 	}
-	unfollow() // from here on nobody else appends
 	return s.leadOn(ctx, t.fence)
 }
 
@@ -146,8 +147,10 @@ func (s *session) follow(ctx context.Context) error {
 	}
 	messages := ordered.New(func(m *message) { m.stored, m.err = s.readStored(&m.Record) }, func(m *message) error {
 		if m.err != nil {
-			s.log.Warn("STATE holds something that is no Fact; whoever reads it sets it aside", "subject", m.Subject, "error", m.err)
-			return nil
+			s.log.Warn("STATE holds something that is no Fact of its subject", "subject", m.Subject, "error", m.err)
+		}
+		if m.err != nil && m.epoch != nil {
+			return nil // whoever takes the next one tells
 		}
 		return put(m.stored)
 	})
@@ -170,10 +173,19 @@ func (s *session) readStored(r *bus.Record) (m stored, err error) {
 	}
 	if ours := s.ours(); ours != nil {
 		_, err := ours.Open(seal.Fact, r.Data)
-		m.foreign = err != nil
+		m.opened, m.foreign = err == nil, err != nil
 	}
 	m.fact = &schemas.Fact{}
-	return m, proto.Unmarshal(r.Data, m.fact)
+	if err = proto.Unmarshal(r.Data, m.fact); err == nil {
+		if o := m.fact.GetObject(); schemas.StateSubject(o.GetKind(), o.GetNamespace(), o.GetName()) == r.Subject {
+			return m, nil
+		}
+		err = fmt.Errorf("it is about another object than its subject says")
+	}
+	// Who reads it can't use it: it is said anew, or said to be gone, if its subject is one that an object has.
+	object, _ := schemas.ObjectOfSubject(r.Subject)
+	m.fact, m.foreign = &schemas.Fact{Object: object}, true
+	return m, err
 }
 
 // standBy takes in what STATE and the source say until this watcher is to lead.
@@ -221,7 +233,8 @@ func (s *session) know(ctx context.Context, m stored) error {
 	switch {
 	case m.caughtUp:
 		s.watch(ctx)
-	case m.fact != nil && m.foreign:
+	case m.fact != nil && m.fact.GetObject() == nil: // nothing reads such a subject
+	case m.fact != nil && (m.foreign || m.opened && s.order(m.fact)):
 		s.core.Foreign(m.fact, m.sequence)
 	case m.fact != nil:
 		s.core.Known(m.fact, m.sequence)

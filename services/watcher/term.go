@@ -5,7 +5,10 @@ package main
 import (
 	"context"
 	"errors"
+	"fmt"
 	"time"
+
+	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"github.com/deltaplane/deltaplane/internal/bus"
 	"github.com/deltaplane/deltaplane/internal/seal"
@@ -34,7 +37,12 @@ type leader struct {
 	asking    bool // the compiler, about what isn't live yet
 	answers   chan []answer
 	owed      bool // STATE lacked something at the last look that the source has to tell
+	appended  []span
+	strange   string // what another has written to STATE since the last look; empty for nothing
 }
+
+// span are sequences of STATE that this leader has appended and hasn't read yet.
+type span struct{ first, last uint64 }
 
 // leadOn publishes until ctx ends or something fails.
 func (s *session) leadOn(ctx context.Context, fence *bus.Fence) error {
@@ -80,6 +88,8 @@ func (l *leader) work(ctx context.Context) error {
 			return context.Cause(ctx)
 		case in := <-l.inputs:
 			err = l.do(ctx, l.take(in))
+		case m := <-l.stored:
+			l.hear(m)
 		case a := <-l.approvals:
 			err = l.approve(ctx, a)
 		case b := <-l.barriers:
@@ -121,10 +131,12 @@ func (l *leader) take(in core.Input) (effects core.Effects) {
 func (l *leader) do(ctx context.Context, effects core.Effects) error {
 	for publications := range batches(effects.Publish) {
 		begun := time.Now()
-		last, err := l.fence.Append(ctx, recordsOf(publications, l.signer.Signer))
+		records := l.recordsOf(publications)
+		last, err := l.fence.Append(ctx, records)
 		if err != nil {
 			return err
 		}
+		l.appended = append(l.appended, span{last + 1 - uint64(len(records)), last})
 		l.core.Stored(publications, last)
 		l.followUp(publications, last)
 		l.metrics.append.Observe(time.Since(begun).Seconds())
@@ -165,13 +177,13 @@ func batches(publications []core.Publication) func(yield func([]core.Publication
 	}
 }
 
-// recordsOf seals publications together.
-func recordsOf(publications []core.Publication, signer *seal.Signer) []bus.Record {
+// recordsOf numbers publications, and seals them together.
+func (w *service) recordsOf(publications []core.Publication) []bus.Record {
 	facts := make([][]byte, 0, len(publications))
 	for _, p := range publications {
-		facts = append(facts, p.Data)
+		facts = append(facts, w.number(p.Data))
 	}
-	facts = signer.Seal(seal.Fact, facts)
+	facts = w.signer.Seal(seal.Fact, facts)
 	records := make([]bus.Record, 0, len(publications))
 	for i, p := range publications {
 		ref := p.Fact.GetObject()
@@ -199,6 +211,9 @@ func (l *leader) look(ctx context.Context) error {
 			return err
 		}
 	}
+	if l.strange != "" {
+		return l.mend()
+	}
 	owed := len(l.core.Owed()) > 0
 	if owed && l.owed {
 		effects := l.core.Trust(time.Now())
@@ -207,5 +222,31 @@ func (l *leader) look(ctx context.Context) error {
 	}
 	l.owed = owed
 	l.answerWaiting() // forgets who has given up
-	return nil
+	return l.do(ctx, l.core.Renew(time.Now()))
+}
+
+// hear takes in what STATE has got: what this leader hasn't appended itself is somebody else's.
+func (l *leader) hear(m stored) {
+	if m.fact == nil {
+		return
+	}
+	for len(l.appended) > 0 && l.appended[0].last < m.sequence {
+		l.appended = l.appended[1:]
+	}
+	if len(l.appended) == 0 || m.sequence < l.appended[0].first {
+		l.strange = fmt.Sprintf("message %d, about %s,", m.sequence, core.KeyOf(m.fact.GetObject()))
+	}
+}
+
+// mend ends the session, since somebody else has written to STATE: the next one says anew what is no longer as the source
+// has it.
+func (l *leader) mend() error {
+	text := l.strange + " wasn't written by this watcher, which leads: somebody else has written to STATE"
+	if err := l.tell(&schemas.Event{
+		Severity: schemas.Severity_SEVERITY_ERROR, Service: "watcher", Kind: "foreign_message", Happened: timestamppb.Now(),
+		Text: text + ". It is read anew, and what the source says otherwise is said anew; find out who may write there",
+	}); err != nil {
+		return err
+	}
+	return errors.New(text)
 }

@@ -8,6 +8,7 @@ import (
 	"testing"
 
 	"github.com/deltaplane/deltaplane/internal/bus"
+	"github.com/deltaplane/deltaplane/internal/seal/keyfile"
 	"github.com/deltaplane/deltaplane/schemas"
 	"github.com/deltaplane/deltaplane/services/watcher/core"
 )
@@ -31,10 +32,10 @@ func TestBatchesFitTheBusAndKeepTheOrder(t *testing.T) {
 				})
 			}
 			var got []int
-			next := 0
+			next, w := 0, &service{signer: &keyfile.Signer{}}
 			for records := range batches(publications) {
 				got = append(got, len(records))
-				for _, r := range recordsOf(records, nil) {
+				for _, r := range w.recordsOf(records) {
 					if want := schemas.StateSubject("Pod", "a", fmt.Sprint(next)); r.Subject != want || r.TTL != schemas.TombstoneTTL {
 						t.Fatalf("record %d is %s with TTL %v", next, r.Subject, r.TTL)
 					}

@@ -4,6 +4,7 @@ package core
 
 import (
 	"cmp"
+	"crypto/sha256"
 	"maps"
 	"slices"
 	"time"
@@ -54,6 +55,7 @@ func (c *Core) beginCheckpoint(now time.Time) {
 	if c.compiled == nil {
 		head.StateSequence = c.log.state // of when the rows were compiled
 	}
+	head.SnapshotsDigest = digestOfAll(snapshots)
 	head.Freed = c.freed()
 	set, backend := c.ids.Next()
 	head.NextSet, head.NextBackend = uint32(set), uint32(backend)
@@ -69,6 +71,16 @@ func (c *Core) beginCheckpoint(now time.Time) {
 		c.checkpoint.writing += len(data)
 	}
 	s.checkpoint = true
+}
+
+// digestOfAll is what a checkpoint says of its snapshots, so that none of another checkpoint can stand among them.
+func digestOfAll(messages [][]byte) []byte {
+	all := sha256.New()
+	for _, data := range messages {
+		sum := sha256.Sum256(data)
+		all.Write(sum[:])
+	}
+	return all.Sum(nil)
 }
 
 func (c *Core) snapshot(l model.Layer, held *layer) [][]byte {

@@ -47,6 +47,8 @@ type Options struct {
 	RecentBytes int // 32 MiB
 	// Signer seals all that decides about packets; nil seals nothing.
 	Signer *seal.Signer
+	// ChecksSeals says, for people, that who brings facts and records checks their seals.
+	ChecksSeals bool
 }
 
 func (o Options) withDefaults() Options {

@@ -3,8 +3,12 @@
 package core
 
 import (
+	"bytes"
 	"cmp"
+	"crypto/sha256"
+	"errors"
 	"fmt"
+	"hash"
 	"time"
 
 	"github.com/deltaplane/deltaplane/internal/model"
@@ -56,6 +60,7 @@ type openCheckpoint struct {
 	parts wire.SnapshotAssembler
 	into  *Fold // nil if what it says is known already
 	bytes int
+	sums  hash.Hash // over the sums of its snapshots so far
 }
 
 // NewFold returns a fold of nothing.
@@ -191,7 +196,7 @@ func (f *Fold) addCheckpoint(data []byte) error {
 	if err := wire.Unmarshal(data, head); err != nil {
 		return err
 	}
-	f.open = &openCheckpoint{head: head, key: seal.KeyOf(data), left: head.GetSnapshots(), bytes: len(data)}
+	f.open = &openCheckpoint{head: head, key: seal.KeyOf(data), left: head.GetSnapshots(), bytes: len(data), sums: sha256.New()}
 	if !f.live || f.gap != nil || model.Revision(head.GetRevision()) != f.revision {
 		f.open.into = NewFold(f.quarantine)
 	}
@@ -205,17 +210,17 @@ func (f *Fold) addSnapshot(data []byte) error {
 	if o == nil {
 		return nil
 	}
+	o.left--
+	o.bytes += len(data)
+	sum := sha256.Sum256(data)
+	o.sums.Write(sum[:])
 	if o.into == nil {
-		o.left--
-		o.bytes += len(data)
 		return f.closeCheckpoint()
 	}
 	part, err := wire.DecodeSnapshot(data)
 	if err != nil {
 		return err
 	}
-	o.left--
-	o.bytes += len(data)
 	snapshot, whole, err := o.parts.Add(part)
 	if err != nil {
 		return err
@@ -241,6 +246,9 @@ func (f *Fold) closeCheckpoint() error {
 		return nil
 	}
 	f.open = nil
+	if want := o.head.GetSnapshotsDigest(); len(want) > 0 && !bytes.Equal(o.sums.Sum(nil), want) {
+		return errors.New("the snapshots that follow the checkpoint are not all those that it was written with")
+	}
 	if o.into == nil {
 		f.checkpointed, f.checkpointBytes, f.checkpointKey, f.bytesSince = o.head.GetCommitted().AsTime(), o.bytes, o.key, 0
 		f.checkpointEpoch = model.Epoch(o.head.GetEpoch())

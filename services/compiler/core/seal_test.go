@@ -4,6 +4,7 @@ package core
 
 import (
 	"crypto/ed25519"
+	"errors"
 	"slices"
 	"testing"
 	"time"
@@ -137,6 +138,48 @@ func TestHeartbeatsAreDatedInOrderEvenIfTheClockGoesBack(t *testing.T) {
 			} else {
 				last = sent
 			}
+		}
+	}
+}
+
+// Promise P7: a checkpoint is folded only with the snapshots that it was written with, however well others are sealed.
+func TestSnapshotsOfAnotherCheckpointAreNotFolded(t *testing.T) {
+	w := shop(t, Options{}, 3, 2)
+	checkpoint := func() []Record {
+		t.Helper()
+		before := len(w.log)
+		w.core.checkpoint.last = time.Time{}
+		w.pass(time.Second)
+		written := slices.DeleteFunc(slices.Clone(w.log[before:]), func(r Record) bool { return r.Subject != schemas.SubjectCheckpoint })
+		if len(written) < 2 {
+			t.Fatalf("a checkpoint of %d records was written", len(written))
+		}
+		return written
+	}
+	first := checkpoint()
+	w.facts(serviceFact(9), sliceFact(9, 0, 3, w.now))
+	w.pass(time.Second)
+	second := checkpoint()
+	if len(first) != len(second) {
+		t.Fatalf("%d and %d records, want as many", len(first), len(second))
+	}
+	fold := func(records []Record) (f *Fold, err error) {
+		f = NewFold(0)
+		for _, r := range records {
+			err = errors.Join(err, f.Add(r.Subject, r.Data))
+		}
+		return f, err
+	}
+	if f, err := fold(second); err != nil || !f.Checkpointed() {
+		t.Fatalf("the checkpoint itself isn't folded: %v", err)
+	}
+	for i := 1; i < len(second); i++ {
+		mixed := slices.Clone(second)
+		if mixed[i] = first[i]; string(first[i].Data) == string(second[i].Data) {
+			continue
+		}
+		if f, err := fold(mixed); err == nil || f.Checkpointed() {
+			t.Errorf("with snapshot %d of another checkpoint it is folded (%v)", i, err)
 		}
 	}
 }

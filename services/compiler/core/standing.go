@@ -57,7 +57,7 @@ func (c *Core) Status(now time.Time, to any, data []byte) Output {
 	}
 	m := &schemas.Status{
 		Epoch: uint64(c.epoch), Revision: uint64(c.last.revision), Committed: timestamp(c.last.at),
-		Leader: c.o.Holder, StateSequence: c.done,
+		Leader: c.o.Holder, StateSequence: c.done, ChecksSeals: c.o.ChecksSeals,
 	}
 	for standing, n := range c.Standings(now) {
 		m.NodesTotal += uint64(n)
@@ -132,7 +132,7 @@ func nodeStatus(p fleet.Progress) *schemas.NodeStatus {
 // brief leaves of a node's report what is wrong and when it was sent.
 func brief(n *schemas.NodeStatus) *schemas.NodeStatus {
 	if a := n.GetApplied(); a != nil {
-		n.Applied = &schemas.Applied{Node: a.GetNode(), Faults: a.GetFaults(), Sent: a.GetSent(), MapsKind: a.GetMapsKind()}
+		n.Applied = &schemas.Applied{Node: a.GetNode(), Faults: a.GetFaults(), Sent: a.GetSent(), MapsKind: a.GetMapsKind(), ChecksSeals: a.GetChecksSeals()}
 	}
 	return n
 }

@@ -4,6 +4,7 @@ package carry_test
 
 import (
 	"errors"
+	"strings"
 	"testing"
 	"time"
 
@@ -127,5 +128,43 @@ func TestAHeartbeatThatComesLateIsNoCutLog(t *testing.T) {
 	}
 	if len(n.syncs) != asked {
 		t.Errorf("asked %d times", len(n.syncs)-asked)
+	}
+}
+
+// Promise P7: a node that hears no compiler, or only what isn't sealed or was said before, says so, why, and when it is over.
+func TestSilenceIsNamed(t *testing.T) {
+	for name, test := range map[string]struct {
+		say  func(n *node, beat core.Heartbeat)
+		want string
+	}{
+		"nothing": {func(*node, core.Heartbeat) {}, "no compiler leads"},
+		"unsealed": {func(n *node, _ core.Heartbeat) {
+			n.put(core.Foreign{Subject: "heartbeat", Err: errors.New("no seal"), Unsealed: true})
+		}, "--trusted-keys"},
+		"replayed": {func(n *node, beat core.Heartbeat) { n.put(beat) }, "said before"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			n, c := settled(t, memory())
+			beat := c.heartbeat()
+			beat.Sent = n.now.Add(time.Second)
+			n.put(beat)
+			for range 16 {
+				n.now = n.now.Add(time.Second)
+				test.say(n, beat)
+				n.put(core.Tick{})
+			}
+			faults := n.driver.Core.Faults()
+			if len(faults) != 1 || faults[0].Kind != "silence" || !strings.Contains(faults[0].Text, test.want) {
+				t.Fatalf("faults %v, want silence with %q", faults, test.want)
+			}
+			if err := n.driver.Core.Ready(); err != nil {
+				t.Errorf("the node goes on, but isn't ready: %v", err)
+			}
+			beat.Sent = n.now
+			n.put(beat)
+			if faults := n.driver.Core.Faults(); len(faults) != 0 {
+				t.Errorf("after a heartbeat still %v", faults)
+			}
+		})
 	}
 }

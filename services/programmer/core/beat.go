@@ -11,6 +11,39 @@ import (
 // clocksApart is by how much a heartbeat's time may differ from the node's.
 const clocksApart = 30 * time.Second
 
+// silence is how long no heartbeat may count before the node says so, and silent what it says: nobody knows what else this
+// node should hold, and it goes on with what it has.
+const (
+	silence = 15 * time.Second
+	silent  = "silence"
+)
+
+// listened notes that a heartbeat has come that counts.
+func (c *Core) listened() {
+	c.beat.heard, c.beat.unsealed, c.beat.replayed = c.now, c.stats.Unsealed, c.stats.Replayed+c.stats.StaleEpochs
+	c.clear(silent)
+}
+
+// checkSilence names that no heartbeat has counted for too long, and why none did if any came.
+func (c *Core) checkSilence() {
+	if c.beat.heard.IsZero() {
+		c.beat.heard = c.now
+	}
+	if _, named := c.report.faults[silent]; named || c.now.Sub(c.beat.heard) < silence {
+		return
+	}
+	why := "the bus is away, or no compiler leads"
+	switch {
+	case c.stats.Unsealed > c.beat.unsealed:
+		why = "what is said isn't sealed by a key in --trusted-keys: compare that file with the compilers' --signing-key, and find out who may publish"
+	case c.stats.Replayed+c.stats.StaleEpochs > c.beat.replayed:
+		why = "what is said was said before: find out who may publish"
+	}
+	text := "no heartbeat of a compiler has counted for " + silence.String() + ": " + why + ". This node goes on with what it has"
+	c.fault(Fault{Kind: silent, Text: text})
+	c.event(true, silent, "%s", text)
+}
+
 // saidBefore says whether a heartbeat isn't newer than the newest of its epoch: then somebody says again what was so.
 func (c *Core) saidBefore(h Heartbeat) bool {
 	if h.Epoch == c.beat.epoch && !h.Sent.IsZero() && !h.Sent.After(c.beat.sent) {

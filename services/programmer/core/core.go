@@ -43,6 +43,9 @@ type Core struct {
 	beat  struct {    // the newest heartbeat
 		epoch model.Epoch
 		sent  time.Time
+		heard time.Time // when the newest that counts came; the start, if none has
+		// What was counted when it came.
+		unsealed, replayed uint64
 	}
 	random *rand.Rand
 
@@ -160,6 +163,7 @@ func (c *Core) settle() {
 	if c.pending == nil {
 		c.loadIfDue()
 	}
+	c.checkSilence()
 	if c.state == nil || c.pending != nil || c.loading.busy {
 		return
 	}
@@ -250,7 +254,7 @@ func (c *Core) Ready() error {
 		}
 	}
 	for _, f := range c.Faults() {
-		if f.Kind != "drift" && f.Kind != Pressure && f.Kind != "clock" { // which was repaired, is yet to come, hinders nothing
+		if f.Kind != "drift" && f.Kind != Pressure && f.Kind != "clock" && f.Kind != silent { // which was repaired, is yet to come, hinders nothing
 			return fmt.Errorf("%s: %s", f.Kind, f.Text)
 		}
 	}

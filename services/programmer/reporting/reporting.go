@@ -23,10 +23,12 @@ import (
 // WholeEvery is how often a node says all in any case, for a compiler that has only begun to listen.
 const WholeEvery = 2 * time.Minute
 
-// Writer writes the reports of one node. Node and MapsKind don't change.
+// Writer writes the reports of one node. Its exported fields don't change.
 type Writer struct {
 	Node     string
 	MapsKind string // "kernel" or "memory"
+	// ChecksSeals says that the node uses only what a key that it trusts has sealed.
+	ChecksSeals bool
 
 	uses  []*schemas.MapUse
 	drops map[string]uint64
@@ -36,7 +38,7 @@ type Writer struct {
 // Write returns a report: what the core has to say, how full the maps are and what was dropped so far.
 func (w *Writer) Write(now time.Time, r core.Report, uses []*schemas.MapUse, drops map[string]uint64) *schemas.Applied {
 	applied := &schemas.Applied{
-		Node: w.Node, Positions: wire.PositionsToProto(r.Positions), Sent: timestamppb.New(now), MapsKind: w.MapsKind,
+		Node: w.Node, Positions: wire.PositionsToProto(r.Positions), Sent: timestamppb.New(now), MapsKind: w.MapsKind, ChecksSeals: w.ChecksSeals,
 	}
 	for _, d := range r.Deltas {
 		a := &schemas.AppliedDelta{

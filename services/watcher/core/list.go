@@ -5,6 +5,7 @@ package core
 import (
 	"maps"
 	"slices"
+	"time"
 
 	"google.golang.org/protobuf/types/known/timestamppb"
 
@@ -82,7 +83,7 @@ func (s *step) sayComplete() {
 	if s.epoch == 0 || s.complete || !s.Ready() || s.lacking() {
 		return
 	}
-	s.complete = true
+	s.complete, s.said = true, s.now
 	fact := &schemas.Fact{
 		Object:      completeKey.ref(),
 		TriggerTime: timestamppb.New(s.now),
@@ -93,6 +94,20 @@ func (s *step) sayComplete() {
 		panic("core: source " + s.options.Source + ": " + err.Error())
 	}
 	s.effects.Publish = append(s.effects.Publish, Publication{fact, data})
+}
+
+// completeEvery is how often STATE is said to be complete while one leads: STATE forgets tombstones, and whoever reads it
+// must not take a STATE whose newest message was one for an old STATE.
+const completeEvery = schemas.TombstoneTTL / 24
+
+// Renew says anew that STATE is complete, once in a while.
+func (c *Core) Renew(now time.Time) Effects {
+	s := step{Core: c, now: now}
+	if s.complete && now.Sub(s.said) >= completeEvery && !s.lacking() {
+		s.complete = false
+		s.sayComplete()
+	}
+	return s.effects
 }
 
 // lacking says whether STATE lacks something that the source has told earlier and must tell again.

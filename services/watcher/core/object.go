@@ -4,6 +4,7 @@ package core
 
 import (
 	"maps"
+	"slices"
 	"time"
 
 	"github.com/deltaplane/deltaplane/schemas"
@@ -80,12 +81,19 @@ func (c *Core) Known(fact *schemas.Fact, sequence uint64) {
 // source says is always another.
 var foreign = digest{0: 1}
 
-// Foreign takes a message of STATE that isn't sealed as this watcher seals: of an object that the source has the fact is
-// said anew, any other is said to be gone. Else it is Known.
+// Foreign takes a message of STATE that this watcher hasn't sealed, or that is no fact, or one that was put back: of an
+// object that the source has the fact is said anew, any other is said to be gone. Else it is Known.
 func (c *Core) Foreign(fact *schemas.Fact, sequence uint64) {
 	c.newest = max(c.newest, sequence)
-	if o := fact.GetObject(); fact.GetComplete() == nil {
-		c.state(KeyOf(o), &schemas.Fact{Object: &schemas.ObjectRef{Kind: o.GetKind(), Namespace: o.GetNamespace(), Name: o.GetName()}}, foreign, sequence)
+	key := KeyOf(fact.GetObject())
+	if key.Kind == completeKey.Kind {
+		return // it is said in each epoch
+	}
+	c.state(key, &schemas.Fact{Object: key.ref()}, foreign, sequence)
+	if !slices.Contains(c.options.Kinds, key.Kind) {
+		o := c.objects[key]
+		o.went = true // no list tells of it
+		c.put(key, o)
 	}
 }
 

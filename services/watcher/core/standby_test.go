@@ -183,3 +183,19 @@ func TestHowFarStateMustBeReadToHaveAnObject(t *testing.T) {
 		t.Errorf("after a change that decides nothing: %v", got)
 	}
 }
+
+// Fault 5: STATE forgets tombstones after a day; that it is complete is said more often, so that its newest message is never
+// one that has gone.
+func TestACompleteStateIsSaidToBeSoAgain(t *testing.T) {
+	c := New(Options{Source: "test", Kinds: kinds, Started: started})
+	c.Lead(now, 1)
+	c.Step(now, list(pod("a", "n")))
+	for _, test := range []struct {
+		after time.Duration
+		want  string
+	}{{time.Minute, ""}, {completeEvery, "+Complete state"}, {completeEvery + time.Minute, ""}, {2 * completeEvery, "+Complete state"}} {
+		if got := said(c.Renew(now.Add(test.after))); got != test.want || !c.Complete() {
+			t.Errorf("after %v it says %q, want %q", test.after, got, test.want)
+		}
+	}
+}
