@@ -393,7 +393,7 @@ func TestQuestionsAreAnsweredOnTheBus(t *testing.T) {
 	}
 
 	var layers int
-	err = c.conn.RequestMany(t.Context(), schemas.SyncSubject("node.with.dots"), encode(&schemas.SyncRequest{Node: "node.with.dots"}),
+	err = c.conn.RequestMany(t.Context(), schemas.SyncSubject("node.with.dots"), encode(&schemas.SyncRequest{Node: "node.with.dots"}), bus.AnswerWithin,
 		func(data []byte) (bool, error) {
 			var reply schemas.SyncReply
 			if err := proto.Unmarshal(data, &reply); err != nil {
@@ -409,7 +409,7 @@ func TestQuestionsAreAnsweredOnTheBus(t *testing.T) {
 	}
 
 	rows := 0
-	err = c.conn.RequestMany(t.Context(), schemas.SubjectDesired, encode(&schemas.DumpRequest{Node: "node.with.dots"}),
+	err = c.conn.RequestMany(t.Context(), schemas.SubjectDesired, encode(&schemas.DumpRequest{Node: "node.with.dots"}), bus.AnswerWithin,
 		func(data []byte) (bool, error) {
 			var reply schemas.DumpReply
 			if err := proto.Unmarshal(data, &reply); err != nil {
