@@ -1034,6 +1034,8 @@ type Checkpoint struct {
 	StateSequence uint64 `protobuf:"varint,8,opt,name=state_sequence,json=stateSequence,proto3" json:"state_sequence,omitempty"`
 	// 32 bytes: the SHA-256 of the SHA-256 of each Snapshot's message, in order. None of an older compiler.
 	SnapshotsDigest []byte `protobuf:"bytes,9,opt,name=snapshots_digest,json=snapshotsDigest,proto3" json:"snapshots_digest,omitempty"`
+	// That is in force; none if the compiler compiles.
+	Hold *Hold `protobuf:"bytes,10,opt,name=hold,proto3" json:"hold,omitempty"`
 	// The compiler's.
 	Seal          *Seal `protobuf:"bytes,100,opt,name=seal,proto3" json:"seal,omitempty"`
 	unknownFields protoimpl.UnknownFields
@@ -1133,7 +1135,130 @@ func (x *Checkpoint) GetSnapshotsDigest() []byte {
 	return nil
 }
 
+func (x *Checkpoint) GetHold() *Hold {
+	if x != nil {
+		return x.Hold
+	}
+	return nil
+}
+
 func (x *Checkpoint) GetSeal() *Seal {
+	if x != nil {
+		return x.Seal
+	}
+	return nil
+}
+
+// Hold says that somebody has rolled the cluster back to a revision: from here on changes are known but not compiled,
+// until somebody resumes. It is in DELTA with the last batch of the rollback, so one that broke off holds nothing.
+type Hold struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Epoch uint64                 `protobuf:"varint,1,opt,name=epoch,proto3" json:"epoch,omitempty"`
+	// What all layers are as at, and the newest revision before.
+	Revision   uint64 `protobuf:"varint,2,opt,name=revision,proto3" json:"revision,omitempty"`
+	RolledBack uint64 `protobuf:"varint,3,opt,name=rolled_back,json=rolledBack,proto3" json:"rolled_back,omitempty"`
+	// Who asked, as they say.
+	By    string                 `protobuf:"bytes,4,opt,name=by,proto3" json:"by,omitempty"`
+	Since *timestamppb.Timestamp `protobuf:"bytes,5,opt,name=since,proto3" json:"since,omitempty"`
+	// The newest message of STATE that was in the rows before: changes after it wait.
+	StateSequence uint64 `protobuf:"varint,6,opt,name=state_sequence,json=stateSequence,proto3" json:"state_sequence,omitempty"`
+	// Somebody has resumed: nothing is held any more.
+	Over bool `protobuf:"varint,7,opt,name=over,proto3" json:"over,omitempty"`
+	// In a Status: how many changes of objects wait, beside those that were rolled back.
+	Changes uint64 `protobuf:"varint,8,opt,name=changes,proto3" json:"changes,omitempty"`
+	// The compiler's.
+	Seal          *Seal `protobuf:"bytes,100,opt,name=seal,proto3" json:"seal,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Hold) Reset() {
+	*x = Hold{}
+	mi := &file_deltaplane_v1_delta_proto_msgTypes[12]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Hold) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Hold) ProtoMessage() {}
+
+func (x *Hold) ProtoReflect() protoreflect.Message {
+	mi := &file_deltaplane_v1_delta_proto_msgTypes[12]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Hold.ProtoReflect.Descriptor instead.
+func (*Hold) Descriptor() ([]byte, []int) {
+	return file_deltaplane_v1_delta_proto_rawDescGZIP(), []int{12}
+}
+
+func (x *Hold) GetEpoch() uint64 {
+	if x != nil {
+		return x.Epoch
+	}
+	return 0
+}
+
+func (x *Hold) GetRevision() uint64 {
+	if x != nil {
+		return x.Revision
+	}
+	return 0
+}
+
+func (x *Hold) GetRolledBack() uint64 {
+	if x != nil {
+		return x.RolledBack
+	}
+	return 0
+}
+
+func (x *Hold) GetBy() string {
+	if x != nil {
+		return x.By
+	}
+	return ""
+}
+
+func (x *Hold) GetSince() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Since
+	}
+	return nil
+}
+
+func (x *Hold) GetStateSequence() uint64 {
+	if x != nil {
+		return x.StateSequence
+	}
+	return 0
+}
+
+func (x *Hold) GetOver() bool {
+	if x != nil {
+		return x.Over
+	}
+	return false
+}
+
+func (x *Hold) GetChanges() uint64 {
+	if x != nil {
+		return x.Changes
+	}
+	return 0
+}
+
+func (x *Hold) GetSeal() *Seal {
 	if x != nil {
 		return x.Seal
 	}
@@ -1155,7 +1280,7 @@ type FreedId struct {
 
 func (x *FreedId) Reset() {
 	*x = FreedId{}
-	mi := &file_deltaplane_v1_delta_proto_msgTypes[12]
+	mi := &file_deltaplane_v1_delta_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1167,7 +1292,7 @@ func (x *FreedId) String() string {
 func (*FreedId) ProtoMessage() {}
 
 func (x *FreedId) ProtoReflect() protoreflect.Message {
-	mi := &file_deltaplane_v1_delta_proto_msgTypes[12]
+	mi := &file_deltaplane_v1_delta_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1180,7 +1305,7 @@ func (x *FreedId) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FreedId.ProtoReflect.Descriptor instead.
 func (*FreedId) Descriptor() ([]byte, []int) {
-	return file_deltaplane_v1_delta_proto_rawDescGZIP(), []int{12}
+	return file_deltaplane_v1_delta_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *FreedId) GetId() isFreedId_Id {
@@ -1312,7 +1437,7 @@ const file_deltaplane_v1_delta_proto_rawDesc = "" +
 	"\bsequence\x18\x05 \x01(\rR\bsequence\x12\x12\n" +
 	"\x04more\x18\a \x01(\bR\x04more\x12,\n" +
 	"\x12retry_after_millis\x18\b \x01(\rR\x10retryAfterMillisB\t\n" +
-	"\acontent\"\xfd\x02\n" +
+	"\acontent\"\xa6\x03\n" +
 	"\n" +
 	"Checkpoint\x12\x14\n" +
 	"\x05epoch\x18\x01 \x01(\x04R\x05epoch\x12\x1a\n" +
@@ -1324,6 +1449,19 @@ const file_deltaplane_v1_delta_proto_rawDesc = "" +
 	"\tcommitted\x18\a \x01(\v2\x1a.google.protobuf.TimestampR\tcommitted\x12%\n" +
 	"\x0estate_sequence\x18\b \x01(\x04R\rstateSequence\x12)\n" +
 	"\x10snapshots_digest\x18\t \x01(\fR\x0fsnapshotsDigest\x12'\n" +
+	"\x04hold\x18\n" +
+	" \x01(\v2\x13.deltaplane.v1.HoldR\x04hold\x12'\n" +
+	"\x04seal\x18d \x01(\v2\x13.deltaplane.v1.SealR\x04seal\"\x99\x02\n" +
+	"\x04Hold\x12\x14\n" +
+	"\x05epoch\x18\x01 \x01(\x04R\x05epoch\x12\x1a\n" +
+	"\brevision\x18\x02 \x01(\x04R\brevision\x12\x1f\n" +
+	"\vrolled_back\x18\x03 \x01(\x04R\n" +
+	"rolledBack\x12\x0e\n" +
+	"\x02by\x18\x04 \x01(\tR\x02by\x120\n" +
+	"\x05since\x18\x05 \x01(\v2\x1a.google.protobuf.TimestampR\x05since\x12%\n" +
+	"\x0estate_sequence\x18\x06 \x01(\x04R\rstateSequence\x12\x12\n" +
+	"\x04over\x18\a \x01(\bR\x04over\x12\x18\n" +
+	"\achanges\x18\b \x01(\x04R\achanges\x12'\n" +
 	"\x04seal\x18d \x01(\v2\x13.deltaplane.v1.SealR\x04seal\"q\n" +
 	"\aFreedId\x12\x12\n" +
 	"\x03set\x18\x01 \x01(\rH\x00R\x03set\x12\x1a\n" +
@@ -1343,7 +1481,7 @@ func file_deltaplane_v1_delta_proto_rawDescGZIP() []byte {
 	return file_deltaplane_v1_delta_proto_rawDescData
 }
 
-var file_deltaplane_v1_delta_proto_msgTypes = make([]protoimpl.MessageInfo, 13)
+var file_deltaplane_v1_delta_proto_msgTypes = make([]protoimpl.MessageInfo, 14)
 var file_deltaplane_v1_delta_proto_goTypes = []any{
 	(*Delta)(nil),                 // 0: deltaplane.v1.Delta
 	(*Cause)(nil),                 // 1: deltaplane.v1.Cause
@@ -1357,44 +1495,48 @@ var file_deltaplane_v1_delta_proto_goTypes = []any{
 	(*Branch)(nil),                // 9: deltaplane.v1.Branch
 	(*SyncReply)(nil),             // 10: deltaplane.v1.SyncReply
 	(*Checkpoint)(nil),            // 11: deltaplane.v1.Checkpoint
-	(*FreedId)(nil),               // 12: deltaplane.v1.FreedId
-	(*Rows)(nil),                  // 13: deltaplane.v1.Rows
-	(*Keys)(nil),                  // 14: deltaplane.v1.Keys
-	(*timestamppb.Timestamp)(nil), // 15: google.protobuf.Timestamp
-	(*Seal)(nil),                  // 16: deltaplane.v1.Seal
-	(*ObjectRef)(nil),             // 17: deltaplane.v1.ObjectRef
+	(*Hold)(nil),                  // 12: deltaplane.v1.Hold
+	(*FreedId)(nil),               // 13: deltaplane.v1.FreedId
+	(*Rows)(nil),                  // 14: deltaplane.v1.Rows
+	(*Keys)(nil),                  // 15: deltaplane.v1.Keys
+	(*timestamppb.Timestamp)(nil), // 16: google.protobuf.Timestamp
+	(*Seal)(nil),                  // 17: deltaplane.v1.Seal
+	(*ObjectRef)(nil),             // 18: deltaplane.v1.ObjectRef
 }
 var file_deltaplane_v1_delta_proto_depIdxs = []int32{
-	13, // 0: deltaplane.v1.Delta.put:type_name -> deltaplane.v1.Rows
-	14, // 1: deltaplane.v1.Delta.remove:type_name -> deltaplane.v1.Keys
+	14, // 0: deltaplane.v1.Delta.put:type_name -> deltaplane.v1.Rows
+	15, // 1: deltaplane.v1.Delta.remove:type_name -> deltaplane.v1.Keys
 	1,  // 2: deltaplane.v1.Delta.causes:type_name -> deltaplane.v1.Cause
-	15, // 3: deltaplane.v1.Delta.committed:type_name -> google.protobuf.Timestamp
-	16, // 4: deltaplane.v1.Delta.seal:type_name -> deltaplane.v1.Seal
-	17, // 5: deltaplane.v1.Cause.object:type_name -> deltaplane.v1.ObjectRef
-	15, // 6: deltaplane.v1.Cause.trigger_time:type_name -> google.protobuf.Timestamp
-	13, // 7: deltaplane.v1.Snapshot.rows:type_name -> deltaplane.v1.Rows
-	16, // 8: deltaplane.v1.Snapshot.seal:type_name -> deltaplane.v1.Seal
-	15, // 9: deltaplane.v1.Epoch.since:type_name -> google.protobuf.Timestamp
+	16, // 3: deltaplane.v1.Delta.committed:type_name -> google.protobuf.Timestamp
+	17, // 4: deltaplane.v1.Delta.seal:type_name -> deltaplane.v1.Seal
+	18, // 5: deltaplane.v1.Cause.object:type_name -> deltaplane.v1.ObjectRef
+	16, // 6: deltaplane.v1.Cause.trigger_time:type_name -> google.protobuf.Timestamp
+	14, // 7: deltaplane.v1.Snapshot.rows:type_name -> deltaplane.v1.Rows
+	17, // 8: deltaplane.v1.Snapshot.seal:type_name -> deltaplane.v1.Seal
+	16, // 9: deltaplane.v1.Epoch.since:type_name -> google.protobuf.Timestamp
 	4,  // 10: deltaplane.v1.Heartbeat.positions:type_name -> deltaplane.v1.Position
-	15, // 11: deltaplane.v1.Heartbeat.sent:type_name -> google.protobuf.Timestamp
-	16, // 12: deltaplane.v1.Heartbeat.seal:type_name -> deltaplane.v1.Seal
+	16, // 11: deltaplane.v1.Heartbeat.sent:type_name -> google.protobuf.Timestamp
+	17, // 12: deltaplane.v1.Heartbeat.seal:type_name -> deltaplane.v1.Seal
 	4,  // 13: deltaplane.v1.SyncRequest.positions:type_name -> deltaplane.v1.Position
 	7,  // 14: deltaplane.v1.SyncRequest.walks:type_name -> deltaplane.v1.Walk
 	9,  // 15: deltaplane.v1.Branches.branches:type_name -> deltaplane.v1.Branch
-	16, // 16: deltaplane.v1.Branches.seal:type_name -> deltaplane.v1.Seal
-	13, // 17: deltaplane.v1.Branch.rows:type_name -> deltaplane.v1.Rows
+	17, // 16: deltaplane.v1.Branches.seal:type_name -> deltaplane.v1.Seal
+	14, // 17: deltaplane.v1.Branch.rows:type_name -> deltaplane.v1.Rows
 	0,  // 18: deltaplane.v1.SyncReply.delta:type_name -> deltaplane.v1.Delta
 	2,  // 19: deltaplane.v1.SyncReply.snapshot:type_name -> deltaplane.v1.Snapshot
 	8,  // 20: deltaplane.v1.SyncReply.branches:type_name -> deltaplane.v1.Branches
-	12, // 21: deltaplane.v1.Checkpoint.freed:type_name -> deltaplane.v1.FreedId
-	15, // 22: deltaplane.v1.Checkpoint.committed:type_name -> google.protobuf.Timestamp
-	16, // 23: deltaplane.v1.Checkpoint.seal:type_name -> deltaplane.v1.Seal
-	15, // 24: deltaplane.v1.FreedId.freed:type_name -> google.protobuf.Timestamp
-	25, // [25:25] is the sub-list for method output_type
-	25, // [25:25] is the sub-list for method input_type
-	25, // [25:25] is the sub-list for extension type_name
-	25, // [25:25] is the sub-list for extension extendee
-	0,  // [0:25] is the sub-list for field type_name
+	13, // 21: deltaplane.v1.Checkpoint.freed:type_name -> deltaplane.v1.FreedId
+	16, // 22: deltaplane.v1.Checkpoint.committed:type_name -> google.protobuf.Timestamp
+	12, // 23: deltaplane.v1.Checkpoint.hold:type_name -> deltaplane.v1.Hold
+	17, // 24: deltaplane.v1.Checkpoint.seal:type_name -> deltaplane.v1.Seal
+	16, // 25: deltaplane.v1.Hold.since:type_name -> google.protobuf.Timestamp
+	17, // 26: deltaplane.v1.Hold.seal:type_name -> deltaplane.v1.Seal
+	16, // 27: deltaplane.v1.FreedId.freed:type_name -> google.protobuf.Timestamp
+	28, // [28:28] is the sub-list for method output_type
+	28, // [28:28] is the sub-list for method input_type
+	28, // [28:28] is the sub-list for extension type_name
+	28, // [28:28] is the sub-list for extension extendee
+	0,  // [0:28] is the sub-list for field type_name
 }
 
 func init() { file_deltaplane_v1_delta_proto_init() }
@@ -1411,7 +1553,7 @@ func file_deltaplane_v1_delta_proto_init() {
 		(*SyncReply_Snapshot)(nil),
 		(*SyncReply_Branches)(nil),
 	}
-	file_deltaplane_v1_delta_proto_msgTypes[12].OneofWrappers = []any{
+	file_deltaplane_v1_delta_proto_msgTypes[13].OneofWrappers = []any{
 		(*FreedId_Set)(nil),
 		(*FreedId_Backend)(nil),
 	}
@@ -1421,7 +1563,7 @@ func file_deltaplane_v1_delta_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_deltaplane_v1_delta_proto_rawDesc), len(file_deltaplane_v1_delta_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   13,
+			NumMessages:   14,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

@@ -807,7 +807,9 @@ type Status struct {
 	// What is wrong with the streams, as the compiler sees them, for people.
 	Streams []*Fault `protobuf:"bytes,22,rep,name=streams,proto3" json:"streams,omitempty"`
 	// Of the compiler that leads, as of an Applied.
-	ChecksSeals   bool `protobuf:"varint,23,opt,name=checks_seals,json=checksSeals,proto3" json:"checks_seals,omitempty"`
+	ChecksSeals bool `protobuf:"varint,23,opt,name=checks_seals,json=checksSeals,proto3" json:"checks_seals,omitempty"`
+	// None if the compiler compiles.
+	Hold          *Hold `protobuf:"bytes,24,opt,name=hold,proto3" json:"hold,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -996,6 +998,254 @@ func (x *Status) GetChecksSeals() bool {
 	return false
 }
 
+func (x *Status) GetHold() *Hold {
+	if x != nil {
+		return x.Hold
+	}
+	return nil
+}
+
+// RollbackRequest asks that all layers be what DELTA says they were at a revision, and that nothing be compiled then.
+type RollbackRequest struct {
+	state    protoimpl.MessageState `protogen:"open.v1"`
+	Revision uint64                 `protobuf:"varint,1,opt,name=revision,proto3" json:"revision,omitempty"`
+	// Who asks, for people.
+	By string `protobuf:"bytes,2,opt,name=by,proto3" json:"by,omitempty"`
+	// Only says what it would come to.
+	DryRun        bool `protobuf:"varint,3,opt,name=dry_run,json=dryRun,proto3" json:"dry_run,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RollbackRequest) Reset() {
+	*x = RollbackRequest{}
+	mi := &file_deltaplane_v1_report_proto_msgTypes[8]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RollbackRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RollbackRequest) ProtoMessage() {}
+
+func (x *RollbackRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_deltaplane_v1_report_proto_msgTypes[8]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RollbackRequest.ProtoReflect.Descriptor instead.
+func (*RollbackRequest) Descriptor() ([]byte, []int) {
+	return file_deltaplane_v1_report_proto_rawDescGZIP(), []int{8}
+}
+
+func (x *RollbackRequest) GetRevision() uint64 {
+	if x != nil {
+		return x.Revision
+	}
+	return 0
+}
+
+func (x *RollbackRequest) GetBy() string {
+	if x != nil {
+		return x.By
+	}
+	return ""
+}
+
+func (x *RollbackRequest) GetDryRun() bool {
+	if x != nil {
+		return x.DryRun
+	}
+	return false
+}
+
+// RollbackReply says whether it was done. It comes once DELTA has it.
+type RollbackReply struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Done  bool                   `protobuf:"varint,1,opt,name=done,proto3" json:"done,omitempty"`
+	Text  string                 `protobuf:"bytes,2,opt,name=text,proto3" json:"text,omitempty"`
+	// The newest revision afterwards.
+	Revision uint64 `protobuf:"varint,3,opt,name=revision,proto3" json:"revision,omitempty"`
+	// How many layers and rows change.
+	Layers        uint32 `protobuf:"varint,4,opt,name=layers,proto3" json:"layers,omitempty"`
+	Rows          uint64 `protobuf:"varint,5,opt,name=rows,proto3" json:"rows,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RollbackReply) Reset() {
+	*x = RollbackReply{}
+	mi := &file_deltaplane_v1_report_proto_msgTypes[9]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RollbackReply) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RollbackReply) ProtoMessage() {}
+
+func (x *RollbackReply) ProtoReflect() protoreflect.Message {
+	mi := &file_deltaplane_v1_report_proto_msgTypes[9]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RollbackReply.ProtoReflect.Descriptor instead.
+func (*RollbackReply) Descriptor() ([]byte, []int) {
+	return file_deltaplane_v1_report_proto_rawDescGZIP(), []int{9}
+}
+
+func (x *RollbackReply) GetDone() bool {
+	if x != nil {
+		return x.Done
+	}
+	return false
+}
+
+func (x *RollbackReply) GetText() string {
+	if x != nil {
+		return x.Text
+	}
+	return ""
+}
+
+func (x *RollbackReply) GetRevision() uint64 {
+	if x != nil {
+		return x.Revision
+	}
+	return 0
+}
+
+func (x *RollbackReply) GetLayers() uint32 {
+	if x != nil {
+		return x.Layers
+	}
+	return 0
+}
+
+func (x *RollbackReply) GetRows() uint64 {
+	if x != nil {
+		return x.Rows
+	}
+	return 0
+}
+
+// ResumeRequest asks that the compiler compile again.
+type ResumeRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Who asks, for people.
+	By            string `protobuf:"bytes,1,opt,name=by,proto3" json:"by,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ResumeRequest) Reset() {
+	*x = ResumeRequest{}
+	mi := &file_deltaplane_v1_report_proto_msgTypes[10]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ResumeRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ResumeRequest) ProtoMessage() {}
+
+func (x *ResumeRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_deltaplane_v1_report_proto_msgTypes[10]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ResumeRequest.ProtoReflect.Descriptor instead.
+func (*ResumeRequest) Descriptor() ([]byte, []int) {
+	return file_deltaplane_v1_report_proto_rawDescGZIP(), []int{10}
+}
+
+func (x *ResumeRequest) GetBy() string {
+	if x != nil {
+		return x.By
+	}
+	return ""
+}
+
+// ResumeReply says whether it was done. It comes once DELTA has it; revisions follow.
+type ResumeReply struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Done          bool                   `protobuf:"varint,1,opt,name=done,proto3" json:"done,omitempty"`
+	Text          string                 `protobuf:"bytes,2,opt,name=text,proto3" json:"text,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ResumeReply) Reset() {
+	*x = ResumeReply{}
+	mi := &file_deltaplane_v1_report_proto_msgTypes[11]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ResumeReply) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ResumeReply) ProtoMessage() {}
+
+func (x *ResumeReply) ProtoReflect() protoreflect.Message {
+	mi := &file_deltaplane_v1_report_proto_msgTypes[11]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ResumeReply.ProtoReflect.Descriptor instead.
+func (*ResumeReply) Descriptor() ([]byte, []int) {
+	return file_deltaplane_v1_report_proto_rawDescGZIP(), []int{11}
+}
+
+func (x *ResumeReply) GetDone() bool {
+	if x != nil {
+		return x.Done
+	}
+	return false
+}
+
+func (x *ResumeReply) GetText() string {
+	if x != nil {
+		return x.Text
+	}
+	return ""
+}
+
 // FullestMap is how full a map is where it is fullest.
 type FullestMap struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -1007,7 +1257,7 @@ type FullestMap struct {
 
 func (x *FullestMap) Reset() {
 	*x = FullestMap{}
-	mi := &file_deltaplane_v1_report_proto_msgTypes[8]
+	mi := &file_deltaplane_v1_report_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1019,7 +1269,7 @@ func (x *FullestMap) String() string {
 func (*FullestMap) ProtoMessage() {}
 
 func (x *FullestMap) ProtoReflect() protoreflect.Message {
-	mi := &file_deltaplane_v1_report_proto_msgTypes[8]
+	mi := &file_deltaplane_v1_report_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1032,7 +1282,7 @@ func (x *FullestMap) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FullestMap.ProtoReflect.Descriptor instead.
 func (*FullestMap) Descriptor() ([]byte, []int) {
-	return file_deltaplane_v1_report_proto_rawDescGZIP(), []int{8}
+	return file_deltaplane_v1_report_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *FullestMap) GetNode() string {
@@ -1077,7 +1327,7 @@ type NodeStatus struct {
 
 func (x *NodeStatus) Reset() {
 	*x = NodeStatus{}
-	mi := &file_deltaplane_v1_report_proto_msgTypes[9]
+	mi := &file_deltaplane_v1_report_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1089,7 +1339,7 @@ func (x *NodeStatus) String() string {
 func (*NodeStatus) ProtoMessage() {}
 
 func (x *NodeStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_deltaplane_v1_report_proto_msgTypes[9]
+	mi := &file_deltaplane_v1_report_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1102,7 +1352,7 @@ func (x *NodeStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodeStatus.ProtoReflect.Descriptor instead.
 func (*NodeStatus) Descriptor() ([]byte, []int) {
-	return file_deltaplane_v1_report_proto_rawDescGZIP(), []int{9}
+	return file_deltaplane_v1_report_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *NodeStatus) GetNode() string {
@@ -1193,7 +1443,7 @@ type SetAside struct {
 
 func (x *SetAside) Reset() {
 	*x = SetAside{}
-	mi := &file_deltaplane_v1_report_proto_msgTypes[10]
+	mi := &file_deltaplane_v1_report_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1205,7 +1455,7 @@ func (x *SetAside) String() string {
 func (*SetAside) ProtoMessage() {}
 
 func (x *SetAside) ProtoReflect() protoreflect.Message {
-	mi := &file_deltaplane_v1_report_proto_msgTypes[10]
+	mi := &file_deltaplane_v1_report_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1218,7 +1468,7 @@ func (x *SetAside) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetAside.ProtoReflect.Descriptor instead.
 func (*SetAside) Descriptor() ([]byte, []int) {
-	return file_deltaplane_v1_report_proto_rawDescGZIP(), []int{10}
+	return file_deltaplane_v1_report_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *SetAside) GetObject() *ObjectRef {
@@ -1249,7 +1499,7 @@ type HeldDeletions struct {
 
 func (x *HeldDeletions) Reset() {
 	*x = HeldDeletions{}
-	mi := &file_deltaplane_v1_report_proto_msgTypes[11]
+	mi := &file_deltaplane_v1_report_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1261,7 +1511,7 @@ func (x *HeldDeletions) String() string {
 func (*HeldDeletions) ProtoMessage() {}
 
 func (x *HeldDeletions) ProtoReflect() protoreflect.Message {
-	mi := &file_deltaplane_v1_report_proto_msgTypes[11]
+	mi := &file_deltaplane_v1_report_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1274,7 +1524,7 @@ func (x *HeldDeletions) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HeldDeletions.ProtoReflect.Descriptor instead.
 func (*HeldDeletions) Descriptor() ([]byte, []int) {
-	return file_deltaplane_v1_report_proto_rawDescGZIP(), []int{11}
+	return file_deltaplane_v1_report_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *HeldDeletions) GetId() string {
@@ -1316,7 +1566,7 @@ type ApproveRequest struct {
 
 func (x *ApproveRequest) Reset() {
 	*x = ApproveRequest{}
-	mi := &file_deltaplane_v1_report_proto_msgTypes[12]
+	mi := &file_deltaplane_v1_report_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1328,7 +1578,7 @@ func (x *ApproveRequest) String() string {
 func (*ApproveRequest) ProtoMessage() {}
 
 func (x *ApproveRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_deltaplane_v1_report_proto_msgTypes[12]
+	mi := &file_deltaplane_v1_report_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1341,7 +1591,7 @@ func (x *ApproveRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ApproveRequest.ProtoReflect.Descriptor instead.
 func (*ApproveRequest) Descriptor() ([]byte, []int) {
-	return file_deltaplane_v1_report_proto_rawDescGZIP(), []int{12}
+	return file_deltaplane_v1_report_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *ApproveRequest) GetId() string {
@@ -1366,7 +1616,7 @@ type ApproveReply struct {
 
 func (x *ApproveReply) Reset() {
 	*x = ApproveReply{}
-	mi := &file_deltaplane_v1_report_proto_msgTypes[13]
+	mi := &file_deltaplane_v1_report_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1378,7 +1628,7 @@ func (x *ApproveReply) String() string {
 func (*ApproveReply) ProtoMessage() {}
 
 func (x *ApproveReply) ProtoReflect() protoreflect.Message {
-	mi := &file_deltaplane_v1_report_proto_msgTypes[13]
+	mi := &file_deltaplane_v1_report_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1391,7 +1641,7 @@ func (x *ApproveReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ApproveReply.ProtoReflect.Descriptor instead.
 func (*ApproveReply) Descriptor() ([]byte, []int) {
-	return file_deltaplane_v1_report_proto_rawDescGZIP(), []int{13}
+	return file_deltaplane_v1_report_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *ApproveReply) GetApproved() bool {
@@ -1432,7 +1682,7 @@ type DumpRequest struct {
 
 func (x *DumpRequest) Reset() {
 	*x = DumpRequest{}
-	mi := &file_deltaplane_v1_report_proto_msgTypes[14]
+	mi := &file_deltaplane_v1_report_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1444,7 +1694,7 @@ func (x *DumpRequest) String() string {
 func (*DumpRequest) ProtoMessage() {}
 
 func (x *DumpRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_deltaplane_v1_report_proto_msgTypes[14]
+	mi := &file_deltaplane_v1_report_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1457,7 +1707,7 @@ func (x *DumpRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DumpRequest.ProtoReflect.Descriptor instead.
 func (*DumpRequest) Descriptor() ([]byte, []int) {
-	return file_deltaplane_v1_report_proto_rawDescGZIP(), []int{14}
+	return file_deltaplane_v1_report_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *DumpRequest) GetNode() string {
@@ -1482,7 +1732,7 @@ type DumpReply struct {
 
 func (x *DumpReply) Reset() {
 	*x = DumpReply{}
-	mi := &file_deltaplane_v1_report_proto_msgTypes[15]
+	mi := &file_deltaplane_v1_report_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1494,7 +1744,7 @@ func (x *DumpReply) String() string {
 func (*DumpReply) ProtoMessage() {}
 
 func (x *DumpReply) ProtoReflect() protoreflect.Message {
-	mi := &file_deltaplane_v1_report_proto_msgTypes[15]
+	mi := &file_deltaplane_v1_report_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1507,7 +1757,7 @@ func (x *DumpReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DumpReply.ProtoReflect.Descriptor instead.
 func (*DumpReply) Descriptor() ([]byte, []int) {
-	return file_deltaplane_v1_report_proto_rawDescGZIP(), []int{15}
+	return file_deltaplane_v1_report_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *DumpReply) GetRows() *Rows {
@@ -1567,7 +1817,7 @@ type FlowsRequest struct {
 
 func (x *FlowsRequest) Reset() {
 	*x = FlowsRequest{}
-	mi := &file_deltaplane_v1_report_proto_msgTypes[16]
+	mi := &file_deltaplane_v1_report_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1579,7 +1829,7 @@ func (x *FlowsRequest) String() string {
 func (*FlowsRequest) ProtoMessage() {}
 
 func (x *FlowsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_deltaplane_v1_report_proto_msgTypes[16]
+	mi := &file_deltaplane_v1_report_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1592,7 +1842,7 @@ func (x *FlowsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FlowsRequest.ProtoReflect.Descriptor instead.
 func (*FlowsRequest) Descriptor() ([]byte, []int) {
-	return file_deltaplane_v1_report_proto_rawDescGZIP(), []int{16}
+	return file_deltaplane_v1_report_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *FlowsRequest) GetPod() string {
@@ -1634,7 +1884,7 @@ type FlowsReply struct {
 
 func (x *FlowsReply) Reset() {
 	*x = FlowsReply{}
-	mi := &file_deltaplane_v1_report_proto_msgTypes[17]
+	mi := &file_deltaplane_v1_report_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1646,7 +1896,7 @@ func (x *FlowsReply) String() string {
 func (*FlowsReply) ProtoMessage() {}
 
 func (x *FlowsReply) ProtoReflect() protoreflect.Message {
-	mi := &file_deltaplane_v1_report_proto_msgTypes[17]
+	mi := &file_deltaplane_v1_report_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1659,7 +1909,7 @@ func (x *FlowsReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FlowsReply.ProtoReflect.Descriptor instead.
 func (*FlowsReply) Descriptor() ([]byte, []int) {
-	return file_deltaplane_v1_report_proto_rawDescGZIP(), []int{17}
+	return file_deltaplane_v1_report_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *FlowsReply) GetConnections() []*Connection {
@@ -1741,7 +1991,7 @@ type Connection struct {
 
 func (x *Connection) Reset() {
 	*x = Connection{}
-	mi := &file_deltaplane_v1_report_proto_msgTypes[18]
+	mi := &file_deltaplane_v1_report_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1753,7 +2003,7 @@ func (x *Connection) String() string {
 func (*Connection) ProtoMessage() {}
 
 func (x *Connection) ProtoReflect() protoreflect.Message {
-	mi := &file_deltaplane_v1_report_proto_msgTypes[18]
+	mi := &file_deltaplane_v1_report_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1766,7 +2016,7 @@ func (x *Connection) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Connection.ProtoReflect.Descriptor instead.
 func (*Connection) Descriptor() ([]byte, []int) {
-	return file_deltaplane_v1_report_proto_rawDescGZIP(), []int{18}
+	return file_deltaplane_v1_report_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *Connection) GetPod() string {
@@ -1895,7 +2145,7 @@ type RecentDrop struct {
 
 func (x *RecentDrop) Reset() {
 	*x = RecentDrop{}
-	mi := &file_deltaplane_v1_report_proto_msgTypes[19]
+	mi := &file_deltaplane_v1_report_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1907,7 +2157,7 @@ func (x *RecentDrop) String() string {
 func (*RecentDrop) ProtoMessage() {}
 
 func (x *RecentDrop) ProtoReflect() protoreflect.Message {
-	mi := &file_deltaplane_v1_report_proto_msgTypes[19]
+	mi := &file_deltaplane_v1_report_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1920,7 +2170,7 @@ func (x *RecentDrop) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RecentDrop.ProtoReflect.Descriptor instead.
 func (*RecentDrop) Descriptor() ([]byte, []int) {
-	return file_deltaplane_v1_report_proto_rawDescGZIP(), []int{19}
+	return file_deltaplane_v1_report_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *RecentDrop) GetDrop() *Drop {
@@ -2022,7 +2272,7 @@ const file_deltaplane_v1_report_proto_rawDesc = "" +
 	"\vip_protocol\x18\x10 \x01(\rR\n" +
 	"ipProtocol\"+\n" +
 	"\rStatusRequest\x12\x1a\n" +
-	"\brevision\x18\x01 \x01(\x04R\brevision\"\xf1\a\n" +
+	"\brevision\x18\x01 \x01(\x04R\brevision\"\x9a\b\n" +
 	"\x06Status\x12\x14\n" +
 	"\x05epoch\x18\x01 \x01(\x04R\x05epoch\x12\x1a\n" +
 	"\brevision\x18\x02 \x01(\x04R\brevision\x128\n" +
@@ -2050,11 +2300,27 @@ const file_deltaplane_v1_report_proto_rawDesc = "" +
 	"\x04maps\x18\x14 \x03(\v2\x19.deltaplane.v1.FullestMapR\x04maps\x126\n" +
 	"\x05drops\x18\x15 \x03(\v2 .deltaplane.v1.Status.DropsEntryR\x05drops\x12.\n" +
 	"\astreams\x18\x16 \x03(\v2\x14.deltaplane.v1.FaultR\astreams\x12!\n" +
-	"\fchecks_seals\x18\x17 \x01(\bR\vchecksSeals\x1a8\n" +
+	"\fchecks_seals\x18\x17 \x01(\bR\vchecksSeals\x12'\n" +
+	"\x04hold\x18\x18 \x01(\v2\x13.deltaplane.v1.HoldR\x04hold\x1a8\n" +
 	"\n" +
 	"DropsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\x04R\x05value:\x028\x01J\x04\b\x11\x10\x12R\breplicas\"I\n" +
+	"\x05value\x18\x02 \x01(\x04R\x05value:\x028\x01J\x04\b\x11\x10\x12R\breplicas\"V\n" +
+	"\x0fRollbackRequest\x12\x1a\n" +
+	"\brevision\x18\x01 \x01(\x04R\brevision\x12\x0e\n" +
+	"\x02by\x18\x02 \x01(\tR\x02by\x12\x17\n" +
+	"\adry_run\x18\x03 \x01(\bR\x06dryRun\"\x7f\n" +
+	"\rRollbackReply\x12\x12\n" +
+	"\x04done\x18\x01 \x01(\bR\x04done\x12\x12\n" +
+	"\x04text\x18\x02 \x01(\tR\x04text\x12\x1a\n" +
+	"\brevision\x18\x03 \x01(\x04R\brevision\x12\x16\n" +
+	"\x06layers\x18\x04 \x01(\rR\x06layers\x12\x12\n" +
+	"\x04rows\x18\x05 \x01(\x04R\x04rows\"\x1f\n" +
+	"\rResumeRequest\x12\x0e\n" +
+	"\x02by\x18\x01 \x01(\tR\x02by\"5\n" +
+	"\vResumeReply\x12\x12\n" +
+	"\x04done\x18\x01 \x01(\bR\x04done\x12\x12\n" +
+	"\x04text\x18\x02 \x01(\tR\x04text\"I\n" +
 	"\n" +
 	"FullestMap\x12\x12\n" +
 	"\x04node\x18\x01 \x01(\tR\x04node\x12'\n" +
@@ -2158,7 +2424,7 @@ func file_deltaplane_v1_report_proto_rawDescGZIP() []byte {
 }
 
 var file_deltaplane_v1_report_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_deltaplane_v1_report_proto_msgTypes = make([]protoimpl.MessageInfo, 22)
+var file_deltaplane_v1_report_proto_msgTypes = make([]protoimpl.MessageInfo, 26)
 var file_deltaplane_v1_report_proto_goTypes = []any{
 	(Severity)(0),                 // 0: deltaplane.v1.Severity
 	(*Applied)(nil),               // 1: deltaplane.v1.Applied
@@ -2169,81 +2435,87 @@ var file_deltaplane_v1_report_proto_goTypes = []any{
 	(*Drop)(nil),                  // 6: deltaplane.v1.Drop
 	(*StatusRequest)(nil),         // 7: deltaplane.v1.StatusRequest
 	(*Status)(nil),                // 8: deltaplane.v1.Status
-	(*FullestMap)(nil),            // 9: deltaplane.v1.FullestMap
-	(*NodeStatus)(nil),            // 10: deltaplane.v1.NodeStatus
-	(*SetAside)(nil),              // 11: deltaplane.v1.SetAside
-	(*HeldDeletions)(nil),         // 12: deltaplane.v1.HeldDeletions
-	(*ApproveRequest)(nil),        // 13: deltaplane.v1.ApproveRequest
-	(*ApproveReply)(nil),          // 14: deltaplane.v1.ApproveReply
-	(*DumpRequest)(nil),           // 15: deltaplane.v1.DumpRequest
-	(*DumpReply)(nil),             // 16: deltaplane.v1.DumpReply
-	(*FlowsRequest)(nil),          // 17: deltaplane.v1.FlowsRequest
-	(*FlowsReply)(nil),            // 18: deltaplane.v1.FlowsReply
-	(*Connection)(nil),            // 19: deltaplane.v1.Connection
-	(*RecentDrop)(nil),            // 20: deltaplane.v1.RecentDrop
-	nil,                           // 21: deltaplane.v1.Applied.DropsEntry
-	nil,                           // 22: deltaplane.v1.Status.DropsEntry
-	(*Position)(nil),              // 23: deltaplane.v1.Position
-	(*timestamppb.Timestamp)(nil), // 24: google.protobuf.Timestamp
-	(*durationpb.Duration)(nil),   // 25: google.protobuf.Duration
-	(*ObjectRef)(nil),             // 26: deltaplane.v1.ObjectRef
-	(Protocol)(0),                 // 27: deltaplane.v1.Protocol
-	(Direction)(0),                // 28: deltaplane.v1.Direction
-	(*Cause)(nil),                 // 29: deltaplane.v1.Cause
-	(*Cluster)(nil),               // 30: deltaplane.v1.Cluster
-	(*Rows)(nil),                  // 31: deltaplane.v1.Rows
+	(*RollbackRequest)(nil),       // 9: deltaplane.v1.RollbackRequest
+	(*RollbackReply)(nil),         // 10: deltaplane.v1.RollbackReply
+	(*ResumeRequest)(nil),         // 11: deltaplane.v1.ResumeRequest
+	(*ResumeReply)(nil),           // 12: deltaplane.v1.ResumeReply
+	(*FullestMap)(nil),            // 13: deltaplane.v1.FullestMap
+	(*NodeStatus)(nil),            // 14: deltaplane.v1.NodeStatus
+	(*SetAside)(nil),              // 15: deltaplane.v1.SetAside
+	(*HeldDeletions)(nil),         // 16: deltaplane.v1.HeldDeletions
+	(*ApproveRequest)(nil),        // 17: deltaplane.v1.ApproveRequest
+	(*ApproveReply)(nil),          // 18: deltaplane.v1.ApproveReply
+	(*DumpRequest)(nil),           // 19: deltaplane.v1.DumpRequest
+	(*DumpReply)(nil),             // 20: deltaplane.v1.DumpReply
+	(*FlowsRequest)(nil),          // 21: deltaplane.v1.FlowsRequest
+	(*FlowsReply)(nil),            // 22: deltaplane.v1.FlowsReply
+	(*Connection)(nil),            // 23: deltaplane.v1.Connection
+	(*RecentDrop)(nil),            // 24: deltaplane.v1.RecentDrop
+	nil,                           // 25: deltaplane.v1.Applied.DropsEntry
+	nil,                           // 26: deltaplane.v1.Status.DropsEntry
+	(*Position)(nil),              // 27: deltaplane.v1.Position
+	(*timestamppb.Timestamp)(nil), // 28: google.protobuf.Timestamp
+	(*durationpb.Duration)(nil),   // 29: google.protobuf.Duration
+	(*ObjectRef)(nil),             // 30: deltaplane.v1.ObjectRef
+	(Protocol)(0),                 // 31: deltaplane.v1.Protocol
+	(Direction)(0),                // 32: deltaplane.v1.Direction
+	(*Cause)(nil),                 // 33: deltaplane.v1.Cause
+	(*Cluster)(nil),               // 34: deltaplane.v1.Cluster
+	(*Hold)(nil),                  // 35: deltaplane.v1.Hold
+	(*Rows)(nil),                  // 36: deltaplane.v1.Rows
 }
 var file_deltaplane_v1_report_proto_depIdxs = []int32{
-	23, // 0: deltaplane.v1.Applied.positions:type_name -> deltaplane.v1.Position
+	27, // 0: deltaplane.v1.Applied.positions:type_name -> deltaplane.v1.Position
 	2,  // 1: deltaplane.v1.Applied.deltas:type_name -> deltaplane.v1.AppliedDelta
 	3,  // 2: deltaplane.v1.Applied.faults:type_name -> deltaplane.v1.Fault
 	4,  // 3: deltaplane.v1.Applied.maps:type_name -> deltaplane.v1.MapUse
-	24, // 4: deltaplane.v1.Applied.sent:type_name -> google.protobuf.Timestamp
-	21, // 5: deltaplane.v1.Applied.drops:type_name -> deltaplane.v1.Applied.DropsEntry
-	24, // 6: deltaplane.v1.AppliedDelta.applied:type_name -> google.protobuf.Timestamp
-	25, // 7: deltaplane.v1.AppliedDelta.latency:type_name -> google.protobuf.Duration
-	24, // 8: deltaplane.v1.Fault.since:type_name -> google.protobuf.Timestamp
+	28, // 4: deltaplane.v1.Applied.sent:type_name -> google.protobuf.Timestamp
+	25, // 5: deltaplane.v1.Applied.drops:type_name -> deltaplane.v1.Applied.DropsEntry
+	28, // 6: deltaplane.v1.AppliedDelta.applied:type_name -> google.protobuf.Timestamp
+	29, // 7: deltaplane.v1.AppliedDelta.latency:type_name -> google.protobuf.Duration
+	28, // 8: deltaplane.v1.Fault.since:type_name -> google.protobuf.Timestamp
 	0,  // 9: deltaplane.v1.Event.severity:type_name -> deltaplane.v1.Severity
-	26, // 10: deltaplane.v1.Event.object:type_name -> deltaplane.v1.ObjectRef
-	24, // 11: deltaplane.v1.Event.happened:type_name -> google.protobuf.Timestamp
+	30, // 10: deltaplane.v1.Event.object:type_name -> deltaplane.v1.ObjectRef
+	28, // 11: deltaplane.v1.Event.happened:type_name -> google.protobuf.Timestamp
 	6,  // 12: deltaplane.v1.Event.drop:type_name -> deltaplane.v1.Drop
-	27, // 13: deltaplane.v1.Drop.protocol:type_name -> deltaplane.v1.Protocol
-	28, // 14: deltaplane.v1.Drop.direction:type_name -> deltaplane.v1.Direction
-	24, // 15: deltaplane.v1.Status.committed:type_name -> google.protobuf.Timestamp
-	29, // 16: deltaplane.v1.Status.causes:type_name -> deltaplane.v1.Cause
-	10, // 17: deltaplane.v1.Status.nodes:type_name -> deltaplane.v1.NodeStatus
-	11, // 18: deltaplane.v1.Status.set_aside:type_name -> deltaplane.v1.SetAside
-	30, // 19: deltaplane.v1.Status.cluster:type_name -> deltaplane.v1.Cluster
-	12, // 20: deltaplane.v1.Status.held:type_name -> deltaplane.v1.HeldDeletions
-	25, // 21: deltaplane.v1.Status.latency_p50:type_name -> google.protobuf.Duration
-	25, // 22: deltaplane.v1.Status.latency_p99:type_name -> google.protobuf.Duration
-	9,  // 23: deltaplane.v1.Status.maps:type_name -> deltaplane.v1.FullestMap
-	22, // 24: deltaplane.v1.Status.drops:type_name -> deltaplane.v1.Status.DropsEntry
+	31, // 13: deltaplane.v1.Drop.protocol:type_name -> deltaplane.v1.Protocol
+	32, // 14: deltaplane.v1.Drop.direction:type_name -> deltaplane.v1.Direction
+	28, // 15: deltaplane.v1.Status.committed:type_name -> google.protobuf.Timestamp
+	33, // 16: deltaplane.v1.Status.causes:type_name -> deltaplane.v1.Cause
+	14, // 17: deltaplane.v1.Status.nodes:type_name -> deltaplane.v1.NodeStatus
+	15, // 18: deltaplane.v1.Status.set_aside:type_name -> deltaplane.v1.SetAside
+	34, // 19: deltaplane.v1.Status.cluster:type_name -> deltaplane.v1.Cluster
+	16, // 20: deltaplane.v1.Status.held:type_name -> deltaplane.v1.HeldDeletions
+	29, // 21: deltaplane.v1.Status.latency_p50:type_name -> google.protobuf.Duration
+	29, // 22: deltaplane.v1.Status.latency_p99:type_name -> google.protobuf.Duration
+	13, // 23: deltaplane.v1.Status.maps:type_name -> deltaplane.v1.FullestMap
+	26, // 24: deltaplane.v1.Status.drops:type_name -> deltaplane.v1.Status.DropsEntry
 	3,  // 25: deltaplane.v1.Status.streams:type_name -> deltaplane.v1.Fault
-	4,  // 26: deltaplane.v1.FullestMap.use:type_name -> deltaplane.v1.MapUse
-	1,  // 27: deltaplane.v1.NodeStatus.applied:type_name -> deltaplane.v1.Applied
-	25, // 28: deltaplane.v1.NodeStatus.latency_p50:type_name -> google.protobuf.Duration
-	25, // 29: deltaplane.v1.NodeStatus.latency_p99:type_name -> google.protobuf.Duration
-	24, // 30: deltaplane.v1.NodeStatus.lacking_since:type_name -> google.protobuf.Timestamp
-	26, // 31: deltaplane.v1.SetAside.object:type_name -> deltaplane.v1.ObjectRef
-	24, // 32: deltaplane.v1.HeldDeletions.since:type_name -> google.protobuf.Timestamp
-	12, // 33: deltaplane.v1.ApproveReply.held:type_name -> deltaplane.v1.HeldDeletions
-	11, // 34: deltaplane.v1.ApproveReply.set_aside:type_name -> deltaplane.v1.SetAside
-	31, // 35: deltaplane.v1.DumpReply.rows:type_name -> deltaplane.v1.Rows
-	23, // 36: deltaplane.v1.DumpReply.positions:type_name -> deltaplane.v1.Position
-	4,  // 37: deltaplane.v1.DumpReply.maps:type_name -> deltaplane.v1.MapUse
-	19, // 38: deltaplane.v1.FlowsReply.connections:type_name -> deltaplane.v1.Connection
-	20, // 39: deltaplane.v1.FlowsReply.drops:type_name -> deltaplane.v1.RecentDrop
-	28, // 40: deltaplane.v1.Connection.direction:type_name -> deltaplane.v1.Direction
-	25, // 41: deltaplane.v1.Connection.idle:type_name -> google.protobuf.Duration
-	6,  // 42: deltaplane.v1.RecentDrop.drop:type_name -> deltaplane.v1.Drop
-	24, // 43: deltaplane.v1.RecentDrop.first:type_name -> google.protobuf.Timestamp
-	24, // 44: deltaplane.v1.RecentDrop.latest:type_name -> google.protobuf.Timestamp
-	45, // [45:45] is the sub-list for method output_type
-	45, // [45:45] is the sub-list for method input_type
-	45, // [45:45] is the sub-list for extension type_name
-	45, // [45:45] is the sub-list for extension extendee
-	0,  // [0:45] is the sub-list for field type_name
+	35, // 26: deltaplane.v1.Status.hold:type_name -> deltaplane.v1.Hold
+	4,  // 27: deltaplane.v1.FullestMap.use:type_name -> deltaplane.v1.MapUse
+	1,  // 28: deltaplane.v1.NodeStatus.applied:type_name -> deltaplane.v1.Applied
+	29, // 29: deltaplane.v1.NodeStatus.latency_p50:type_name -> google.protobuf.Duration
+	29, // 30: deltaplane.v1.NodeStatus.latency_p99:type_name -> google.protobuf.Duration
+	28, // 31: deltaplane.v1.NodeStatus.lacking_since:type_name -> google.protobuf.Timestamp
+	30, // 32: deltaplane.v1.SetAside.object:type_name -> deltaplane.v1.ObjectRef
+	28, // 33: deltaplane.v1.HeldDeletions.since:type_name -> google.protobuf.Timestamp
+	16, // 34: deltaplane.v1.ApproveReply.held:type_name -> deltaplane.v1.HeldDeletions
+	15, // 35: deltaplane.v1.ApproveReply.set_aside:type_name -> deltaplane.v1.SetAside
+	36, // 36: deltaplane.v1.DumpReply.rows:type_name -> deltaplane.v1.Rows
+	27, // 37: deltaplane.v1.DumpReply.positions:type_name -> deltaplane.v1.Position
+	4,  // 38: deltaplane.v1.DumpReply.maps:type_name -> deltaplane.v1.MapUse
+	23, // 39: deltaplane.v1.FlowsReply.connections:type_name -> deltaplane.v1.Connection
+	24, // 40: deltaplane.v1.FlowsReply.drops:type_name -> deltaplane.v1.RecentDrop
+	32, // 41: deltaplane.v1.Connection.direction:type_name -> deltaplane.v1.Direction
+	29, // 42: deltaplane.v1.Connection.idle:type_name -> google.protobuf.Duration
+	6,  // 43: deltaplane.v1.RecentDrop.drop:type_name -> deltaplane.v1.Drop
+	28, // 44: deltaplane.v1.RecentDrop.first:type_name -> google.protobuf.Timestamp
+	28, // 45: deltaplane.v1.RecentDrop.latest:type_name -> google.protobuf.Timestamp
+	46, // [46:46] is the sub-list for method output_type
+	46, // [46:46] is the sub-list for method input_type
+	46, // [46:46] is the sub-list for extension type_name
+	46, // [46:46] is the sub-list for extension extendee
+	0,  // [0:46] is the sub-list for field type_name
 }
 
 func init() { file_deltaplane_v1_report_proto_init() }
@@ -2261,7 +2533,7 @@ func file_deltaplane_v1_report_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_deltaplane_v1_report_proto_rawDesc), len(file_deltaplane_v1_report_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   22,
+			NumMessages:   26,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

@@ -132,10 +132,15 @@ var golden = map[string]proto.Message{
 		SetAside: []*SetAside{{Object: object, Reason: "bad"}}, Cluster: &Cluster{},
 		Held: &HeldDeletions{Id: "h1", Deletions: 5, Objects: 9, Since: noon},
 	},
-	"approve_request": &ApproveRequest{Id: "h1"},
-	"approve_reply":   &ApproveReply{Approved: true, Text: "5 deletions go ahead", Held: &HeldDeletions{Id: "h2"}, SetAside: []*SetAside{{Reason: "bad"}}},
-	"dump_request":    &DumpRequest{Node: "node-a"},
-	"dump_reply":      &DumpReply{Rows: rows, Positions: []*Position{position}, Last: true, Sequence: 1, Refused: "no", Maps: []*MapUse{{Name: "m"}}},
+	"approve_request":  &ApproveRequest{Id: "h1"},
+	"approve_reply":    &ApproveReply{Approved: true, Text: "5 deletions go ahead", Held: &HeldDeletions{Id: "h2"}, SetAside: []*SetAside{{Reason: "bad"}}},
+	"hold":             &Hold{Epoch: 2, Revision: 7, RolledBack: 9, By: "ann@desk", Since: noon, StateSequence: 40, Over: true, Changes: 3},
+	"rollback_request": &RollbackRequest{Revision: 7, By: "ann@desk", DryRun: true},
+	"rollback_reply":   &RollbackReply{Done: true, Text: "all is as at revision 7", Revision: 10, Layers: 2, Rows: 12},
+	"resume_request":   &ResumeRequest{By: "bob@desk"},
+	"resume_reply":     &ResumeReply{Done: true, Text: "all is compiled anew"},
+	"dump_request":     &DumpRequest{Node: "node-a"},
+	"dump_reply":       &DumpReply{Rows: rows, Positions: []*Position{position}, Last: true, Sequence: 1, Refused: "no", Maps: []*MapUse{{Name: "m"}}},
 }
 
 func init() { maps.Copy(golden, goldenPolicy) }

@@ -30,13 +30,19 @@ const (
 	SubjectApprove = prefix + "approve"
 	// SubjectSeen takes a SeenRequest and is answered with a SeenReply by the leading watcher.
 	SubjectSeen = prefix + "seen"
+	// SubjectHold carries a Hold. It is kept in DELTA.
+	SubjectHold = prefix + "delta.hold"
+	// SubjectRollback takes a RollbackRequest and is answered with a RollbackReply by the leading compiler.
+	SubjectRollback = prefix + "rollback"
+	// SubjectResume takes a ResumeRequest and is answered with a ResumeReply by the leading compiler.
+	SubjectResume = prefix + "resume"
 	// SubjectAllPulses matches every Pulse.
 	SubjectAllPulses = prefix + "pulse.*"
 	// SubjectAllCredentials matches every CredentialRequest.
 	SubjectAllCredentials = prefix + "credential.*"
 	// SubjectAllState matches every Fact.
 	SubjectAllState = prefix + "state.>"
-	// SubjectAllDeltas matches every Delta, Checkpoint and Epoch.
+	// SubjectAllDeltas matches every Delta, Checkpoint, Hold and Epoch.
 	SubjectAllDeltas = prefix + "delta.>"
 	// SubjectAllApply matches every Delta on its way to nodes.
 	SubjectAllApply = prefix + "apply.>"

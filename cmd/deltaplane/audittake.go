@@ -83,7 +83,7 @@ func (t *tail) take(r stored) error {
 }
 
 func (t *tail) takeDelta(r stored) error {
-	if r.Subject == schemas.SubjectEpoch || r.Subject == schemas.SubjectCheckpoint {
+	if r.Subject == schemas.SubjectEpoch || r.Subject == schemas.SubjectCheckpoint || r.Subject == schemas.SubjectHold {
 		return nil
 	}
 	part, err := wire.DecodeDelta(r.Data)

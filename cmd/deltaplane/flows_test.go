@@ -130,6 +130,7 @@ func (b *buffer) String() string {
 	return b.b.String()
 }
 
+// Promise P6: drops are shown as they happen, each with its reason and what denied it.
 func TestFlowsAreFollowed(t *testing.T) {
 	s := newStage(t)
 	var asked uint32

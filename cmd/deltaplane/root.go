@@ -34,7 +34,7 @@ Exit codes: 0 ok, 1 error, 2 changes, 3 not healthy.`,
 		&cobra.Group{ID: "try", Title: "Try without a cluster:"},
 	)
 	addCommands(root, "look", newStatusCommand(), newWaitCommand(), newDumpCommand(), newFlowsCommand(), newAuditCommand(), newExplainCommand(), newVersionCommand())
-	addCommands(root, "act", newApproveCommand(), newTrustCommand(), newCleanupCommand())
+	addCommands(root, "act", newApproveCommand(), newRollbackCommand(), newResumeCommand(), newTrustCommand(), newCleanupCommand())
 	addCommands(root, "try", newDemoCommand(), newLabCommand())
 	return root
 }

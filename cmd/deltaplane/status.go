@@ -26,7 +26,7 @@ func newStatusCommand() *cobra.Command {
 		Long: `status asks the leading compiler which revision the cluster is at, which nodes have it in their kernels, and what is
 wrong; the leading watcher which objects it can't use and which deletions it holds back; the bus how its streams
 stand; and it hears which replicas lead and which stand by. It exits with 3 if a node is behind or reports a fault, if
-deletions are held back, or if a stream is not well. A node that lacks only what was committed in the last 2 seconds is
+deletions are held back, if a rollback is held, or if a stream is not well. A node that lacks only what was committed in the last 2 seconds is
 updating, not behind; one whose Lease has expired and whose programmer is silent is lost, and nobody waits for it.`,
 		Example: `  deltaplane status
   deltaplane status -o wide
@@ -92,6 +92,7 @@ type clusterStatus struct {
 	Streams  []streamJSON      `json:"streams"`
 	SetAside []setAsideJSON    `json:"setAside"`
 	Held     *heldJSON         `json:"held"`
+	Hold     *holdJSON         `json:"hold"` // of a rollback; null if changes are compiled
 	Cluster  clusterJSON       `json:"cluster"`
 	// WatcherProblem says why the watcher's part is missing; empty if it isn't.
 	WatcherProblem string `json:"watcherProblem,omitempty"`
@@ -200,7 +201,8 @@ func statusFromProto(m *schemas.Status) *clusterStatus {
 		s.Drops = map[string]uint64{}
 	}
 	s.Held, s.streamFaults = heldFromProto(m.GetHeld()), m.GetStreams()
-	s.Healthy = s.Held == nil && s.behind() == 0
+	s.Hold = holdFromProto(m.GetHold())
+	s.Healthy = s.Held == nil && s.Hold == nil && s.behind() == 0
 	for _, n := range s.Nodes {
 		s.Healthy = s.Healthy && len(n.Faults) == 0
 	}

@@ -30,6 +30,9 @@ type statusView struct {
 func (v statusView) write(w io.Writer) error {
 	var b strings.Builder
 	fmt.Fprintf(&b, "%s  rev %s   %s\n", v.paint.bold("CLUSTER"), grouped(v.Revision), v.lastChange())
+	if v.Hold != nil {
+		v.line(&b, "ROLLED BACK", v.paint.red(v.Hold.text(v.now)))
+	}
 	v.line(&b, "Converged", v.converged())
 	v.unconverged(&b)
 	v.line(&b, "Integrity", v.integrity())

@@ -219,11 +219,16 @@ func (g *goal) result(waited, timeout time.Duration) waitJSON {
 	if r.Lost > 0 {
 		r.Text += fmt.Sprintf(" (%s lost nodes aren't waited for)", grouped(r.Lost))
 	}
+	if h := holdFromProto(s.GetHold()); h != nil {
+		r.Text += "; " + h.text(time.Now())
+	}
 	return r
 }
 
 func (g *goal) missing(r *waitJSON) string {
 	switch {
+	case g.asked == nil && g.revision == 0 && g.status.GetHold() != nil:
+		return holdFromProto(g.status.GetHold()).text(time.Now())
 	case g.asked != nil:
 		return g.asked.Error()
 	case g.status == nil:

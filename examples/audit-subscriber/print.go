@@ -39,6 +39,8 @@ func (p *printer) print(r record) error {
 	switch {
 	case r.subject == "" || r.subject == schemas.SubjectCheckpoint:
 		return nil // a checkpoint repeats what the deltas before it said
+	case r.subject == schemas.SubjectHold:
+		return nil // the events say who rolled back, and who resumed
 	case r.subject == schemas.SubjectEpoch:
 		return decode(p, r, p.taken)
 	case r.stream == schemas.Deltas.Name:

@@ -30,7 +30,9 @@ var promisesPage = pledgePage{
 		{3, "the pipeline may go away", "losing watcher, compiler, bus or programmer, or all of them, changes no forwarding"},
 		{4, "restarts and upgrades cost nothing", "no packet and no connection is lost by them"},
 		{5, "who is stale or edited is named", "within 5 seconds, with the reason"},
+		{6, "every drop has a reason and a rule", "no packet is dropped without a reason that people can read, and what a policy denies names it"},
 		{7, "only the compiler decides", "nothing on the bus changes what is enforced unless it bears the compiler's seal"},
+		{8, "a rollback is fast", "to any revision that DELTA keeps in less than 1 s, and it is held until somebody resumes"},
 		{9, "a node's credential is a node's", "it reads that node's layers and forges nothing"},
 	},
 }

@@ -33,6 +33,7 @@ const (
 	Heartbeat  Domain = "heartbeat"
 	Checkpoint Domain = "checkpoint"
 	Fact       Domain = "fact"
+	Hold       Domain = "hold"
 )
 
 // The bounds of a seal.

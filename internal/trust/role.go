@@ -58,7 +58,7 @@ var Roles = []Role{
 			inspect(schemas.Streams...), keep(schemas.Streams...), read(schemas.Streams...), consume(schemas.Streams...),
 		),
 		Subscribe: []string{
-			own(inbox), schemas.SubjectStatus, schemas.SubjectDesired, schemas.SubjectAllSyncs, schemas.SubjectAllApplied,
+			own(inbox), schemas.SubjectStatus, schemas.SubjectRollback, schemas.SubjectResume, schemas.SubjectDesired, schemas.SubjectAllSyncs, schemas.SubjectAllApplied,
 			schemas.SubjectHeartbeat, schemas.SubjectAllPulses,
 		},
 		Answers: true,
@@ -66,7 +66,7 @@ var Roles = []Role{
 	{
 		Name: RoleOperator, Account: AccountPipeline, Who: "people with the command line",
 		Publish: join(
-			[]string{schemas.SubjectStatus, schemas.SubjectDesired, schemas.SubjectApprove, schemas.SubjectSeen, every(schemas.ActualSubject), every(schemas.FlowsSubject)},
+			[]string{schemas.SubjectStatus, schemas.SubjectDesired, schemas.SubjectApprove, schemas.SubjectRollback, schemas.SubjectResume, schemas.SubjectSeen, every(schemas.ActualSubject), every(schemas.FlowsSubject)},
 			inspect(schemas.Streams...), read(schemas.Streams...), consume(schemas.Streams...),
 		),
 		Subscribe: []string{own(inbox), schemas.SubjectAllApplied, schemas.SubjectAllEvents, schemas.SubjectHeartbeat, schemas.SubjectAllPulses},

@@ -55,6 +55,30 @@ func (t *session) listen() (stop func(), err error) {
 	return stop, nil
 }
 
+// listenLeading answers what only a leader answers, until deafen.
+func (t *session) listenLeading() error {
+	for subject, respond := range map[string]bus.Responder{
+		schemas.SubjectStatus:   t.answer(t.tellStatus),
+		schemas.SubjectRollback: t.answerRollback,
+		schemas.SubjectResume:   t.answer(t.core.Resume),
+	} {
+		s, err := t.conn.Respond(subject, "", respond)
+		if err != nil {
+			t.deafen()
+			return err
+		}
+		t.asked = append(t.asked, s)
+	}
+	return nil
+}
+
+func (t *session) deafen() {
+	for _, s := range t.asked {
+		s.Stop()
+	}
+	t.asked = nil
+}
+
 // heard hands the leader's heartbeats to the loop: they say which facts changed nothing.
 func (t *session) heard(m bus.Message) {
 	data, err := t.seals.trust.Open(seal.Heartbeat, m.Data)

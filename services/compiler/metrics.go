@@ -21,6 +21,7 @@ type metrics struct {
 	leader, epoch, revision, setAside prometheus.Gauge
 	checked, able, inStep             prometheus.Gauge
 	alarms, bytes                     *prometheus.GaugeVec
+	holding, held                     prometheus.Gauge
 	rows, nodes                       *prometheus.GaugeVec
 	identities, ruleSets              prometheus.Gauge
 	policies                          *prometheus.GaugeVec
@@ -65,6 +66,8 @@ func newMetrics() *metrics {
 	m.leader = gauge("leader", "1 while this compiler leads.")
 	m.epoch = gauge("epoch", "The epoch that this compiler leads in, or led in last.")
 	m.revision = gauge("revision", "The newest revision.")
+	m.holding = gauge("holding", "1 while nothing is compiled because somebody has rolled back and nobody has resumed.")
+	m.held = gauge("held_changes", "Changes of objects that wait for somebody to resume.")
 	m.setAside = gauge("objects_set_aside", "Objects that aren't compiled; status and events name them.")
 	m.checked = gauge("checks_seals", "1 if messages are used only if sealed by a trusted key; 0 if everyone on the bus is believed (no --trusted-keys).")
 	m.able = gauge("able", "1 if this compiler could lead: it has read STATE to its end.")
@@ -157,6 +160,8 @@ func (m *metrics) gauges(c *core.Core) {
 	m.inStep.Set(oneIf(c.Leads() || c.Agrees()))
 	m.revision.Set(float64(c.Revision()))
 	m.setAside.Set(float64(c.SetAside()))
+	m.holding.Set(oneIf(c.Hold() != nil))
+	m.held.Set(float64(c.Hold().GetChanges()))
 	for table, rows := range c.Tables() {
 		m.rows.WithLabelValues(table).Set(float64(rows))
 	}

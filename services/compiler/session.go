@@ -41,8 +41,8 @@ type session struct {
 	inputs   chan func(time.Time) core.Output
 	appended chan error
 	terms    chan *term
-	term     *term             // that runs; nil while it stands by
-	status   *bus.Subscription // of the term that runs
+	term     *term               // that runs; nil while it stands by
+	asked    []*bus.Subscription // what only a leader answers
 	running  sync.WaitGroup
 	counted  core.Stats
 	measured time.Time
@@ -162,11 +162,10 @@ func (t *session) beginTerm(term *term) error {
 	var above core.Outranked
 	t.set(func() { above = t.above })
 	t.core.RaiseTo(above.Revision)
-	status, err := t.conn.Respond(schemas.SubjectStatus, "", t.answer(t.tellStatus))
-	if err != nil {
+	if err := t.listenLeading(); err != nil {
 		return err
 	}
-	t.term, t.status = term, status
+	t.term = term
 	t.metrics.terms.Inc()
 	return t.do(t.core.Lead(time.Now(), model.Epoch(term.fence.Epoch())))
 }
@@ -183,7 +182,7 @@ func (t *session) endTerm(why error) error {
 		return nil
 	}
 	t.core.StandBy()
-	t.status.Stop()
+	t.deafen()
 	t.metrics.leader.Set(0)
 	t.term.over <- why
 	t.term = nil
@@ -341,7 +340,7 @@ func (t *session) take(m told) (out core.Output) {
 			out.Add(t.core.CaughtUp(time.Now()))
 			return out
 		}
-		if t.core.Able() && !t.core.Leads() {
+		if t.core.Able() && !t.core.Leads() || t.core.Hold() != nil {
 			return t.core.Facts(time.Now(), m.sequence, m.fact) // each has its place in the log
 		}
 		facts, sequence = append(facts, m.fact), m.sequence

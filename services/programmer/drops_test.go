@@ -71,6 +71,7 @@ func TestDropsAreToldNotTooOften(t *testing.T) {
 }
 
 // Policy row 11: a drop is told with the pods, the policies, the rule that decided and the revision.
+// Promise P6: a drop is told with the reason in words, the Service or pods it was about, and the rule that denied it.
 func TestDropsAreToldByName(t *testing.T) {
 	for _, c := range []struct {
 		name, want string

@@ -128,6 +128,7 @@ func TestPacketsOfNoServicePassUntouched(t *testing.T) {
 	}
 }
 
+// Promise P6: a packet that can't be translated is dropped with the reason of just that.
 func TestPacketsThatCannotBeTranslatedAreDroppedWithTheirReason(t *testing.T) {
 	for _, c := range []struct {
 		name   string
@@ -434,6 +435,7 @@ func TestDatagramsAreAnsweredByWhomTheyAskedLast(t *testing.T) {
 	}
 }
 
+// Promise P6: the kernel tells of a drop who wanted what from whom, and why it went no further.
 func TestDropEventSaysWhoWantedWhat(t *testing.T) {
 	plane := newPlane(t, testkit.Service{Set: 5, Protocol: model.TCP, Frontends: at("[fd00:96::1]:80")})
 	ctx, cancel := context.WithCancel(t.Context())

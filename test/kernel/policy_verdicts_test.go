@@ -195,6 +195,8 @@ func TestUnknownPodsPassNothing(t *testing.T) {
 }
 
 // Policy row 11: rules count the connections that they decide, once each, and once more where policies change that.
+//
+// Promise P6: each connection that policies decide counts for the rule that decided it.
 func TestRulesCountConnections(t *testing.T) {
 	plane := newCourt(t, bpf.Options{}, podOf("10.1.0.9"), says(egressSet, 0, model.ActionAllow, 1), says(ingressSet, 0, model.ActionDeny, 2))
 	packet := func(s segment) []byte {

@@ -149,8 +149,10 @@ func (p *pipeline) write(name, text string) {
 
 // status is what of `deltaplane status -o json` matters here.
 type status struct {
+	Healthy   bool
 	Revision  uint64
 	Converged int
+	Hold      *struct{ Revision, Changes uint64 }
 	Nodes     []node
 	SetAside  []aside
 }

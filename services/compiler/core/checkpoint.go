@@ -33,7 +33,7 @@ const deltasBetween = 16 << 20
 // checkpointDue says whether folding the log would take much longer than folding a new checkpoint, or whether
 // the log will soon forget the newest one.
 func (c *Core) checkpointDue(now time.Time) bool {
-	if c.compiled == nil || c.revision == 0 {
+	if !c.ready() || c.revision == 0 {
 		return false
 	}
 	s := c.checkpoint
@@ -50,7 +50,7 @@ func (c *Core) beginCheckpoint(now time.Time) {
 	}
 	head := &schemas.Checkpoint{
 		Epoch: uint64(c.epoch), Revision: uint64(c.revision), Snapshots: uint32(len(snapshots)), Committed: timestamp(now),
-		StateSequence: c.done,
+		StateSequence: c.done, Hold: c.log.hold,
 	}
 	if c.compiled == nil {
 		head.StateSequence = c.log.state // of when the rows were compiled
@@ -126,7 +126,7 @@ func (c *Core) heartbeat(now time.Time) (out Output) {
 	}
 	c.fleet.Forget(now, time.Hour)
 	m := &schemas.Heartbeat{Epoch: uint64(c.epoch), Revision: uint64(c.last.revision), Sent: timestamp(c.sent(now))}
-	if c.compiled != nil && len(c.appending) == 0 {
+	if c.ready() && len(c.appending) == 0 {
 		m.Positions, m.StateSequence = c.positions(now), c.done
 	}
 	out.Publish = []Message{{schemas.SubjectHeartbeat, c.o.Signer.SealOne(seal.Heartbeat, encode(m))}}

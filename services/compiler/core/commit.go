@@ -26,8 +26,10 @@ type step struct {
 	// entries are a revision's deltas. Sealed together they become records and what is published.
 	entries []entry
 	publish []Message
-	commit  *Commit
-	is      committed
+	// more is stored after them.
+	more   []Record
+	commit *Commit
+	is     committed
 	// checkpoint is set on the last part of one.
 	checkpoint bool
 }
@@ -35,6 +37,9 @@ type step struct {
 // commitDue returns when what is pending is to be committed.
 func (c *Core) commitDue() (due time.Time, ok bool) {
 	if len(c.appending) > 0 || !c.Leads() {
+		return due, false
+	}
+	if c.log.hold != nil {
 		return due, false
 	}
 	if c.compiled == nil {
@@ -69,9 +74,12 @@ func (c *Core) step(now time.Time) (out Output) {
 			out.Add(c.compilePending(now))
 		}
 	}
-	if c.compiled != nil && len(c.appending) == 0 {
+	if c.ready() && len(c.appending) == 0 {
 		c.settled = true
-		if c.pending.empty() {
+		switch h := c.log.hold; {
+		case h != nil:
+			c.compiling, c.done = h.GetStateSequence(), h.GetStateSequence()
+		case c.pending.empty():
 			c.compiling, c.done = c.seen, c.seen
 		}
 	}
@@ -312,6 +320,7 @@ func (c *Core) Appended(now time.Time) (out Output) {
 	for _, r := range waiting {
 		out.Add(c.answer(now, r))
 	}
+	out.Add(c.runLater(now))
 	out.Add(c.step(now))
 	return out
 }

@@ -201,6 +201,8 @@ type Core struct {
 	nodesNew bool
 	strange  strange
 	lifts    lifts
+	held     held
+	later    []func(time.Time) Output // waits for the log to have what is being appended
 	stats    Stats
 }
 
@@ -252,6 +254,7 @@ func (c *Core) apply(now time.Time, facts []*schemas.Fact) (out Output) {
 	c.nodesNew = c.nodesNew || hasNode(facts)
 	c.stats.Facts += len(facts)
 	c.stats.Unchanged += changes.Unchanged
+	c.countHeld(len(facts) - changes.Unchanged)
 	return out
 }
 

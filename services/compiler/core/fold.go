@@ -43,6 +43,9 @@ type Fold struct {
 	quarantine                  time.Duration
 	// state is the newest message of STATE that is in the newest delta.
 	state uint64
+	hold  *schemas.Hold // that is in force
+	// unsettled says that somebody has rolled back, or has resumed, and what was compiled since isn't known to be there.
+	unsettled bool
 	// live says that the rows are followed as they come: a checkpoint then says what is known already.
 	live bool
 	// kept says that the rows are from memory: the log has lost them. Then gap is set until they are in the log again.
@@ -113,6 +116,8 @@ func (f *Fold) add(subject string, data []byte) error {
 		return f.addCheckpoint(data)
 	case domain == seal.Snapshot:
 		return f.addSnapshot(data)
+	case domain == seal.Hold:
+		return f.addHold(data)
 	}
 	f.open = nil
 	f.bytesSince += len(data)
@@ -267,6 +272,7 @@ func (f *Fold) closeCheckpoint() error {
 	into.committed, into.state, into.live = o.head.GetCommitted().AsTime(), cmp.Or(o.head.GetStateSequence(), f.state), f.live
 	into.checkpointed, into.checkpointBytes, into.checkpointKey = into.committed, o.bytes, o.key
 	into.checkpointEpoch, into.replaced = model.Epoch(o.head.GetEpoch()), f.live
+	into.hold = o.head.GetHold()
 	*f = *into
 	return nil
 }

@@ -13,6 +13,7 @@ import (
 // sealed when it was encoded.
 func (s *step) seal(signer *seal.Signer) {
 	if len(s.entries) == 0 {
+		s.records = append(s.records, s.more...)
 		return
 	}
 	messages := make([][]byte, 0, s.messages)
@@ -30,6 +31,7 @@ func (s *step) seal(signer *seal.Signer) {
 		}
 		s.entries[i], s.bytes = sealed, s.bytes+sealed.bytes
 	}
+	s.records = append(s.records, s.more...)
 	s.commit.Bytes = s.bytes
 }
 
@@ -39,16 +41,18 @@ func DomainOf(subject string, data []byte) (d seal.Domain, sealed bool) {
 	switch {
 	case subject == schemas.SubjectEpoch:
 		return "", false
+	case subject == schemas.SubjectHold:
+		return seal.Hold, true
 	case subject != schemas.SubjectCheckpoint:
 		return seal.Delta, true
-	case isSnapshot(data):
+	case IsSnapshot(data):
 		return seal.Snapshot, true
 	}
 	return seal.Checkpoint, true
 }
 
-// isSnapshot tells a Snapshot, whose field 2 is the layer's name, from a Checkpoint, whose field 2 is a number.
-func isSnapshot(data []byte) bool {
+// IsSnapshot tells a Snapshot, whose field 2 is the layer's name, from a Checkpoint, whose field 2 is a number.
+func IsSnapshot(data []byte) bool {
 	for len(data) > 0 {
 		number, kind, n := protowire.ConsumeField(data)
 		if n < 0 {

@@ -138,7 +138,7 @@ func endsEpoch(r Record, epoch model.Epoch) bool {
 // queue keeps facts until the leader says that they are in its rows. Until STATE was read once there is no order to keep.
 func (c *Core) queue(now time.Time, sequence uint64, facts []*schemas.Fact) Output {
 	s := &c.standby
-	if !c.caughtUp || sequence <= s.released {
+	if !c.caughtUp || sequence <= s.released || c.log.hold != nil {
 		return c.apply(now, facts) // no order to keep yet, or one that wasn't waited for
 	}
 	s.facts = append(s.facts, factsAt{sequence, facts})
@@ -181,6 +181,10 @@ func (c *Core) follow(now time.Time) (out Output) {
 			out.Add(c.takeDelta(now, record.whole))
 		case !record.read:
 			err = c.log.Add(record.Subject, record.Data)
+			if c.log.hold != nil {
+				c.coldAgreed()
+				c.countHeld(0)
+			}
 		}
 		c.adopt()
 		switch {
@@ -232,7 +236,11 @@ func (c *Core) takeDelta(now time.Time, d *model.Delta) (out Output) {
 		c.cold(err.Error())
 		return out
 	}
-	if s.warm {
+	switch {
+	case rollsBack(d):
+		c.log.unsettled = true
+		c.coldAgreed()
+	case s.warm:
 		c.expect(d)
 	}
 	return out
@@ -244,9 +252,13 @@ func (c *Core) endGroup(now time.Time) (out Output) {
 	if s.warm && len(s.plan.stages) > 0 {
 		c.cold(fmt.Sprintf("after revision %d the leader left out changes of %d layers", c.revision, len(s.plan.stages[0])))
 	}
+	if c.log.unsettled {
+		c.log.unsettled = false
+		return out // the next ones are compiled again
+	}
 	// STATE keeps only the newest fact of each object: whoever was away lacks facts between those that it has, until it
 	// has come to the end.
-	if !s.warm && c.Able() && c.trusted && s.at == s.released && s.at <= c.seen && len(s.facts) == 0 && !now.Before(s.compare) {
+	if !s.warm && c.log.hold == nil && c.Able() && c.trusted && s.at == s.released && s.at <= c.seen && len(s.facts) == 0 && !now.Before(s.compare) {
 		out = c.compareAll(now)
 	}
 	return out
@@ -458,7 +470,7 @@ func (c *Core) StandBy() {
 	f.live, f.epoch, f.revision, f.state = true, c.epoch, c.revision, c.compiling
 	f.committed, f.causes = c.last.at, c.last.causes
 	f.checkpointed, f.bytesSince, f.checkpointBytes, f.checkpointKey = c.checkpoint.last, c.checkpoint.bytes, c.checkpoint.size, c.checkpoint.key
-	c.standby.led, c.epoch = c.epoch, 0
+	c.standby.led, c.epoch, c.later = c.epoch, 0, nil
 }
 
 func (s *standby) next() time.Time {

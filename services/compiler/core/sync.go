@@ -90,7 +90,7 @@ func (c *Core) cut(r request) (model.Layer, bool) {
 		is, told := r.Positions[l]
 		walked := slices.ContainsFunc(r.Walks, func(w model.Walk) bool { return w.Layer == l })
 		should := c.Position(l)
-		if told && (c.compiled == nil || !c.Leads()) && (is.Revision > should.Revision || !walked && is.Revision == should.Revision && is.Digest != should.Digest) {
+		if told && (!c.ready() || !c.Leads()) && (is.Revision > should.Revision || !walked && is.Revision == should.Revision && is.Digest != should.Digest) {
 			return l, true
 		}
 	}

@@ -1,0 +1,2 @@
+all is as at revision 7
+ (
