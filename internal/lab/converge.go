@@ -161,10 +161,10 @@ func (l *Lab) ours(fact *schemas.Fact) bool {
 	return l.options.Kubeconfig == "" && l.options.Bus == "" && fact.GetCluster() == nil
 }
 
-// plain is what a fact says of the object, without its history and seal.
+// plain is what a fact says of the object, without its history, number and seal.
 func plain(fact *schemas.Fact) *schemas.Fact {
 	p := proto.CloneOf(fact)
-	p.Object, p.Manager, p.TriggerTime, p.Seal = nil, "", nil, nil
+	p.Object, p.Manager, p.TriggerTime, p.Number, p.Seal = nil, "", nil, 0, nil
 	if s := p.GetService(); s != nil {
 		s.Created = nil
 	}
