@@ -190,7 +190,9 @@ type SeenReply struct {
 	// The source has no such object, and STATE knows of none.
 	Unknown bool `protobuf:"varint,3,opt,name=unknown,proto3" json:"unknown,omitempty"`
 	// Why there is no answer, for people; empty if there is one.
-	Refused       string `protobuf:"bytes,4,opt,name=refused,proto3" json:"refused,omitempty"`
+	Refused string `protobuf:"bytes,4,opt,name=refused,proto3" json:"refused,omitempty"`
+	// The epoch of STATE that state_sequence is of.
+	StateEpoch    uint64 `protobuf:"varint,5,opt,name=state_epoch,json=stateEpoch,proto3" json:"state_epoch,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -251,6 +253,13 @@ func (x *SeenReply) GetRefused() string {
 		return x.Refused
 	}
 	return ""
+}
+
+func (x *SeenReply) GetStateEpoch() uint64 {
+	if x != nil {
+		return x.StateEpoch
+	}
+	return 0
 }
 
 // CredentialRequest is a node's, for a credential of its own: it has shown its ServiceAccount token to connect.
@@ -385,12 +394,14 @@ const file_deltaplane_v1_lead_proto_rawDesc = "" +
 	"\brevision\x18\a \x01(\x04R\brevision\x12\x16\n" +
 	"\x06digest\x18\b \x01(\fR\x06digest\"?\n" +
 	"\vSeenRequest\x120\n" +
-	"\x06object\x18\x01 \x01(\v2\x18.deltaplane.v1.ObjectRefR\x06object\"\x91\x01\n" +
+	"\x06object\x18\x01 \x01(\v2\x18.deltaplane.v1.ObjectRefR\x06object\"\xb2\x01\n" +
 	"\tSeenReply\x12%\n" +
 	"\x0estate_sequence\x18\x01 \x01(\x04R\rstateSequence\x12)\n" +
 	"\x10resource_version\x18\x02 \x01(\tR\x0fresourceVersion\x12\x18\n" +
 	"\aunknown\x18\x03 \x01(\bR\aunknown\x12\x18\n" +
-	"\arefused\x18\x04 \x01(\tR\arefused\"F\n" +
+	"\arefused\x18\x04 \x01(\tR\arefused\x12\x1f\n" +
+	"\vstate_epoch\x18\x05 \x01(\x04R\n" +
+	"stateEpoch\"F\n" +
 	"\x11CredentialRequest\x12\x12\n" +
 	"\x04node\x18\x01 \x01(\tR\x04node\x12\x1d\n" +
 	"\n" +

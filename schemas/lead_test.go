@@ -30,6 +30,7 @@ var goldenLead = map[string]proto.Message{
 	"heartbeat_sealed":   &Heartbeat{Epoch: 2, Revision: 9, Sent: noon, StateSequence: 70, Seal: seal},
 	"checkpoint_hold":    &Checkpoint{Epoch: 2, Revision: 9, Hold: &Hold{Revision: 7, Seal: seal}},
 	"status_hold":        &Status{Epoch: 2, Revision: 9, Hold: &Hold{Revision: 7, Changes: 3}},
+	"status_epoch":       &Status{Epoch: 2, StateSequence: 70, StateEpoch: 3},
 	"checkpoint_sealed":  &Checkpoint{Epoch: 2, Revision: 9, Committed: noon, StateSequence: 70, Seal: seal},
 	"branches": &Branches{
 		Epoch: 2, Layer: "cluster", Revision: 9, Digest: digest, Seal: seal,
@@ -45,6 +46,7 @@ var goldenLead = map[string]proto.Message{
 	"pulse":              &Pulse{Service: "compiler", Name: "compiler-0", Epoch: 2, Able: true, Resigns: true, Sent: noon, Revision: 9, Digest: digest},
 	"seen_request":       &SeenRequest{Object: object},
 	"seen_reply":         &SeenReply{StateSequence: 70, ResourceVersion: "4711", Unknown: true, Refused: "not leading"},
+	"seen_reply_epoch":   &SeenReply{StateSequence: 70, StateEpoch: 3},
 	"credential_request": &CredentialRequest{Node: "node-a", PublicKey: "UAAA"},
 	"credential_reply":   &CredentialReply{Jwt: "e30", Expires: noon, Refused: "no such node"},
 	"applied_as_before":  &Applied{Node: "node-a", AsBefore: true},

@@ -809,7 +809,9 @@ type Status struct {
 	// Of the compiler that leads, as of an Applied.
 	ChecksSeals bool `protobuf:"varint,23,opt,name=checks_seals,json=checksSeals,proto3" json:"checks_seals,omitempty"`
 	// None if the compiler compiles.
-	Hold          *Hold `protobuf:"bytes,24,opt,name=hold,proto3" json:"hold,omitempty"`
+	Hold *Hold `protobuf:"bytes,24,opt,name=hold,proto3" json:"hold,omitempty"`
+	// The epoch of STATE that state_sequence is of: a stream that was made anew counts from 1 again.
+	StateEpoch    uint64 `protobuf:"varint,25,opt,name=state_epoch,json=stateEpoch,proto3" json:"state_epoch,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1003,6 +1005,13 @@ func (x *Status) GetHold() *Hold {
 		return x.Hold
 	}
 	return nil
+}
+
+func (x *Status) GetStateEpoch() uint64 {
+	if x != nil {
+		return x.StateEpoch
+	}
+	return 0
 }
 
 // RollbackRequest asks that all layers be what DELTA says they were at a revision, and that nothing be compiled then.
@@ -2272,7 +2281,7 @@ const file_deltaplane_v1_report_proto_rawDesc = "" +
 	"\vip_protocol\x18\x10 \x01(\rR\n" +
 	"ipProtocol\"+\n" +
 	"\rStatusRequest\x12\x1a\n" +
-	"\brevision\x18\x01 \x01(\x04R\brevision\"\x9a\b\n" +
+	"\brevision\x18\x01 \x01(\x04R\brevision\"\xbb\b\n" +
 	"\x06Status\x12\x14\n" +
 	"\x05epoch\x18\x01 \x01(\x04R\x05epoch\x12\x1a\n" +
 	"\brevision\x18\x02 \x01(\x04R\brevision\x128\n" +
@@ -2301,7 +2310,9 @@ const file_deltaplane_v1_report_proto_rawDesc = "" +
 	"\x05drops\x18\x15 \x03(\v2 .deltaplane.v1.Status.DropsEntryR\x05drops\x12.\n" +
 	"\astreams\x18\x16 \x03(\v2\x14.deltaplane.v1.FaultR\astreams\x12!\n" +
 	"\fchecks_seals\x18\x17 \x01(\bR\vchecksSeals\x12'\n" +
-	"\x04hold\x18\x18 \x01(\v2\x13.deltaplane.v1.HoldR\x04hold\x1a8\n" +
+	"\x04hold\x18\x18 \x01(\v2\x13.deltaplane.v1.HoldR\x04hold\x12\x1f\n" +
+	"\vstate_epoch\x18\x19 \x01(\x04R\n" +
+	"stateEpoch\x1a8\n" +
 	"\n" +
 	"DropsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +

@@ -447,6 +447,7 @@ func TestWait(t *testing.T) {
 	s.see(map[string]*schemas.SeenReply{
 		"EndpointSlice/shop/cart-x": {StateSequence: 40, ResourceVersion: "7"}, "//": {StateSequence: 39}, "Service/shop/late": {StateSequence: 41},
 		"Service/shop/none": {Unknown: true}, "Service/shop/away": {Refused: "the API server is away"},
+		"Service/shop/anew": {StateSequence: 12, StateEpoch: 2},
 	})
 	s.change(func(status *schemas.Status) { status.Revision = 4 })
 	for _, args := range [][]string{{"wait"}, {"wait", "4"}, {"wait", "endpointslice/shop/cart-x"}} {
@@ -466,6 +467,7 @@ func TestWait(t *testing.T) {
 		"the cluster is at revision 4, before 9":         {"wait", "9"},
 		"compiled STATE up to message 40, not yet to 41": {"wait", "service/shop/late"},
 		"the API server is away":                         {"wait", "service/shop/away"},
+		"reads STATE of epoch 0, the watcher writes":     {"wait", "service/shop/anew"},
 	} {
 		_, stderr, code := command(t, append(args, "--timeout", "300ms")...)
 		if code != exitNotHealthy || !strings.Contains(stderr, want) {

@@ -186,6 +186,12 @@ func (g *goal) look(ctx context.Context, conn *bus.Conn) (done bool, err error) 
 	}
 	g.status = &s
 	if g.revision == 0 {
+		if s.GetStateEpoch() != g.seen.GetStateEpoch() {
+			// STATE was made anew, or another watcher leads: its numbers are others.
+			g.asked = fmt.Errorf("the compiler reads STATE of epoch %d, the watcher writes epoch %d", s.GetStateEpoch(), g.seen.GetStateEpoch())
+			g.seen = nil
+			return false, nil
+		}
 		if s.GetStateSequence() < g.sequence {
 			return false, nil
 		}

@@ -31,15 +31,15 @@ func (l *Lab) Converged(ctx context.Context) error {
 		return nil
 	}
 	var missing error
-	var sequence uint64
+	var state statePoint
 	wanted := l.wanted()
 	err := pollQuick(ctx, func() bool {
-		sequence, missing = l.inState(ctx, wanted)
+		state, missing = l.inState(ctx, wanted)
 		return missing == nil
 	})
 	if err == nil {
 		err = pollQuick(ctx, func() bool {
-			missing = l.inKernels(ctx, sequence)
+			missing = l.inKernels(ctx, state)
 			return missing == nil
 		})
 	}
@@ -129,30 +129,37 @@ func (v *stateView) same(ctx context.Context, conn *bus.Conn) error {
 	return nil
 }
 
-// inState looks whether the watcher has published all objects as they are, and returns the newest sequence of STATE.
-func (l *Lab) inState(ctx context.Context, wanted map[string]*schemas.Fact) (uint64, error) {
+// statePoint is how far STATE must be read: to a message of the stream as it is in an epoch.
+type statePoint struct{ epoch, sequence uint64 }
+
+// inState looks whether the watcher has published all objects as they are, and returns the newest message of STATE.
+func (l *Lab) inState(ctx context.Context, wanted map[string]*schemas.Fact) (at statePoint, err error) {
 	ctx, cancel := context.WithTimeout(ctx, askWithin)
 	defer cancel()
 	v := &l.state
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	if err := v.update(ctx, l.conn); err != nil {
-		return 0, err
+		return at, err
 	}
 	for subject, fact := range wanted {
 		if !proto.Equal(v.facts[subject], fact) {
-			return 0, fmt.Errorf("the watcher hasn't published %s as it is", subject)
+			return at, fmt.Errorf("the watcher hasn't published %s as it is", subject)
 		}
 	}
 	for subject, fact := range v.facts {
 		if wanted[subject] == nil && l.ours(fact) {
-			return 0, fmt.Errorf("the watcher hasn't published that %s is gone", subject)
+			return at, fmt.Errorf("the watcher hasn't published that %s is gone", subject)
 		}
 	}
 	if !v.complete {
-		return 0, errors.New("the watcher hasn't listed everything yet")
+		return at, errors.New("the watcher hasn't listed everything yet")
 	}
-	return v.sequence, nil
+	var epoch schemas.Epoch
+	if err := wire.Unmarshal(v.epoch.Data, &epoch); err != nil {
+		return at, fmt.Errorf("STATE's epoch can't be read: %w", err)
+	}
+	return statePoint{epoch.GetEpoch(), v.sequence}, nil
 }
 
 // ours says whether a fact that isn't wanted is one that the lab would have removed: of a real API server's objects
@@ -172,13 +179,14 @@ func plain(fact *schemas.Fact) *schemas.Fact {
 }
 
 // inKernels asks the leading compiler how far every node is.
-func (l *Lab) inKernels(ctx context.Context, sequence uint64) error {
+func (l *Lab) inKernels(ctx context.Context, state statePoint) error {
 	status, err := l.Status(ctx)
 	if err != nil {
 		return err
 	}
-	if status.GetStateSequence() < sequence {
-		return fmt.Errorf("the compiler is at fact %d of %d", status.GetStateSequence(), sequence)
+	if status.GetStateEpoch() != state.epoch || status.GetStateSequence() < state.sequence {
+		return fmt.Errorf("the compiler is at fact %d of STATE's epoch %d, not at %d of %d",
+			status.GetStateSequence(), status.GetStateEpoch(), state.sequence, state.epoch)
 	}
 	nodes := map[string]*schemas.NodeStatus{}
 	for _, n := range status.GetNodes() {

@@ -38,7 +38,9 @@ func (l *leader) answerSeen(ctx context.Context, data []byte, reply func([]byte)
 		l.send(&schemas.SeenReply{Refused: "This is no SeenRequest: " + err.Error()}, reply)
 		return
 	}
-	l.send(l.seen(ctx, request.GetObject()), reply)
+	answer := l.seen(ctx, request.GetObject())
+	answer.StateEpoch = l.fence.Epoch()
+	l.send(answer, reply)
 }
 
 // seen asks the source for an object as it is now, and waits until STATE has it.

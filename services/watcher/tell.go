@@ -120,6 +120,9 @@ func (l *leader) status(ctx context.Context, revision uint64) (*schemas.Status, 
 func (l *leader) answered(answers []answer) {
 	l.asking = false
 	for _, a := range answers {
+		if a.status.GetStateEpoch() != l.fence.Epoch() {
+			a.status.StateSequence = 0 // it counts the messages of another stream, or hasn't heard of this leader
+		}
 		for _, news := range l.live.Take(time.Now(), a.revision, a.status) {
 			reason := kube.ReasonLagging
 			if news.Live {

@@ -57,7 +57,7 @@ func (c *Core) Status(now time.Time, to any, data []byte) Output {
 	}
 	m := &schemas.Status{
 		Epoch: uint64(c.epoch), Revision: uint64(c.last.revision), Committed: timestamp(c.last.at),
-		Leader: c.o.Holder, StateSequence: c.done, ChecksSeals: c.o.ChecksSeals, Hold: c.Hold(),
+		Leader: c.o.Holder, StateSequence: c.done, StateEpoch: c.stateEpoch, ChecksSeals: c.o.ChecksSeals, Hold: c.Hold(),
 	}
 	for standing, n := range c.Standings(now) {
 		m.NodesTotal += uint64(n)
