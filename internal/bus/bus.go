@@ -198,6 +198,19 @@ func (c *Conn) handle(run func()) {
 	}
 }
 
+// Elsewhere leaves the server for another one that is known, if there is one: a server that is cut off from the others
+// goes on to serve who is connected to it, with nothing new. While the connection is down it does nothing, since another
+// is being tried anyway.
+func (c *Conn) Elsewhere() {
+	if !c.nats.IsConnected() || len(c.nats.Servers()) < 2 {
+		return
+	}
+	c.log.Warn("leaving this server of the bus for another", "server", c.nats.ConnectedServerName())
+	if err := c.nats.ForceReconnect(); err != nil {
+		c.log.Warn("the server of the bus can't be left", "error", c.explain(err))
+	}
+}
+
 // Connected says whether the connection stands at the moment, for readiness checks.
 func (c *Conn) Connected() error {
 	if c.nats.IsConnected() {

@@ -128,3 +128,30 @@ func eventually(t *testing.T, what string, try func() error) {
 		}
 	}
 }
+
+// Fault 5: whoever hears nothing at one server of a cluster goes on at another.
+func TestElsewhereIsAnotherServer(t *testing.T) {
+	_, urls := startCluster(t)
+	back := make(chan struct{}, 1)
+	c := connect(t, Options{URL: urls, OnReconnect: func() { back <- struct{}{} }})
+	was := c.nats.ConnectedServerName()
+	c.Elsewhere()
+	receive(t, back)
+	if is := c.nats.ConnectedServerName(); is == was {
+		t.Errorf("still at server %s", is)
+	}
+}
+
+func TestOneServerIsNotLeft(t *testing.T) {
+	lost := make(chan error, 1)
+	c := connect(t, Options{URL: startServer(t, embedded.Options{}).URL(), OnDisconnect: func(err error) { lost <- err }})
+	c.Elsewhere()
+	if err := c.Flush(); err != nil {
+		t.Error(err)
+	}
+	select {
+	case err := <-lost:
+		t.Errorf("the only server was left: %v", err)
+	default:
+	}
+}

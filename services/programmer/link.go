@@ -189,6 +189,13 @@ func (l *link) ask(ctx context.Context, e core.Sync) core.SyncEnded {
 	return answer.End(err)
 }
 
+// elsewhere goes on with another server of the bus.
+func (l *link) elsewhere() {
+	if conn := l.conn.Load(); conn != nil {
+		conn.Elsewhere()
+	}
+}
+
 // connected says whether the bus is there, for readyz.
 func (l *link) connected() error {
 	conn := l.conn.Load()

@@ -160,6 +160,8 @@ func (v *service) do(ctx context.Context, todo []core.Effect) {
 			v.link.event(e)
 		case core.Endpoints:
 			v.attach(e)
+		case core.Elsewhere:
+			v.link.elsewhere()
 		default:
 			panic(fmt.Sprintf("programmer: effect of type %T", e))
 		}

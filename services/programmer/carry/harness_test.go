@@ -135,6 +135,7 @@ type node struct {
 	reports []core.Report
 	events  []core.Event
 	wanted  []model.Endpoint
+	moves   int // how often another server of the bus was wanted
 }
 
 func start(t testing.TB, c *compiler, m maps.Maps, capacities ...plan.Capacities) *node {
@@ -177,6 +178,8 @@ func (n *node) react(effects []core.Effect) {
 			n.events = append(n.events, e)
 		case core.Endpoints:
 			n.wanted = e.Wanted
+		case core.Elsewhere:
+			n.moves++
 		}
 	}
 }

@@ -168,3 +168,32 @@ func TestSilenceIsNamed(t *testing.T) {
 		})
 	}
 }
+
+// Fault 5: a server of the bus that is cut off from the others goes on to serve its nodes, with nothing new: they try
+// another, more rarely each time, since without a compiler no server helps.
+func TestASilentNodeTriesOtherServersOfTheBus(t *testing.T) {
+	n, c := settled(t, memory())
+	hush := func(d time.Duration) (moves int) {
+		before := n.moves
+		for end := n.now.Add(d); n.now.Before(end); {
+			n.now = n.now.Add(time.Second)
+			n.put(core.Tick{})
+		}
+		return n.moves - before
+	}
+	if moves := hush(14 * time.Second); moves != 0 {
+		t.Errorf("%d moves before the node counts as silent", moves)
+	}
+	if moves := hush(17 * time.Second); moves != 1 {
+		t.Errorf("%d moves in the first half minute, want 1", moves)
+	}
+	if moves := hush(time.Hour); moves < 8 || moves > 30 {
+		t.Errorf("%d moves in an hour, want one in some minutes", moves)
+	}
+	beat := c.heartbeat()
+	beat.Sent = n.now
+	n.put(beat)
+	if moves := hush(14 * time.Second); moves != 0 {
+		t.Errorf("%d moves after a heartbeat has counted", moves)
+	}
+}

@@ -21,6 +21,7 @@ const (
 // listened notes that a heartbeat has come that counts.
 func (c *Core) listened() {
 	c.beat.heard, c.beat.unsealed, c.beat.replayed = c.now, c.stats.Unsealed, c.stats.Replayed+c.stats.StaleEpochs
+	c.beat.moves, c.beat.moveAt = 0, time.Time{}
 	c.clear(silent)
 }
 
@@ -29,7 +30,11 @@ func (c *Core) checkSilence() {
 	if c.beat.heard.IsZero() {
 		c.beat.heard = c.now
 	}
-	if _, named := c.report.faults[silent]; named || c.now.Sub(c.beat.heard) < silence {
+	if c.now.Sub(c.beat.heard) < silence {
+		return
+	}
+	c.moveIfDue()
+	if _, named := c.report.faults[silent]; named {
 		return
 	}
 	why := "the bus is away, or no compiler leads"
@@ -42,6 +47,25 @@ func (c *Core) checkSilence() {
 	text := "no heartbeat of a compiler has counted for " + silence.String() + ": " + why + ". This node goes on with what it has"
 	c.fault(Fault{Kind: silent, Text: text})
 	c.event(true, silent, "%s", text)
+}
+
+// moveMost is the longest pause between two servers of the bus that are tried while no heartbeat counts. The first is as
+// long as silence, and each next one twice the last: if no compiler leads, no server helps, and all nodes are silent.
+const moveMost = 5 * time.Minute
+
+// moveIfDue wants another server of the bus: this one may be cut off from those that compilers are connected to.
+func (c *Core) moveIfDue() {
+	b := &c.beat
+	if b.moveAt.IsZero() {
+		b.moveAt = c.now.Add(c.jitter(silence))
+	}
+	if c.now.Before(b.moveAt) {
+		return
+	}
+	b.moves++
+	pause := min(moveMost, silence<<min(b.moves, 10))
+	b.moveAt = c.now.Add(pause/2 + c.jitter(pause))
+	c.do(Elsewhere{})
 }
 
 // saidBefore says whether a heartbeat isn't newer than the newest of its epoch: then somebody says again what was so.

@@ -46,6 +46,9 @@ type Core struct {
 		heard time.Time // when the newest that counts came; the start, if none has
 		// What was counted when it came.
 		unsealed, replayed uint64
+		// Since then: how often another server of the bus was wanted, and when the next is.
+		moves  int
+		moveAt time.Time
 	}
 	random *rand.Rand
 

@@ -91,6 +91,9 @@ type Endpoints struct {
 	Complete bool
 }
 
+// Elsewhere asks to reach the bus by another of its servers, if it has any. Nothing answers it.
+type Elsewhere struct{}
+
 func (Load) effect()      {}
 func (Transact) effect()  {}
 func (Record) effect()    {}
@@ -99,3 +102,4 @@ func (Sync) effect()      {}
 func (Report) effect()    {}
 func (Event) effect()     {}
 func (Endpoints) effect() {}
+func (Elsewhere) effect() {}

@@ -154,7 +154,7 @@ func (n *node) do(ctx context.Context, todo []core.Effect) {
 			if e.Warning {
 				n.fleet.ledger.warn(n.name + ": " + e.Text)
 			}
-		case core.Endpoints: // no interfaces here
+		case core.Endpoints, core.Elsewhere: // no interfaces here, and one server
 		default:
 			panic(fmt.Sprintf("virtual: effect of type %T", e))
 		}
