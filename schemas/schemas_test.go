@@ -263,8 +263,11 @@ func TestTokensAreUniqueAndComeBack(t *testing.T) {
 
 func TestObjectsComeBackFromTheirSubjects(t *testing.T) {
 	for _, want := range []*ObjectRef{
-		{Kind: "Service", Namespace: "shop", Name: "cart"}, {Kind: "Node", Name: "ip-10-0-0-1.eu"}, {Kind: "EndpointSlice", Namespace: "a_b", Name: "_"},
-		{Kind: "ClusterNetworkPolicy", Name: "x"}, {Kind: "Complete", Name: "state"},
+		{Kind: "Service", Namespace: "shop", Name: "cart"},
+		{Kind: "Node", Name: "ip-10-0-0-1.eu"},
+		{Kind: "EndpointSlice", Namespace: "a_b", Name: "_"},
+		{Kind: "ClusterNetworkPolicy", Name: "x"},
+		{Kind: "Complete", Name: "state"},
 	} {
 		got, err := ObjectOfSubject(StateSubject(want.GetKind(), want.GetNamespace(), want.GetName()))
 		if err != nil || !proto.Equal(got, want) {
