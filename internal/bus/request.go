@@ -95,8 +95,13 @@ func (c *Conn) Respond(subject, queue string, handle Responder) (*Subscription, 
 	return c.respond(subject, queue, respondWorkers, respondPending, func(string) Responder { return handle })
 }
 
-// Attend is Respond for requests that wait for somebody else, such as an API server, so that more of them run at a
-// time. handle is told the subject.
+// RespondEach is Respond on a subject with wildcards: handle is told the subject, and so by whom the request may be.
+func (c *Conn) RespondEach(subject, queue string, handle func(subject string) Responder) (*Subscription, error) {
+	return c.respond(subject, queue, respondWorkers, respondPending, handle)
+}
+
+// Attend is RespondEach for requests that wait for somebody else, such as an API server, so that more of them run at a
+// time.
 func (c *Conn) Attend(subject, queue string, handle func(subject string) Responder) (*Subscription, error) {
 	return c.respond(subject, queue, attendWorkers, attendPending, handle)
 }

@@ -32,11 +32,11 @@ func (t *session) listen() (stop func(), err error) {
 			s.Stop()
 		}
 	}
-	for subject, step := range map[string]func(time.Time, any, []byte) core.Output{
-		schemas.SubjectAllSyncs: t.core.Sync,
-		schemas.SubjectDesired:  t.core.Dump,
+	for subject, respond := range map[string]func(subject string) bus.Responder{
+		schemas.SubjectAllSyncs: t.answerSync,
+		schemas.SubjectDesired:  func(string) bus.Responder { return t.answer(t.core.Dump) },
 	} {
-		s, err := t.conn.Respond(subject, replicas, t.answer(step))
+		s, err := t.conn.RespondEach(subject, replicas, respond)
 		if err != nil {
 			return stop, err
 		}
@@ -95,6 +95,37 @@ func (t *session) heard(m bus.Message) {
 	case t.inputs <- func(now time.Time) core.Output { return t.core.Beat(now, beat) }:
 	case <-t.ctx.Done():
 	}
+}
+
+// answerSync answers a node's SyncRequest. Which node it is the subject says: the server lets nobody else there. In another's
+// name it would be given that one's rows, use up that one's patience and turns, and have layers made of nodes that aren't.
+func (t *session) answerSync(subject string) bus.Responder {
+	answer := t.answer(t.core.Sync)
+	return func(ctx context.Context, data []byte, reply func([]byte) error) {
+		err := inItsName(subject, data)
+		if err == nil {
+			answer(ctx, data, reply)
+			return
+		}
+		t.metrics.foreign.Inc()
+		t.log.Debug("a request for what a node lacks is refused", "subject", subject, "error", err)
+		if err := reply(encode(&schemas.SyncReply{Refused: err.Error(), Last: true})); err != nil {
+			t.log.Debug("an answer broke off", "error", err)
+		}
+	}
+}
+
+// inItsName says why a SyncRequest isn't of the node whose subject it came on. What can't be read the core refuses.
+func inItsName(subject string, data []byte) error {
+	node, err := schemas.NodeOfSubject(subject)
+	if err != nil {
+		return err
+	}
+	r := &schemas.SyncRequest{}
+	if wire.Unmarshal(data, r) == nil && r.GetNode() != node {
+		return fmt.Errorf("node %q asks in the name of %.64q", node, r.GetNode())
+	}
+	return nil
 }
 
 // answer has the loop work out an answer, and sends it. When the session ends there is none: who asked asks again.

@@ -533,3 +533,24 @@ func TestStatusKnowsNodesRightAfterAChangeOfLeaders(t *testing.T) {
 		return len(status.GetNodes()) == 1 && status.GetNodes()[0].GetConverged()
 	})
 }
+
+// In another's name a node would be given that one's rows, use up its turns, and have layers made of nodes that aren't.
+//
+// Fault 13: questions in another node's name.
+func TestANodeAsksInItsOwnNameOnly(t *testing.T) {
+	c := newCluster(t)
+	c.makeStreams()
+	c.tell(append(webFacts(3), complete())...)
+	s, _ := c.start("first")
+	waitReady(t, s)
+
+	data, err := c.conn.Request(t.Context(), schemas.SyncSubject("node-b"), encode(&schemas.SyncRequest{Node: "node.with.dots"}))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var reply schemas.SyncReply
+	want := `node "node-b" asks in the name of "node.with.dots"`
+	if err := proto.Unmarshal(data, &reply); err != nil || reply.GetRefused() != want || !reply.GetLast() || reply.GetBranches() != nil || reply.GetDelta() != nil {
+		t.Errorf("%v, error %v; want it refused: %s", &reply, err, want)
+	}
+}
