@@ -22,7 +22,7 @@ import (
 )
 
 const (
-	// askAgain is how long to wait after a credential was not given, with a jitter of as much.
+	// askAgain is how long to wait after a credential was asked for, given or not, with a jitter of as much.
 	askAgain = 30 * time.Second
 	// triesMost is how often a credential may be refused until the token is tried: a busy server refuses, too.
 	triesMost = 3
@@ -113,9 +113,10 @@ func (m *member) keep(ctx context.Context, conn *bus.Conn) {
 		}
 		if err := m.ask(ctx, conn); err != nil {
 			m.log.Warn("no credential from the watcher; asking again", "error", err)
-			if !m.pause(ctx, askAgain+rand.N(askAgain)) {
-				return
-			}
+		}
+		// By a clock that is half a day ahead each credential is old at once: it must not ask without end.
+		if !m.pause(ctx, askAgain+rand.N(askAgain)) {
+			return
 		}
 	}
 }

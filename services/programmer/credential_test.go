@@ -8,7 +8,9 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"sync/atomic"
 	"testing"
+	"time"
 
 	"google.golang.org/protobuf/proto"
 
@@ -194,5 +196,67 @@ func TestFileThatIsNoCredentialIsPassedOver(t *testing.T) {
 	}
 	if log.String() == "" {
 		t.Error("the log doesn't say so")
+	}
+}
+
+// By the clock of a node that is half a day ahead each credential is old as soon as it is given.
+func TestAClockThatIsAheadDoesNotAskWithoutEnd(t *testing.T) {
+	g := newGate(t, 0)
+	watcher := g.connect(trust.FileCredentials)
+	var asked atomic.Int32
+	if _, err := watcher.Attend(schemas.SubjectAllCredentials, "", func(string) bus.Responder {
+		return func(_ context.Context, data []byte, reply func([]byte) error) {
+			asked.Add(1)
+			nodes, err := trust.OpenIssuer(filepath.Join(g.folder.Path(trust.RoleWatcher), trust.FileNodes))
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			var request schemas.CredentialRequest
+			if err := proto.Unmarshal(data, &request); err != nil {
+				t.Error(err)
+			}
+			token, err := nodes.Issue(schemas.User("node-a"), request.GetPublicKey(), time.Hour) // less than half of what is usual
+			if err != nil {
+				t.Error(err)
+			}
+			encoded, err := proto.Marshal(&schemas.CredentialReply{Jwt: token})
+			if err == nil {
+				err = reply(encoded)
+			}
+			if err != nil {
+				t.Error(err)
+			}
+		}
+	}); err != nil {
+		t.Fatal(err)
+	}
+	if err := g.folder.Node("node-a"); err != nil {
+		t.Fatal(err)
+	}
+	conn, err := bus.Connect(t.Context(), bus.Options{
+		URL: g.server.URL(), Name: "node-a", CredentialsFile: filepath.Join(g.folder.NodePath("node-a"), trust.FileCredentials),
+		RootCAFile: filepath.Join(g.folder.NodePath("node-a"), trust.FileCA),
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(conn.Close)
+	m, err := newMember(g.settings(t.TempDir()), slog.New(slog.NewTextHandler(t.Output(), nil)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan struct{})
+	go func() { defer close(done); m.keep(ctx, conn) }()
+	defer func() { cancel(); <-done }()
+	testkit.Eventually(t, soon, func() bool { return m.credential().JWT != "" })
+	for range 200 { // enough for many more questions, if they were asked one after the other
+		if err := conn.Flush(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if n := asked.Load(); n != 1 {
+		t.Errorf("it has asked %d times, want once", n)
 	}
 }
