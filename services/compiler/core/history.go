@@ -20,6 +20,7 @@ type History struct {
 	found, past bool
 	before      model.Revision // the newest below wanted
 	oldest      model.Revision // of all that was folded; 0 if nothing was
+	newest      model.Revision // of all that was read
 	// What ids have meant after the revision. If not all of that was read, nobody knows what those mean that aren't in use.
 	sets     map[model.SetID]model.SetKey
 	backends map[model.BackendID]model.BackendKey
@@ -60,6 +61,7 @@ func (h *History) addDelta(r Record) {
 		h.unknown = h.unknown || h.past
 		return
 	}
+	h.newest = max(h.newest, part.To)
 	if part.To > h.wanted && !h.past {
 		h.past = true
 		if h.oldest == 0 && h.fold.gap == nil {
@@ -78,7 +80,9 @@ func (h *History) addDelta(r Record) {
 func (h *History) addCheckpoint(domain seal.Domain, r Record) {
 	if domain == seal.Checkpoint {
 		var m schemas.Checkpoint
-		if wire.Unmarshal(r.Data, &m) == nil && model.Revision(m.GetRevision()) > h.wanted {
+		err := wire.Unmarshal(r.Data, &m)
+		h.newest = max(h.newest, model.Revision(m.GetRevision()))
+		if err == nil && model.Revision(m.GetRevision()) > h.wanted {
 			if h.past = true; h.oldest == 0 {
 				h.oldest = model.Revision(m.GetRevision())
 			}
@@ -91,6 +95,33 @@ func (h *History) addCheckpoint(domain seal.Domain, r Record) {
 	if h.fold.open == nil {
 		h.came(h.fold.revision)
 	}
+}
+
+// upTo adds what was committed after the log was read: ids may have got another meaning by it. If not all of that is at
+// hand, nobody knows what those mean that aren't in use.
+func (h *History) upTo(r *recent, newest model.Revision) {
+	if h.unknown || h.newest >= newest {
+		return
+	}
+	later := len(r.order)
+	for later > 0 && revisionOf(&r.order[later-1]) > h.newest {
+		later--
+	}
+	h.unknown = later == 0 // what was before is forgotten
+	for _, e := range r.order[later:] {
+		for _, data := range e.messages {
+			h.Add(Record{schemas.DeltaSubject(e.layer.String()), data})
+		}
+	}
+}
+
+// revisionOf returns the revision that a delta leads to; 0 if it can't be read.
+func revisionOf(e *entry) model.Revision {
+	part, err := wire.DecodeDelta(e.messages[0])
+	if err != nil {
+		return 0
+	}
+	return part.To
 }
 
 // came notes a revision whose delta, or checkpoint, was folded.

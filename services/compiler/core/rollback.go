@@ -31,6 +31,7 @@ func (c *Core) Rollback(now time.Time, to any, r *schemas.RollbackRequest, h *Hi
 	if !c.Leads() || !c.settled {
 		return notRolledBack(to, "the compiler can't roll back yet, it waits "+c.Waiting())
 	}
+	h.upTo(c.recent, c.revision)
 	if why := h.lacking(c.revision); why != "" {
 		return notRolledBack(to, why)
 	}

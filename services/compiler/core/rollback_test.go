@@ -235,6 +235,39 @@ func TestARollbackGivesNoIDAnotherMeaning(t *testing.T) {
 	}
 }
 
+// The log is read beside the loop, which goes on committing: what ids have come to mean meanwhile counts, too.
+func TestARollbackKnowsWhatWasCommittedWhileTheLogWasRead(t *testing.T) {
+	for name, most := range map[string]int{"all of it is at hand": 0, "some of it is forgotten": 1} {
+		t.Run(name, func(t *testing.T) {
+			w := newWorld(t, Options{Quarantine: time.Second, RecentBytes: most})
+			w.facts(shopFacts(2, 3)...)
+			w.ready()
+			w.pass(time.Second)
+			good, then := w.core.Revision(), meanings(w.core.tables())
+			w.facts(goneFact(serviceFact(0)), goneFact(sliceFact(0, 0, 3, w.now)))
+			w.pass(5 * time.Second)
+			h := w.history(good)
+			w.facts(serviceFact(7), sliceFact(7, 0, 3, w.now)) // takes the numbers
+			w.pass(5 * time.Second)
+			before := maps.Clone(w.core.layers[model.ClusterLayer].rows.Backends)
+			if m := w.askRollback(&schemas.RollbackRequest{Revision: uint64(good), By: "ann"}, h); !m.GetDone() {
+				t.Fatal(m)
+			}
+			if now := meanings(w.core.tables()); !maps.Equal(now, then) {
+				t.Errorf("rows mean %v, want %v", now, then)
+			}
+			for id, row := range w.core.layers[model.ClusterLayer].rows.Backends {
+				if was, held := before[id]; held && was.BackendKey != row.BackendKey {
+					t.Errorf("backend %d turned from %v to %v", id, was.BackendKey, row.BackendKey)
+				}
+			}
+			if err := w.core.ids.Check(); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+}
+
 // A restart, and a standby that takes over, hold on, also where only a checkpoint is left of the log.
 //
 // Promise P8: whoever leads next keeps what was rolled back.
