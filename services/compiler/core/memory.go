@@ -52,14 +52,27 @@ func (c *Core) Memory() Memory {
 func (m *Memory) Begin(log *Fold) *Fold {
 	rows := m.rows
 	m.rows = nil
-	lost := log.revision < m.logged || log.gap != nil && log.revision <= m.logged
-	if rows == nil || !lost || log.said() > m.read {
+	if rows == nil || log.said() > m.read || !m.lost(log, rows) {
 		return log
 	}
 	rows.gap, rows.kept = errLogLost, true
 	rows.open, rows.parts, rows.raw = nil, wire.Assembler{}, nil
-	rows.epoch, rows.checkpointed = max(rows.epoch, log.epoch), time.Time{}
+	rows.epoch, rows.revision, rows.checkpointed = max(rows.epoch, log.epoch), max(rows.revision, log.revision), time.Time{}
 	return rows
+}
+
+// lost says whether a log lacks what it had of the rows that are remembered. Its newest message may be there: a stream that
+// goes back under a leader takes what that was appending, in the place of what is lost.
+func (m *Memory) lost(log, rows *Fold) bool {
+	if log.revision < m.logged || log.gap != nil && log.revision <= m.revision {
+		return true
+	}
+	for l, held := range rows.layers {
+		if at := held.at.Revision; at <= m.logged && (log.layers[l] == nil || log.layers[l].at.Revision < at) {
+			return true
+		}
+	}
+	return false
 }
 
 var errLogLost = errors.New("DELTA was lost, or restored from a backup")

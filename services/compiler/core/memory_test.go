@@ -120,6 +120,61 @@ func TestWhatWasBeingAppendedWhenTheLogWasLostIsSaid(t *testing.T) {
 	}
 }
 
+// The stream goes back while the leader appends, so that its newest message stands where older ones were lost: the log
+// can't be folded, and the leader's memory is all there is.
+//
+// Promise P3: whoever leads next changes no id.
+// Fault 5: an old backup is restored under a leader that lives.
+func TestALogThatWentBackUnderAnAppendIsWrittenAgain(t *testing.T) {
+	p := lived(t)
+	for i := range 3 {
+		p.change(sliceFact(1, 0, 5+i, p.now))
+		p.pass(time.Second)
+	}
+	p.settled()
+	old, whole := len(p.log)-4, len(p.log)
+	p.slow = true // the append is answered by ErrReplaced
+	p.change(sliceFact(1, 0, 9, p.now))
+	p.pass(time.Second)
+	if len(p.log) == whole {
+		t.Fatal("nothing was being appended")
+	}
+	sets, before := setIDs(p.core), p.positions(p.core)
+	memory := p.core.Memory()
+	p.log = append(p.log[:old:old], p.log[whole:]...)
+	log := NewFold(0)
+	for _, r := range p.log {
+		_ = log.Add(r.Subject, r.Data) // leaves a gap
+	}
+	if log.Whole() == nil {
+		t.Fatal("nothing is missing in the log")
+	}
+	c := NewStandby(Options{Signer: signer}, memory.Begin(log))
+	c.Remember(memory)
+	c.Facts(p.now, uint64(len(p.facts)), p.facts...)
+	c.CaughtUp(p.now)
+	p.lead(c, 7)
+	p.pass(time.Second)
+	if diff := cmp.Diff(sets, setIDs(p.core)); diff != "" {
+		t.Errorf("ids (-before +after):\n%s", diff)
+	}
+	if diff := cmp.Diff(before, p.positions(p.core)); diff != "" {
+		t.Errorf("positions (-before +after):\n%s", diff)
+	}
+}
+
+// The same where what was appended is of another layer than what was lost: nothing in the log says that it lacks something.
+func TestALogThatLacksAnotherLayersEndIsWrittenAgain(t *testing.T) {
+	p := lived(t)
+	log, l := p.fold(), model.ClusterLayer
+	memory := p.standby.Memory()
+	log.layers[l].at.Revision--
+	log.revision = memory.logged + 1
+	if !memory.Begin(log).Kept() {
+		t.Errorf("layer %s ends at revision %d in the log, before what is remembered, and the log counts", l, log.layers[l].at.Revision)
+	}
+}
+
 // A leader that was appending learns from the log that another has taken over: what it was about to say was never said,
 // and nothing was lost (seed 100153 of the simulation).
 //
