@@ -310,6 +310,36 @@ func TestAHoldOutlivesTheLeader(t *testing.T) {
 	p.checkConverged()
 }
 
+// A standby that hears late that somebody has resumed has taken in facts that the leader hasn't compiled yet: that is no
+// difference between the two.
+func TestAStandbyThatHearsLateOfAResumeBlamesNobody(t *testing.T) {
+	p := newPair(t, Options{}, shopFacts(5, 3)...)
+	p.settled()
+	if m := p.rollBack(p.core.Revision()); !m.GetDone() {
+		t.Fatal(m)
+	}
+	p.pass(time.Second)
+	p.state(0)
+	p.follow(0)
+	p.now = p.now.Add(2 * compareAgain)
+	if m := p.resume(); !m.GetDone() {
+		t.Fatal(m)
+	}
+	p.pass(2 * time.Second)
+	p.facts = append(p.facts, sliceFact(1, 0, 9, p.now)) // on its way to the leader
+	p.state(0)
+	p.follow(0)
+	if len(p.events) > 0 {
+		t.Errorf("it says %v", p.events)
+	}
+	late := p.facts[len(p.facts)-1]
+	p.facts = p.facts[:len(p.facts)-1]
+	p.change(late)
+	p.now = p.now.Add(2 * compareAgain)
+	p.settled()
+	p.checkConverged()
+}
+
 // A rollback that breaks off is undone by who leads next.
 //
 // Fault 2: the leader is killed amid a rollback.

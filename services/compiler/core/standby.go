@@ -138,7 +138,10 @@ func endsEpoch(r Record, epoch model.Epoch) bool {
 // queue keeps facts until the leader says that they are in its rows. Until STATE was read once there is no order to keep.
 func (c *Core) queue(now time.Time, sequence uint64, facts []*schemas.Fact) Output {
 	s := &c.standby
-	if !c.caughtUp || sequence <= s.released || c.log.hold != nil {
+	if c.log.hold != nil {
+		s.released = max(s.released, sequence) // the leader compiles them once somebody resumes
+	}
+	if !c.caughtUp || sequence <= s.released {
 		return c.apply(now, facts) // no order to keep yet, or one that wasn't waited for
 	}
 	s.facts = append(s.facts, factsAt{sequence, facts})
