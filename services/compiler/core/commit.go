@@ -308,6 +308,7 @@ func (c *Core) Appended(now time.Time) (out Output) {
 		c.last = done.is
 	}
 	if done.checkpoint {
+		c.last.revision = c.revision // which may be above the last commit's: whoever follows has it from the checkpoint
 		c.checkpoint = checkpointState{last: now, size: c.checkpoint.writing, key: c.checkpoint.sealing}
 	}
 	if len(c.appending) > 0 {

@@ -120,6 +120,18 @@ func TestWhatWasBeingAppendedWhenTheLogWasLostIsSaid(t *testing.T) {
 	}
 }
 
+// Who stands by compares its rows with those of a log that was written again, though nothing changes any more.
+func TestAStandbyAgreesWithALogThatWasWrittenAgain(t *testing.T) {
+	p := lived(t)
+	p.log = nil
+	leader, follower := p.core.Memory(), p.standby.Memory()
+	p.standby, p.read, p.heard, p.told = p.again(follower), 0, len(p.published), uint64(len(p.facts))
+	p.lead(p.again(leader), 7)
+	p.pass(3 * time.Second)
+	p.now = p.now.Add(time.Minute)
+	p.settled()
+}
+
 // The stream goes back while the leader appends, so that its newest message stands where older ones were lost: the log
 // can't be folded, and the leader's memory is all there is.
 //
