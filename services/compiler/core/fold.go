@@ -44,6 +44,8 @@ type Fold struct {
 	// state is the newest message of STATE that is in the newest delta.
 	state uint64
 	hold  *schemas.Hold // that is in force
+	// holdSaid is when the newest Hold was said, in force or over.
+	holdSaid time.Time
 	// unsettled says that somebody has rolled back, or has resumed, and what was compiled since isn't known to be there.
 	unsettled bool
 	// live says that the rows are followed as they come: a checkpoint then says what is known already.
@@ -89,7 +91,7 @@ func (f *Fold) Checkpointed() bool { return !f.checkpointed.IsZero() }
 // everything has to be compiled and sent anew.
 func (f *Fold) Lose() {
 	fresh := NewFold(f.quarantine)
-	fresh.epoch, fresh.revision, fresh.committed = f.epoch, f.revision, f.committed
+	fresh.epoch, fresh.revision, fresh.committed, fresh.holdSaid = f.epoch, f.revision, f.committed, f.holdSaid
 	*f = *fresh
 }
 
@@ -272,7 +274,10 @@ func (f *Fold) closeCheckpoint() error {
 	into.committed, into.state, into.live = o.head.GetCommitted().AsTime(), cmp.Or(o.head.GetStateSequence(), f.state), f.live
 	into.checkpointed, into.checkpointBytes, into.checkpointKey = into.committed, o.bytes, o.key
 	into.checkpointEpoch, into.replaced = model.Epoch(o.head.GetEpoch()), f.live
-	into.hold = o.head.GetHold()
+	into.hold, into.holdSaid = o.head.GetHold(), f.holdSaid
+	if since := into.hold.GetSince().AsTime(); since.After(f.holdSaid) {
+		into.holdSaid = since
+	}
 	*f = *into
 	return nil
 }

@@ -50,22 +50,32 @@ func (c *Core) countHeld(changes int) {
 // ready says whether the rows are what nodes should hold: compiled, or held by somebody.
 func (c *Core) ready() bool { return c.compiled != nil || c.log.hold != nil }
 
-// addHold takes in that somebody has rolled back, or has resumed.
+// addHold takes in that somebody has rolled back, or has resumed. One that was said before what is known, of an earlier
+// epoch or an earlier time, is an old one that was put back: it neither stops nor resumes anything.
 func (f *Fold) addHold(data []byte) error {
 	m := &schemas.Hold{}
 	if err := wire.Unmarshal(data, m); err != nil {
 		return err
 	}
-	f.open, m.Seal = nil, nil
+	since := m.GetSince().AsTime()
+	if model.Epoch(m.GetEpoch()) < f.said() || !since.After(f.holdSaid) {
+		return nil
+	}
+	f.open, f.holdSaid, m.Seal = nil, since, nil
 	if f.hold = m; m.GetOver() {
 		f.hold, f.unsettled = nil, true
 	}
 	return nil
 }
 
-// holdRecord is what DELTA keeps of a hold.
+// holdRecord is what DELTA keeps of a hold. It is dated after all before it, whatever clocks say.
 func (c *Core) holdRecord(m *schemas.Hold) Record {
-	m.Epoch = uint64(c.epoch)
+	since := m.GetSince().AsTime()
+	if !since.After(c.log.holdSaid) {
+		since = c.log.holdSaid.Add(time.Nanosecond)
+	}
+	c.log.holdSaid = since
+	m.Epoch, m.Since = uint64(c.epoch), timestamp(since)
 	return Record{schemas.SubjectHold, c.o.Signer.SealOne(seal.Hold, encode(m))}
 }
 

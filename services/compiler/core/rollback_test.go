@@ -340,6 +340,50 @@ func TestAStandbyThatHearsLateOfAResumeBlamesNobody(t *testing.T) {
 	p.checkConverged()
 }
 
+// A Hold is sealed for good, so one that was said before may be put back into the log: it must neither stop the compiler nor
+// end what somebody holds.
+//
+// Fault 13: the bus says an old Hold again.
+func TestAnOldHoldThatIsPutBackChangesNothing(t *testing.T) {
+	p := newPair(t, Options{}, append(shopFacts(5, 3), policedFacts()...)...)
+	p.settled()
+	good := p.core.Revision()
+	p.change(sliceFact(1, 0, 0, p.now))
+	p.settled()
+	var said []Record
+	check := func(what string, want bool) {
+		t.Helper()
+		log := NewFold(0)
+		said = nil
+		for _, r := range p.log {
+			if err := log.Add(r.Subject, r.Data); err != nil {
+				t.Fatal(err)
+			}
+			if r.Subject == schemas.SubjectHold {
+				said = append(said, r)
+			}
+		}
+		for i, r := range said {
+			if err := log.Add(r.Subject, r.Data); err != nil || (log.hold != nil) != want || log.Whole() != nil {
+				t.Errorf("%s, and with Hold %d of %d put back: %v holds, want %v; %v, %v", what, i, len(said), log.hold, want, err, log.Whole())
+			}
+		}
+	}
+	for range 2 { // at one time, as if the clock stood
+		if m := p.rollBack(good); !m.GetDone() {
+			t.Fatal(m)
+		}
+		check("rolled back", true)
+		if m := p.resume(); !m.GetDone() {
+			t.Fatal(m)
+		}
+		check("resumed", false)
+	}
+	if len(said) != 4 {
+		t.Errorf("%d holds were logged, want 4", len(said))
+	}
+}
+
 // A rollback that breaks off is undone by who leads next.
 //
 // Fault 2: the leader is killed amid a rollback.
