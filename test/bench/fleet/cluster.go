@@ -41,6 +41,7 @@ type cluster struct {
 
 	keepLogs  bool
 	published uint64 // the newest Fact's sequence in STATE
+	number    uint64 // of the newest fact
 }
 
 func newCluster(ctx context.Context, p plan) (_ *cluster, err error) {
@@ -188,6 +189,8 @@ func (c *cluster) publish(ctx context.Context, facts ...*schemas.Fact) error {
 		records := make([]bus.Record, n)
 		data := make([][]byte, n)
 		for i, fact := range facts[:n] {
+			c.number++
+			fact.Number = c.number
 			var err error
 			if records[i], err = stage.Record(fact); err != nil {
 				return err
