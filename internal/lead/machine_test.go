@@ -3,6 +3,7 @@
 package lead
 
 import (
+	"fmt"
 	"testing"
 	"time"
 
@@ -305,5 +306,28 @@ func TestPulsesOfAnotherServiceAreNothing(t *testing.T) {
 	m.Heard(start, &schemas.Pulse{Service: "watcher", Name: "b", Epoch: 7})
 	if peers := m.Peers(start); len(peers) != 1 {
 		t.Errorf("%d replicas, want this one alone", len(peers))
+	}
+}
+
+func TestAPulseThatLiesAboutItsEpochIsNotBelieved(t *testing.T) {
+	w := newWorld(t, "a", "b")
+	w.run(3 * time.Second)
+	leader := w.leads()
+	for _, m := range w.machines {
+		m.Heard(w.now, &schemas.Pulse{Service: "compiler", Name: "z", Epoch: 1<<64 - 1, Able: true})
+	}
+	w.run(3 * time.Second)
+	if got := w.leads(); got != leader || w.epoch > 1 {
+		t.Errorf("%q leads in epoch %d after the lie, %q led before", got, w.epoch, leader)
+	}
+}
+
+func TestReplicasAreBounded(t *testing.T) {
+	m := New(Options{Service: "compiler", Name: "a"}, start)
+	for i := range 1000 {
+		m.Heard(start, &schemas.Pulse{Service: "compiler", Name: fmt.Sprint("z", i)})
+	}
+	if n := len(m.peers); n > mostPeers {
+		t.Errorf("%d replicas are remembered", n)
 	}
 }

@@ -21,7 +21,7 @@ import (
 )
 
 var (
-	seedsFlag = flag.Int("sim.seeds", 200, "how many seeds to run at most")
+	seedsFlag = flag.Int("sim.seeds", 50, "how many seeds to run at most")
 	timeFlag  = flag.Duration("sim.time", 20*time.Second, "how long to begin with seeds; 0 is without a bound")
 	baseFlag  = flag.Int64("sim.base", -1, "the first seed; -1 takes one from DELTAPLANE_SEED")
 	openFlag  = flag.Bool("sim.open", false, "faults that are yet to be survived strike, too")

@@ -197,3 +197,20 @@ func TestASilentNodeTriesOtherServersOfTheBus(t *testing.T) {
 		t.Errorf("%d moves after a heartbeat has counted", moves)
 	}
 }
+
+// Fault 13: a node that lies about how far it is leads the leader's numbers far up at most, not the other nodes astray:
+// what is said far ahead isn't believed at once, but it is as an answer.
+func TestADeltaThatLeadsFarIsTakenAsAnAnswer(t *testing.T) {
+	n, c := settled(t, memory())
+	c.revision += 1 << 33
+	d := c.commit(model.ClusterLayer, shop(2, 4, 1), n.now)
+	n.put(d)
+	if got := n.driver.Core.Positions()[model.ClusterLayer].Revision; got == d.To {
+		t.Fatalf("revision %d was believed at once", got)
+	}
+	n.pass(3 * time.Second)
+	n.converged()
+	if got := n.driver.Core.Positions()[model.ClusterLayer].Revision; got != d.To {
+		t.Errorf("at revision %d, want %d", got, d.To)
+	}
+}

@@ -24,7 +24,7 @@ func (c *Core) live(d Delta) {
 		c.wantSync(0) // once the maps are known
 		return
 	}
-	if d.To-d.From > farthest || d.Epoch > l.position.Epoch && d.Epoch-l.position.Epoch > farthest {
+	if !d.Synced && (d.To-d.From > farthest || d.Epoch > l.position.Epoch && d.Epoch-l.position.Epoch > farthest) {
 		c.foreign(Foreign{Subject: "layer " + l.String(), Err: fmt.Errorf("a delta of epoch %d from revision %d to %d, "+
 			"where epoch %d is known, is too far ahead to be believed", d.Epoch, d.From, d.To, l.position.Epoch)})
 		return
