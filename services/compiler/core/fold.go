@@ -203,6 +203,10 @@ func (f *Fold) addCheckpoint(data []byte) error {
 	if err := wire.Unmarshal(data, head); err != nil {
 		return err
 	}
+	if model.Revision(head.GetRevision()) < f.revision {
+		f.open = nil
+		return fmt.Errorf("the checkpoint is of revision %d, the log is at %d: an old one that was put back", head.GetRevision(), f.revision)
+	}
 	f.open = &openCheckpoint{head: head, key: seal.KeyOf(data), left: head.GetSnapshots(), bytes: len(data), sums: sha256.New()}
 	if !f.live || f.gap != nil || model.Revision(head.GetRevision()) != f.revision {
 		f.open.into = NewFold(f.quarantine)
