@@ -183,3 +183,28 @@ func TestSnapshotsOfAnotherCheckpointAreNotFolded(t *testing.T) {
 		}
 	}
 }
+
+// Promise P7: a checkpoint that is older than the log before it was put back by someone: its rows and ids are not taken in.
+func TestAnOldCheckpointThatIsPutBackIsPassedOver(t *testing.T) {
+	w := shop(t, Options{}, 5, 2)
+	first := slices.IndexFunc(w.log, func(r Record) bool { return r.Subject == schemas.SubjectCheckpoint })
+	old := slices.Clone(w.log[first:])
+	w.facts(sliceFact(1, 0, 3, w.now))
+	w.pass(time.Second)
+	f := NewFold(0)
+	for _, r := range w.log {
+		if err := f.Add(r.Subject, r.Data); err != nil {
+			t.Fatal(err)
+		}
+	}
+	want := f.layers[model.ClusterLayer].at
+	if err := f.Add(old[0].Subject, old[0].Data); err == nil {
+		t.Error("an old checkpoint was taken in")
+	}
+	for _, r := range old[1:] {
+		_ = f.Add(r.Subject, r.Data) // snapshots without a head
+	}
+	if got := f.layers[model.ClusterLayer].at; got != want || f.Whole() != nil {
+		t.Errorf("the cluster layer is at %v, want %v (%v)", got, want, f.Whole())
+	}
+}
