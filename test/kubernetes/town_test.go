@@ -166,7 +166,7 @@ func stated(facts []*schemas.Fact) map[string]string {
 		}
 		o := fact.GetObject()
 		said := proto.CloneOf(fact)
-		said.Object, said.Manager, said.TriggerTime = &schemas.ObjectRef{Uid: o.GetUid()}, "", nil
+		said.Object, said.Manager, said.TriggerTime, said.Number, said.Seal = &schemas.ObjectRef{Uid: o.GetUid()}, "", nil, 0, nil
 		text, err := proto.MarshalOptions{Deterministic: true}.Marshal(said)
 		if err != nil {
 			text = []byte(err.Error())
