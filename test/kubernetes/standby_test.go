@@ -216,7 +216,7 @@ func TestNodesThatRenewNoLeaseAreLost(t *testing.T) {
 func TestEventsTellWhatBecameOfObjects(t *testing.T) {
 	cluster, b := shop(t)
 	status, err := b.conn.Respond(schemas.SubjectStatus, "", func(_ context.Context, _ []byte, reply func([]byte) error) {
-		data, err := proto.Marshal(&schemas.Status{Revision: 7, StateSequence: b.Published(), NodesTotal: 3})
+		data, err := proto.Marshal(&schemas.Status{Revision: 7, StateSequence: b.Published(), StateEpoch: 1, NodesTotal: 3})
 		if err == nil {
 			err = reply(data)
 		}
