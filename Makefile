@@ -49,7 +49,7 @@ demo: build ## show the whole pipeline at work, in under a minute
 .PHONY: test
 test: build ## run every test that can run here; as root also those that need the kernel
 	$(if $(RACE),,@echo "gcc is not installed: running without the race detector")
-	RAPID_SEED=$(or $(SEED),1) DELTAPLANE_SEED=$(or $(SEED),1) go test $(RACE) -timeout 20m $(PACKAGES)
+	RAPID_SEED=$(or $(SEED),1) DELTAPLANE_SEED=$(or $(SEED),1) go test $(RACE) -timeout 60m $(PACKAGES)
 
 .PHONY: fuzz
 fuzz: fuzz-properties ## run random tests at length with a fresh seed, then each fuzz target for FUZZTIME
