@@ -6,7 +6,6 @@ import (
 	"flag"
 	"os"
 	"os/exec"
-	"syscall"
 	"testing"
 	"time"
 
@@ -34,7 +33,6 @@ func spawn(t *testing.T, c *cluster, name string) *os.Process {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
-		_ = cmd.Process.Signal(syscall.SIGCONT) // may be gone
 		_ = cmd.Process.Kill()
 		_ = cmd.Wait() // says that it was killed
 	})
@@ -107,9 +105,7 @@ func TestALeaderThatWasStoppedChangesNothing(t *testing.T) {
 	epoch, logged, heard := pulse("a").GetEpoch(), c.logged(), len(c.heard())
 
 	begun := time.Now()
-	if err := first.Signal(syscall.SIGSTOP); err != nil {
-		t.Fatal(err)
-	}
+	thaw := testkit.Freeze(t, first)
 	testkit.Eventually(t, patience, leads("b", epoch+1))
 	t.Logf("taken over after %s", time.Since(begun).Round(time.Millisecond))
 	if c.logged() != logged || len(c.heard()) != heard {
@@ -120,9 +116,7 @@ func TestALeaderThatWasStoppedChangesNothing(t *testing.T) {
 	testkit.Eventually(t, *stopped+patience, func() bool { return time.Since(begun) > *stopped })
 	logged, heard = c.logged(), len(c.heard())
 	before := pulse("a").GetSent().AsTime()
-	if err := first.Signal(syscall.SIGCONT); err != nil {
-		t.Fatal(err)
-	}
+	thaw()
 	testkit.Eventually(t, patience, func() bool {
 		p := pulse("a")
 		return p.GetSent().AsTime().After(before) && p.GetEpoch() == 0 && string(p.GetDigest()) == string(pulse("b").GetDigest())

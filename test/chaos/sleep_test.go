@@ -3,9 +3,11 @@
 package chaos
 
 import (
-	"syscall"
+	"os"
 	"testing"
 	"time"
+
+	"github.com/deltaplane/deltaplane/internal/testkit"
 )
 
 // asleep is how long a process is stopped.
@@ -15,8 +17,9 @@ func asleep() time.Duration { return pick(5*time.Second, 30*time.Second) }
 func (e *experiment) sleeps(process string, meanwhile func()) {
 	e.t.Helper()
 	e.strikes()
-	check(e.t, e.Signal(process, syscall.SIGSTOP))
-	defer func() { check(e.t, e.Signal(process, syscall.SIGCONT)) }()
+	sleeper, err := os.FindProcess(e.State().Services[process].PID)
+	check(e.t, err)
+	defer testkit.Freeze(e.t, sleeper)()
 	meanwhile()
 }
 

@@ -4,9 +4,7 @@ package kubernetes
 
 import (
 	"fmt"
-	"os"
 	"strings"
-	"syscall"
 	"testing"
 
 	corev1 "k8s.io/api/core/v1"
@@ -283,11 +281,3 @@ func (m *Market) nodeAddress(t *testing.T, name string) string {
 }
 
 func named(port string) intstr.IntOrString { return intstr.FromString(port) }
-
-func freeze(t *testing.T, process *os.Process) (thaw func()) {
-	t.Helper()
-	fatal(t, process.Signal(syscall.SIGSTOP))
-	thaw = func() { _ = process.Signal(syscall.SIGCONT) } // it may have ended
-	t.Cleanup(thaw)
-	return thaw
-}

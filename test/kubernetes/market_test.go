@@ -140,7 +140,7 @@ func (m *Market) Freeze(t *testing.T, service string) (thaw func()) {
 	fatal(t, err)
 	process, err := os.FindProcess(state.Services[service].PID)
 	fatal(t, err)
-	return freeze(t, process)
+	return testkit.Freeze(t, process)
 }
 
 // create makes a Service in the market and returns it as the API server completed it.

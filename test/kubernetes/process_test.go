@@ -36,7 +36,6 @@ func Run(t *testing.T, name string, args ...string) *Process {
 		_ = p.command.Wait()
 	}()
 	t.Cleanup(func() {
-		p.Signal(t, syscall.SIGCONT)
 		p.Stop(t)
 		if t.Failed() {
 			t.Logf("%s %v logged:\n%s", name, args, p.Log())

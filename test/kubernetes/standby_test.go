@@ -6,7 +6,6 @@ import (
 	"context"
 	"strings"
 	"sync"
-	"syscall"
 	"testing"
 	"time"
 
@@ -55,12 +54,12 @@ func TestWatchersTakeTurnsWhileObjectsChange(t *testing.T) {
 	second := warm(t, cluster, bus, "b")
 
 	before := bus.Published()
-	first.Signal(t, syscall.SIGSTOP)
+	thaw := testkit.Freeze(t, first.command.Process)
 	begun := time.Now()
 	cluster.setPort(t, 81)
 	eventually(t, bus, "port 81", port(81))
 	t.Logf("taken over from a frozen one, and published, after %v", time.Since(begun))
-	first.Signal(t, syscall.SIGCONT)
+	thaw()
 	cluster.setPort(t, 82)
 	eventually(t, bus, "port 82", port(82))
 	testkit.Eventually(t, soon, func() bool { return strings.Count(first.Log(), "warm: STATE and the source are known") == 2 })

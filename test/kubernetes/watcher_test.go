@@ -7,7 +7,6 @@ import (
 	"maps"
 	"slices"
 	"strings"
-	"syscall"
 	"testing"
 	"time"
 
@@ -138,7 +137,7 @@ func TestRelistAfterCompactionLosesNothing(t *testing.T) {
 	watcher := watch(t, cluster, bus, "a")
 	eventually(t, bus, "the Services", has("Service shop/cart", "Service shop/gone-soon"))
 
-	watcher.Signal(t, syscall.SIGSTOP)
+	thaw := testkit.Freeze(t, watcher.command.Process)
 	fatal(t, cluster.Client.CoreV1().Services("shop").Delete(t.Context(), "gone-soon", metav1.DeleteOptions{}))
 	cluster.Service(t, "shop", "new")
 	for n := range 50 {
@@ -147,7 +146,7 @@ func TestRelistAfterCompactionLosesNothing(t *testing.T) {
 	cluster.Stop()
 	cluster.Compact(t)
 	cluster.Start(t)
-	watcher.Signal(t, syscall.SIGCONT)
+	thaw()
 
 	eventually(t, bus, "what came", has("Service shop/cart", "Service shop/new"))
 	eventually(t, bus, "what went", lacks("Service shop/gone-soon"))
@@ -186,12 +185,12 @@ func TestSecondWatcherTakesOverFromAFrozenOne(t *testing.T) {
 	eventually(t, bus, "the Service", has("Service shop/cart"))
 	watch(t, cluster, bus, "b")
 
-	first.Signal(t, syscall.SIGSTOP)
+	thaw := testkit.Freeze(t, first.command.Process)
 	cluster.Slice(t, "shop", "cart", 7)
 	eventually(t, bus, "the second one's slice", endpoints(7))
 
 	// The first one wakes up and believes for a moment that it still leads; what it publishes now would be old.
-	first.Signal(t, syscall.SIGCONT)
+	thaw()
 	cluster.Slice(t, "shop", "cart", 9)
 	eventually(t, bus, "the newest slice", endpoints(9))
 	cluster.Service(t, "shop", "after")
