@@ -44,6 +44,40 @@ func TestWhatIsSaidAgainBringsNothingBack(t *testing.T) {
 	n.converged()
 }
 
+// Old heartbeats of two epochs by turns don't make place for each other: none counts, so that the node says that it hears no
+// compiler. One that leads below the highest epoch and isn't dated before what was heard of that one counts.
+//
+// Fault 13: the bus says old heartbeats of several epochs again.
+func TestOldHeartbeatsOfSeveralEpochsKeepNoNodeQuiet(t *testing.T) {
+	n, c := settled(t, memory())
+	var old []core.Heartbeat
+	for range 3 {
+		beat := c.heartbeat()
+		beat.Sent = n.now
+		n.put(beat)
+		old = append(old, beat)
+		n.now, c.epoch = n.now.Add(time.Second), c.epoch+1
+	}
+	n.compiler.refuse = "the bus lets nobody answer"
+	before := n.driver.Core.Stats().Replayed
+	for i := range 200 {
+		n.now = n.now.Add(core.TickInterval)
+		n.put(old[i%len(old)])
+	}
+	if replayed := n.driver.Core.Stats().Replayed - before; replayed != 200 {
+		t.Errorf("%d of 200 heartbeats are known to be old", replayed)
+	}
+	if faults := n.driver.Core.Faults(); len(faults) != 1 || faults[0].Kind != "silence" {
+		t.Errorf("faults %v, want silence", faults)
+	}
+	beat := old[0]
+	beat.Sent = n.now
+	n.put(beat)
+	if faults := n.driver.Core.Faults(); len(faults) != 0 {
+		t.Errorf("faults %v after a new heartbeat of a lower epoch, want none", faults)
+	}
+}
+
 // Also a node that was told an older position by a sealed heartbeat, of a leader whose log was cut, keeps its rows until
 // that has gone above them.
 func TestACompilerThatIsBelowIsToldSo(t *testing.T) {

@@ -19,7 +19,8 @@ const (
 )
 
 // listened notes that a heartbeat has come that counts.
-func (c *Core) listened() {
+func (c *Core) listened(h Heartbeat) {
+	c.beat.epoch, c.beat.sent = h.Epoch, h.Sent
 	c.beat.heard, c.beat.unsealed, c.beat.replayed = c.now, c.stats.Unsealed, c.stats.Replayed+c.stats.StaleEpochs
 	c.beat.moves, c.beat.moveAt = 0, time.Time{}
 	c.clear(silent)
@@ -68,13 +69,11 @@ func (c *Core) moveIfDue() {
 	c.do(Elsewhere{})
 }
 
-// saidBefore says whether a heartbeat isn't newer than the newest of its epoch: then somebody says again what was so.
+// saidBefore says whether a heartbeat isn't newer than the newest of the highest epoch: then somebody says again what was
+// so. One of a lower epoch counts only after that, too, so that old ones of another epoch don't make place for each other.
+// A compiler that leads below that epoch, since its log was lost, is heard as soon as its clock is beyond what was said.
 func (c *Core) saidBefore(h Heartbeat) bool {
-	if h.Epoch == c.beat.epoch && !h.Sent.IsZero() && !h.Sent.After(c.beat.sent) {
-		return true
-	}
-	c.beat.epoch, c.beat.sent = h.Epoch, h.Sent
-	return false
+	return h.Epoch <= c.beat.epoch && !h.Sent.IsZero() && !h.Sent.After(c.beat.sent)
 }
 
 // compareClocks names a heartbeat that is from another time than ours. It counts all the same: it says nothing that

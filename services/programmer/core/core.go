@@ -40,7 +40,7 @@ type Core struct {
 	state *plan.State
 	epoch model.Epoch // the highest heard of
 	led   time.Time   // when it was last heard of
-	beat  struct {    // the newest heartbeat
+	beat  struct {    // the newest heartbeat that counted
 		epoch model.Epoch
 		sent  time.Time
 		heard time.Time // when the newest that counts came; the start, if none has

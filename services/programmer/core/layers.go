@@ -109,7 +109,7 @@ func (c *Core) heartbeat(h Heartbeat) {
 		c.stats.StaleEpochs++
 		return
 	}
-	c.listened()
+	c.listened(h)
 	c.compareClocks(h)
 	for _, kind := range kinds {
 		l := &c.layers[kind]
