@@ -18,9 +18,8 @@ type Memory struct {
 	committed time.Time
 	revision  model.Revision
 	// rows and ids as far as the log had them; nil if they were not all there. Those that were being appended are among
-	// them: they are what comes next in any case. read is the newest epoch in the log, logged its newest revision.
+	// them: they are what comes next in any case. logged is the log's newest revision.
 	rows   *Fold
-	read   model.Epoch
 	logged model.Revision
 }
 
@@ -38,7 +37,7 @@ func (c *Core) Memory() Memory {
 		c.remembered.state, c.remembered.epoch = 0, 0
 	}
 	m := Memory{
-		state: c.seen, epoch: c.stateEpoch, committed: c.last.at, revision: c.revision, read: c.newestEpoch(), logged: logged,
+		state: c.seen, epoch: c.stateEpoch, committed: c.last.at, revision: c.revision, logged: logged,
 	}.and(c.remembered)
 	if c.log.gap == nil || c.log.kept {
 		c.renumber() // a plan may have given ids that nobody was told
@@ -48,11 +47,12 @@ func (c *Core) Memory() Memory {
 }
 
 // Begin returns what the next core begins with that has read the log: what that says, or, if it was lost or has gone back,
-// what is remembered. Whoever leads with that begins by writing it to the log. What is remembered is given away.
+// what is remembered. Whoever leads with that begins by writing it to the log. What is remembered is given away. It never
+// outranks rows that were said in a newer epoch: their leader may have taken away what the log lacks.
 func (m *Memory) Begin(log *Fold) *Fold {
 	rows := m.rows
 	m.rows = nil
-	if rows == nil || log.said() > m.read || !m.lost(log, rows) {
+	if rows == nil || log.said() > rows.said() || !m.lost(log, rows) {
 		return log
 	}
 	rows.gap, rows.kept = errLogLost, true

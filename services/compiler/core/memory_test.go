@@ -225,6 +225,25 @@ func TestMemoryGivesWayToALogThatGoesOn(t *testing.T) {
 	}
 }
 
+// Nor does what a compiler remembers count against rows of a leader whose epoch it had read, and none of its rows.
+//
+// Fault 2: who was the leader remembers rows that are older than the newer leader's.
+func TestMemoryGivesWayToALeaderThatItHadHeardOf(t *testing.T) {
+	p := lived(t)
+	epoch := Record{schemas.SubjectEpoch, marshal(&schemas.Epoch{Epoch: 9})}
+	p.core.Log(p.now, epoch)
+	memory := p.core.Memory()
+	p.log = nil
+	clear(p.nodes) // they walk there
+	p.lead(NewStandby(Options{Signer: signer}, NewFold(0)), 9)
+	p.do(p.core.Facts(p.now, uint64(len(p.facts)), p.facts...))
+	p.do(p.core.CaughtUp(p.now))
+	p.pass(time.Second)
+	if memory.Begin(p.fold()).Kept() {
+		t.Error("another leads with rows of its own, in an epoch that was read before, and the memory counts")
+	}
+}
+
 // A deposed leader reads of its own messages last what its rows have already.
 func TestADeposedLeaderPassesOverItsOwnMessages(t *testing.T) {
 	p := lived(t)
