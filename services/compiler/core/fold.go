@@ -278,12 +278,25 @@ func (f *Fold) closeCheckpoint() error {
 	into.committed, into.state, into.live = o.head.GetCommitted().AsTime(), cmp.Or(o.head.GetStateSequence(), f.state), f.live
 	into.checkpointed, into.checkpointBytes, into.checkpointKey = into.committed, o.bytes, o.key
 	into.checkpointEpoch, into.replaced = model.Epoch(o.head.GetEpoch()), f.live
-	into.hold, into.holdSaid = o.head.GetHold(), f.holdSaid
-	if since := into.hold.GetSince().AsTime(); since.After(f.holdSaid) {
-		into.holdSaid = since
-	}
+	into.hold, into.holdSaid = f.holdAt(o.head)
 	*f = *into
 	return nil
+}
+
+// holdAt returns what is in force once a checkpoint was read, and when it was said. A checkpoint that was written before
+// the newest Hold that was read, in force or over, is an old one that was put back, and says nothing about that.
+func (f *Fold) holdAt(head *schemas.Checkpoint) (hold *schemas.Hold, said time.Time) {
+	hold, said = head.GetHold(), head.GetCommitted().AsTime()
+	if hold != nil {
+		said = hold.GetSince().AsTime()
+	}
+	if said.Before(f.holdSaid) {
+		return f.hold, f.holdSaid
+	}
+	if hold == nil {
+		said = f.holdSaid
+	}
+	return hold, said
 }
 
 func freedFromProto(freed []*schemas.FreedId) (sets []ids.Freed[model.SetID], backends []ids.Freed[model.BackendID]) {

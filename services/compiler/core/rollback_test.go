@@ -384,6 +384,53 @@ func TestAnOldHoldThatIsPutBackChangesNothing(t *testing.T) {
 	}
 }
 
+// A checkpoint says what is held, and is sealed for good. One that was written before the newest Hold and is put back, at
+// the same revision, neither stops the compilers nor ends what somebody holds.
+//
+// Fault 13: the bus says an old checkpoint again.
+func TestAnOldCheckpointThatIsPutBackHoldsNothing(t *testing.T) {
+	p := newPair(t, Options{}, shopFacts(5, 3)...)
+	p.settled()
+	written := func() (records []Record) {
+		from := len(p.log)
+		p.core.beginCheckpoint(p.now)
+		p.do(p.core.append())
+		for _, r := range p.log[from:] {
+			if r.Subject == schemas.SubjectCheckpoint {
+				records = append(records, r)
+			}
+		}
+		return records
+	}
+	check := func(what string, put []Record, want bool) {
+		t.Helper()
+		log := p.fold()
+		for _, r := range put {
+			if err := log.Add(r.Subject, r.Data); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if (log.hold != nil) != want || log.Whole() != nil {
+			t.Errorf("%s: %v holds, want %v; %v", what, log.hold, want, log.Whole())
+		}
+	}
+	free := written()
+	p.now = p.now.Add(time.Second)
+	if m := p.rollBack(p.core.Revision()); !m.GetDone() {
+		t.Fatal(m)
+	}
+	check("held, and a checkpoint from before is put back", free, true)
+	p.now = p.now.Add(time.Second)
+	holding := written()
+	check("held, as the newest checkpoint says", nil, true)
+	p.now = p.now.Add(time.Second)
+	if m := p.resume(); !m.GetDone() {
+		t.Fatal(m)
+	}
+	check("resumed, and the checkpoint of the Hold is put back", holding, false)
+	check("resumed, and all checkpoints are put back", append(free, holding...), false)
+}
+
 // A rollback that breaks off is undone by who leads next.
 //
 // Fault 2: the leader is killed amid a rollback.
