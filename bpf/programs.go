@@ -6,6 +6,7 @@ import (
 	"cmp"
 	"errors"
 	"fmt"
+	"sync"
 
 	"github.com/cilium/ebpf"
 )
@@ -93,25 +94,33 @@ const (
 // adoptable are the maps that may be adopted from, and those that are in their place while nothing is.
 var adoptable = map[string]string{"old_flows": flowsMap, "old_affinities": affinitiesMap, "old_connections": connectionsMap}
 
-// loadPrograms loads the programs in place of those before, which go on where they are attached.
+// loadPrograms loads the programs in place of those before, which go on where they are attached. The files are loaded at
+// the same time: what takes long is the kernel's verifier, on one processor for each.
 func (d *Dataplane) loadPrograms(from adoption) error {
 	files, err := readFiles(d.switches)
 	if err != nil {
 		return err
 	}
 	var loaded programs
-	for _, file := range []struct {
+	var errs [3]error
+	var loads sync.WaitGroup
+	for i, file := range []struct {
 		name string
 		spec *ebpf.CollectionSpec
 		into **ebpf.Collection
 	}{{"socket", files.sockets, &loaded.sockets}, {"pod", files.pods, &loaded.pods}, {"uplink", files.uplinks, &loaded.uplinks}} {
-		if *file.into, err = d.loadCollection(file.spec, from); err != nil {
-			loaded.close()
-			if missing := missingHook(probeHook); missing != nil {
-				return missing
+		loads.Go(func() {
+			collection, err := d.loadCollection(file.spec, from)
+			if err != nil {
+				errs[i] = fmt.Errorf("load the %s programs: %w", file.name, err)
 			}
-			return fmt.Errorf("load the %s programs: %w", file.name, err)
-		}
+			*file.into = collection
+		})
+	}
+	loads.Wait()
+	if err := cmp.Or(errs[:]...); err != nil {
+		loaded.close()
+		return cmp.Or(missingHook(probeHook), err)
 	}
 	d.programs.close()
 	d.programs = loaded
