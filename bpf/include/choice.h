@@ -11,6 +11,17 @@
 #include "maps.h"
 #include "service.h"
 
+/* Says if two addresses and ports are the same, as 1 or 0. Without branches, see choices_show. */
+static __always_inline __u32 same_end(const struct address *a, __be16 a_port,
+				      const struct address *b, __be16 b_port)
+{
+	__u64 differs = (a->words[0] ^ b->words[0]) | (a->words[1] ^ b->words[1]) |
+			(a->words[2] ^ b->words[2]) | (a->words[3] ^ b->words[3]) |
+			(a_port ^ b_port);
+
+	return (differs - 1) >> 63;
+}
+
 static __always_inline bool choice_is_of(const struct choice *choice, const struct address *addr,
 					 __be16 port)
 {
@@ -46,15 +57,22 @@ static __always_inline void choice_set(struct choice *choice, const struct addre
 	choice->backend = d->pick.backend;
 }
 
-/* The index of the entry for a Service: its own, else the one to forget. */
+/* The index of the entry for a Service: its own, else the one to forget. Without branches, see
+ * choices_show: all that follows would be verified for each index. */
 static __always_inline __u32 choice_index(struct choices *choices, const struct address *addr,
 					  __be16 port)
 {
+	__u32 index = choices->next, found = 0;
+
 	for (__u32 i = 0; i < CHOICES; i++) {
-		if (choice_is_of(&choices->entries[i], addr, port))
-			return i;
+		const struct choice *c = &choices->entries[i];
+		__u32 same = same_end(&c->service, c->service_port, addr, port) & !!c->backend;
+
+		index ^= (index ^ i) & -same;
+		found |= same;
 	}
-	return choices->next++ % CHOICES;
+	choices->next += 1 - found;
+	return index % CHOICES;
 }
 
 /*
@@ -69,12 +87,8 @@ static __always_inline void choices_show(struct choices *choices, __u32 shown,
 
 	for (__u32 i = 0; i < CHOICES; i++) {
 		const struct choice *c = &choices->entries[i];
-		__u64 differs = (c->addr.words[0] ^ addr->words[0]) |
-				(c->addr.words[1] ^ addr->words[1]) |
-				(c->addr.words[2] ^ addr->words[2]) |
-				(c->addr.words[3] ^ addr->words[3]) | (c->port ^ port);
 
-		hidden |= (__u32)((differs - 1) >> 63) << i;
+		hidden |= same_end(&c->addr, c->port, addr, port) << i;
 	}
 	choices->hidden = hidden & ~(1U << shown);
 }

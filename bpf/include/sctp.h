@@ -46,8 +46,11 @@ static const __u32 crc32c_bytes[16] = {
 	0x35d73a62, 0x28461564, 0xbf455269, 0xe2ea32dc,
 };
 
-/* a·b modulo the polynomial; the highest bit is 1, the next x, and so on. */
-static __always_inline __u32 crc32c_multiply(__u32 a, __u32 b)
+/*
+ * a·b modulo the polynomial; the highest bit is 1, the next x, and so on. Global and without
+ * branches, so that the verifier walks its 32 steps once, whoever calls it.
+ */
+__noinline __u32 crc32c_multiply(__u32 a, __u32 b)
 {
 	__u32 product = 0;
 
@@ -59,10 +62,8 @@ static __always_inline __u32 crc32c_multiply(__u32 a, __u32 b)
 	return product;
 }
 
-/*
- * How much a CRC changes by a change of the first four bytes of so many, up to 65,535. Global and
- * without branches, so that the verifier walks its 512 steps once, on one path.
- */
+/* How much a CRC changes by a change of the first four bytes of so many, up to 65,535. Global, as
+ * above. */
 __noinline __u32 crc32c_change(__u32 change, __u32 length)
 {
 	for (int i = 0; i < 16; i++)
