@@ -5,7 +5,6 @@ package main
 import (
 	"fmt"
 	"io"
-	"path/filepath"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -23,7 +22,7 @@ keys/, where only you can read it. Each other folder in it is for one kind of us
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
-	cmd.AddCommand(newTrustInitCommand(), newTrustNodeCommand(), newTrustUserCommand(), newTrustRotateCommand())
+	cmd.AddCommand(newTrustInitCommand(), newTrustNodeCommand(), newTrustUserCommand(), newTrustRotateCommand(), newTrustRevokeCommand(), newTrustAllowCommand())
 	return cmd
 }
 
@@ -159,12 +158,9 @@ func tellRotation(w io.Writer, folder string, r trust.Rotation) {
 		trust.StepUsed:       "the new key is used, and the old one still believed",
 		trust.StepRetired:    "the old key is believed no more, once these files are there",
 	}[r.Step]
-	fmt.Fprintf(w, "%s: %s\n", r.Key, what)
-	for _, file := range r.Changed {
-		fmt.Fprintf(w, "  changed: %s\n", filepath.Join(folder, file))
-	}
+	tellChanged(w, r.Key+": "+what, folder, r.Changed)
 	if r.Servers {
-		fmt.Fprintln(w, "  then on each of the bus's servers: nats-server --signal reload")
+		fmt.Fprintln(w, reloadServers)
 	}
 	if r.Step != trust.StepRetired {
 		fmt.Fprintf(w, "  %s\n", again)

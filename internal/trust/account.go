@@ -83,15 +83,25 @@ func accountClaims(name string, keys *ring) (*jwt.AccountClaims, error) {
 		if role.Account != name {
 			continue
 		}
-		for _, key := range keys.generations(roleKey(role.Name)) {
-			public, err := keys.public(key)
-			if err != nil {
+		for _, key := range roleKeys(role.Name) {
+			if err := addSigner(claims, role, key, keys); err != nil {
 				return nil, err
 			}
-			claims.SigningKeys.AddScopedSigner(scope(role, public))
 		}
 	}
 	return claims, wrap("the callout of account "+name, addCallout(claims, name, keys))
+}
+
+// addSigner lets a key, in all its generations, sign for users of a role.
+func addSigner(claims *jwt.AccountClaims, role Role, key string, keys *ring) error {
+	for _, generation := range keys.generations(key) {
+		public, err := keys.public(generation)
+		if err != nil {
+			return err
+		}
+		claims.SigningKeys.AddScopedSigner(scope(role, public))
+	}
+	return nil
 }
 
 func addShare(claims *jwt.AccountClaims, name string, s Share, keys *ring) error {

@@ -6,9 +6,12 @@ import (
 	"errors"
 	"fmt"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"github.com/nats-io/jwt/v2"
+
+	"github.com/deltaplane/deltaplane/schemas"
 )
 
 // SubjectDoor is where the servers ask who someone is that shows a token (nats-server, server/auth_callout.go).
@@ -38,7 +41,7 @@ func (d Door) Answer(request []byte, who func(token string) (user string, err er
 	if claims.Jwt, refused = d.admit(asked, who); refused != nil {
 		claims.Error = refused.Error()
 	}
-	text, err := encode(claims, answers.key)
+	text, err := encode(claims, answers.of(asked.UserNkey))
 	return []byte(text), errors.Join(refused, err)
 }
 
@@ -60,6 +63,13 @@ func (d Door) Issue(user, publicKey string) (token string, expires time.Time, er
 }
 
 func (d Door) issue(user, publicKey string, good time.Duration) (string, error) {
+	revoked, err := readRevoked(d.Folder)
+	if err != nil {
+		return "", err
+	}
+	if slices.ContainsFunc(revoked, func(node string) bool { return schemas.User(node) == user }) {
+		return "", fmt.Errorf("node %s is put out: deltaplane trust allow lets it in again", user)
+	}
 	nodes, err := OpenIssuer(filepath.Join(d.Folder, FileNodes))
 	if err != nil {
 		return "", err

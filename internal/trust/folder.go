@@ -109,6 +109,10 @@ func (f *Folder) Accounts() error {
 	if err != nil {
 		return err
 	}
+	revoked, err := f.revokedKeys()
+	if err != nil {
+		return err
+	}
 	text := &strings.Builder{}
 	fmt.Fprintf(text, "# Made by deltaplane trust: who may do what. docs/reference/permissions.md says it in words.\n\n")
 	fmt.Fprintf(text, "operator: %s\nsystem_account: %s\nresolver: MEMORY\nresolver_preload: {\n", token, system)
@@ -116,6 +120,9 @@ func (f *Folder) Accounts() error {
 		claims, err := accountClaims(name, f.keys)
 		if err != nil {
 			return err
+		}
+		if name == AccountNodes {
+			claims.Revocations = revoked
 		}
 		if token, err = encode(claims, operator); err != nil {
 			return err
@@ -155,7 +162,7 @@ func (f *Folder) services() error {
 			return err
 		}
 	}
-	nodes, err := f.issuer(RoleNode)
+	nodes, err := f.signer(AccountNodes, partKeys()...)
 	if err != nil {
 		return err
 	}
@@ -227,6 +234,13 @@ func (f *Folder) nodeSeals(folder string) error {
 
 // Node makes the folder of a node that can't join by a ServiceAccount: its credentials have no end.
 func (f *Folder) Node(node string) error {
+	revoked, err := f.Revoked()
+	if err != nil {
+		return err
+	}
+	if slices.Contains(revoked, node) {
+		return fmt.Errorf("node %s is put out: let it in again with: deltaplane trust allow %s %s", node, f.path, node)
+	}
 	folder := f.NodePath(node)
 	return errors.Join(
 		f.credentials(RoleNode, schemas.User(node), filepath.Join(folder, FileCredentials)),
@@ -281,14 +295,18 @@ func (f *Folder) issuer(role string) (*Issuer, error) {
 	return f.signer(RoleNamed(role).Account, roleKey(role))
 }
 
-func (f *Folder) signer(account, key string) (*Issuer, error) {
+func (f *Folder) signer(account string, keys ...string) (*Issuer, error) {
 	id, err := f.keys.public(accountKey(account))
 	if err != nil {
 		return nil, err
 	}
-	pair, err := f.keys.pair(key)
-	if err != nil {
-		return nil, err
+	i := &Issuer{account: id}
+	for _, key := range keys {
+		pair, err := f.keys.pair(key)
+		if err != nil {
+			return nil, err
+		}
+		i.keys = append(i.keys, pair)
 	}
-	return &Issuer{account: id, key: pair}, nil
+	return i, nil
 }

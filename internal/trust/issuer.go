@@ -15,35 +15,46 @@ import (
 // Issuer signs for an account: JWTs of users of one role. It can give nobody more than the role.
 type Issuer struct {
 	account string
-	key     nkeys.KeyPair
+	keys    []nkeys.KeyPair // of the parts of the users
 }
 
-// OpenIssuer reads an account's public key and a private key that may sign for it, one a line. Whoever keeps one reads it
+// OpenIssuer reads an account's public key and the private keys that may sign for it, one a line. Whoever keeps one reads it
 // anew each time, so that a key that was replaced is used at once.
 func OpenIssuer(path string) (*Issuer, error) {
 	text, err := os.ReadFile(path)
 	if err != nil {
 		return nil, fmt.Errorf("read a key that signs credentials: %w", err)
 	}
-	account, seed, ok := strings.Cut(strings.TrimSpace(string(text)), "\n")
-	if !ok || !nkeys.IsValidPublicAccountKey(account) {
+	lines := strings.Fields(string(text))
+	if len(lines) < 2 || !nkeys.IsValidPublicAccountKey(lines[0]) {
 		return nil, fmt.Errorf("read a key that signs credentials: %s has no account's key in its first line: make it with deltaplane trust init", path)
 	}
-	key, err := nkeys.FromSeed([]byte(seed))
-	if err != nil {
-		return nil, fmt.Errorf("read a key that signs credentials from %s: %w", path, err)
+	i := &Issuer{account: lines[0]}
+	for _, seed := range lines[1:] {
+		key, err := nkeys.FromSeed([]byte(seed))
+		if err != nil {
+			return nil, fmt.Errorf("read a key that signs credentials from %s: %w", path, err)
+		}
+		i.keys = append(i.keys, key)
 	}
-	return &Issuer{account, key}, nil
+	return i, nil
 }
 
 // file is what OpenIssuer reads.
 func (i *Issuer) file() ([]byte, error) {
-	seed, err := i.key.Seed()
-	if err != nil {
-		return nil, err
+	text := fmt.Appendln(nil, i.account)
+	for _, key := range i.keys {
+		seed, err := key.Seed()
+		if err != nil {
+			return nil, err
+		}
+		text = fmt.Appendf(text, "%s\n", seed)
 	}
-	return fmt.Appendf(nil, "%s\n%s\n", i.account, seed), nil
+	return text, nil
 }
+
+// of returns the key that signs for a user.
+func (i *Issuer) of(user string) nkeys.KeyPair { return i.keys[partOf(user, len(i.keys))] }
 
 // Issue returns the JWT of a user with a public user key. It is good for some time; 0 is for ever.
 func (i *Issuer) Issue(user, publicKey string, good time.Duration) (string, error) {
@@ -56,5 +67,5 @@ func (i *Issuer) Issue(user, publicKey string, good time.Duration) (string, erro
 	if good > 0 {
 		claims.Expires = time.Now().Add(good).Unix()
 	}
-	return encode(claims, i.key)
+	return encode(claims, i.of(user))
 }

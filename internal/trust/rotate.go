@@ -59,13 +59,15 @@ func (f *Folder) Rotate(key string) (Rotation, error) {
 	r := Rotation{Key: key}
 	service, seal := strings.CutPrefix(key, sealPrefix)
 	path, create := f.keys.path, func(name string) error { _, err := f.keys.pair(name); return err }
-	name := roleKey(key)
+	names := roleKeys(key)
 	if seal {
-		path, create, name = f.keys.sealPath, func(name string) error { _, _, err := f.keys.seal(name); return err }, service
+		path, create, names = f.keys.sealPath, func(name string) error { _, _, err := f.keys.seal(name); return err }, []string{service}
 	}
-	var err error
-	if r.Step, err = step(path, create, name); err != nil {
-		return r, wrap("replace key "+key, err)
+	for _, name := range names {
+		var err error
+		if r.Step, err = step(path, create, name); err != nil {
+			return r, wrap("replace key "+key, err)
+		}
 	}
 	if seal {
 		r.Changed = sealFiles(service, r.Step)

@@ -58,12 +58,14 @@ type Options struct {
 // Server is a running NATS server.
 type Server struct {
 	nats      *server.Server
+	started   Options
+	file      string   // of the configuration, if there is one
 	temporary []string // folders to remove
 }
 
 // Start starts a server and waits until clients can connect.
 func Start(o Options) (*Server, error) {
-	s := &Server{}
+	s := &Server{started: o, file: o.ConfigFile}
 	if err := s.start(o); err != nil {
 		s.Shutdown()
 		return nil, err
@@ -80,6 +82,7 @@ func (s *Server) start(o Options) error {
 		if opts.StoreDir, err = s.folder(); err != nil {
 			return fmt.Errorf("make a folder for the bus's streams: %w", err)
 		}
+		s.started.Dir = opts.StoreDir
 	}
 	return s.run(opts, o.Log)
 }
@@ -150,8 +153,7 @@ func (s *Server) options(o Options) (*server.Options, error) {
 
 // base is what a server starts from.
 func (s *Server) base(o Options) (*server.Options, error) {
-	file := o.ConfigFile
-	if o.Trust != "" {
+	if o.Trust != "" && s.file == "" {
 		folder, err := s.configuration(o.Dir)
 		if err != nil {
 			return nil, fmt.Errorf("make a folder for the bus's configuration: %w", err)
@@ -159,17 +161,17 @@ func (s *Server) base(o Options) (*server.Options, error) {
 		if err := nats.Place(folder, o.Trust, ""); err != nil {
 			return nil, err
 		}
-		file = filepath.Join(folder, nats.Single)
+		s.file = filepath.Join(folder, nats.Single)
 	}
-	if file == "" {
+	if s.file == "" {
 		return &server.Options{
 			Host: "127.0.0.1", Port: server.RANDOM_PORT, ServerName: "deltaplane-embedded",
 			MaxPayload: MaxPayload, MaxPending: MaxPending, JetStreamMaxStore: MaxStore,
 		}, nil
 	}
-	opts, err := server.ProcessConfigFile(file)
+	opts, err := server.ProcessConfigFile(s.file)
 	if err != nil {
-		return nil, fmt.Errorf("read the NATS configuration %s: %w", file, err)
+		return nil, fmt.Errorf("read the NATS configuration %s: %w", s.file, err)
 	}
 	if o.Trust != "" {
 		// What can't be the same in this process: where it listens. It serves no statistics.
@@ -195,6 +197,18 @@ func (s *Server) configuration(dir string) (string, error) {
 
 // URL returns where clients connect: it begins with tls:// if they must.
 func (s *Server) URL() string { return s.nats.ClientURL() }
+
+// Reload has the server read its configuration again, and with it the accounts, as nats-server --signal reload does.
+func (s *Server) Reload() error {
+	opts, err := s.options(s.started)
+	if err == nil {
+		err = s.nats.ReloadOptions(opts)
+	}
+	if err != nil {
+		return fmt.Errorf("read the bus's configuration again: %w", err)
+	}
+	return nil
+}
 
 // Shutdown stops the server, waits for it and removes what was temporary. Calling it twice does nothing more.
 func (s *Server) Shutdown() {
