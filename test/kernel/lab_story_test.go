@@ -29,8 +29,10 @@ type story struct {
 	kernel *explain.Kernel
 }
 
+// newStory lets the test run beside others with labs of their own: most of its time it waits.
 func newStory(t *testing.T, name, yaml string) *story {
 	t.Helper()
+	t.Parallel()
 	c := buildAll(t)
 	l, err := lab.Up(t.Context(), decoded(t, yaml), lab.Options{
 		Name: labName + "-" + name, Binaries: filepath.Dir(c.program), Agent: []string{c.program, "lab", "agent"},
@@ -40,7 +42,9 @@ func newStory(t *testing.T, name, yaml string) *story {
 	}
 	s := &story{Lab: l}
 	t.Cleanup(func() {
-		s.forget()
+		if s.kernel != nil {
+			s.kernel.Close()
+		}
 		if err := l.Shutdown(); err != nil {
 			t.Error(err)
 		}
@@ -51,17 +55,10 @@ func newStory(t *testing.T, name, yaml string) *story {
 	return s
 }
 
-func (s *story) forget() {
-	if s.kernel != nil {
-		s.kernel.Close()
-	}
-	s.world, s.kernel = nil, nil
-}
-
 // change applies objects and returns when every node has what follows from them.
 func (s *story) change(t *testing.T, yaml string) {
 	t.Helper()
-	s.forget()
+	s.world = nil
 	if err := s.Apply(t.Context(), decoded(t, yaml)); err != nil {
 		t.Fatal(err)
 	}
@@ -152,11 +149,13 @@ func (s *story) know(t *testing.T) {
 	if err != nil || len(warnings) > 0 {
 		t.Fatal(err, warnings)
 	}
-	kernel, err := explain.NewKernel(world)
-	if err != nil {
-		t.Fatal(err)
+	if s.kernel == nil { // loaded once, and filled anew for each world
+		s.kernel, err = explain.NewKernel(world)
+		if err != nil {
+			t.Fatal(err)
+		}
 	}
-	s.world, s.kernel = world, kernel
+	s.world = world
 }
 
 // firstNode is the one that sees an outside client's packets first.

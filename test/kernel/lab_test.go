@@ -221,6 +221,7 @@ func TestDemoFailsNoConnection(t *testing.T) {
 	c := buildAll(t)
 	for name, args := range map[string][]string{"kernel": nil, "memory": {"--no-kernel"}} {
 		t.Run(name, func(t *testing.T) {
+			t.Parallel()
 			lab := fmt.Sprintf("test-demo-%s-%d", name, os.Getpid())
 			out := c.run(t, append([]string{"demo", "--name", lab}, args...)...)
 			for _, want := range []string{" connections, 0 failed", "nodes converged with equal digests    yes", "refused at once", "no_backend", "closed by a policy"} {
