@@ -16,6 +16,7 @@ import (
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
+	"github.com/deltaplane/deltaplane/internal/model"
 	"github.com/deltaplane/deltaplane/schemas"
 )
 
@@ -108,13 +109,26 @@ func (c *Conn) newestEpoch(ctx context.Context, stream, subject string) (*schema
 	if err != nil {
 		return nil, 0, c.explainStream(err)
 	}
-	var epoch schemas.Epoch
-	if err := proto.Unmarshal(m.Data, &epoch); err != nil || epoch.GetEpoch() == 0 {
+	epoch, err := ReadEpoch(m.Data)
+	if err != nil {
 		c.log.Warn("what stands on the epoch's subject is no Epoch; the highest before it counts", "subject", subject, "sequence", m.Sequence, "error", err)
 		highest, err := c.highestEpoch(ctx, stream, subject)
 		return highest, m.Sequence, err
 	}
-	return &epoch, m.Sequence, nil
+	return epoch, m.Sequence, nil
+}
+
+// ReadEpoch reads a message of an epoch's subject. Epochs aren't sealed: whoever may write to the stream can take one, and
+// so depose the holder, but none that there can't have been by now.
+func ReadEpoch(data []byte) (*schemas.Epoch, error) {
+	var epoch schemas.Epoch
+	if err := proto.Unmarshal(data, &epoch); err != nil {
+		return nil, fmt.Errorf("read an Epoch: %w", err)
+	}
+	if n := epoch.GetEpoch(); n == 0 || !model.Epoch(n).Believable(time.Now()) {
+		return nil, fmt.Errorf("read an Epoch: nobody can have taken number %d by now; find out who may write to the stream", n)
+	}
+	return &epoch, nil
 }
 
 // highestEpoch reads all that is kept on the epoch subject. What is no Epoch doesn't count: else one message of
@@ -122,9 +136,8 @@ func (c *Conn) newestEpoch(ctx context.Context, stream, subject string) (*schema
 func (c *Conn) highestEpoch(ctx context.Context, stream, subject string) (*schemas.Epoch, error) {
 	highest := &schemas.Epoch{}
 	err := c.Read(ctx, ReadOptions{Stream: stream, Subjects: []string{subject}}, func(r Record) error {
-		var epoch schemas.Epoch
-		if proto.Unmarshal(r.Data, &epoch) == nil && epoch.GetEpoch() > highest.GetEpoch() {
-			highest = &epoch
+		if epoch, err := ReadEpoch(r.Data); err == nil && epoch.GetEpoch() > highest.GetEpoch() {
+			highest = epoch
 		}
 		return nil
 	})

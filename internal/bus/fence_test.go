@@ -13,8 +13,10 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"google.golang.org/protobuf/proto"
 
 	"github.com/deltaplane/deltaplane/internal/bus/embedded"
+	"github.com/deltaplane/deltaplane/internal/testkit"
 	"github.com/deltaplane/deltaplane/schemas"
 )
 
@@ -445,6 +447,41 @@ func BenchmarkPublish(b *testing.B) {
 	}
 }
 
+// An epoch that is forged as high as it is believed deposes its holder, and leaves as many epochs as seconds are to come.
+//
+// Fault 13: the bus writes epochs of its own.
+func TestForgedEpochsDoNotLeadToTheEndOfNumbers(t *testing.T) {
+	c := startWith(t, ledger)
+	first := take(t, c, "first")
+	highest := uint64(time.Now().Unix()) + 1<<30
+	if err := c.Publish(ledgerEpoch, epochOf(t, highest)); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := first.Append(t.Context(), records("a")); !errors.Is(err, ErrDeposed) {
+		t.Errorf("the holder is told %v, want ErrDeposed", err)
+	}
+	testkit.Eventually(t, 10*time.Second, func() bool { return time.Now().Unix() > int64(highest)-1<<30 })
+	second := take(t, c, "second")
+	if second.Epoch() != highest+1 {
+		t.Errorf("epoch %d follows, want %d", second.Epoch(), highest+1)
+	}
+	if err := c.Publish(ledgerEpoch, epochOf(t, highest+1000)); err != nil {
+		t.Fatal(err)
+	}
+	if third := take(t, c, "third"); third.Epoch() != highest+2 {
+		t.Errorf("epoch %d follows one that there can't be yet, want %d", third.Epoch(), highest+2)
+	}
+}
+
+func epochOf(t *testing.T, n uint64) []byte {
+	t.Helper()
+	data, err := proto.Marshal(&schemas.Epoch{Epoch: n, Holder: "whoever has the bus"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return data
+}
+
 func TestForeignMessageOnTheEpochSubjectIsPassedOver(t *testing.T) {
 	c := start(t)
 	if err := c.EnsureStreams(t.Context(), 1, schemas.Deltas); err != nil {
@@ -454,7 +491,7 @@ func TestForeignMessageOnTheEpochSubjectIsPassedOver(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, foreign := range []string{"hello", ""} {
+	for _, foreign := range []string{"hello", "", string(epochOf(t, 1<<64-1)), string(epochOf(t, 1<<40))} {
 		if err := c.Publish(schemas.SubjectEpoch, []byte(foreign)); err != nil {
 			t.Fatal(err)
 		}

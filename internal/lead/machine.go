@@ -29,6 +29,7 @@ import (
 
 	"google.golang.org/protobuf/types/known/timestamppb"
 
+	"github.com/deltaplane/deltaplane/internal/model"
 	"github.com/deltaplane/deltaplane/schemas"
 )
 
@@ -158,12 +159,9 @@ func (m *Machine) Set(now time.Time, s Shape) {
 // Above has the next epoch be above one that was seen elsewhere, as on a node whose log was lost.
 func (m *Machine) Above(epoch uint64) { m.highest = max(m.highest, epoch) }
 
-// What is believed of pulses, which aren't sealed: so many replicas at a time, and an epoch at most so far beyond the
-// highest known. Epochs grow by one, and one message that lies must not lead to where numbers end.
-const (
-	mostPeers = 64
-	farthest  = 1 << 32
-)
+// mostPeers bounds the replicas that are known at a time: pulses aren't sealed. Nor is an epoch believed that there can't be
+// yet.
+const mostPeers = 64
 
 // Heard takes in a pulse of this service's replicas, this one's own too.
 func (m *Machine) Heard(now time.Time, p *schemas.Pulse) (out Output) {
@@ -173,7 +171,7 @@ func (m *Machine) Heard(now time.Time, p *schemas.Pulse) (out Output) {
 	if p.GetName() == m.o.Name && m.heardSelf(now, p.GetSent().AsTime()) {
 		return out
 	}
-	if _, known := m.peers[p.GetName()]; !known && len(m.peers) >= mostPeers || p.GetEpoch() > m.highest && p.GetEpoch()-m.highest > farthest {
+	if _, known := m.peers[p.GetName()]; !known && len(m.peers) >= mostPeers || !model.Epoch(p.GetEpoch()).Believable(now) {
 		return out
 	}
 	m.peers[p.GetName()] = Peer{Name: p.GetName(), Epoch: p.GetEpoch(), Heard: now, Shape: Shape{

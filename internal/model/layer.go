@@ -52,6 +52,16 @@ func ParseLayer(s string) (Layer, error) {
 // Epoch counts compilers that have led. A higher epoch outranks a lower one.
 type Epoch uint64
 
+// epochsAhead is by how much an epoch may be above the seconds since 1970 to be believed.
+const epochsAhead = 1 << 30
+
+// Believable says whether there can have been so many leaders by now: each leads for a second at least. What says an epoch
+// isn't sealed, so one message that lies must not lead to where numbers end; and one that lies as far as it is believed
+// leaves as many epochs as there are seconds to come.
+func (e Epoch) Believable(now time.Time) bool {
+	return uint64(e) <= uint64(max(0, now.Unix()))+epochsAhead
+}
+
 // Revision counts the compiler's commits. It grows over epochs and is the same number in all layers that one
 // commit touches.
 type Revision uint64

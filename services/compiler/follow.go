@@ -7,8 +7,6 @@ import (
 	"errors"
 	"fmt"
 
-	"google.golang.org/protobuf/proto"
-
 	"github.com/deltaplane/deltaplane/internal/bus"
 	"github.com/deltaplane/deltaplane/internal/ordered"
 	"github.com/deltaplane/deltaplane/internal/seal"
@@ -68,16 +66,17 @@ func (t *session) follow(ctx context.Context) error {
 	return err
 }
 
-// epoch hands over an epoch of STATE. What is none says nothing: whoever takes the next one tells.
+// epoch hands over an epoch of STATE. What is none says nothing.
 func (r *reading) epoch(m bus.Record) error {
-	var epoch schemas.Epoch
-	if proto.Unmarshal(m.Data, &epoch) != nil || epoch.GetEpoch() == 0 {
+	epoch, err := bus.ReadEpoch(m.Data)
+	if err != nil {
+		r.refuse(fmt.Sprintf("message %d on %s of STATE", m.Sequence, m.Subject), err)
 		return nil
 	}
-	if was := r.unsure.Load(); was != nil && *was != identify(&epoch) {
+	if was := r.unsure.Load(); was != nil && *was != identify(epoch) {
 		return errStateReplaced
 	}
-	r.known = identify(&epoch)
+	r.known = identify(epoch)
 	return r.give(told{sequence: m.Sequence, epoch: epoch.GetEpoch()})
 }
 

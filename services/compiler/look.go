@@ -7,8 +7,6 @@ import (
 	"fmt"
 	"time"
 
-	"google.golang.org/protobuf/proto"
-
 	"github.com/deltaplane/deltaplane/internal/bus"
 	"github.com/deltaplane/deltaplane/schemas"
 )
@@ -61,9 +59,8 @@ func changed(epochBefore, epoch, stateBefore, state uint64) error {
 func (t *session) newestEpoch(ctx context.Context, stream, subject string) (*schemas.Epoch, uint64, error) {
 	newest, sequence := &schemas.Epoch{}, uint64(0)
 	err := t.conn.Read(ctx, bus.ReadOptions{Stream: stream, Subjects: []string{subject}}, func(r bus.Record) error {
-		var epoch schemas.Epoch
-		if proto.Unmarshal(r.Data, &epoch) == nil {
-			newest, sequence = &epoch, r.Sequence
+		if epoch, err := bus.ReadEpoch(r.Data); err == nil {
+			newest, sequence = epoch, r.Sequence
 		}
 		return nil
 	})

@@ -64,7 +64,8 @@ func (s *seals) follow(log *slog.Logger) {
 func (s *service) checkRecord(r *bus.Record) error {
 	domain, sealed := core.DomainOf(r.Subject, r.Data)
 	if !sealed {
-		return nil
+		_, err := bus.ReadEpoch(r.Data)
+		return err
 	}
 	_, err := s.seals.trust.Open(domain, r.Data)
 	return err

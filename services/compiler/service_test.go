@@ -554,3 +554,26 @@ func TestANodeAsksInItsOwnNameOnly(t *testing.T) {
 		t.Errorf("%v, error %v; want it refused: %s", &reply, err, want)
 	}
 }
+
+// An epoch that the bus writes into DELTA deposes the leader, which leads again in the next: nobody takes one that there
+// can't have been for the newest.
+//
+// Fault 13: the bus writes epochs of its own.
+func TestAForgedEpochDeposesOnce(t *testing.T) {
+	c := newCluster(t)
+	c.makeStreams()
+	c.tell(append(webFacts(2), complete())...)
+	s, _ := c.start("one")
+	waitReady(t, s)
+	epoch := func() (n uint64) { s.set(func() { n = s.epoch }); return n }
+	testkit.Eventually(t, patience, func() bool { return epoch() == 1 })
+	for n, forged := range []uint64{1<<64 - 1, 1 << 60} {
+		if err := c.conn.Publish(schemas.SubjectEpoch, encode(&schemas.Epoch{Epoch: forged, Holder: "two"})); err != nil {
+			t.Fatal(err)
+		}
+		testkit.Eventually(t, patience, func() bool { return c.event("unsealed_message") != nil })
+		c.tell(append(webFacts(3+n), complete())...)
+		testkit.Eventually(t, patience, func() bool { return epoch() == uint64(n)+2 })
+		c.waitDeltas(2 + n)
+	}
+}

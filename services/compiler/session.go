@@ -397,11 +397,12 @@ func (t *session) do(out core.Output) error {
 	return nil
 }
 
-// raise notes that the next term must go above what a node has seen, unless that was said only just.
+// raise notes that the next term must go above what a node has seen, unless that was said only just, or there can't be such
+// an epoch yet.
 func (t *session) raise(o core.Outranked) bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if !t.raised.IsZero() && time.Since(t.raised) < raiseEvery {
+	if !o.Epoch.Believable(time.Now()) || !t.raised.IsZero() && time.Since(t.raised) < raiseEvery {
 		return false
 	}
 	t.above, t.raised = o, time.Now()

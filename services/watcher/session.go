@@ -147,10 +147,10 @@ func (s *session) follow(ctx context.Context) error {
 	}
 	messages := ordered.New(func(m *message) { m.stored, m.err = s.readStored(&m.Record) }, func(m *message) error {
 		if m.err != nil {
-			s.log.Warn("STATE holds something that is no Fact of its subject", "subject", m.Subject, "error", m.err)
+			s.log.Warn("STATE holds something that isn't what its subject says", "subject", m.Subject, "error", m.err)
 		}
-		if m.err != nil && m.epoch != nil {
-			return nil // whoever takes the next one tells
+		if m.err != nil && m.Subject == schemas.SubjectStateEpoch {
+			return nil // whoever takes the next one passes over it
 		}
 		return put(m.stored)
 	})
@@ -168,8 +168,8 @@ func (s *session) follow(ctx context.Context) error {
 func (s *session) readStored(r *bus.Record) (m stored, err error) {
 	m.sequence = r.Sequence
 	if r.Subject == schemas.SubjectStateEpoch {
-		m.epoch = &schemas.Epoch{}
-		return m, proto.Unmarshal(r.Data, m.epoch)
+		m.epoch, err = bus.ReadEpoch(r.Data)
+		return m, err
 	}
 	if ours := s.ours(); ours != nil {
 		_, err := ours.Open(seal.Fact, r.Data)
@@ -230,6 +230,9 @@ func (s *session) catchUp(ctx context.Context, epoch uint64) error {
 
 // know takes in a message of STATE. Epochs only grow: if one doesn't, what was read of STATE is no longer what it has.
 func (s *session) know(ctx context.Context, m stored) error {
+	if led := m.fact.GetComplete().GetEpoch(); m.opened && led > 0 {
+		s.replica.Above(led) // an Epoch that was overwritten says no more how far epochs had come, and isn't sealed
+	}
 	switch {
 	case m.caughtUp:
 		s.watch(ctx)
