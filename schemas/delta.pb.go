@@ -499,6 +499,11 @@ type Heartbeat struct {
 	Sent      *timestamppb.Timestamp `protobuf:"bytes,4,opt,name=sent,proto3" json:"sent,omitempty"`
 	// The newest message of STATE whose fact is in all that was committed.
 	StateSequence uint64 `protobuf:"varint,5,opt,name=state_sequence,json=stateSequence,proto3" json:"state_sequence,omitempty"`
+	// The epoch of STATE that state_sequence is of; none while the compiler isn't sure that STATE is still that which it has
+	// read.
+	State *Epoch `protobuf:"bytes,6,opt,name=state,proto3" json:"state,omitempty"`
+	// 16 bytes: of all layers, so that whoever reads DELTA knows whether it has all of the revision.
+	Digest []byte `protobuf:"bytes,7,opt,name=digest,proto3" json:"digest,omitempty"`
 	// The compiler's.
 	Seal          *Seal `protobuf:"bytes,100,opt,name=seal,proto3" json:"seal,omitempty"`
 	unknownFields protoimpl.UnknownFields
@@ -568,6 +573,20 @@ func (x *Heartbeat) GetStateSequence() uint64 {
 		return x.StateSequence
 	}
 	return 0
+}
+
+func (x *Heartbeat) GetState() *Epoch {
+	if x != nil {
+		return x.State
+	}
+	return nil
+}
+
+func (x *Heartbeat) GetDigest() []byte {
+	if x != nil {
+		return x.Digest
+	}
+	return nil
 }
 
 func (x *Heartbeat) GetSeal() *Seal {
@@ -1036,6 +1055,8 @@ type Checkpoint struct {
 	SnapshotsDigest []byte `protobuf:"bytes,9,opt,name=snapshots_digest,json=snapshotsDigest,proto3" json:"snapshots_digest,omitempty"`
 	// That is in force; none if the compiler compiles.
 	Hold *Hold `protobuf:"bytes,10,opt,name=hold,proto3" json:"hold,omitempty"`
+	// The number that was given to an identity last: new ones count on from there. None of an older compiler.
+	LastIdentity uint32 `protobuf:"varint,11,opt,name=last_identity,json=lastIdentity,proto3" json:"last_identity,omitempty"`
 	// The compiler's.
 	Seal          *Seal `protobuf:"bytes,100,opt,name=seal,proto3" json:"seal,omitempty"`
 	unknownFields protoimpl.UnknownFields
@@ -1140,6 +1161,13 @@ func (x *Checkpoint) GetHold() *Hold {
 		return x.Hold
 	}
 	return nil
+}
+
+func (x *Checkpoint) GetLastIdentity() uint32 {
+	if x != nil {
+		return x.LastIdentity
+	}
+	return 0
 }
 
 func (x *Checkpoint) GetSeal() *Seal {
@@ -1399,13 +1427,15 @@ const file_deltaplane_v1_delta_proto_rawDesc = "" +
 	"\x05layer\x18\x01 \x01(\tR\x05layer\x12\x14\n" +
 	"\x05epoch\x18\x02 \x01(\x04R\x05epoch\x12\x1a\n" +
 	"\brevision\x18\x03 \x01(\x04R\brevision\x12\x16\n" +
-	"\x06digest\x18\x04 \x01(\fR\x06digest\"\xf4\x01\n" +
+	"\x06digest\x18\x04 \x01(\fR\x06digest\"\xb8\x02\n" +
 	"\tHeartbeat\x12\x14\n" +
 	"\x05epoch\x18\x01 \x01(\x04R\x05epoch\x12\x1a\n" +
 	"\brevision\x18\x02 \x01(\x04R\brevision\x125\n" +
 	"\tpositions\x18\x03 \x03(\v2\x17.deltaplane.v1.PositionR\tpositions\x12.\n" +
 	"\x04sent\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\x04sent\x12%\n" +
-	"\x0estate_sequence\x18\x05 \x01(\x04R\rstateSequence\x12'\n" +
+	"\x0estate_sequence\x18\x05 \x01(\x04R\rstateSequence\x12*\n" +
+	"\x05state\x18\x06 \x01(\v2\x14.deltaplane.v1.EpochR\x05state\x12\x16\n" +
+	"\x06digest\x18\a \x01(\fR\x06digest\x12'\n" +
 	"\x04seal\x18d \x01(\v2\x13.deltaplane.v1.SealR\x04seal\"\x97\x01\n" +
 	"\vSyncRequest\x12\x12\n" +
 	"\x04node\x18\x01 \x01(\tR\x04node\x125\n" +
@@ -1437,7 +1467,7 @@ const file_deltaplane_v1_delta_proto_rawDesc = "" +
 	"\bsequence\x18\x05 \x01(\rR\bsequence\x12\x12\n" +
 	"\x04more\x18\a \x01(\bR\x04more\x12,\n" +
 	"\x12retry_after_millis\x18\b \x01(\rR\x10retryAfterMillisB\t\n" +
-	"\acontent\"\xa6\x03\n" +
+	"\acontent\"\xcb\x03\n" +
 	"\n" +
 	"Checkpoint\x12\x14\n" +
 	"\x05epoch\x18\x01 \x01(\x04R\x05epoch\x12\x1a\n" +
@@ -1450,7 +1480,8 @@ const file_deltaplane_v1_delta_proto_rawDesc = "" +
 	"\x0estate_sequence\x18\b \x01(\x04R\rstateSequence\x12)\n" +
 	"\x10snapshots_digest\x18\t \x01(\fR\x0fsnapshotsDigest\x12'\n" +
 	"\x04hold\x18\n" +
-	" \x01(\v2\x13.deltaplane.v1.HoldR\x04hold\x12'\n" +
+	" \x01(\v2\x13.deltaplane.v1.HoldR\x04hold\x12#\n" +
+	"\rlast_identity\x18\v \x01(\rR\flastIdentity\x12'\n" +
 	"\x04seal\x18d \x01(\v2\x13.deltaplane.v1.SealR\x04seal\"\x99\x02\n" +
 	"\x04Hold\x12\x14\n" +
 	"\x05epoch\x18\x01 \x01(\x04R\x05epoch\x12\x1a\n" +
@@ -1516,27 +1547,28 @@ var file_deltaplane_v1_delta_proto_depIdxs = []int32{
 	16, // 9: deltaplane.v1.Epoch.since:type_name -> google.protobuf.Timestamp
 	4,  // 10: deltaplane.v1.Heartbeat.positions:type_name -> deltaplane.v1.Position
 	16, // 11: deltaplane.v1.Heartbeat.sent:type_name -> google.protobuf.Timestamp
-	17, // 12: deltaplane.v1.Heartbeat.seal:type_name -> deltaplane.v1.Seal
-	4,  // 13: deltaplane.v1.SyncRequest.positions:type_name -> deltaplane.v1.Position
-	7,  // 14: deltaplane.v1.SyncRequest.walks:type_name -> deltaplane.v1.Walk
-	9,  // 15: deltaplane.v1.Branches.branches:type_name -> deltaplane.v1.Branch
-	17, // 16: deltaplane.v1.Branches.seal:type_name -> deltaplane.v1.Seal
-	14, // 17: deltaplane.v1.Branch.rows:type_name -> deltaplane.v1.Rows
-	0,  // 18: deltaplane.v1.SyncReply.delta:type_name -> deltaplane.v1.Delta
-	2,  // 19: deltaplane.v1.SyncReply.snapshot:type_name -> deltaplane.v1.Snapshot
-	8,  // 20: deltaplane.v1.SyncReply.branches:type_name -> deltaplane.v1.Branches
-	13, // 21: deltaplane.v1.Checkpoint.freed:type_name -> deltaplane.v1.FreedId
-	16, // 22: deltaplane.v1.Checkpoint.committed:type_name -> google.protobuf.Timestamp
-	12, // 23: deltaplane.v1.Checkpoint.hold:type_name -> deltaplane.v1.Hold
-	17, // 24: deltaplane.v1.Checkpoint.seal:type_name -> deltaplane.v1.Seal
-	16, // 25: deltaplane.v1.Hold.since:type_name -> google.protobuf.Timestamp
-	17, // 26: deltaplane.v1.Hold.seal:type_name -> deltaplane.v1.Seal
-	16, // 27: deltaplane.v1.FreedId.freed:type_name -> google.protobuf.Timestamp
-	28, // [28:28] is the sub-list for method output_type
-	28, // [28:28] is the sub-list for method input_type
-	28, // [28:28] is the sub-list for extension type_name
-	28, // [28:28] is the sub-list for extension extendee
-	0,  // [0:28] is the sub-list for field type_name
+	3,  // 12: deltaplane.v1.Heartbeat.state:type_name -> deltaplane.v1.Epoch
+	17, // 13: deltaplane.v1.Heartbeat.seal:type_name -> deltaplane.v1.Seal
+	4,  // 14: deltaplane.v1.SyncRequest.positions:type_name -> deltaplane.v1.Position
+	7,  // 15: deltaplane.v1.SyncRequest.walks:type_name -> deltaplane.v1.Walk
+	9,  // 16: deltaplane.v1.Branches.branches:type_name -> deltaplane.v1.Branch
+	17, // 17: deltaplane.v1.Branches.seal:type_name -> deltaplane.v1.Seal
+	14, // 18: deltaplane.v1.Branch.rows:type_name -> deltaplane.v1.Rows
+	0,  // 19: deltaplane.v1.SyncReply.delta:type_name -> deltaplane.v1.Delta
+	2,  // 20: deltaplane.v1.SyncReply.snapshot:type_name -> deltaplane.v1.Snapshot
+	8,  // 21: deltaplane.v1.SyncReply.branches:type_name -> deltaplane.v1.Branches
+	13, // 22: deltaplane.v1.Checkpoint.freed:type_name -> deltaplane.v1.FreedId
+	16, // 23: deltaplane.v1.Checkpoint.committed:type_name -> google.protobuf.Timestamp
+	12, // 24: deltaplane.v1.Checkpoint.hold:type_name -> deltaplane.v1.Hold
+	17, // 25: deltaplane.v1.Checkpoint.seal:type_name -> deltaplane.v1.Seal
+	16, // 26: deltaplane.v1.Hold.since:type_name -> google.protobuf.Timestamp
+	17, // 27: deltaplane.v1.Hold.seal:type_name -> deltaplane.v1.Seal
+	16, // 28: deltaplane.v1.FreedId.freed:type_name -> google.protobuf.Timestamp
+	29, // [29:29] is the sub-list for method output_type
+	29, // [29:29] is the sub-list for method input_type
+	29, // [29:29] is the sub-list for extension type_name
+	29, // [29:29] is the sub-list for extension extendee
+	0,  // [0:29] is the sub-list for field type_name
 }
 
 func init() { file_deltaplane_v1_delta_proto_init() }

@@ -28,6 +28,8 @@ var goldenLead = map[string]proto.Message{
 	"delta_sealed":       &Delta{Epoch: 2, Layer: "cluster", From: 8, To: 9, DigestAfter: digest, StateSequence: 70, Seal: seal},
 	"snapshot_sealed":    &Snapshot{Epoch: 2, Layer: "cluster", Revision: 9, Digest: digest, Chunks: 1, Seal: seal},
 	"heartbeat_sealed":   &Heartbeat{Epoch: 2, Revision: 9, Sent: noon, StateSequence: 70, Seal: seal},
+	"checkpoint_ids":     &Checkpoint{Epoch: 2, Revision: 9, LastIdentity: 70},
+	"heartbeat_state":    &Heartbeat{Epoch: 2, Revision: 9, StateSequence: 70, State: &Epoch{Epoch: 3, Holder: "watcher-0", Since: noon}, Digest: digest},
 	"checkpoint_hold":    &Checkpoint{Epoch: 2, Revision: 9, Hold: &Hold{Revision: 7, Seal: seal}},
 	"status_hold":        &Status{Epoch: 2, Revision: 9, Hold: &Hold{Revision: 7, Changes: 3}},
 	"status_epoch":       &Status{Epoch: 2, StateSequence: 70, StateEpoch: 3},

@@ -9,7 +9,6 @@ import (
 	"github.com/deltaplane/deltaplane/internal/model"
 	"github.com/deltaplane/deltaplane/schemas"
 	"github.com/deltaplane/deltaplane/services/compiler/compile"
-	"github.com/deltaplane/deltaplane/services/compiler/policy"
 	"github.com/deltaplane/deltaplane/services/compiler/state"
 )
 
@@ -73,7 +72,7 @@ func (c *Core) fullInterval() time.Duration {
 // reported.
 func (c *Core) checkAll(now time.Time, found string) (out Output) {
 	c.stats.Checks++
-	stages := compile.Compare(c.compiled, c.ids, policy.New(c.o.Settings.Policy), c.o.Settings, c.tables()).Stages
+	stages := compile.Compare(c.compiled, c.ids, c.newEngine(), c.o.Settings, c.tables()).Stages
 	if len(stages) == 0 && found == "" {
 		return out
 	}

@@ -50,7 +50,7 @@ func (c *Core) beginCheckpoint(now time.Time) {
 	}
 	head := &schemas.Checkpoint{
 		Epoch: uint64(c.epoch), Revision: uint64(c.revision), Snapshots: uint32(len(snapshots)), Committed: timestamp(now),
-		StateSequence: c.done, Hold: c.log.hold,
+		StateSequence: c.done, Hold: c.log.hold, LastIdentity: uint32(c.log.identity),
 	}
 	if c.compiled == nil {
 		head.StateSequence = c.log.state // of when the rows were compiled

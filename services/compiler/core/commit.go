@@ -117,6 +117,7 @@ func (c *Core) commitPlan(now time.Time, p plan) {
 func (c *Core) plan(now time.Time) (p plan, out Output) {
 	before, after := c.compiled, c.db.Snapshot()
 	c.ids.Advance(now)
+	c.engine.CountFrom(c.log.identity)
 	work := c.pending.work()
 	d := compile.Update(before, after, c.ids, c.engine, c.o.Settings, work)
 	c.stats.Units += d.Units
@@ -150,7 +151,7 @@ func (c *Core) plan(now time.Time) (p plan, out Output) {
 func (c *Core) compileAll(now time.Time) (out Output) {
 	c.compiled, c.compiling = c.db.Snapshot(), c.seen
 	c.ids.Advance(now)
-	c.engine = policy.New(c.o.Settings.Policy)
+	c.engine = c.newEngine()
 	d := compile.Compare(c.compiled, c.ids, c.engine, c.o.Settings, c.tables())
 	c.stats.Units += d.Units
 	out.Events = append(out.Events, c.setAllAside(now, d.SetAside)...)
@@ -169,6 +170,13 @@ func (c *Core) compileAll(now time.Time) (out Output) {
 	c.pending, c.trusted = pending{}, true
 	out.Add(c.append())
 	return out
+}
+
+// newEngine returns one that goes on counting identities where the log has come to.
+func (c *Core) newEngine() *policy.Engine {
+	engine := policy.New(c.o.Settings.Policy)
+	engine.CountFrom(c.log.identity)
+	return engine
 }
 
 // tables returns the present rows of all layers.
@@ -259,7 +267,9 @@ func (c *Core) commitLayer(s *step, now time.Time, l model.Layer, change *model.
 		c.layers[l] = held
 	}
 	was := held.at
+	c.ids.Advance(now) // as whoever follows does
 	c.ids.Fold(held.rows, change, now)
+	c.log.identity = newestIdentity(c.log.identity, &change.Put)
 	digest := held.apply(change)
 	held.at, held.changed = model.Position{Epoch: c.epoch, Revision: c.revision, Digest: digest}, now
 	messages, err := wire.EncodeDelta(model.Delta{

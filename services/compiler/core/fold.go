@@ -23,6 +23,7 @@ import (
 type Fold struct {
 	layers    map[model.Layer]*layer
 	ids       *ids.Allocator
+	identity  model.IdentityID // that was given last
 	epoch     model.Epoch
 	revision  model.Revision // the highest seen
 	committed time.Time
@@ -91,7 +92,7 @@ func (f *Fold) Checkpointed() bool { return !f.checkpointed.IsZero() }
 // everything has to be compiled and sent anew.
 func (f *Fold) Lose() {
 	fresh := NewFold(f.quarantine)
-	fresh.epoch, fresh.revision, fresh.committed, fresh.holdSaid = f.epoch, f.revision, f.committed, f.holdSaid
+	fresh.epoch, fresh.revision, fresh.committed, fresh.holdSaid, fresh.identity = f.epoch, f.revision, f.committed, f.holdSaid, f.identity
 	*f = *fresh
 }
 
@@ -187,6 +188,7 @@ func (f *Fold) apply(d model.Delta) error {
 	}
 	f.ids.Advance(d.Committed)
 	f.ids.Fold(l.rows, &d.Change, d.Committed)
+	f.identity = newestIdentity(f.identity, &d.Change.Put)
 	digest := l.apply(&d.Change)
 	if digest != d.DigestAfter {
 		return fmt.Errorf("the delta of layer %s to revision %d leads to digest %s, it should be %s",
@@ -240,6 +242,7 @@ func (f *Fold) addSnapshot(data []byte) error {
 		rows := &model.Change{Put: snapshot.Rows}
 		l := newLayer(snapshot.Layer)
 		o.into.ids.Fold(l.rows, rows, time.Time{})
+		o.into.identity = newestIdentity(o.into.identity, &rows.Put)
 		if digest := l.apply(rows); digest != snapshot.Position.Digest {
 			return fmt.Errorf("the checkpoint's layer %s has digest %s, it should be %s",
 				snapshot.Layer, digest, snapshot.Position.Digest)
@@ -270,6 +273,7 @@ func (f *Fold) closeCheckpoint() error {
 	if len(o.head.GetFreed()) >= maxFreed {
 		into.ids.RestBelow(model.SetID(o.head.GetNextSet()), model.BackendID(o.head.GetNextBackend()), o.head.GetCommitted().AsTime())
 	}
+	into.identity = cmp.Or(model.IdentityID(o.head.GetLastIdentity()), into.identity)
 	into.epoch, into.causes, into.recent = max(f.epoch, model.Epoch(o.head.GetEpoch())), f.causes, f.recent
 	if f.live || f.gap != nil {
 		into.recent = &recent{most: f.recent.most} // they may lead to other rows
@@ -297,6 +301,23 @@ func (f *Fold) holdAt(head *schemas.Checkpoint) (hold *schemas.Hold, said time.T
 		said = f.holdSaid
 	}
 	return hold, said
+
+}
+
+// newestIdentity returns the number that was given to an identity last, after some rows were put. Counting goes round.
+func newestIdentity(last model.IdentityID, put *model.Rows) model.IdentityID {
+	see := func(n model.IdentityID) {
+		if int32(n-last) > 0 {
+			last = n
+		}
+	}
+	for _, row := range put.Peers {
+		see(row.Identity)
+	}
+	for _, row := range put.Blocks {
+		see(row.Identity)
+	}
+	return last
 }
 
 func freedFromProto(freed []*schemas.FreedId) (sets []ids.Freed[model.SetID], backends []ids.Freed[model.BackendID]) {

@@ -18,7 +18,6 @@ import (
 	"github.com/deltaplane/deltaplane/schemas"
 	"github.com/deltaplane/deltaplane/services/compiler/compile"
 	"github.com/deltaplane/deltaplane/services/compiler/fleet"
-	"github.com/deltaplane/deltaplane/services/compiler/policy"
 	"github.com/deltaplane/deltaplane/services/compiler/state"
 )
 
@@ -142,7 +141,9 @@ func (c *Core) queue(now time.Time, sequence uint64, facts []*schemas.Fact) Outp
 		s.released = max(s.released, sequence) // the leader compiles them once somebody resumes
 	}
 	if !c.caughtUp || sequence <= s.released {
-		return c.apply(now, facts) // no order to keep yet, or one that wasn't waited for
+		out := c.apply(now, facts) // no order to keep yet, or one that wasn't waited for
+		out.Add(c.follow(now))
+		return out
 	}
 	s.facts = append(s.facts, factsAt{sequence, facts})
 	if s.queued += len(facts); s.queued > mostQueued {
@@ -340,7 +341,7 @@ func (c *Core) renumber() {
 func (c *Core) compareAll(now time.Time) (out Output) {
 	s := &c.standby
 	s.compare = now.Add(max(compareAgain, time.Duration(c.Rows())*compareAgainPerRow))
-	engine, snapshot := policy.New(c.o.Settings.Policy), c.db.Snapshot()
+	engine, snapshot := c.newEngine(), c.db.Snapshot()
 	d := compile.Compare(snapshot, c.ids, engine, c.o.Settings, c.tables())
 	c.stats.Checks++
 	if len(d.Stages) > 0 {

@@ -46,7 +46,7 @@ func (e *Engine) atom(key atomKey) (a *atom, isNew bool) {
 	}
 	a = &atom{atomKey: key, uses: 1, nodes: map[*node]int{}, classes: map[*class]bool{}}
 	e.atoms[key] = a
-	own := e.newTerm(a)
+	own := e.newTerm(a, 0)
 	a.id = uint32(own)
 	if key.port == (portName{}) {
 		a.term = own
@@ -132,18 +132,16 @@ func (e *Engine) freeAtoms() {
 	e.partition.ended = nil
 }
 
-func (e *Engine) newTerm(a *atom) term {
+// newTerm returns a term of an atom; of a named port, for one number of it.
+func (e *Engine) newTerm(a *atom, number uint16) (t term) {
 	if n := len(e.freeTerms); n > 0 {
-		t := e.freeTerms[n-1]
-		e.freeTerms = e.freeTerms[:n-1]
-		e.terms[t] = a
-		return t
+		t, e.freeTerms = e.freeTerms[n-1], e.freeTerms[:n-1]
+	} else {
+		t = term(len(e.terms))
+		e.terms, e.names = append(e.terms, nil), append(e.names, 0)
 	}
-	if len(e.terms) == 0 {
-		e.terms = append(e.terms, nil) // no term is 0
-	}
-	e.terms = append(e.terms, a)
-	return term(len(e.terms) - 1)
+	e.terms[t], e.names[t] = a, a.name(number)
+	return t
 }
 
 func (e *Engine) freeTerm(t term) {
@@ -155,7 +153,7 @@ func (e *Engine) freeTerm(t term) {
 func (e *Engine) numbered(a *atom, number uint16) term {
 	t, known := a.numbers[number]
 	if !known {
-		t = e.newTerm(a)
+		t = e.newTerm(a, number)
 		a.numbers[number] = t
 	}
 	return t

@@ -10,12 +10,13 @@ import (
 	"github.com/deltaplane/deltaplane/internal/model"
 )
 
-// class is addresses that the same atoms match: one identity. It keeps its number while what matches it changes.
+// class is addresses that the same atoms match: one identity. It keeps its number while what matches it changes, as long
+// as any node has a row of it.
 type class struct {
 	classKey
-	number  model.IdentityID
-	cells   []*cell   // of addresses that have terms of their own
-	regions []*region // of all others
+	number  model.IdentityID // 0 while no node has a row of it
+	cells   []*cell          // of addresses that have terms of their own
+	regions []*region        // of all others
 	seen    uint64
 }
 

@@ -8,7 +8,8 @@
 //	        ▼ terms                blocks that
 //	address ─► cell ─► class ◄──── hold a region ◄─ region (prefix)
 //
-// It promises that its rows are a function of the state alone, up to the numbers of classes; that an Update costs what
+// It promises that its rows are a function of the state alone, up to the numbers of classes, and that these are a function
+// of the rows that there were and of how far counting had come (see numbers.go); that an Update costs what
 // it changes; and that between two of its stages every verdict is what it was or what it will be. It is pure, and used
 // by one goroutine.
 //
@@ -63,7 +64,8 @@ type Engine struct {
 	pods    map[state.Name]*pod
 
 	atoms     map[atomKey]*atom
-	terms     []*atom // by term
+	terms     []*atom  // by term
+	names     []uint64 // what each means
 	freeTerms []term
 	nodeAtoms map[*atom]bool
 
@@ -72,7 +74,7 @@ type Engine struct {
 	cells     map[cellKey]*cell
 	classes   map[classKey]*class
 	next      model.IdentityID
-	taken     map[model.IdentityID]bool // numbers in use when counting began anew; nil before
+	taken     map[model.IdentityID]*class // numbers in use when counting began anew; nil before
 	partition partition
 
 	policies map[model.PolicyName]*policy
@@ -94,7 +96,8 @@ type Engine struct {
 // New returns an empty engine.
 func New(limits Limits) *Engine {
 	e := &Engine{
-		limits: limits.withDefaults(), spaces: map[string]*space{}, scopes: map[state.Selector]*scope{},
+		limits: limits.withDefaults(), terms: make([]*atom, 1), names: make([]uint64, 1), // no term is 0
+		spaces: map[string]*space{}, scopes: map[state.Selector]*scope{},
 		named: map[string][]*scope{}, unnamed: map[*scope]bool{}, groups: map[state.PodPeer]*group{},
 		shapes: map[shapeKey]*shape{}, pods: map[state.Name]*pod{}, atoms: map[atomKey]*atom{},
 		nodeAtoms: map[*atom]bool{}, addresses: map[netip.Addr]*address{}, cells: map[cellKey]*cell{},

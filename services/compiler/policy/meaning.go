@@ -87,6 +87,20 @@ func (m meaning) id() uint64 {
 	return max(1, binary.BigEndian.Uint64(hash[:]))
 }
 
+// name returns what an atom means; of a named port, with one number of it.
+func (k *atomKey) name(number uint16) uint64 {
+	var m meaning
+	m.number(int(k.kind))
+	m.selector(k.pods.Namespaces)
+	m.selector(k.pods.Pods)
+	m.selector(k.nodes)
+	m.text(k.block)
+	m.text(k.port.name)
+	m.number(int(k.port.protocol))
+	m.number(int(number))
+	return m.id()
+}
+
 func ruleID(p model.PolicyName, d model.Direction, index int) model.RuleID {
 	var m meaning
 	m.policy(p)

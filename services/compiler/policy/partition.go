@@ -6,8 +6,6 @@ import (
 	"cmp"
 	"net/netip"
 	"slices"
-
-	"github.com/deltaplane/deltaplane/internal/model"
 )
 
 // partition is what has changed of the classes since the last repartition.
@@ -45,7 +43,9 @@ func (e *Engine) repartition() {
 		}
 		c := e.survey()
 		e.deal(c)
+		e.numberKnown(c.order)
 		e.tell(c)
+		e.unnumber(c.order)
 		for _, a := range e.partition.moved {
 			e.forget(a)
 		}
@@ -121,7 +121,6 @@ func (e *Engine) survey() *census {
 	for _, a := range e.partition.moved {
 		addClass(a.was)
 	}
-	slices.SortFunc(c.order, func(a, b *class) int { return cmp.Compare(a.number, b.number) })
 	return c
 }
 
@@ -129,6 +128,7 @@ func (e *Engine) survey() *census {
 type flow struct {
 	from *class
 	to   classKey
+	name className // of to
 	n    int
 }
 
@@ -156,23 +156,18 @@ func (e *Engine) flows(c *census) []flow {
 	}
 	list := make([]flow, 0, len(count))
 	for w, n := range count {
-		list = append(list, flow{w.from, w.to, n})
+		list = append(list, flow{w.from, w.to, e.nameOf(w.to), n})
 	}
 	return list
 }
 
 // keep gives each key the class that most of its members come from, the largest first: a class keeps its number with
-// its largest part. A class that is what it was goes before others of as many members.
+// its largest part. A class that is what it was goes before others of as many members, one without rows after all.
 func keep(flows []flow, formed map[classKey]*class) {
 	slices.SortFunc(flows, func(a, b flow) int {
-		if d := b.n - a.n; d != 0 {
-			return d
-		}
-		if same := boolean(b.from.classKey == b.to) - boolean(a.from.classKey == a.to); same != 0 {
-			return same
-		}
-		return cmp.Or(cmp.Compare(a.from.number, b.from.number),
-			cmp.Compare(a.to.own, b.to.own), cmp.Compare(a.to.blocks, b.to.blocks))
+		return cmp.Or(boolean(a.from.number == 0)-boolean(b.from.number == 0), cmp.Compare(b.n, a.n),
+			boolean(b.from.classKey == b.to)-boolean(a.from.classKey == a.to),
+			cmp.Compare(a.from.number, b.from.number), a.name.compare(b.name))
 	})
 	given := map[*class]bool{}
 	for _, f := range flows {
@@ -201,14 +196,12 @@ func (e *Engine) deal(c *census) {
 		k.classKey = key
 		e.list(k)
 	}
-	slices.SortFunc(c.cells, func(a, b *cell) int { return compareKeys(a.key(), b.key()) })
 	for _, z := range c.cells {
 		if len(z.members) > 0 {
 			k := e.form(z.key(), c)
 			k.cells = append(k.cells, z)
 		}
 	}
-	slices.SortFunc(c.regions, func(a, b *region) int { return a.prefix.Compare(b.prefix) })
 	for _, r := range c.regions {
 		if r.uses > 0 && r.set != "" {
 			k := e.form(classKey{"", r.set}, c)
@@ -217,34 +210,16 @@ func (e *Engine) deal(c *census) {
 	}
 }
 
-func compareKeys(a, b classKey) int {
-	return cmp.Or(cmp.Compare(a.own, b.own), cmp.Compare(a.blocks, b.blocks))
-}
-
-// form returns the class of a key, which is made with a number of its own if none was kept for it.
+// form returns the class of a key, which is made, without a number, if none was kept for it.
 func (e *Engine) form(key classKey, c *census) *class {
 	if k := c.formed[key]; k != nil {
 		return k
 	}
-	k := &class{classKey: key, number: e.number()}
+	k := &class{classKey: key}
 	c.formed[key] = k
 	c.order = append(c.order, k)
 	e.list(k)
 	return k
-}
-
-// number returns a number that was not used yet. After the last one it counts from 1 again, and leaves out those that
-// were in use then: what got its number since is behind it.
-func (e *Engine) number() model.IdentityID {
-	for e.next++; e.next == 0 || e.next == absent || e.taken[e.next]; e.next++ {
-		if e.next == absent {
-			e.taken = map[model.IdentityID]bool{}
-			for _, k := range e.classes {
-				e.taken[k.number] = true
-			}
-		}
-	}
-	return e.next
 }
 
 // list makes a class known by its key and to its atoms.

@@ -40,11 +40,17 @@ type tester interface {
 // apply takes facts in and returns the stages.
 func (w *world) apply(t tester, facts ...*schemas.Fact) []Stage {
 	t.Helper()
+	changed := w.changes(t, facts...)
+	return w.engine.Update(w.db.Snapshot(), changed)
+}
+
+// changes takes facts into the state alone.
+func (w *world) changes(t tester, facts ...*schemas.Fact) (changed state.Policed) {
+	t.Helper()
 	changes, err := w.db.Apply(facts...)
 	if err != nil {
 		t.Fatal(err)
 	}
-	var changed state.Policed
 	for _, touch := range changes.Touched {
 		p := touch.Policy
 		changed.Pods = append(changed.Pods, p.Pods...)
@@ -52,7 +58,7 @@ func (w *world) apply(t tester, facts ...*schemas.Fact) []Stage {
 		changed.Namespaces = append(changed.Namespaces, p.Namespaces...)
 		changed.Policies = append(changed.Policies, p.Policies...)
 	}
-	return w.engine.Update(w.db.Snapshot(), changed)
+	return changed
 }
 
 // take applies a stage to the rows.
@@ -288,7 +294,7 @@ func (w *world) checkEmpty(t *rapid.T) {
 		"groups": len(e.groups), "shapes": len(e.shapes), "pods": len(e.pods), "atoms": len(e.atoms) + len(e.nodeAtoms),
 		"regions": len(e.regions.sorted) + len(e.regions.exact), "addresses": len(e.addresses), "cells": len(e.cells),
 		"classes": len(e.classes), "policies": len(e.policies), "rule sets": len(e.ruleSets), "unsettled": len(e.unsettled),
-		"usage": len(e.usage), "terms in use": max(1, len(e.terms)) - 1 - len(e.freeTerms), "nodes": len(e.nodes),
+		"usage": len(e.usage), "terms in use": len(e.terms) - 1 - len(e.freeTerms), "nodes": len(e.nodes),
 	} {
 		if n != 0 {
 			t.Errorf("%d %s are left", n, what)

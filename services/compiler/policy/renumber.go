@@ -3,31 +3,26 @@
 package policy
 
 import (
-	"cmp"
+	"maps"
 	"slices"
 
 	"github.com/deltaplane/deltaplane/internal/model"
 )
 
 // renumber gives classes the numbers that most of their addresses and prefixes have on nodes, so that another leader
-// changes nothing. Numbers count on from the highest there is.
+// changes nothing. All others have none. Unless it was said how far counting has come, it goes on from the highest number.
 func (e *Engine) renumber(known map[string]*model.Tables) {
-	classes := make([]*class, 0, len(e.classes))
-	for _, k := range e.classes {
-		classes = append(classes, k)
-	}
-	slices.SortFunc(classes, func(a, b *class) int { return cmp.Compare(a.number, b.number) })
 	formed := map[classKey]*class{}
-	var flows []flow
-	flows, e.next = e.votes(known)
+	flows, highest := e.votes(known)
 	keep(flows, formed)
-	for _, k := range classes {
+	for _, k := range e.classes {
 		k.number = formed[k.classKey].id()
 	}
-	for _, k := range classes {
-		if k.number == 0 {
-			k.number = e.number()
-		}
+	if e.next == 0 {
+		e.next = highest
+	}
+	if highest > e.next {
+		e.noteTaken() // counting has begun anew since it was given
 	}
 }
 
@@ -73,7 +68,10 @@ func (e *Engine) votes(known map[string]*model.Tables) (flows []flow, highest mo
 		if was[v.number] == nil {
 			was[v.number] = &class{number: v.number}
 		}
-		flows = append(flows, flow{was[v.number], v.class.classKey, n})
+		flows = append(flows, flow{was[v.number], v.class.classKey, e.nameOf(v.class.classKey), n})
 	}
 	return flows, highest
 }
+
+// unnumberAll takes the numbers of all classes that no node has rows of any more.
+func (e *Engine) unnumberAll() { e.unnumber(slices.Collect(maps.Values(e.classes))) }

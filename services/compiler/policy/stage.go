@@ -194,6 +194,7 @@ func (e *Engine) Load(snap *state.Snapshot, known map[string]*model.Tables) map[
 	}
 	e.settleAll(true)
 	e.deploy()
+	e.unnumberAll()
 	tables := map[string]*model.Tables{}
 	for _, n := range e.dirty {
 		if t := n.delta.whole(); t.Len() > 0 {

@@ -46,6 +46,7 @@ func (e *Engine) noteUse(n *node, r *ruleSet) {
 // deploy says how rows change because nodes use other rule sets; classes are as they were.
 func (e *Engine) deploy() {
 	var gone []*ruleSet
+	var shifts []*shift
 	for n, noted := range e.usage {
 		s := newShift(n)
 		for r, had := range noted {
@@ -58,13 +59,32 @@ func (e *Engine) deploy() {
 			gone = append(gone, r)
 		}
 		if len(s.added)+len(s.removed) > 0 {
-			e.shift(s)
+			shifts = append(shifts, s)
 		}
 	}
+	e.shiftAll(shifts)
 	for _, r := range gone {
 		e.retire(r)
 	}
 	clear(e.usage)
+}
+
+// shiftAll says how rows change on several nodes. Classes get numbers where the first node gets rows of them.
+func (e *Engine) shiftAll(shifts []*shift) {
+	e.numberAll(e.classesOf(func(yield func(*ruleSet) bool) {
+		for _, s := range shifts {
+			for _, r := range s.added {
+				if !yield(r) {
+					return
+				}
+			}
+		}
+	}))
+	var left []*class
+	for _, s := range shifts {
+		left = append(left, e.shift(s)...)
+	}
+	e.unnumber(left)
 }
 
 // shift is how the rule sets of one node change, and what is known there because of that.
@@ -85,7 +105,8 @@ func newShift(n *node) *shift {
 	}
 }
 
-func (e *Engine) shift(s *shift) {
+// shift says how the rows of one node change, and returns the classes that it knows no more.
+func (e *Engine) shift(s *shift) (went []*class) {
 	n, d := s.node, e.delta(s.node)
 	for _, r := range s.removed {
 		d.ruleSet(r, true, false)
@@ -110,6 +131,7 @@ func (e *Engine) shift(s *shift) {
 	}
 	s.rules(d)
 	s.addresses(d, came, went)
+	return went
 }
 
 // rules says how the rows of rules change. Those that come go first, so that what both have stays.
@@ -277,7 +299,7 @@ func (e *Engine) classesShifted(s *shift) (came, went []*class) {
 			return
 		}
 		k.seen = e.stamp
-		was, is := e.known(k, s)
+		was, is := e.knownIn(k, s)
 		switch {
 		case is && !was:
 			came = append(came, k)
@@ -300,8 +322,8 @@ func (e *Engine) classesShifted(s *shift) (came, went []*class) {
 	return came, went
 }
 
-// known says whether a node knew a class, and whether it does.
-func (e *Engine) known(k *class, s *shift) (was, is bool) {
+// knownIn says whether a node knew a class, and whether it does.
+func (e *Engine) knownIn(k *class, s *shift) (was, is bool) {
 	for i := range k.own.len() {
 		a := e.terms[k.own.at(i)]
 		has := a.nodes[s.node] > 0
