@@ -192,6 +192,73 @@ func takeTheOtherLayersIDs(t *testing.T, puttingOff bool) {
 	n.converged()
 }
 
+// TestLayersThatTradeIDsChangeAtOnce has a compiler whose log was lost give a root of the cluster's layer the id of its own
+// part in the node's, and the part the root's. Neither layer goes with the other as it was, so both are asked for and
+// change together: no reader finds a root that is a part.
+func TestLayersThatTradeIDsChangeAtOnce(t *testing.T) {
+	inBothWays(t, tradeIDs)
+}
+
+func tradeIDs(t *testing.T, puttingOff bool) {
+	t.Helper()
+	c := newCompiler()
+	w := plantest.NewWitness(memory(), merged(c)...)
+	n := startWith(t, c, w, puttingOff)
+	before := hinted(shop(1, 2, 0), 1)
+	commit := func(l model.Layer, rows *model.Tables) {
+		d := c.commit(l, rows, n.now)
+		w.Expect(merged(c)...)
+		n.put(d)
+	}
+	commit(model.ClusterLayer, before)
+	commit(model.NodeLayer("a"), parts(before, 1)) // set 101, a part of 1
+	n.pass(2 * time.Second)
+	n.converged()
+
+	after, node := renamed(before, 1, 101), renamed(parts(before, 1), 1, 101)
+	c.epoch++
+	c.commit(model.ClusterLayer, after, n.now)
+	c.commit(model.NodeLayer("a"), node, n.now)
+	w.Expect(merged(c)...)
+	n.pass(5 * time.Second)
+	n.converged()
+	for problem := range w.Problems {
+		t.Error(problem)
+	}
+}
+
+// renamed is rows in which two sets have each other's ids.
+func renamed(t *model.Tables, a, b model.SetID) *model.Tables {
+	id := func(id model.SetID) model.SetID {
+		switch id {
+		case a:
+			return b
+		case b:
+			return a
+		}
+		return id
+	}
+	rows := t.Rows()
+	for i := range rows.Frontends {
+		rows.Frontends[i].Set = id(rows.Frontends[i].Set)
+	}
+	for i := range rows.Sets {
+		rows.Sets[i].ID, rows.Sets[i].Root = id(rows.Sets[i].ID), id(rows.Sets[i].Root)
+	}
+	for i := range rows.Backends {
+		rows.Backends[i].Set = id(rows.Backends[i].Set)
+	}
+	for i := range rows.Members {
+		rows.Members[i].Set = id(rows.Members[i].Set)
+	}
+	for i := range rows.Views {
+		rows.Views[i].Set, rows.Views[i].Target = id(rows.Views[i].Set), id(rows.Views[i].Target)
+	}
+	out := model.NewTables()
+	out.Apply(&model.Change{Put: rows}, model.Digest{})
+	return out
+}
+
 func frontendOf(t *model.Tables, set model.SetID) (key model.FrontendKey) {
 	for k, f := range t.Frontends {
 		if f.Set == set {

@@ -85,6 +85,8 @@ type layer struct {
 	// walk is the way to what a compiler has, while it is looked for; strayed counts those in a row that led elsewhere.
 	walk    *walk.Walk
 	strayed int
+	// paired says that what the walk has led to doesn't go with the other layer's rows: that one is walked too.
+	paired bool
 }
 
 // transaction is what is being written.
@@ -96,7 +98,8 @@ type transaction struct {
 	bytes    int
 	writes   int
 	began    time.Time
-	repair   bool // brings the maps to where the positions already are
+	repair   bool         // brings the maps to where the positions already are
+	with     *transaction // the other layer's that is one with this; its writes are counted here
 }
 
 // Stats counts what happened, for metrics.

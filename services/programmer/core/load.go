@@ -172,7 +172,15 @@ func (c *Core) transact(t *transaction, changes ...plan.LayerChange) {
 		c.refused(t, err)
 		return
 	}
+	c.write(t, p)
+}
+
+// write gives out the writes of a plan.
+func (c *Core) write(t *transaction, p *plan.Plan) {
 	t.writes, t.began = p.Writes(), c.now
+	if t.with != nil {
+		t.with.began = c.now
+	}
 	c.pending = t
 	c.do(Transact{Phases: p.Phases})
 	c.sayLeftOut()
@@ -213,7 +221,7 @@ func (c *Core) done(in Done) {
 	c.sweep.disturbed = c.sweep.disturbed || t.writes > 0
 	if in.Err != nil {
 		if !t.repair {
-			c.accept(t) // what the maps should hold now, and will after the repair
+			t.each(c.accept) // what the maps should hold now, and will after the repair
 			c.loading.cut = t
 		}
 		c.distrust(in.Err.Error(), true)
@@ -226,13 +234,22 @@ func (c *Core) done(in Done) {
 		c.repaired(t, in.Switched)
 		return
 	}
-	c.accept(t)
-	c.do(Record{t.kind, t.position})
-	if t.found != "" {
-		c.event(false, "resynced", "%s", t.found)
+	t.each(c.accept)
+	t.each(func(t *transaction) {
+		c.do(Record{t.kind, t.position})
+		if t.found != "" {
+			c.event(false, "resynced", "%s", t.found)
+		}
+		c.displaced(t.kind)
+		c.applied(t, in.Switched)
+	})
+}
+
+// each is for both layers, if both change at once.
+func (t *transaction) each(of func(*transaction)) {
+	for ; t != nil; t = t.with {
+		of(t)
 	}
-	c.displaced(t.kind)
-	c.applied(t, in.Switched)
 }
 
 // displaced asks for the other layer as a whole if a change of this one took rows away from it: ids that meant
@@ -252,6 +269,7 @@ func (c *Core) displaced(by model.LayerKind) {
 func (c *Core) accept(t *transaction) {
 	l := &c.layers[t.kind]
 	l.position, l.known, l.full, l.refusals, l.strayed = t.position, true, false, 0, 0
+	c.otherThan(l).paired = false
 	l.committed = c.now
 	if t.delta != nil && !t.delta.Committed.IsZero() {
 		l.committed = t.delta.Committed
@@ -283,7 +301,7 @@ func (c *Core) repaired(t *transaction, at time.Time) {
 	c.loading.why, c.loading.drift, c.loading.cut = "", nil, nil
 	c.compare()
 	if cut != nil {
-		c.applied(cut, at)
+		cut.each(func(t *transaction) { c.applied(t, at) })
 	}
 }
 

@@ -3,6 +3,7 @@
 package core
 
 import (
+	"errors"
 	"fmt"
 	"slices"
 	"time"
@@ -19,6 +20,7 @@ import (
 // begin begins to walk a layer. Where walks led to other rows than were announced all rows are taken.
 func (c *Core) begin(l *layer) {
 	held := c.state.Wanted(l.Kind)
+	l.paired = false
 	if l.strayed > 0 {
 		l.walk = walk.NewOfAll(l.Layer, held)
 	} else {
@@ -73,38 +75,114 @@ func (c *Core) branches(in Branches) {
 	}
 }
 
-// finishWalk makes the rows those that a walk has led to, if one has ended.
+// finishWalk makes the rows those that a walk has led to, if one has ended. Where a compiler has numbered anew, ids of a
+// layer's rows may still mean something else in the other layer: then both change at once, when both have been walked.
 func (c *Core) finishWalk() bool {
 	if c.sync.busy {
 		return false
 	}
 	for _, kind := range kinds {
 		l := &c.layers[kind]
-		if l.walk == nil || !l.walk.Done() {
+		other := c.otherThan(l)
+		if l.walk == nil || !l.walk.Done() || l.paired && !other.walked() && !other.waits(c.now) {
 			continue
 		}
-		w := l.walk
-		l.walk = nil
-		change, position := w.Change()
-		if l.goesBack(position) {
-			c.stats.Duplicates++
+		t, change := c.walked(l)
+		switch {
+		case t == nil:
+			continue
+		case !l.paired && c.try(t, change):
+		case other.walked():
+			c.both(t, change, other)
+		case other.waits(c.now):
+			c.alone(t, change)
+		default:
+			l.paired, other.known = true, false
+			c.ask(other)
 			continue
 		}
-		_, bytes, _ := w.Cost()
-		c.transact(&transaction{kind: kind, position: position, bytes: bytes, found: c.found(l, w, change)},
-			plan.LayerChange{Kind: kind, Change: change, After: &position.Digest, TakeOver: true})
 		return true
 	}
 	return false
 }
 
+func (l *layer) walked() bool { return l.walk != nil && l.walk.Done() }
+
+func (c *Core) otherThan(l *layer) *layer {
+	if l.Kind == model.LayerCluster {
+		return &c.layers[model.LayerNode]
+	}
+	return &c.layers[model.LayerCluster]
+}
+
+// walked returns what a walk that has ended has led to; nothing if that would lead back.
+func (c *Core) walked(l *layer) (*transaction, plan.LayerChange) {
+	w := l.walk
+	change, position := w.Change()
+	if l.goesBack(position) {
+		l.walk = nil
+		c.stats.Duplicates++
+		return nil, plan.LayerChange{}
+	}
+	_, bytes, _ := w.Cost()
+	return &transaction{kind: l.Kind, position: position, bytes: bytes, found: c.found(l, w, change)},
+		plan.LayerChange{Kind: l.Kind, Change: change, After: &position.Digest}
+}
+
+// try takes what a layer's walk has led to, unless it doesn't go with the other layer's rows.
+func (c *Core) try(t *transaction, change plan.LayerChange) bool {
+	p, err := c.state.Apply(c.config.Capacities, change)
+	if refusal, ok := errors.AsType[*plan.Refusal](err); ok && refusal.Kind == "rows" {
+		return false
+	}
+	c.ended(&c.layers[t.kind])
+	if err != nil {
+		c.refused(t, err)
+	} else {
+		c.write(t, p)
+	}
+	return true
+}
+
+// both takes what the walks of both layers have led to at once; if that can't be, one after the other.
+func (c *Core) both(t *transaction, change plan.LayerChange, other *layer) {
+	change.TakeOver = true
+	if with, more := c.walked(other); with != nil {
+		more.TakeOver = true
+		if p, err := c.state.Apply(c.config.Capacities, change, more); err == nil {
+			c.ended(&c.layers[t.kind])
+			c.ended(other)
+			t.with = with
+			c.write(t, p)
+			return
+		}
+	}
+	other.walk = nil
+	c.alone(t, change)
+}
+
+// alone takes what a layer's walk has led to, and takes from the other layer what doesn't go with it.
+func (c *Core) alone(t *transaction, change plan.LayerChange) {
+	c.ended(&c.layers[t.kind])
+	change.TakeOver = true
+	c.transact(t, change)
+}
+
+// ended is for a walk that has led somewhere.
+func (c *Core) ended(l *layer) {
+	if l.walk.All() {
+		c.stats.Snapshots++
+	} else {
+		c.stats.Walks++
+	}
+	l.walk = nil
+}
+
 // found says what a walk has found; nothing if it was of all rows.
 func (c *Core) found(l *layer, w *walk.Walk, change *model.Change) string {
 	if w.All() {
-		c.stats.Snapshots++
 		return ""
 	}
-	c.stats.Walks++
 	rounds, bytes, _ := w.Cost()
 	text := fmt.Sprintf("layer %s: %d rows were missing or other than the compiler's, %d too many; found by %d answers of %d bytes",
 		l, change.Put.Len(), change.Remove.Len(), rounds, bytes)
