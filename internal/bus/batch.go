@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"strconv"
+	"time"
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
@@ -31,7 +32,9 @@ const (
 )
 
 // commit publishes messages as one atomic batch (a single message needs none) and waits for the stream's answer.
-func (c *Conn) commit(ctx context.Context, messages []*nats.Msg) (uint64, error) {
+func (c *Conn) commit(ctx context.Context, messages []*nats.Msg) (last uint64, err error) {
+	asked := time.Now()
+	defer func() { c.heard(err, asked) }()
 	ctx, cancel := context.WithTimeout(ctx, appendTime)
 	defer cancel()
 	inbox := c.nats.NewInbox()
@@ -72,7 +75,7 @@ func (c *Conn) commitAnswer(ctx context.Context, answers *nats.Subscription, cou
 	for {
 		m, err := answers.NextMsgWithContext(ctx)
 		if errors.Is(err, nats.ErrNoResponders) {
-			return 0, fmt.Errorf("nothing keeps its subjects: %w", ErrNoStream)
+			return 0, fmt.Errorf("nothing keeps its subjects: %w: %w", ErrNoStream, err)
 		}
 		if err != nil {
 			return 0, fmt.Errorf("%w: %w", ErrUncertain, c.explain(err))

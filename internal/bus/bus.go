@@ -90,6 +90,7 @@ type Conn struct {
 	js      jetstream.JetStream
 	options Options
 	log     *slog.Logger
+	mute    mute
 
 	// ctx ends with Close. Handlers hold handling for reading while they run; Close takes it for writing to wait for them.
 	ctx      context.Context
@@ -230,6 +231,7 @@ func (c *Conn) disconnected(_ *nats.Conn, err error) {
 }
 
 func (c *Conn) reconnected(conn *nats.Conn) {
+	c.mute.moved()
 	c.log.Info("reconnected to the bus", "url", conn.ConnectedUrlRedacted(), "reconnects", conn.Stats().Reconnects)
 	if c.options.OnReconnect != nil {
 		c.options.OnReconnect()

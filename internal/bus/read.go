@@ -98,6 +98,7 @@ func (c *Conn) read(ctx context.Context, o ReadOptions, each func(Record) error,
 		if r.next != was {
 			attempt = 0
 		}
+		c.heard(err, time.Now())
 		c.log.Warn("reading a stream broke off; trying again", "stream", o.Stream, "next", r.next, "error", err)
 		if wait(ctx, backoff(attempt)) != nil {
 			return fmt.Errorf("read stream %s: %w", o.Stream, errors.Join(ctx.Err(), err))
@@ -133,6 +134,7 @@ func (c *Conn) readOnce(ctx context.Context, r *reader) error {
 	if err != nil {
 		return err
 	}
+	c.mute.answered()
 	if pending == 0 && r.caughtUp() {
 		return nil
 	}
@@ -143,7 +145,7 @@ func (c *Conn) readOnce(ctx context.Context, r *reader) error {
 		return err
 	}
 	defer messages.Stop()
-	return r.drain(ctx, stream, consumer, messages)
+	return c.drain(ctx, r, stream, consumer, messages)
 }
 
 // pending asks how much there is to read. A consumer may be on a server whose copy of the stream is behind, as after a
@@ -222,11 +224,11 @@ func (r *reader) consumer() jetstream.OrderedConsumerConfig {
 }
 
 // drain hands over messages until r has all it wants.
-func (r *reader) drain(ctx context.Context, stream jetstream.Stream, consumer jetstream.Consumer, messages jetstream.MessagesContext) error {
+func (c *Conn) drain(ctx context.Context, r *reader, stream jetstream.Stream, consumer jetstream.Consumer, messages jetstream.MessagesContext) error {
 	for {
 		m, err := nextMessage(ctx, messages)
 		if errors.Is(err, context.DeadlineExceeded) && ctx.Err() == nil {
-			if done, err := r.quiet(ctx, stream, consumer); done || err != nil {
+			if done, err := c.quiet(ctx, r, stream, consumer); done || err != nil {
 				return err
 			}
 			continue
@@ -305,11 +307,12 @@ func (r *reader) all(meta *jetstream.MsgMetadata) bool {
 }
 
 // quiet is when nothing came for a while: what was pending may have been deleted meanwhile, or the stream with it.
-func (r *reader) quiet(ctx context.Context, stream jetstream.Stream, consumer jetstream.Consumer) (done bool, err error) {
+func (c *Conn) quiet(ctx context.Context, r *reader, stream jetstream.Stream, consumer jetstream.Consumer) (done bool, err error) {
 	now, err := stream.Info(ctx)
 	if err != nil {
 		return false, err
 	}
+	c.mute.answered()
 	if err := r.check(now); err != nil || r.caught {
 		return false, err
 	}
