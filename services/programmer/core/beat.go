@@ -31,10 +31,10 @@ func (c *Core) checkSilence() {
 	if c.beat.heard.IsZero() {
 		c.beat.heard = c.now
 	}
+	c.moveIfDue()
 	if c.now.Sub(c.beat.heard) < silence {
 		return
 	}
-	c.moveIfDue()
 	if _, named := c.report.faults[silent]; named {
 		return
 	}
@@ -50,21 +50,26 @@ func (c *Core) checkSilence() {
 	c.event(true, silent, "%s", text)
 }
 
-// moveMost is the longest pause between two servers of the bus that are tried while no heartbeat counts. The first is as
-// long as silence, and each next one twice the last: if no compiler leads, no server helps, and all nodes are silent.
-const moveMost = 5 * time.Minute
+// alone is how long no heartbeat may count until another server of the bus is tried: this one may be cut off from those that
+// compilers are connected to. Another compiler leads after one or two. moveMost is the longest pause between two tries.
+// Each is four times the last: if no compiler leads no server helps, and all nodes are silent at the same time.
+const (
+	alone    = 5 * time.Second
+	moveMost = 5 * time.Minute
+)
 
-// moveIfDue wants another server of the bus: this one may be cut off from those that compilers are connected to.
+// moveIfDue wants another server of the bus. All nodes of a cluster do so within as long again, so that servers take them
+// as they can.
 func (c *Core) moveIfDue() {
 	b := &c.beat
 	if b.moveAt.IsZero() {
-		b.moveAt = c.now.Add(c.jitter(silence))
+		b.moveAt = b.heard.Add(alone + c.jitter(alone))
 	}
 	if c.now.Before(b.moveAt) {
 		return
 	}
 	b.moves++
-	pause := min(moveMost, silence<<min(b.moves, 10))
+	pause := min(moveMost, alone<<min(2*b.moves, 10))
 	b.moveAt = c.now.Add(pause/2 + c.jitter(pause))
 	c.do(Elsewhere{})
 }
