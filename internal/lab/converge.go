@@ -39,7 +39,11 @@ func (l *Lab) Converged(ctx context.Context) error {
 	})
 	if err == nil {
 		err = pollQuick(ctx, func() bool {
-			missing = l.inKernels(ctx, state)
+			if missing = l.inKernels(ctx, state); errors.Is(missing, errAnotherState) { // another watcher leads, or STATE was lost
+				if at, err := l.inState(ctx, wanted); err == nil {
+					state = at
+				}
+			}
 			return missing == nil
 		})
 	}
@@ -178,6 +182,9 @@ func plain(fact *schemas.Fact) *schemas.Fact {
 	return p
 }
 
+// errAnotherState is when the compiler hasn't read STATE as far as a change is in it, or reads another epoch of it.
+var errAnotherState = errors.New("the compiler is elsewhere in STATE")
+
 // inKernels asks the leading compiler how far every node is.
 func (l *Lab) inKernels(ctx context.Context, state statePoint) error {
 	status, err := l.Status(ctx)
@@ -185,7 +192,7 @@ func (l *Lab) inKernels(ctx context.Context, state statePoint) error {
 		return err
 	}
 	if status.GetStateEpoch() != state.epoch || status.GetStateSequence() < state.sequence {
-		return fmt.Errorf("the compiler is at fact %d of STATE's epoch %d, not at %d of %d",
+		return fmt.Errorf("%w: fact %d of epoch %d, not %d of %d", errAnotherState,
 			status.GetStateSequence(), status.GetStateEpoch(), state.sequence, state.epoch)
 	}
 	nodes := map[string]*schemas.NodeStatus{}
