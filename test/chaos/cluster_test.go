@@ -189,7 +189,7 @@ func (c *cluster) logs() string {
 	var text strings.Builder
 	for _, file := range files {
 		data, _ := os.ReadFile(file)
-		fmt.Fprintf(&text, "--- %s\n%s\n", filepath.Base(file), data[max(0, len(data)-6000):])
+		fmt.Fprintf(&text, "--- %s\n%s\n", filepath.Base(file), data[max(0, len(data)-20000):])
 	}
 	return text.String()
 }
