@@ -13,10 +13,10 @@ import (
 // only with a reason in the commit. Older kernels prune less and take the helpers' way to checksums: 6.1 needs up to
 // twice as much as 6.18.
 var budgets = map[string]uint32{
-	"connect4": 20000, "connect6": 20000, "sendmsg4": 50000, "sendmsg6": 50000, "bind4": 200, "bind6": 500,
+	"connect4": 20000, "connect6": 20000, "sendmsg4": 40000, "sendmsg6": 40000, "bind4": 200, "bind6": 500,
 	"recvmsg4": 1000, "recvmsg6": 1000, "getpeername4": 200, "getpeername6": 200,
-	"from_pod": 150000, "to_pod": 75000,
-	"from_uplink": 140000, "to_uplink": 75000,
+	"from_pod": 100000, "to_pod": 60000,
+	"from_uplink": 75000, "to_uplink": 50000,
 	"mend_peers": 15000, "destroy_tcp": 200, "destroy_udp": 200,
 }
 

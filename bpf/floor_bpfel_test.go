@@ -19,8 +19,10 @@ const (
 	floorMapAdopted            = "adopted"
 	floorMapAffinitiesV1       = "affinities_v1"
 	floorMapBackendsV2         = "backends_v2"
+	floorMapBecomings          = "becomings"
 	floorMapBeginnings         = "beginnings"
 	floorMapBlocksV1           = "blocks_v1"
+	floorMapClaims             = "claims"
 	floorMapConnectionsV1      = "connections_v1"
 	floorMapCountersV1         = "counters_v1"
 	floorMapDatagramsV2        = "datagrams_v2"
@@ -156,8 +158,10 @@ type floorMapSpecs struct {
 	Adopted        *ebpf.MapSpec `ebpf:"adopted"`
 	AffinitiesV1   *ebpf.MapSpec `ebpf:"affinities_v1"`
 	BackendsV2     *ebpf.MapSpec `ebpf:"backends_v2"`
+	Becomings      *ebpf.MapSpec `ebpf:"becomings"`
 	Beginnings     *ebpf.MapSpec `ebpf:"beginnings"`
 	BlocksV1       *ebpf.MapSpec `ebpf:"blocks_v1"`
+	Claims         *ebpf.MapSpec `ebpf:"claims"`
 	ConnectionsV1  *ebpf.MapSpec `ebpf:"connections_v1"`
 	CountersV1     *ebpf.MapSpec `ebpf:"counters_v1"`
 	DatagramsV2    *ebpf.MapSpec `ebpf:"datagrams_v2"`
@@ -245,8 +249,10 @@ type floorMaps struct {
 	Adopted        *ebpf.Map `ebpf:"adopted"`
 	AffinitiesV1   *ebpf.Map `ebpf:"affinities_v1"`
 	BackendsV2     *ebpf.Map `ebpf:"backends_v2"`
+	Becomings      *ebpf.Map `ebpf:"becomings"`
 	Beginnings     *ebpf.Map `ebpf:"beginnings"`
 	BlocksV1       *ebpf.Map `ebpf:"blocks_v1"`
+	Claims         *ebpf.Map `ebpf:"claims"`
 	ConnectionsV1  *ebpf.Map `ebpf:"connections_v1"`
 	CountersV1     *ebpf.Map `ebpf:"counters_v1"`
 	DatagramsV2    *ebpf.Map `ebpf:"datagrams_v2"`
@@ -293,8 +299,10 @@ func (m *floorMaps) Close() error {
 		m.Adopted,
 		m.AffinitiesV1,
 		m.BackendsV2,
+		m.Becomings,
 		m.Beginnings,
 		m.BlocksV1,
+		m.Claims,
 		m.ConnectionsV1,
 		m.CountersV1,
 		m.DatagramsV2,

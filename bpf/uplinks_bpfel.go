@@ -19,8 +19,10 @@ const (
 	uplinksMapAdopted            = "adopted"
 	uplinksMapAffinitiesV1       = "affinities_v1"
 	uplinksMapBackendsV2         = "backends_v2"
+	uplinksMapBecomings          = "becomings"
 	uplinksMapBeginnings         = "beginnings"
 	uplinksMapBlocksV1           = "blocks_v1"
+	uplinksMapClaims             = "claims"
 	uplinksMapConnectionsV1      = "connections_v1"
 	uplinksMapCountersV1         = "counters_v1"
 	uplinksMapDatagramsV2        = "datagrams_v2"
@@ -129,8 +131,10 @@ type uplinksMapSpecs struct {
 	Adopted        *ebpf.MapSpec `ebpf:"adopted"`
 	AffinitiesV1   *ebpf.MapSpec `ebpf:"affinities_v1"`
 	BackendsV2     *ebpf.MapSpec `ebpf:"backends_v2"`
+	Becomings      *ebpf.MapSpec `ebpf:"becomings"`
 	Beginnings     *ebpf.MapSpec `ebpf:"beginnings"`
 	BlocksV1       *ebpf.MapSpec `ebpf:"blocks_v1"`
+	Claims         *ebpf.MapSpec `ebpf:"claims"`
 	ConnectionsV1  *ebpf.MapSpec `ebpf:"connections_v1"`
 	CountersV1     *ebpf.MapSpec `ebpf:"counters_v1"`
 	DatagramsV2    *ebpf.MapSpec `ebpf:"datagrams_v2"`
@@ -213,8 +217,10 @@ type uplinksMaps struct {
 	Adopted        *ebpf.Map `ebpf:"adopted"`
 	AffinitiesV1   *ebpf.Map `ebpf:"affinities_v1"`
 	BackendsV2     *ebpf.Map `ebpf:"backends_v2"`
+	Becomings      *ebpf.Map `ebpf:"becomings"`
 	Beginnings     *ebpf.Map `ebpf:"beginnings"`
 	BlocksV1       *ebpf.Map `ebpf:"blocks_v1"`
+	Claims         *ebpf.Map `ebpf:"claims"`
 	ConnectionsV1  *ebpf.Map `ebpf:"connections_v1"`
 	CountersV1     *ebpf.Map `ebpf:"counters_v1"`
 	DatagramsV2    *ebpf.Map `ebpf:"datagrams_v2"`
@@ -258,8 +264,10 @@ func (m *uplinksMaps) Close() error {
 		m.Adopted,
 		m.AffinitiesV1,
 		m.BackendsV2,
+		m.Becomings,
 		m.Beginnings,
 		m.BlocksV1,
+		m.Claims,
 		m.ConnectionsV1,
 		m.CountersV1,
 		m.DatagramsV2,

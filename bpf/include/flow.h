@@ -142,19 +142,60 @@ static __noinline int flow_claim(const struct tuple *key, const struct flow *flo
 	return error;
 }
 
-/*
- * Claims with random ports in place of one that is taken, at which port points within flow. Returns
- * 0 or -EEXIST, or another error.
+/* What a port is looked for: one a processor, since the function that tries one takes no pointers.
  */
-static __noinline int flow_claim_random(const struct tuple *key, struct flow *flow, __be16 *port)
+struct claim {
+	struct tuple key;
+	struct flow flow;
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct claim);
+} claims SEC(".maps");
+
+static __always_inline struct claim *claim_room(void)
 {
+	__u32 zero = 0;
+
+	return bpf_map_lookup_elem(&claims, &zero);
+}
+
+/*
+ * Claims with a random port, in place of the one outside or of the client's. Returns 0 or -EEXIST,
+ * or another error. Global, so that the verifier walks it once and not for each attempt.
+ */
+__noinline int flow_claim_once(__u32 outside)
+{
+	struct claim *c = claim_room();
+	__be16 port = random_port();
+
+	if (!c || !port)
+		return -EEXIST;
+	if (outside)
+		c->flow.port = port;
+	else
+		c->flow.other_port = port;
+	return flow_write_peer(&c->key, &c->flow, BPF_NOEXIST);
+}
+
+/* The same again and again, in place of a port that is taken. */
+static __always_inline int flow_claim_random(const struct tuple *key, struct flow *flow,
+					     bool outside)
+{
+	struct claim *c = claim_room();
 	int error = -EEXIST;
 
-	for (int i = 0; i < PORT_ATTEMPTS && error == -EEXIST; i++) {
-		*port = random_port();
-		if (*port)
-			error = flow_write_peer(key, flow, BPF_NOEXIST);
-	}
+	if (!c)
+		return error;
+	c->key = *key;
+	c->flow = *flow;
+	for (int i = 0; i < PORT_ATTEMPTS && error == -EEXIST; i++)
+		error = flow_claim_once(outside);
+	flow->port = c->flow.port;
+	flow->other_port = c->flow.other_port;
 	return error;
 }
 
@@ -166,7 +207,7 @@ static __always_inline int flow_claim_port(const struct tuple *key, struct flow 
 	flow->other_port = key->source_port;
 	error = flow_claim(key, flow);
 	if (error == -EEXIST)
-		error = flow_claim_random(key, flow, &flow->other_port);
+		error = flow_claim_random(key, flow, false);
 	return error ? REASON_FLOWS_FULL : REASON_NONE;
 }
 

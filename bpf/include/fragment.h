@@ -184,23 +184,51 @@ static __always_inline bool read_ends(struct __sk_buff *skb, const struct packet
 				   &f->destination.words[3], 4);
 }
 
-/* Turns the packet into a held one, with its first one's addresses. Returns false if it can't. */
-static __noinline bool become_held(struct __sk_buff *skb, struct packet *p,
-				   const struct held_key *key, const struct fragment *f)
+/* What a packet is to become: one a processor, since the function that does it takes no pointers.
+ */
+struct becoming {
+	struct packet packet;
+	struct held_key key;
+	struct fragment first;
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct becoming);
+} becomings SEC(".maps");
+
+static __always_inline struct becoming *becoming_room(void)
 {
-	struct held *copy = look_up(&held_v1, key);
-	struct rewrite to = { .source = f->source, .destination = f->destination };
+	__u32 zero = 0;
+
+	return bpf_map_lookup_elem(&becomings, &zero);
+}
+
+/*
+ * Turns the packet into a held one, with its first one's addresses. Returns 0 if it can't. Global,
+ * so that the verifier walks it once and not for each that is held.
+ */
+__noinline int become_held(struct __sk_buff *skb)
+{
+	struct becoming *b = becoming_room();
+	struct rewrite to;
+	struct held *copy;
 	__u32 length;
 
-	if (!copy || f->time - copy->time > HELD_TIME)
-		return false;
+	if (!b)
+		return 0;
+	copy = look_up(&held_v1, &b->key);
+	if (!copy || b->first.time - copy->time > HELD_TIME)
+		return 0;
 	length = copy->length;
 	if (!within(&length, 1, HELD_BYTES) || bpf_skb_change_tail(skb, ETH_HLEN + length, 0) ||
 	    bpf_skb_store_bytes(skb, ETH_HLEN, copy->bytes, length, BPF_F_RECOMPUTE_CSUM))
-		return false;
-	delete_from(&held_v1, key);
-	p->later = true;
-	return !rewrite_packet(skb, p, &to);
+		return 0;
+	delete_from(&held_v1, &b->key);
+	to = (struct rewrite){ .source = b->first.source, .destination = b->first.destination };
+	return !rewrite_packet(skb, &b->packet, &to);
 }
 
 /* What the first fragment is when it comes by once more: decided about, and to pass as it is. */
@@ -235,6 +263,7 @@ static __noinline int send_held(struct __sk_buff *skb, const struct packet *firs
 	__u32 flags = leaving ? 0 : BPF_F_INGRESS, mark = skb->mark;
 	struct packet p = *first;
 	struct held_key key;
+	struct becoming *b;
 	struct fragment *f;
 
 	fragment_key(first, leaving, &key);
@@ -244,9 +273,14 @@ static __noinline int send_held(struct __sk_buff *skb, const struct packet *firs
 	skb->mark = SENT_ON;
 	bpf_clone_redirect(skb, skb->ifindex, flags);
 	skb->mark = mark;
+	b = becoming_room();
+	if (!b)
+		return TC_ACT_SHOT;
+	p.later = true;
 	for (__u32 i = 0; i < HELD_PER_DATAGRAM && i < count; i++) {
 		key.index = i;
-		if (become_held(skb, &p, &key, f))
+		*b = (struct becoming){ .packet = p, .key = key, .first = *f };
+		if (become_held(skb))
 			bpf_clone_redirect(skb, skb->ifindex, flags);
 	}
 	return TC_ACT_SHOT; /* all that it was is sent */

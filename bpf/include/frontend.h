@@ -71,15 +71,24 @@ static __always_inline __u8 network_kind(const struct address *addr)
 	return network ? network->kind : 0;
 }
 
-/* Says if an address is of the service CIDR. No lookup, if it isn't. */
-static __noinline bool is_service_address(const struct address *addr)
+/* Global, and so without pointers, which Linux takes from 5.12 on: the verifier walks its steps
+ * once, whoever calls it. */
+__noinline int has_service_address(__u32 a, __u32 b, __u32 c, __u32 d)
 {
+	struct address addr = { { a, b, c, d } };
+
 	for (__u32 i = 0; i < SERVICE_NETWORKS && i < *(volatile __u32 *)&service_networks.count;
 	     i++) {
-		if (prefix_has(&service_networks.prefixes[i], addr))
-			return network_kind(addr) == NETWORK_SERVICES;
+		if (prefix_has(&service_networks.prefixes[i], &addr))
+			return network_kind(&addr) == NETWORK_SERVICES;
 	}
-	return false;
+	return 0;
+}
+
+/* Says if an address is of the service CIDR. No lookup, if it isn't. */
+static __always_inline bool is_service_address(const struct address *addr)
+{
+	return has_service_address(addr->words[0], addr->words[1], addr->words[2], addr->words[3]);
 }
 
 static __always_inline const struct frontend *frontend_of(struct frontend_key *key)

@@ -36,7 +36,7 @@ static __always_inline int masquerade_port(const struct tuple *key, struct flow 
 	if (port_allowed(flow->port))
 		error = flow_claim(key, flow);
 	if (error == -EEXIST)
-		error = flow_claim_random(key, flow, &flow->port);
+		error = flow_claim_random(key, flow, true);
 	if (!error)
 		return REASON_NONE;
 	return error == -EEXIST ? REASON_PORTS_EXHAUSTED : REASON_FLOWS_FULL;

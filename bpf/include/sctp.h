@@ -110,21 +110,20 @@ static __noinline int rewrite_sctp(struct __sk_buff *skb, const struct packet *p
 	return REASON_NONE;
 }
 
-/*
- * The CRC32c of a packet of one chunk without content, whose own checksum counts as zero: its words
- * as they lie in memory. Global, as above.
- */
-__noinline __u32 crc32c_of(__u32 ports, __u32 tag, __u32 chunk)
+/* The CRC with four bytes more. Global, as above. */
+__noinline __u32 crc32c_add(__u32 crc, __u32 word)
 {
-	const __u32 words[] = { ports, tag, 0, chunk };
-	__u32 crc = ~0;
-
-	for (__u32 i = 0; i < sizeof(words) * 8; i++) {
-		if (i % 32 == 0)
-			crc ^= words[i / 32];
+	crc ^= word;
+	for (int i = 0; i < 32; i++)
 		crc = (crc >> 1) ^ (CRC32C_POLYNOMIAL & -(crc & 1));
-	}
-	return ~crc;
+	return crc;
+}
+
+/* The CRC32c of a packet of one chunk without content, whose own checksum counts as zero: its words
+ * as they lie in memory. */
+static __always_inline __u32 crc32c_of(__u32 ports, __u32 tag, __u32 chunk)
+{
+	return ~crc32c_add(crc32c_add(crc32c_add(crc32c_add(~0, ports), tag), 0), chunk);
 }
 
 /* The checksum of an answer, which is in one piece. */
