@@ -262,12 +262,14 @@ func (x *SeenReply) GetStateEpoch() uint64 {
 	return 0
 }
 
-// CredentialRequest is a node's, for a credential of its own: it has shown its ServiceAccount token to connect.
+// CredentialRequest is a node's, for a credential of its own, or for the next one.
 type CredentialRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	Node  string                 `protobuf:"bytes,1,opt,name=node,proto3" json:"node,omitempty"`
 	// The public user nkey that the credential is for.
-	PublicKey     string `protobuf:"bytes,2,opt,name=public_key,json=publicKey,proto3" json:"public_key,omitempty"`
+	PublicKey string `protobuf:"bytes,2,opt,name=public_key,json=publicKey,proto3" json:"public_key,omitempty"`
+	// The ServiceAccount token of its programmer's pod: a node that is gone has none that is good.
+	Token         string `protobuf:"bytes,3,opt,name=token,proto3" json:"token,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -312,6 +314,13 @@ func (x *CredentialRequest) GetNode() string {
 func (x *CredentialRequest) GetPublicKey() string {
 	if x != nil {
 		return x.PublicKey
+	}
+	return ""
+}
+
+func (x *CredentialRequest) GetToken() string {
+	if x != nil {
+		return x.Token
 	}
 	return ""
 }
@@ -401,11 +410,12 @@ const file_deltaplane_v1_lead_proto_rawDesc = "" +
 	"\aunknown\x18\x03 \x01(\bR\aunknown\x12\x18\n" +
 	"\arefused\x18\x04 \x01(\tR\arefused\x12\x1f\n" +
 	"\vstate_epoch\x18\x05 \x01(\x04R\n" +
-	"stateEpoch\"F\n" +
+	"stateEpoch\"\\\n" +
 	"\x11CredentialRequest\x12\x12\n" +
 	"\x04node\x18\x01 \x01(\tR\x04node\x12\x1d\n" +
 	"\n" +
-	"public_key\x18\x02 \x01(\tR\tpublicKey\"s\n" +
+	"public_key\x18\x02 \x01(\tR\tpublicKey\x12\x14\n" +
+	"\x05token\x18\x03 \x01(\tR\x05token\"s\n" +
 	"\x0fCredentialReply\x12\x10\n" +
 	"\x03jwt\x18\x01 \x01(\tR\x03jwt\x124\n" +
 	"\aexpires\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\aexpires\x12\x18\n" +

@@ -78,7 +78,7 @@ func newTrustNodeCommand() *cobra.Command {
 		Use:   "node FOLDER NODE...",
 		Short: "Make credentials for nodes that have no ServiceAccount",
 		Long: `node makes a folder with the credentials of each node, for programmers that run without Kubernetes. They have no end: in
-a cluster nodes join by their ServiceAccount, and get credentials for a day.`,
+a cluster nodes join by their ServiceAccount, and get credentials for half a day.`,
 		Example: `  deltaplane trust node ./trust node-a node-b`,
 		Args:    cobra.MinimumNArgs(2),
 		RunE: func(cmd *cobra.Command, args []string) error {

@@ -24,10 +24,10 @@ const joinTime = time.Hour
 // for the watchers.
 type Door struct{ Folder string }
 
-// Answer answers a server's request. who finds the user that a token proves. The error is why nobody is let in; it is for
+// Answer answers a server's request. who finds the user that a token proves; from is the address that shows it. The error is why nobody is let in; it is for
 // people who operate the watchers and the servers: whoever shows the token hears nothing of it. There may be an answer
 // besides, so that the server needn't wait.
-func (d Door) Answer(request []byte, who func(token string) (user string, err error)) (answer []byte, refused error) {
+func (d Door) Answer(request []byte, who func(from, token string) (user string, err error)) (answer []byte, refused error) {
 	asked, err := jwt.DecodeAuthorizationRequestClaims(string(request))
 	if err != nil {
 		return nil, fmt.Errorf("read a server's question who someone is: %w", err)
@@ -45,11 +45,11 @@ func (d Door) Answer(request []byte, who func(token string) (user string, err er
 	return []byte(text), errors.Join(refused, err)
 }
 
-func (d Door) admit(asked *jwt.AuthorizationRequestClaims, who func(token string) (string, error)) (string, error) {
+func (d Door) admit(asked *jwt.AuthorizationRequestClaims, who func(from, token string) (string, error)) (string, error) {
 	if asked.ConnectOptions.Token == "" {
 		return "", errors.New("it shows no token")
 	}
-	user, err := who(asked.ConnectOptions.Token)
+	user, err := who(asked.ClientInformation.Host, asked.ConnectOptions.Token)
 	if err != nil {
 		return "", err
 	}

@@ -36,8 +36,10 @@ const (
 // ReadPrefix stands for $JS.API in the readers' account.
 const ReadPrefix = "DPJS"
 
-// NodeCredentialTime is how long a node's credential is good. It is renewed after half of it.
-const NodeCredentialTime = 24 * time.Hour
+// NodeCredentialTime is how long a node's credential is good. It is renewed after half of it. A node that is gone, or a copy
+// of its credential, is out after that at the latest; and the API server may be away for half of it without any node
+// having to leave the bus.
+const NodeCredentialTime = 12 * time.Hour
 
 // What a server may be asked for, and not more, by one user.
 const (

@@ -82,11 +82,20 @@ func (m *member) identity() (bus.Identity, error) {
 	if err != nil {
 		return bus.Identity{}, err
 	}
+	token, err := m.token()
+	if err != nil {
+		return bus.Identity{}, err
+	}
+	return bus.Identity{JWT: knock.JWT, Sign: knock.Sign, Token: token}, nil
+}
+
+// token is the pod's, as the kubelet has last written it.
+func (m *member) token() (string, error) {
 	token, err := os.ReadFile(m.joinToken)
 	if err != nil {
-		return bus.Identity{}, fmt.Errorf("read the ServiceAccount token to join with: %w", err)
+		return "", fmt.Errorf("read the ServiceAccount token that shows which node this is: %w", err)
 	}
-	return bus.Identity{JWT: knock.JWT, Sign: knock.Sign, Token: strings.TrimSpace(string(token))}, nil
+	return strings.TrimSpace(string(token)), nil
 }
 
 // connected is called when a server has let this node in. If it did so by the token, the credential is worth nothing.
@@ -144,7 +153,11 @@ func (m *member) ask(ctx context.Context, conn *bus.Conn) error {
 	if err != nil {
 		return err
 	}
-	request, err := proto.Marshal(&schemas.CredentialRequest{Node: m.node, PublicKey: public})
+	token, err := m.token()
+	if err != nil {
+		return err
+	}
+	request, err := proto.Marshal(&schemas.CredentialRequest{Node: m.node, PublicKey: public, Token: token})
 	if err != nil {
 		return err
 	}

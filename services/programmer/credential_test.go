@@ -50,7 +50,7 @@ func (g *gate) open() (shut func()) {
 	atDoor, inside := g.connect(trust.FileDoor), g.connect(trust.FileCredentials)
 	_, err := atDoor.Attend(trust.SubjectDoor, "", func(string) bus.Responder {
 		return func(_ context.Context, data []byte, reply func([]byte) error) {
-			answer, _ := door.Answer(data, func(token string) (string, error) {
+			answer, _ := door.Answer(data, func(_, token string) (string, error) {
 				g.asked <- token
 				if token != "a good token" {
 					return "", errors.New("not known")

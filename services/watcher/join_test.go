@@ -5,6 +5,7 @@ package main
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"path/filepath"
 	"strings"
@@ -18,22 +19,33 @@ import (
 	"github.com/deltaplane/deltaplane/internal/testkit"
 	"github.com/deltaplane/deltaplane/internal/trust"
 	"github.com/deltaplane/deltaplane/schemas"
+	"github.com/deltaplane/deltaplane/services/watcher/convert"
+	"github.com/deltaplane/deltaplane/services/watcher/core"
+	"github.com/deltaplane/deltaplane/services/watcher/kube"
 )
 
 // tokens is an API server that knows some tokens, each of a node.
 type tokens map[string]string
 
-func (k tokens) Node(_ context.Context, token string) (string, error) {
-	if node := k[token]; node != "" {
-		return node, nil
+func (k tokens) Claimed(token string, _ time.Time) (kube.Proof, error) {
+	if token == "" {
+		return kube.Proof{}, errors.New("that is no token")
 	}
-	return "", errors.New("the API server doesn't know the token")
+	return kube.Proof{Node: k[token]}, nil
+}
+
+func (k tokens) Review(_ context.Context, token string) (kube.Proof, error) {
+	if node := k[token]; node != "" {
+		return kube.Proof{Node: node, NodeUID: "uid-1"}, nil
+	}
+	return kube.Proof{}, fmt.Errorf("%w: the API server doesn't know it", kube.ErrRefused)
 }
 
 // house is a bus with the deployed configuration and a watcher's door.
 type house struct {
 	server *embedded.Server
 	folder *trust.Folder
+	nodes  *nodes // that the watcher knows
 	close  func() // the door
 }
 
@@ -55,7 +67,7 @@ func newHouse(t *testing.T, known tokens) *house {
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error, 1)
 	go func() { done <- w.keepDoor(ctx, known) }()
-	h := &house{server: server, folder: folder}
+	h := &house{server: server, folder: folder, nodes: &w.nodes}
 	h.close = func() {
 		if cancel(); done != nil {
 			if err := <-done; err != nil {
@@ -96,9 +108,9 @@ func (h *house) knocking(t *testing.T, token string) func() (bus.Identity, error
 	}
 }
 
-func askCredential(t *testing.T, conn *bus.Conn, subject, node, key string) *schemas.CredentialReply {
+func askCredential(t *testing.T, conn *bus.Conn, subject, node, key, token string) *schemas.CredentialReply {
 	t.Helper()
-	request, err := proto.Marshal(&schemas.CredentialRequest{Node: node, PublicKey: key})
+	request, err := proto.Marshal(&schemas.CredentialRequest{Node: node, PublicKey: key, Token: token})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -115,7 +127,7 @@ func askCredential(t *testing.T, conn *bus.Conn, subject, node, key string) *sch
 
 // A node joins by its token, asks for a credential, and from then on needs neither the watcher nor the API server.
 //
-// Promise P9: a node has a credential of its own, for a day, that says nothing but which node it is.
+// Promise P9: a node has a credential of its own, for half a day, that says nothing but which node it is.
 func TestNodeJoinsByItsTokenAndStaysByItsCredential(t *testing.T) {
 	const node = "ip-10-0-0-1.example.internal"
 	h := newHouse(t, tokens{"a good token": node})
@@ -131,11 +143,11 @@ func TestNodeJoinsByItsTokenAndStaysByItsCredential(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	reply := askCredential(t, conn, schemas.CredentialSubject(node), node, key)
+	reply := askCredential(t, conn, schemas.CredentialSubject(node), node, key, "a good token")
 	if own, err = own.With(reply.GetJwt()); err != nil {
 		t.Fatalf("%v: %s", err, reply.GetRefused())
 	}
-	if left := time.Until(own.Expires); left < 23*time.Hour || left > 24*time.Hour {
+	if left := time.Until(own.Expires); left < trust.NodeCredentialTime-time.Hour || left > trust.NodeCredentialTime {
 		t.Errorf("the credential ends in %v", left)
 	}
 	h.close()
@@ -149,7 +161,7 @@ func TestNodeJoinsByItsTokenAndStaysByItsCredential(t *testing.T) {
 }
 
 func TestDoorRefuses(t *testing.T) {
-	h := newHouse(t, tokens{"a good token": "node-a"})
+	h := newHouse(t, tokens{"a good token": "node-a", "another's": "node-b"})
 	// The door refuses at once, so that a few tries fit in.
 	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Second)
 	defer cancel()
@@ -166,54 +178,80 @@ func TestDoorRefuses(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, test := range []struct{ node, key, want string }{
-		{"node-b", "UABC", `node "node-a" asks for a credential of "node-b"`},
-		{"node-a", "UABC", "is no public user key"},
-		{"node-a", "", "is no public user key"},
+	key := newKey(t)
+	for _, test := range []struct{ node, key, token, want string }{
+		{"node-b", key, "a good token", `node "node-a" asks for a credential of "node-b"`},
+		{"node-a", "UABC", "a good token", "is no public user key"},
+		{"node-a", "", "a good token", "is no public user key"},
+		{"node-a", key, "", "that is no token"},
+		{"node-a", key, "a bad token", "the API server doesn't know it"},
+		{"node-a", key, "another's", `node "node-a" shows a token of node "node-b"`},
 	} {
-		reply := askCredential(t, conn, schemas.CredentialSubject("node-a"), test.node, test.key)
+		reply := askCredential(t, conn, schemas.CredentialSubject("node-a"), test.node, test.key, test.token)
 		if !strings.Contains(reply.GetRefused(), test.want) || reply.GetJwt() != "" {
 			t.Errorf("%+v: refused %q", test, reply.GetRefused())
 		}
 	}
 }
 
-// counted counts how often the API server is asked.
-type counted struct {
-	tokens
-	asked int
+func newKey(t *testing.T) string {
+	t.Helper()
+	own, err := trust.NewCredential()
+	if err != nil {
+		t.Fatal(err)
+	}
+	key, err := own.PublicKey()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return key
 }
 
-func (c *counted) Node(ctx context.Context, token string) (string, error) {
-	c.asked++
-	return c.tokens.Node(ctx, token)
+func aNode(name, uid string) *schemas.Fact {
+	return &schemas.Fact{Object: &schemas.ObjectRef{Kind: convert.KindNode, Name: name, Uid: uid}}
 }
 
-// A node that knocks again finds the answer that came too late for its first knock; one that was refused is asked about
-// each time; and no answer is kept longer than it may be.
-func TestAnswersAboutTokensAreRememberedForAWhile(t *testing.T) {
-	api, start := &counted{tokens: tokens{"good": "node-a"}}, time.Now()
-	var k known
-	for i, step := range []struct {
-		token string
-		after time.Duration
-		asked int
-	}{
-		{"good", 0, 1},
-		{"good", knownTime / 2, 1},
-		{"good", knownTime, 2},
-		{"bad", knownTime, 3},
-		{"bad", knownTime, 4},
-	} {
-		node, err := k.node(t.Context(), api, step.token, start.Add(step.after))
-		if api.asked != step.asked || (node == "node-a") != (step.token == "good") || (err == nil) != (step.token == "good") {
-			t.Errorf("step %d: node %q, %v; asked %d times, want %d", i, node, err, api.asked, step.asked)
+// A node whose Node was taken away gets no credential any more, though it is connected and its token still looks good; nor
+// does it when another machine has its name.
+//
+// Promise P9: who is no node any more is out when its credential ends.
+// Fault 13: a node that was removed goes on asking.
+func TestANodeThatIsGoneGetsNoCredential(t *testing.T) {
+	h := newHouse(t, tokens{"a good token": "node-a"})
+	h.nodes.take(core.List{Kinds: []string{convert.KindNode}, Facts: []*schemas.Fact{aNode("node-a", "uid-1")}})
+	conn, err := h.enter(t, "node-a", h.knocking(t, "a good token"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	asks := func(want string) {
+		t.Helper()
+		reply := askCredential(t, conn, schemas.CredentialSubject("node-a"), "node-a", newKey(t), "a good token")
+		if given := reply.GetJwt() != ""; given != (want == "") || !strings.Contains(reply.GetRefused(), want) {
+			t.Errorf("given %v, refused %q, want %q", given, reply.GetRefused(), want)
 		}
 	}
-	for i := range 3 * knownMost {
-		k.add([32]byte{byte(i), byte(i >> 8), byte(i >> 16)}, knownToken{"node-b", start.Add(time.Hour)}, start)
+	asks("")
+	h.nodes.take(core.Delete{Object: aNode("node-a", "uid-1").GetObject()})
+	asks(`the cluster has no Node "node-a"`)
+	h.nodes.take(core.Upsert{Fact: aNode("node-a", "uid-2")})
+	asks("made anew")
+	h.nodes.take(core.List{Kinds: []string{convert.KindNode}, Incomplete: "half of it"})
+	asks("made anew")
+	h.nodes.take(core.List{Kinds: []string{convert.KindNode}, Refused: []core.Refusal{{Object: aNode("node-a", "uid-1").GetObject()}}})
+	asks("")
+}
+
+// A node that was put out gets nothing, from the moment that the watcher has the file.
+func TestANodeThatWasPutOutGetsNoCredential(t *testing.T) {
+	h := newHouse(t, tokens{"a good token": "node-a"})
+	conn, err := h.enter(t, "node-a", h.knocking(t, "a good token"))
+	if err != nil {
+		t.Fatal(err)
 	}
-	if len(k.tokens) > knownMost {
-		t.Errorf("%d tokens are remembered, want at most %d", len(k.tokens), knownMost)
+	if _, err := h.folder.Revoke("node-a"); err != nil {
+		t.Fatal(err)
+	}
+	if got := askCredential(t, conn, schemas.CredentialSubject("node-a"), "node-a", newKey(t), "a good token").GetRefused(); !strings.Contains(got, "put out") {
+		t.Errorf("refused %q", got)
 	}
 }

@@ -28,6 +28,7 @@ type metrics struct {
 	bytes      *prometheus.GaugeVec
 	append     prometheus.Histogram
 	door       *prometheus.CounterVec
+	reviews    prometheus.Counter
 }
 
 func newMetrics() *metrics {
@@ -52,7 +53,8 @@ func newMetrics() *metrics {
 		able:       prometheus.NewGauge(gauge("able", "1 while this watcher leads or could: it knows STATE, everything was listed, and its source is there.")),
 		seals:      prometheus.NewGauge(gauge("seals", "1 if facts are sealed, 0 if not (no --signing-key): then compilers with trusted keys don't use them.")),
 		terms:      prometheus.NewCounter(counter("terms_total", "Terms of leading begun.")),
-		door:       prometheus.NewCounterVec(counter("joins_total", "Nodes that joined by their token, and credentials asked for; result is ok or refused."), []string{"asked", "result"}),
+		door:       prometheus.NewCounterVec(counter("joins_total", "Nodes that joined by their token, and credentials asked for; result is ok, refused, or busy: more tokens were shown than the API server is asked about."), []string{"asked", "result"}),
+		reviews:    prometheus.NewCounter(counter("token_reviews_total", "Times that the API server was asked whether a node's token is genuine.")),
 		alarms:     prometheus.NewGaugeVec(gauge("stream_alarms", "1 while something is wrong with STATE, by kind; the leader's last look, every 10 s."), []string{"kind"}),
 		bytes:      prometheus.NewGaugeVec(gauge("stream_bytes", "How large STATE is (of: stored) and may become (of: limit)."), []string{"of"}),
 		dropped:    prometheus.NewCounter(counter("kubernetes_events_dropped_total", "Kubernetes Events not written because there were too many.")),
@@ -61,7 +63,7 @@ func newMetrics() *metrics {
 			Buckets: prometheus.ExponentialBuckets(0.0005, 2, 14),
 		}),
 	}
-	m.registry.MustRegister(m.objects, m.published, m.suppressed, m.setAside, m.held, m.watches, m.leader, m.able, m.seals, m.terms, m.dropped, m.alarms, m.bytes, m.append, m.door)
+	m.registry.MustRegister(m.objects, m.published, m.suppressed, m.setAside, m.held, m.watches, m.leader, m.able, m.seals, m.terms, m.dropped, m.alarms, m.bytes, m.append, m.door, m.reviews)
 	return m
 }
 

@@ -64,6 +64,7 @@ type service struct {
 	streams    streams.Watch // of STATE; the session that runs uses it
 	// reviewer knows nodes' tokens; nil without an API server.
 	reviewer reviewer
+	nodes    nodes // that the source has
 
 	mu       sync.Mutex
 	conn     *bus.Conn

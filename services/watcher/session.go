@@ -267,6 +267,7 @@ func (s *session) watch(ctx context.Context) {
 	s.running.Go(func() {
 		defer close(ended)
 		err := s.source.Run(ctx, lost, func(in core.Input) {
+			s.nodes.take(in)
 			select {
 			case inputs <- in:
 			case <-ctx.Done():

@@ -1,0 +1,137 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"context"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"maps"
+	"sync"
+	"time"
+
+	"golang.org/x/time/rate"
+
+	"github.com/deltaplane/deltaplane/services/watcher/kube"
+)
+
+// Whoever reaches the bus may knock as often as it likes, with whatever it takes for a token. What each of these bounds is
+// what the API server is asked: by everyone together, by one address or node, and at the same time. The bound of an address
+// is far below that of all, so that one that floods takes little from who knocks elsewhere.
+const (
+	reviewsPerSecond, reviewsAtOnce = 100, 200
+	reviewsPerAsker, askersAtOnce   = 2, 10
+	reviewsRunning                  = 16
+	// askersMost bounds the addresses and nodes that are told apart.
+	askersMost = 20_000
+	sweepEvery = time.Second
+
+	// knownTime is how long it is remembered which node a token proves. Who joins waits some two seconds for an answer, then
+	// knocks again: when the API server is slower than that, the next knock finds the answer here.
+	knownTime = time.Minute
+	// refusedTime is the same for a token that proves none: not long, the API server may know better later.
+	refusedTime = 10 * time.Second
+)
+
+// errBusy is why the API server isn't asked now: who asks may ask again.
+var errBusy = errors.New("too many tokens are shown at a time: show it again")
+
+// reviewer finds the node that a ServiceAccount token proves.
+type reviewer interface {
+	// Claimed returns what a token says of itself, of which nothing is proven. An error says why it can't be good.
+	Claimed(token string, now time.Time) (kube.Proof, error)
+	// Review asks the API server. Only kube.ErrRefused is its verdict.
+	Review(ctx context.Context, token string) (kube.Proof, error)
+}
+
+// gate finds the node that a token proves, and keeps the API server from being asked more than it should.
+type gate struct {
+	review  reviewer
+	nodes   *nodes
+	reviews func() // counts
+	known   remembered
+	refused remembered
+	running chan struct{}
+	all     *rate.Limiter
+
+	mu     sync.Mutex
+	askers map[string]*rate.Limiter
+	swept  time.Time // when those that haven't asked for a while were forgotten
+}
+
+func newGate(review reviewer, nodes *nodes, reviews func()) *gate {
+	return &gate{
+		review: review, nodes: nodes, reviews: reviews, running: make(chan struct{}, reviewsRunning),
+		all: rate.NewLimiter(reviewsPerSecond, reviewsAtOnce), askers: map[string]*rate.Limiter{},
+	}
+}
+
+// node returns the node that a token proves, which asker shows.
+func (g *gate) node(ctx context.Context, asker, token string, now time.Time) (string, error) {
+	claimed, err := g.review.Claimed(token, now)
+	if err != nil {
+		return "", err
+	}
+	if err := g.nodes.has(claimed); err != nil {
+		return "", err
+	}
+	key := sha256.Sum256([]byte(token))
+	found, ok := g.known.find(key, now)
+	if !ok {
+		found, ok = g.refused.find(key, now)
+	}
+	if !ok {
+		found, err = g.ask(ctx, asker, key, token, now)
+	}
+	if err = errors.Join(err, found.err); err != nil {
+		return "", err
+	}
+	return found.proof.Node, g.nodes.has(found.proof)
+}
+
+// ask asks the API server, if that may be asked now.
+func (g *gate) ask(ctx context.Context, asker string, key [sha256.Size]byte, token string, now time.Time) (answer remembering, err error) {
+	if !g.of(asker, now).AllowN(now, 1) {
+		return answer, fmt.Errorf("%s: %w", asker, errBusy)
+	}
+	if !g.all.AllowN(now, 1) {
+		return answer, errBusy
+	}
+	select {
+	case g.running <- struct{}{}:
+		defer func() { <-g.running }()
+	case <-ctx.Done():
+		return answer, errBusy
+	}
+	g.reviews()
+	proof, err := g.review.Review(ctx, token)
+	switch {
+	case err == nil:
+		answer = remembering{proof: proof, until: now.Add(knownTime)}
+		g.known.add(key, answer, now)
+	case errors.Is(err, kube.ErrRefused):
+		g.refused.add(key, remembering{err: err, until: now.Add(refusedTime)}, now)
+	}
+	return answer, err
+}
+
+// of returns how often one asker may still have the API server asked. Those that haven't for a while are forgotten; when
+// there are too many all the same, they share what is left.
+func (g *gate) of(asker string, now time.Time) *rate.Limiter {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if len(g.askers) >= askersMost && now.Sub(g.swept) > sweepEvery {
+		g.swept = now
+		maps.DeleteFunc(g.askers, func(_ string, l *rate.Limiter) bool { return l.TokensAt(now) >= askersAtOnce })
+	}
+	if len(g.askers) >= askersMost && g.askers[asker] == nil {
+		asker = "the others"
+	}
+	l := g.askers[asker]
+	if l == nil {
+		l = rate.NewLimiter(reviewsPerAsker, askersAtOnce)
+		g.askers[asker] = l
+	}
+	return l
+}
