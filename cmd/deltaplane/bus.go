@@ -71,6 +71,8 @@ func ask(ctx context.Context, conn *bus.Conn, subject, who string, request, answ
 	switch {
 	case errors.Is(err, bus.ErrNobody):
 		return fmt.Errorf("no %s answers on the bus: is one running, and does it lead?", who)
+	case errors.Is(err, bus.ErrDenied):
+		return fmt.Errorf("ask the %s: %w", who, bus.ErrDenied)
 	case errors.Is(err, context.DeadlineExceeded):
 		return fmt.Errorf("the %s doesn't answer in time: it may be stopped, or too busy", who)
 	case err != nil:

@@ -55,6 +55,8 @@ var (
 	ErrReplaced = errors.New("the stream was removed and made anew, or restored: begin again")
 	// ErrTooLarge says that a message or batch is larger than the bus takes.
 	ErrTooLarge = errors.New("too large for the bus")
+	// ErrDenied says that the server doesn't allow this user to ask there.
+	ErrDenied = errors.New("these credentials have no permission for that: docs/reference/permissions.md says whose have")
 	// ErrClosed says that the connection was closed by its owner.
 	ErrClosed = errors.New("the connection was closed")
 )
@@ -96,6 +98,7 @@ type Conn struct {
 	ctx      context.Context
 	end      context.CancelFunc
 	handling sync.RWMutex
+	requests requests
 }
 
 // Connect connects to the bus. It tries until it succeeds or ctx ends, and logs why it doesn't succeed. An URL that
@@ -115,14 +118,14 @@ func Connect(ctx context.Context, o Options) (*Conn, error) {
 			return c, nil
 		}
 		if attempt == 0 || attempt%10 == 9 {
-			c.log.Warn("the bus is away; trying again", "url", redacted(o.URL), "attempts", attempt+1, "error", err)
+			c.log.Warn("the bus is away; trying again", "url", redacted(o.URL), "attempts", attempt+1, "error", err, "advice", o.advice(err))
 		}
 		if unfixable(err) {
 			return nil, fmt.Errorf("connect to the bus at %s: %w", redacted(o.URL), err)
 		}
 		if wait(ctx, backoff(attempt)) != nil {
-			return nil, fmt.Errorf("connect to the bus at %s: %w; gave up after %d attempts: is a NATS server running there?",
-				redacted(o.URL), err, attempt+1)
+			return nil, fmt.Errorf("connect to the bus at %s: %w; gave up after %d attempts: %s",
+				redacted(o.URL), err, attempt+1, o.advice(err))
 		}
 	}
 }
@@ -246,6 +249,7 @@ func (c *Conn) asyncError(_ *nats.Conn, sub *nats.Subscription, err error) {
 	}
 	if sub == nil || !errors.Is(err, nats.ErrSlowConsumer) {
 		c.log.Error("the bus refused something", "error", err)
+		c.requests.denied(err)
 		return
 	}
 	dropped, _ := sub.Dropped()

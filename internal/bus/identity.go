@@ -6,6 +6,7 @@ import (
 	"cmp"
 	"encoding/base64"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"os"
 	"strings"
@@ -24,6 +25,8 @@ type Identity struct {
 	// Token is shown besides, for servers that ask others who this is; empty shows none.
 	Token string
 }
+
+var errCredentials = errors.New("read the credentials for the bus")
 
 // identity returns the options by which a connection says who it is, and the user's name, which starts its inboxes.
 func (c *Conn) identity() (user string, options []nats.Option, err error) {
@@ -79,15 +82,15 @@ func present(who func() (Identity, error)) []nats.Option {
 func readCredentials(path string) (Identity, error) {
 	text, err := os.ReadFile(path)
 	if err != nil {
-		return Identity{}, fmt.Errorf("read the credentials for the bus: %w", err)
+		return Identity{}, fmt.Errorf("%w: %w", errCredentials, err)
 	}
 	token, err := nkeys.ParseDecoratedJWT(text)
 	if err != nil {
-		return Identity{}, fmt.Errorf("read the credentials for the bus: %s has no JWT: %w", path, err)
+		return Identity{}, fmt.Errorf("%w: %s has no JWT: %w", errCredentials, path, err)
 	}
 	key, err := nkeys.ParseDecoratedUserNKey(text)
 	if err != nil {
-		return Identity{}, fmt.Errorf("read the credentials for the bus: %s has no user's key: %w", path, err)
+		return Identity{}, fmt.Errorf("%w: %s has no user's key: %w", errCredentials, path, err)
 	}
 	return Identity{JWT: token, Sign: key.Sign}, nil
 }
@@ -99,14 +102,14 @@ func userOf(token string) (string, error) {
 	}
 	parts := strings.Split(token, ".")
 	if len(parts) != 3 {
-		return "", fmt.Errorf("read the credentials for the bus: a JWT has three parts, this has %d", len(parts))
+		return "", fmt.Errorf("%w: a JWT has three parts, this has %d", errCredentials, len(parts))
 	}
 	text, err := base64.RawURLEncoding.DecodeString(parts[1])
 	if err == nil {
 		err = json.Unmarshal(text, &claims)
 	}
 	if err != nil {
-		return "", fmt.Errorf("read the credentials for the bus: the JWT can't be read: %w", err)
+		return "", fmt.Errorf("%w: the JWT can't be read: %w", errCredentials, err)
 	}
 	return claims.Name, nil
 }

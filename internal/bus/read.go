@@ -82,7 +82,12 @@ func (c *Conn) read(ctx context.Context, o ReadOptions, each func(Record) error,
 	r := &reader{options: o, each: each, follow: follow}
 	for attempt := 0; ; attempt++ {
 		was := r.next
-		err := c.readOnce(ctx, r)
+		reading, end := c.requests.begin(ctx, reading(o.Stream))
+		err := c.readOnce(reading, r)
+		if errors.Is(context.Cause(reading), ErrDenied) {
+			err = ErrDenied
+		}
+		end()
 		if own, ok := errors.AsType[errOfEach](err); ok {
 			return own.error
 		}
@@ -108,7 +113,7 @@ func (c *Conn) read(ctx context.Context, o ReadOptions, each func(Record) error,
 
 // retryable says whether an error may pass by itself: all but what the server says of the request.
 func retryable(err error) bool {
-	if errors.Is(err, ErrReplaced) || errors.Is(err, jetstream.ErrStreamNotFound) {
+	if errors.Is(err, ErrReplaced) || errors.Is(err, ErrDenied) || errors.Is(err, jetstream.ErrStreamNotFound) {
 		return false
 	}
 	refused, ok := errors.AsType[*jetstream.APIError](err)

@@ -26,16 +26,19 @@ const (
 	attendPending = 256
 )
 
-// Request asks and returns the first answer. ErrNobody says that nobody listens. Without a deadline in ctx it waits 5 s.
+// Request asks and returns the first answer. ErrNobody says that nobody listens, ErrDenied that the
+// server doesn't allow it. Without a deadline in ctx it waits 5 s.
 func (c *Conn) Request(ctx context.Context, subject string, data []byte) ([]byte, error) {
 	if err := checkSize(subject, data); err != nil {
 		return nil, err
 	}
 	ctx, cancel := context.WithTimeout(ctx, AnswerWithin)
 	defer cancel()
+	ctx, end := c.requests.begin(ctx, on(subject))
+	defer end()
 	m, err := c.nats.RequestWithContext(ctx, subject, data)
 	if err != nil {
-		return nil, c.requestError(subject, 0, err)
+		return nil, c.requestError(ctx, subject, 0, err)
 	}
 	return m.Data, nil
 }
@@ -46,22 +49,24 @@ func (c *Conn) RequestMany(ctx context.Context, subject string, data []byte, wit
 	if err := checkSize(subject, data); err != nil {
 		return err
 	}
+	ctx, end := c.requests.begin(ctx, on(subject))
+	defer end()
 	inbox := c.nats.NewInbox()
 	answers, err := c.nats.SubscribeSync(inbox)
 	if err != nil {
-		return c.requestError(subject, 0, err)
+		return c.requestError(ctx, subject, 0, err)
 	}
 	defer func() { _ = answers.Unsubscribe() }() // fails only when closed
 	if err := answers.SetPendingLimits(inboxMessages, inboxBytes); err != nil {
-		return c.requestError(subject, 0, err)
+		return c.requestError(ctx, subject, 0, err)
 	}
 	if err := c.nats.PublishRequest(subject, inbox, data); err != nil {
-		return c.requestError(subject, 0, err)
+		return c.requestError(ctx, subject, 0, err)
 	}
 	for got := 0; ; got++ {
 		answer, err := next(ctx, answers, within)
 		if err != nil {
-			return c.requestError(subject, got, err)
+			return c.requestError(ctx, subject, got, err)
 		}
 		if more, err := each(answer.Data); err != nil || !more {
 			return err
@@ -75,8 +80,10 @@ func next(ctx context.Context, answers *nats.Subscription, within time.Duration)
 	return answers.NextMsgWithContext(ctx)
 }
 
-func (c *Conn) requestError(subject string, got int, err error) error {
+func (c *Conn) requestError(ctx context.Context, subject string, got int, err error) error {
 	switch {
+	case errors.Is(context.Cause(ctx), ErrDenied):
+		return fmt.Errorf("request on %s: %w", subject, ErrDenied)
 	case errors.Is(err, nats.ErrNoResponders):
 		return fmt.Errorf("request on %s: %w", subject, ErrNobody)
 	case errors.Is(err, context.DeadlineExceeded), errors.Is(err, nats.ErrTimeout):
