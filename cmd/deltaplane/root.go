@@ -3,10 +3,13 @@
 package main
 
 import (
+	"errors"
+	"fmt"
 	"path/filepath"
 	"strings"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 )
 
 // newRootCommand returns the command tree. program is what the binary was called by: as kubectl-deltaplane it is a
@@ -36,7 +39,26 @@ Exit codes: 0 ok, 1 error, 2 changes, 3 not healthy.`,
 	addCommands(root, "look", newStatusCommand(), newWaitCommand(), newDumpCommand(), newFlowsCommand(), newAuditCommand(), newExplainCommand(), newVersionCommand())
 	addCommands(root, "act", newApproveCommand(), newRollbackCommand(), newResumeCommand(), newTrustCommand(), newCleanupCommand())
 	addCommands(root, "try", newDemoCommand(), newLabCommand())
+	root.SetFlagErrorFunc(seeHelp)
+	pointToHelp(root)
 	return root
+}
+
+// pointToHelp has each command say where its arguments are explained.
+func pointToHelp(cmd *cobra.Command) {
+	if check := cmd.Args; check != nil {
+		cmd.Args = func(cmd *cobra.Command, args []string) error { return seeHelp(cmd, check(cmd, args)) }
+	}
+	for _, one := range cmd.Commands() {
+		pointToHelp(one)
+	}
+}
+
+func seeHelp(cmd *cobra.Command, err error) error {
+	if err == nil || errors.Is(err, pflag.ErrHelp) {
+		return err
+	}
+	return fmt.Errorf("%w (see %s --help)", err, cmd.CommandPath())
 }
 
 func addCommands(root *cobra.Command, group string, commands ...*cobra.Command) {

@@ -3,10 +3,13 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"io"
+	"maps"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -41,6 +44,9 @@ waited for. It exits with 3, and names the nodes that lack it with why, when the
 			what, err := parseGoal(args)
 			if err != nil {
 				return err
+			}
+			if timeout <= 0 {
+				return fmt.Errorf("--timeout %s: want more than none, such as 30s", timeout)
 			}
 			conn, err := from.connect(cmd.Context())
 			if err != nil {
@@ -113,14 +119,30 @@ func parseGoal(args []string) (*goal, error) {
 	if revision, err := strconv.ParseUint(args[0], 10, 64); err == nil && revision > 0 {
 		return &goal{revision: revision}, nil
 	}
-	parts := strings.Split(args[0], "/")
-	switch len(parts) {
-	case 2:
-		return &goal{object: &schemas.ObjectRef{Kind: kindOf(parts[0]), Name: parts[1]}}, nil
-	case 3:
-		return &goal{object: &schemas.ObjectRef{Kind: kindOf(parts[0]), Namespace: parts[1], Name: parts[2]}}, nil
+	object, err := parseObject(args[0])
+	if err != nil {
+		return nil, fmt.Errorf("wait for %q: %w", args[0], err)
 	}
-	return nil, fmt.Errorf("wait for %q: want a revision, KIND/NAMESPACE/NAME such as service/shop/cart, or KIND/NAME", args[0])
+	return &goal{object: object}, nil
+}
+
+func parseObject(text string) (*schemas.ObjectRef, error) {
+	parts := strings.Split(text, "/")
+	if len(parts) < 2 || len(parts) > 3 || slices.Contains(parts, "") {
+		return nil, errors.New("want a revision, KIND/NAMESPACE/NAME such as service/shop/cart, or KIND/NAME")
+	}
+	kind := kindOf(parts[0])
+	switch {
+	case kind == "":
+		return nil, fmt.Errorf("%s is no kind that deltaplane watches: want one of %s", parts[0], strings.Join(slices.Sorted(maps.Keys(kinds)), ", "))
+	case slices.Contains(kindsWithoutNamespace, kind) && len(parts) == 3:
+		return nil, fmt.Errorf("a %s is in no namespace: want %s/NAME", kind, parts[0])
+	case !slices.Contains(kindsWithoutNamespace, kind) && len(parts) == 2:
+		return nil, fmt.Errorf("a %s is in a namespace: want %s/NAMESPACE/%s", kind, parts[0], parts[1])
+	case len(parts) == 2:
+		return &schemas.ObjectRef{Kind: kind, Name: parts[1]}, nil
+	}
+	return &schemas.ObjectRef{Kind: kind, Namespace: parts[1], Name: parts[2]}, nil
 }
 
 // kinds by what people call them, as kubectl takes it.
@@ -130,19 +152,16 @@ var kinds = map[string]string{
 	"clusternetworkpolicy": "ClusterNetworkPolicy", "cnp": "ClusterNetworkPolicy",
 }
 
-// kindOf returns the kind that is called so; what isn't known is for the watcher to refuse by name.
+var kindsWithoutNamespace = []string{"Namespace", "Node", "ClusterNetworkPolicy"}
+
+// kindOf returns the kind that is called so, empty if none is.
 func kindOf(called string) string {
-	called, _, _ = strings.Cut(called, ".") // service.v1
-	if kind, known := kinds[strings.TrimSuffix(strings.ToLower(called), "s")]; known {
-		return kind
+	called, _, _ = strings.Cut(strings.ToLower(called), ".") // service.v1
+	singular := strings.TrimSuffix(called, "s")
+	if y, plural := strings.CutSuffix(called, "ies"); plural {
+		singular = y + "y"
 	}
-	if kind, known := kinds[strings.ToLower(called)]; known {
-		return kind
-	}
-	if kind, plural := strings.CutSuffix(strings.ToLower(called), "ies"); plural && kinds[kind+"y"] != "" {
-		return kinds[kind+"y"]
-	}
-	return called
+	return cmp.Or(kinds[called], kinds[singular])
 }
 
 // wait returns once every node has it. Whoever doesn't answer for a while may be failing over: it is asked again.
@@ -165,7 +184,7 @@ func (g *goal) look(ctx context.Context, conn *bus.Conn) (done bool, err error) 
 	if g.revision == 0 && g.seen == nil {
 		var seen schemas.SeenReply
 		if g.asked = ask(ctx, conn, schemas.SubjectSeen, "watcher", &schemas.SeenRequest{Object: g.object}, &seen); g.asked != nil {
-			return false, nil
+			return false, denied(g.asked)
 		}
 		switch {
 		case seen.GetUnknown():
@@ -182,7 +201,7 @@ func (g *goal) look(ctx context.Context, conn *bus.Conn) (done bool, err error) 
 		return false, nil // the time is over; what was said before counts
 	}
 	if g.asked = err; err != nil {
-		return false, nil
+		return false, denied(err)
 	}
 	g.status = &s
 	if g.revision == 0 {
@@ -200,6 +219,14 @@ func (g *goal) look(ctx context.Context, conn *bus.Conn) (done bool, err error) 
 		return g.revision == 0, nil // nothing was ever compiled for any node
 	}
 	return s.GetRevision() >= g.revision && s.GetNodesLacking() == 0, nil
+}
+
+// denied returns the error if asking again won't help: the credentials stay what they are.
+func denied(err error) error {
+	if errors.Is(err, bus.ErrDenied) {
+		return err
+	}
+	return nil
 }
 
 func (g *goal) title() string {
