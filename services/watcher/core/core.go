@@ -127,7 +127,8 @@ type Core struct {
 	epoch    uint64 // in which this watcher leads; 0 while it stands by
 	complete bool   // it has said so in this epoch
 	said     time.Time
-	trusting bool // the source is right also where its versions are older than STATE's
+	renewal  time.Duration // after which it says so again
+	trusting bool          // the source is right also where its versions are older than STATE's
 }
 
 // New returns a Core that stands by, for a STATE that holds nothing; Known tells it what STATE does hold.

@@ -15,7 +15,7 @@ import (
 // STATE holds is Known.
 func (c *Core) Lead(now time.Time, epoch uint64) Effects {
 	s := step{Core: c, now: now}
-	s.epoch = epoch
+	s.epoch, s.renewal = epoch, completeSoon
 	for _, key := range slices.SortedFunc(maps.Keys(s.setAside), compare) {
 		s.tell(schemas.Severity_SEVERITY_WARNING, "object_set_aside", key.ref(), s.setAside[key]+asideText)
 	}

@@ -96,15 +96,19 @@ func (s *step) sayComplete() {
 	s.effects.Publish = append(s.effects.Publish, Publication{fact, data})
 }
 
-// completeEvery is how often STATE is said to be complete while one leads: STATE forgets tombstones, and whoever reads it
-// must not take a STATE whose newest message was one for an old STATE.
-const completeEvery = schemas.TombstoneTTL / 24
+// STATE is said to be complete again and again while one leads, soon at first, then every completeEvery. STATE forgets
+// tombstones, and whoever reads it must not take a STATE whose newest message was one for an old STATE. And after STATE was
+// lost a compiler that has just started waits for a list that is newer than what DELTA has, by clocks that may differ.
+const (
+	completeSoon  = 10 * time.Second
+	completeEvery = schemas.TombstoneTTL / 24
+)
 
 // Renew says anew that STATE is complete, once in a while.
 func (c *Core) Renew(now time.Time) Effects {
 	s := step{Core: c, now: now}
-	if s.complete && now.Sub(s.said) >= completeEvery && !s.lacking() {
-		s.complete = false
+	if s.complete && now.Sub(s.said) >= s.renewal && !s.lacking() {
+		s.complete, s.renewal = false, min(2*s.renewal, completeEvery)
 		s.sayComplete()
 	}
 	return s.effects

@@ -185,7 +185,7 @@ func TestHowFarStateMustBeReadToHaveAnObject(t *testing.T) {
 }
 
 // Fault 5: STATE forgets tombstones after a day; that it is complete is said more often, so that its newest message is never
-// one that has gone.
+// one that has gone. Soon after it was said first it is said again, for who waits for a time by another clock.
 func TestACompleteStateIsSaidToBeSoAgain(t *testing.T) {
 	c := New(Options{Source: "test", Kinds: kinds, Started: started})
 	c.Lead(now, 1)
@@ -193,7 +193,15 @@ func TestACompleteStateIsSaidToBeSoAgain(t *testing.T) {
 	for _, test := range []struct {
 		after time.Duration
 		want  string
-	}{{time.Minute, ""}, {completeEvery, "+Complete state"}, {completeEvery + time.Minute, ""}, {2 * completeEvery, "+Complete state"}} {
+	}{
+		{completeSoon / 2, ""},
+		{completeSoon, "+Complete state"},
+		{2 * completeSoon, ""},
+		{3 * completeSoon, "+Complete state"},
+		{completeEvery, "+Complete state"},
+		{completeEvery + completeSoon, ""},
+		{3 * completeEvery, "+Complete state"},
+	} {
 		if got := said(c.Renew(now.Add(test.after))); got != test.want || !c.Complete() {
 			t.Errorf("after %v it says %q, want %q", test.after, got, test.want)
 		}
