@@ -45,9 +45,16 @@ type log struct {
 	parts    wire.Assembler
 	sets     meanings[model.SetID, model.SetKey]
 	backends meanings[model.BackendID, model.BackendKey]
-	ids      *ids.Allocator
 	broken   bool // something before is missing: rows and ids can't be followed
 	reading  bool // what is folded was committed before
+	open     *openCheckpoint
+}
+
+// openCheckpoint is a checkpoint that is being stored.
+type openCheckpoint struct {
+	left   uint32 // snapshots
+	parts  wire.SnapshotAssembler
+	layers map[model.Layer]model.Snapshot
 }
 
 // meanings remember what an id meant last, and until when.
@@ -58,16 +65,16 @@ type meaning[K any] struct {
 	freed time.Time // zero while it is in use
 }
 
-func newLog(quarantine time.Duration) *log {
+func newLog() *log {
 	return &log{
-		layers: map[model.Layer]*model.Tables{}, at: map[model.Layer]model.Position{}, ids: ids.New(quarantine),
+		layers: map[model.Layer]*model.Tables{}, at: map[model.Layer]model.Position{},
 		sets: meanings[model.SetID, model.SetKey]{}, backends: meanings[model.BackendID, model.BackendKey]{},
 	}
 }
 
 func newChecks(c *cluster) *checks {
 	k := &checks{
-		cluster: c, committed: map[model.Layer]map[model.Position]bool{}, log: newLog(c.options.Quarantine),
+		cluster: c, committed: map[model.Layer]map[model.Position]bool{}, log: newLog(),
 		at: map[*node]map[model.LayerKind]model.Position{}, seen: map[string]bool{}, deleted: map[core.Key]uint64{},
 	}
 	c.delta.stored = k.stored
@@ -107,15 +114,53 @@ func (k *checks) stored(batch []record) {
 // checkpointed takes a part of a checkpoint that DELTA has accepted: one that tells the rows of a log that was lost may
 // name a revision that was being appended then.
 func (k *checks) checkpointed(r record) {
-	if domain, _ := compilercore.DomainOf(r.subject, r.data); domain != seal.Snapshot {
-		return
+	switch domain, _ := compilercore.DomainOf(r.subject, r.data); domain {
+	case seal.Checkpoint:
+		var head schemas.Checkpoint
+		if err := proto.Unmarshal(r.data, &head); err != nil {
+			k.problem("log: DELTA has accepted what is no checkpoint: %v", err)
+		}
+		k.log.open = &openCheckpoint{left: head.GetSnapshots(), layers: map[model.Layer]model.Snapshot{}}
+	case seal.Snapshot:
+		part, err := wire.DecodeSnapshot(r.data)
+		if err != nil {
+			k.problem("log: DELTA has accepted what is no snapshot: %v", err)
+			return
+		}
+		if !k.log.reading {
+			k.commit(part.Layer, part.Position)
+		}
+		if o := k.log.open; o != nil {
+			o.left--
+			if s, whole, err := o.parts.Add(part); err == nil && whole {
+				o.layers[s.Layer] = s
+			}
+		}
 	}
-	part, err := wire.DecodeSnapshot(r.data)
-	if err != nil {
-		k.problem("log: DELTA has accepted what is no snapshot: %v", err)
-		return
+	if o := k.log.open; o != nil && o.left == 0 {
+		k.log.goOnFrom(o.layers)
 	}
-	k.commit(part.Layer, part.Position)
+}
+
+// goOnFrom begins with the rows of a checkpoint. After DELTA was lost or went back these are what a compiler remembers of a
+// history that nothing else does, so ids mean what they say.
+func (l *log) goOnFrom(layers map[model.Layer]model.Snapshot) {
+	sets, backends, reading := l.sets, l.backends, l.reading
+	*l = *newLog()
+	l.reading = reading
+	for layer, s := range layers {
+		rows := model.NewTables()
+		rows.Apply(&model.Change{Put: s.Rows}, model.Digest{})
+		l.layers[layer], l.at[layer] = rows, s.Position
+		for id, row := range rows.Sets {
+			l.sets[id] = meaning[model.SetKey]{key: row.SetKey}
+		}
+		for id, row := range rows.Backends {
+			l.backends[id] = meaning[model.BackendKey]{key: row.BackendKey}
+		}
+	}
+	l.sets.keepFreed(sets)
+	l.backends.keepFreed(backends)
 }
 
 func (k *checks) commit(l model.Layer, at model.Position) {
@@ -127,10 +172,12 @@ func (k *checks) commit(l model.Layer, at model.Position) {
 
 // replaced begins anew with what DELTA holds after it was lost or went back.
 func (k *checks) replaced() {
-	k.log = newLog(k.options.Quarantine)
+	k.log = newLog()
 	k.log.reading = true
 	for _, r := range k.delta.records {
-		if part, err := wire.DecodeDelta(r.data); err == nil && isDelta(r.subject) {
+		if !isDelta(r.subject) {
+			k.checkpointed(r)
+		} else if part, err := wire.DecodeDelta(r.data); err == nil {
 			if d, whole, err := k.log.parts.Add(part); err == nil && whole {
 				k.fold(&d, model.Position{Epoch: d.Epoch, Revision: d.To, Digest: d.DigestAfter})
 			}
@@ -155,7 +202,6 @@ func (k *checks) fold(d *model.Delta, to model.Position) {
 		at = d.Committed
 	}
 	k.idsMean(at, &d.Change)
-	l.ids.Fold(rows, &d.Change, d.Committed)
 	digest := rows.Apply(&d.Change, l.at[d.Layer].Digest)
 	if !l.broken && digest != d.DigestAfter {
 		k.problem("log: the delta of %s to revision %d leads to digest %s, it says %s", d.Layer, d.To, digest, d.DigestAfter)
@@ -164,9 +210,10 @@ func (k *checks) fold(d *model.Delta, to model.Position) {
 }
 
 // idsMean checks that no id means another thing before its quarantine is over. Clocks that are wrong may make that
-// shorter, by as much as two of them are apart.
+// shorter, by as much as two of them are apart; and a quarantine begins when the compiler frees the id, which DELTA may
+// hear of as late as an append may come.
 func (k *checks) idsMean(now time.Time, change *model.Change) {
-	least := k.options.Quarantine - 2*skewMost
+	least := k.options.Quarantine - 2*skewMost - appendTime
 	for _, id := range change.Remove.Sets {
 		k.log.sets.free(id, now)
 	}
@@ -187,6 +234,15 @@ func (k *checks) idsMean(now time.Time, change *model.Change) {
 	for _, b := range change.Put.Backends {
 		if text := k.log.backends.use(b.ID, b.BackendKey, now, least); text != "" {
 			k.problem("ids: backend %s", text)
+		}
+	}
+}
+
+// keepFreed takes over what was in quarantine.
+func (m meanings[I, K]) keepFreed(before meanings[I, K]) {
+	for id, was := range before {
+		if _, used := m[id]; !used && !was.freed.IsZero() {
+			m[id] = was
 		}
 	}
 }

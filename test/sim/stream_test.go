@@ -147,17 +147,19 @@ func (s *stream) append(p *process, f *fence, batch []record, done func(last uin
 		s.injected["append late"]++
 		travel += s.between(0, 8*time.Second)
 	}
-	frozen := *f
+	frozen, life := *f, p.life
 	s.world.after(travel, func() {
 		last, err := s.store(&frozen, batch)
 		if s.chance(s.weather.lostAnswer) {
 			s.injected["answer lost"]++
 			return
 		}
-		p.after(s.stall(p)+s.between(200*time.Microsecond, 3*time.Millisecond), func() {
-			if !s.away[p] {
-				end(last, f.stored(last, len(batch), err))
-			}
+		s.world.after(s.stall(p)+s.between(200*time.Microsecond, 3*time.Millisecond), func() {
+			p.happens(life, func() {
+				if !s.away[p] {
+					end(last, f.stored(last, len(batch), err))
+				}
+			})
 		})
 	})
 }

@@ -281,6 +281,7 @@ func (s *session) look() {
 			return
 		}
 		s.owed = owed
+		s.publish(s.core.Renew(s.clock()))
 	})
 }
 
