@@ -49,7 +49,7 @@ var goldenLead = map[string]proto.Message{
 	"seen_request":       &SeenRequest{Object: object},
 	"seen_reply":         &SeenReply{StateSequence: 70, ResourceVersion: "4711", Unknown: true, Refused: "not leading"},
 	"seen_reply_epoch":   &SeenReply{StateSequence: 70, StateEpoch: 3},
-	"credential_request": 	"credential_request": &CredentialRequest{Node: "node-a", PublicKey: "UAAA"},CredentialRequest{Node: "node-a", PublicKey: "UAAA"},
+	"credential_request": &CredentialRequest{Node: "node-a", PublicKey: "UAAA"},
 	"credential_renewal": &CredentialRequest{Node: "node-a", PublicKey: "UAAA", Token: "e30.e30.x"},
 	"credential_reply":   &CredentialReply{Jwt: "e30", Expires: noon, Refused: "no such node"},
 	"applied_as_before":  &Applied{Node: "node-a", AsBefore: true},

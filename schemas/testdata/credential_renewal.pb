@@ -1,0 +1,2 @@
+
+node-aUAAA	e30.e30.x
