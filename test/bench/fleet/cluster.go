@@ -4,12 +4,10 @@ package main
 
 import (
 	"context"
-	"crypto/ed25519"
-	"encoding/json"
 	"errors"
 	"fmt"
+	"log/slog"
 	"net"
-	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -18,26 +16,31 @@ import (
 	"golang.org/x/sync/errgroup"
 	"google.golang.org/protobuf/proto"
 
+	"github.com/deltaplane/deltaplane/deploy/nats"
 	"github.com/deltaplane/deltaplane/internal/bus"
 	"github.com/deltaplane/deltaplane/internal/seal"
+	"github.com/deltaplane/deltaplane/internal/seal/keyfile"
+	"github.com/deltaplane/deltaplane/internal/trust"
 	"github.com/deltaplane/deltaplane/schemas"
 	"github.com/deltaplane/deltaplane/test/bench/fleet/virtual"
 	"github.com/deltaplane/deltaplane/test/bench/stage"
 )
 
-// cluster is a server, a compiler and the processes with nodes.
+// cluster is a server, a compiler and the processes with nodes, with the keys, accounts and TLS of a real one.
 type cluster struct {
 	plan
 	dir      string
 	url      string
 	monitor  string
+	trust    *trust.Folder
 	server   *stage.Process
 	compiler *stage.Process
 	workers  []*worker
-	conn     *bus.Conn
+	conn     *bus.Conn // a watcher's
+	people   *bus.Conn // an operator's
 	fence    *bus.Fence
 	made     *stage.Cluster
-	signer   *seal.Signer
+	signer   *keyfile.Signer
 
 	keepLogs  bool
 	published uint64 // the newest Fact's sequence in STATE
@@ -54,30 +57,23 @@ func newCluster(ctx context.Context, p plan) (_ *cluster, err error) {
 	if c.dir, err = os.MkdirTemp("", "deltaplane-fleet-"); err != nil {
 		return nil, err
 	}
-	if err := c.makeKeys(); err != nil {
+	if c.trust, err = trust.Init(c.path("trust"), []string{"127.0.0.1"}); err != nil {
+		return nil, err
+	}
+	if c.signer, err = keyfile.OpenSigner(c.key(trust.RoleWatcher, trust.FileSeal), slog.New(slog.DiscardHandler)); err != nil {
+		return nil, err
+	}
+	if err := c.placeServer(); err != nil {
 		return nil, err
 	}
 	if err := c.startServer(); err != nil {
 		return nil, err
 	}
-	if c.conn, err = bus.Connect(ctx, bus.Options{URL: c.url, Name: "fleet benchmark"}); err != nil {
+	if err := c.connect(ctx); err != nil {
 		return nil, err
 	}
-	if err := c.conn.EnsureStreams(ctx, 1, schemas.Streams...); err != nil {
+	if err := c.startCompiler(); err != nil {
 		return nil, err
-	}
-	if c.fence, err = c.conn.TakeEpoch(ctx, schemas.StateFacts.Name, schemas.SubjectStateEpoch, "fleet"); err != nil {
-		return nil, err
-	}
-	cmd := exec.Command(filepath.Join(p.bin, "compiler"), "--bus", c.url, "--listen", "", "--name", "compiler",
-		"--signing-key", c.path(signingKey), "--trusted-keys", c.path(trustedKeys))
-	if c.compiler, err = stage.Start("compiler", filepath.Join(c.dir, "compiler.log"), cmd); err != nil {
-		return nil, fmt.Errorf("%w (make build first)", err)
-	}
-	for _, process := range []*stage.Process{c.server, c.compiler} {
-		if err := process.First(); err != nil {
-			fmt.Println("# server and compiler compete with the nodes for the processors:", err)
-		}
 	}
 	for i := range p.processes {
 		w, err := startWorker(fmt.Sprintf("nodes-%d", i), c.dir)
@@ -89,29 +85,45 @@ func newCluster(ctx context.Context, p plan) (_ *cluster, err error) {
 	return c, nil
 }
 
-// The files of the keys that seal facts and deltas.
-const (
-	signingKey  = "signing-key.pem"
-	trustedKeys = "trusted-keys.pem"
-)
-
 func (c *cluster) path(file string) string { return filepath.Join(c.dir, file) }
 
-// makeKeys makes one key, for the watcher that is played here and for the compiler.
-func (c *cluster) makeKeys() error {
-	public, private, err := ed25519.GenerateKey(nil)
-	if err != nil {
+// key is a file of a role's.
+func (c *cluster) key(role, file string) string { return filepath.Join(c.trust.Path(role), file) }
+
+// connect connects as a watcher, which has the streams that it writes to, and as who looks at the cluster.
+func (c *cluster) connect(ctx context.Context) (err error) {
+	as := func(role string) bus.Options {
+		return bus.Options{
+			URL: c.url, Name: "fleet benchmark, " + role,
+			CredentialsFile: c.key(role, trust.FileCredentials), RootCAFile: c.key(role, trust.FileCA),
+		}
+	}
+	if c.people, err = bus.Connect(ctx, as(trust.RoleOperator)); err != nil {
 		return err
 	}
-	c.signer = seal.NewSigner(private)
-	if err := os.WriteFile(c.path(signingKey), seal.EncodePrivateKey(private), 0o600); err != nil {
+	if c.conn, err = bus.Connect(ctx, as(trust.RoleWatcher)); err != nil {
 		return err
 	}
-	return os.WriteFile(c.path(trustedKeys), seal.EncodePublicKey(public), 0o600)
+	if err := c.conn.EnsureStreams(ctx, 1, schemas.StateFacts); err != nil {
+		return err
+	}
+	c.fence, err = c.conn.TakeEpoch(ctx, schemas.StateFacts.Name, schemas.SubjectStateEpoch, "fleet")
+	return err
 }
 
-// startServer runs nats-server with the limits of deploy/nats/cluster.conf.
-func (c *cluster) startServer() error {
+func (c *cluster) startCompiler() (err error) {
+	cmd := exec.Command(filepath.Join(c.bin, "compiler"), "--bus", c.url, "--listen", "", "--name", "compiler",
+		"--bus-credentials", c.key(trust.RoleCompiler, trust.FileCredentials), "--bus-ca", c.key(trust.RoleCompiler, trust.FileCA),
+		"--signing-key", c.key(trust.RoleCompiler, trust.FileSeal), "--trusted-keys", c.key(trust.RoleCompiler, trust.FileSeals))
+	if c.compiler, err = stage.Start("compiler", c.path("compiler.log"), cmd); err != nil {
+		return fmt.Errorf("%w (make build first)", err)
+	}
+	first(c.compiler)
+	return nil
+}
+
+// placeServer writes the deployed configuration, deploy/nats/single.conf, for free ports of this machine.
+func (c *cluster) placeServer() error {
 	port, err := freePort()
 	if err != nil {
 		return err
@@ -120,20 +132,19 @@ func (c *cluster) startServer() error {
 	if err != nil {
 		return err
 	}
-	c.url, c.monitor = fmt.Sprintf("nats://127.0.0.1:%d", port), fmt.Sprintf("http://127.0.0.1:%d/varz", monitor)
-	config := fmt.Sprintf(`host: 127.0.0.1
-port: %d
-http: 127.0.0.1:%d
-max_payload: 1MB
-max_pending: 16MB
-ping_interval: "10s"
-jetstream { store_dir: %q, max_file_store: 8GB }
-`, port, monitor, filepath.Join(c.dir, "streams"))
-	path := filepath.Join(c.dir, "nats.conf")
-	if err := os.WriteFile(path, []byte(config), 0o600); err != nil {
+	c.url, c.monitor = fmt.Sprintf("tls://127.0.0.1:%d", port), fmt.Sprintf("http://127.0.0.1:%d/varz", monitor)
+	if err := os.Mkdir(c.path("nats"), 0o700); err != nil {
 		return err
 	}
-	c.server, err = stage.Start("nats-server", filepath.Join(c.dir, "nats-server.log"), exec.Command(c.nats, "-c", path))
+	return nats.Place(c.path("nats"), c.trust.BusPath(), c.path("streams"),
+		"port: 4222", fmt.Sprintf("host: 127.0.0.1\nport: %d", port), "http: 8222", fmt.Sprintf("http: \"127.0.0.1:%d\"", monitor))
+}
+
+func (c *cluster) startServer() (err error) {
+	cmd := exec.Command(c.nats, "-c", filepath.Join(c.path("nats"), nats.Single))
+	if c.server, err = stage.Start("nats-server", c.path("nats-server.log"), cmd); err == nil {
+		first(c.server)
+	}
 	return err
 }
 
@@ -172,13 +183,21 @@ func (c *cluster) do(what string) (virtual.Seen, error) {
 // startNodes shares the nodes out among the processes.
 func (c *cluster) startNodes() error {
 	_, err := c.tell(func(i int) order {
-		o := &virtual.Options{URL: c.url, Tick: c.tick, TrustedKeys: c.path(trustedKeys)}
+		o := c.nodeOptions()
 		for n := i; n < c.nodes; n += len(c.workers) {
 			o.Names = append(o.Names, stage.NodeName(n))
 		}
 		return order{Do: "start", Options: o}
 	})
 	return err
+}
+
+// nodeOptions are those of nodes, but for their names.
+func (c *cluster) nodeOptions() *virtual.Options {
+	return &virtual.Options{
+		URL: c.url, Tick: c.tick, Issuer: c.key(trust.RoleWatcher, trust.FileNodes),
+		CA: c.key("programmer", trust.FileCA), TrustedKeys: c.key("programmer", trust.FileSeals),
+	}
 }
 
 // publish appends facts to STATE, as a watcher does.
@@ -214,7 +233,7 @@ func (c *cluster) status(ctx context.Context, revision uint64) (*schemas.Status,
 	if err != nil {
 		return nil, err
 	}
-	data, err := c.conn.Request(ctx, schemas.SubjectStatus, request)
+	data, err := c.people.Request(ctx, schemas.SubjectStatus, request)
 	if err != nil {
 		return nil, err
 	}
@@ -255,31 +274,14 @@ func (c *cluster) convergeIf(ctx context.Context, enough func(*schemas.Status) b
 	}
 }
 
-// varz is what the server counts.
-type varz struct {
-	Connections   int   `json:"connections"`
-	InMessages    int64 `json:"in_msgs"`
-	OutMessages   int64 `json:"out_msgs"`
-	InBytes       int64 `json:"in_bytes"`
-	OutBytes      int64 `json:"out_bytes"`
-	SlowConsumers int64 `json:"slow_consumers"`
-}
-
-func (c *cluster) varz() (v varz, err error) {
-	reply, err := http.Get(c.monitor)
-	if err != nil {
-		return v, err
-	}
-	defer reply.Body.Close()
-	return v, json.NewDecoder(reply.Body).Decode(&v)
-}
-
 func (c *cluster) stop() (err error) {
 	for _, w := range c.workers {
 		err = errors.Join(err, w.input.Close(), w.Stop())
 	}
-	if c.conn != nil {
-		c.conn.Close()
+	for _, conn := range []*bus.Conn{c.conn, c.people} {
+		if conn != nil {
+			conn.Close()
+		}
 	}
 	for _, p := range []*stage.Process{c.compiler, c.server} {
 		if p != nil {

@@ -1,12 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 
 // Command fleet measures how many nodes one compiler and one NATS server carry: thousands of virtual nodes (see package
-// virtual) in a few processes, each with a connection of its own to a real nats-server, and the real compiler. It plays
-// the watcher: facts go straight into STATE.
+// virtual) in a few processes, each with a connection and a credential of its own to a real nats-server, and the real
+// compiler. Server, accounts, TLS and seals are those of a deployment. It plays the watcher: facts go straight into STATE.
 //
 // It promises to leave nothing behind. Nodes, server and compiler share this machine's processors, which on real clusters
-// they don't: quote latencies with the machine and the number of nodes, and plan with what is counted (messages, bytes,
-// processor time a delivery).
+// they don't, so each is accounted for alone, and after each step it says which of them took the processors: quote
+// latencies with the machine and the number of nodes, and plan with what is counted (messages, bytes, processor time a
+// delivery).
 package main
 
 import (
@@ -56,7 +57,7 @@ func main() {
 	flag.IntVar(&p.flips, "flips", 10_000, "changes a second of the same few endpoints")
 	flag.DurationVar(&p.flipping, "flipping", time.Minute, "how long to keep flipping")
 	flag.DurationVar(&p.tick, "tick", 250*time.Millisecond, "how often a virtual node is told of the time")
-	flag.StringVar(&steps, "steps", "start,quiet,idle,load,restart,cold,flips", "what to measure, in order")
+	flag.StringVar(&steps, "steps", "start,quiet,idle,load,restart,cold,reconnect,flips", "what to measure, in order")
 	flag.Parse()
 	p.steps = strings.Split(steps, ",")
 
@@ -70,7 +71,8 @@ func main() {
 
 func run(ctx context.Context, p plan) (err error) {
 	steps := map[string]func(context.Context, *cluster, plan) error{
-		"start": start, "quiet": quiet, "idle": idle, "load": underLoad, "restart": restart, "cold": cold, "flips": flips,
+		"start": start, "quiet": quiet, "idle": idle, "load": underLoad, "restart": restart, "cold": cold, "reconnect": reconnect,
+		"flips": flips,
 	}
 	for _, name := range p.steps {
 		if steps[name] == nil {

@@ -37,6 +37,9 @@ func Start(name, log string, cmd *exec.Cmd) (*Process, error) {
 	return &Process{Name: name, cmd: cmd}, nil
 }
 
+// PID is the process's number.
+func (p *Process) PID() int { return p.cmd.Process.Pid }
+
 // CPU returns the processor time used so far (utime and stime of proc_pid_stat(5), in ticks of 10 ms).
 func (p *Process) CPU() (time.Duration, error) {
 	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", p.cmd.Process.Pid))
@@ -54,15 +57,20 @@ func (p *Process) CPU() (time.Duration, error) {
 }
 
 // PeakRSS returns the most memory that was resident, in MiB (VmHWM of proc_pid_status(5)).
-func (p *Process) PeakRSS() (int, error) {
+func (p *Process) PeakRSS() (int, error) { return p.memory("VmHWM:") }
+
+// RSS returns the memory that is resident, in MiB.
+func (p *Process) RSS() (int, error) { return p.memory("VmRSS:") }
+
+func (p *Process) memory(what string) (int, error) {
 	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", p.cmd.Process.Pid))
 	if err != nil {
 		return 0, err
 	}
-	_, rest, _ := strings.Cut(string(status), "VmHWM:")
+	_, rest, _ := strings.Cut(string(status), what)
 	fields := strings.Fields(rest)
 	if len(fields) == 0 {
-		return 0, fmt.Errorf("/proc/%d/status has no VmHWM", p.cmd.Process.Pid)
+		return 0, fmt.Errorf("/proc/%d/status has no %s", p.cmd.Process.Pid, what)
 	}
 	kib, err := strconv.Atoi(fields[0])
 	return kib / 1024, err

@@ -17,6 +17,9 @@ import (
 type Options struct {
 	URL   string
 	Names []string
+	// Issuer is the file of the key that signs the nodes' credentials, as a watcher does for those that join; CA the file of
+	// the bus's certificates. Empty connects without.
+	Issuer, CA string
 	// TrustedKeys is the file of the keys that seal what nodes use; empty checks nothing. The nodes of a process share what
 	// they have checked: on real nodes each batch costs one check, and thousands of these would only measure themselves.
 	TrustedKeys string

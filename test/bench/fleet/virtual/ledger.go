@@ -67,14 +67,15 @@ type Revision struct {
 type Seen struct {
 	Counts    Counts
 	Revisions []Revision
-	// Latencies of all deltas of the cluster layer, from trigger to kernel, in microseconds.
-	Latencies []int32
-	// Whole is how many nodes hold all that they heard of; WholeAfter how long it took each since it was started, in
-	// microseconds.
+	// Latencies of all deltas of the cluster layer, from trigger to kernel.
+	Latencies Histogram
+	// Whole is how many nodes hold all that they heard of; WholeAfter how long it took each since it was started.
 	Whole      int
-	WholeAfter []int64
-	Writes     uint64
-	Warnings   []string // some
+	WholeAfter Histogram
+	// BackAfter is how long each connection that was lost was away.
+	BackAfter Histogram
+	Writes    uint64
+	Warnings  []string // some
 }
 
 // Add adds what others saw.
@@ -93,8 +94,9 @@ func (s *Seen) Add(other Seen) {
 		all[r.Revision] = r
 	}
 	s.Revisions = slices.SortedFunc(maps.Values(all), func(a, b Revision) int { return int(a.Revision) - int(b.Revision) })
-	s.Latencies = append(s.Latencies, other.Latencies...)
-	s.WholeAfter = append(s.WholeAfter, other.WholeAfter...)
+	s.Latencies.Add(other.Latencies)
+	s.WholeAfter.Add(other.WholeAfter)
+	s.BackAfter.Add(other.BackAfter)
 	s.Whole += other.Whole
 	s.Writes += other.Writes
 	s.Warnings = append(s.Warnings, other.Warnings...)
@@ -102,12 +104,15 @@ func (s *Seen) Add(other Seen) {
 
 // ledger notes when deltas of the cluster layer came into force.
 type ledger struct {
-	mu         sync.Mutex
-	revisions  map[model.Revision]Revision
-	latencies  []int32
-	wholeAfter []int64
-	writes     uint64
-	warnings   []string
+	mu   sync.Mutex
+	kept noted
+}
+
+type noted struct {
+	revisions                        map[model.Revision]Revision
+	latencies, wholeAfter, backAfter Histogram
+	writes                           uint64
+	warnings                         []string
 }
 
 const warningsMost = 20
@@ -115,48 +120,56 @@ const warningsMost = 20
 func (l *ledger) reset() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.revisions, l.latencies, l.wholeAfter, l.writes, l.warnings = nil, nil, nil, 0, nil
+	l.kept = noted{}
 }
 
 func (l *ledger) applied(d core.AppliedDelta) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.writes += uint64(d.Writes)
+	l.kept.writes += uint64(d.Writes)
 	if d.Layer != model.ClusterLayer || d.Latency <= 0 {
 		return
 	}
-	if l.revisions == nil {
-		l.revisions = map[model.Revision]Revision{}
+	if l.kept.revisions == nil {
+		l.kept.revisions = map[model.Revision]Revision{}
 	}
 	took := d.Latency.Microseconds()
-	r, known := l.revisions[d.To]
+	r, known := l.kept.revisions[d.To]
 	if !known {
 		r = Revision{Revision: d.To, First: took, Last: took}
 	}
 	r.Nodes, r.First, r.Last = r.Nodes+1, min(r.First, took), max(r.Last, took)
-	l.revisions[d.To] = r
-	l.latencies = append(l.latencies, int32(took))
+	l.kept.revisions[d.To] = r
+	l.kept.latencies.Note(d.Latency)
 }
 
 func (l *ledger) whole(after time.Duration) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.wholeAfter = append(l.wholeAfter, after.Microseconds())
+	l.kept.wholeAfter.Note(after)
+}
+
+func (l *ledger) back(after time.Duration) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.kept.backAfter.Note(after)
 }
 
 func (l *ledger) warn(text string) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if len(l.warnings) < warningsMost {
-		l.warnings = append(l.warnings, text)
+	if len(l.kept.warnings) < warningsMost {
+		l.kept.warnings = append(l.kept.warnings, text)
 	}
 }
 
-func (l *ledger) seen() Seen {
+func (l *ledger) seen() (s Seen) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	return Seen{
-		Revisions: slices.Collect(maps.Values(l.revisions)), Latencies: slices.Clone(l.latencies), WholeAfter: slices.Clone(l.wholeAfter),
-		Writes: l.writes, Warnings: slices.Clone(l.warnings),
-	}
+	k := &l.kept
+	s.Latencies.Add(k.latencies)
+	s.WholeAfter.Add(k.wholeAfter)
+	s.BackAfter.Add(k.backAfter)
+	s.Revisions, s.Writes, s.Warnings = slices.Collect(maps.Values(k.revisions)), k.writes, slices.Clone(k.warnings)
+	return s
 }

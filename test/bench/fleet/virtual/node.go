@@ -45,6 +45,7 @@ type node struct {
 	fleet   *Fleet
 	maps    *maps.Memory
 	driver  carry.Driver
+	who     func() (bus.Identity, error)
 	conn    *bus.Conn
 	inputs  chan core.Input
 	reports reporting.Writer // the loop's
@@ -54,6 +55,7 @@ type node struct {
 	running sync.WaitGroup
 	current atomic.Bool
 	began   time.Time
+	lost    time.Time // the connection; for what the bus calls, one after the other
 }
 
 // start connects and runs the node until halt.
@@ -74,10 +76,15 @@ func (n *node) start(ctx context.Context) error {
 	n.current.Store(false)
 	n.began = time.Now()
 	ctx, n.stop = context.WithCancel(ctx)
+	if err := n.join(); err != nil {
+		return err
+	}
 	conn, err := bus.Connect(ctx, bus.Options{
-		URL: n.fleet.options.URL, Name: "programmer " + n.name,
+		URL: n.fleet.options.URL, Name: "programmer " + n.name, Identity: n.who, RootCAFile: n.fleet.options.CA,
+		OnDisconnect: func(error) { n.lost = time.Now() },
 		OnReconnect: func() {
 			n.fleet.counts.reconnects.Add(1)
+			n.fleet.ledger.back(time.Since(n.lost))
 			n.send(ctx, core.Reconnected{})
 		},
 		OnDropped: func(string, int) {
