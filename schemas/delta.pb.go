@@ -48,6 +48,9 @@ type Delta struct {
 	Committed *timestamppb.Timestamp `protobuf:"bytes,12,opt,name=committed,proto3" json:"committed,omitempty"`
 	// The newest message of STATE that was taken into account when this was compiled.
 	StateSequence uint64 `protobuf:"varint,13,opt,name=state_sequence,json=stateSequence,proto3" json:"state_sequence,omitempty"`
+	// Messages of STATE up to which was compiled since the revision before, one after the other, without changing a row; at
+	// most the newest 64. What is compiled together decides how changes come in revisions.
+	UnchangedAt []uint64 `protobuf:"varint,14,rep,packed,name=unchanged_at,json=unchangedAt,proto3" json:"unchanged_at,omitempty"`
 	// The compiler's.
 	Seal          *Seal `protobuf:"bytes,100,opt,name=seal,proto3" json:"seal,omitempty"`
 	unknownFields protoimpl.UnknownFields
@@ -173,6 +176,13 @@ func (x *Delta) GetStateSequence() uint64 {
 		return x.StateSequence
 	}
 	return 0
+}
+
+func (x *Delta) GetUnchangedAt() []uint64 {
+	if x != nil {
+		return x.UnchangedAt
+	}
+	return nil
 }
 
 func (x *Delta) GetSeal() *Seal {
@@ -504,6 +514,8 @@ type Heartbeat struct {
 	State *Epoch `protobuf:"bytes,6,opt,name=state,proto3" json:"state,omitempty"`
 	// 16 bytes: of all layers, so that whoever reads DELTA knows whether it has all of the revision.
 	Digest []byte `protobuf:"bytes,7,opt,name=digest,proto3" json:"digest,omitempty"`
+	// As of a Delta, since the newest revision.
+	UnchangedAt []uint64 `protobuf:"varint,8,rep,packed,name=unchanged_at,json=unchangedAt,proto3" json:"unchanged_at,omitempty"`
 	// The compiler's.
 	Seal          *Seal `protobuf:"bytes,100,opt,name=seal,proto3" json:"seal,omitempty"`
 	unknownFields protoimpl.UnknownFields
@@ -585,6 +597,13 @@ func (x *Heartbeat) GetState() *Epoch {
 func (x *Heartbeat) GetDigest() []byte {
 	if x != nil {
 		return x.Digest
+	}
+	return nil
+}
+
+func (x *Heartbeat) GetUnchangedAt() []uint64 {
+	if x != nil {
+		return x.UnchangedAt
 	}
 	return nil
 }
@@ -1388,7 +1407,7 @@ var File_deltaplane_v1_delta_proto protoreflect.FileDescriptor
 
 const file_deltaplane_v1_delta_proto_rawDesc = "" +
 	"\n" +
-	"\x19deltaplane/v1/delta.proto\x12\rdeltaplane.v1\x1a\x18deltaplane/v1/fact.proto\x1a\x18deltaplane/v1/seal.proto\x1a\x1adeltaplane/v1/tables.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xd8\x03\n" +
+	"\x19deltaplane/v1/delta.proto\x12\rdeltaplane.v1\x1a\x18deltaplane/v1/fact.proto\x1a\x18deltaplane/v1/seal.proto\x1a\x1adeltaplane/v1/tables.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xfb\x03\n" +
 	"\x05Delta\x12\x14\n" +
 	"\x05epoch\x18\x01 \x01(\x04R\x05epoch\x12\x14\n" +
 	"\x05layer\x18\x02 \x01(\tR\x05layer\x12\x12\n" +
@@ -1403,7 +1422,8 @@ const file_deltaplane_v1_delta_proto_rawDesc = "" +
 	" \x01(\rR\x04part\x12\x14\n" +
 	"\x05parts\x18\v \x01(\rR\x05parts\x128\n" +
 	"\tcommitted\x18\f \x01(\v2\x1a.google.protobuf.TimestampR\tcommitted\x12%\n" +
-	"\x0estate_sequence\x18\r \x01(\x04R\rstateSequence\x12'\n" +
+	"\x0estate_sequence\x18\r \x01(\x04R\rstateSequence\x12!\n" +
+	"\funchanged_at\x18\x0e \x03(\x04R\vunchangedAt\x12'\n" +
 	"\x04seal\x18d \x01(\v2\x13.deltaplane.v1.SealR\x04seal\"\xac\x01\n" +
 	"\x05Cause\x120\n" +
 	"\x06object\x18\x01 \x01(\v2\x18.deltaplane.v1.ObjectRefR\x06object\x12\x18\n" +
@@ -1427,7 +1447,7 @@ const file_deltaplane_v1_delta_proto_rawDesc = "" +
 	"\x05layer\x18\x01 \x01(\tR\x05layer\x12\x14\n" +
 	"\x05epoch\x18\x02 \x01(\x04R\x05epoch\x12\x1a\n" +
 	"\brevision\x18\x03 \x01(\x04R\brevision\x12\x16\n" +
-	"\x06digest\x18\x04 \x01(\fR\x06digest\"\xb8\x02\n" +
+	"\x06digest\x18\x04 \x01(\fR\x06digest\"\xdb\x02\n" +
 	"\tHeartbeat\x12\x14\n" +
 	"\x05epoch\x18\x01 \x01(\x04R\x05epoch\x12\x1a\n" +
 	"\brevision\x18\x02 \x01(\x04R\brevision\x125\n" +
@@ -1435,7 +1455,8 @@ const file_deltaplane_v1_delta_proto_rawDesc = "" +
 	"\x04sent\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\x04sent\x12%\n" +
 	"\x0estate_sequence\x18\x05 \x01(\x04R\rstateSequence\x12*\n" +
 	"\x05state\x18\x06 \x01(\v2\x14.deltaplane.v1.EpochR\x05state\x12\x16\n" +
-	"\x06digest\x18\a \x01(\fR\x06digest\x12'\n" +
+	"\x06digest\x18\a \x01(\fR\x06digest\x12!\n" +
+	"\funchanged_at\x18\b \x03(\x04R\vunchangedAt\x12'\n" +
 	"\x04seal\x18d \x01(\v2\x13.deltaplane.v1.SealR\x04seal\"\x97\x01\n" +
 	"\vSyncRequest\x12\x12\n" +
 	"\x04node\x18\x01 \x01(\tR\x04node\x125\n" +

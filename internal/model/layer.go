@@ -105,6 +105,8 @@ type Delta struct {
 	Committed     time.Time
 	// StateSequence is the newest message of STATE that was taken into account.
 	StateSequence uint64
+	// UnchangedAt are messages of STATE up to which was compiled since the revision before without changing a row.
+	UnchangedAt []uint64
 }
 
 // MaxCauses bounds the causes that one Delta names.

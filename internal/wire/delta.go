@@ -35,7 +35,7 @@ func DeltaToProto(d model.Delta, maxBytes int) ([]*schemas.Delta, error) {
 	head := &schemas.Delta{
 		Epoch: uint64(d.Epoch), Layer: d.Layer.String(), From: uint64(d.From), To: uint64(d.To),
 		DigestAfter: d.DigestAfter.Bytes(), Causes: list(d.Causes, CauseToProto), CausesLeftOut: d.CausesLeftOut,
-		Part: MaxParts, Parts: MaxParts, Committed: timeToProto(d.Committed), StateSequence: d.StateSequence,
+		Part: MaxParts, Parts: MaxParts, Committed: timeToProto(d.Committed), StateSequence: d.StateSequence, UnchangedAt: d.UnchangedAt,
 	}
 	if len(d.Causes) > model.MaxCauses {
 		head.Causes = head.Causes[:model.MaxCauses]
@@ -54,7 +54,7 @@ func DeltaToProto(d model.Delta, maxBytes int) ([]*schemas.Delta, error) {
 			Part: uint32(i), Parts: uint32(len(changes)), Committed: head.Committed, StateSequence: head.StateSequence,
 		}
 		if i == 0 {
-			p.Causes, p.CausesLeftOut = head.Causes, head.CausesLeftOut
+			p.Causes, p.CausesLeftOut, p.UnchangedAt = head.Causes, head.CausesLeftOut, head.UnchangedAt
 		}
 		parts[i] = p
 	}
@@ -130,6 +130,7 @@ func DeltaFromProto(m *schemas.Delta) (DeltaPart, error) {
 		Epoch: model.Epoch(m.GetEpoch()), Layer: l, From: model.Revision(m.GetFrom()), To: model.Revision(m.GetTo()),
 		Change: model.Change{Put: put, Remove: remove}, DigestAfter: digest,
 		Causes: causes, CausesLeftOut: m.GetCausesLeftOut(), Committed: committed, StateSequence: m.GetStateSequence(),
+		UnchangedAt: m.GetUnchangedAt(),
 	}}, nil
 }
 

@@ -27,6 +27,7 @@ type reading struct {
 	suspect    map[string]bool
 	unreadable int
 	known      string // the newest epoch
+	since      int    // how often that was said since there was doubt
 	// newest is the highest number of a fact that was read. before is that of what was read before this session began, of a
 	// STATE that may have been another; 0 once this one is known to go on from there, or a newer list was announced.
 	newest, before uint64
@@ -73,12 +74,24 @@ func (r *reading) epoch(m bus.Record) error {
 		r.refuse(fmt.Sprintf("message %d on %s of STATE", m.Sequence, m.Subject), err)
 		return nil
 	}
-	if was := r.unsure.Load(); was != nil && *was != identify(epoch) {
-		return errStateReplaced
+	if was := r.unsure.Load(); was != nil {
+		if *was != identify(epoch) {
+			return errStateReplaced
+		}
+		if r.since++; r.since == epochsToBeSure {
+			r.unsure.Store(nil)
+			if err := r.give(told{doubt: new(false)}); err != nil {
+				return err
+			}
+		}
 	}
 	r.known = identify(epoch)
-	return r.give(told{sequence: m.Sequence, epoch: epoch.GetEpoch()})
+	return r.give(told{sequence: m.Sequence, epoch: epoch})
 }
+
+// epochsToBeSure is how often the epoch must be said again to end doubt: the first may be a watcher's that sees only by the
+// answer that STATE was restored, and takes another one then.
+const epochsToBeSure = 2
 
 // identify tells an epoch of STATE from all others, of a history that was lost too.
 func identify(e *schemas.Epoch) string {
@@ -88,12 +101,21 @@ func identify(e *schemas.Epoch) string {
 // errStateReplaced ends a session that may lack facts. A watcher that finds STATE restored from a backup takes a new epoch.
 var errStateReplaced = errors.New("STATE has another epoch since reading it broke off: it may have been restored and have grown again")
 
-// doubt notes that what is read from now on may be of another history than what was read before.
+// doubt notes that what is read from now on may be of another history than what was read before. If it is, that history has
+// another epoch: now, or that is still to come.
 func (r *reading) doubt() error {
+	r.since = 0
 	if r.unsure.Load() == nil {
 		r.unsure.Store(new(r.known))
+		if err := r.give(told{doubt: new(true)}); err != nil {
+			return err
+		}
 	}
-	return nil
+	newest, _, err := r.newestEpoch(r.ctx, schemas.StateFacts.Name, schemas.SubjectStateEpoch)
+	if err == nil && *r.unsure.Load() != identify(newest) {
+		err = errStateReplaced
+	}
+	return err
 }
 
 // take hands over one fact.

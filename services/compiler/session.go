@@ -60,11 +60,13 @@ type term struct {
 	by    time.Time  // when the log must have been read to its epoch
 }
 
-// told is one message of STATE, a fact or an epoch; without either it says that everything stored was told.
+// told is one message of STATE, a fact or an epoch, or whether STATE is in doubt from there on; without any of these it says
+// that everything stored was told.
 type told struct {
 	sequence uint64
 	fact     *schemas.Fact
-	epoch    uint64
+	epoch    *schemas.Epoch
+	doubt    *bool
 }
 
 // session runs one until ctx ends, or what it knows is in doubt.
@@ -330,7 +332,12 @@ func (t *session) take(m told) (out core.Output) {
 	var facts []*schemas.Fact
 	var sequence uint64
 	for {
-		if m.epoch > 0 {
+		if m.doubt != nil {
+			out.Add(t.core.Facts(time.Now(), sequence, facts...))
+			t.core.Doubt(*m.doubt)
+			return out
+		}
+		if m.epoch != nil {
 			out.Add(t.core.Facts(time.Now(), max(sequence, m.sequence), facts...))
 			out.Add(t.core.StateEpoch(time.Now(), m.epoch))
 			return out
@@ -379,6 +386,9 @@ func (t *session) do(out core.Output) error {
 	if o := out.Outranked; o != nil && t.raise(*o) {
 		return t.endTerm(fmt.Errorf("a node has seen epoch %d and revision %d, this compiler leads in epoch %d: the log was lost or rolled back, so it goes on above them",
 			o.Epoch, o.Revision, t.term.fence.Epoch()))
+	}
+	if out.Reread != "" {
+		return errors.New(out.Reread)
 	}
 	if out.Append == nil {
 		return nil

@@ -55,6 +55,7 @@ type compiling struct {
 	// known is the newest epoch of STATE that was read, doubted what it was when STATE wasn't known to be the same any more.
 	known, doubted string
 	unsure         bool
+	saidSince      int // how often the epoch was said since there was doubt
 
 	fence  *fence // of the term that runs; nil while it stands by
 	by     time.Time
@@ -133,9 +134,16 @@ func (t *compiling) fold(records []record, err error) {
 func (t *compiling) doubt() error {
 	if !t.unsure {
 		t.unsure, t.doubted = true, t.known
+		t.core.Doubt(true)
+	}
+	t.saidSince = 0
+	if string(t.state.newest(schemas.SubjectStateEpoch).data) != t.doubted {
+		return errStateReplaced
 	}
 	return nil
 }
+
+var errStateReplaced = errors.New("STATE has another epoch since reading it broke off")
 
 // listen answers requests, and hears reports and heartbeats.
 func (t *compiling) listen() {
@@ -199,12 +207,16 @@ func (t *compiling) told(records []record) {
 			var epoch schemas.Epoch
 			if proto.Unmarshal(r.data, &epoch) == nil {
 				if t.known = string(r.data); t.unsure && t.doubted != t.known {
-					t.end(errors.New("STATE has another epoch since reading it broke off"))
+					t.end(errStateReplaced)
 					return
 				}
 				give()
+				if t.saidSince++; t.unsure && t.saidSince == 2 {
+					t.unsure = false
+					t.core.Doubt(false)
+				}
 				t.do(t.core.Facts(t.clock(), r.sequence))
-				t.do(t.core.StateEpoch(t.clock(), epoch.GetEpoch()))
+				t.do(t.core.StateEpoch(t.clock(), &epoch))
 			}
 			continue
 		}
@@ -305,6 +317,10 @@ func (t *compiling) do(out core.Output) {
 		t.endTerm(fmt.Errorf("a node has seen epoch %d and revision %d", o.Epoch, o.Revision))
 		return
 	}
+	if out.Reread != "" {
+		t.end(errors.New(out.Reread))
+		return
+	}
 	if out.Append != nil {
 		t.append(out.Append)
 	}
@@ -371,7 +387,7 @@ func (t *compiling) lookAtState() {
 		case err != nil:
 			t.end(err)
 		case t.unsure && t.doubted != string(marshal(newest)):
-			t.end(errors.New("STATE has another epoch since reading it broke off"))
+			t.end(errStateReplaced)
 		case sequence < t.before:
 			t.end(errors.New("STATE has gone back"))
 		default:

@@ -127,7 +127,10 @@ func (c *Core) heartbeat(now time.Time) (out Output) {
 	c.fleet.Forget(now, time.Hour)
 	m := &schemas.Heartbeat{Epoch: uint64(c.epoch), Revision: uint64(c.last.revision), Sent: timestamp(c.sent(now))}
 	if c.ready() && len(c.appending) == 0 {
-		m.Positions, m.StateSequence = c.positions(now), c.done
+		m.Positions, m.StateSequence, m.Digest, m.UnchangedAt = c.positions(now), c.done, c.Digest().Bytes(), c.unchanged
+		if c.log.hold == nil && !c.doubt {
+			m.State = cmp.Or(c.state, &schemas.Epoch{})
+		}
 	}
 	out.Publish = []Message{{schemas.SubjectHeartbeat, c.o.Signer.SealOne(seal.Heartbeat, encode(m))}}
 	return out

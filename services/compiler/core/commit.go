@@ -93,6 +93,9 @@ func (c *Core) step(now time.Time) (out Output) {
 	return out
 }
 
+// mostUnchanged bounds how often compiling without changing a row is told of.
+const mostUnchanged = 64
+
 // plan is what a compilation comes to: stages to be committed one after the other, with why each layer changes.
 type plan struct {
 	stages []compile.Stage
@@ -143,6 +146,10 @@ func (c *Core) plan(now time.Time) (p plan, out Output) {
 		p.why = append(p.why, all)
 	}
 	c.pending = pending{}
+	if len(p.stages) == 0 && c.Leads() {
+		c.unchanged = append(c.unchanged, c.compiling)
+		c.unchanged = c.unchanged[max(0, len(c.unchanged)-mostUnchanged):]
+	}
 	return p, out
 }
 
@@ -275,7 +282,9 @@ func (c *Core) commitLayer(s *step, now time.Time, l model.Layer, change *model.
 	messages, err := wire.EncodeDelta(model.Delta{
 		Epoch: c.epoch, Layer: l, From: was.Revision, To: c.revision, Change: *change, DigestAfter: digest,
 		Causes: why.list, CausesLeftOut: why.leftOut, Committed: now, StateSequence: c.compiling,
+		UnchangedAt: c.unchanged,
 	}, c.o.MaxMessage)
+	c.unchanged = nil
 	if err != nil {
 		panic(fmt.Sprintf("core: a delta of %d rows was cut to fit, but doesn't: %v", change.Put.Len()+change.Remove.Len(), err))
 	}

@@ -102,6 +102,8 @@ type Output struct {
 	Commits []Commit
 	// Mismatch is set when an incremental compilation was found to differ from a full one.
 	Mismatch *Mismatch
+	// Reread says why what was read of the streams is no longer trusted: fold and read them anew.
+	Reread string
 	// Outranked says that a node holds what another log said, of an epoch not below this compiler's: the log was lost or
 	// rolled back. Take an epoch above Epoch and fold anew.
 	Outranked *Outranked
@@ -141,6 +143,9 @@ func (o *Output) Add(p Output) {
 	if p.Mismatch != nil {
 		o.Mismatch = p.Mismatch
 	}
+	if p.Reread != "" {
+		o.Reread = p.Reread
+	}
 	if p.Outranked != nil {
 		o.Outranked = p.Outranked
 	}
@@ -158,7 +163,9 @@ type Core struct {
 	// counts only once a watcher has certainly compared it since: it announces that while this compiler reads, or did so in
 	// an epoch above all that this process has known, or later than the log's newest revision was committed.
 	restored   time.Time
-	stateEpoch uint64 // the newest in STATE
+	stateEpoch uint64         // the newest in STATE
+	state      *schemas.Epoch // that, as it stands there; nil if STATE has none
+	doubt      bool           // whether STATE is still that which was read
 	remembered Memory
 
 	db       *state.DB
@@ -184,6 +191,7 @@ type Core struct {
 	// Sequences of STATE, seen >= compiling >= done: the newest fact there is, the newest in what is being
 	// appended, and the newest in what the log has.
 	seen, compiling, done uint64
+	unchanged             []uint64 // where was compiled without changing a row since the newest revision
 	pace                  pace
 	checkpoint            checkpointState
 	recent                *recent
@@ -332,10 +340,14 @@ func (c *Core) announces(f *schemas.Fact) bool {
 
 // StateEpoch takes in the epoch of STATE: what a watcher of an earlier one announced as complete no longer counts for who
 // begins with STATE.
-func (c *Core) StateEpoch(now time.Time, epoch uint64) Output {
-	c.stateEpoch = max(c.stateEpoch, epoch)
+func (c *Core) StateEpoch(now time.Time, epoch *schemas.Epoch) Output {
+	c.stateEpoch, c.state = max(c.stateEpoch, epoch.GetEpoch()), epoch
 	return c.step(now)
 }
+
+// Doubt says whether reading STATE broke off so that nobody knows whether it goes on as what was read. Meanwhile leader and
+// standby don't compare: facts in between may be missing.
+func (c *Core) Doubt(doubt bool) { c.doubt = doubt }
 
 func (c *Core) incomplete() string {
 	if c.db.Snapshot().Complete() {

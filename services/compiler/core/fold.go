@@ -47,8 +47,6 @@ type Fold struct {
 	hold  *schemas.Hold // that is in force
 	// holdSaid is when the newest Hold was said, in force or over.
 	holdSaid time.Time
-	// unsettled says that somebody has rolled back, or has resumed, and what was compiled since isn't known to be there.
-	unsettled bool
 	// live says that the rows are followed as they come: a checkpoint then says what is known already.
 	live bool
 	// kept says that the rows are from memory: the log has lost them. Then gap is set until they are in the log again.

@@ -63,7 +63,7 @@ func (f *Fold) addHold(data []byte) error {
 	}
 	f.open, f.holdSaid, m.Seal = nil, since, nil
 	if f.hold = m; m.GetOver() {
-		f.hold, f.unsettled = nil, true
+		f.hold = nil
 	}
 	return nil
 }

@@ -21,6 +21,8 @@ type Memory struct {
 	// them: they are what comes next in any case. logged is the log's newest revision.
 	rows   *Fold
 	logged model.Revision
+	// differed says that a leader's rows were others, and that it was told.
+	differed bool
 }
 
 // Memory ends a core, and returns what the next one must know of it.
@@ -39,6 +41,7 @@ func (c *Core) Memory() Memory {
 	m := Memory{
 		state: c.seen, epoch: c.stateEpoch, committed: c.last.at, revision: c.revision, logged: logged,
 	}.and(c.remembered)
+	m.differed = c.standby.told
 	if c.log.gap == nil || c.log.kept {
 		c.renumber() // a plan may have given ids that nobody was told
 		m.rows = c.log
@@ -95,7 +98,7 @@ func (f *Fold) Kept() bool { return f.kept }
 // Remember tells a core that has just begun what the one before knew.
 func (c *Core) Remember(m Memory) {
 	m.rows = nil
-	c.remembered = m
+	c.remembered, c.standby.told = m, m.differed
 	c.RaiseTo(m.revision)
 }
 

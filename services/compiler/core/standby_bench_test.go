@@ -41,7 +41,7 @@ func BenchmarkTakeover(b *testing.B) {
 		second.core.Facts(w.now, 1, complete())
 		second.core.CaughtUp(w.now)
 		begun = time.Now()
-		second.core.Beat(w.now, &schemas.Heartbeat{Epoch: 1, Revision: uint64(w.core.Revision()), StateSequence: 1})
+		second.core.Beat(w.now, &schemas.Heartbeat{Epoch: 1, Revision: uint64(w.core.Revision()), StateSequence: 1, State: &schemas.Epoch{}, Digest: w.core.Digest().Bytes()})
 		if !second.core.Agrees() {
 			b.Fatal("the standby compiles other rows: ", second.core.standby.differs)
 		}

@@ -286,7 +286,7 @@ func TestARestoredOldStateIsNotCompiled(t *testing.T) {
 	}
 	anew := complete()
 	anew.GetComplete().Epoch = 2
-	p.do(p.core.StateEpoch(p.now, 2))
+	p.do(p.core.StateEpoch(p.now, &schemas.Epoch{Epoch: 2}))
 	anew.TriggerTime = timestamppb.New(p.now)
 	p.do(p.core.Facts(p.now, 20, append(p.facts[4:len(p.facts):len(p.facts)], anew)...))
 	p.pass(time.Second)
@@ -300,19 +300,19 @@ func TestARestoredOldStateIsNotCompiled(t *testing.T) {
 func TestAStateThatWasMadeAnewIsCompiledWhateverTheClocksSay(t *testing.T) {
 	for name, tell := range map[string]func(p *pair, facts []*schemas.Fact){
 		"before it is read": func(p *pair, facts []*schemas.Fact) {
-			p.do(p.core.StateEpoch(p.now, 4))
+			p.do(p.core.StateEpoch(p.now, &schemas.Epoch{Epoch: 4}))
 			p.do(p.core.Facts(p.now, 3, facts...))
 			p.do(p.core.CaughtUp(p.now))
 		},
 		"while it is read": func(p *pair, facts []*schemas.Fact) {
 			p.do(p.core.CaughtUp(p.now))
-			p.do(p.core.StateEpoch(p.now, 4))
+			p.do(p.core.StateEpoch(p.now, &schemas.Epoch{Epoch: 4}))
 			p.do(p.core.Facts(p.now, 3, facts...))
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			p := newPair(t, Options{}, shopFacts(5, 3)...)
-			p.do(p.core.StateEpoch(p.now, 3))
+			p.do(p.core.StateEpoch(p.now, &schemas.Epoch{Epoch: 3}))
 			memory := p.core.Memory()
 			p.log = append(p.log, Record{schemas.SubjectEpoch, marshal(&schemas.Epoch{Epoch: 7})})
 			p.core = New(Options{Signer: signer}, p.fold(), 7, p.now)

@@ -1,0 +1,1 @@
+cluster 	:0123456789abcdefhFr=@
