@@ -65,6 +65,13 @@ func up(t *testing.T) *cluster {
 	if running == nil {
 		running = newCluster(t)
 	}
+	defer func() {
+		if t.Failed() { // the next one has a cluster of its own
+			if err := takeDown(); err != nil {
+				t.Error(err)
+			}
+		}
+	}()
 	running.well(t)
 	return running
 }
@@ -103,13 +110,12 @@ func (c *cluster) well(t *testing.T) {
 	}()
 	waitFor(t, "a cluster in which all is well", func() bool {
 		s = c.status(ctx)
-		return s.Healthy && len(s.Nodes) == nodes && len(c.Processes()) == processes
+		return s.well() && len(c.Processes()) == processes
 	})
 }
 
 // status is what of `deltaplane status -o json` matters here.
 type status struct {
-	Healthy  bool
 	Leader   string
 	Revision uint64
 	Nodes    []struct {
@@ -118,9 +124,27 @@ type status struct {
 		Reason    string
 		Faults    []struct{ Kind, Text string }
 	}
+	Streams        []struct{ Problems []string }
 	WatcherProblem string
 	// Problem is what the command said on its standard error.
 	Problem string
+}
+
+// well says whether nothing is wrong now. That a stream was made anew is told for ten minutes.
+func (s status) well() bool {
+	for _, n := range s.Nodes {
+		if !n.Converged || len(n.Faults) > 0 {
+			return false
+		}
+	}
+	for _, stream := range s.Streams {
+		for _, problem := range stream.Problems {
+			if !strings.Contains(problem, "made anew at") && !strings.Contains(problem, "went back from") {
+				return false
+			}
+		}
+	}
+	return len(s.Nodes) == nodes && len(s.Streams) == len(schemas.Streams) && s.WatcherProblem == ""
 }
 
 // status asks as people do, from the client outside.
