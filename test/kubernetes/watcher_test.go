@@ -114,6 +114,7 @@ func TestWatcherPublishesNothingForChangesThatDecideNothing(t *testing.T) {
 	}
 }
 
+// Fault 6: a real API server is away and comes back: nothing is deleted, and nothing published again.
 func TestRestartOfTheAPIServerLosesNothing(t *testing.T) {
 	cluster, bus := shop(t)
 	watch(t, cluster, bus, "a")
@@ -131,6 +132,8 @@ func TestRestartOfTheAPIServerLosesNothing(t *testing.T) {
 
 // While the watcher can't see the API server objects go and come, and etcd forgets the versions between: watching
 // on from the last version ends with 410 Gone, and only a list can tell what is gone.
+//
+// Fault 6: a real API server answers 410 Gone, and what came and went meanwhile is found by a list.
 func TestRelistAfterCompactionLosesNothing(t *testing.T) {
 	cluster, bus := shop(t)
 	cluster.Service(t, "shop", "gone-soon")
@@ -156,6 +159,8 @@ func TestRelistAfterCompactionLosesNothing(t *testing.T) {
 }
 
 // An API server that comes back empty looks like one whose every object was deleted.
+//
+// Fault 6: an API server that has lost everything deletes nothing before somebody has approved it.
 func TestEmptyListDeletesNothingUnasked(t *testing.T) {
 	cluster, bus := shop(t)
 	for i := range 20 {

@@ -41,6 +41,8 @@ func (p *pipeline) watchEntries(node string, now int) (stop func() (fewest int))
 
 // The services are there before the bus. It comes, goes and comes again: with its streams, then without them. Objects
 // change meanwhile. No node ever holds fewer backends than it had, and all converge each time.
+//
+// Fault 5: the bus is away, comes back, and comes back without its streams.
 func TestTheBusMayBeAwayAndLoseEverything(t *testing.T) {
 	p := begin(t)
 	p.write("nodes.yaml", nodeYAML(dotted)+nodeYAML("node-2"))

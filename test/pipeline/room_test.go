@@ -16,6 +16,7 @@ import (
 // A change that doesn't fit a node's maps is refused there as a whole and by name, what was before stays, other nodes
 // take it; made smaller, it is taken there too, and a map that is nearly full is told of.
 //
+// Fault 9: a programmer whose maps are too small refuses a change as a whole, says so on the bus, and heals.
 // Row 23: overflow is refused by name before the first write, and pressure is visible.
 func TestAFullMapRefusesByNameAndHeals(t *testing.T) {
 	p := begin(t)
