@@ -31,11 +31,11 @@ const (
 	codeNotStored                 = 10077
 )
 
-// commit publishes messages as one atomic batch (a single message needs none) and waits for the stream's answer.
-func (c *Conn) commit(ctx context.Context, messages []*nats.Msg) (last uint64, err error) {
+// commit publishes messages as one atomic batch (a single message needs none) and waits for the stream's answer, so long.
+func (c *Conn) commit(ctx context.Context, within time.Duration, messages []*nats.Msg) (last uint64, err error) {
 	asked := time.Now()
 	defer func() { c.heard(err, asked) }()
-	ctx, cancel := context.WithTimeout(ctx, appendTime)
+	ctx, cancel := context.WithTimeout(ctx, within)
 	defer cancel()
 	inbox := c.nats.NewInbox()
 	answers, err := c.nats.SubscribeSync(inbox)

@@ -3,6 +3,7 @@
 package bus
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -29,6 +30,10 @@ const (
 	// messages, and the fence must not be among them.
 	renewAfter = 8 << 20
 	appendTime = 5 * time.Second
+	// answerTime is how long the answer to a batch may take until the stream is asked whether it has it.
+	answerTime = 1500 * time.Millisecond
+	// settleTime is how long the bus may be away until that question is given up.
+	settleTime = 10 * time.Second
 	takeTries  = 20
 )
 
@@ -153,7 +158,7 @@ func (f *Fence) Epoch() uint64 { return f.epoch.GetEpoch() }
 func (f *Fence) Confirm(ctx context.Context) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if _, err := f.append(ctx, nil, true); err != nil {
+	if _, err := f.append(ctx, appendTime, nil, true); err != nil {
 		return fmt.Errorf("write epoch %d of stream %s: %w", f.Epoch(), f.stream, err)
 	}
 	return nil
@@ -167,9 +172,11 @@ func (f *Fence) Newest() uint64 {
 	return f.newest
 }
 
-// Append stores records as a whole or not at all, in order, and returns the last one's sequence. ErrDeposed says that
-// another has taken the epoch and nothing was stored. ErrUncertain says that no answer came, ErrReplaced that the records
-// are stored but the stream has gone back, so that some before them are lost: take the epoch again and read the stream. More than MaxBatchMessages records, or more than MaxBatchBytes, are refused: it splits nothing.
+// Append stores records as a whole or not at all, in order, and returns the last one's sequence. If no answer comes it finds
+// out what became of them, and stores them if they aren't. ErrDeposed says that another has taken the epoch and nothing was
+// stored. ErrUncertain says that no answer came to that question either, ErrReplaced that the records are stored but the
+// stream has gone back, so that some before them are lost: take the epoch again and read the stream. More than
+// MaxBatchMessages records, or more than MaxBatchBytes, are refused: it splits nothing.
 func (f *Fence) Append(ctx context.Context, records []Record) (lastSequence uint64, err error) {
 	size, err := checkBatch(records)
 	if err != nil {
@@ -181,11 +188,66 @@ func (f *Fence) Append(ctx context.Context, records []Record) (lastSequence uint
 		return f.sequence, nil
 	}
 	f.appended += size
-	lastSequence, err = f.append(ctx, records, f.appended >= renewAfter)
+	renew := f.appended >= renewAfter
+	lastSequence, err = f.append(ctx, answerTime, records, renew)
+	if errors.Is(err, ErrUncertain) && ctx.Err() == nil {
+		lastSequence, err = f.settle(ctx, records, renew, err)
+	}
 	if err != nil {
 		return 0, fmt.Errorf("append %d messages to stream %s in epoch %d: %w", len(records), f.stream, f.Epoch(), err)
 	}
 	return lastSequence, nil
+}
+
+// settle finds out whether records are stored that no answer came to, and stores them if they aren't. It has the stream
+// write the epoch once more: nothing that was sent before is stored after that, and where it comes to stand tells, since
+// nobody else appends.
+func (f *Fence) settle(ctx context.Context, records []Record, renewed bool, uncertain error) (lastSequence uint64, err error) {
+	before, count := f.newest, uint64(len(records))
+	if renewed {
+		count++
+	}
+	last, err := f.append(ctx, appendTime, nil, true)
+	for until := time.Now().Add(settleTime); f.unsent(err) && time.Now().Before(until) && wait(ctx, backoff(0)) == nil; {
+		last, err = f.append(ctx, appendTime, nil, true)
+	}
+	switch {
+	case errors.Is(err, ErrDeposed) && renewed:
+		newest, at, readErr := f.conn.newestEpoch(ctx, f.stream, f.subject)
+		if readErr != nil || at != before+1 || !proto.Equal(newest, f.epoch) {
+			return 0, err
+		}
+		// The epoch is in the records' batch: both are there.
+		f.sequence, f.newest, f.appended = at, before+count, 0
+		return f.newest, nil
+	case errors.Is(err, ErrDeposed) || errors.Is(err, ErrReplaced):
+		return 0, err
+	case err != nil:
+		return 0, uncertain
+	case last == before+count+1:
+		return last - 1, nil
+	case last == before+1 && !f.holds(ctx, before, &records[len(records)-1]):
+		return f.append(ctx, appendTime, records, false)
+	}
+	return 0, uncertain
+}
+
+// unsent says whether something failed since the bus is away, so that the stream never gets it.
+func (f *Fence) unsent(err error) bool {
+	return err != nil && !errors.Is(err, ErrUncertain) && f.conn.Connected() != nil
+}
+
+// holds says whether a record may be in the place of what was acknowledged before it: the stream has gone back then.
+func (f *Fence) holds(ctx context.Context, sequence uint64, r *Record) bool {
+	s, err := f.conn.js.Stream(ctx, f.stream)
+	if err != nil {
+		return true
+	}
+	m, err := s.GetMsg(ctx, sequence)
+	if errors.Is(err, jetstream.ErrMsgNotFound) {
+		return false
+	}
+	return err != nil || m.Subject == r.Subject && bytes.Equal(m.Data, r.Data)
 }
 
 func checkBatch(records []Record) (size int, err error) {
@@ -204,10 +266,10 @@ func checkBatch(records []Record) (size int, err error) {
 	return size, nil
 }
 
-// append writes records, with the epoch before them if it is to be renewed, under the lock.
-func (f *Fence) append(ctx context.Context, records []Record, renew bool) (uint64, error) {
+// append writes records, with the epoch before them if it is to be renewed, under the lock, and waits so long for an answer.
+func (f *Fence) append(ctx context.Context, within time.Duration, records []Record, renew bool) (uint64, error) {
 	messages := f.messages(records, renew)
-	last, err := f.conn.commit(ctx, messages)
+	last, err := f.conn.commit(ctx, within, messages)
 	if err != nil {
 		return 0, err
 	}
