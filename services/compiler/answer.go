@@ -91,10 +91,7 @@ func (t *session) heard(m bus.Message) {
 		t.log.Warn("a heartbeat that can't be read is ignored", "error", err)
 		return
 	}
-	select {
-	case t.inputs <- func(now time.Time) core.Output { return t.core.Beat(now, beat) }:
-	case <-t.ctx.Done():
-	}
+	t.step(func(now time.Time) core.Output { return t.core.Beat(now, beat) })
 }
 
 // answerSync answers a node's SyncRequest. Which node it is the subject says: the server lets nobody else there. In another's
@@ -151,9 +148,17 @@ func (t *session) answer(step func(time.Time, any, []byte) core.Output) func(con
 	}
 }
 
+// applied hands what a node reports to the loop. Of one that reports without end the loop hears little.
 func (t *session) applied(m bus.Message) {
-	step := func(now time.Time) core.Output {
-		node, err := schemas.NodeOfSubject(m.Subject)
+	node, err := schemas.NodeOfSubject(m.Subject)
+	if now := time.Now(); err == nil && !t.reports.Allow(node, now) {
+		t.metrics.unread.Inc()
+		if t.floods.Allow(node, now) {
+			t.step(func(now time.Time) core.Output { return t.core.Flooded(now, node) })
+		}
+		return
+	}
+	t.step(func(now time.Time) core.Output {
 		var out core.Output
 		if err == nil {
 			out, err = t.core.Applied(now, node, m.Data)
@@ -163,9 +168,13 @@ func (t *session) applied(m bus.Message) {
 			t.log.Debug("a report is ignored", "subject", m.Subject, "error", err)
 		}
 		return out
-	}
+	})
+}
+
+// step has the loop do something, unless the session ends.
+func (t *session) step(do func(now time.Time) core.Output) {
 	select {
-	case t.inputs <- step:
+	case t.inputs <- do:
 	case <-t.ctx.Done():
 	}
 }

@@ -11,9 +11,11 @@ import (
 	"time"
 
 	"golang.org/x/sync/errgroup"
+	"golang.org/x/time/rate"
 	"google.golang.org/protobuf/proto"
 
 	"github.com/deltaplane/deltaplane/internal/bus"
+	"github.com/deltaplane/deltaplane/internal/fair"
 	"github.com/deltaplane/deltaplane/internal/lead"
 	"github.com/deltaplane/deltaplane/internal/lead/replica"
 	"github.com/deltaplane/deltaplane/internal/streams"
@@ -28,8 +30,15 @@ const (
 	restBetween = time.Second
 	// stuckAfter is how long the loop may take for one turn until the process counts as beyond help.
 	stuckAfter = 2 * time.Minute
-	// raiseEvery is how often a node's word ends a term at most, so that a node that lies can't keep all from leading.
+	// raiseEvery is how often nodes' word ends a term at most, so that nodes that lie can't keep all from leading. Of one node
+	// it does so three times, then every wordEvery: who isn't lying needs it once each time that the log is lost.
 	raiseEvery = time.Minute
+	wordEvery  = 10 * time.Minute
+	wordsMost  = 3
+	// What one node may report: once a second is usual while it changes. What is more isn't read.
+	reportsPerSecond, reportsAtOnce = 10, 100
+	// floodToldEvery is how often the loop is told of a node that reports more.
+	floodToldEvery = 5 * time.Second
 )
 
 // service is a compiler: it stands by, and leads while this replica has DELTA's epoch.
@@ -54,13 +63,22 @@ type service struct {
 	raised  time.Time      // when above was set last
 	alarms  []streams.Alarm
 
+	words   *fair.Limiter // by which nodes end terms
+	reports *fair.Limiter // that are read of each node
+	floods  *fair.Limiter // that the loop is told of
+
 	streamsEvery time.Duration
 	// factNumber is the highest number of a fact that was read, in any session.
 	factNumber uint64
 }
 
 func newService(s *settings, name string, log *slog.Logger) *service {
-	return &service{settings: s, name: name, log: log, metrics: newMetrics(), phase: "it hasn't reached the bus yet", streamsEvery: streamsEvery}
+	return &service{
+		settings: s, name: name, log: log, metrics: newMetrics(), phase: "it hasn't reached the bus yet", streamsEvery: streamsEvery,
+		words:   fair.New(rate.Every(wordEvery), wordsMost),
+		reports: fair.New(reportsPerSecond, reportsAtOnce),
+		floods:  fair.New(rate.Every(floodToldEvery), 1),
+	}
 }
 
 // run stands by and leads until ctx ends.

@@ -384,8 +384,8 @@ func (t *session) do(out core.Output) error {
 	}
 	t.metrics.commits(out.Commits)
 	if o := out.Outranked; o != nil && t.raise(*o) {
-		return t.endTerm(fmt.Errorf("a node has seen epoch %d and revision %d, this compiler leads in epoch %d: the log was lost or rolled back, so it goes on above them",
-			o.Epoch, o.Revision, t.term.fence.Epoch()))
+		return t.endTerm(fmt.Errorf("node %s says that it has seen epoch %d and revision %d, this compiler leads in epoch %d: the log was lost or rolled back, so it goes on above them",
+			o.Node, o.Epoch, o.Revision, t.term.fence.Epoch()))
 	}
 	if out.Reread != "" {
 		return errors.New(out.Reread)
@@ -408,14 +408,15 @@ func (t *session) do(out core.Output) error {
 }
 
 // raise notes that the next term must go above what a node has seen, unless that was said only just, or there can't be such
-// an epoch yet.
+// an epoch yet, or the node has said so too often.
 func (t *session) raise(o core.Outranked) bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if !o.Epoch.Believable(time.Now()) || !t.raised.IsZero() && time.Since(t.raised) < raiseEvery {
+	at := time.Now()
+	if !o.Epoch.Believable(at) || !t.raised.IsZero() && at.Sub(t.raised) < raiseEvery || !t.words.Allow(o.Node, at) {
 		return false
 	}
-	t.above, t.raised = o, time.Now()
+	t.above, t.raised = o, at
 	t.replica.Above(uint64(o.Epoch))
 	return true
 }

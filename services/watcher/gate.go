@@ -7,12 +7,11 @@ import (
 	"crypto/sha256"
 	"errors"
 	"fmt"
-	"maps"
-	"sync"
 	"time"
 
 	"golang.org/x/time/rate"
 
+	"github.com/deltaplane/deltaplane/internal/fair"
 	"github.com/deltaplane/deltaplane/services/watcher/kube"
 )
 
@@ -23,9 +22,6 @@ const (
 	reviewsPerSecond, reviewsAtOnce = 100, 200
 	reviewsPerAsker, askersAtOnce   = 2, 10
 	reviewsRunning                  = 16
-	// askersMost bounds the addresses and nodes that are told apart.
-	askersMost = 20_000
-	sweepEvery = time.Second
 
 	// knownTime is how long it is remembered which node a token proves. Who joins waits some two seconds for an answer, then
 	// knocks again: when the API server is slower than that, the next knock finds the answer here.
@@ -54,16 +50,13 @@ type gate struct {
 	refused remembered
 	running chan struct{}
 	all     *rate.Limiter
-
-	mu     sync.Mutex
-	askers map[string]*rate.Limiter
-	swept  time.Time // when those that haven't asked for a while were forgotten
+	each    *fair.Limiter // by address or node
 }
 
 func newGate(review reviewer, nodes *nodes, reviews func()) *gate {
 	return &gate{
 		review: review, nodes: nodes, reviews: reviews, running: make(chan struct{}, reviewsRunning),
-		all: rate.NewLimiter(reviewsPerSecond, reviewsAtOnce), askers: map[string]*rate.Limiter{},
+		all: rate.NewLimiter(reviewsPerSecond, reviewsAtOnce), each: fair.New(reviewsPerAsker, askersAtOnce),
 	}
 }
 
@@ -92,7 +85,7 @@ func (g *gate) node(ctx context.Context, asker, token string, now time.Time) (st
 
 // ask asks the API server, if that may be asked now.
 func (g *gate) ask(ctx context.Context, asker string, key [sha256.Size]byte, token string, now time.Time) (answer remembering, err error) {
-	if !g.of(asker, now).AllowN(now, 1) {
+	if !g.each.Allow(asker, now) {
 		return answer, fmt.Errorf("%s: %w", asker, errBusy)
 	}
 	if !g.all.AllowN(now, 1) {
@@ -114,24 +107,4 @@ func (g *gate) ask(ctx context.Context, asker string, key [sha256.Size]byte, tok
 		g.refused.add(key, remembering{err: err, until: now.Add(refusedTime)}, now)
 	}
 	return answer, err
-}
-
-// of returns how often one asker may still have the API server asked. Those that haven't for a while are forgotten; when
-// there are too many all the same, they share what is left.
-func (g *gate) of(asker string, now time.Time) *rate.Limiter {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	if len(g.askers) >= askersMost && now.Sub(g.swept) > sweepEvery {
-		g.swept = now
-		maps.DeleteFunc(g.askers, func(_ string, l *rate.Limiter) bool { return l.TokensAt(now) >= askersAtOnce })
-	}
-	if len(g.askers) >= askersMost && g.askers[asker] == nil {
-		asker = "the others"
-	}
-	l := g.askers[asker]
-	if l == nil {
-		l = rate.NewLimiter(reviewsPerAsker, askersAtOnce)
-		g.askers[asker] = l
-	}
-	return l
 }

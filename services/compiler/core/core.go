@@ -109,8 +109,9 @@ type Output struct {
 	Outranked *Outranked
 }
 
-// Outranked is what a node has seen.
+// Outranked is what a node says that it has seen.
 type Outranked struct {
+	Node     string
 	Epoch    model.Epoch
 	Revision model.Revision
 }

@@ -33,14 +33,19 @@ type bucket struct {
 	at   time.Time
 }
 
-func (b *bucket) wait(a allowance, now time.Time) time.Duration {
+// has says whether a node may ask now, without counting it.
+func (b *bucket) has(a allowance, now time.Time) bool {
 	if b.at.IsZero() {
 		b.left = a.burst
 	} else {
 		b.left = min(a.burst, b.left+now.Sub(b.at).Seconds()/a.refill.Seconds())
 	}
 	b.at = now
-	if b.left < 1 {
+	return b.left >= 1
+}
+
+func (b *bucket) wait(a allowance, now time.Time) time.Duration {
+	if !b.has(a, now) {
 		return time.Duration((1 - b.left) * float64(a.refill))
 	}
 	b.left--

@@ -3,6 +3,7 @@
 package core
 
 import (
+	"maps"
 	"time"
 
 	"github.com/deltaplane/deltaplane/internal/model"
@@ -22,10 +23,40 @@ const maxRevision = 1 << 62
 // liftEvery bounds how often nodes' word makes us commit something.
 const liftEvery = 10 * time.Second
 
+// toLift is how often one node's word lifts a layer. Who isn't lying needs it once each time that the log is lost.
+var toLift = allowance{3, 10 * time.Minute}
+
 // lifts are layers that some node holds at a position above ours, with the revision to go above.
 type lifts struct {
-	layers map[model.Layer]model.Revision
-	next   time.Time // when they may be lifted
+	layers map[model.Layer]lift
+	next   time.Time          // when they may be lifted
+	words  map[string]*bucket // of the nodes that have lifted some
+}
+
+// lift is the highest revision of a layer that a node says it holds.
+type lift struct {
+	revision model.Revision
+	node     string
+}
+
+// heeds says whether a node's word may lift a layer.
+func (l *lifts) heeds(node string, now time.Time) bool {
+	b := l.words[node]
+	return b == nil || b.has(toLift, now)
+}
+
+// spend counts that a node's word has lifted layers.
+func (l *lifts) spend(node string, now time.Time) {
+	if l.words == nil {
+		l.words = map[string]*bucket{}
+	}
+	maps.DeleteFunc(l.words, func(_ string, b *bucket) bool { return now.Sub(b.at) > time.Duration(toLift.burst)*toLift.refill })
+	b := l.words[node]
+	if b == nil {
+		b = &bucket{}
+		l.words[node] = b
+	}
+	b.wait(toLift, now)
 }
 
 // believable says whether a node may hold a position.
@@ -36,8 +67,8 @@ func (c *Core) believable(p model.Position) bool {
 
 // outranked returns the highest position if it shows that another log was there before ours: it is of a higher epoch, or
 // of ours, in which we alone commit, and beyond what we have committed.
-func (c *Core) outranked(positions map[model.Layer]model.Position) *Outranked {
-	var o Outranked
+func (c *Core) outranked(node string, positions map[model.Layer]model.Position) *Outranked {
+	o := Outranked{Node: node}
 	shown := false
 	for _, p := range positions {
 		if !c.believable(p) {
@@ -53,7 +84,7 @@ func (c *Core) outranked(positions map[model.Layer]model.Position) *Outranked {
 }
 
 // lift notes what a node holds at a position above ours. It returns such a layer, if there is one.
-func (c *Core) lift(node string, positions map[model.Layer]model.Position) (lowest model.Layer, above bool) {
+func (c *Core) lift(now time.Time, node string, positions map[model.Layer]model.Position) (lowest model.Layer, above bool) {
 	for _, l := range []model.Layer{model.ClusterLayer, model.NodeLayer(node)} {
 		p, told := positions[l]
 		ours := c.Position(l)
@@ -61,10 +92,11 @@ func (c *Core) lift(node string, positions map[model.Layer]model.Position) (lowe
 			continue
 		}
 		if c.lifts.layers == nil {
-			c.lifts.layers = map[model.Layer]model.Revision{}
+			c.lifts.layers = map[model.Layer]lift{}
 		}
-		if c.Leads() { // else it is only that the log wasn't read that far
-			c.lifts.layers[l] = max(c.lifts.layers[l], p.Revision)
+		// While it stands by it is only that the log wasn't read that far.
+		if c.Leads() && p.Revision > c.lifts.layers[l].revision && c.lifts.heeds(node, now) {
+			c.lifts.layers[l] = lift{p.Revision, node}
 		}
 		lowest, above = l, true
 	}
@@ -79,11 +111,16 @@ func (c *Core) liftDue() (due time.Time, ok bool) {
 // liftAll commits a revision without a change of each layer that stands below a node's.
 func (c *Core) liftAll(now time.Time) Output {
 	changes := make(map[model.Layer]*model.Change, len(c.lifts.layers))
-	for l, revision := range c.lifts.layers {
+	who := map[string]bool{}
+	for l, lifted := range c.lifts.layers {
 		changes[l] = &model.Change{}
-		c.revision = max(c.revision, revision)
+		c.revision = max(c.revision, lifted.revision)
+		who[lifted.node] = true
 	}
-	c.lifts = lifts{next: now.Add(liftEvery)}
+	for node := range who {
+		c.lifts.spend(node, now)
+	}
+	c.lifts = lifts{next: now.Add(liftEvery), words: c.lifts.words}
 	c.commit(now, changes, func(model.Layer) causes { return causes{} })
 	return c.append()
 }

@@ -81,7 +81,41 @@ func TestANodeBeyondOurOwnEpochShowsAnotherLog(t *testing.T) {
 	w := shop(t, Options{}, 1, 1)
 	beyond := model.Position{Epoch: w.core.epoch, Revision: w.core.Revision() + 10}
 	w.do(w.core.Sync(w.now, nil, syncAt("n1", model.ClusterLayer, beyond)))
-	if want := (Outranked{w.core.epoch, beyond.Revision}); w.outranked == nil || *w.outranked != want {
+	if want := (Outranked{"n1", w.core.epoch, beyond.Revision}); w.outranked == nil || *w.outranked != want {
 		t.Errorf("outranked %v, want %v", w.outranked, want)
+	}
+}
+
+// Fault 13: a node that says again and again that it is beyond the log is heeded three times, then once in ten minutes; that
+// takes nothing from what others say.
+func TestALiarsWordIsSpent(t *testing.T) {
+	w := shop(t, Options{}, 3, 2)
+	w.restart(Options{})
+	w.facts(shopFacts(3, 2)...)
+	w.ready()
+	w.pass(time.Second)
+	says := func(node string) (lifted bool) {
+		t.Helper()
+		beyond := w.core.Position(model.ClusterLayer)
+		beyond.Epoch, beyond.Revision = w.core.epoch-1, w.core.Revision()+5
+		if p := w.core.Position(model.ClusterLayer); p.Epoch >= beyond.Epoch {
+			beyond.Epoch, beyond.Revision = p.Epoch, p.Revision+5
+		}
+		before := w.core.Revision()
+		w.core.lift(w.now, node, map[model.Layer]model.Position{model.ClusterLayer: beyond})
+		w.pass(liftEvery + time.Second)
+		return w.core.Revision() > before
+	}
+	for i := range 10 {
+		if got, want := says("n1"), i < 3; got != want {
+			t.Errorf("time %d: its word is heeded: %v, want %v", i, got, want)
+		}
+	}
+	if !says("n2") {
+		t.Error("another node's word isn't heeded")
+	}
+	w.pass(toLift.refill)
+	if !says("n1") {
+		t.Error("after a while its word isn't heeded")
 	}
 }

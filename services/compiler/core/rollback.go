@@ -15,6 +15,7 @@ import (
 	"github.com/deltaplane/deltaplane/internal/steps"
 	"github.com/deltaplane/deltaplane/schemas"
 	"github.com/deltaplane/deltaplane/services/compiler/compile"
+	"github.com/deltaplane/deltaplane/services/compiler/fleet"
 )
 
 // causeRollback is the kind of the cause of a revision that makes rows what they were.
@@ -35,7 +36,8 @@ func (c *Core) Rollback(now time.Time, to any, r *schemas.RollbackRequest, h *Hi
 	if why := h.lacking(c.revision); why != "" {
 		return notRolledBack(to, why)
 	}
-	if why := c.tooLarge(h); why != "" {
+	small, why := c.tooLarge(h)
+	if why != "" {
 		return notRolledBack(to, why)
 	}
 	c.ids.Advance(now)
@@ -50,14 +52,14 @@ func (c *Core) Rollback(now time.Time, to any, r *schemas.RollbackRequest, h *Hi
 	if r.GetDryRun() {
 		c.renumber() // ids were given that nobody will have
 		c.ids.Restore(sets, backends)
-		m.Text = fmt.Sprintf("going back from revision %d to %d changes %d rows in %d layers%s", c.revision, h.wanted, m.Rows, m.Layers, keptText(kept))
+		m.Text = fmt.Sprintf("going back from revision %d to %d changes %d rows in %d layers%s", c.revision, h.wanted, m.Rows, m.Layers, keptText(kept)+smallText(small))
 		return Output{Answers: []Answer{one(to, m)}}
 	}
 	before := c.revision
 	c.commitRollback(now, stages, r, h)
 	m.Done, m.Revision = true, uint64(c.revision)
 	m.Text = fmt.Sprintf("all is as at revision %d again, by revision %d, for %s: %d rows in %d layers have changed. Changes of the cluster wait until somebody resumes%s",
-		h.wanted, c.revision, teller(r.GetBy()), m.Rows, m.Layers, keptText(kept))
+		h.wanted, c.revision, teller(r.GetBy()), m.Rows, m.Layers, keptText(kept)+smallText(small))
 	event := c.event(now, schemas.Severity_SEVERITY_WARNING, "rolled_back", fmt.Sprintf("from revision %d: %s", before, m.Text), nil)
 	c.later = append(c.later, func(time.Time) Output {
 		return Output{Answers: []Answer{one(to, m)}, Events: []*schemas.Event{event}}
@@ -125,22 +127,40 @@ func withoutServices(t *model.Tables) *model.Tables {
 	return &rest
 }
 
-// tooLarge says why the rows of a history don't fit some node's maps, as far as nodes have said how large these are.
-func (c *Core) tooLarge(h *History) string {
+// tooLarge returns the nodes whose maps have no room for the rows of a history, by what they say of them. It is a reason
+// not to go back only if most say so: a node without room keeps the rows that it has and tells, and one that lies must not
+// keep the others from going back.
+func (c *Core) tooLarge(h *History) (small []string, why string) {
+	told := 0
 	for _, p := range c.fleet.Progress(c.wanted(), c.last.at) {
-		for _, use := range p.Report.GetMaps() {
-			if use.GetCapacity() == 0 {
-				continue
+		if len(p.Report.GetMaps()) == 0 {
+			continue
+		}
+		told++
+		if text := noRoom(h, p); text != "" {
+			small, why = append(small, p.Node), cmp.Or(why, text)
+		}
+	}
+	if 2*len(small) <= told {
+		return small, ""
+	}
+	return small, why
+}
+
+// noRoom says why the rows of a history don't fit a node's maps; empty if they do as far as it is known.
+func noRoom(h *History, p fleet.Progress) string {
+	for _, use := range p.Report.GetMaps() {
+		if use.GetCapacity() == 0 {
+			continue
+		}
+		rows := 0
+		for _, l := range []model.Layer{model.ClusterLayer, model.NodeLayer(p.Node)} {
+			if held := h.fold.layers[l]; held != nil {
+				rows += rowsOf(use.GetName(), held.rows)
 			}
-			rows := 0
-			for _, l := range []model.Layer{model.ClusterLayer, model.NodeLayer(p.Node)} {
-				if held := h.fold.layers[l]; held != nil {
-					rows += rowsOf(use.GetName(), held.rows)
-				}
-			}
-			if uint64(rows) > use.GetCapacity() {
-				return fmt.Sprintf("revision %d doesn't fit node %s: its map %s has room for %d entries, then there were %d", h.wanted, p.Node, use.GetName(), use.GetCapacity(), rows)
-			}
+		}
+		if uint64(rows) > use.GetCapacity() {
+			return fmt.Sprintf("revision %d doesn't fit node %s: its map %s has room for %d entries, then there were %d", h.wanted, p.Node, use.GetName(), use.GetCapacity(), rows)
 		}
 	}
 	return ""
@@ -173,6 +193,13 @@ func keptText(nodes []string) string {
 	}
 	text := fmt.Sprintf("; %d nodes weren't there then, they keep their policies and have no Services", len(nodes))
 	return text + fmt.Sprintf(" (%s, …)", nodes[0])
+}
+
+func smallText(nodes []string) string {
+	if len(nodes) == 0 {
+		return ""
+	}
+	return fmt.Sprintf("; %d nodes say that their maps have no room for it, they keep what they have (%s, …)", len(nodes), nodes[0])
 }
 
 func inOrderOf(layers map[model.Layer]*layer) []*layer {

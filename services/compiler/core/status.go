@@ -39,11 +39,17 @@ func (c *Core) Applied(now time.Time, node string, data []byte) (out Output, err
 		return out, err
 	}
 	if positions, err := wire.PositionsFromProto(report.GetPositions()); err == nil {
-		if out.Outranked = c.outranked(positions); out.Outranked == nil {
-			c.lift(node, positions)
+		if out.Outranked = c.outranked(node, positions); out.Outranked == nil {
+			c.lift(now, node, positions)
 		}
 	}
 	return out, nil
+}
+
+// Flooded takes in that a node reports more often than it is listened to.
+func (c *Core) Flooded(now time.Time, node string) Output {
+	c.fleet.Flooded(node, now)
+	return Output{}
 }
 
 // strange counts messages that can't be used.

@@ -67,7 +67,7 @@ func (c *Core) answer(now time.Time, r request) Output {
 		return Output{Answers: []Answer{c.dump(r)}}
 	}
 	var out Output
-	if o := c.outranked(r.Positions); o != nil {
+	if o := c.outranked(r.Node, r.Positions); o != nil {
 		out = r.refuse(fmt.Sprintf("node %s has seen epoch %d, this compiler leads in %d: it takes a higher one", r.Node, o.Epoch, c.epoch))
 		out.Outranked = o
 		return out
@@ -75,7 +75,7 @@ func (c *Core) answer(now time.Time, r request) Output {
 	if l, ahead := c.cut(r); ahead {
 		return r.refuse(fmt.Sprintf("the log is behind what node %s holds of layer %s, so it was cut: it waits %s", r.Node, l, c.Waiting()))
 	}
-	if l, above := c.lift(r.Node, r.Positions); above {
+	if l, above := c.lift(now, r.Node, r.Positions); above {
 		return r.refuse(fmt.Sprintf("node %s is at revision %d of layer %s, above this compiler's %d: it has yet to read the log, or goes above that",
 			r.Node, r.Positions[l].Revision, l, c.Position(l).Revision))
 	}

@@ -370,7 +370,7 @@ func TestNodeOfAHigherEpochIsNoticed(t *testing.T) {
 		wire.PositionToProto(model.ClusterLayer, model.Position{Epoch: 7, Revision: 812}),
 	}}
 	w.do(w.core.Sync(w.now, nil, marshal(m)))
-	if w.outranked == nil || *w.outranked != (Outranked{7, 812}) {
+	if w.outranked == nil || *w.outranked != (Outranked{"n1", 7, 812}) {
 		t.Errorf("outranked %v, want epoch 7, revision 812", w.outranked)
 	}
 	absurd := &schemas.SyncRequest{Node: "n1", Positions: []*schemas.Position{

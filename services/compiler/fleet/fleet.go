@@ -35,6 +35,8 @@ const (
 	// UpdatingFor is how long what was committed may take until a node that lacks it is behind: deltas take milliseconds,
 	// but a node that changes all the time reports once a second.
 	UpdatingFor = 2 * time.Second
+	// floodedFor is how long a node is named after it has reported too often.
+	floodedFor = 30 * time.Second
 )
 
 // Fleet is all nodes.
@@ -52,6 +54,7 @@ type node struct {
 	report    *schemas.Applied
 	positions [2]model.Position // of layersOf; zero if it told none
 	heard     time.Time
+	flooded   time.Time // when it was last found to report too often
 	latencies latencies
 }
 
@@ -122,6 +125,13 @@ func (f *Fleet) Report(report *schemas.Applied, now time.Time) error {
 	report.Deltas = nil // told in latencies; the rest would only be kept
 	report.Faults = report.GetFaults()[:min(len(report.GetFaults()), maxFaults)]
 	return nil
+}
+
+// Flooded notes that a node reports more often than it is listened to.
+func (f *Fleet) Flooded(name string, now time.Time) {
+	if n := f.nodes[name]; n != nil {
+		n.flooded = now
+	}
 }
 
 // Forget drops nodes that the cluster doesn't have and that have fallen silent: nobody should wait for a machine that

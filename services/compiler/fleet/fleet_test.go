@@ -280,3 +280,23 @@ func TestWhatAReportLeavesOutIsAsBefore(t *testing.T) {
 		t.Errorf("the node is known by %v", got)
 	}
 }
+
+// Fault 13: a node that floods is named, until a while after it has stopped.
+func TestANodeThatFloodsIsNamed(t *testing.T) {
+	f := New()
+	if err := f.Report(report("n1", wanted[model.ClusterLayer], wanted[model.NodeLayer("n1")]), start); err != nil {
+		t.Fatal(err)
+	}
+	f.Flooded("n1", start)
+	f.Flooded("of nobody", start)
+	if p := f.Progress(want, start)[0]; p.Standing != Behind || !strings.Contains(p.Reason, "floods") {
+		t.Errorf("it is %s: %q", Standings[p.Standing], p.Reason)
+	}
+	at := start.Add(floodedFor + 1)
+	if err := f.Report(report("n1", wanted[model.ClusterLayer], wanted[model.NodeLayer("n1")]), at); err != nil {
+		t.Fatal(err)
+	}
+	if p := f.Progress(want, at)[0]; p.Standing != Converged {
+		t.Errorf("afterwards it is %s: %q", Standings[p.Standing], p.Reason)
+	}
+}

@@ -139,7 +139,7 @@ func (n *node) gap(name string, want Wanted, now time.Time) (g gap) {
 	switch {
 	case n.away(now):
 		g.standing = Lost
-	case n.report == nil || g.differs || n.fault() != "" || now.Sub(n.heard) > SilentAfter:
+	case n.report == nil || g.differs || n.fault(now) != "" || now.Sub(n.heard) > SilentAfter:
 		g.standing = Behind
 	case g.behind > 0 && now.Sub(g.since) > UpdatingFor:
 		g.standing = Behind
@@ -154,8 +154,12 @@ func (n *node) away(now time.Time) bool {
 	return n.lost && now.Sub(n.heard) > missedAfter
 }
 
-// fault returns what the node says is wrong with it. That a map is nearly full is a warning only.
-func (n *node) fault() string {
+// fault returns what is wrong with the node: what it says, and that it says too much. That a map is nearly full is a
+// warning only.
+func (n *node) fault(now time.Time) string {
+	if !n.flooded.IsZero() && now.Sub(n.flooded) <= floodedFor {
+		return "it floods: it reports many times a second, and most of that isn't read"
+	}
 	for _, f := range n.report.GetFaults() {
 		if f.GetKind() != "pressure" {
 			return f.GetText()
@@ -179,7 +183,7 @@ func (n *node) progress(name string, want Wanted, now time.Time) Progress {
 
 // reason says why a node isn't converged, for people.
 func (n *node) reason(g gap, layer model.Layer, should, is model.Position, now time.Time) string {
-	silent, fault := now.Sub(n.heard), n.fault()
+	silent, fault := now.Sub(n.heard), n.fault(now)
 	switch {
 	case g.standing == Lost:
 		return "its Lease has expired: the node is away, and nobody waits for it"
