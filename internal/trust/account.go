@@ -132,7 +132,7 @@ func addCallout(claims *jwt.AccountClaims, name string, keys *ring) error {
 	if name != AccountJoin {
 		return nil
 	}
-	door, err := keys.public(userKey(RoleDoor))
+	door, err := keys.public(userKey(RoleDoor, RoleDoor))
 	if err != nil {
 		return err
 	}

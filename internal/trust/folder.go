@@ -241,10 +241,12 @@ func (f *Folder) Node(node string) error {
 	if slices.Contains(revoked, node) {
 		return fmt.Errorf("node %s is put out: let it in again with: deltaplane trust allow %s %s", node, f.path, node)
 	}
-	folder := f.NodePath(node)
-	return errors.Join(
-		f.credentials(RoleNode, schemas.User(node), filepath.Join(folder, FileCredentials)),
-		f.authority(folder), f.nodeSeals(folder))
+	return f.node(schemas.User(node))
+}
+
+func (f *Folder) node(user string) error {
+	folder := filepath.Join(f.Path(folderNodes), user)
+	return errors.Join(f.credentials(RoleNode, user, filepath.Join(folder, FileCredentials)), f.authority(folder), f.nodeSeals(folder))
 }
 
 var userForm = regexp.MustCompile(`^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$`)
@@ -257,6 +259,9 @@ func (f *Folder) User(role, name string) (string, error) {
 	if !userForm.MatchString(name) {
 		return "", fmt.Errorf("user %q: want up to 63 small letters, digits and dashes", name)
 	}
+	if slices.ContainsFunc(Roles, func(r Role) bool { return r.Name == name }) {
+		return "", fmt.Errorf("user %q: that is the name of a role: take another", name)
+	}
 	folder := filepath.Join(f.Path(folderUsers), name)
 	return folder, errors.Join(f.credentials(role, name, filepath.Join(folder, FileCredentials)), f.authority(folder))
 }
@@ -267,7 +272,7 @@ func (f *Folder) credentials(role, user, path string) error {
 	if err != nil {
 		return err
 	}
-	pair, err := f.keys.pair(userKey(user))
+	pair, err := f.keys.pair(userKey(role, user))
 	if err != nil {
 		return err
 	}

@@ -89,7 +89,7 @@ func readRevoked(folder string) ([]string, error) {
 
 // revokeFile refuses a node's file from now on, if it has one, and removes it.
 func (f *Folder) revokeFile(node string) error {
-	key := userKey(schemas.User(node))
+	key := userKey(RoleNode, schemas.User(node))
 	if !exists(f.keys.path(key)) {
 		return nil
 	}

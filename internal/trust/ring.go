@@ -24,7 +24,20 @@ const (
 
 func accountKey(account string) string { return "account-" + account }
 func roleKey(role string) string       { return "role-" + role }
-func userKey(user string) string       { return "user-" + user }
+
+// userPrefix starts the names of users' keys.
+const userPrefix = "user-"
+
+// userKey is a user's own: that of a role, else of a node or of a person, who may be called alike.
+func userKey(role, user string) string {
+	switch {
+	case role == RoleNode:
+		return userPrefix + "node." + user
+	case role == user:
+		return userPrefix + role
+	}
+	return userPrefix + "person." + user
+}
 
 // pair returns a key, and makes it if need be. What kind it is shows in its name.
 func (r *ring) pair(name string) (nkeys.KeyPair, error) {
@@ -48,7 +61,7 @@ func (r *ring) make(name string) (nkeys.KeyPair, error) {
 	switch {
 	case name == operatorKey:
 		kind = nkeys.PrefixByteOperator
-	case strings.HasPrefix(name, userKey("")):
+	case strings.HasPrefix(name, userPrefix):
 		kind = nkeys.PrefixByteUser
 	}
 	pair, err := nkeys.CreatePair(kind)

@@ -71,10 +71,25 @@ func (f *Folder) Rotate(key string) (Rotation, error) {
 	}
 	if seal {
 		r.Changed = sealFiles(service, r.Step)
-		return r, f.Seals()
+	} else {
+		r.Changed, r.Servers = roleFiles(key, r.Step)
 	}
-	r.Changed, r.Servers = roleFiles(key, r.Step)
-	return r, errors.Join(f.Accounts(), f.services())
+	renewed, err := f.renew(key, r.Step)
+	r.Changed = append(r.Changed, renewed...)
+	return r, errors.Join(err, f.Accounts(), f.services(), f.Seals())
+}
+
+// renew writes anew what nodes and people have as files, if a step of replacing a key changes it.
+func (f *Folder) renew(key, step string) ([]string, error) {
+	switch {
+	case key == sealPrefix+RoleCompiler && step != StepUsed:
+		return f.renewNodes(FileSeals)
+	case strings.HasPrefix(key, sealPrefix), step != StepUsed:
+		return nil, nil
+	case key == RoleNode:
+		return f.renewNodes(FileCredentials)
+	}
+	return f.renewPeople(key)
 }
 
 // step moves the files of one key's generations.
