@@ -474,6 +474,17 @@ func TestWait(t *testing.T) {
 			t.Errorf("%v: exit %d: %q doesn't say %q", args, code, stderr, want)
 		}
 	}
+	s.change(func(status *schemas.Status) { // a rollback is held: nodes have the revision, and not what objects say
+		status.NodesLacking, status.Hold = 0, &schemas.Hold{Revision: 2, RolledBack: 3, By: "ada"}
+	})
+	for _, args := range [][]string{{"wait"}, {"wait", "endpointslice/shop/cart-x"}} {
+		if _, stderr, code := command(t, append(args, "--timeout", "300ms")...); code != exitNotHealthy || !strings.Contains(stderr, "which ada rolled back to from 3") {
+			t.Errorf("%v while a rollback is held: exit %d: %q", args, code, stderr)
+		}
+	}
+	if stdout, stderr, code := command(t, "wait", "4"); code != exitOK {
+		t.Errorf("a revision while a rollback is held: exit %d: %s%s", code, stdout, stderr)
+	}
 	if _, stderr, code := command(t, "wait", "service/shop/none"); code != exitError || !strings.Contains(stderr, "there is no Service/shop/none") {
 		t.Errorf("exit %d: %s", code, stderr)
 	}

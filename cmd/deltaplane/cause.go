@@ -3,6 +3,7 @@
 package main
 
 import (
+	"slices"
 	"time"
 
 	"github.com/deltaplane/deltaplane/schemas"
@@ -20,7 +21,16 @@ type causeJSON struct {
 	Deleted         bool       `json:"deleted,omitempty"`
 }
 
+// causesFromProto returns each object once: the deltas of one commit, a layer each, may name it again.
 func causesFromProto(list []*schemas.Cause) []causeJSON {
+	known := map[string]bool{}
+	list = slices.DeleteFunc(slices.Clone(list), func(c *schemas.Cause) bool {
+		o := c.GetObject()
+		name := o.GetKind() + "/" + o.GetNamespace() + "/" + o.GetName()
+		again := known[name]
+		known[name] = true
+		return again
+	})
 	return convertAll(list, func(c *schemas.Cause) causeJSON {
 		o := c.GetObject()
 		return causeJSON{

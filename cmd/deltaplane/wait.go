@@ -34,7 +34,8 @@ func newWaitCommand() *cobra.Command {
 at the API server, how far the bus must be read to have the object as it is, waits until the compiler has come that far,
 and then until no node lacks that revision. Without an argument it does so for everything that the watcher has been
 told; a number is a revision. Nodes that are lost (their Lease has expired and their programmer is silent) aren't
-waited for. It exits with 3, and names the nodes that lack it with why, when the time is over.`,
+waited for. While a rollback is held, nodes lack what objects say, so only a revision can be waited for. It exits with 3,
+and names the nodes that lack it with why, when the time is over.`,
 		Example: `  deltaplane wait
   kubectl apply -f cart.yaml && deltaplane wait service/shop/cart --timeout 10s
   deltaplane wait networkpolicy/shop/allow-web -o json
@@ -183,8 +184,11 @@ func (g *goal) wait(ctx context.Context, conn *bus.Conn) error {
 func (g *goal) look(ctx context.Context, conn *bus.Conn) (done bool, err error) {
 	if g.revision == 0 && g.seen == nil {
 		var seen schemas.SeenReply
-		if g.asked = ask(ctx, conn, schemas.SubjectSeen, "watcher", &schemas.SeenRequest{Object: g.object}, &seen); g.asked != nil {
-			return false, denied(g.asked)
+		if err := ask(ctx, conn, schemas.SubjectSeen, "watcher", &schemas.SeenRequest{Object: g.object}, &seen); err != nil {
+			if ctx.Err() == nil || g.asked == nil { // else the time is over; what was wrong before counts
+				g.asked = err
+			}
+			return false, denied(err)
 		}
 		switch {
 		case seen.GetUnknown():
@@ -204,6 +208,9 @@ func (g *goal) look(ctx context.Context, conn *bus.Conn) (done bool, err error) 
 		return false, denied(err)
 	}
 	g.status = &s
+	if g.held() {
+		return false, nil
+	}
 	if g.revision == 0 {
 		if s.GetStateEpoch() != g.seen.GetStateEpoch() {
 			// STATE was made anew, or another watcher leads: its numbers are others.
@@ -220,6 +227,9 @@ func (g *goal) look(ctx context.Context, conn *bus.Conn) (done bool, err error) 
 	}
 	return s.GetRevision() >= g.revision && s.GetNodesLacking() == 0, nil
 }
+
+// held says that nodes have what an older revision had, and not what the objects say now.
+func (g *goal) held() bool { return g.seen != nil && g.status.GetHold() != nil }
 
 // denied returns the error if asking again won't help: the credentials stay what they are.
 func denied(err error) error {
@@ -243,7 +253,7 @@ func (g *goal) result(waited, timeout time.Duration) waitJSON {
 			return lackingJSON{n.GetNode(), n.GetBehind(), n.GetReason()}
 		}),
 	}
-	r.Live = s != nil && g.asked == nil && (g.revision > 0 || g.sequence > 0) && s.GetRevision() >= g.revision && s.GetStateSequence() >= g.sequence && r.NodesLacking == 0
+	r.Live = s != nil && !g.held() && g.asked == nil && (g.revision > 0 || g.sequence > 0) && s.GetRevision() >= g.revision && s.GetStateSequence() >= g.sequence && r.NodesLacking == 0
 	if !r.Live {
 		r.Text = fmt.Sprintf("not live everywhere after %s: %s", timeout, g.missing(&r))
 		return r
@@ -260,7 +270,7 @@ func (g *goal) result(waited, timeout time.Duration) waitJSON {
 
 func (g *goal) missing(r *waitJSON) string {
 	switch {
-	case g.asked == nil && g.revision == 0 && g.status.GetHold() != nil:
+	case g.asked == nil && g.held():
 		return holdFromProto(g.status.GetHold()).text(time.Now())
 	case g.asked != nil:
 		return g.asked.Error()
