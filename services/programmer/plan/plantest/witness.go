@@ -36,8 +36,9 @@ type Witness struct {
 	running map[reader]bool
 	time    int
 
-	verdicts map[Asked]map[string]bool // allowed
-	judging  map[judge]bool            // programs on their way
+	verdicts  map[Asked]map[string]bool // allowed
+	judging   map[judge]bool            // programs on their way
+	endpoints map[string]abi.Endpoint   // what values of the map say
 }
 
 // reader is a packet's program between two lookups.
@@ -71,7 +72,10 @@ const (
 
 // NewWitness watches memory, which holds rows.
 func NewWitness(memory *programmer.Memory, rows ...*model.Tables) *Witness {
-	w := &Witness{Memory: memory, Problems: map[string]bool{}, running: map[reader]bool{}, judging: map[judge]bool{}, now: Outcomes(rows...), rows: rows}
+	w := &Witness{
+		Memory: memory, Problems: map[string]bool{}, running: map[reader]bool{}, judging: map[judge]bool{},
+		endpoints: map[string]abi.Endpoint{}, now: Outcomes(rows...), rows: rows,
+	}
 	w.before = w.now
 	w.earlier = [][]*model.Tables{rows}
 	w.forget()
