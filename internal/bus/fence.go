@@ -154,14 +154,24 @@ func (f *Fence) Epoch() uint64 { return f.epoch.GetEpoch() }
 
 // Confirm has the stream say that the epoch is still this holder's, by writing it once more. Reading it would not do:
 // a replica of the stream may answer that lags behind. It is for holders that were paused or cut off, before they say
-// anything. ErrDeposed and ErrUncertain are as of Append.
+// anything. Errors are as of Append.
 func (f *Fence) Confirm(ctx context.Context) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	if f.newest > 0 && f.replaced(ctx) {
+		return fmt.Errorf("write epoch %d of stream %s: %w: another epoch stands where this one did", f.Epoch(), f.stream, ErrReplaced)
+	}
 	if _, err := f.append(ctx, appendTime, nil, true); err != nil {
 		return fmt.Errorf("write epoch %d of stream %s: %w", f.Epoch(), f.stream, err)
 	}
 	return nil
+}
+
+// replaced says whether another epoch stands where this one was stored. Sequences begin anew in a stream that was lost, so
+// that the fence of one may hold in another, as in a backup of the one before.
+func (f *Fence) replaced(ctx context.Context) bool {
+	newest, sequence, err := f.conn.newestEpoch(ctx, f.stream, f.subject)
+	return err == nil && sequence == f.sequence && !proto.Equal(newest, f.epoch)
 }
 
 // Newest returns the sequence of the newest message that was stored under the fence. A stream that ends before it has

@@ -150,6 +150,25 @@ func TestAHolderAsksWhetherTheEpochIsStillItsOwn(t *testing.T) {
 	}
 }
 
+// Sequences begin anew in a stream that was lost: the epoch of another may stand where the holder's did, so that the fence
+// holds. Whoever asks is told.
+//
+// Fault 5: a stream was lost and made anew, or another's backup restored.
+func TestAHolderOfALostStreamIsToldSo(t *testing.T) {
+	c := startWith(t, ledger)
+	old := take(t, c, "old")
+	if err := c.js.DeleteStream(t.Context(), ledger.Name); err != nil {
+		t.Fatal(err)
+	}
+	if err := c.EnsureStreams(t.Context(), 1, ledger); err != nil {
+		t.Fatal(err)
+	}
+	take(t, c, "young")
+	if err := old.Confirm(t.Context()); !errors.Is(err, ErrReplaced) {
+		t.Errorf("%v, want ErrReplaced", err)
+	}
+}
+
 func TestEpochIsTakenAboveWhatNodesHold(t *testing.T) {
 	c := startWith(t, ledger)
 	f, err := c.TakeEpochAbove(t.Context(), "LEDGER", ledgerEpoch, "after a lost stream", 41)
