@@ -54,6 +54,9 @@ type Fold struct {
 	// replaced is set when a checkpoint has taken the place of rows that were followed.
 	replaced        bool
 	checkpointEpoch model.Epoch // of the newest whole one
+	// ruling is the epoch that was taken last. A delta of an earlier one isn't part of the log: where DELTA was lost, the
+	// fence of who led before may hold by chance, as sequences repeat, and what it was appending arrive after all.
+	ruling model.Epoch
 }
 
 // openCheckpoint is a checkpoint of which some snapshots are still to come.
@@ -147,6 +150,7 @@ func (f *Fold) addEpoch(data []byte) error {
 		f.open = nil
 	}
 	f.epoch = max(f.epoch, model.Epoch(m.GetEpoch()))
+	f.ruling = model.Epoch(m.GetEpoch())
 	return nil
 }
 
@@ -163,6 +167,9 @@ func (f *Fold) assemble(data []byte) (d model.Delta, whole bool, err error) {
 	part, err := wire.DecodeDelta(data)
 	if err != nil {
 		return d, false, err
+	}
+	if part.Epoch < f.ruling {
+		return d, false, nil
 	}
 	f.revision = max(f.revision, part.To)
 	f.epoch = max(f.epoch, part.Epoch)
@@ -281,6 +288,7 @@ func (f *Fold) closeCheckpoint() error {
 	into.checkpointed, into.checkpointBytes, into.checkpointKey = into.committed, o.bytes, o.key
 	into.checkpointEpoch, into.replaced = model.Epoch(o.head.GetEpoch()), f.live
 	into.hold, into.holdSaid = f.holdAt(o.head)
+	into.ruling = f.ruling
 	*f = *into
 	return nil
 }
@@ -299,7 +307,6 @@ func (f *Fold) holdAt(head *schemas.Checkpoint) (hold *schemas.Hold, said time.T
 		said = f.holdSaid
 	}
 	return hold, said
-
 }
 
 // newestIdentity returns the number that was given to an identity last, after some rows were put. Counting goes round.

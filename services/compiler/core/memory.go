@@ -59,7 +59,7 @@ func (m *Memory) Begin(log *Fold) *Fold {
 		return log
 	}
 	rows.gap, rows.kept = errLogLost, true
-	rows.open, rows.parts, rows.raw = nil, wire.Assembler{}, nil
+	rows.open, rows.parts, rows.raw, rows.ruling = nil, wire.Assembler{}, nil, log.ruling
 	rows.epoch, rows.revision, rows.checkpointed = max(rows.epoch, log.epoch), max(rows.revision, log.revision), time.Time{}
 	return rows
 }

@@ -3,6 +3,7 @@
 package core
 
 import (
+	"slices"
 	"testing"
 	"time"
 
@@ -256,5 +257,27 @@ func TestADeposedLeaderPassesOverItsOwnMessages(t *testing.T) {
 	}
 	if len(p.log) == before || p.core.log.Whole() != nil {
 		t.Errorf("of %d messages: %v", len(p.log)-before, p.core.log.Whole())
+	}
+}
+
+// Where DELTA was lost the fence of a deposed leader may hold by chance, and what it was appending arrive after all. It is
+// no part of the log for anybody who reads it.
+//
+// Fault 2: what a deposed leader was appending is stored late, in another stream.
+func TestALateDeltaOfADeposedLeaderIsPassedOver(t *testing.T) {
+	p := lived(t)
+	log := slices.Clone(p.log)
+	if last := log[len(log)-1]; last.Subject == schemas.SubjectEpoch {
+		t.Fatal("the log ends with no delta")
+	}
+	p.log = append(log, Record{schemas.SubjectEpoch, marshal(&schemas.Epoch{Epoch: 7})}, log[len(log)-1])
+	f := p.fold()
+	if err := f.Whole(); err != nil || f.Epoch() != 7 {
+		t.Errorf("epoch %d, %v; want 7 and a whole log", f.Epoch(), err)
+	}
+	s := p.fold()
+	s.ruling = 0
+	if s.Add(p.log[len(p.log)-1].Subject, p.log[len(p.log)-1].Data) == nil {
+		t.Error("the delta continues the log: it shows nothing")
 	}
 }
