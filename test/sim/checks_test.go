@@ -45,8 +45,10 @@ type log struct {
 	parts    wire.Assembler
 	sets     meanings[model.SetID, model.SetKey]
 	backends meanings[model.BackendID, model.BackendKey]
-	broken   bool // something before is missing: rows and ids can't be followed
-	reading  bool // what is folded was committed before
+	broken   bool        // something before is missing: rows and ids can't be followed
+	reading  bool        // what is folded was committed before
+	went     bool        // DELTA went back, and no checkpoint has come since
+	ruling   model.Epoch // that was taken last
 	open     *openCheckpoint
 }
 
@@ -98,6 +100,9 @@ func (k *checks) stored(batch []record) {
 			k.problem("log: DELTA has accepted what is no delta: %v", err)
 			continue
 		}
+		if part.Epoch < k.log.ruling {
+			continue // of a leader whose fence holds by chance, in another DELTA: nobody may believe it
+		}
 		d, whole, err := k.log.parts.Add(part)
 		if err != nil {
 			k.problem("log: %v", err)
@@ -111,9 +116,15 @@ func (k *checks) stored(batch []record) {
 	}
 }
 
-// checkpointed takes a part of a checkpoint that DELTA has accepted: one that tells the rows of a log that was lost may
+// checkpointed takes an epoch, or a part of a checkpoint, that DELTA has accepted: one that tells the rows of a log that was lost may
 // name a revision that was being appended then.
 func (k *checks) checkpointed(r record) {
+	if r.subject == schemas.SubjectEpoch {
+		var epoch schemas.Epoch
+		_ = proto.Unmarshal(r.data, &epoch) // the simulation's own
+		k.log.ruling = model.Epoch(epoch.GetEpoch())
+		return
+	}
 	switch domain, _ := compilercore.DomainOf(r.subject, r.data); domain {
 	case seal.Checkpoint:
 		var head schemas.Checkpoint
@@ -143,11 +154,11 @@ func (k *checks) checkpointed(r record) {
 }
 
 // goOnFrom begins with the rows of a checkpoint. After DELTA was lost or went back these are what a compiler remembers of a
-// history that nothing else does, so ids mean what they say.
+// history that nothing else does, so ids mean what they say, and what else was in quarantine is forgotten.
 func (l *log) goOnFrom(layers map[model.Layer]model.Snapshot) {
-	sets, backends, reading := l.sets, l.backends, l.reading
+	before := *l
 	*l = *newLog()
-	l.reading = reading
+	l.reading, l.ruling = before.reading, before.ruling
 	for layer, s := range layers {
 		rows := model.NewTables()
 		rows.Apply(&model.Change{Put: s.Rows}, model.Digest{})
@@ -159,8 +170,11 @@ func (l *log) goOnFrom(layers map[model.Layer]model.Snapshot) {
 			l.backends[id] = meaning[model.BackendKey]{key: row.BackendKey}
 		}
 	}
-	l.sets.keepFreed(sets)
-	l.backends.keepFreed(backends)
+	if !before.went || before.reading {
+		l.went = before.went
+		l.sets.keepFreed(before.sets)
+		l.backends.keepFreed(before.backends)
+	}
 }
 
 func (k *checks) commit(l model.Layer, at model.Position) {
@@ -173,11 +187,11 @@ func (k *checks) commit(l model.Layer, at model.Position) {
 // replaced begins anew with what DELTA holds after it was lost or went back.
 func (k *checks) replaced() {
 	k.log = newLog()
-	k.log.reading = true
+	k.log.reading, k.log.went = true, true
 	for _, r := range k.delta.records {
 		if !isDelta(r.subject) {
 			k.checkpointed(r)
-		} else if part, err := wire.DecodeDelta(r.data); err == nil {
+		} else if part, err := wire.DecodeDelta(r.data); err == nil && part.Epoch >= k.log.ruling {
 			if d, whole, err := k.log.parts.Add(part); err == nil && whole {
 				k.fold(&d, model.Position{Epoch: d.Epoch, Revision: d.To, Digest: d.DigestAfter})
 			}

@@ -429,9 +429,9 @@ func (c *compiler) reconnected() {
 	}
 }
 
-// isDelta says whether a message of DELTA is a delta: no epoch, nor of a checkpoint.
+// isDelta says whether a message of DELTA is a delta: no epoch, no hold, nor of a checkpoint.
 func isDelta(subject string) bool {
-	return subject != schemas.SubjectEpoch && subject != schemas.SubjectCheckpoint && strings.HasPrefix(subject, deltaPrefix)
+	return subject != schemas.SubjectEpoch && subject != schemas.SubjectCheckpoint && subject != schemas.SubjectHold && strings.HasPrefix(subject, deltaPrefix)
 }
 
 const deltaPrefix = "deltaplane.v1.delta."

@@ -60,6 +60,7 @@ var all = []fault{
 	{"message forged", (*faults).forge},
 	{"key rotated", (*faults).rotate},
 	{"map full", (*faults).mapFull},
+	{"rolled back", (*faults).rollBack},
 }
 
 // open are faults that are yet to be survived: docs/design/simulation.md says why. -sim.open has them strike, too.
@@ -301,4 +302,5 @@ func (f *faults) heal() {
 		f.back(p)
 	}
 	f.api.expire()
+	f.resume()
 }

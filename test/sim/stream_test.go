@@ -3,6 +3,7 @@
 package sim
 
 import (
+	"bytes"
 	"errors"
 	"slices"
 	"strings"
@@ -213,6 +214,20 @@ func (s *stream) tryEpoch(p *process, subject string, floor uint64, try int, don
 
 // confirm has the stream say that the epoch is still its holder's, by writing it once more, as bus.Fence.Confirm.
 func (s *stream) confirm(p *process, f *fence, done func(error)) {
+	if f.newest == 0 {
+		s.write(p, f, done)
+		return
+	}
+	s.ask(p, func(err error) {
+		if newest := s.newest(f.subject); err == nil && newest.sequence == f.sequence && !bytes.Equal(newest.data, f.data) {
+			done(bus.ErrReplaced)
+			return
+		}
+		s.write(p, f, done)
+	})
+}
+
+func (s *stream) write(p *process, f *fence, done func(error)) {
 	s.append(p, f, []record{{subject: f.subject, data: f.data}}, func(last uint64, err error) {
 		if err == nil {
 			f.sequence = last
