@@ -49,7 +49,7 @@ type house struct {
 	close  func() // the door
 }
 
-func newHouse(t *testing.T, known tokens) *house {
+func newHouse(t *testing.T, known reviewer) *house {
 	t.Helper()
 	folder, err := trust.Init(filepath.Join(t.TempDir(), "trust"), []string{"127.0.0.1"})
 	if err != nil {

@@ -133,6 +133,13 @@ func TestProgrammerJoinsByItsServiceAccount(t *testing.T) {
 	})
 	thief.Stop(t)
 
+	// Its Node is taken away: the token is of no node any more, while what it was given is good until it ends.
+	fatal(t, cluster.Client.CoreV1().Nodes().Delete(t.Context(), "node-a", metav1.DeleteOptions{}))
+	testkit.Eventually(t, soon, func() bool {
+		err := h.knock(t, "node-a", good)
+		return err != nil && strings.Contains(err.Error(), "Authorization")
+	})
+
 	cluster.Stop()
 	again := program("node-a")
 	testkit.Eventually(t, soon, func() bool { return strings.Contains(again.Log(), "connected to the bus") })

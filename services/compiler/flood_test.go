@@ -1,0 +1,50 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"strings"
+	"testing"
+
+	"github.com/prometheus/client_golang/prometheus/testutil"
+	"google.golang.org/protobuf/proto"
+
+	"github.com/deltaplane/deltaplane/internal/testkit"
+	"github.com/deltaplane/deltaplane/schemas"
+)
+
+// A node that reports without end is named, and most of that isn't read; what another reports is.
+//
+// Fault 13: floods of reports.
+func TestANodeThatFloodsIsNamedAndOthersAreHeard(t *testing.T) {
+	c := newCluster(t)
+	c.makeStreams()
+	c.tell(append(webFacts(3), complete())...)
+	s, _ := c.start("first")
+	waitReady(t, s)
+	const flood = 20 * reportsAtOnce
+	for range flood {
+		if err := c.conn.Publish(schemas.AppliedSubject("loud"), encode(&schemas.Applied{Node: "loud"})); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := c.conn.Publish(schemas.AppliedSubject("quiet"), encode(&schemas.Applied{Node: "quiet"})); err != nil {
+		t.Fatal(err)
+	}
+	testkit.Eventually(t, patience, func() bool {
+		data, err := c.conn.Request(t.Context(), schemas.SubjectStatus, encode(&schemas.StatusRequest{}))
+		var status schemas.Status
+		if err != nil || proto.Unmarshal(data, &status) != nil {
+			t.Fatalf("no status: %v", err)
+		}
+		var named, heard bool
+		for _, n := range status.GetNodes() {
+			named = named || n.GetNode() == "loud" && strings.Contains(n.GetReason(), "floods")
+			heard = heard || n.GetNode() == "quiet" && n.GetApplied() != nil
+		}
+		return named && heard
+	})
+	if unread := testutil.ToFloat64(s.metrics.unread); unread < flood/2 {
+		t.Errorf("%v of %d reports weren't read", unread, flood)
+	}
+}
