@@ -59,7 +59,7 @@ func (c *Core) beginGroup(now time.Time, unchanged []uint64) {
 		c.cold("the leader is behind in STATE")
 		return
 	}
-	for _, sequence := range append(unchanged[:len(unchanged):len(unchanged)], s.at) {
+	for _, sequence := range append(slices.Clip(unchanged), s.at) {
 		if len(s.plan.stages) > 0 {
 			c.cold(fmt.Sprintf("after revision %d this compiler changes %d layers, the leader none", c.revision, len(s.plan.stages[0])))
 		}

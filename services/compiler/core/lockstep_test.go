@@ -3,6 +3,7 @@
 package core
 
 import (
+	"slices"
 	"testing"
 	"time"
 
@@ -23,9 +24,9 @@ func (p *pair) stays() {
 // beat returns the newest heartbeat.
 func (p *pair) beat() *schemas.Heartbeat {
 	p.t.Helper()
-	for i := len(p.published) - 1; i >= 0; i-- {
+	for _, published := range slices.Backward(p.published) {
 		var m schemas.Heartbeat
-		if p.published[i].Subject == schemas.SubjectHeartbeat && proto.Unmarshal(p.published[i].Data, &m) == nil {
+		if published.Subject == schemas.SubjectHeartbeat && proto.Unmarshal(published.Data, &m) == nil {
 			return &m
 		}
 	}
