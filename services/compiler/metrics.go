@@ -21,7 +21,7 @@ type metrics struct {
 	leader, epoch, revision, setAside prometheus.Gauge
 	checked, able, inStep             prometheus.Gauge
 	alarms, bytes                     *prometheus.GaugeVec
-	holding, held                     prometheus.Gauge
+	holding, held, pace               prometheus.Gauge
 	rows, nodes                       *prometheus.GaugeVec
 	identities, ruleSets              prometheus.Gauge
 	policies                          *prometheus.GaugeVec
@@ -80,6 +80,7 @@ func newMetrics() *metrics {
 	m.policies = gauges("policies", "Policies, by whether they are understood and within the limits: enforced, or refused, which closes what they select.", "state")
 	m.identities = gauge("policy_identities", "Sets of addresses that policies tell apart.")
 	m.ruleSets = gauge("policy_rule_sets", "Combinations of policies that pods have in one direction.")
+	m.pace = gauge("pace_seconds", "How long there is between two messages to a node when there is always something to tell: more than usual while most nodes can't keep up.")
 	m.terms = counter("terms_total", "Terms of leading begun.")
 	m.commitCount = counter("commits_total", "Revisions that the log has accepted.")
 	m.deltaBytes = counter("delta_bytes_total", "Bytes of deltas, as sent to the nodes of each layer.")
@@ -161,6 +162,7 @@ func (m *metrics) gauges(c *core.Core) {
 	m.able.Set(oneIf(c.Able()))
 	m.inStep.Set(oneIf(c.Leads() || c.Agrees()))
 	m.revision.Set(float64(c.Revision()))
+	m.pace.Set(c.Pace().Seconds())
 	m.setAside.Set(float64(c.SetAside()))
 	m.holding.Set(oneIf(c.Hold() != nil))
 	m.held.Set(float64(c.Hold().GetChanges()))

@@ -125,6 +125,7 @@ func (c *Core) heartbeat(now time.Time) (out Output) {
 		c.fleet.Know(lost)
 	}
 	c.fleet.Forget(now, time.Hour)
+	out.Add(c.adapt(now))
 	m := &schemas.Heartbeat{Epoch: uint64(c.epoch), Revision: uint64(c.last.revision), Sent: timestamp(c.sent(now))}
 	if c.ready() && len(c.appending) == 0 {
 		m.Positions, m.StateSequence, m.Digest, m.UnchangedAt = c.positions(now), c.done, c.Digest().Bytes(), c.unchanged

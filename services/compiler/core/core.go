@@ -194,6 +194,7 @@ type Core struct {
 	seen, compiling, done uint64
 	unchanged             []uint64 // where was compiled without changing a row since the newest revision
 	pace                  pace
+	ease                  ease
 	checkpoint            checkpointState
 	recent                *recent
 	pieces                encoded

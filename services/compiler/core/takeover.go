@@ -34,7 +34,7 @@ func (c *Core) lead(now time.Time, epoch model.Epoch) (out Output) {
 	c.revision = c.log.revision
 	c.epoch, c.beat, c.settled, c.unchanged = epoch, now, false, nil
 	c.log.live = false
-	c.pace = newPace(c.o.Burst, c.o.PerMessage, now)
+	c.pace, c.ease = newPace(c.o.Burst, c.o.PerMessage, now), ease{}
 	c.checkpoint = checkpointState{last: c.log.checkpointed, bytes: c.log.bytesSince, size: c.log.checkpointBytes, key: c.log.checkpointKey}
 	rest := s.plan
 	s.plan = plan{}

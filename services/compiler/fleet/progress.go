@@ -68,6 +68,21 @@ func (f *Fleet) Counts(want Wanted, now time.Time) map[Standing]int {
 	return counts
 }
 
+// Late counts the nodes that lack what was committed UpdatingFor ago or longer, of those that have spoken of late and say
+// nothing that would explain it.
+func (f *Fleet) Late(want Wanted, now time.Time) (late, of int) {
+	for name, n := range f.nodes {
+		if n.report == nil || now.Sub(n.heard) > missedAfter || n.fault(now) != "" {
+			continue
+		}
+		of++
+		if g := n.gap(name, want, now); !g.differs && g.behind > 0 && now.Sub(g.since) > UpdatingFor {
+			late++
+		}
+	}
+	return late, of
+}
+
 // Lacking returns the nodes that aren't lost and haven't reported a revision, or what came after it, in order of their
 // names.
 func (f *Fleet) Lacking(revision model.Revision, want Wanted, now time.Time) (names []string) {
