@@ -76,7 +76,11 @@ func follow(ctx context.Context, l login, begin begin, p *printer, stderr io.Wri
 		return err
 	}
 	conn, err := nats.Connect(l.bus, append(options, nats.Name("audit-subscriber"), nats.MaxReconnects(-1), nats.RetryOnFailedConnect(true),
-		nats.DisconnectErrHandler(func(_ *nats.Conn, err error) { fmt.Fprintf(stderr, "lost the bus, reconnecting: %v\n", err) }),
+		nats.DisconnectErrHandler(func(_ *nats.Conn, err error) {
+			if ctx.Err() == nil { // else it was closed here
+				fmt.Fprintf(stderr, "lost the bus, reconnecting: %v\n", err)
+			}
+		}),
 		nats.ReconnectHandler(func(c *nats.Conn) { fmt.Fprintf(stderr, "reconnected to %s\n", c.ConnectedUrlRedacted()) }),
 	)...)
 	if err != nil {

@@ -30,10 +30,10 @@ const userPrefix = "user-"
 
 // userKey is a user's own: that of a role, else of a node or of a person, who may be called alike.
 func userKey(role, user string) string {
-	switch {
-	case role == RoleNode:
+	switch role {
+	case RoleNode:
 		return userPrefix + "node." + user
-	case role == user:
+	case user:
 		return userPrefix + role
 	}
 	return userPrefix + "person." + user
