@@ -99,6 +99,7 @@ type Conn struct {
 	end      context.CancelFunc
 	handling sync.RWMutex
 	requests requests
+	refusals refusals
 }
 
 // Connect connects to the bus. It tries until it succeeds or ctx ends, and logs why it doesn't succeed. An URL that
@@ -248,8 +249,10 @@ func (c *Conn) asyncError(_ *nats.Conn, sub *nats.Subscription, err error) {
 		return
 	}
 	if sub == nil || !errors.Is(err, nats.ErrSlowConsumer) {
-		c.log.Error("the bus refused something", "error", err)
 		c.requests.denied(err)
+		if c.refusals.isNews(err, time.Now()) {
+			c.log.Error("the bus refused something", "error", err)
+		}
 		return
 	}
 	dropped, _ := sub.Dropped()

@@ -7,6 +7,7 @@ import (
 	"regexp"
 	"strings"
 	"sync"
+	"time"
 )
 
 // requests are those that wait for an answer. The server tells of a missing permission beside them, and without that
@@ -66,4 +67,25 @@ func reading(stream string) func(string) bool {
 	return func(denied string) bool {
 		return denied == "$JS.API.STREAM.INFO."+stream || strings.HasPrefix(denied, "$JS.API.CONSUMER.CREATE."+stream+".")
 	}
+}
+
+// What the server refuses may be asked for several times a second: each is told at most so often.
+const (
+	refusalEvery = 30 * time.Second
+	refusalsMost = 100
+)
+
+// refusals are what the server has refused, and when it was told last. Only the connection's one callback uses it.
+type refusals map[string]time.Time
+
+func (r *refusals) isNews(err error, now time.Time) bool {
+	if len(*r) >= refusalsMost || *r == nil {
+		*r = refusals{}
+	}
+	last, known := (*r)[err.Error()]
+	if known && now.Sub(last) < refusalEvery {
+		return false
+	}
+	(*r)[err.Error()] = now
+	return true
 }

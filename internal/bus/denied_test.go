@@ -5,6 +5,7 @@ package bus
 import (
 	"context"
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"testing"
@@ -80,5 +81,25 @@ func TestWhyABusCannotBeReachedSaysWhatToDo(t *testing.T) {
 			_, err := Connect(ctx, Options{URL: url, Name: "test", CredentialsFile: c.credentials, RootCAFile: c.ca})
 			wantError(t, err, "connect to the bus at "+url, c.want)
 		})
+	}
+}
+
+func TestARefusalIsToldOnceInAWhile(t *testing.T) {
+	var r refusals
+	now := time.Now()
+	for step, c := range []struct {
+		text  string
+		after time.Duration
+		want  bool
+	}{{"a", 0, true}, {"a", time.Second, false}, {"b", time.Second, true}, {"a", refusalEvery, true}, {"a", refusalEvery + time.Second, false}} {
+		if got := r.isNews(errors.New(c.text), now.Add(c.after)); got != c.want {
+			t.Errorf("step %d: %q is news: %v, want %v", step, c.text, got, c.want)
+		}
+	}
+	for i := range 10 * refusalsMost {
+		r.isNews(fmt.Errorf("refusal %d", i), now)
+	}
+	if len(r) > refusalsMost {
+		t.Errorf("%d refusals are remembered, want at most %d", len(r), refusalsMost)
 	}
 }

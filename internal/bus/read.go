@@ -104,7 +104,7 @@ func (c *Conn) read(ctx context.Context, o ReadOptions, each func(Record) error,
 			attempt = 0
 		}
 		c.heard(err, time.Now())
-		c.log.Warn("reading a stream broke off; trying again", "stream", o.Stream, "next", r.next, "error", err)
+		c.log.Warn("reading a stream broke off; trying again", "stream", o.Stream, "next", r.next, "error", c.explain(err))
 		if wait(ctx, backoff(attempt)) != nil {
 			return fmt.Errorf("read stream %s: %w", o.Stream, errors.Join(ctx.Err(), err))
 		}

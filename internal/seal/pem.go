@@ -61,7 +61,7 @@ func ParsePublicKeys(data []byte) (keys []ed25519.PublicKey, err error) {
 	for rest := data; len(bytes.TrimSpace(rest)) > 0; {
 		var block *pem.Block
 		if block, rest = pem.Decode(rest); block == nil {
-			return nil, fmt.Errorf("after %d keys it holds something that is no PEM block", len(keys))
+			return nil, fmt.Errorf("after %d keys it holds something that is no PEM block: want PUBLIC KEYs (PKIX), as `deltaplane trust init` writes them", len(keys))
 		}
 		if block.Type != pemPublic {
 			return nil, fmt.Errorf("block %d is a %s: want PUBLIC KEY (PKIX)", len(keys)+1, block.Type)

@@ -211,7 +211,7 @@ func TestWhoFoundARuleSetMeetsNoAddressThatMovesLater(t *testing.T) {
 
 // Few things change at a time, and seldom anything has to be waited for: programs are on their way for many changes.
 //
-// Promise P2: as above, for all small changes in a row.
+// Promise P2: a connection is judged by the rows of one revision, whichever of many small changes come in a row.
 func TestNoConnectionIsJudgedByPartsOfSmallChanges(t *testing.T) {
 	rapid.Check(t, func(rt *rapid.T) {
 		memory, s := maps.NewMemory([abi.MapCount]uint32{}), plan.Empty()
