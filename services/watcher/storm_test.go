@@ -81,6 +81,7 @@ func TestNodesJoinWhileOneMachineFloodsTheDoor(t *testing.T) {
 
 // flood shows a token from an address of its own, and says whether it was let in.
 func (h *house) flood(t *testing.T, token string) bool {
+	t.Helper()
 	dialer := &net.Dialer{LocalAddr: &net.TCPAddr{IP: net.IPv4(127, 0, 0, 66)}, Timeout: time.Minute}
 	plain, err := dialer.DialContext(t.Context(), "tcp", strings.TrimPrefix(h.server.URL(), "tls://"))
 	if err != nil {
