@@ -12,6 +12,7 @@ import (
 	"encoding/binary"
 	"fmt"
 	"net/netip"
+	"strings"
 
 	"github.com/deltaplane/deltaplane/internal/model"
 )
@@ -366,8 +367,9 @@ func KeyOfFrontend(k model.FrontendKey) FrontendKey {
 	return FrontendKey{Addr: k.Addr.As16(), Port: Port(k.Port), Protocol: uint8(k.Protocol), Match: uint8(k.Match)}
 }
 
-// Text reads a NUL-terminated string.
+// Text reads a NUL-terminated string. What a person has made of it may not be UTF-8, and no message takes such: it is given
+// back as something else.
 func Text(b []byte) string {
 	text, _, _ := bytes.Cut(b, []byte{0})
-	return string(text)
+	return strings.ToValidUTF8(string(text), "\uFFFD")
 }

@@ -54,3 +54,19 @@ func TestTextEndsAtTheFirstNUL(t *testing.T) {
 		t.Fatalf("got %q", got)
 	}
 }
+
+// A name in a map that was edited by hand is told in reports and events, which take UTF-8 alone.
+//
+// Fault 10: a bit of a name is another.
+func TestATextThatIsNotUTF8IsGivenBackAsAnother(t *testing.T) {
+	for text, want := range map[string]string{
+		"shop/web\x00left":   "shop/web",
+		"sh\xefp/web\x00":    "sh\uFFFDp/web",
+		"without an end":     "without an end",
+		"sch\u00f6n/web\x00": "sch\u00f6n/web",
+	} {
+		if got := abi.Text([]byte(text)); got != want {
+			t.Errorf("%q is read as %q, want %q", text, got, want)
+		}
+	}
+}

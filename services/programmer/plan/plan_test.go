@@ -216,6 +216,7 @@ func TestWhatAPersonLeftInTheMapsIsFoundAndRemoved(t *testing.T) {
 		"a frontend of a foreign layer":          {{Map: abi.Frontends, Key: abi.Encode(abi.KeyOfFrontend(frontendKey(5))), Value: make([]byte, 8)}},
 		"a frontend's value cut to zero":         {{Map: abi.Frontends, Key: abi.Encode(abi.KeyOfFrontend(frontendKey(1))), Value: make([]byte, 8)}},
 		"the set's row emptied":                  {{Map: abi.Sets, Key: abi.Encode(uint32(1)), Value: make([]byte, 160)}},
+		"a set's name that is no UTF-8":          {func() maps.Write { w := sets(1, 2); w.Value[32] |= 0x80; return w }()},
 		"the set deleted":                        {{Map: abi.Sets, Key: abi.Encode(uint32(1))}},
 		"everything of the set in another layer": {func() maps.Write { w := sets(1, 2); w.Value[9] = 3; return w }()},
 	} {
