@@ -9,7 +9,9 @@ import (
 	"time"
 
 	"github.com/deltaplane/deltaplane/internal/abi"
+	"github.com/deltaplane/deltaplane/internal/bus"
 	"github.com/deltaplane/deltaplane/internal/model"
+	"github.com/deltaplane/deltaplane/internal/wire"
 	"github.com/deltaplane/deltaplane/schemas"
 	"github.com/deltaplane/deltaplane/services/programmer/core"
 	programmer "github.com/deltaplane/deltaplane/services/programmer/maps"
@@ -30,6 +32,9 @@ func TestEveryCheckerFindsWhatItIsFor(t *testing.T) {
 		{"ids", "compilers forget quarantine", func(c *cluster) { c.withoutQuarantine() }},
 		{"reader", "backends are written after what points at them", func(c *cluster) { c.nodes[0].backendsLate() }},
 		{"state", "an object that is there is said to be gone", func(c *cluster) { c.atHealing(c.bury) }},
+		{"committed", "nodes believe what nobody has sealed", func(c *cluster) { c.gullible() }},
+		{"log", "a delta says another digest than it leads to", func(c *cluster) { c.atHealing(c.misdigest) }},
+		{"lockstep", "one compiler has other settings", func(c *cluster) { c.compilers[1].options.Settings.Policy.Combinations = 1 }},
 	} {
 		t.Run(broken.how, func(t *testing.T) {
 			for seed := uint64(0); seed < 40; seed += witnessEvery {
@@ -152,5 +157,35 @@ func (c *cluster) bury() {
 		if _, err := c.state.store(f, []record{{subject: schemas.StateSubject(key.Kind, key.Namespace, key.Name), data: data}}); err != nil {
 			panic(err)
 		}
+	}
+}
+
+// gullible has nodes take the seals off messages without looking at them, while someone forges.
+func (c *cluster) gullible() {
+	if c.seals.trust == nil {
+		return
+	}
+	for _, n := range c.nodes {
+		n.seals = &seals{}
+	}
+	f := &faults{cluster: c}
+	for at := settling; at < settling+troubled; at += 100 * time.Millisecond {
+		c.at(begin.Add(at), f.forge)
+	}
+}
+
+// misdigest stores a delta that leads elsewhere than it says.
+func (c *cluster) misdigest() {
+	at := c.checks.log.at[model.ClusterLayer]
+	newest := c.delta.newest(schemas.SubjectEpoch)
+	messages, err := wire.EncodeDelta(model.Delta{
+		Layer: model.ClusterLayer, Epoch: at.Epoch, From: at.Revision, To: at.Revision + 1, DigestAfter: model.Digest{1, 2}, Committed: c.now,
+	}, bus.MaxBatchBytes)
+	if err != nil {
+		panic(err)
+	}
+	f := &fence{subject: schemas.SubjectEpoch, sequence: newest.sequence}
+	if _, err := c.delta.store(f, []record{{subject: schemas.DeltaSubject("cluster"), data: messages[0]}}); err != nil {
+		panic(err)
 	}
 }
