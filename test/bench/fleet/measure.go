@@ -75,7 +75,7 @@ func (c *cluster) varz() (v varz, err error) {
 const settle = 1500 * time.Millisecond
 
 // measure runs a step and prints what nodes saw, what was sent, and what it cost.
-func (c *cluster) measure(ctx context.Context, name string, changes int, step func() error) error {
+func (c *cluster) measure(ctx context.Context, name string, step func() error) error {
 	if name != "start" {
 		if _, err := c.do("reset"); err != nil {
 			return err
@@ -85,7 +85,7 @@ func (c *cluster) measure(ctx context.Context, name string, changes int, step fu
 	if err != nil {
 		return err
 	}
-	began := time.Now()
+	began, number := time.Now(), c.number
 	if err := step(); err != nil {
 		return err
 	}
@@ -101,14 +101,14 @@ func (c *cluster) measure(ctx context.Context, name string, changes int, step fu
 	if err != nil {
 		return err
 	}
-	c.print(result{name, changes, took, seen, after.since(before)})
+	c.print(result{name, int(c.number - number), took, seen, after.since(before)})
 	return nil
 }
 
 // result is what a step came to.
 type result struct {
 	step    string
-	changes int
+	changes int // that were published
 	took    time.Duration
 	seen    virtual.Seen
 	used    accounts

@@ -58,7 +58,7 @@ func (c *cluster) printMessages(r result, line func(what, format string, args ..
 	line("from-node", "%.2f reports/node %.0f report-B/node %.2f questions/node %d syncs-failed %d dropped %d reconnects %d unsent",
 		each("reports"), each("reports-bytes"), each("questions"), n["syncs-failed"], n["dropped"], n["reconnects"], n["unsent"])
 	if r.changes > 0 {
-		line("a-change", "%.2f writes/node %.1f delta-B/node %.3f deltas/node", float64(r.seen.Writes)/nodes/float64(r.changes),
+		line("a-change", "%d changes %.0f changes/s %.2f writes/node %.1f delta-B/node %.4f deltas/node", r.changes, float64(r.changes)/r.took.Seconds(), float64(r.seen.Writes)/nodes/float64(r.changes),
 			each("deltas-bytes")/float64(r.changes), each("deltas")/float64(r.changes))
 	}
 }

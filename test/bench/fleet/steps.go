@@ -18,7 +18,7 @@ func start(ctx context.Context, c *cluster, _ plan) error {
 	if err := c.publish(ctx, c.made.All()...); err != nil {
 		return err
 	}
-	return c.measure(ctx, "start", 0, func() error {
+	return c.measure(ctx, "start", func() error {
 		if err := c.startNodes(); err != nil {
 			return err
 		}
@@ -28,12 +28,12 @@ func start(ctx context.Context, c *cluster, _ plan) error {
 
 // quiet lets nothing happen for a while: what remains are heartbeats and reports.
 func quiet(ctx context.Context, c *cluster, _ plan) error {
-	return c.measure(ctx, "quiet", 0, func() error { return pause(ctx, 20*time.Second) })
+	return c.measure(ctx, "quiet", func() error { return pause(ctx, 20*time.Second) })
 }
 
 // idle makes one change a second, each after all nodes have the one before.
 func idle(ctx context.Context, c *cluster, p plan) error {
-	return c.measure(ctx, "idle", p.idle, func() error {
+	return c.measure(ctx, "idle", func() error {
 		ticker := time.NewTicker(time.Second)
 		defer ticker.Stop()
 		for i := range p.idle {
@@ -51,7 +51,7 @@ func idle(ctx context.Context, c *cluster, p plan) error {
 
 // underLoad makes changes at a rate, each to a random Service.
 func underLoad(ctx context.Context, c *cluster, p plan) error {
-	return c.measure(ctx, "load", int(p.load.Seconds()*float64(p.rate)), func() error {
+	return c.measure(ctx, "load", func() error {
 		if err := c.storm(ctx, p.rate, p.load, p.services); err != nil {
 			return err
 		}
@@ -64,14 +64,14 @@ func flips(ctx context.Context, c *cluster, p plan) error {
 	for n := 1; p.flipping > 0; n++ {
 		lasts := min(p.flipping, time.Minute)
 		p.flipping -= lasts
-		err := c.measure(ctx, fmt.Sprintf("flips-minute-%02d", n), int(lasts.Seconds()*float64(p.flips)), func() error {
+		err := c.measure(ctx, fmt.Sprintf("flips-minute-%02d", n), func() error {
 			return c.storm(ctx, p.flips, lasts, min(p.services, 10))
 		})
 		if err != nil {
 			return err
 		}
 	}
-	return c.measure(ctx, "after-flips", 0, func() error { return c.converge(ctx) })
+	return c.measure(ctx, "after-flips", func() error { return c.converge(ctx) })
 }
 
 // storm changes random ones of the first Services at a rate. If publishing can't keep up there are fewer.
@@ -96,7 +96,7 @@ func (c *cluster) storm(ctx context.Context, rate int, lasts time.Duration, serv
 // reconnect ends the server and starts it again, and makes a change as soon as that can be stored. It is over when all
 // nodes have the change.
 func reconnect(ctx context.Context, c *cluster, _ plan) error {
-	return c.measure(ctx, "reconnect", 0, func() error {
+	return c.measure(ctx, "reconnect", func() error {
 		if err := c.server.Stop(); err != nil {
 			return err
 		}
@@ -143,7 +143,7 @@ func restart(ctx context.Context, c *cluster, _ plan) error { return c.again(ctx
 func cold(ctx context.Context, c *cluster, _ plan) error { return c.again(ctx, "cold") }
 
 func (c *cluster) again(ctx context.Context, how string) error {
-	return c.measure(ctx, how, 0, func() error {
+	return c.measure(ctx, how, func() error {
 		if _, err := c.do(how); err != nil {
 			return err
 		}
