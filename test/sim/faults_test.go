@@ -52,6 +52,8 @@ var all = []fault{
 	{"appends fail", (*faults).failAppends},
 	{"DELTA lost", func(f *faults) { f.lose(f.delta) }},
 	{"DELTA restored", func(f *faults) { f.restore(f.delta) }},
+	{"STATE lost", func(f *faults) { f.lose(f.state) }},
+	{"STATE restored", func(f *faults) { f.restore(f.state) }},
 	{"watches end", func(f *faults) { f.api.expire() }},
 	{"API server away", (*faults).apiAway},
 	{"list empty", func(f *faults) { f.api.emptyLists += 1 + f.random.IntN(2); f.api.expire() }},
@@ -63,20 +65,10 @@ var all = []fault{
 	{"rolled back", (*faults).rollBack},
 }
 
-// open are faults that are yet to be survived: docs/design/simulation.md says why. -sim.open has them strike, too.
-var open = []fault{
-	{"STATE lost", func(f *faults) { f.lose(f.state) }},
-	{"STATE restored", func(f *faults) { f.restore(f.state) }},
-}
-
 func newFaults(c *cluster) *faults {
 	f := &faults{cluster: c, pace: c.between(300*time.Millisecond, 5*time.Second)}
 	few := c.chance(0.6)
-	kinds := all
-	if *openFlag {
-		kinds = slices.Concat(all, open)
-	}
-	for _, k := range kinds {
+	for _, k := range all {
 		if !few || c.chance(0.15) {
 			f.kinds = append(f.kinds, k)
 		}

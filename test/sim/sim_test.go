@@ -24,7 +24,6 @@ var (
 	seedsFlag = flag.Int("sim.seeds", 50, "how many seeds to run at most")
 	timeFlag  = flag.Duration("sim.time", 20*time.Second, "how long to begin with seeds; 0 is without a bound")
 	baseFlag  = flag.Int64("sim.base", -1, "the first seed; -1 takes one from DELTAPLANE_SEED")
-	openFlag  = flag.Bool("sim.open", false, "faults that are yet to be survived strike, too")
 	oneFlag   = flag.Int64("sim.seed", -1, "run this seed alone; with -v print all that happens")
 )
 
