@@ -95,17 +95,11 @@ func (f *Folder) Accounts() error {
 	if err != nil {
 		return err
 	}
-	id, err := operator.PublicKey()
-	if err != nil {
-		return err
-	}
 	system, err := f.keys.public(accountKey(AccountSystem))
 	if err != nil {
 		return err
 	}
-	claims := jwt.NewOperatorClaims(id)
-	claims.Name, claims.SystemAccount = "deltaplane", system
-	token, err := encode(claims, operator)
+	token, err := f.keys.operatorToken(operator, system)
 	if err != nil {
 		return err
 	}

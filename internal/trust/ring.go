@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"strings"
 
+	"github.com/nats-io/jwt/v2"
 	"github.com/nats-io/nkeys"
 )
 
@@ -84,6 +85,30 @@ func (r *ring) public(name string) (string, error) {
 		return "", err
 	}
 	return pair.PublicKey()
+}
+
+// operatorToken returns what the operator says of itself. It is signed once and kept: servers that run refuse to read their
+// accounts again when as much as its date is another.
+func (r *ring) operatorToken(operator nkeys.KeyPair, system string) (string, error) {
+	id, err := operator.PublicKey()
+	if err != nil {
+		return "", err
+	}
+	path := filepath.Join(r.folder, operatorKey+".jwt")
+	kept, err := os.ReadFile(path)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return "", fmt.Errorf("read what the operator says of itself: %w", err)
+	}
+	if said, err := jwt.DecodeOperatorClaims(string(kept)); err == nil && said.Subject == id && said.SystemAccount == system {
+		return string(kept), nil
+	}
+	claims := jwt.NewOperatorClaims(id)
+	claims.Name, claims.SystemAccount = "deltaplane", system
+	token, err := encode(claims, operator)
+	if err != nil {
+		return "", err
+	}
+	return token, write(path, []byte(token))
 }
 
 // write writes a secret, as a whole or not at all.
