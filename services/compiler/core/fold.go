@@ -50,7 +50,9 @@ type Fold struct {
 	// live says that the rows are followed as they come: a checkpoint then says what is known already.
 	live bool
 	// kept says that the rows are from memory: the log has lost them. Then gap is set until they are in the log again.
-	kept bool
+	// outlived says that another has begun the log anew meanwhile, in an epoch that counts more.
+	kept, outlived bool
+	deltas         model.Epoch // the newest of a delta that was read, folded or not; what comes while kept aside
 	// replaced is set when a checkpoint has taken the place of rows that were followed.
 	replaced        bool
 	checkpointEpoch model.Epoch // of the newest whole one
@@ -171,8 +173,12 @@ func (f *Fold) assemble(data []byte) (d model.Delta, whole bool, err error) {
 	if part.Epoch < f.ruling {
 		return d, false, nil
 	}
-	f.revision = max(f.revision, part.To)
-	f.epoch = max(f.epoch, part.Epoch)
+	f.revision, f.epoch = max(f.revision, part.To), max(f.epoch, part.Epoch)
+	if f.kept {
+		f.outlived = f.outlived || part.Epoch > f.said()
+	} else {
+		f.deltas = max(f.deltas, part.Epoch)
+	}
 	if part.Part == 0 {
 		f.raw = nil
 	}
@@ -210,7 +216,7 @@ func (f *Fold) addCheckpoint(data []byte) error {
 	if err := wire.Unmarshal(data, head); err != nil {
 		return err
 	}
-	if model.Revision(head.GetRevision()) < f.revision {
+	if model.Revision(head.GetRevision()) < f.revision && model.Epoch(head.GetEpoch()) <= f.said() {
 		f.open = nil
 		return fmt.Errorf("the checkpoint is of revision %d, the log is at %d: an old one that was put back", head.GetRevision(), f.revision)
 	}

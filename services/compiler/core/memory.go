@@ -59,7 +59,7 @@ func (m *Memory) Begin(log *Fold) *Fold {
 		return log
 	}
 	rows.gap, rows.kept = errLogLost, true
-	rows.open, rows.parts, rows.raw, rows.ruling = nil, wire.Assembler{}, nil, log.ruling
+	rows.open, rows.parts, rows.raw, rows.ruling = log.open, wire.Assembler{}, nil, log.ruling
 	rows.epoch, rows.revision, rows.checkpointed = max(rows.epoch, log.epoch), max(rows.revision, log.revision), time.Time{}
 	return rows
 }
@@ -82,7 +82,7 @@ var errLogLost = errors.New("DELTA was lost, or restored from a backup")
 
 // said returns the newest epoch in which something about rows was said.
 func (f *Fold) said() model.Epoch {
-	newest := f.checkpointEpoch
+	newest := max(f.checkpointEpoch, f.deltas)
 	for _, l := range f.layers {
 		newest = max(newest, l.at.Epoch)
 	}

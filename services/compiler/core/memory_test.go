@@ -245,6 +245,103 @@ func TestMemoryGivesWayToALeaderThatItHadHeardOf(t *testing.T) {
 	}
 }
 
+// older returns a memory of the cluster as it is, and has it go on, so that another remembers more.
+func (p *pair) older() Memory {
+	m := p.standby.Memory()
+	for i := range 4 {
+		p.change(sliceFact(1, 0, 5+i, p.now))
+		p.pass(time.Second)
+	}
+	return m
+}
+
+// walked puts nodes where a core's rows are.
+func (p *pair) walked(c *Core) {
+	clear(p.nodes)
+	for l, held := range c.layers {
+		p.nodes[l] = &replica{rows: held.rows.Clone(), at: held.at}
+	}
+}
+
+// Of two compilers that remember a log that was lost, the one that remembers less may lead. What it writes has a lower
+// revision, and is no old checkpoint that was put back: it is of a newer epoch (seed 393 of the simulation).
+//
+// Fault 2: who stands by has the new leader's ids, and not those that it remembers.
+func TestWhoRemembersMoreFollowsALeaderThatRemembersLess(t *testing.T) {
+	p := lived(t)
+	older := p.older()
+	newer := p.core.Memory()
+	p.log = nil
+	second, leader := p.again(newer), p.again(older)
+	p.walked(leader)
+	p.lead(leader, 7)
+	p.pass(3 * time.Second)
+	for _, r := range p.log {
+		second.Log(p.now, r)
+	}
+	if err := second.log.Whole(); err != nil {
+		t.Fatalf("the standby doesn't follow: %v", err)
+	}
+	if diff := cmp.Diff(p.positions(p.core), p.positions(second)); diff != "" {
+		t.Errorf("positions (-leader +standby):\n%s", diff)
+	}
+}
+
+// The same where the log is read while the leader's checkpoint is being written.
+func TestWhoRemembersMoreReadsTheRestOfACheckpoint(t *testing.T) {
+	p := lived(t)
+	older := p.older()
+	newer := p.core.Memory()
+	p.log = nil
+	leader := p.again(older)
+	p.walked(leader)
+	p.lead(leader, 7)
+	p.pass(3 * time.Second)
+	all := p.log
+	p.log = all[:3]
+	second := p.again(newer)
+	if !second.log.Kept() || second.log.open == nil {
+		t.Fatal("it has read no part of a checkpoint")
+	}
+	for _, r := range all[3:] {
+		second.Log(p.now, r)
+	}
+	if err := second.log.Whole(); err != nil {
+		t.Errorf("the standby doesn't follow: %v", err)
+	}
+}
+
+// A leader that remembers nothing begins the log with deltas. Who remembers what was lost reads the log anew before it
+// leads, since that has no place for them.
+//
+// Fault 2: who took over while all was being numbered anew is taken over itself.
+func TestWhoRemembersReadsAnewWhatAnotherHasBegun(t *testing.T) {
+	p := lived(t)
+	memory := p.core.Memory()
+	p.log = nil
+	second := p.again(memory)
+	clear(p.nodes) // they walk there
+	p.lead(NewStandby(Options{Signer: signer}, NewFold(0)), 9)
+	p.do(p.core.Facts(p.now, uint64(len(p.facts)), p.facts...))
+	p.do(p.core.CaughtUp(p.now))
+	p.pass(time.Second)
+	epoch := Record{schemas.SubjectEpoch, marshal(&schemas.Epoch{Epoch: 10})}
+	first := slices.IndexFunc(p.log, func(r Record) bool { return r.Subject != schemas.SubjectEpoch })
+	second.Lead(p.now, 10)
+	reread := ""
+	for _, r := range append(slices.Clone(p.log[:first+1]), epoch) {
+		if out := second.Log(p.now, r); out.Reread != "" {
+			reread = out.Reread
+		}
+	}
+	if reread == "" || second.Leads() {
+		t.Errorf("it goes on, and leads: %t", second.Leads())
+	}
+	if memory := second.Memory(); memory.Begin(p.fold()).Kept() {
+		t.Error("what it remembers counts once more")
+	}
+}
+
 // A deposed leader reads of its own messages last what its rows have already.
 func TestADeposedLeaderPassesOverItsOwnMessages(t *testing.T) {
 	p := lived(t)

@@ -198,6 +198,11 @@ func (c *Core) follow(now time.Time) (out Output) {
 			s.at = c.log.state
 		}
 	}
+	if c.log.kept && c.log.outlived {
+		s.wanted = 0
+		out.Reread = "DELTA was lost, and another compiler has begun it anew: that counts more than what this one remembers"
+		return out
+	}
 	if s.wanted > 0 && c.log.epoch >= s.wanted {
 		epoch := s.wanted
 		s.wanted = 0
