@@ -40,9 +40,16 @@ func (t *tail) line(what any) string {
 	case commitJSON:
 		return t.commitLines(v)
 	case appliedJSON:
-		how := fmt.Sprintf("in the kernel after %s  %s map writes, %s bytes", inMillis(v.LatencyMillis), grouped(v.Writes), grouped(v.Bytes))
-		if v.Bytes == 0 { // no delta brought it
-			how = fmt.Sprintf("in the kernel by synchronisation  %s map writes", grouped(v.Writes))
+		how := "in the kernel"
+		switch {
+		case v.Bytes == 0: // no delta brought it
+			how += " by synchronisation"
+		case v.LatencyMillis > 0: // else nobody knows when it was triggered
+			how += " after " + inMillis(v.LatencyMillis)
+		}
+		how += fmt.Sprintf("  %s map writes", grouped(v.Writes))
+		if v.Bytes > 0 {
+			how += fmt.Sprintf(", %s bytes", grouped(v.Bytes))
 		}
 		return fmt.Sprintf("%s  %s  %s  %s\n", clock(v.Applied), t.paint.faint("rev "+grouped(v.Revision)), padded(v.Node+" "+v.Layer, 28), how)
 	case liveJSON:

@@ -313,6 +313,18 @@ func TestStatusNamesWhatTheCompilerSawOfAStream(t *testing.T) {
 	}
 }
 
+// A compiler looks every few seconds: what it saw of a cluster that was just begun, or mended, is over.
+func TestStatusBelievesTheBusBeforeTheCompiler(t *testing.T) {
+	s := newStage(t)
+	s.change(func(m *schemas.Status) {
+		m.Streams = []*schemas.Fault{{Kind: "stream_missing", Stream: "DELTA", Text: "stream DELTA is missing"}}
+	})
+	out, stderr, code := command(t, "status")
+	if code != exitOK || strings.Contains(out, "missing") {
+		t.Errorf("exit %d, %s\n%s", code, stderr, out)
+	}
+}
+
 func TestStatusNamesWhatTheWatcherSetsAsideAndHolds(t *testing.T) {
 	s := newStage(t)
 	s.watch(&schemas.ApproveReply{

@@ -5,6 +5,7 @@ package main
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/deltaplane/deltaplane/internal/lab"
@@ -29,6 +30,8 @@ func labWithBus(url string, running []lab.State) (found lab.State) {
 }
 
 func onlyLab(running []lab.State) (lab.State, error) {
+	// One whose servers are machines of its own has no address here.
+	running = slices.DeleteFunc(slices.Clone(running), func(l lab.State) bool { return l.Bus == "" })
 	switch len(running) {
 	case 0:
 		return lab.State{}, errors.New("no bus is known: give --bus nats://HOST:PORT, set DELTAPLANE_BUS, or start a lab with 'deltaplane lab up'")

@@ -15,6 +15,9 @@ func TestBusOfTheOnlyLab(t *testing.T) {
 	if got, err := onlyLab([]lab.State{one}); got.Bus != one.Bus || err != nil {
 		t.Errorf("one lab: got %q, %v", got.Bus, err)
 	}
+	if got, err := onlyLab([]lab.State{{Name: "elsewhere"}, one}); got.Bus != one.Bus || err != nil {
+		t.Errorf("one lab, and one whose bus isn't reached from here: got %q, %v", got.Bus, err)
+	}
 	if got := labWithBus(two.Bus, []lab.State{one, two}); got.Name != "two" {
 		t.Errorf("the lab with bus %s: got %q", two.Bus, got.Name)
 	}

@@ -152,7 +152,9 @@ func (s *clusterStatus) askServer(ctx context.Context, conn *bus.Conn) {
 			}
 		}
 		for _, f := range s.streamFaults {
-			if f.GetStream() == of.Name && !slices.Contains(j.Problems, f.GetText()) {
+			// What the bus has just said is newer than what the compiler saw some seconds ago, but for what it can't know.
+			seen := err != nil || f.GetKind() == string(streams.RolledBack)
+			if seen && f.GetStream() == of.Name && !slices.Contains(j.Problems, f.GetText()) {
 				j.Problems = append(j.Problems, f.GetText())
 			}
 		}
