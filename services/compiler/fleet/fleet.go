@@ -100,8 +100,8 @@ func (f *Fleet) Report(report *schemas.Applied, now time.Time) error {
 		return nil // its last words
 	}
 	n := f.nodes[name]
-	if n != nil && n.report != nil && report.GetSent().AsTime().Before(n.report.GetSent().AsTime()) {
-		return nil // an older one, out of the log
+	if n != nil && n.report != nil && report.GetSent().AsTime().Before(n.report.GetSent().AsTime()) && now.Sub(n.heard) <= missedAfter {
+		return nil // an older one, out of the log; if nothing newer follows, the node's clock went back
 	}
 	if n == nil {
 		if f.strangers >= MaxStrangers {

@@ -175,6 +175,26 @@ func TestOlderReportDoesNotReplaceANewerOne(t *testing.T) {
 	}
 }
 
+// A node begins with a clock that is years ahead, sets it right, and goes on to report.
+func TestANodeWhoseClockGoesBackIsHeard(t *testing.T) {
+	f := New()
+	tell := func(revision model.Revision, sent, now time.Time) {
+		t.Helper()
+		r := report("n1", model.Position{Revision: revision}, model.Position{})
+		r.Sent = timestamppb.New(sent)
+		if err := f.Report(r, now); err != nil {
+			t.Fatal(err)
+		}
+	}
+	tell(1, start.AddDate(70, 0, 0), start)
+	for after := 10 * time.Second; after < SilentAfter; after += 10 * time.Second {
+		tell(2, start.Add(after), start.Add(after))
+	}
+	if got := f.nodes["n1"].positions[0].Revision; got != 2 {
+		t.Errorf("the node counts as at revision %d, want 2", got)
+	}
+}
+
 func TestNobodyWaitsForARemovedNode(t *testing.T) {
 	names := func(f *Fleet) (names []string) {
 		for _, p := range f.Progress(want, start) {
