@@ -5,9 +5,6 @@ package bpf
 import (
 	"net/netip"
 	"testing"
-	"time"
-
-	"golang.org/x/sys/unix"
 
 	"github.com/deltaplane/deltaplane/internal/model"
 	"github.com/deltaplane/deltaplane/internal/testkit"
@@ -39,51 +36,27 @@ func putPolicy(t testing.TB, d *Dataplane) {
 // TestMapOperationsOfPolicy holds what include/judge.h promises about the cost of a packet that is judged. Without
 // policies it is TestMapOperationsPerPacket's, with one lookup of each packet that asks for them.
 func TestMapOperationsOfPolicy(t *testing.T) {
-	testkit.NeedKernel(t)
-	d, err := Load(Options{Capacities: small, Flows: 1024, Connections: 1024, forTests: map[string]any{"count_operations": true}})
-	check(t, err)
-	t.Cleanup(d.Close)
-	putServices(t, d)
-	putPolicy(t, d)
 	const pod, service, peer, stranger = "10.1.0.9:4000", "10.96.0.1:80", "10.1.0.1:8080", "192.0.2.7:8080"
-	testkit.Eventually(t, 5*time.Second, func() bool {
-		var now unix.Timespec
-		check(t, unix.ClockGettime(unix.CLOCK_MONOTONIC, &now))
-		return now.Nsec < int64(time.Second)/4
-	})
-	for _, c := range []struct {
-		name  string
-		run   func([]byte, int) (Verdict, []byte, error)
-		frame []byte
-		want  counted
-	}{
-		{"new, to a peer", d.RunFromPod, frame(t, model.TCP, pod, peer, "S", 0), counted{10, 1}},
-		{"known", d.RunFromPod, frame(t, model.TCP, pod, peer, "A", 0), counted{5, 0}},
-		{"its answer", d.RunToPod, frame(t, model.TCP, peer, pod, "SA", 0), counted{3, 0}},
-		{"new, of a peer", d.RunToPod, frame(t, model.TCP, "10.1.0.1:4", pod, "S", 0), counted{8, 1}},
-		{"new, to a block, by port", d.RunFromPod, frame(t, model.TCP, pod, stranger, "S", 0), counted{12, 1}},
-		{"denied, of nobody", d.RunToPod, frame(t, model.TCP, "203.0.113.7:4", pod, "S", 0), counted{8, 0}},
-		{"new, by a rule", d.RunToPod, frame(t, model.TCP, "10.1.0.2:4", pod, "S", 0), counted{9, 2}},
-		{"another, by this rule", d.RunToPod, frame(t, model.TCP, "10.1.0.2:5", pod, "S", 0), counted{9, 1}},
-		{"new, to a Service", d.RunFromPod, frame(t, model.TCP, "10.1.0.9:5", service, "S", 0), counted{12, 3}},
-		{"known, to a Service", d.RunFromPod, frame(t, model.TCP, "10.1.0.9:5", service, "A", 9), counted{3, 0}},
-		{"its first answer", d.RunToPod, frame(t, model.TCP, "10.1.0.1:8080", "10.1.0.9:5", "SA", 9), counted{4, 0}},
-		{"its next answer", d.RunToPod, frame(t, model.TCP, "10.1.0.1:8080", "10.1.0.9:5", "A", 9), counted{3, 0}},
-	} {
-		got := count(t, d.pods, func() {
-			_, _, err := c.run(c.frame, 0)
-			check(t, err)
-		})
-		if got != c.want {
-			t.Errorf("%s: %+v, want %+v", c.name, got, c.want)
+	inOneSecond(t, Options{Capacities: small, Flows: 1024, Connections: 1024}, func(d *Dataplane) []operation {
+		putPolicy(t, d)
+		judgedAgain := func(frame []byte, index int) (Verdict, []byte, error) {
+			check(t, d.Judge(true))
+			return d.RunToPod(frame, index)
 		}
-	}
-	check(t, d.Judge(true))
-	got := count(t, d.pods, func() {
-		_, _, err := d.RunToPod(frame(t, model.TCP, peer, pod, "A", 0), 0)
-		check(t, err)
+		return []operation{
+			{"new, to a peer", d.RunFromPod, frame(t, model.TCP, pod, peer, "S", 0), counted{10, 1}},
+			{"known", d.RunFromPod, frame(t, model.TCP, pod, peer, "A", 0), counted{5, 0}},
+			{"its answer", d.RunToPod, frame(t, model.TCP, peer, pod, "SA", 0), counted{3, 0}},
+			{"new, of a peer", d.RunToPod, frame(t, model.TCP, "10.1.0.1:4", pod, "S", 0), counted{8, 1}},
+			{"new, to a block, by port", d.RunFromPod, frame(t, model.TCP, pod, stranger, "S", 0), counted{12, 1}},
+			{"denied, of nobody", d.RunToPod, frame(t, model.TCP, "203.0.113.7:4", pod, "S", 0), counted{8, 0}},
+			{"new, by a rule", d.RunToPod, frame(t, model.TCP, "10.1.0.2:4", pod, "S", 0), counted{9, 2}},
+			{"another, by this rule", d.RunToPod, frame(t, model.TCP, "10.1.0.2:5", pod, "S", 0), counted{9, 1}},
+			{"new, to a Service", d.RunFromPod, frame(t, model.TCP, "10.1.0.9:5", service, "S", 0), counted{12, 3}},
+			{"known, to a Service", d.RunFromPod, frame(t, model.TCP, "10.1.0.9:5", service, "A", 9), counted{3, 0}},
+			{"its first answer", d.RunToPod, frame(t, model.TCP, "10.1.0.1:8080", "10.1.0.9:5", "SA", 9), counted{4, 0}},
+			{"its next answer", d.RunToPod, frame(t, model.TCP, "10.1.0.1:8080", "10.1.0.9:5", "A", 9), counted{3, 0}},
+			{"known, judged again", judgedAgain, frame(t, model.TCP, peer, pod, "A", 0), counted{6, 0}},
+		}
 	})
-	if want := (counted{6, 0}); got != want {
-		t.Errorf("judged again: %+v, want %+v", got, want)
-	}
 }

@@ -8,6 +8,8 @@ import (
 	"syscall"
 	"testing"
 
+	"github.com/cilium/ebpf"
+
 	"github.com/deltaplane/deltaplane/internal/abi"
 	"github.com/deltaplane/deltaplane/internal/model"
 	"github.com/deltaplane/deltaplane/internal/testkit"
@@ -122,8 +124,8 @@ func TestMapOperationsPerDial(t *testing.T) {
 		{"a bind of a NodePort", bind("0.0.0.0:30080"), counted{1, 0}, counted{}},
 	} {
 		var own, pod counted
-		ns.Do(t, func() { own = count(t, d.sockets, c.do) })
-		pod = count(t, d.sockets, c.do)
+		ns.Do(t, func() { own = count(t, []*ebpf.Collection{d.sockets}, c.do) })
+		pod = count(t, []*ebpf.Collection{d.sockets}, c.do)
 		if own != c.own || pod != c.pod {
 			t.Errorf("%s: %+v on the node, %+v in a pod, want %+v and %+v", c.name, own, pod, c.own, c.pod)
 		}

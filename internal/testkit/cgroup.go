@@ -48,7 +48,7 @@ func NewCgroup(t testing.TB) string {
 		t.Fatalf("make a cgroup: %v", err)
 	}
 	t.Cleanup(func() {
-		Eventually(t, 5*time.Second, func() bool {
+		Eventually(t, 30*time.Second, func() bool {
 			err := os.Remove(dir)
 			return err == nil || errors.Is(err, os.ErrNotExist)
 		})

@@ -51,7 +51,7 @@ func TestOverlaysAreNoNewPods(t *testing.T) {
 		_, err = conn.Write([]byte("?"))
 		check(t, err)
 		// Nobody listens: the pod's own answer says that it was asked.
-		check(t, conn.SetReadDeadline(time.Now().Add(5*time.Second)))
+		check(t, conn.SetReadDeadline(time.Now().Add(soon)))
 		if _, err = conn.Read(make([]byte, 1)); !errors.Is(err, syscall.ECONNREFUSED) {
 			t.Errorf("the pod was not asked: %v", err)
 		}

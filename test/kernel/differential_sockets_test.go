@@ -160,7 +160,7 @@ func (j *socketJudge) send() error {
 		return s.memory.Send(j.node, j.ns, to, refused(err, to), clock())
 	}
 	b := make([]byte, 64)
-	s.SetReadDeadline(time.Now().Add(5 * time.Second))
+	s.SetReadDeadline(time.Now().Add(patience))
 	n, from, err := s.ReadFromUDPAddrPort(b)
 	if err != nil {
 		return fmt.Errorf("no answer from %s: %w", to, err)

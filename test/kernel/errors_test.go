@@ -200,14 +200,14 @@ func TestPathMTUIsDiscoveredThroughServices(t *testing.T) {
 				return
 			}
 			defer conn.Close()
-			conn.SetDeadline(time.Now().Add(10 * time.Second))
+			conn.SetDeadline(time.Now().Add(patience))
 			n, err := io.Copy(io.Discard, conn)
 			arrived <- fmt.Sprint(n, err)
 		}()
 		f.client.Do(t, func() {
 			conn, err := net.Dial("tcp", service)
 			check(t, err)
-			conn.SetDeadline(time.Now().Add(10 * time.Second))
+			conn.SetDeadline(time.Now().Add(patience))
 			_, err = conn.Write(data)
 			check(t, err)
 			check(t, conn.Close())

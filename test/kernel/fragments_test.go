@@ -128,7 +128,7 @@ func (w *wire) datagram(from, to string, size int) []byte {
 func readDatagram(t testing.TB, conn *net.UDPConn) ([]byte, netip.AddrPort) {
 	t.Helper()
 	b := make([]byte, 65536)
-	conn.SetReadDeadline(time.Now().Add(5 * time.Second))
+	conn.SetReadDeadline(time.Now().Add(patience))
 	n, from, err := conn.ReadFromUDPAddrPort(b)
 	if err != nil {
 		t.Errorf("no datagram: %v", err)

@@ -60,7 +60,7 @@ func TestSessionAffinity(t *testing.T) {
 				report, err := s.Probe(t.Context(), lab.ProbeRequest{From: w.from, To: w.to, Family: 4})
 				return err == nil && report.Results[0].Reached != first
 			}
-			testkit.Eventually(t, time.Second, left)
+			testkit.Eventually(t, patience, left)
 			second := kept(t, 4, w)
 			s.change(t, onePod("web", number, ""))
 			if now := kept(t, 4, w); now != second {
@@ -71,7 +71,7 @@ func TestSessionAffinity(t *testing.T) {
 	t.Run("the Service gives it up and takes it again", func(t *testing.T) {
 		s.change(t, strings.Replace(strings.Replace(sticky("1"), "ClientIP", "None", 1), "sessionAffinityConfig: {clientIP: {timeoutSeconds: 1}}", "", 1))
 		for _, w := range []way{pod, outside} {
-			testkit.Eventually(t, settle, func() bool { return s.met(t, all, 4, w) == all })
+			testkit.Eventually(t, patience, func() bool { return s.met(t, all, 4, w) == all })
 		}
 		s.change(t, sticky("1"))
 		for _, w := range []way{pod, outside} {

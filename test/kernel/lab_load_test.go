@@ -115,7 +115,7 @@ func (l *load) start(t *testing.T, in *lab.Lab, routes []route, stream bool) {
 			if stream {
 				pause = streamPause
 			}
-			stop, err := in.Load(lab.ProbeRequest{From: r.from, Via: r.via, To: to, Protocol: protocol, Family: r.family, Stream: stream, Timeout: 3 * time.Second}, pause)
+			stop, err := in.Load(lab.ProbeRequest{From: r.from, Via: r.via, To: to, Protocol: protocol, Family: r.family, Stream: stream, Timeout: patience}, pause)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -222,7 +222,7 @@ func restart(t *testing.T, in *lab.Lab, flows uint64, flags ...string) {
 	for _, node := range in.Nodes() {
 		check(t, in.Restart(node, append(flags, fmt.Sprintf("--flows=%d", flows))...))
 	}
-	testkit.Eventually(t, 30*time.Second, func() bool {
+	testkit.Eventually(t, patience, func() bool {
 		status, err := in.Status(t.Context())
 		return err == nil && len(status.GetNodes()) == 2 && !slices.ContainsFunc(status.GetNodes(), func(n *schemas.NodeStatus) bool {
 			return !slices.ContainsFunc(n.GetApplied().GetMaps(), func(m *schemas.MapUse) bool {

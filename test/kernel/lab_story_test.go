@@ -69,12 +69,12 @@ func (s *story) change(t *testing.T, yaml string) {
 func (s *story) met(t *testing.T, want string, family int, w way) string {
 	t.Helper()
 	// One of two backends is missed by 20 connections once in half a million times.
-	count, patience := []int{0, 4, 20, 40}[len(strings.Fields(want))], 3*time.Second
+	count, timeout := []int{0, 4, 20, 40}[len(strings.Fields(want))], patience
 	if want == "timeout" {
-		count, patience = 1, 300*time.Millisecond
+		count, timeout = 1, 300*time.Millisecond
 	}
 	request := lab.ProbeRequest{
-		From: w.from, To: w.to, Via: w.via, Protocol: w.proto, Family: family, Count: count, Timeout: patience,
+		From: w.from, To: w.to, Via: w.via, Protocol: w.proto, Family: family, Count: count, Timeout: timeout,
 	}
 	report, err := s.Probe(t.Context(), request)
 	if err != nil {

@@ -15,7 +15,6 @@ import (
 	"sync"
 	"syscall"
 	"testing"
-	"time"
 
 	"github.com/deltaplane/deltaplane/internal/lab"
 	"github.com/deltaplane/deltaplane/internal/lab/agent"
@@ -152,7 +151,7 @@ func TestPipelineFromYAMLToPackets(t *testing.T) {
 	write(4)
 	c.lab(t, "apply", "-f", file)
 	reached := map[string]bool{}
-	testkit.Eventually(t, 30*time.Second, func() bool {
+	testkit.Eventually(t, patience, func() bool {
 		reached[c.probe(t, "node/node-1", "shop/web:http", "tcp", 4).Reached] = true
 		return len(reached) == 4
 	})

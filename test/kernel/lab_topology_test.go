@@ -12,15 +12,11 @@ import (
 	"strconv"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/deltaplane/deltaplane/internal/lab/space"
 	"github.com/deltaplane/deltaplane/internal/manifest"
 	"github.com/deltaplane/deltaplane/internal/testkit"
 )
-
-// settle is how long anything may take to be as it should.
-const settle = 10 * time.Second
 
 const zones = `
 apiVersion: v1
@@ -192,7 +188,7 @@ func TestLocalTrafficPolicies(t *testing.T) {
 					t.Errorf("a pod at the load balancer over IPv%d: got %q, want %q", family, got, step.anywhere)
 				}
 			}
-			testkit.Eventually(t, settle, func() bool { return s.localEndpoints(t) == step.ends })
+			testkit.Eventually(t, patience, func() bool { return s.localEndpoints(t) == step.ends })
 		})
 	}
 	s.all(t, "shop/agent-1", way{from: "shop/client-1", to: "shop/agents:80"})
@@ -217,7 +213,7 @@ func (s *story) localEndpoints(t *testing.T) string {
 			return conn, err
 		}}
 		url := "http://" + netip.AddrPortFrom(manifest.NodeAddrs(node)[0], 31999).String()
-		response, err := (&http.Client{Transport: transport, Timeout: settle}).Get(url)
+		response, err := (&http.Client{Transport: transport, Timeout: patience}).Get(url)
 		if err != nil {
 			return err.Error()
 		}

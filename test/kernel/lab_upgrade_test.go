@@ -97,7 +97,7 @@ func underLoad(t *testing.T, c cli, in *lab.Lab) *upgrade {
 	t.Cleanup(unseen.Close)
 	to, err := in.Resolve("shop/web:quote", 6)
 	check(t, err)
-	testkit.Eventually(t, 30*time.Second, func() bool { // the node may be young
+	testkit.Eventually(t, patience, func() bool { // the node may be young
 		got, err := unseen.Probe(t.Context(), agent.Target{Protocol: "udp", Address: to, Timeout: 100 * time.Millisecond}, 1, 0)
 		return err == nil && got[0].Outcome == agent.OK
 	})
@@ -107,7 +107,7 @@ func underLoad(t *testing.T, c cli, in *lab.Lab) *upgrade {
 			for _, family := range []int{4, 6} {
 				to, err := in.Resolve("shop/web:"+port, family)
 				check(t, err)
-				stop, err := unseen.Load(agent.Target{Protocol: protocol, Address: to, Timeout: 3 * time.Second, Stream: stream}, streamPause)
+				stop, err := unseen.Load(agent.Target{Protocol: protocol, Address: to, Timeout: patience, Stream: stream}, streamPause)
 				check(t, err)
 				u.add(fmt.Sprintf("packets to %s over %s, stream %t", to, protocol, stream), stream, stop)
 			}
@@ -128,7 +128,7 @@ func (u *upgrade) takenOver() {
 	u.t.Helper()
 	check(u.t, u.in.Converged(u.t.Context()))
 	old := filepath.Join(u.in.Pins("node-2"), "maps")
-	testkit.Eventually(u.t, 30*time.Second, func() bool {
+	testkit.Eventually(u.t, patience, func() bool {
 		_, err := os.Stat(old)
 		return os.IsNotExist(err)
 	})

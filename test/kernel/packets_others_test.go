@@ -9,7 +9,6 @@ import (
 	"slices"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/deltaplane/deltaplane/internal/model"
 	"github.com/deltaplane/deltaplane/internal/testkit"
@@ -77,7 +76,7 @@ func TestNodesOwnConnectionsFromPortsOfServicesAreLeftAlone(t *testing.T) {
 		local := netip.AddrPortFrom(netip.MustParseAddr(at.from), 30080)
 		for network, own := range map[string]net.Addr{"tcp": net.TCPAddrFromAddrPort(local), "udp": net.UDPAddrFromAddrPort(local)} {
 			o.a.Do(t, func() {
-				dialer := net.Dialer{LocalAddr: own, Timeout: 5 * time.Second}
+				dialer := net.Dialer{LocalAddr: own, Timeout: patience}
 				conn, err := dialer.Dial(network, at.addr)
 				check(t, err)
 				defer conn.Close()

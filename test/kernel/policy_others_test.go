@@ -5,7 +5,6 @@ package kernel
 import (
 	"net/netip"
 	"testing"
-	"time"
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/asm"
@@ -26,7 +25,7 @@ func TestAnotherClassifierMakesNoPodNew(t *testing.T) {
 	testkit.PutPolicy(t, f.plane, model.Network{Prefix: netip.MustParsePrefix("10.1.0.0/16"), Kind: model.NetworkPods})
 	f.node.Do(t, func() { classifyAll(t, "client") })
 	f.client.Do(t, func() {
-		if err := dialledAs("tcp", backend4+":8080", time.Second); err != nil {
+		if err := dialledAs("tcp", backend4+":8080", patience); err != nil {
 			t.Errorf("%v; drops %v", err, drops(t, f.plane))
 		}
 	})

@@ -49,7 +49,7 @@ func pretend(t *testing.T, f *fabric, client *wire, frames [][]byte, to netip.Ad
 	client.sendAll([][]byte{client.datagram(own, to.String(), marker)})
 	var heard []int
 	b := make([]byte, 2048)
-	conn.SetReadDeadline(time.Now().Add(5 * time.Second))
+	conn.SetReadDeadline(time.Now().Add(patience))
 	for {
 		n, err := conn.Read(b)
 		if err != nil {

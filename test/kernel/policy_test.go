@@ -7,7 +7,6 @@ import (
 	"encoding/binary"
 	"net/netip"
 	"testing"
-	"time"
 
 	"github.com/gopacket/gopacket"
 	"github.com/gopacket/gopacket/layers"
@@ -102,7 +101,7 @@ func want(t testing.TB, what string, got, want bpf.Verdict) {
 // event waits for the next drop to be told.
 func event(t testing.TB, plane *bpf.Dataplane) (e abi.DropEvent) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
 	told := false
 	check(t, plane.Drops(ctx, func(d abi.DropEvent) {

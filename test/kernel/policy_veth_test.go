@@ -48,14 +48,14 @@ func (f *fabric) judge(t testing.TB, actions map[model.RuleSetID]model.Action) {
 // through lets the client reach the backend, and nothing else.
 var through = map[model.RuleSetID]model.Action{clientSends: model.ActionAllow, backendGets: model.ActionAllow}
 
-// dialledAs is how a client fares that dials and asks, and has so much patience with each.
-func dialledAs(network, to string, patience time.Duration) error {
-	conn, err := net.DialTimeout(network, to, patience)
+// dialledAs is how a client fares that dials and asks, and waits for so long for each.
+func dialledAs(network, to string, timeout time.Duration) error {
+	conn, err := net.DialTimeout(network, to, timeout)
 	if err != nil {
 		return err
 	}
 	defer conn.Close()
-	conn.SetDeadline(time.Now().Add(patience))
+	conn.SetDeadline(time.Now().Add(timeout))
 	if _, err := conn.Write([]byte("?")); err != nil {
 		return err
 	}
@@ -88,14 +88,14 @@ func TestSocketsAreJudged(t *testing.T) {
 			"the client may not": {backendGets: model.ActionAllow}, "the backend may not": {clientSends: model.ActionAllow}, "both may": through,
 		} {
 			f.judge(t, actions)
-			patience := 5 * time.Second
+			timeout := patience
 			if len(actions) < 2 && !reject {
-				patience = 300 * time.Millisecond
+				timeout = 300 * time.Millisecond
 			}
 			for _, to := range []string{service4, service6, backend4 + ":8080", "[" + backend6 + "]:8080"} {
 				for _, network := range []string{"tcp", "udp"} {
 					var err error
-					f.client.Do(t, func() { err = dialledAs(network, to, patience) })
+					f.client.Do(t, func() { err = dialledAs(network, to, timeout) })
 					if len(actions) == 2 && err != nil || len(actions) < 2 && !denied(err) {
 						t.Errorf("answered: %v, %s, %s to %s: %v", reject, name, network, to, err)
 					}
@@ -116,7 +116,7 @@ func TestConnectionsInUseEnd(t *testing.T) {
 		defer conn.Close()
 		ask(t, conn)
 		f.judge(t, map[model.RuleSetID]model.Action{clientSends: model.ActionAllow})
-		conn.SetDeadline(time.Now().Add(5 * time.Second))
+		conn.SetDeadline(time.Now().Add(patience))
 		_, err := conn.Write([]byte("?"))
 		if err == nil {
 			_, err = conn.Read(make([]byte, 100))

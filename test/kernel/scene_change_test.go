@@ -111,7 +111,7 @@ func (s *scene) load(t *testing.T, proto, service, nodePort string) loads {
 
 func (s *scene) keepAsking(t *testing.T, a attempt) (func(context.Context) (*agent.Load, error), error) {
 	t.Helper()
-	timeout := 2 * time.Second
+	timeout := patience
 	if a.proto == "udp" { // nobody else repeats the question
 		timeout = 100 * time.Millisecond
 	}

@@ -114,7 +114,7 @@ func bothAnswer(t *testing.T, s *scene, from string, addresses ...string) {
 		}))
 		for range 2 {
 			for i, conn := range conns {
-				check(t, conn.SetDeadline(time.Now().Add(2*time.Second)))
+				check(t, conn.SetDeadline(time.Now().Add(patience)))
 				_, err := conn.Write([]byte("\n"))
 				check(t, err)
 				line, err := bufio.NewReader(conn).ReadString('\n')
@@ -158,7 +158,7 @@ func bothStream(t *testing.T, s *scene, addresses ...string) {
 
 // dialFromPort connects a socket that shares its port with others.
 func dialFromPort(network string, port int, to netip.AddrPort) (net.Conn, error) {
-	dialer := net.Dialer{Timeout: 2 * time.Second, Control: func(_, _ string, raw syscall.RawConn) error {
+	dialer := net.Dialer{Timeout: patience, Control: func(_, _ string, raw syscall.RawConn) error {
 		var failed error
 		err := raw.Control(func(fd uintptr) { failed = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_REUSEADDR, 1) })
 		if err != nil {

@@ -189,7 +189,7 @@ func (s *scene) verify(t *testing.T, a attempt, results []agent.Result) {
 
 // dial tries twice, but what is going to be dropped once, and not for long. The client of its place runs already.
 func (s *scene) dial(ctx context.Context, a attempt) ([]agent.Result, error) {
-	timeout, count := 2*time.Second, 2
+	timeout, count := patience, 2
 	if a.outcome == agent.Timeout {
 		timeout, count = 100*time.Millisecond, 1
 	}

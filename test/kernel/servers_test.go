@@ -8,9 +8,14 @@ import (
 	"net/netip"
 	"os"
 	"testing"
+	"time"
 
 	"github.com/deltaplane/deltaplane/internal/testkit"
 )
+
+// patience is how long anything may take that must come: the machine may be busy with other tests. What must not come is
+// waited for as briefly as each test says.
+const patience = 30 * time.Second
 
 // serve answers on TCP and UDP at addr inside ns with its own address and the client's.
 func serve(t testing.TB, ns *testkit.NetNS, addr string) {

@@ -9,7 +9,6 @@ import (
 	"path/filepath"
 	"syscall"
 	"testing"
-	"time"
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/asm"
@@ -51,7 +50,7 @@ func enterChild(t testing.TB, parent string) string {
 	check(t, join(child))
 	t.Cleanup(func() {
 		check(t, join(parent))
-		testkit.Eventually(t, 5*time.Second, func() bool { return os.Remove(child) == nil })
+		testkit.Eventually(t, patience, func() bool { return os.Remove(child) == nil })
 	})
 	return child
 }

@@ -8,7 +8,6 @@ import (
 	"net/netip"
 	"syscall"
 	"testing"
-	"time"
 
 	"github.com/google/go-cmp/cmp"
 
@@ -145,7 +144,7 @@ func TestConnectedDatagramsMoveWhenTheirBackendGoes(t *testing.T) {
 // isRefused sends to the peer until the answer of an earlier datagram is that nobody is there.
 func (s datagrams) isRefused(t testing.TB) {
 	t.Helper()
-	testkit.Eventually(t, 2*time.Second, func() bool {
+	testkit.Eventually(t, patience, func() bool {
 		_, err := syscall.Write(s.fd, []byte("who"))
 		return errors.Is(err, syscall.ECONNREFUSED)
 	})

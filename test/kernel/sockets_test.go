@@ -69,7 +69,7 @@ func backends(first uint32, addrs ...string) map[uint32]netip.AddrPort {
 // ask sends a line on a connected socket and returns the answer.
 func ask(t testing.TB, conn net.Conn) string {
 	t.Helper()
-	conn.SetDeadline(time.Now().Add(5 * time.Second))
+	conn.SetDeadline(time.Now().Add(patience))
 	if _, err := conn.Write([]byte("who")); err != nil {
 		t.Fatalf("send to %v: %v", conn.RemoteAddr(), err)
 	}
@@ -399,7 +399,7 @@ func (s datagrams) exchange(t testing.TB, to netip.AddrPort) (who string, from n
 // exchange sends a datagram and checks whom the answer seems to come from.
 func exchange(t testing.TB, conn *net.UDPConn, to, from netip.AddrPort) string {
 	t.Helper()
-	conn.SetDeadline(time.Now().Add(5 * time.Second))
+	conn.SetDeadline(time.Now().Add(patience))
 	if _, err := conn.WriteToUDPAddrPort([]byte("who"), to); err != nil {
 		t.Fatalf("send to %v: %v", to, err)
 	}

@@ -154,7 +154,7 @@ func (r *streams) receive(pod string, at netip.AddrPort) {
 func (r *streams) send(more int) {
 	r.t.Helper()
 	before := r.all()[0].numbers()
-	testkit.Eventually(r.t, 30*time.Second, func() bool { return r.all()[0].numbers() >= before+more })
+	testkit.Eventually(r.t, patience, func() bool { return r.all()[0].numbers() >= before+more })
 }
 
 func (s *stream) numbers() int {

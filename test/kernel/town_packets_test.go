@@ -170,7 +170,7 @@ func packetOf(c call, token uint32, to netip.Addr) (network string, packet []byt
 
 // heardOf waits until the calls that are expected have arrived, but not long, and says which of all have.
 func (p *post) heardOf(tokens map[uint32]call, expected func(call) bool) map[call]bool {
-	end := time.After(5 * time.Second)
+	end := time.After(patience)
 	tick := time.NewTicker(10 * time.Millisecond)
 	defer tick.Stop()
 	for waiting := true; waiting; {

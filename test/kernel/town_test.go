@@ -187,7 +187,7 @@ func (s *scene) compare(t *testing.T, expected map[call]bool, wrong []string) {
 func (s *scene) call(ctx context.Context, c call, expected bool) (agent.Outcome, string) {
 	timeout := 300 * time.Millisecond
 	if expected {
-		timeout = 5 * time.Second
+		timeout = patience
 	}
 	to := fmt.Sprintf("%s:%d", c.to, c.port)
 	report, err := s.Probe(ctx, lab.ProbeRequest{From: c.from, To: to, Protocol: c.proto, Family: c.family, Timeout: timeout})

@@ -184,7 +184,7 @@ func TestBulkDataArrivesWhole(t *testing.T) {
 			f.client.Do(t, func() {
 				conn, err := net.Dial("tcp", service)
 				check(t, err)
-				conn.SetDeadline(time.Now().Add(20 * time.Second))
+				conn.SetDeadline(time.Now().Add(patience))
 				_, err = conn.Write(data)
 				check(t, err)
 				check(t, conn.Close())
@@ -216,7 +216,7 @@ func TestSocketsWithoutHooksAreRefusedAtOnce(t *testing.T) {
 				}
 				conn := dialRaw(t, "udp"+family, to)
 				defer conn.Close()
-				conn.SetDeadline(time.Now().Add(5 * time.Second))
+				conn.SetDeadline(time.Now().Add(patience))
 				conn.Write([]byte("anyone?"))
 				if _, err := conn.Read(make([]byte, 9)); !errors.Is(err, syscall.ECONNREFUSED) {
 					t.Errorf("datagram to %v: %v, want ECONNREFUSED", to, err)
@@ -398,12 +398,12 @@ func TestUnfinishedPacketsWithOptionsAreRefused(t *testing.T) {
 		setChecksumOffload(t, f.node, "client", offload)
 		w := newWire(t, f, f.client)
 		for _, to := range at(service4, service6) {
-			dialer := net.Dialer{Control: setOptions(to.Addr().Is6()), Timeout: 5 * time.Second}
+			dialer := net.Dialer{Control: setOptions(to.Addr().Is6()), Timeout: patience}
 			f.client.Do(t, func() {
 				conn, err := dialer.Dial("udp", to.String())
 				check(t, err)
 				defer conn.Close()
-				conn.SetDeadline(time.Now().Add(5 * time.Second))
+				conn.SetDeadline(time.Now().Add(patience))
 				conn.Write([]byte("anyone?"))
 				if _, err := conn.Read(make([]byte, 9)); !errors.Is(err, syscall.ECONNREFUSED) {
 					t.Errorf("datagram to %v: %v, want ECONNREFUSED", to, err)

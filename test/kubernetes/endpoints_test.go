@@ -60,7 +60,7 @@ func (m *Market) hints(t *testing.T) {
 func (m *Market) stays(t *testing.T, from, to, pod string) {
 	t.Helper()
 	for inRow, tries := 0, 0; inRow < 12; tries++ {
-		if m.dial(t, from, to).Reached == "market/"+pod {
+		if m.dial(t, from, to, briefly).Reached == "market/"+pod {
 			inRow++
 			continue
 		}

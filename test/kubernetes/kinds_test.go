@@ -85,19 +85,19 @@ func (m *Market) upAndDown(t *testing.T) {
 	})
 	m.balance(t, "bread", corev1.LoadBalancerIngress{IP: "198.51.100.7", IPMode: new(corev1.LoadBalancerIPModeProxy)})
 	m.becomes(t, outside, onNode, agent.OK)
-	if got := m.dial(t, outside, "198.51.100.7:80"); got.Outcome == agent.OK {
+	if got := m.dial(t, outside, "198.51.100.7:80", briefly); got.Outcome == agent.OK {
 		t.Errorf("ipMode Proxy: %+v, want that nobody answers", got)
 	}
 	m.balance(t, "bread", corev1.LoadBalancerIngress{IP: "198.51.100.7", IPMode: new(corev1.LoadBalancerIPModeVIP)})
 	m.becomes(t, outside, "198.51.100.7:80", agent.OK)
 	m.agrees(t, address, onNode, "198.51.100.7:80")
-	if got := m.dial(t, buyer, "198.51.100.7:80"); got.Outcome != agent.Timeout {
+	if got := m.dial(t, buyer, "198.51.100.7:80", briefly); got.Outcome != agent.Timeout {
 		t.Errorf("a pod that is in no source range: %+v, want a timeout", got)
 	}
 
 	m.change(t, "bread", func(s *corev1.ServiceSpec) { s.Type, s.LoadBalancerSourceRanges = corev1.ServiceTypeNodePort, nil })
 	m.balance(t, "bread")
-	testkit.Eventually(t, soon, func() bool { return m.dial(t, outside, "198.51.100.7:80").Outcome != agent.OK })
+	testkit.Eventually(t, soon, func() bool { return m.dial(t, outside, "198.51.100.7:80", briefly).Outcome != agent.OK })
 	m.becomes(t, outside, onNode, agent.OK)
 	m.agrees(t, address, onNode)
 	m.change(t, "bread", func(s *corev1.ServiceSpec) { s.Type, s.Ports[0].NodePort = corev1.ServiceTypeClusterIP, 0 })
@@ -201,9 +201,9 @@ func (m *Market) affinity(t *testing.T) {
 		s.SessionAffinityConfig = &corev1.SessionAffinityConfig{ClientIP: &corev1.ClientIPConfig{TimeoutSeconds: new(int32(77))}}
 	})
 	m.tells(t, "affinity 77 s")
-	first := m.dial(t, buyer, address).Reached
+	first := m.dial(t, buyer, address, soon).Reached
 	for range 12 {
-		if got := m.dial(t, buyer, address).Reached; got != first {
+		if got := m.dial(t, buyer, address, soon).Reached; got != first {
 			t.Errorf("%s after %s, want the same again", got, first)
 		}
 	}

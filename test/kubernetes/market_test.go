@@ -213,10 +213,13 @@ func (m *Market) podOf(t *testing.T, name string) *corev1.Pod {
 	return pod
 }
 
+// briefly is how long is waited for an answer that need not come: who expects one waits for long, or asks again.
+const briefly = 700 * time.Millisecond
+
 // dial connects once, over TCP.
-func (m *Market) dial(t *testing.T, from, to string) agent.Result {
+func (m *Market) dial(t *testing.T, from, to string, timeout time.Duration) agent.Result {
 	t.Helper()
-	request := lab.ProbeRequest{From: from, To: to, Timeout: 700 * time.Millisecond}
+	request := lab.ProbeRequest{From: from, To: to, Timeout: timeout}
 	if from == outside {
 		request.Via = "node/node-1"
 	}
@@ -237,7 +240,7 @@ func (m *Market) becomes(t *testing.T, from, to string, outcome agent.Outcome, p
 		}
 	}()
 	testkit.Eventually(t, soon, func() bool {
-		got = m.dial(t, from, to)
+		got = m.dial(t, from, to, briefly)
 		return got.Outcome == outcome && (outcome != agent.OK || len(pods) == 0 || slices.Contains(pods, strings.TrimPrefix(got.Reached, "market/")))
 	})
 }
@@ -247,7 +250,7 @@ func (m *Market) reachesAll(t *testing.T, from, to string, pods ...string) {
 	t.Helper()
 	seen := map[string]bool{}
 	testkit.Eventually(t, soon, func() bool {
-		got := m.dial(t, from, to)
+		got := m.dial(t, from, to, briefly)
 		pod := strings.TrimPrefix(got.Reached, "market/")
 		if got.Outcome != agent.OK || !slices.Contains(pods, pod) {
 			clear(seen)
@@ -306,7 +309,11 @@ func (m *Market) asExplained(t *testing.T, world *explain.World, from, to string
 	}
 	answer, err := world.Ask(explain.Model{}, question)
 	fatal(t, err)
-	got := m.dial(t, from, to)
+	timeout := soon
+	if outcomes[answer.Verdict] == agent.Timeout {
+		timeout = briefly
+	}
+	got := m.dial(t, from, to, timeout)
 	candidate := func(text string) bool {
 		backend, err := netip.ParseAddrPort(text)
 		return err == nil && slices.Contains(m.pods[got.Reached], backend.Addr().String())

@@ -104,7 +104,7 @@ func TestOutcomes(t *testing.T) {
 		{"no such network", Target{Protocol: "tcp", Address: netip.MustParseAddrPort("255.255.255.255:1")}, Unreachable},
 	} {
 		if test.target.Timeout == 0 {
-			test.target.Timeout = 5 * time.Second
+			test.target.Timeout = 30 * time.Second
 		}
 		got, err := c.Probe(t.Context(), test.target, 1, 0)
 		if err != nil {
@@ -118,7 +118,7 @@ func TestOutcomes(t *testing.T) {
 
 func TestResultNamesPodAndClient(t *testing.T) {
 	t.Parallel()
-	got, err := client(t).Probe(t.Context(), Target{Protocol: "tcp", Address: pod(t), Timeout: 5 * time.Second}, 3, 0)
+	got, err := client(t).Probe(t.Context(), Target{Protocol: "tcp", Address: pod(t), Timeout: 30 * time.Second}, 3, 0)
 	if err != nil || len(got) != 3 {
 		t.Fatalf("got %v and %v, want 3 results", got, err)
 	}
@@ -164,11 +164,11 @@ func TestEachAttemptComesFromTheChosenPort(t *testing.T) {
 func TestLoadCounts(t *testing.T) {
 	t.Parallel()
 	c := client(t)
-	good, err := c.Load(Target{Protocol: "tcp", Address: pod(t), Timeout: 5 * time.Second}, time.Millisecond)
+	good, err := c.Load(Target{Protocol: "tcp", Address: pod(t), Timeout: 30 * time.Second}, time.Millisecond)
 	if err != nil {
 		t.Fatal(err)
 	}
-	bad, err := c.Load(Target{Protocol: "tcp", Address: netip.MustParseAddrPort("127.0.0.1:1"), Timeout: 5 * time.Second}, time.Millisecond)
+	bad, err := c.Load(Target{Protocol: "tcp", Address: netip.MustParseAddrPort("127.0.0.1:1"), Timeout: 30 * time.Second}, time.Millisecond)
 	if err != nil {
 		t.Fatal(err)
 	}

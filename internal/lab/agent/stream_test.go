@@ -93,7 +93,7 @@ func TestAStreamIsOneSocket(t *testing.T) {
 
 func TestAStreamThatHasEndedIsOpenedAgain(t *testing.T) {
 	t.Parallel()
-	s := stream{target: Target{Protocol: "tcp", Address: talker(t, 1), Stream: true, Timeout: 5 * time.Second}}
+	s := stream{target: Target{Protocol: "tcp", Address: talker(t, 1), Stream: true, Timeout: 30 * time.Second}}
 	defer s.close()
 	if r := s.attempt(t.Context()); r.Outcome != OK {
 		t.Fatalf("first: %+v", r)

@@ -42,7 +42,7 @@ func dial(t *testing.T, network, address string) (net.Conn, string) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { c.Close() })
-	if err := c.SetDeadline(time.Now().Add(5 * time.Second)); err != nil {
+	if err := c.SetDeadline(time.Now().Add(30 * time.Second)); err != nil {
 		t.Fatal(err)
 	}
 	return c, "shop/web-0 " + c.LocalAddr().String() + "\n"
@@ -79,7 +79,7 @@ func TestTalkingClientKeepsItsConnection(t *testing.T) {
 func TestHTTPOnTheSamePort(t *testing.T) {
 	t.Parallel()
 	_, address := listening(t, "TCP")
-	client := &http.Client{Timeout: 5 * time.Second}
+	client := &http.Client{Timeout: 30 * time.Second}
 	defer client.CloseIdleConnections()
 	for range 2 { // the second over the same connection
 		response, err := client.Get("http://" + address + "/hostname")
