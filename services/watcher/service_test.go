@@ -419,7 +419,7 @@ func TestWhatIsNoFactOrRequestIsPassedOver(t *testing.T) {
 	write(t, filepath.Join(path, "a.yaml"), yamlOf("cart", 80))
 	w := start(t, b.server.URL(), onFolder(path))
 	w.complete(t)
-	if !strings.Contains(w.log.String(), "STATE holds something that is no Fact") {
+	if !strings.Contains(w.log.String(), "STATE holds something that isn't what its subject says") {
 		t.Errorf("log: %s", w.log)
 	}
 	answer, err := b.conn.Request(t.Context(), schemas.SubjectApprove, []byte("\xff"))
