@@ -14,7 +14,7 @@ var reserved = []struct {
 	users  []string
 	why    string
 }{
-	{"github.com/nats-io/nats.go", []string{"internal/bus"}, "so that how we use the bus is decided once"},
+	{"github.com/nats-io/nats.go", []string{"internal/bus", "test/chaos"}, "so that how we use the bus is decided once; test/chaos restores streams as the nats command does"},
 	{"github.com/nats-io/nats-server", []string{"internal/bus/embedded"}, "a server in a service's binary is 20 MB"},
 	{"github.com/nats-io/jwt", []string{"internal/trust"}, "so that who may do what is decided in one table"},
 	{"k8s.io/client-go", []string{"services/watcher/kube", "internal/lab/apiserver"}, "the watcher is the only part that talks to Kubernetes; the lab may play kubectl"},
