@@ -33,7 +33,7 @@ wish. 'deltaplane status' shows what is held and its ID; approve lets exactly th
 			}
 			defer conn.Close()
 			var reply schemas.ApproveReply
-			if err := ask(cmd.Context(), conn, schemas.SubjectApprove, "watcher", &schemas.ApproveRequest{Id: args[0]}, &reply); err != nil {
+			if err := order(cmd.Context(), conn, schemas.SubjectApprove, "watcher", &schemas.ApproveRequest{Id: args[0]}, &reply); err != nil {
 				return err
 			}
 			if !reply.GetApproved() {

@@ -5,17 +5,13 @@ package main
 import (
 	"cmp"
 	"context"
-	"errors"
-	"fmt"
 	"os"
 	"time"
 
 	"github.com/spf13/cobra"
-	"google.golang.org/protobuf/proto"
 
 	"github.com/deltaplane/deltaplane/internal/bus"
 	"github.com/deltaplane/deltaplane/internal/lab"
-	"github.com/deltaplane/deltaplane/internal/wire"
 )
 
 // connectWithin is how long a command looks for the bus before it says that it isn't there.
@@ -59,24 +55,4 @@ func (f *busFlags) options() (bus.Options, error) {
 	}
 	o.CredentialsFile, o.RootCAFile = cmp.Or(o.CredentialsFile, state.Credentials), cmp.Or(o.RootCAFile, state.CA)
 	return o, nil
-}
-
-// ask sends a request and decodes its one answer.
-func ask(ctx context.Context, conn *bus.Conn, subject, who string, request, answer proto.Message) error {
-	data, err := proto.Marshal(request)
-	if err != nil {
-		return err
-	}
-	reply, err := conn.Request(ctx, subject, data)
-	switch {
-	case errors.Is(err, bus.ErrNobody):
-		return fmt.Errorf("no %s answers on the bus: is one running, and does it lead?", who)
-	case errors.Is(err, bus.ErrDenied):
-		return fmt.Errorf("ask the %s: %w", who, bus.ErrDenied)
-	case errors.Is(err, context.DeadlineExceeded):
-		return fmt.Errorf("the %s doesn't answer in time: it may be stopped, or too busy", who)
-	case err != nil:
-		return fmt.Errorf("ask the %s: %w", who, err)
-	}
-	return wire.Unmarshal(reply, answer)
 }

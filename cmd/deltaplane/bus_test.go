@@ -27,10 +27,11 @@ import (
 
 // stage is a bus with what services would have said on it: node a is converged, node b as a test wants it.
 type stage struct {
-	t       *testing.T
-	conn    *bus.Conn
-	rows    model.Rows
-	watcher *bus.Subscription
+	t        *testing.T
+	conn     *bus.Conn
+	rows     model.Rows
+	compiler *bus.Subscription // answers status
+	watcher  *bus.Subscription
 
 	mu     sync.Mutex
 	status *schemas.Status
@@ -136,7 +137,6 @@ func (s *stage) answers(t *testing.T) {
 		_ = reply(encoded(t, &schemas.DumpReply{Rows: wire.RowsToProto(rest), Sequence: 1, Last: true}))
 	}
 	for subject, handle := range map[string]func(context.Context, []byte, func([]byte) error){
-		schemas.SubjectStatus:      s.answerStatus(t),
 		schemas.SubjectDesired:     dump,
 		schemas.ActualSubject("a"): dump,
 		schemas.ActualSubject("b"): func(_ context.Context, _ []byte, reply func([]byte) error) {
@@ -148,6 +148,9 @@ func (s *stage) answers(t *testing.T) {
 		}
 	}
 	var err error
+	if s.compiler, err = s.conn.Respond(schemas.SubjectStatus, "", s.answerStatus(t)); err != nil {
+		t.Fatal(err)
+	}
 	if s.watcher, err = s.conn.Respond(schemas.SubjectApprove, "", approve(t)); err != nil {
 		t.Fatal(err)
 	}

@@ -114,7 +114,7 @@ func (d *dumpJSON) request(ctx context.Context, conn *bus.Conn, subject, who str
 	}
 	var rows model.Rows
 	sequence := uint32(0)
-	err = conn.RequestMany(ctx, subject, data, bus.AnswerWithin, func(answer []byte) (bool, error) {
+	each := func(answer []byte) (bool, error) {
 		var reply schemas.DumpReply
 		if err := wire.Unmarshal(answer, &reply); err != nil {
 			return false, err
@@ -134,7 +134,12 @@ func (d *dumpJSON) request(ctx context.Context, conn *bus.Conn, subject, who str
 		d.Positions = append(d.Positions, convertAll(reply.GetPositions(), positionFromProto)...)
 		d.Maps = append(d.Maps, convertAll(reply.GetMaps(), mapUseFromProto)...)
 		return !reply.GetLast(), nil
-	})
+	}
+	if subject == schemas.SubjectDesired {
+		err = conn.Ask(ctx, subject, data, each) // any replica answers
+	} else {
+		err = conn.RequestMany(ctx, subject, data, bus.AnswerWithin, each)
+	}
 	if errors.Is(err, bus.ErrNobody) {
 		return nil, fmt.Errorf("the %s doesn't answer on the bus: does it run, and is the name right?", who)
 	}

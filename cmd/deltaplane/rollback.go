@@ -43,7 +43,7 @@ Services. 'deltaplane audit tail' shows which revision was which change's.`,
 			defer conn.Close()
 			var reply schemas.RollbackReply
 			request := &schemas.RollbackRequest{Revision: revision, By: whoAsks(), DryRun: !yes}
-			if err := ask(cmd.Context(), conn, schemas.SubjectRollback, "compiler", request, &reply); err != nil {
+			if err := order(cmd.Context(), conn, schemas.SubjectRollback, "compiler", request, &reply); err != nil {
 				return err
 			}
 			switch {
@@ -78,7 +78,7 @@ differs from what they have. 'deltaplane wait' returns once they have it.`,
 			}
 			defer conn.Close()
 			var reply schemas.ResumeReply
-			if err := ask(cmd.Context(), conn, schemas.SubjectResume, "compiler", &schemas.ResumeRequest{By: whoAsks()}, &reply); err != nil {
+			if err := order(cmd.Context(), conn, schemas.SubjectResume, "compiler", &schemas.ResumeRequest{By: whoAsks()}, &reply); err != nil {
 				return err
 			}
 			if !reply.GetDone() {

@@ -42,9 +42,10 @@ updating, not behind; one whose Lease has expired and whose programmer is silent
 			if err != nil {
 				return err
 			}
+			defer replicas.stop()
 			s, err := readStatus(cmd.Context(), conn)
 			if err != nil {
-				return replicas.explain(cmd.Context(), err)
+				return err
 			}
 			s.askWatcher(cmd.Context(), conn)
 			s.askServer(cmd.Context(), conn)

@@ -66,13 +66,14 @@ func (r *replicas) add(p *schemas.Pulse) {
 	}
 }
 
+func (r *replicas) stop() { r.sub.Stop() }
+
 // wait returns all that were heard, by service and name, once there was time to hear each.
 func (r *replicas) wait(ctx context.Context) []replicaJSON {
 	select {
 	case <-time.After(listenFor - time.Since(r.since)):
 	case <-ctx.Done():
 	}
-	r.sub.Stop()
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	list := make([]replicaJSON, 0, len(r.heard))
@@ -88,15 +89,6 @@ func (r *replicas) wait(ctx context.Context) []replicaJSON {
 		return cmp.Or(cmp.Compare(a.Service, b.Service), cmp.Compare(a.Name, b.Name))
 	})
 	return list
-}
-
-// explain adds to why there is no status who was heard.
-func (r *replicas) explain(ctx context.Context, err error) error {
-	list := r.wait(ctx)
-	if len(list) == 0 {
-		return err
-	}
-	return fmt.Errorf("%w; heard of: %s", err, describeReplicas(list))
 }
 
 func describeReplicas(list []replicaJSON) string {

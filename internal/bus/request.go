@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strconv"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -15,6 +16,8 @@ import (
 const (
 	// AnswerWithin is how long one answer, or the next of many, usually may take.
 	AnswerWithin = 5 * time.Second
+	// askAnother is how long whoever was asked may say nothing until another is asked; then twice as long, and so on.
+	askAnother = 500 * time.Millisecond
 	// handleWithin is how long one request may be worked on.
 	handleWithin = 30 * time.Second
 	// respondWorkers work on requests at the same time; respondPending more may wait, further ones are dropped and
@@ -70,6 +73,58 @@ func (c *Conn) RequestMany(ctx context.Context, subject string, data []byte, wit
 		}
 		if more, err := each(answer.Data); err != nil || !more {
 			return err
+		}
+	}
+}
+
+// Ask is RequestMany for what a service with replicas answers and what changes nothing: while nobody has answered it asks
+// again, since who was asked may have stopped for good, and another answers in its place. Of several that answer it hears
+// the first. ErrNobody says that nobody listened when it last asked. It waits for the first answer, and for each next one,
+// for 5 s at most.
+func (c *Conn) Ask(ctx context.Context, subject string, data []byte, each func([]byte) (more bool, err error)) error {
+	if err := checkSize(subject, data); err != nil {
+		return err
+	}
+	ctx, end := c.requests.begin(ctx, on(subject))
+	defer end()
+	inbox := c.nats.NewInbox()
+	answers, err := c.nats.SubscribeSync(inbox + ".*")
+	if err != nil {
+		return c.requestError(ctx, subject, 0, err)
+	}
+	defer func() { _ = answers.Unsubscribe() }() // fails only when closed
+	if err := answers.SetPendingLimits(inboxMessages, inboxBytes); err != nil {
+		return c.requestError(ctx, subject, 0, err)
+	}
+	answer, err := c.askUntil(ctx, subject, data, inbox, answers)
+	if err != nil {
+		return c.requestError(ctx, subject, 0, err)
+	}
+	heard := answer.Subject
+	for got := 1; ; {
+		if more, err := each(answer.Data); err != nil || !more {
+			return err
+		}
+		for answer.Subject = ""; answer.Subject != heard; {
+			if answer, err = next(ctx, answers, AnswerWithin); err != nil {
+				return c.requestError(ctx, subject, got, err)
+			}
+		}
+		got++
+	}
+}
+
+// askUntil asks, each time with a place of its own for the answers, until the first comes.
+func (c *Conn) askUntil(ctx context.Context, subject string, data []byte, inbox string, answers *nats.Subscription) (*nats.Msg, error) {
+	ctx, cancel := context.WithTimeout(ctx, AnswerWithin)
+	defer cancel()
+	for try, patience := 0, askAnother; ; try, patience = try+1, 2*patience {
+		if err := c.nats.PublishRequest(subject, inbox+"."+strconv.Itoa(try), data); err != nil {
+			return nil, err
+		}
+		answer, err := next(ctx, answers, patience)
+		if ctx.Err() != nil || !errors.Is(err, context.DeadlineExceeded) {
+			return answer, err
 		}
 	}
 }

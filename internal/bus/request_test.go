@@ -86,6 +86,68 @@ func TestManyAnswersEndWhenTheCallerHasTheLast(t *testing.T) {
 	}
 }
 
+// Fault 2: who was asked is stopped, and another takes its place a moment later.
+func TestAskAsksOnUntilSomebodyAnswers(t *testing.T) {
+	c := start(t)
+	asked := make(chan struct{}, 100)
+	if _, err := c.Respond("who", "", func(context.Context, []byte, func([]byte) error) { asked <- struct{}{} }); err != nil {
+		t.Fatal(err)
+	}
+	got := make(chan string, 1)
+	go func() {
+		var all strings.Builder
+		err := c.Ask(t.Context(), "who", nil, func(b []byte) (bool, error) {
+			all.Write(b)
+			return string(b) != "z", nil
+		})
+		if err != nil {
+			t.Error(err)
+		}
+		got <- all.String()
+	}()
+	receive(t, asked)
+	_, err := c.Respond("who", "", func(_ context.Context, _ []byte, reply func([]byte) error) {
+		for _, part := range []string{"a", "b", "z"} {
+			if err := reply([]byte(part)); err != nil {
+				t.Error(err)
+			}
+		}
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if all := receive(t, got); all != "abz" {
+		t.Errorf("got %q, want one whole answer, abz", all)
+	}
+}
+
+func TestAskHearsOneOfThoseThatAnswer(t *testing.T) {
+	c := start(t)
+	for _, name := range []string{"a", "b"} {
+		_, err := c.Respond("who", "", func(_ context.Context, _ []byte, reply func([]byte) error) {
+			for _, part := range []string{"1", "2", "3"} {
+				if err := reply([]byte(name + part)); err != nil {
+					t.Error(err)
+				}
+			}
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	var got strings.Builder
+	err := c.Ask(t.Context(), "who", nil, func(b []byte) (bool, error) {
+		got.Write(b)
+		return string(b)[1:] != "3", nil
+	})
+	if all := got.String(); err != nil || all != "a1a2a3" && all != "b1b2b3" {
+		t.Errorf("got %q, %v; want one whole answer", all, err)
+	}
+	if err := c.Ask(t.Context(), "nowhere", nil, nil); !errors.Is(err, ErrNobody) {
+		t.Errorf("where nobody answers: %v, want ErrNobody", err)
+	}
+}
+
 func TestAnswerThatBreaksOffEndsWithTheContext(t *testing.T) {
 	c := start(t)
 	ctx, cancel := context.WithCancel(t.Context())
