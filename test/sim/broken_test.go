@@ -152,9 +152,8 @@ func (n *node) backendsLate() { n.faulty.Maps = &late{Maps: n.faulty.Maps} }
 func (c *cluster) bury() {
 	for _, key := range c.api.sorted(convert.KindService) {
 		newest := c.state.newest(schemas.SubjectStateEpoch)
-		f := &fence{subject: schemas.SubjectStateEpoch, sequence: newest.sequence}
 		data := marshal(&schemas.Fact{Object: &schemas.ObjectRef{Kind: key.Kind, Namespace: key.Namespace, Name: key.Name}})
-		if _, err := c.state.store(f, []record{{subject: schemas.StateSubject(key.Kind, key.Namespace, key.Name), data: data}}); err != nil {
+		if _, err := c.state.store(schemas.SubjectStateEpoch, newest.sequence, []record{{subject: schemas.StateSubject(key.Kind, key.Namespace, key.Name), data: data}}); err != nil {
 			panic(err)
 		}
 	}
@@ -184,8 +183,7 @@ func (c *cluster) misdigest() {
 	if err != nil {
 		panic(err)
 	}
-	f := &fence{subject: schemas.SubjectEpoch, sequence: newest.sequence}
-	if _, err := c.delta.store(f, []record{{subject: schemas.DeltaSubject("cluster"), data: messages[0]}}); err != nil {
+	if _, err := c.delta.store(schemas.SubjectEpoch, newest.sequence, []record{{subject: schemas.DeltaSubject("cluster"), data: messages[0]}}); err != nil {
 		panic(err)
 	}
 }

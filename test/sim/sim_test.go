@@ -44,8 +44,8 @@ func TestSeeds(t *testing.T) {
 		t.Logf("seed %d: %d events, hash %x, converged %s after the healing", c.seed, c.trace.count, c.trace.hash, c.converged)
 		return
 	}
-	// Histories are short and make much garbage.
-	defer debug.SetGCPercent(debug.SetGCPercent(400))
+	// Histories are short, hold little and make much garbage.
+	defer debug.SetGCPercent(debug.SetGCPercent(2000))
 	base := firstSeed(t)
 	sum := summary{began: time.Now()}
 	defer sum.progress()()
@@ -89,8 +89,16 @@ func report(t *testing.T, c *cluster) {
 		return
 	}
 	shown := c.problems[:min(len(c.problems), mostProblems)]
-	t.Errorf("seed %d: %d problems\n  %s\nthe last events:\n%sagain, with all events: go test ./test/sim -run TestSeeds -v -sim.seed=%d",
-		c.seed, len(c.problems), strings.Join(shown, "\n  "), c.trace.tail(), c.seed)
+	t.Errorf("seed %d: %d problems\n  %s\nthe last events:\n%sagain, with all events: %s",
+		c.seed, len(c.problems), strings.Join(shown, "\n  "), c.trace.tail(), again(t.Name(), c.seed))
+}
+
+// again is the command that shows a seed's history once more. Only TestSeeds plays any seed.
+func again(test string, seed uint64) string {
+	if test != "TestSeeds" {
+		return fmt.Sprintf("go test ./test/sim -count=1 -v -run '^%s$'", strings.ReplaceAll(test, "/", "$/^"))
+	}
+	return fmt.Sprintf("go test ./test/sim -count=1 -v -run '^TestSeeds$' -sim.seed=%d", seed)
 }
 
 // summary is what many histories came to.

@@ -3,14 +3,12 @@
 package sim
 
 import (
-	"bytes"
 	"errors"
 	"slices"
 	"strings"
 	"time"
 
 	"google.golang.org/protobuf/proto"
-	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"github.com/deltaplane/deltaplane/internal/bus"
 	"github.com/deltaplane/deltaplane/schemas"
@@ -19,6 +17,8 @@ import (
 // As in internal/bus.
 const (
 	appendTime = 5 * time.Second
+	answerTime = 1500 * time.Millisecond
+	settleTime = 10 * time.Second
 	takeTries  = 20
 )
 
@@ -81,12 +81,12 @@ func (s *stream) restore() {
 	s.breakReaders()
 }
 
-// store is what the server does with a batch.
-func (s *stream) store(f *fence, batch []record) (uint64, error) {
+// store is what the server does with a batch whose holder has read or written its epoch at held.
+func (s *stream) store(subject string, held uint64, batch []record) (uint64, error) {
 	if !s.exists {
 		return 0, bus.ErrNoStream
 	}
-	if s.newest(f.subject).sequence != f.sequence {
+	if s.newest(subject).sequence != held {
 		return 0, bus.ErrDeposed
 	}
 	for i := range batch {
@@ -117,140 +117,10 @@ func (s *stream) newest(subject string) record {
 	return record{}
 }
 
-// fence is the right to append, as bus.Fence.
-type fence struct {
-	subject  string
-	sequence uint64
-	epoch    uint64
-	data     []byte // of the epoch
-	newest   uint64 // of the newest record that was stored under it
-}
-
-// append sends a batch to the stream. done is called once: stored, refused, or nobody knows.
-func (s *stream) append(p *process, f *fence, batch []record, done func(last uint64, err error)) {
-	over := false
-	end := func(last uint64, err error) {
-		if !over {
-			over = true
-			done(last, err)
-		}
-	}
-	p.after(appendTime, func() { end(0, bus.ErrUncertain) })
-	if s.away[p] {
-		return
-	}
-	travel := s.stall(p) + s.between(200*time.Microsecond, 3*time.Millisecond)
-	switch {
-	case s.chance(s.weather.lostAppend):
-		s.injected["append lost"]++
-		return
-	case s.chance(s.weather.lateAppend):
-		s.injected["append late"]++
-		travel += s.between(0, 8*time.Second)
-	}
-	frozen, life := *f, p.life
-	s.world.after(travel, func() {
-		last, err := s.store(&frozen, batch)
-		if s.chance(s.weather.lostAnswer) {
-			s.injected["answer lost"]++
-			return
-		}
-		s.world.after(s.stall(p)+s.between(200*time.Microsecond, 3*time.Millisecond), func() {
-			p.happens(life, func() {
-				if !s.away[p] {
-					end(last, f.stored(last, len(batch), err))
-				}
-			})
-		})
-	})
-}
-
-// stored notes what the holder has stored, unless the stream has gone back, as bus.Fence does.
-func (f *fence) stored(last uint64, count int, err error) error {
-	switch {
-	case err != nil:
-		return err
-	case last+1-uint64(count) <= f.newest:
-		return bus.ErrReplaced
-	}
-	f.newest = last
-	return nil
-}
-
-// takeEpoch takes the stream's epoch, above floor too, as bus.TakeEpochAbove.
-func (s *stream) takeEpoch(p *process, subject string, floor uint64, done func(*fence, error)) {
-	s.tryEpoch(p, subject, floor, 0, done)
-}
-
-func (s *stream) tryEpoch(p *process, subject string, floor uint64, try int, done func(*fence, error)) {
-	again := func(err error) {
-		if !errors.Is(err, bus.ErrDeposed) && !errors.Is(err, bus.ErrUncertain) || try == takeTries {
-			done(nil, err)
-			return
-		}
-		p.after(s.between(5*time.Millisecond, 200*time.Millisecond), func() { s.tryEpoch(p, subject, floor, try+1, done) })
-	}
-	s.ask(p, func(err error) {
-		if err != nil {
-			again(err)
-			return
-		}
-		newest := s.newest(subject)
-		var held schemas.Epoch
-		if err := proto.Unmarshal(newest.data, &held); err != nil {
-			panic("sim: what stands on the epoch's subject is no Epoch: " + err.Error())
-		}
-		f := &fence{subject: subject, sequence: newest.sequence, epoch: max(held.GetEpoch(), floor) + 1}
-		f.data = marshal(&schemas.Epoch{Epoch: f.epoch, Holder: p.name, Since: timestamppb.New(p.clock())})
-		s.confirm(p, f, func(err error) {
-			if err != nil {
-				again(err)
-				return
-			}
-			done(f, nil)
-		})
-	})
-}
-
-// confirm has the stream say that the epoch is still its holder's, by writing it once more, as bus.Fence.Confirm.
-func (s *stream) confirm(p *process, f *fence, done func(error)) {
-	if f.newest == 0 {
-		s.write(p, f, done)
-		return
-	}
-	s.ask(p, func(err error) {
-		if newest := s.newest(f.subject); err == nil && newest.sequence == f.sequence && !bytes.Equal(newest.data, f.data) {
-			done(bus.ErrReplaced)
-			return
-		}
-		s.write(p, f, done)
-	})
-}
-
-func (s *stream) write(p *process, f *fence, done func(error)) {
-	s.append(p, f, []record{{subject: f.subject, data: f.data}}, func(last uint64, err error) {
-		if err == nil {
-			f.sequence = last
-		}
-		done(err)
-	})
-}
-
-// newestEpoch reads what stands on the epoch's subject, and where.
-func (s *stream) newestEpoch(p *process, subject string, done func(*schemas.Epoch, uint64, error)) {
-	s.ask(p, func(err error) {
-		newest, epoch := s.newest(subject), &schemas.Epoch{}
-		if err == nil {
-			err = proto.Unmarshal(newest.data, epoch)
-		}
-		done(epoch, newest.sequence, err)
-	})
-}
-
 // ask calls done after a round trip to the server, if there is one.
 func (s *stream) ask(p *process, done func(error)) {
 	if s.away[p] {
-		p.after(appendTime, func() { done(bus.ErrUncertain) })
+		p.after(time.Millisecond, func() { done(errAway) })
 		return
 	}
 	p.after(2*s.stall(p)+s.between(400*time.Microsecond, 4*time.Millisecond), func() {
@@ -262,6 +132,17 @@ func (s *stream) ask(p *process, done func(error)) {
 		default:
 			done(nil)
 		}
+	})
+}
+
+// newestEpoch reads what stands on the epoch's subject, and where.
+func (s *stream) newestEpoch(p *process, subject string, done func(*schemas.Epoch, uint64, error)) {
+	s.ask(p, func(err error) {
+		newest, epoch := s.newest(subject), &schemas.Epoch{}
+		if err == nil {
+			err = proto.Unmarshal(newest.data, epoch)
+		}
+		done(epoch, newest.sequence, err)
 	})
 }
 

@@ -267,7 +267,7 @@ func (s *session) publish(effects core.Effects) {
 
 // look ends the session if STATE is no longer its own, and asks the source anew for what it owes for too long.
 func (s *session) look() {
-	s.state.confirm(s.process, s.fence, func(err error) {
+	s.confirm(func(err error) {
 		if err != nil || s.over {
 			s.fail(err)
 			return
@@ -282,6 +282,17 @@ func (s *session) look() {
 		}
 		s.owed = owed
 		s.publish(s.core.Renew(s.clock()))
+	})
+}
+
+// confirm has STATE say that it is still this watcher's, unless nobody has written anything since.
+func (s *session) confirm(done func(error)) {
+	s.state.ask(s.process, func(err error) {
+		if err == nil && s.state.last == s.fence.newest {
+			done(nil)
+			return
+		}
+		s.state.confirm(s.process, s.fence, done)
 	})
 }
 
