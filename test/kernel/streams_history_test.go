@@ -102,8 +102,9 @@ func addressIn(objects *manifest.Objects, pod string, family int) netip.Addr {
 	return netip.Addr{}
 }
 
-// underway is how long a datagram may take from its socket to the last place where it is judged, on a busy machine.
-const underway = 50 * time.Millisecond
+// underway is how long a datagram may take from its socket to the last place where it is judged, and to its echo, on a
+// busy machine: one that is allowed throughout must come.
+const underway = time.Second
 
 // count is what became of datagrams.
 type count struct {
@@ -207,9 +208,9 @@ func (r *streams) settled(h *history) *count {
 	r.t.Helper()
 	r.stop()
 	var n *count
-	soon, cancel := context.WithTimeout(r.t.Context(), 400*underway)
+	soon, cancel := context.WithTimeout(r.t.Context(), patience)
 	defer cancel()
-	_ = space.Poll(soon, underway, func() (bool, error) { // what is lost by then is told below
+	_ = space.Poll(soon, 50*time.Millisecond, func() (bool, error) { // what is lost by then is told below
 		n = h.judge(r.t, r.all())
 		return n.lost == 0, nil
 	})
