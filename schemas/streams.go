@@ -12,6 +12,10 @@ type Stream struct {
 	MaxAge time.Duration
 	// MaxBytes bounds the stream's size.
 	MaxBytes int64
+	// MaxMessage bounds one message, in bytes; 0 is the server's bound. MaxPerSubject is how many messages of one subject are
+	// kept; 0 is no bound. Together they bound what one node can make a log forget of the others.
+	MaxMessage    int32
+	MaxPerSubject int64
 	// LastPerSubject keeps only the newest message of each subject. A full stream then refuses what is new, where
 	// a log forgets what is old.
 	LastPerSubject bool
@@ -36,6 +40,9 @@ const TombstoneTTL = 24 * time.Hour
 // IdleReportTTL is how long APPLIED keeps reports that have no news. 5,000 nodes would fill it with them within an hour.
 const IdleReportTTL = time.Minute
 
+// MaxEventBytes bounds an Event: EVENTS doesn't keep what is larger.
+const MaxEventBytes = 16 << 10
+
 // CheckpointInterval is how often the leading compiler must write a Checkpoint, also when nothing changes: DELTA
 // forgets by age, and what is older than the newest checkpoint is no longer needed to fold it.
 const CheckpointInterval = 12 * time.Hour
@@ -59,6 +66,7 @@ var (
 	}
 	EventLog = Stream{
 		Name: "EVENTS", Subjects: []string{SubjectAllEvents}, MaxAge: 72 * time.Hour, MaxBytes: 256 << 20, Silent: true,
+		MaxMessage: MaxEventBytes, MaxPerSubject: 4096, // 64 MiB: a quarter of the stream for one node
 		Description: "What people should know: objects set aside, drift, drops.",
 	}
 )

@@ -3,6 +3,7 @@
 package bus
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -83,7 +84,8 @@ func describe(config jetstream.StreamConfig, s schemas.Stream, replicas int) jet
 	config.Replicas = replicas
 	// One that operators made larger stays so.
 	config.MaxAge, config.MaxBytes = s.MaxAge, max(s.MaxBytes, config.MaxBytes)
-	config.MaxMsgsPerSubject, config.Discard = -1, jetstream.DiscardOld
+	config.MaxMsgSize, config.MaxMsgsPerSubject = cmp.Or(s.MaxMessage, -1), cmp.Or(s.MaxPerSubject, -1)
+	config.Discard = jetstream.DiscardOld
 	if s.LastPerSubject {
 		// Losing an old object for a new one would be silent; refusing the new one is not.
 		config.MaxMsgsPerSubject, config.Discard = 1, jetstream.DiscardNew

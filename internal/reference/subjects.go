@@ -93,6 +93,9 @@ func streamRows() [][]string {
 		if s.LastPerSubject {
 			kept = "the last message of each subject"
 		}
+		if s.MaxPerSubject > 0 {
+			kept += fmt.Sprintf(", at most %d of a subject", s.MaxPerSubject)
+		}
 		rows = append(rows, []string{s.Name, "`" + strings.Join(s.Subjects, "`, `") + "`", kept, fmt.Sprintf("%g GiB", float64(s.MaxBytes)/(1<<30)), s.Description})
 	}
 	return rows

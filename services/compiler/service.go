@@ -20,6 +20,7 @@ import (
 	"github.com/deltaplane/deltaplane/internal/lead/replica"
 	"github.com/deltaplane/deltaplane/internal/streams"
 	"github.com/deltaplane/deltaplane/internal/telemetry"
+	"github.com/deltaplane/deltaplane/internal/wire"
 	"github.com/deltaplane/deltaplane/schemas"
 	"github.com/deltaplane/deltaplane/services/compiler/core"
 )
@@ -177,6 +178,7 @@ func (s *service) tell(event *schemas.Event) {
 	}
 	s.log.Log(context.Background(), level, "event", "kind", event.GetKind(), "text", event.GetText())
 	s.metrics.events.WithLabelValues(event.GetKind()).Inc()
+	wire.BoundEvent(event)
 	s.publish(schemas.EventSubject("compiler", ""), encode(event))
 }
 

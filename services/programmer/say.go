@@ -57,6 +57,7 @@ func (l *link) event(e core.Event) {
 func (l *link) say(e *schemas.Event) {
 	e.Service, e.Node = "programmer", l.service.settings.node
 	e.Happened = timestamppb.New(time.Now())
+	wire.BoundEvent(e)
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.unsaid = append(l.unsaid[max(0, len(l.unsaid)-unsaidMost+1):], e)
