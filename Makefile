@@ -99,8 +99,9 @@ bench-writes: ## count the map writes of each kind of change
 	go test -count=1 -v -run WhatAChangeCosts ./services/programmer/plan
 
 .PHONY: bench-pipeline
-bench-pipeline: build ## measure the services over a real bus: event to kernel, a cold start (root)
+bench-pipeline: build ## measure the services over a real bus: event to kernel, a cold start, a rollback (root)
 	go run ./test/bench/pipeline
+	go test -count=1 -v -run RolledBackWithinASecond ./test/pipeline -rollback.within=1s
 
 .PHONY: chaos
 chaos: ## break a cluster of real processes in every way, under traffic, and print a table (root; SEED=n takes that one)
