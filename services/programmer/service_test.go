@@ -438,6 +438,7 @@ func TestForeignMessagesAreSetAsideAndTheRestGoesOn(t *testing.T) {
 	p.says("/metrics", "deltaplane_programmer_foreign_messages_total 12\n")
 }
 
+// Fault 10: it is told on the bus, so that an audit has it.
 func TestDriftIsNamedOnTheBusAndRepaired(t *testing.T) {
 	server := startBus(t, -1)
 	c := startCompiler(t, server.URL())

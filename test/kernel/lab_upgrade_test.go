@@ -26,6 +26,8 @@ import (
 
 // Row 24: a programmer that finds what one of map layout 1 left pinned takes it over without a failed connection or a
 // lost flow: of sockets, and of packets where sockets aren't seen. The tables come over the bus, in its own time.
+//
+// Promise P4: an upgrade to another layout of the maps costs no connection.
 func TestUpgradeFromLayout1UnderLoad(t *testing.T) {
 	testkit.NeedKernel(t)
 	c := buildAll(t)

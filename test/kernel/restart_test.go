@@ -16,6 +16,8 @@ import (
 // and there again.
 //
 // Row 24: connections and datagram sockets live through the end and the start of the programmer.
+//
+// Promise P4: sockets live through the end and the start of the programmer.
 func TestRestartKeepsSockets(t *testing.T) {
 	testkit.NeedKernel(t)
 	options := bpf.Options{PinDir: filepath.Join(testkit.BPFFS(t), "node"), Capacities: small, Flows: 1024}
@@ -63,6 +65,8 @@ func TestRestartKeepsSockets(t *testing.T) {
 // TestRestartKeepsFlows does the same for a connection that is translated per packet.
 //
 // Row 24: so do connections that are translated per packet.
+//
+// Promise P4: so do flows that are translated per packet.
 func TestRestartKeepsFlows(t *testing.T) {
 	testkit.NeedKernel(t)
 	f := newFabric(t, bpf.Options{PinDir: filepath.Join(testkit.BPFFS(t), "node")})

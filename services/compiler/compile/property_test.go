@@ -22,6 +22,10 @@ import (
 
 // TestIncrementalEqualsFull applies random events in random groups, commits each group's difference, and
 // compares rows, digests and what is set aside with a compilation of everything.
+//
+// Promise P1: rows that were compiled event by event are those of compiling everything, whatever the events and their
+// groups.
+// Fault 14: what differs would be found here first.
 func TestIncrementalEqualsFull(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		db, alloc, now, settings := state.New(), ids.New(time.Minute), start, randomSettings(t)

@@ -388,6 +388,8 @@ func TestLogThatCannotBeFoldedIsCompiledAnew(t *testing.T) {
 	}
 }
 
+// Fault 14: a row that was compiled wrongly is found by the sampled comparison, told, repaired, and both are kept for
+// the report.
 func TestWrongRowsAreFoundRepairedAndReported(t *testing.T) {
 	for _, test := range []struct {
 		name  string

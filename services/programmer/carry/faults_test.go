@@ -80,6 +80,8 @@ func failAtAnyOperation(t *testing.T, puttingOff bool) {
 	}
 }
 
+// Fault 3: a programmer is killed at each operation of a change in turn; no reader sees a broken state, and the next
+// one finishes it.
 func TestKilledAtAnyOperationTheNextProgrammerFinishesUnseen(t *testing.T) {
 	inBothWays(t, killAtAnyOperation)
 }

@@ -90,6 +90,7 @@ func TestReportsAreAtMostOneASecond(t *testing.T) {
 	}
 }
 
+// Fault 1: one delta is lost; the next one shows it, and the log fills the gap without a snapshot.
 func TestAGapIsFilledFromTheLog(t *testing.T) {
 	n, c := settled(t, memory())
 	c.commit(model.ClusterLayer, shop(3, 5, 1), n.now) // lost
@@ -101,6 +102,7 @@ func TestAGapIsFilledFromTheLog(t *testing.T) {
 	}
 }
 
+// Fault 1: the last delta before silence is lost; the heartbeat shows it.
 func TestTheLastDeltaBeforeSilenceIsMissedByTheHeartbeat(t *testing.T) {
 	n, c := settled(t, memory())
 	n.pass(time.Second)
@@ -109,6 +111,7 @@ func TestTheLastDeltaBeforeSilenceIsMissedByTheHeartbeat(t *testing.T) {
 	n.converged()
 }
 
+// Fault 1: deltas come in another order.
 func TestOutOfOrderDeltasConverge(t *testing.T) {
 	n, c := settled(t, memory())
 	first := c.commit(model.ClusterLayer, shop(3, 5, 1), n.now)
@@ -303,6 +306,8 @@ func TestARestartAfterChangesMissedAppliesOnlyThose(t *testing.T) {
 	}
 }
 
+// Promise P5: what somebody has edited is named, by what it is about.
+// Fault 10: an entry that is changed, removed or added by hand is found by reading the maps, named and repaired.
 func TestDriftIsFoundNamedAndRepaired(t *testing.T) {
 	backend := abi.Encode(uint32(1001))
 	for name, test := range map[string]struct {
@@ -360,6 +365,7 @@ func TestDriftIsFoundNamedAndRepaired(t *testing.T) {
 	}
 }
 
+// Fault 10: it is found also while the maps change all the time.
 func TestDriftIsFoundUnderConstantChange(t *testing.T) {
 	m := memory()
 	n, c := settled(t, m)

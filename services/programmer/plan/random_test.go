@@ -121,6 +121,7 @@ func anyNode(t *rapid.T, name string, cluster *model.Tables) *model.Tables {
 	return d.tables
 }
 
+// Promise P2: whatever the rows before and after, no reader sees what is neither.
 func TestAnyChangeIsUnseenAndComplete(t *testing.T) {
 	for name, plain := range map[string]bool{"one set a Service": true, "parts, hints, policies and ranges": false} {
 		t.Run(name, func(t *testing.T) {

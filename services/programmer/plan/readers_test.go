@@ -193,6 +193,7 @@ var stories = []struct {
 
 var here = model.Self{Zone: "here"}
 
+// Promise P2: between any two writes of a change a reader finds a path of before or of after it.
 func TestNoReaderSeesAHalfAppliedChange(t *testing.T) {
 	for _, story := range stories {
 		t.Run(story.name, func(t *testing.T) {
@@ -259,6 +260,7 @@ func TestWithoutTheGracePeriodReadersSeeHolesSoTheWitnessCanTell(t *testing.T) {
 	}
 }
 
+// Fault 3: after a crash at any write the next plan starts from what is in the maps, and no reader notices.
 func TestAfterACrashAtAnyWriteTheMapsAreRepairedUnseen(t *testing.T) {
 	for _, story := range stories {
 		t.Run(story.name, func(t *testing.T) {

@@ -190,6 +190,7 @@ func TestTheTriggerIsTheObjectsOwnTimeIfThatCanBe(t *testing.T) {
 	}
 }
 
+// Fault 12: an object that can't be read is set aside by name, and others are published.
 func TestAPoisonObjectIsSetAsideAndAllOthersWork(t *testing.T) {
 	c := newCore()
 	c.Step(now, list(pod("bad", "n"), pod("good", "n")))

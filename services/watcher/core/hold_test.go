@@ -19,6 +19,7 @@ func holding(t *testing.T) *Core {
 	return c
 }
 
+// Fault 6: a list that lacks too much at once deletes nothing, and says so.
 func TestAListThatLacksTooMuchDeletesNothingAndSaysSo(t *testing.T) {
 	c := newCore()
 	c.Step(now, list(pods(20)...))
@@ -105,6 +106,7 @@ func TestHeldDeletionsAreDoneOnceTheyAreFewEnough(t *testing.T) {
 	expect(t, c.Step(now, list(pods(18)...)), "-Pod a/p18 -Pod a/p19 !deletions_released")
 }
 
+// Fault 6: nor does an empty list that a watcher begins with.
 func TestAnEmptyListAfterARestartIsHeld(t *testing.T) {
 	c := newCore()
 	for _, fact := range pods(500) {
