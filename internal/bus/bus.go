@@ -74,6 +74,9 @@ type Options struct {
 	OnReconnect  func()
 	// OnDropped is called when a subscription's queue was full and messages were lost, with how many it has lost so far.
 	OnDropped func(subject string, dropped int)
+	// OnBroken is called when reading a stream breaks off, since messages are missing on the way or the server is away. It
+	// goes on where it was.
+	OnBroken func(stream string)
 	// User names the inboxes where answers are heard, which permissions are by; empty is the name in the credentials.
 	User string
 	// CredentialsFile holds a user's JWT and key, as nsc writes it; empty connects without. It is read anew each time.

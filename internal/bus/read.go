@@ -105,6 +105,9 @@ func (c *Conn) read(ctx context.Context, o ReadOptions, each func(Record) error,
 		}
 		c.heard(err, time.Now())
 		c.log.Warn("reading a stream broke off; trying again", "stream", o.Stream, "next", r.next, "error", c.explain(err))
+		if c.options.OnBroken != nil {
+			c.options.OnBroken(o.Stream)
+		}
 		if wait(ctx, backoff(attempt)) != nil {
 			return fmt.Errorf("read stream %s: %w", o.Stream, errors.Join(ctx.Err(), err))
 		}
@@ -311,14 +314,15 @@ func (r *reader) all(meta *jetstream.MsgMetadata) bool {
 	return meta.NumPending == 0 || !r.moving && meta.Sequence.Stream >= r.end
 }
 
-// quiet is when nothing came for a while: what was pending may have been deleted meanwhile, or the stream with it.
+// quiet is when nothing came for a while: what was pending may have been deleted meanwhile, or the stream with it, or what was
+// sent doesn't come.
 func (c *Conn) quiet(ctx context.Context, r *reader, stream jetstream.Stream, consumer jetstream.Consumer) (done bool, err error) {
 	now, err := stream.Info(ctx)
 	if err != nil {
 		return false, err
 	}
 	c.mute.answered()
-	if err := r.check(now); err != nil || r.caught {
+	if err := r.check(now); err != nil || r.caught && now.State.LastSeq < r.next {
 		return false, err
 	}
 	info, err := consumer.Info(ctx)

@@ -414,6 +414,46 @@ func TestReadMissesNothingThatMovesMeanwhile(t *testing.T) {
 	}
 }
 
+// The last message before silence is lost on its way to somebody who follows: no later one shows the gap, so it is asked
+// for whether all has come.
+//
+// Fault 1: the last message before silence.
+func TestFollowFindsThatTheLastMessageIsLost(t *testing.T) {
+	c := startWith(t, ledger)
+	f := take(t, c, "one")
+	last := appendTo(t, f, "a")
+	stream, err := c.js.Stream(t.Context(), "LEDGER")
+	if err != nil {
+		t.Fatal(err)
+	}
+	r := &reader{follow: true, caught: true, next: last}
+	if err := r.check(stream.CachedInfo()); err != nil {
+		t.Fatal(err)
+	}
+	consumer, err := stream.OrderedConsumer(t.Context(), r.consumer())
+	if err != nil {
+		t.Fatal(err)
+	}
+	got, err := consumer.Fetch(2) // sent, and as if lost
+	if err != nil {
+		t.Fatal(err)
+	}
+	for range got.Messages() {
+	}
+	for range silentMost - 1 {
+		if done, err := c.quiet(t.Context(), r, stream, consumer); done || err != nil {
+			t.Fatalf("it may still come: done %v, %v", done, err)
+		}
+	}
+	if _, err := c.quiet(t.Context(), r, stream, consumer); !errors.Is(err, errUnderWay) || !retryable(err) {
+		t.Errorf("it doesn't come: %v, want %v", err, errUnderWay)
+	}
+	r.next, r.silent = last+1, 0
+	if done, err := c.quiet(t.Context(), r, stream, consumer); done || err != nil || r.silent > 0 {
+		t.Errorf("all has come: done %v, %v, and %d times silent", done, err, r.silent)
+	}
+}
+
 // A server with much to do says that nothing is pending seconds before what it has sent arrives. Who took that for the end
 // of an epoch's stream believed that it had been removed.
 func TestWhatIsUnderWayIsWaitedFor(t *testing.T) {
