@@ -31,7 +31,7 @@ type metrics struct {
 	checks, dropped, unsent, foreign    prometheus.Counter
 	unread                              prometheus.Counter
 	unsealed, terms                     prometheus.Counter
-	syncs, events                       *prometheus.CounterVec
+	syncs, events, broken               *prometheus.CounterVec
 	append, compile, latency            prometheus.Histogram
 }
 
@@ -90,6 +90,7 @@ func newMetrics() *metrics {
 	m.units = counter("units_compiled_total", "Services, nodes and networks compiled.")
 	m.mismatches = counter("incremental_mismatches_total", "Times that incremental and full compilation differed; each is a bug to report.")
 	m.checks = counter("checks_total", "Comparisons of rows with a compilation anew.")
+	m.broken = counters("reads_broken_total", "Times that reading a stream broke off, since messages were missing on the way or the server was away, by stream.", "stream")
 	m.dropped = counter("messages_dropped_total", "Times that messages from the bus were dropped because this process was too slow.")
 	m.unsent = counter("messages_unsent_total", "Messages that could not be sent because the bus was away.")
 	m.foreign = counter("reports_ignored_total", "Nodes' reports that can't be read, or of nodes that the cluster doesn't have.")

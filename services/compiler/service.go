@@ -91,6 +91,7 @@ func (s *service) run(ctx context.Context) error {
 		URL: s.settings.Bus, Name: "compiler " + s.name, Log: s.log,
 		CredentialsFile: s.settings.BusCredentials, RootCAFile: s.settings.BusCA,
 		OnDropped: func(string, int) { s.metrics.dropped.Inc() },
+		OnBroken:  func(stream string) { s.metrics.broken.WithLabelValues(stream).Inc() },
 	})
 	if err != nil {
 		if ctx.Err() != nil {
