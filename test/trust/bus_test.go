@@ -28,22 +28,32 @@ import (
 // hostile is a bus in other hands: a server without accounts, on which the test may say and write whatever it likes. The
 // services have keys.
 type hostile struct {
-	t     *testing.T
-	bin   string
-	url   string
-	keys  *trust.Folder
-	yaml  string
-	conn  *bus.Conn
-	mu    sync.Mutex
-	said  []bus.Message         // on apply subjects and the heartbeat's
-	ever  map[model.Digest]bool // what the cluster layer was led to by the compiler
-	event map[string]int        // by service and kind
+	t      *testing.T
+	bin    string
+	url    string
+	keys   *trust.Folder
+	yaml   string
+	nodes  []string // of the cluster
+	relays int      // that stand before services
+	conn   *bus.Conn
+	mu     sync.Mutex
+	own    map[string]bool       // what the test has said itself
+	said   []bus.Message         // on apply subjects and the heartbeat's
+	ever   map[model.Digest]bool // what the cluster layer was led to by the compiler
+	led    map[place]bool        // the same, with where each layer was
+	last   model.Position        // of the cluster layer
+	event  map[string]int        // by service and kind
+}
+
+// place is where a layer was.
+type place struct {
+	layer model.Layer
+	at    model.Position
 }
 
 func takeBus(t *testing.T) *hostile {
 	t.Helper()
-	bin, err := testkit.Build()
-	t.Cleanup(func() { _ = os.RemoveAll(bin) })
+	bin, err := built()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -60,7 +70,8 @@ func takeBus(t *testing.T) *hostile {
 	}
 	t.Cleanup(server.Shutdown)
 	h := &hostile{
-		t: t, bin: bin, url: server.URL(), keys: keys, yaml: t.TempDir(), ever: map[model.Digest]bool{{}: true}, event: map[string]int{},
+		t: t, bin: bin, url: server.URL(), keys: keys, yaml: t.TempDir(), nodes: []string{"node-a"},
+		ever: map[model.Digest]bool{{}: true}, led: map[place]bool{}, own: map[string]bool{}, event: map[string]int{},
 	}
 	if h.conn, err = bus.Connect(t.Context(), bus.Options{URL: h.url, Name: "whoever has the bus"}); err != nil {
 		t.Fatal(err)
@@ -80,8 +91,14 @@ func (h *hostile) hear(m bus.Message) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.said = append(h.said, bus.Message{Subject: m.Subject, Data: bytes.Clone(m.Data)})
-	if part, err := wire.DecodeDelta(m.Data); err == nil && part.Layer == model.ClusterLayer {
-		h.ever[part.DigestAfter] = true
+	part, err := wire.DecodeDelta(m.Data)
+	if err != nil || m.Subject == schemas.SubjectHeartbeat || h.own[string(m.Data)] {
+		return
+	}
+	at := model.Position{Epoch: part.Epoch, Revision: part.To, Digest: part.DigestAfter}
+	h.led[place{part.Layer, at}] = true
+	if part.Layer == model.ClusterLayer {
+		h.ever[part.DigestAfter], h.last = true, at
 	}
 }
 
@@ -110,7 +127,13 @@ func (h *hostile) told(event string) bool {
 // service runs a program until stop or the test's end.
 func (h *hostile) service(program string, args ...string) (stop func()) {
 	h.t.Helper()
-	cmd := exec.Command(filepath.Join(h.bin, program), append(args, "--bus", h.url, "--listen", "")...)
+	return h.serviceAt(h.url, "", program, args...)
+}
+
+// serviceAt runs a program whose way to the bus and whose own address are others.
+func (h *hostile) serviceAt(url, listen, program string, args ...string) (stop func()) {
+	h.t.Helper()
+	cmd := exec.Command(filepath.Join(h.bin, program), append(args, "--bus", url, "--listen", listen)...)
 	var log bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &log, &log
 	if err := cmd.Start(); err != nil {
@@ -146,8 +169,10 @@ func (h *hostile) programmer() (stop func()) {
 func (h *hostile) endpoints(n int) {
 	h.t.Helper()
 	var text strings.Builder
-	text.WriteString("---\napiVersion: v1\nkind: Node\nmetadata: {name: node-a}\n" +
-		"---\napiVersion: v1\nkind: Service\nmetadata: {name: cart, namespace: shop}\nspec: {clusterIP: 10.96.0.10, ports: [{port: 80}]}\n" +
+	for _, node := range h.nodes {
+		fmt.Fprintf(&text, "---\napiVersion: v1\nkind: Node\nmetadata: {name: %s}\n", node)
+	}
+	text.WriteString("---\napiVersion: v1\nkind: Service\nmetadata: {name: cart, namespace: shop}\nspec: {clusterIP: 10.96.0.10, ports: [{port: 80}]}\n" +
 		"---\napiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\n" +
 		"metadata: {name: cart-1, namespace: shop, labels: {kubernetes.io/service-name: cart}}\naddressType: IPv4\nports: [{port: 8080}]\nendpoints:\n")
 	for i := range n {
@@ -206,6 +231,9 @@ func (h *hostile) holds(backends int) {
 func (h *hostile) say(subject string, messages ...[]byte) {
 	h.t.Helper()
 	for _, m := range messages {
+		h.mu.Lock()
+		h.own[string(m)] = true
+		h.mu.Unlock()
 		if err := h.conn.Publish(subject, m); err != nil {
 			h.t.Fatal(err)
 		}
