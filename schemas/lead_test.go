@@ -57,6 +57,7 @@ var goldenLead = map[string]proto.Message{
 	"credential_renewal": &CredentialRequest{Node: "node-a", PublicKey: "UAAA", Token: "e30.e30.x"},
 	"credential_reply":   &CredentialReply{Jwt: "e30", Expires: noon, Refused: "no such node"},
 	"applied_as_before":  &Applied{Node: "node-a", AsBefore: true},
+	"applied_latencies":  &Applied{Node: "node-a", LatencyMicros: []uint32{6000, 31_000}},
 	"status_request":     &StatusRequest{Revision: 9},
 	"status_fleet": &Status{
 		LatencyP50: durationpb.New(1), LatencyP99: durationpb.New(2), NodesTotal: 9, NodesConverged: 4, NodesLost: 3,

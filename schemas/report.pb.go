@@ -95,7 +95,10 @@ type Applied struct {
 	// It uses messages only if a key that it trusts has sealed them. If not, it believes everyone on the bus.
 	ChecksSeals bool `protobuf:"varint,9,opt,name=checks_seals,json=checksSeals,proto3" json:"checks_seals,omitempty"`
 	// Maps and drops are left out because they are as in the report before.
-	AsBefore      bool `protobuf:"varint,10,opt,name=as_before,json=asBefore,proto3" json:"as_before,omitempty"`
+	AsBefore bool `protobuf:"varint,10,opt,name=as_before,json=asBefore,proto3" json:"as_before,omitempty"`
+	// The latencies of the last deltas, in microseconds, oldest first; at most 64. They were told with their deltas, and are said
+	// again for a compiler that has only begun to listen.
+	LatencyMicros []uint32 `protobuf:"varint,11,rep,packed,name=latency_micros,json=latencyMicros,proto3" json:"latency_micros,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -198,6 +201,13 @@ func (x *Applied) GetAsBefore() bool {
 		return x.AsBefore
 	}
 	return false
+}
+
+func (x *Applied) GetLatencyMicros() []uint32 {
+	if x != nil {
+		return x.LatencyMicros
+	}
+	return nil
 }
 
 // AppliedDelta says when one delta was in the kernel and what it cost.
@@ -2214,7 +2224,7 @@ var File_deltaplane_v1_report_proto protoreflect.FileDescriptor
 
 const file_deltaplane_v1_report_proto_rawDesc = "" +
 	"\n" +
-	"\x1adeltaplane/v1/report.proto\x12\rdeltaplane.v1\x1a\x19deltaplane/v1/delta.proto\x1a\x18deltaplane/v1/fact.proto\x1a\x1bdeltaplane/v1/network.proto\x1a\x1adeltaplane/v1/tables.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xe2\x03\n" +
+	"\x1adeltaplane/v1/report.proto\x12\rdeltaplane.v1\x1a\x19deltaplane/v1/delta.proto\x1a\x18deltaplane/v1/fact.proto\x1a\x1bdeltaplane/v1/network.proto\x1a\x1adeltaplane/v1/tables.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x89\x04\n" +
 	"\aApplied\x12\x12\n" +
 	"\x04node\x18\x01 \x01(\tR\x04node\x125\n" +
 	"\tpositions\x18\x02 \x03(\v2\x17.deltaplane.v1.PositionR\tpositions\x123\n" +
@@ -2226,7 +2236,8 @@ const file_deltaplane_v1_report_proto_rawDesc = "" +
 	"\x05drops\x18\b \x03(\v2!.deltaplane.v1.Applied.DropsEntryR\x05drops\x12!\n" +
 	"\fchecks_seals\x18\t \x01(\bR\vchecksSeals\x12\x1b\n" +
 	"\tas_before\x18\n" +
-	" \x01(\bR\basBefore\x1a8\n" +
+	" \x01(\bR\basBefore\x12%\n" +
+	"\x0elatency_micros\x18\v \x03(\rR\rlatencyMicros\x1a8\n" +
 	"\n" +
 	"DropsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +

@@ -43,6 +43,9 @@ const IdleReportTTL = time.Minute
 // MaxEventBytes bounds an Event: EVENTS doesn't keep what is larger.
 const MaxEventBytes = 16 << 10
 
+// MaxLatencies is how many latencies an Applied may have.
+const MaxLatencies = 64
+
 // CheckpointInterval is how often the leading compiler must write a Checkpoint, also when nothing changes: DELTA
 // forgets by age, and what is older than the newest checkpoint is no longer needed to fold it.
 const CheckpointInterval = 12 * time.Hour

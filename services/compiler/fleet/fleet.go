@@ -119,9 +119,12 @@ func (f *Fleet) Report(report *schemas.Applied, now time.Time) error {
 	for i, layer := range layersOf(name) {
 		n.positions[i] = positions[layer]
 	}
-	for _, d := range report.GetDeltas() {
-		n.latencies.add(d.GetLatency().AsDuration())
+	if !n.latencies.begin(report.GetLatencyMicros()) {
+		for _, d := range report.GetDeltas() {
+			n.latencies.add(d.GetLatency().AsDuration())
+		}
 	}
+	report.LatencyMicros = nil
 	report.Deltas = nil // told in latencies; the rest would only be kept
 	report.Faults = report.GetFaults()[:min(len(report.GetFaults()), maxFaults)]
 	return nil

@@ -5,6 +5,8 @@ package fleet
 import (
 	"math/bits"
 	"time"
+
+	"github.com/deltaplane/deltaplane/schemas"
 )
 
 // Latencies are counted in buckets: eight to each power of two, so that a quantile is at most an eighth too high. The
@@ -25,6 +27,18 @@ type histogram [buckets]uint32
 type latencies struct {
 	now, before *histogram // nil until there are any
 	n           int        // in now
+}
+
+// begin takes in a node's last ones, in microseconds, and says so, unless some are known. So a compiler that has only begun
+// to listen knows them too.
+func (l *latencies) begin(micros []uint32) bool {
+	if l.now != nil {
+		return false
+	}
+	for _, n := range micros[:min(len(micros), schemas.MaxLatencies)] {
+		l.add(time.Duration(n) * time.Microsecond)
+	}
+	return l.now != nil
 }
 
 func (l *latencies) add(d time.Duration) {

@@ -6,7 +6,11 @@ import (
 	"testing"
 	"time"
 
+	"google.golang.org/protobuf/types/known/durationpb"
 	"pgregory.net/rapid"
+
+	"github.com/deltaplane/deltaplane/internal/model"
+	"github.com/deltaplane/deltaplane/schemas"
 )
 
 func TestABucketHoldsWhatEndsInIt(t *testing.T) {
@@ -45,5 +49,28 @@ func TestLatenciesAreThoseOfTheLastDeltas(t *testing.T) {
 	}
 	if p50, p99 := l.quantiles(); p50 > 2*time.Millisecond || p99 < time.Second {
 		t.Errorf("p50 %s, p99 %s; 30 in 1,000 took a second", p50, p99)
+	}
+}
+
+// Fault 2: a compiler that has only begun to listen knows by a node's whole report how long deltas took before, and counts
+// none of them twice.
+func TestLatenciesAreKnownToACompilerThatHasOnlyBegun(t *testing.T) {
+	whole := func() *schemas.Applied {
+		r := report("n1", wanted[model.ClusterLayer], wanted[model.NodeLayer("n1")])
+		r.LatencyMicros = []uint32{6000, 6000, 6000}
+		r.Deltas = []*schemas.AppliedDelta{{Layer: "cluster", Latency: durationpb.New(6 * time.Millisecond)}}
+		return r
+	}
+	f := New()
+	for range 3 {
+		if err := f.Report(whole(), start); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if p50, _ := f.Latency(); p50 < 6*time.Millisecond || p50 > 7*time.Millisecond {
+		t.Errorf("p50 is %s, want 6 ms", p50)
+	}
+	if n := f.nodes["n1"].latencies.n; n != 5 {
+		t.Errorf("%d latencies are counted, want the 3 of the first report and those of two deltas", n)
 	}
 }

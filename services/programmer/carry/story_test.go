@@ -143,6 +143,24 @@ func TestADeposedCompilersDeltasAreDropped(t *testing.T) {
 	}
 }
 
+// Fault 2: a compiler that takes over may have heard nothing before, so nodes say all within seconds, once.
+func TestANodeSaysAllToACompilerThatTakesOver(t *testing.T) {
+	n, c := settled(t, memory())
+	n.pass(20 * time.Second)
+	reports, writes := len(n.reports), n.maps.Writes()
+	c.epoch++
+	n.pass(4 * time.Second)
+	whole := 0
+	for _, r := range n.reports[reports:] {
+		if r.Whole && r.Idle {
+			whole++
+		}
+	}
+	if whole != 1 || n.maps.Writes() != writes {
+		t.Errorf("%d whole reports of %d within 4 s, want 1; %d writes, want none", whole, len(n.reports)-reports, n.maps.Writes()-writes)
+	}
+}
+
 func TestADeltaFromTooFarAheadIsNotBelieved(t *testing.T) {
 	n, c := settled(t, memory())
 	writes, at := n.maps.Writes(), c.at[model.ClusterLayer]

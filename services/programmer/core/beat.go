@@ -20,6 +20,9 @@ const (
 
 // listened notes that a heartbeat has come that counts.
 func (c *Core) listened(h Heartbeat) {
+	if c.beat.epoch > 0 && h.Epoch > c.beat.epoch {
+		c.reportWhole()
+	}
 	c.beat.epoch, c.beat.sent = h.Epoch, h.Sent
 	c.beat.heard, c.beat.unsealed, c.beat.replayed = c.now, c.stats.Unsealed, c.stats.Replayed+c.stats.StaleEpochs
 	c.beat.moves, c.beat.moveAt = 0, time.Time{}

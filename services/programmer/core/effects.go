@@ -50,6 +50,8 @@ type Report struct {
 	Entries   [abi.MapCount]int
 	// Idle says that there is no news: it tells that the node is there.
 	Idle bool
+	// Whole says that nothing may be left out: another compiler leads, and may have heard nothing yet.
+	Whole bool
 }
 
 // AppliedDelta is one delta that came into force, as in schemas.AppliedDelta.

@@ -15,6 +15,8 @@ const (
 	// and is silent for 5 s counts as lost.
 	reportIdle     = 10 * time.Second
 	reportTroubled = 3 * time.Second
+	// reportAnew is within what time all nodes report whole to a compiler that has begun to lead.
+	reportAnew = 2 * time.Second
 	// reportDeltas bounds what one report lists.
 	reportDeltas = 256
 	// driftShown is how long drift that was repaired is reported as a fault, so that whoever looks sees it; the event
@@ -26,6 +28,7 @@ const (
 
 type reporting struct {
 	wanted bool
+	whole  bool      // the next one leaves out nothing
 	next   time.Time // not before
 	idle   time.Time // at the latest
 	deltas []AppliedDelta
@@ -57,8 +60,14 @@ func (c *Core) reportIfDue() {
 	if c.Ready() != nil {
 		r.idle = c.now.Add(reportTroubled)
 	}
-	c.do(Report{Positions: c.Positions(), Deltas: r.deltas, Faults: c.Faults(), Entries: c.state.Entries(), Idle: idle})
-	r.deltas = nil
+	c.do(Report{Positions: c.Positions(), Deltas: r.deltas, Faults: c.Faults(), Entries: c.state.Entries(), Idle: idle, Whole: r.whole})
+	r.deltas, r.whole = nil, false
+}
+
+// reportWhole has everything reported soon.
+func (c *Core) reportWhole() {
+	c.report.whole = true
+	c.report.idle = earlier(c.report.idle, c.now.Add(c.jitter(reportAnew)))
 }
 
 // applied notes that a delta is in force, for the next report.

@@ -8,6 +8,7 @@ package reporting
 
 import (
 	"maps"
+	"math"
 	"slices"
 	"time"
 
@@ -32,7 +33,9 @@ type Writer struct {
 
 	uses  []*schemas.MapUse
 	drops map[string]uint64
-	whole time.Time // when the last report that left out nothing was written
+	// latencies are those of the last deltas, in microseconds, oldest first.
+	latencies []uint32
+	whole     time.Time // when the last report that left out nothing was written
 }
 
 // Write returns a report: what the core has to say, how full the maps are and what was dropped so far.
@@ -47,6 +50,7 @@ func (w *Writer) Write(now time.Time, r core.Report, uses []*schemas.MapUse, dro
 		}
 		if d.Latency > 0 {
 			a.Latency = durationpb.New(d.Latency)
+			w.remember(d.Latency)
 		}
 		applied.Deltas = append(applied.Deltas, a)
 	}
@@ -57,13 +61,22 @@ func (w *Writer) Write(now time.Time, r core.Report, uses []*schemas.MapUse, dro
 		}
 		applied.Faults = append(applied.Faults, fault)
 	}
-	if r.Idle && now.Sub(w.whole) < WholeEvery && w.asBefore(uses, drops) {
+	if r.Idle && !r.Whole && now.Sub(w.whole) < WholeEvery && w.asBefore(uses, drops) {
 		applied.AsBefore = true
 		return applied
 	}
 	applied.Maps, applied.Drops = uses, drops
+	if r.Idle || r.Whole {
+		applied.LatencyMicros = slices.Clone(w.latencies)
+	}
 	w.uses, w.drops, w.whole = uses, drops, now
 	return applied
+}
+
+// remember keeps a latency, and the last ones before it.
+func (w *Writer) remember(latency time.Duration) {
+	w.latencies = append(w.latencies, uint32(min(latency.Microseconds(), math.MaxUint32)))
+	w.latencies = w.latencies[max(0, len(w.latencies)-schemas.MaxLatencies):]
 }
 
 func (w *Writer) asBefore(uses []*schemas.MapUse, drops map[string]uint64) bool {

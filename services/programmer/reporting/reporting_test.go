@@ -51,6 +51,8 @@ func TestWhatAnIdleNodeReportsInAnHour(t *testing.T) {
 func TestWhatIsLeftOut(t *testing.T) {
 	news := idle()
 	news.Idle = false
+	anew := idle()
+	anew.Whole = true
 	for _, test := range []struct {
 		name   string
 		report core.Report
@@ -63,6 +65,7 @@ func TestWhatIsLeftOut(t *testing.T) {
 		{"a map is fuller", idle(), uses(8), 10 * time.Second, false, false},
 		{"news", news, uses(7), 10 * time.Second, false, false},
 		{"after a while", idle(), uses(7), WholeEvery, false, false},
+		{"another compiler leads", anew, uses(7), 10 * time.Second, false, false},
 		{"the report before was lost", idle(), uses(7), 10 * time.Second, true, false},
 	} {
 		t.Run(test.name, func(t *testing.T) {
@@ -78,5 +81,27 @@ func TestWhatIsLeftOut(t *testing.T) {
 				t.Errorf("left out: %v, want %v: %v", got.GetAsBefore(), test.left, strings.TrimSpace(got.String()))
 			}
 		})
+	}
+}
+
+// A compiler that has only begun to listen learns how long deltas took before: from what an idle node says, when it says all.
+func TestTheLastLatenciesAreToldAgain(t *testing.T) {
+	w := Writer{Node: node}
+	news := idle()
+	news.Idle = false
+	for i := range 100 {
+		news.Deltas = append(news.Deltas, core.AppliedDelta{Layer: model.ClusterLayer, Latency: time.Duration(i+1) * time.Millisecond})
+	}
+	if got := w.Write(start, news, uses(7), drops); len(got.GetLatencyMicros()) > 0 || len(got.GetDeltas()) != 100 {
+		t.Errorf("with news latencies are told twice: %v", got)
+	}
+	if got := w.Write(start.Add(10*time.Second), idle(), uses(7), drops); len(got.GetLatencyMicros()) > 0 {
+		t.Errorf("a report that leaves out what is as before has latencies: %v", got)
+	}
+	anew := idle()
+	anew.Whole = true
+	got := w.Write(start.Add(20*time.Second), anew, uses(7), drops).GetLatencyMicros()
+	if len(got) != schemas.MaxLatencies || got[0] != 37_000 || got[63] != 100_000 {
+		t.Errorf("got %d latencies, %v, want the last 64 of 100, in microseconds", len(got), got)
 	}
 }
