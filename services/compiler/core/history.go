@@ -21,16 +21,21 @@ type History struct {
 	before      model.Revision // the newest below wanted
 	oldest      model.Revision // of all that was folded; 0 if nothing was
 	newest      model.Revision // of all that was read
-	// What ids have meant after the revision. If not all of that was read, nobody knows what those mean that aren't in use.
+	// What ids have meant after the revision. If not all of that was read, or the log lacks some, nobody knows what those mean
+	// that aren't in use.
 	sets     map[model.SetID]model.SetKey
 	backends map[model.BackendID]model.BackendKey
+	later    map[model.Layer]model.Revision // how far layers have come after the revision
 	unknown  bool
 }
 
 // NewHistory returns the history of a revision, of which nothing was read yet. If it doesn't begin with the log's first
 // record, what comes before a checkpoint says nothing.
 func NewHistory(wanted model.Revision, fromFirst bool) *History {
-	h := &History{wanted: wanted, fold: NewFold(0), sets: map[model.SetID]model.SetKey{}, backends: map[model.BackendID]model.BackendKey{}}
+	h := &History{
+		wanted: wanted, fold: NewFold(0), sets: map[model.SetID]model.SetKey{}, backends: map[model.BackendID]model.BackendKey{},
+		later: map[model.Layer]model.Revision{},
+	}
 	if !fromFirst {
 		h.fold.gap = fmt.Errorf("DELTA no longer has what was before")
 	}
@@ -47,7 +52,9 @@ func (h *History) Leave() { h.unknown = true }
 func (h *History) Add(r Record) {
 	domain, sealed := DomainOf(r.Subject, r.Data)
 	switch {
-	case !sealed || domain == seal.Hold:
+	case !sealed:
+		_ = h.fold.addEpoch(r.Data) // what is no epoch says nothing
+	case domain == seal.Hold:
 	case domain == seal.Delta:
 		h.addDelta(r)
 	default:
@@ -61,6 +68,10 @@ func (h *History) addDelta(r Record) {
 		h.unknown = h.unknown || h.past
 		return
 	}
+	if part.Epoch < h.fold.ruling {
+		return // no part of the log
+	}
+	before := h.newest
 	h.newest = max(h.newest, part.To)
 	if part.To > h.wanted && !h.past {
 		h.past = true
@@ -69,6 +80,7 @@ func (h *History) addDelta(r Record) {
 		}
 	}
 	if h.past {
+		h.unknown = h.unknown || part.To > before+1 || !h.continues(&part)
 		h.note(&part.Change.Put)
 		return
 	}
@@ -76,11 +88,23 @@ func (h *History) addDelta(r Record) {
 	h.came(part.To)
 }
 
-// addCheckpoint takes in a part of a checkpoint. One above the wanted revision only says that it can be gone back to.
+// continues says whether a part of a delta goes on from what was read of its layer.
+func (h *History) continues(part *wire.DeltaPart) bool {
+	at, read := h.later[part.Layer]
+	if held := h.fold.layers[part.Layer]; !read && held != nil {
+		at = held.at.Revision
+	}
+	h.later[part.Layer] = part.To
+	return part.From == at || part.To == at // of a delta another part was read
+}
+
+// addCheckpoint takes in a part of a checkpoint. One above the wanted revision only says that it can be gone back to, and
+// if it is of none that was read, that the log before it was lost.
 func (h *History) addCheckpoint(domain seal.Domain, r Record) {
 	if domain == seal.Checkpoint {
 		var m schemas.Checkpoint
 		err := wire.Unmarshal(r.Data, &m)
+		h.unknown = h.unknown || model.Revision(m.GetRevision()) > h.wanted && model.Revision(m.GetRevision()) != h.newest
 		h.newest = max(h.newest, model.Revision(m.GetRevision()))
 		if err == nil && model.Revision(m.GetRevision()) > h.wanted {
 			if h.past = true; h.oldest == 0 {

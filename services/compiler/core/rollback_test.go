@@ -235,6 +235,52 @@ func TestARollbackGivesNoIDAnotherMeaning(t *testing.T) {
 	}
 }
 
+// Where the log has lost something after the revision, and goes on with what a compiler remembers, nobody knows from it
+// what ids have come to mean (seed 102 of the simulation).
+func TestARollbackOverAHoleGivesNoIDAnotherMeaning(t *testing.T) {
+	for name, mended := range map[string]bool{"a checkpoint follows": true, "deltas follow": false} {
+		t.Run(name, func(t *testing.T) {
+			w := newWorld(t, Options{Quarantine: time.Second})
+			w.facts(shopFacts(2, 3)...)
+			w.ready()
+			w.pass(time.Second)
+			good, then, kept := w.core.Revision(), meanings(w.core.tables()), len(w.log)
+			w.facts(goneFact(serviceFact(0)), goneFact(sliceFact(0, 0, 3, w.now)))
+			w.pass(5 * time.Second)
+			w.facts(serviceFact(7), sliceFact(7, 0, 3, w.now)) // takes the numbers
+			w.pass(5 * time.Second)
+			lost := len(w.log)
+			if mended {
+				w.core.revision++
+				w.core.beginCheckpoint(w.now)
+				w.do(w.core.append())
+			} else {
+				w.facts(sliceFact(1, 0, 4, w.now))
+			}
+			w.pass(5 * time.Second)
+			if lost == len(w.log) {
+				t.Fatal("nothing follows")
+			}
+			w.log = append(w.log[:kept:kept], w.log[lost:]...)
+			before := maps.Clone(w.core.layers[model.ClusterLayer].rows.Backends)
+			if m := w.rollBack(good); !m.GetDone() {
+				t.Fatal(m)
+			}
+			if now := meanings(w.core.tables()); !maps.Equal(now, then) {
+				t.Errorf("rows mean %v, want %v", now, then)
+			}
+			for id, row := range w.core.layers[model.ClusterLayer].rows.Backends {
+				if was, held := before[id]; held && was.BackendKey != row.BackendKey {
+					t.Errorf("backend %d turned from %v to %v", id, was.BackendKey, row.BackendKey)
+				}
+			}
+			if err := w.core.ids.Check(); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+}
+
 // The log is read beside the loop, which goes on committing: what ids have come to mean meanwhile counts, too.
 func TestARollbackKnowsWhatWasCommittedWhileTheLogWasRead(t *testing.T) {
 	for name, most := range map[string]int{"all of it is at hand": 0, "some of it is forgotten": 1} {
