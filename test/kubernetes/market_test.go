@@ -82,7 +82,8 @@ type Market struct {
 	pods    map[string][]string // the addresses of those there were at the start, by "namespace/name"
 }
 
-const nameOfMarket = "test-market"
+// nameOfMarket is that of no other run of these tests on this machine.
+var nameOfMarket = fmt.Sprintf("test-market-%d", os.Getpid())
 
 // NewMarket starts all of it. before is done to the API server before anything watches it.
 func NewMarket(t *testing.T, before ...func(*Cluster)) *Market {

@@ -5,6 +5,7 @@ package kubernetes
 import (
 	"encoding/json"
 	"fmt"
+	"os"
 	"os/exec"
 	"slices"
 	"strings"
@@ -30,7 +31,7 @@ type Pipeline struct {
 func NewPipeline(t *testing.T) *Pipeline {
 	t.Helper()
 	testkit.NeedKernel(t)
-	p := &Pipeline{Cluster: NewCluster(t, "--service-cluster-ip-range=10.96.0.0/16,fd00:10:96::/112"), name: "test-kubernetes"}
+	p := &Pipeline{Cluster: NewCluster(t, "--service-cluster-ip-range=10.96.0.0/16,fd00:10:96::/112"), name: fmt.Sprintf("test-kubernetes-%d", os.Getpid())}
 	p.Install(t)
 	up := Run(t, "deltaplane", "lab", "up", "--name="+p.name, "--file=../../internal/lab/shop/shop.yaml",
 		"--source=kubeconfig="+p.Kubeconfig(t, adminToken))
