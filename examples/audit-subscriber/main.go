@@ -71,31 +71,22 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 
 // follow connects and prints until ctx ends.
 func follow(ctx context.Context, l login, begin begin, p *printer, stderr io.Writer) error {
-	options, err := l.options()
+	reading, refuse := context.WithCancelCause(ctx)
+	defer refuse(nil)
+	conn, err := l.connect(ctx, refuse, stderr)
 	if err != nil {
 		return err
 	}
-	conn, err := nats.Connect(l.bus, append(options, nats.Name("audit-subscriber"), nats.MaxReconnects(-1), nats.RetryOnFailedConnect(true),
-		nats.DisconnectErrHandler(func(_ *nats.Conn, err error) {
-			if ctx.Err() == nil { // else it was closed here
-				fmt.Fprintf(stderr, "lost the bus, reconnecting: %v\n", err)
-			}
-		}),
-		nats.ReconnectHandler(func(c *nats.Conn) { fmt.Fprintf(stderr, "reconnected to %s\n", c.ConnectedUrlRedacted()) }),
-	)...)
-	if err != nil {
-		return fmt.Errorf("connect to the bus at %s: %w", l.bus, err)
-	}
 	defer conn.Close()
-	if !conn.IsConnected() {
-		fmt.Fprintf(stderr, "the bus at %s is away; trying again until it is there\n", l.bus)
-	}
 	from := streams{conn, l.apiPrefix(), stderr}
 	var sources []<-chan record
 	for _, s := range []schemas.Stream{schemas.Deltas, schemas.AppliedReports, schemas.EventLog} {
-		sources = append(sources, from.read(ctx, s.Name, begin))
+		sources = append(sources, from.read(reading, s.Name, begin))
 	}
-	return merge(ctx, sources, p.print)
+	if err := merge(reading, sources, p.print); err != nil || ctx.Err() != nil {
+		return err
+	}
+	return context.Cause(reading)
 }
 
 // begin is where to begin: a time, or a revision in what is kept. Zero is all.

@@ -116,6 +116,39 @@ func TestAuditSubscriberNamesMistakes(t *testing.T) {
 	}
 }
 
+// Who isn't let in is told why, and what to do, and doesn't wait for the bus to change its mind.
+func TestAuditSubscriberSaysWhyItIsRefused(t *testing.T) {
+	binary := buildExample(t)
+	keys, err := trust.Init(filepath.Join(t.TempDir(), "trust"), []string{"127.0.0.1"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	server, err := embedded.Start(embedded.Options{Trust: keys.BusPath()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(server.Shutdown)
+	other, err := trust.Init(filepath.Join(t.TempDir(), "other"), []string{"127.0.0.1"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	file := func(f *trust.Folder, name string) string { return filepath.Join(f.Path(trust.RoleReader), name) }
+	for _, test := range []struct{ credentials, ca, want string }{
+		{"", file(keys, trust.FileCA), "give --bus-credentials, " + trust.FileCredentials + " of reader/"},
+		{file(other, trust.FileCredentials), file(keys, trust.FileCA), "are the credentials of the same folder"},
+		{file(keys, trust.FileCredentials), "", "give --bus-ca, " + trust.FileCA + " of reader/"},
+		{filepath.Join(keys.Path(trust.RoleOperator), trust.FileCredentials), file(keys, trust.FileCA), "the credentials must be a reader's"},
+		{file(keys, trust.FileCredentials), file(other, trust.FileCA), "of the same folder of deltaplane trust init as the server's certificate?"},
+	} {
+		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+		out, err := exec.CommandContext(ctx, binary, "--bus", server.URL(), "--bus-credentials", test.credentials, "--bus-ca", test.ca).CombinedOutput()
+		cancel()
+		if err == nil || !strings.Contains(string(out), test.want) {
+			t.Errorf("credentials %q, CA %q: %v, %s\nwant %q", test.credentials, test.ca, err, out, test.want)
+		}
+	}
+}
+
 func connectAs(t *testing.T, server *embedded.Server, folder string) *bus.Conn {
 	t.Helper()
 	conn, err := bus.Connect(t.Context(), bus.Options{
