@@ -10,10 +10,12 @@ import (
 	"path/filepath"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
 	"google.golang.org/protobuf/encoding/protojson"
 	"google.golang.org/protobuf/proto"
 
 	"github.com/deltaplane/deltaplane/internal/bus"
+	"github.com/deltaplane/deltaplane/internal/fair"
 	"github.com/deltaplane/deltaplane/internal/model"
 	"github.com/deltaplane/deltaplane/internal/seal"
 	"github.com/deltaplane/deltaplane/internal/wire"
@@ -99,6 +101,9 @@ func (t *session) heard(m bus.Message) {
 func (t *session) answerSync(subject string) bus.Responder {
 	answer := t.answer(t.core.Sync)
 	return func(ctx context.Context, data []byte, reply func([]byte) error) {
+		if node, err := schemas.NodeOfSubject(subject); err == nil && t.floods(node, t.questions, t.metrics.unanswered) {
+			return
+		}
 		err := inItsName(subject, data)
 		if err == nil {
 			answer(ctx, data, reply)
@@ -151,11 +156,7 @@ func (t *session) answer(step func(time.Time, any, []byte) core.Output) func(con
 // applied hands what a node reports to the loop. Of one that reports without end the loop hears little.
 func (t *session) applied(m bus.Message) {
 	node, err := schemas.NodeOfSubject(m.Subject)
-	if now := time.Now(); err == nil && !t.reports.Allow(node, now) {
-		t.metrics.unread.Inc()
-		if t.floods.Allow(node, now) {
-			t.step(func(now time.Time) core.Output { return t.core.Flooded(now, node) })
-		}
+	if err == nil && t.floods(node, t.reports, t.metrics.unread) {
 		return
 	}
 	t.step(func(now time.Time) core.Output {
@@ -169,6 +170,19 @@ func (t *session) applied(m bus.Message) {
 		}
 		return out
 	})
+}
+
+// floods says whether a node says more than it may, and so isn't heard. The loop is told of it, for status, once in a while.
+func (t *session) floods(node string, may *fair.Limiter, unheard prometheus.Counter) bool {
+	now := time.Now()
+	if may.Allow(node, now) {
+		return false
+	}
+	unheard.Inc()
+	if t.named.Allow(node, now) {
+		t.step(func(now time.Time) core.Output { return t.core.Flooded(now, node) })
+	}
+	return true
 }
 
 // step has the loop do something, unless the session ends.

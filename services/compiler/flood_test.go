@@ -5,6 +5,7 @@ package main
 import (
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus/testutil"
 	"google.golang.org/protobuf/proto"
@@ -46,5 +47,38 @@ func TestANodeThatFloodsIsNamedAndOthersAreHeard(t *testing.T) {
 	})
 	if unread := testutil.ToFloat64(s.metrics.unread); unread < flood/2 {
 		t.Errorf("%v of %d reports weren't read", unread, flood)
+	}
+}
+
+// A node that asks without end is named, and most of that isn't looked at; what another asks is answered.
+//
+// Fault 13: floods of questions.
+func TestANodeThatAsksWithoutEndIsNotHeardAndOthersAreAnswered(t *testing.T) {
+	c := newCluster(t)
+	c.makeStreams()
+	c.tell(append(webFacts(3), complete())...)
+	s, _ := c.start("first")
+	waitReady(t, s)
+	s.mu.Lock()
+	session := s.running
+	s.mu.Unlock()
+	const flood = 20 * questionsAtOnce
+	answered, began := 0, time.Now()
+	for range flood {
+		replied := 0
+		session.answerSync(schemas.SyncSubject("loud"))(t.Context(), encode(&schemas.SyncRequest{Node: "loud"}), func([]byte) error {
+			replied = 1
+			return nil
+		})
+		answered += replied
+	}
+	if most := questionsAtOnce + questionsPerSecond*time.Since(began).Seconds(); float64(answered) > most+1 {
+		t.Errorf("%d questions were answered, want %.0f at most", answered, most)
+	}
+	if unread := testutil.ToFloat64(s.metrics.unanswered); int(unread) != flood-answered {
+		t.Errorf("%v of %d questions weren't read, and %d were answered", unread, flood, answered)
+	}
+	if _, err := c.conn.Request(t.Context(), schemas.SyncSubject("quiet"), encode(&schemas.SyncRequest{Node: "quiet"})); err != nil {
+		t.Errorf("another node: %v", err)
 	}
 }

@@ -29,7 +29,7 @@ type metrics struct {
 	commitCount, deltaBytes, deltaRows  prometheus.Counter
 	facts, unchanged, units, mismatches prometheus.Counter
 	checks, dropped, unsent, foreign    prometheus.Counter
-	unread                              prometheus.Counter
+	unread, unanswered                  prometheus.Counter
 	unsealed, terms                     prometheus.Counter
 	syncs, events, broken               *prometheus.CounterVec
 	append, compile, latency            prometheus.Histogram
@@ -95,6 +95,7 @@ func newMetrics() *metrics {
 	m.unsent = counter("messages_unsent_total", "Messages that could not be sent because the bus was away.")
 	m.foreign = counter("reports_ignored_total", "Nodes' reports that can't be read, or of nodes that the cluster doesn't have.")
 	m.unread = counter("reports_unread_total", "Nodes' reports that weren't read because the node sends more than 10 a second; status names it.")
+	m.unanswered = counter("questions_unread_total", "Nodes' questions what they lack that weren't read because the node asks more than 200 times a second; status names it.")
 	m.unsealed = counter("unsealed_messages_total", "Messages of STATE, DELTA and other compilers that weren't used because no trusted key has sealed them, or because they are old facts that were put back.")
 	m.syncs = counters("sync_answers_total", "Answers to nodes that asked what they lack, by layer: deltas, branches (digests, and few rows), rows (all, a piece at a time), refused.", "answer")
 	m.events = counters("events_total", "Events told, by kind.", "kind")

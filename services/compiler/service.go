@@ -38,7 +38,10 @@ const (
 	wordsMost  = 3
 	// What one node may report: once a second is usual while it changes. What is more isn't read.
 	reportsPerSecond, reportsAtOnce = 10, 100
-	// floodToldEvery is how often the loop is told of a node that reports more.
+	// What one node may ask, which is more than the core answers of it: what is beyond isn't looked at, so that it takes no
+	// time from the others.
+	questionsPerSecond, questionsAtOnce = 200, 200
+	// floodToldEvery is how often the loop is told of a node that reports or asks more.
 	floodToldEvery = 5 * time.Second
 )
 
@@ -64,9 +67,10 @@ type service struct {
 	raised  time.Time      // when above was set last
 	alarms  []streams.Alarm
 
-	words   *fair.Limiter // by which nodes end terms
-	reports *fair.Limiter // that are read of each node
-	floods  *fair.Limiter // that the loop is told of
+	words     *fair.Limiter // by which nodes end terms
+	reports   *fair.Limiter // that are read of each node
+	questions *fair.Limiter // the same
+	named     *fair.Limiter // nodes that flood
 
 	streamsEvery time.Duration
 	// factNumber is the highest number of a fact that was read, in any session.
@@ -76,9 +80,10 @@ type service struct {
 func newService(s *settings, name string, log *slog.Logger) *service {
 	return &service{
 		settings: s, name: name, log: log, metrics: newMetrics(), phase: "it hasn't reached the bus yet", streamsEvery: streamsEvery,
-		words:   fair.New(rate.Every(wordEvery), wordsMost),
-		reports: fair.New(reportsPerSecond, reportsAtOnce),
-		floods:  fair.New(rate.Every(floodToldEvery), 1),
+		words:     fair.New(rate.Every(wordEvery), wordsMost),
+		reports:   fair.New(reportsPerSecond, reportsAtOnce),
+		questions: fair.New(questionsPerSecond, questionsAtOnce),
+		named:     fair.New(rate.Every(floodToldEvery), 1),
 	}
 }
 

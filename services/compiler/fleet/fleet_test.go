@@ -159,6 +159,14 @@ func TestWhatANodeHoldsIsWhatItSaid(t *testing.T) {
 	if !f.Holds("n1", model.ClusterLayer, wanted[model.ClusterLayer]) || f.Holds("n1", own, wanted[own]) || f.Holds("n2", own, wanted[own]) {
 		t.Error("n1 said that it has the cluster layer, and nothing else was said")
 	}
+	other := wanted[own]
+	other.Digest = wanted[model.ClusterLayer].Digest
+	if err := f.Report(report("n1", wanted[model.ClusterLayer], other), start); err != nil {
+		t.Fatal(err)
+	}
+	if other == wanted[own] || f.Holds("n1", own, wanted[own]) {
+		t.Error("n1 said that it has the revision, and other rows")
+	}
 }
 
 func TestOlderReportDoesNotReplaceANewerOne(t *testing.T) {

@@ -173,7 +173,7 @@ func (n *node) away(now time.Time) bool {
 // warning only.
 func (n *node) fault(now time.Time) string {
 	if !n.flooded.IsZero() && now.Sub(n.flooded) <= floodedFor {
-		return "it floods: it reports many times a second, and most of that isn't read"
+		return "it floods: it reports or asks many times a second, and most of that isn't read"
 	}
 	for _, f := range n.report.GetFaults() {
 		if f.GetKind() != "pressure" {
