@@ -118,7 +118,7 @@ bench-fleet: build ## measure NODES virtual nodes over a real nats-server: event
 
 .PHONY: test-kubernetes
 test-kubernetes: build build-kubernetes ## run the pipeline against a real kube-apiserver (builds one: ten minutes the first time)
-	cd test/kubernetes && DELTAPLANE_BIN=$(CURDIR)/bin $(KUBERNETES_TEST) -test.v -test.timeout 10m
+	cd test/kubernetes && DELTAPLANE_BIN=$(CURDIR)/bin $(KUBERNETES_TEST) -test.v -test.timeout 20m
 
 .PHONY: build-kubernetes
 build-kubernetes:

@@ -189,9 +189,14 @@ func (w *watcher) complete(t testing.TB) {
 	})
 }
 
+// write replaces a file at once: who reads it sees all of one text.
 func write(t *testing.T, path, text string) {
 	t.Helper()
-	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+	err := os.WriteFile(path+".new", []byte(text), 0o600)
+	if err == nil {
+		err = os.Rename(path+".new", path)
+	}
+	if err != nil {
 		t.Fatal(err)
 	}
 }
