@@ -368,7 +368,7 @@ func TestStatusWithoutAWatcherSaysSo(t *testing.T) {
 	s := newStage(t)
 	s.watch(nil)
 	stdout, _, code := command(t, "status")
-	if want := "Watcher     no watcher answers on the bus: is one running, and does it lead?"; code != exitOK || !strings.Contains(stdout, want) {
+	if want := "Watcher     no watcher answers on the bus: is one running, and does it lead?"; code != exitNotHealthy || !strings.Contains(stdout, want) {
 		t.Errorf("exit %d, %q is missing in:\n%s", code, want, stdout)
 	}
 }

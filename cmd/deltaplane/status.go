@@ -26,8 +26,9 @@ func newStatusCommand() *cobra.Command {
 		Long: `status asks the leading compiler which revision the cluster is at, which nodes have it in their kernels, and what is
 wrong; the leading watcher which objects it can't use and which deletions it holds back; the bus how its streams
 stand; and it hears which replicas lead and which stand by. It exits with 3 if a node is behind or reports a fault, if
-deletions are held back, if a rollback is held, or if a stream is not well. A node that lacks only what was committed in the last 2 seconds is
-updating, not behind; one whose Lease has expired and whose programmer is silent is lost, and nobody waits for it.`,
+no watcher answers, if deletions are held back, if a rollback is held, or if a stream is not well. A node that lacks
+only what was committed in the last 2 seconds is updating, not behind; one whose Lease has expired and whose programmer
+is silent is lost, and nobody waits for it.`,
 		Example: `  deltaplane status
   deltaplane status -o wide
   deltaplane status -o json | jq '.nodes[] | select(.converged | not)'`,
@@ -224,7 +225,7 @@ func (s *clusterStatus) askWatcher(ctx context.Context, conn *bus.Conn) {
 	defer cancel()
 	var reply schemas.ApproveReply
 	if err := ask(ctx, conn, schemas.SubjectApprove, "watcher", &schemas.ApproveRequest{}, &reply); err != nil {
-		s.WatcherProblem = err.Error()
+		s.WatcherProblem, s.Healthy = err.Error(), false // what changes in the cluster comes to nobody
 		return
 	}
 	for _, a := range reply.GetSetAside() {
