@@ -30,6 +30,9 @@ type ReadOptions struct {
 	// FromSequence or FromTime is where to begin; a message that is no longer stored is passed over.
 	FromSequence uint64
 	FromTime     time.Time
+	// After is the message that was read last, instead: reading goes on behind it as if it had broken off there, so that who
+	// reads and then follows notices a stream that was replaced in between. Sequence and Time are needed.
+	After Record
 	// OnCaughtUp is called once, when Follow has handed over all that was stored when it was called.
 	OnCaughtUp func()
 	// OnUnsure is called when reading goes on after it broke off, and the newest message that was read before isn't
@@ -80,6 +83,9 @@ func (e errOfEach) Unwrap() error { return e.error }
 
 func (c *Conn) read(ctx context.Context, o ReadOptions, each func(Record) error, follow bool) error {
 	r := &reader{options: o, each: each, follow: follow}
+	if o.After.Sequence > 0 {
+		r.next, r.last = o.After.Sequence+1, o.After.Time
+	}
 	for attempt := 0; ; attempt++ {
 		was := r.next
 		reading, end := c.requests.begin(ctx, reading(o.Stream))

@@ -302,6 +302,47 @@ func TestFollowOfAStreamThatWasRestoredAndGrewAgainEnds(t *testing.T) {
 	}
 }
 
+// Who reads a stream to its end, and follows it from there, notices that it was made anew in between, and has grown beyond
+// what was read (seed 93 of the simulation).
+func TestFollowAfterWhatWasReadOfAnotherStreamEnds(t *testing.T) {
+	c := startWith(t, ledger)
+	appendTo(t, take(t, c, "one"), "1", "2")
+	var last Record
+	if err := c.Read(t.Context(), ReadOptions{Stream: "LEDGER"}, func(r Record) error { last = r; return nil }); err != nil {
+		t.Fatal(err)
+	}
+	heard := make(chan string, 64)
+	follow := func(ctx context.Context) error {
+		return c.Follow(ctx, ReadOptions{Stream: "LEDGER", After: last}, func(r Record) error { heard <- string(r.Data); return nil })
+	}
+	ctx, end := context.WithCancel(t.Context())
+	ended := make(chan error, 1)
+	go func() { ended <- follow(ctx) }()
+	f := take(t, c, "two")
+	receive(t, heard) // the epoch
+	appendTo(t, f, "3")
+	if got := receive(t, heard); got != "3" {
+		t.Errorf("heard %q after what was read, want 3", got)
+	}
+	end()
+	if err := receive(t, ended); err != nil {
+		t.Error(err)
+	}
+	if err := c.js.DeleteStream(t.Context(), "LEDGER"); err != nil {
+		t.Fatal(err)
+	}
+	if err := c.EnsureStreams(t.Context(), 1, ledger); err != nil {
+		t.Fatal(err)
+	}
+	appendTo(t, take(t, c, "three"), "4", "5", "6", "7")
+	if err := follow(t.Context()); !errors.Is(err, ErrReplaced) {
+		t.Errorf("got %v, want ErrReplaced", err)
+	}
+	if len(heard) > 0 {
+		t.Errorf("heard %q of the other stream", <-heard)
+	}
+}
+
 // Where only the newest message of a subject is kept, what was read last may be gone for good reasons.
 func TestWhoCannotKnowWhetherAStreamIsTheSameIsTold(t *testing.T) {
 	stored, unsure := time.Now(), 0

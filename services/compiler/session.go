@@ -85,7 +85,7 @@ func (s *service) session(ctx context.Context) (err error) {
 		t.leaveMemory()
 	}()
 	s.set(func() { s.phase = "for the log to be read" })
-	next, err := t.begin(ctx)
+	last, err := t.begin(ctx)
 	if err != nil {
 		return err
 	}
@@ -95,32 +95,32 @@ func (s *service) session(ctx context.Context) (err error) {
 		return err
 	}
 	s.set(func() { s.running = t })
-	t.running.Go(func() { end(t.followLog(ctx, next)) })
+	t.running.Go(func() { end(t.followLog(ctx, last)) })
 	t.running.Go(func() { end(t.follow(ctx)) })
 	t.running.Go(func() { end(t.look(ctx)) })
 	t.running.Go(func() { t.lastReports(ctx) })
 	return t.work(ctx)
 }
 
-// begin folds the log, and returns the sequence of its next message.
-func (t *session) begin(ctx context.Context) (next uint64, err error) {
+// begin folds the log, and returns its last message.
+func (t *session) begin(ctx context.Context) (last bus.Record, err error) {
 	if err := t.conn.EnsureStreams(ctx, t.settings.replicas, schemas.Streams...); err != nil {
-		return 0, err
+		return last, err
 	}
-	log, next, err := t.readLog(ctx)
+	log, last, err := t.readLog(ctx)
 	if err != nil {
-		return 0, err
+		return last, err
 	}
 	settings, err := t.settings.compile()
 	if err != nil {
-		return 0, err
+		return last, err
 	}
 	t.set(func() { log = t.memory.Begin(log) })
 	t.core = core.NewStandby(core.Options{Holder: t.name, Settings: settings, Signer: t.seals.signer.Signer, ChecksSeals: t.seals.trust != nil}, log)
 	t.set(func() { t.core.Remember(t.memory) })
 	t.replica.Above(uint64(log.Epoch()))
 	t.log.Info("standing by", "revision", log.Revision(), "from memory", log.Kept())
-	return next, nil
+	return last, nil
 }
 
 // leaveMemory takes in what was read of the log, and keeps what the next session must know, if the log is lost.
@@ -195,23 +195,23 @@ func (t *session) endTerm(why error) error {
 	return nil
 }
 
-// readLog folds DELTA: from shortly before the newest checkpoint if there is one, else all of it. It returns the sequence
-// of what comes next.
-func (t *session) readLog(ctx context.Context) (log *core.Fold, next uint64, err error) {
+// readLog folds DELTA: from shortly before the newest checkpoint if there is one, else all of it. It returns the last
+// message, too.
+func (t *session) readLog(ctx context.Context) (log *core.Fold, last bus.Record, err error) {
 	late := time.Now().Add(-schemas.CheckpointInterval - time.Hour)
-	log, next, err = t.foldFrom(ctx, late)
+	log, last, err = t.foldFrom(ctx, late)
 	if err == nil && (!log.Checkpointed() || log.Whole() != nil) {
-		log, next, err = t.foldFrom(ctx, time.Time{})
+		log, last, err = t.foldFrom(ctx, time.Time{})
 	}
-	return log, next, err
+	return log, last, err
 }
 
-func (t *session) foldFrom(ctx context.Context, from time.Time) (log *core.Fold, next uint64, err error) {
-	log, next = core.NewFold(0), 1
+func (t *session) foldFrom(ctx context.Context, from time.Time) (log *core.Fold, last bus.Record, err error) {
+	log = core.NewFold(0)
 	err = t.readRecords(func(add func(bus.Record) error) error {
 		return t.conn.Read(ctx, bus.ReadOptions{Stream: schemas.Deltas.Name, FromTime: from}, add)
 	}, func(r bus.Record, bad error) error {
-		next = r.Sequence + 1
+		last = bus.Record{Sequence: r.Sequence, Time: r.Time}
 		if bad != nil {
 			return nil
 		}
@@ -220,7 +220,7 @@ func (t *session) foldFrom(ctx context.Context, from time.Time) (log *core.Fold,
 		}
 		return nil
 	})
-	return log, next, err
+	return log, last, err
 }
 
 // readRecords reads DELTA, checks what is sealed, and hands it on in order.
@@ -239,11 +239,11 @@ func (t *session) readRecords(read func(add func(bus.Record) error) error, each 
 	return errors.Join(err, records.Close())
 }
 
-// followLog hands the records of DELTA to the loop.
-func (t *session) followLog(ctx context.Context, next uint64) error {
+// followLog hands the records of DELTA after the last one that was read to the loop.
+func (t *session) followLog(ctx context.Context, last bus.Record) error {
 	err := t.readRecords(func(add func(bus.Record) error) error {
 		return t.conn.Follow(ctx, bus.ReadOptions{
-			Stream: schemas.Deltas.Name, FromSequence: next,
+			Stream: schemas.Deltas.Name, After: last,
 			OnUnsure: func() error { return bus.ErrReplaced }, // no newer message takes an older one's place
 		}, add)
 	}, func(r bus.Record, bad error) error {
