@@ -103,9 +103,9 @@ func (t *compiling) fold(records []record, err error) {
 		t.end(err)
 		return
 	}
-	log, next := core.NewFold(t.options.Quarantine), uint64(1)
+	log, last := core.NewFold(t.options.Quarantine), record{}
 	for _, r := range records {
-		next = r.sequence + 1
+		last = r
 		if !t.believes(r) {
 			continue
 		}
@@ -122,8 +122,8 @@ func (t *compiling) fold(records []record, err error) {
 	t.core = core.NewStandby(t.options, log)
 	t.core.Remember(t.memory)
 	t.listen()
-	t.log = t.delta.follow(t.process, "", next, t.logged, func() {}, func(err error) { t.end(fmt.Errorf("following DELTA: %w", err)) })
-	t.facts = t.state.follow(t.process, "", 0, t.told,
+	t.log = t.delta.follow(t.process, "", last, t.logged, func() {}, func(err error) { t.end(fmt.Errorf("following DELTA: %w", err)) })
+	t.facts = t.state.follow(t.process, "", record{}, t.told,
 		func() { t.do(t.core.CaughtUp(t.clock())) }, func(err error) { t.end(fmt.Errorf("following STATE: %w", err)) })
 	t.log.unsure = func() error { return bus.ErrReplaced }
 	t.facts.unsure = t.doubt

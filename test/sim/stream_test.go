@@ -179,8 +179,13 @@ type reader struct {
 	unsure   func() error // bus.ReadOptions.OnUnsure
 }
 
-func (s *stream) follow(p *process, prefix string, from uint64, take func([]record), caughtUp func(), end func(error)) *reader {
-	r := &reader{of: s, by: p, life: p.life, prefix: prefix, made: s.made, next: max(from, 1), take: take, caughtUp: caughtUp, end: end}
+// follow follows what comes after a record that was read, of which sequence and time count; the zero record is from the
+// first on.
+func (s *stream) follow(p *process, prefix string, after record, take func([]record), caughtUp func(), end func(error)) *reader {
+	r := &reader{
+		of: s, by: p, life: p.life, prefix: prefix, made: s.made, next: after.sequence + 1, last: after, broken: true,
+		take: take, caughtUp: caughtUp, end: end,
+	}
 	s.readers = append(s.readers, r)
 	r.kick()
 	return r
@@ -212,7 +217,7 @@ func (r *reader) kick() {
 	}
 	r.planned = true
 	delay := r.of.stall(r.by) + r.of.between(200*time.Microsecond, 2*time.Millisecond)
-	if r.broken {
+	if r.broken && r.caught {
 		delay += r.of.between(50*time.Millisecond, 2*time.Second)
 	}
 	r.by.after(delay, r.pull)

@@ -55,7 +55,13 @@ type session struct {
 	leading   bool   // STATE is read to where the epoch was taken
 	appending bool
 	owed      bool
+	appended  []span   // that it hasn't read yet
+	heard     []record // of STATE, while it appends
+	strange   string   // what another has written to STATE since the last look
 }
+
+// span are sequences of STATE.
+type span struct{ first, last uint64 }
 
 func newWatcher(c *cluster, name string) *watcher {
 	w := &watcher{process: &process{world: c.world, name: name}, api: c.api, state: c.state, seals: &c.seals}
@@ -84,7 +90,7 @@ func (w *watcher) session() {
 			s.fail(err)
 			return
 		}
-		s.reader = w.state.follow(w.process, "", 0, s.know, s.watch, func(err error) { s.fail(fmt.Errorf("following STATE: %w", err)) })
+		s.reader = w.state.follow(w.process, "", record{}, s.know, s.watch, func(err error) { s.fail(fmt.Errorf("following STATE: %w", err)) })
 		s.reader.unsure = func() error { return bus.ErrReplaced }
 		s.shape()
 	})
@@ -92,6 +98,11 @@ func (w *watcher) session() {
 
 // know takes in messages of STATE. Epochs only grow.
 func (s *session) know(records []record) {
+	if s.leading {
+		s.heard = append(s.heard, records...)
+		s.hear()
+		return
+	}
 	for _, r := range records {
 		if r.subject != schemas.SubjectStateEpoch {
 			var fact schemas.Fact
@@ -214,7 +225,6 @@ func (s *session) catchUp() {
 		return
 	}
 	s.leading = true
-	s.reader.stop() // from here on nobody else appends
 	s.after(lookEvery, s.look)
 	s.publish(s.core.Lead(s.clock(), s.fence.epoch))
 }
@@ -260,9 +270,30 @@ func (s *session) publish(effects core.Effects) {
 			s.fail(fmt.Errorf("append %d facts: %w", len(batch), err))
 			return
 		}
+		s.appended = append(s.appended, span{last + 1 - uint64(len(batch)), last})
 		s.core.Stored(effects.Publish, last)
+		s.hear()
 		s.work()
 	})
+}
+
+// hear takes in what STATE has got while this watcher leads: what it hasn't appended itself is somebody else's.
+func (s *session) hear() {
+	if s.appending {
+		return
+	}
+	for _, r := range s.heard {
+		if r.subject == schemas.SubjectStateEpoch {
+			continue
+		}
+		for len(s.appended) > 0 && s.appended[0].last < r.sequence {
+			s.appended = s.appended[1:]
+		}
+		if len(s.appended) == 0 || r.sequence < s.appended[0].first {
+			s.strange = r.subject
+		}
+	}
+	s.heard = nil
 }
 
 // look ends the session if STATE is no longer its own, and asks the source anew for what it owes for too long.
@@ -270,6 +301,11 @@ func (s *session) look() {
 	s.confirm(func(err error) {
 		if err != nil || s.over {
 			s.fail(err)
+			return
+		}
+		if s.strange != "" {
+			s.injected["foreign message in STATE found"]++
+			s.fail(fmt.Errorf("somebody else has written to STATE: %s", s.strange))
 			return
 		}
 		s.after(lookEvery, s.look)
