@@ -67,6 +67,9 @@ func Open(path string) (*Folder, error) {
 // so that it may be run again: after an upgrade, or with other hosts. hosts are the names and addresses at which the
 // bus's servers are reached.
 func Init(path string, hosts []string) (*Folder, error) {
+	if err := checkHosts(hosts); err != nil {
+		return nil, err
+	}
 	f := &Folder{path: path, keys: &ring{filepath.Join(path, folderKeys)}}
 	for _, step := range []func() error{
 		f.Accounts, func() error { return f.servers(hosts) }, f.services, f.authorities, f.Seals,

@@ -16,6 +16,8 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"regexp"
+	"strings"
 	"time"
 )
 
@@ -115,6 +117,26 @@ func (a *authority) server(hosts []string) (chain, key []byte, err error) {
 	}
 	key, err = privatePEM(private)
 	return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}), key, err
+}
+
+// hostName is a DNS name as clients check a certificate's.
+var hostName = regexp.MustCompile(`^(\*\.)?([A-Za-z0-9_]([A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?\.)*[A-Za-z0-9_]([A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?$`)
+
+// checkHosts refuses what no client could check: it would only say that the certificate is another's.
+func checkHosts(hosts []string) error {
+	if len(hosts) == 0 {
+		return errors.New("make the servers' certificate: want a host at least: a name or an address at which the bus's servers are reached")
+	}
+	for _, host := range hosts {
+		addr, err := netip.ParseAddr(host)
+		last := host[strings.LastIndexByte(host, '.')+1:]
+		named := len(host) <= 253 && hostName.MatchString(host) && strings.Trim(last, "0123456789") != ""
+		if named || err == nil && addr.Zone() == "" {
+			continue
+		}
+		return fmt.Errorf("make the servers' certificate: host %q is neither a DNS name nor an IP address: want names and addresses without ports, such as nats-0.example.org or 192.0.2.11, with commas between them", host)
+	}
+	return nil
 }
 
 func certificate(name string, good time.Duration) *x509.Certificate {
