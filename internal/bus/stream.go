@@ -54,7 +54,7 @@ func (c *Conn) ensureStream(ctx context.Context, replicas int, s schemas.Stream)
 		if _, err = c.js.CreateStream(ctx, describe(jetstream.StreamConfig{}, s, replicas)); err != nil {
 			return fmt.Errorf("create stream %s with %d replicas: %w", s.Name, replicas, c.explainStream(err))
 		}
-		c.log.Info("created a stream", "stream", s.Name, "replicas", replicas)
+		c.log.Info("a stream was missing and is there now", "stream", s.Name, "replicas", replicas)
 		return nil
 	}
 	if err != nil {
