@@ -41,7 +41,7 @@ func (t *session) answerRollback(ctx context.Context, data []byte, reply func([]
 		t.refuseRollback(reply, fmt.Sprintf("revision %d can't be read from DELTA: %v", r.GetRevision(), err))
 		return
 	}
-	t.log.Info("read a revision from DELTA", "revision", r.GetRevision(), "by", r.GetBy(), "took", time.Since(begun))
+	t.log.Info("read DELTA for a rollback", "revision", r.GetRevision(), "by", r.GetBy(), "took", time.Since(begun))
 	t.answer(func(now time.Time, to any, _ []byte) core.Output { return t.core.Rollback(now, to, r, h) })(ctx, nil, reply)
 }
 

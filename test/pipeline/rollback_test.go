@@ -167,7 +167,7 @@ func TestAPolicyIsRolledBackBeforeItIsMended(t *testing.T) {
 		t.Errorf("%s%s", out, errs)
 	}
 	p.healthy(1)
-	if _, errs := p.deltaplane("rollback", "9999", "--yes"); !strings.Contains(errs, "revision 9999 lies in the future") {
+	if _, errs := p.deltaplane("rollback", "9999", "--yes"); !strings.Contains(errs, "there is no revision 9999 yet: the newest is ") {
 		t.Errorf("a revision to come: %s", errs)
 	}
 }

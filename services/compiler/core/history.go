@@ -177,7 +177,7 @@ func (h *History) lacking(newest model.Revision) string {
 	kept := fmt.Sprintf("DELTA keeps revisions %d to %d", h.oldest, newest)
 	switch {
 	case h.wanted > newest:
-		return fmt.Sprintf("revision %d lies in the future: the cluster is at %d", h.wanted, newest)
+		return fmt.Sprintf("there is no revision %d yet: the newest is %d", h.wanted, newest)
 	case h.oldest == 0:
 		return fmt.Sprintf("DELTA no longer keeps revision %d, nor any other that could be gone back to", h.wanted)
 	case h.wanted < h.oldest:

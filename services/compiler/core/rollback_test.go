@@ -188,7 +188,7 @@ func TestARevisionThatIsNoneIsRefused(t *testing.T) {
 		h    *History
 		want string
 	}{
-		{w.history(newest + 5), "lies in the future: the cluster is at "},
+		{w.history(newest + 5), " yet: the newest is "},
 		{w.history(0), "DELTA no longer keeps revision 0: DELTA keeps revisions 1 to "},
 		{late, "DELTA no longer keeps revision "},
 	} {
