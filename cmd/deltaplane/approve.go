@@ -3,7 +3,6 @@
 package main
 
 import (
-	"errors"
 	"fmt"
 
 	"github.com/spf13/cobra"
@@ -14,18 +13,14 @@ import (
 func newApproveCommand() *cobra.Command {
 	var from busFlags
 	cmd := &cobra.Command{
-		Use:   "approve ID",
+		Use:   "approve [ID]",
 		Short: "Let deletions go ahead that the watcher holds back",
 		Long: `A step that would delete a large share of all objects at once is held back, since it is more often a fault than a
-wish. 'deltaplane status' shows what is held and its ID; approve lets exactly that step go ahead.`,
-		Example: `  deltaplane status
+wish. Without an ID approve says what is held, and under which ID; with it, it lets exactly that go ahead: if more has come
+to be held since, the ID is another one, and nothing is done.`,
+		Example: `  deltaplane approve
   deltaplane approve 6f1c2a`,
-		Args: func(_ *cobra.Command, args []string) error {
-			if len(args) != 1 {
-				return errors.New("approve takes the one ID that 'deltaplane status' shows")
-			}
-			return nil
-		},
+		Args: cobra.MaximumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			conn, err := from.connect(cmd.Context())
 			if err != nil {
@@ -33,6 +28,13 @@ wish. 'deltaplane status' shows what is held and its ID; approve lets exactly th
 			}
 			defer conn.Close()
 			var reply schemas.ApproveReply
+			if len(args) == 0 {
+				if err := ask(cmd.Context(), conn, schemas.SubjectApprove, "watcher", &schemas.ApproveRequest{}, &reply); err != nil {
+					return err
+				}
+				_, err = fmt.Fprintln(cmd.OutOrStdout(), reply.GetText())
+				return err
+			}
 			if err := order(cmd.Context(), conn, schemas.SubjectApprove, "watcher", &schemas.ApproveRequest{Id: args[0]}, &reply); err != nil {
 				return err
 			}

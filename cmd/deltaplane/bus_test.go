@@ -411,6 +411,9 @@ func TestApprove(t *testing.T) {
 	if stdout, stderr, code := command(t, "approve", "6f1c"); code != exitOK || stdout != "approved: 12 objects are deleted\n" {
 		t.Errorf("exit %d: %s%s", code, stdout, stderr)
 	}
+	if stdout, stderr, code := command(t, "approve"); code != exitOK || stdout != "nothing of that ID is held\n" {
+		t.Errorf("without an ID it says what is held: exit %d: %s%s", code, stdout, stderr)
+	}
 	if _, stderr, code := command(t, "approve", "other"); code != exitError || !strings.Contains(stderr, "not approved: nothing of that ID is held") {
 		t.Errorf("exit %d: %s", code, stderr)
 	}

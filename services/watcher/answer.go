@@ -20,9 +20,9 @@ type approval struct {
 // answerApprove answers an ApproveRequest, in a goroutine of the bus.
 func (l *leader) answerApprove(ctx context.Context, data []byte, reply func([]byte) error) {
 	var request schemas.ApproveRequest
-	answer := &schemas.ApproveReply{Text: "The watcher has just stopped leading; ask again"}
+	answer := &schemas.ApproveReply{Text: "the watcher has just stopped leading; ask again"}
 	if err := proto.Unmarshal(data, &request); err != nil {
-		answer.Text = "This is no ApproveRequest: " + err.Error()
+		answer.Text = "this is no ApproveRequest: " + err.Error()
 	} else {
 		replies := make(chan *schemas.ApproveReply, 1)
 		select {
@@ -54,7 +54,7 @@ func (l *leader) approve(ctx context.Context, a approval) error {
 	effects, reply := l.core.Approve(time.Now(), a.id)
 	err := l.do(ctx, effects)
 	if err != nil {
-		reply = &schemas.ApproveReply{Text: "The deletions could not be published: " + err.Error()}
+		reply = &schemas.ApproveReply{Text: "the deletions could not be published: " + err.Error()}
 	}
 	reply.Held = l.core.Held()
 	reply.SetAside = l.core.SetAside()

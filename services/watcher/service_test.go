@@ -266,7 +266,7 @@ func TestAPoisonObjectIsToldOfByEventAndAnswer(t *testing.T) {
 		t.Errorf("event: %v", event)
 	}
 	reply := b.approve("")
-	if len(reply.GetSetAside()) != 1 || reply.GetSetAside()[0].GetObject().GetName() != "bad" || reply.GetText() != "No deletions are held" {
+	if len(reply.GetSetAside()) != 1 || reply.GetSetAside()[0].GetObject().GetName() != "bad" || reply.GetText() != "no deletions are held: nothing waits for approval" {
 		t.Errorf("answer: %v", reply)
 	}
 }

@@ -134,11 +134,11 @@ func (c *Core) Approve(now time.Time, id string) (Effects, *schemas.ApproveReply
 	waiting := c.Held()
 	switch {
 	case waiting == nil:
-		return Effects{}, &schemas.ApproveReply{Text: "No deletions are held"}
+		return Effects{}, &schemas.ApproveReply{Text: "no deletions are held: nothing waits for approval"}
 	case id == "":
 		return Effects{}, &schemas.ApproveReply{Text: c.heldText()}
 	case id != waiting.GetId():
-		return Effects{}, &schemas.ApproveReply{Text: fmt.Sprintf("No deletions are held as %s. %s", id, c.heldText())}
+		return Effects{}, &schemas.ApproveReply{Text: fmt.Sprintf("no deletions are held as %s. %s", id, c.heldText())}
 	}
 	s := step{Core: c, now: now}
 	keys := slices.SortedFunc(maps.Keys(c.held.keys), compare)
@@ -146,7 +146,7 @@ func (c *Core) Approve(now time.Time, id string) (Effects, *schemas.ApproveReply
 	for _, key := range keys {
 		s.bury(key, nil)
 	}
-	text := fmt.Sprintf("%d deletions held as %s were approved and are published", len(keys), id)
+	text := fmt.Sprintf("%d deletions that were held as %s are published now", len(keys), id)
 	s.event(schemas.Severity_SEVERITY_WARNING, "deletions_approved", nil, text)
 	return s.effects, &schemas.ApproveReply{Approved: true, Text: text}
 }

@@ -57,7 +57,7 @@ func TestApprovedDeletionsArePublished(t *testing.T) {
 	c := holding(t)
 	id := c.Held().GetId()
 	e, reply := c.Approve(now, id)
-	if !reply.GetApproved() || reply.GetText() != "15 deletions held as "+id+" were approved and are published" {
+	if !reply.GetApproved() || reply.GetText() != "15 deletions that were held as "+id+" are published now" {
 		t.Errorf("reply: %v", reply)
 	}
 	if len(e.Publish) != 15 || !e.Publish[0].Tombstone() || c.Held() != nil {
@@ -73,7 +73,7 @@ func TestApprovalNeedsTheRightId(t *testing.T) {
 			t.Errorf("id %q: %v", id, reply)
 		}
 	}
-	if _, reply := newCore().Approve(now, ""); reply.GetApproved() || reply.GetText() != "No deletions are held" {
+	if _, reply := newCore().Approve(now, ""); reply.GetApproved() || reply.GetText() != "no deletions are held: nothing waits for approval" {
 		t.Errorf("with nothing held: %v", reply)
 	}
 }
