@@ -50,12 +50,12 @@ func TestSealedMessagesOpenToWhatTheyWere(t *testing.T) {
 
 // Promise P7: whatever one bit of a sealed message is turned, nothing of it is used, unless it stays what was sealed.
 func TestATurnedBitIsRefused(t *testing.T) {
-	messages := deltas(5)
+	messages, trusted := deltas(5), public(1)
 	for i, sealed := range NewSigner(key(1)).Seal(Delta, messages) {
 		for bit := range len(sealed) * 8 {
 			bad := bytes.Clone(sealed)
 			bad[bit/8] ^= 1 << (bit % 8)
-			got, err := NewTrust(public(1)).Open(Delta, bad)
+			got, err := NewTrust(trusted).Open(Delta, bad)
 			if err == nil {
 				t.Fatalf("message %d with bit %d turned opens to %x", i, bit, got)
 			}
@@ -122,9 +122,10 @@ func TestAGivenUpKeyOpensNothingAnyMore(t *testing.T) {
 }
 
 func TestOnlySoManyBatchesAreRemembered(t *testing.T) {
-	trust := NewTrust(public(1))
+	trusted := public(1)
+	trust := NewTrust(trusted)
 	for i := range 2*remembered + 1 {
-		trust.remember(batch{key: IDOf(public(1)), count: uint32(i) + 1}, public(1))
+		trust.remember(batch{key: IDOf(trusted), count: uint32(i) + 1}, trusted)
 	}
 	if len(trust.known) != remembered || len(trust.order) != remembered {
 		t.Fatalf("%d batches are known, %d in order, want %d", len(trust.known), len(trust.order), remembered)
