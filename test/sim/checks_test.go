@@ -211,11 +211,7 @@ func (k *checks) fold(d *model.Delta, to model.Position) {
 	if l.at[d.Layer].Revision != d.From {
 		l.broken = true // DELTA was lost or goes back; then all is compared with what was read of it
 	}
-	at := k.now
-	if l.reading {
-		at = d.Committed
-	}
-	k.idsMean(at, &d.Change)
+	k.idsMean(d.Committed, &d.Change)
 	digest := rows.Apply(&d.Change, l.at[d.Layer].Digest)
 	if !l.broken && digest != d.DigestAfter {
 		k.problem("log: the delta of %s to revision %d leads to digest %s, it says %s", d.Layer, d.To, digest, d.DigestAfter)
@@ -223,11 +219,10 @@ func (k *checks) fold(d *model.Delta, to model.Position) {
 	l.at[d.Layer] = to
 }
 
-// idsMean checks that no id means another thing before its quarantine is over. Clocks that are wrong may make that
-// shorter, by as much as two of them are apart; and a quarantine begins when the compiler frees the id, which DELTA may
-// hear of as late as an append may come.
+// idsMean checks that no id means another thing before its quarantine is over, by the times that the log has: those count
+// for whoever gives ids. Nodes hear of a delta later, by as long as it took to store it.
 func (k *checks) idsMean(now time.Time, change *model.Change) {
-	least := k.options.Quarantine - 2*skewMost - appendTime
+	least := k.options.Quarantine
 	for _, id := range change.Remove.Sets {
 		k.log.sets.free(id, now)
 	}
