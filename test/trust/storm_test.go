@@ -18,7 +18,7 @@ import (
 	"github.com/deltaplane/deltaplane/internal/trust"
 )
 
-var stormNodes = flag.Int("storm.nodes", 100, "how many nodes come back at once")
+var stormNodes = flag.Int("storm.nodes", 40, "how many nodes come back at once, each with a handshake that must take less than 5 s where all have theirs")
 
 // The bus goes and comes, and all nodes come back by credentials of their own: no watcher runs, and no API server.
 //
