@@ -37,8 +37,8 @@ func TestEveryCheckerFindsWhatItIsFor(t *testing.T) {
 		{"lockstep", "one compiler has other settings", func(c *cluster) { c.compilers[1].options.Settings.Policy.Combinations = 1 }},
 	} {
 		t.Run(broken.how, func(t *testing.T) {
-			for seed := uint64(0); seed < 40; seed += witnessEvery {
-				c := newCluster(seed, nil)
+			for seed := range uint64(10) {
+				c := newCluster(seed*witnessEvery*sealedEvery, nil) // is watched and sealed
 				c.calm = true
 				broken.breaks(c)
 				c.live()
@@ -168,8 +168,8 @@ func (c *cluster) gullible() {
 		n.seals = &seals{}
 	}
 	f := &faults{cluster: c}
-	for at := settling; at < settling+troubled; at += 100 * time.Millisecond {
-		c.at(begin.Add(at), f.forge)
+	for at := settling; at < settling+troubled; at += time.Second {
+		c.at(begin.Add(at), func() { c.bus.deliver(&process{world: c.world, name: "forger", up: true}, f.fitting()) })
 	}
 }
 

@@ -220,9 +220,10 @@ func (k *checks) fold(d *model.Delta, to model.Position) {
 }
 
 // idsMean checks that no id means another thing before its quarantine is over, by the times that the log has: those count
-// for whoever gives ids. Nodes hear of a delta later, by as long as it took to store it.
+// for whoever gives ids. Two leaders' clocks may be apart by as much as they are wrong. Nodes hear of a delta later, by as
+// long as it took to store it.
 func (k *checks) idsMean(now time.Time, change *model.Change) {
-	least := k.options.Quarantine
+	least := k.options.Quarantine - 2*skewMost
 	for _, id := range change.Remove.Sets {
 		k.log.sets.free(id, now)
 	}

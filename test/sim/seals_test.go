@@ -9,7 +9,10 @@ import (
 
 	"google.golang.org/protobuf/proto"
 
+	"github.com/deltaplane/deltaplane/internal/bus"
+	"github.com/deltaplane/deltaplane/internal/model"
 	"github.com/deltaplane/deltaplane/internal/seal"
+	"github.com/deltaplane/deltaplane/internal/wire"
 	"github.com/deltaplane/deltaplane/schemas"
 )
 
@@ -36,12 +39,11 @@ func (s *seals) open(d seal.Domain, data []byte) ([]byte, error) {
 }
 
 // forge has someone who may publish say what no compiler said: the newest delta or heartbeat, changed, taken for another
-// kind, sealed by another's key, or not at all.
+// kind, sealed by another's key, or not at all; or what a node would take for the next delta if it didn't look at the key.
 func (f *faults) forge() {
 	if f.seals.trust == nil {
 		return
 	}
-	strange := seal.NewSigner(ed25519.NewKeyFromSeed(slices.Repeat([]byte{7}, ed25519.SeedSize)))
 	m := f.bus.said[f.random.IntN(len(f.bus.said))]
 	body, err := f.seals.trust.Open(seal.Delta, m.data)
 	var forged proto.Message = &schemas.Delta{}
@@ -62,7 +64,7 @@ func (f *faults) forge() {
 		forged.Epoch += 3
 	}
 	body = marshal(forged)
-	switch f.random.IntN(4) {
+	switch f.random.IntN(5) {
 	case 0:
 		m.data = body
 	case 1:
@@ -70,8 +72,25 @@ func (f *faults) forge() {
 	case 2:
 		m.data = f.seals.signer.SealOne(seal.Fact, body)
 	case 3: // as it was, but late
+	case 4:
+		m = f.fitting()
 	}
 	f.bus.deliver(&process{world: f.world, name: "forger", up: true}, m)
+}
+
+// strange is a key that nobody trusts.
+var strange = seal.NewSigner(ed25519.NewKeyFromSeed(slices.Repeat([]byte{7}, ed25519.SeedSize)))
+
+// fitting is a delta that goes on from what a node holds, as the next one of the compiler would.
+func (f *faults) fitting() message {
+	at, _ := pick(f.world, f.nodes).memory.Position(model.LayerCluster) // memory can be read
+	messages, err := wire.EncodeDelta(model.Delta{
+		Layer: model.ClusterLayer, Epoch: at.Epoch, From: at.Revision, To: at.Revision + 1, DigestAfter: at.Digest, Committed: f.now,
+	}, bus.MaxBatchBytes)
+	if err != nil {
+		panic("sim: " + err.Error())
+	}
+	return message{subject: schemas.ApplySubject("cluster"), data: strange.SealOne(seal.Delta, messages[0])}
 }
 
 // rotate gives the cluster another key: who trusts gets it before who seals has it. What stands in the streams under the
