@@ -304,3 +304,14 @@ func TestStreamsFitASmallMachine(t *testing.T) {
 		t.Errorf("the streams reserve %d bytes, more than 4 GiB", sum)
 	}
 }
+
+func TestAnEventsSubjectSaysWhoSpeaks(t *testing.T) {
+	for _, want := range [][2]string{{"watcher", ""}, {"programmer", "node-a"}, {"programmer", "ip-10-0-0-1.example"}} {
+		if service, node, err := SpeakerOfEvent(EventSubject(want[0], want[1])); err != nil || service != want[0] || node != want[1] {
+			t.Errorf("got %q %q %v, want %q", service, node, err, want)
+		}
+	}
+	if _, _, err := SpeakerOfEvent(AppliedSubject("a")); err == nil {
+		t.Error("a report's subject is of no event")
+	}
+}

@@ -126,6 +126,22 @@ func EventSubject(service, node string) string {
 	return prefix + "event." + token(service) + "." + token(node)
 }
 
+// SpeakerOfEvent returns the service, and for programmers the node, whose Events a subject carries. The server lets nobody
+// else speak there, whatever the Event says inside.
+func SpeakerOfEvent(subject string) (service, node string, err error) {
+	tokens := strings.Split(strings.TrimPrefix(subject, prefix+"event."), ".")
+	if len(tokens) != 2 {
+		return "", "", fmt.Errorf("subject %q is of no event: it needs a service and a node", subject)
+	}
+	if service, err = untoken(tokens[0]); err == nil {
+		node, err = untoken(tokens[1])
+	}
+	if err != nil {
+		return "", "", fmt.Errorf("subject %q: %w", subject, err)
+	}
+	return service, node, nil
+}
+
 // User names a user on the bus: a node, or another client by any name, as one token, by which permissions name subjects.
 func User(name string) string { return token(name) }
 

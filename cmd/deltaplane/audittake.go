@@ -5,6 +5,7 @@ package main
 import (
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/deltaplane/deltaplane/internal/model"
@@ -151,6 +152,9 @@ func (t *tail) takeApplied(r stored) error {
 	if wire.Unmarshal(r.Data, &m) != nil {
 		return nil
 	}
+	if node, err := schemas.NodeOfSubject(r.Subject); err != nil || node != m.GetNode() {
+		return t.spoofed(r, node, m.GetNode())
+	}
 	for _, d := range m.GetDeltas() {
 		if t.before(d.GetRevision()) {
 			continue
@@ -183,7 +187,19 @@ func (t *tail) takeEvent(r stored) error {
 	if wire.Unmarshal(r.Data, &m) != nil {
 		return nil
 	}
-	return t.print(eventJSON{"event", timeOf(m.GetHappened()), severities[m.GetSeverity()], m.GetService(), m.GetNode(), m.GetKind(), m.GetText()})
+	service, node, err := schemas.SpeakerOfEvent(r.Subject)
+	if err != nil || service != m.GetService() || node != m.GetNode() {
+		return t.spoofed(r, strings.TrimSpace(service+" "+node), strings.TrimSpace(m.GetService()+" "+m.GetNode()))
+	}
+	return t.print(eventJSON{"event", timeOf(m.GetHappened()), severities[m.GetSeverity()], service, node, m.GetKind(), m.GetText()})
+}
+
+// spoofed tells of a message that says it is somebody else's than the subject, to which the server lets only its owner.
+func (t *tail) spoofed(r stored, of, as string) error {
+	return t.print(eventJSON{
+		Type: "event", Happened: &r.Time, Severity: "error", Service: "audit", Kind: "spoofed",
+		Text: fmt.Sprintf("message %d of %s is from %q and speaks for %.64q: it isn't shown; find out what runs there", r.Sequence, r.stream, of, as),
+	})
 }
 
 func causesOf(causes []model.Cause) []causeJSON {

@@ -11,6 +11,8 @@ import (
 
 	"sigs.k8s.io/yaml"
 
+	"github.com/deltaplane/deltaplane/internal/wire"
+
 	"github.com/deltaplane/deltaplane/internal/model"
 )
 
@@ -51,7 +53,7 @@ func (t *tail) line(what any) string {
 		if v.Bytes > 0 {
 			how += fmt.Sprintf(", %s bytes", grouped(v.Bytes))
 		}
-		return fmt.Sprintf("%s  %s  %s  %s\n", clock(v.Applied), t.paint.faint("rev "+grouped(v.Revision)), padded(v.Node+" "+v.Layer, 28), how)
+		return fmt.Sprintf("%s  %s  %s  %s\n", clock(v.Applied), t.paint.faint("rev "+grouped(v.Revision)), padded(v.Node+" "+wire.Clean(v.Layer, wire.MaxName), 28), how)
 	case liveJSON:
 		return fmt.Sprintf("%s  %s  %s\n", clock(&v.Live), t.paint.faint("rev "+grouped(v.Revision)), t.paint.green(v.line()))
 	case eventJSON:
@@ -59,7 +61,7 @@ func (t *tail) line(what any) string {
 		if v.Node != "" {
 			who += " " + v.Node
 		}
-		text := fmt.Sprintf("%s  %s %s: %s", clock(v.Happened), who, v.Kind, v.Text)
+		text := fmt.Sprintf("%s  %s %s: %s", clock(v.Happened), who, wire.Clean(v.Kind, wire.MaxName), wire.Clean(v.Text, len(v.Text)))
 		switch v.Severity {
 		case "error":
 			text = t.paint.red(text)

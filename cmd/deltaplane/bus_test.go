@@ -460,6 +460,32 @@ func TestAuditTellsTheCommitItsCauseAndWhoHasIt(t *testing.T) {
 	}
 }
 
+// Fault 13: a node reports, and tells events, in the name of others.
+func TestAuditShowsNobodySpeakingForAnother(t *testing.T) {
+	s := newStage(t)
+	for subject, m := range map[string]proto.Message{
+		schemas.AppliedSubject("a"):             &schemas.Applied{Node: "b", Deltas: []*schemas.AppliedDelta{{Layer: "cluster", Revision: 4, Writes: 3}}},
+		schemas.EventSubject("programmer", "a"): &schemas.Event{Service: "compiler", Kind: "resumed", Text: "all is well"},
+		schemas.EventSubject("programmer", "c"): &schemas.Event{Service: "programmer", Node: "c", Kind: "drift", Text: "here\x1b[2J"},
+	} {
+		if err := s.conn.Publish(subject, encoded(t, m)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := s.conn.Flush(); err != nil {
+		t.Fatal(err)
+	}
+	out, stderr, code := command(t, "audit", "tail", "--since", "all", "--follow=false")
+	if code != exitOK || strings.Contains(out, "all is well") || strings.Contains(out, "in the kernel") || strings.Contains(out, "\x1b") {
+		t.Errorf("exit %d, %s\n%s", code, stderr, out)
+	}
+	for _, want := range []string{`of APPLIED is from "a" and speaks for "b"`, `of EVENTS is from "programmer a" and speaks for "compiler"`, "programmer c drift: here?[2J"} {
+		if !strings.Contains(out, want) {
+			t.Errorf("%q is missing in:\n%s", want, out)
+		}
+	}
+}
+
 func TestWait(t *testing.T) {
 	s := newStage(t)
 	s.see(map[string]*schemas.SeenReply{

@@ -93,6 +93,10 @@ func (p *printer) delta(r record, d *schemas.Delta) error {
 }
 
 func (p *printer) applied(r record, a *schemas.Applied) error {
+	// The server lets a node speak on its own subject alone, whatever it says inside.
+	if node, err := schemas.NodeOfSubject(r.subject); err != nil || node != a.GetNode() {
+		return p.write(r, line{Type: "unreadable", Subject: r.subject, Text: fmt.Sprintf("it speaks for %q", a.GetNode())})
+	}
 	for _, d := range a.GetDeltas() {
 		if d.GetRevision() < p.from {
 			continue
@@ -116,6 +120,9 @@ func (p *printer) applied(r record, a *schemas.Applied) error {
 }
 
 func (p *printer) event(r record, e *schemas.Event) error {
+	if service, node, err := schemas.SpeakerOfEvent(r.subject); err != nil || service != e.GetService() || node != e.GetNode() {
+		return p.write(r, line{Type: "unreadable", Subject: r.subject, Text: fmt.Sprintf("it speaks for %q", e.GetService()+" "+e.GetNode())})
+	}
 	severity := strings.ToLower(strings.TrimPrefix(e.GetSeverity().String(), "SEVERITY_"))
 	l := line{Type: "event", Severity: severity, Service: e.GetService(), Node: e.GetNode(), Kind: e.GetKind(), Text: e.GetText()}
 	if e.GetObject() != nil {

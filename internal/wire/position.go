@@ -55,10 +55,10 @@ func PositionsFromProto(messages []*schemas.Position) (map[model.Layer]model.Pos
 func CauseToProto(c model.Cause) *schemas.Cause {
 	return &schemas.Cause{
 		Object: &schemas.ObjectRef{
-			Kind: clean(c.Kind, MaxName), Namespace: clean(c.Namespace, MaxName), Name: clean(c.Name, MaxName),
-			Uid: clean(c.UID, MaxOpaque), ResourceVersion: clean(c.ResourceVersion, MaxOpaque),
+			Kind: Clean(c.Kind, MaxName), Namespace: Clean(c.Namespace, MaxName), Name: Clean(c.Name, MaxName),
+			Uid: Clean(c.UID, MaxOpaque), ResourceVersion: Clean(c.ResourceVersion, MaxOpaque),
 		},
-		Manager: clean(c.Manager, MaxName), TriggerTime: timeToProto(c.Trigger), Deleted: c.Deleted,
+		Manager: Clean(c.Manager, MaxName), TriggerTime: timeToProto(c.Trigger), Deleted: c.Deleted,
 	}
 }
 

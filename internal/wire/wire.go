@@ -15,6 +15,7 @@ import (
 	"net/netip"
 	"strings"
 	"time"
+	"unicode"
 	"unicode/utf8"
 
 	"google.golang.org/protobuf/proto"
@@ -104,27 +105,25 @@ func text(what, s string, most int) error {
 		return fmt.Errorf("%s of %d bytes: at most %d", what, len(s), most)
 	case !utf8.ValidString(s):
 		return fmt.Errorf("%s %q is not UTF-8", what, s)
-	case strings.ContainsFunc(s, control):
+	case strings.ContainsFunc(s, unicode.IsControl):
 		return fmt.Errorf("%s %q has control characters", what, s)
 	}
 	return nil
 }
 
-// clean cuts s to at most most bytes of what text accepts.
-func clean(s string, most int) string {
+// Clean cuts s to at most most bytes of one line of printable UTF-8: what others say is shown on people's terminals.
+func Clean(s string, most int) string {
 	if text("", s, most) == nil {
 		return s
 	}
 	s = strings.Map(func(r rune) rune {
-		if control(r) {
+		if unicode.IsControl(r) {
 			return '?'
 		}
 		return r
 	}, strings.ToValidUTF8(s, "?"))
 	return strings.ToValidUTF8(s[:min(len(s), most)], "")
 }
-
-func control(r rune) bool { return r < ' ' || r == 0x7f }
 
 // layer reads "cluster" or "node.NAME".
 func layer(s string) (model.Layer, error) {

@@ -75,6 +75,7 @@ func (c *Core) Status(now time.Time, to any, data []byte) Output {
 	} else {
 		c.tellAll(m, now)
 	}
+	c.fit(m)
 	return Output{Answers: []Answer{one(to, m)}}
 }
 
@@ -112,7 +113,6 @@ func (c *Core) tellAll(m *schemas.Status, now time.Time) {
 		m.Maps = append(m.Maps, most)
 	}
 	slices.SortFunc(m.Maps, func(a, b *schemas.FullestMap) int { return cmp.Compare(a.GetUse().GetName(), b.GetUse().GetName()) })
-	c.fit(m)
 }
 
 func nodeStatus(p fleet.Progress) *schemas.NodeStatus {

@@ -9,6 +9,7 @@ package fleet
 
 import (
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/deltaplane/deltaplane/internal/model"
@@ -20,8 +21,12 @@ import (
 const (
 	// MaxStrangers bounds the nodes that report and that the cluster doesn't know.
 	MaxStrangers = 256
-	// maxFaults bounds the faults that are kept of one report.
+	// maxFaults bounds the faults that are kept of one report, maxText the text of each, in bytes.
 	maxFaults = 16
+	maxText   = 4 << 10
+	// maxWords bounds the maps, and the reasons of drops, that a node names, maxWord the bytes of such a name.
+	maxWords = 128
+	maxWord  = 64
 )
 
 // Nodes report once in 10 s when there is no news, every 3 s while something is wrong, and once a second while they change.
@@ -126,8 +131,30 @@ func (f *Fleet) Report(report *schemas.Applied, now time.Time) error {
 	}
 	report.LatencyMicros = nil
 	report.Deltas = nil // told in latencies; the rest would only be kept
-	report.Faults = report.GetFaults()[:min(len(report.GetFaults()), maxFaults)]
+	bound(report)
 	return nil
+}
+
+// bound cuts what is kept of a report, and shown to people, to what an honest node says: it is told in each status.
+func bound(report *schemas.Applied) {
+	report.MapsKind = wire.Clean(report.GetMapsKind(), maxWord)
+	report.Faults = report.GetFaults()[:min(len(report.GetFaults()), maxFaults)]
+	for _, f := range report.GetFaults() {
+		f.Kind, f.Text, f.Layer = wire.Clean(f.GetKind(), maxWord), wire.Clean(strings.ReplaceAll(f.GetText(), "\n", "; "), maxText), wire.Clean(f.GetLayer(), wire.MaxName)
+		f.Stream = ""
+	}
+	if len(report.GetMaps()) > maxWords || len(report.GetDrops()) > maxWords {
+		report.Maps, report.Drops = nil, nil
+	}
+	for _, use := range report.GetMaps() {
+		use.Name = wire.Clean(use.GetName(), maxWord)
+	}
+	for reason, n := range report.GetDrops() {
+		if cleaned := wire.Clean(reason, maxWord); cleaned != reason {
+			delete(report.Drops, reason)
+			report.Drops[cleaned] += n
+		}
+	}
 }
 
 // Flooded notes that a node reports more often than it is listened to.

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"google.golang.org/protobuf/encoding/prototext"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"github.com/deltaplane/deltaplane/internal/model"
@@ -326,5 +327,32 @@ func TestANodeThatFloodsIsNamed(t *testing.T) {
 	}
 	if p := f.Progress(want, at)[0]; p.Standing != Converged {
 		t.Errorf("afterwards it is %s: %q", Standings[p.Standing], p.Reason)
+	}
+}
+
+// Fault 13: what a node says of itself is bounded, and writes nothing else on people's terminals.
+func TestWhatIsKeptOfAReportIsBoundedAndPrintable(t *testing.T) {
+	f, r := New(), report("n1", wanted[model.ClusterLayer], model.Position{})
+	r.MapsKind = "kernel\x1b[2J"
+	r.Drops = map[string]uint64{}
+	for i := range 20_000 {
+		r.Maps = append(r.Maps, &schemas.MapUse{Name: fmt.Sprint("map ", i)})
+		r.Drops[fmt.Sprint("reason ", i)] = 1
+		r.Faults = append(r.Faults, &schemas.Fault{Kind: "map\u009b", Text: "all is well\r\x1b[32m" + strings.Repeat("!", 1000)})
+	}
+	if err := f.Report(r, start); err != nil {
+		t.Fatal(err)
+	}
+	kept, err := prototext.MarshalOptions{}.Marshal(f.nodes["n1"].report)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(kept) > 64<<10 || strings.Contains(string(kept), `\x1b`) || strings.Contains(string(kept), `\r`) || strings.Contains(string(kept), `\u009b`) {
+		t.Errorf("%d bytes are kept: %.300s", len(kept), kept)
+	}
+	few := report("n1", wanted[model.ClusterLayer], model.Position{})
+	few.Drops = map[string]uint64{"policy": 3, "a\x1b": 4}
+	if err := f.Report(few, start); err != nil || few.GetDrops()["policy"] != 3 || few.GetDrops()["a?"] != 4 || len(few.GetDrops()) != 2 {
+		t.Errorf("drops %v, %v", few.GetDrops(), err)
 	}
 }
