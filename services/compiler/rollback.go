@@ -68,6 +68,7 @@ func (t *session) history(ctx context.Context, revision model.Revision) (*core.H
 			h = core.NewHistory(revision, r.Sequence == 1)
 		}
 		if bad != nil {
+			t.refuseRecord(r, bad)
 			return nil
 		}
 		h.Add(core.Record{Subject: r.Subject, Data: r.Data})

@@ -109,6 +109,10 @@ func (s *strange) due(now time.Time) (count int, due bool) {
 	return count, true
 }
 
+func (s *service) refuseRecord(r bus.Record, bad error) {
+	s.refuse(fmt.Sprintf("message %d of DELTA, on %s,", r.Sequence, r.Subject), bad)
+}
+
 // refuse counts a message whose seal isn't good, or that is an old one, and tells of it.
 func (s *service) refuse(where string, err error) {
 	s.metrics.unsealed.Inc()

@@ -16,6 +16,7 @@ import (
 	"github.com/deltaplane/deltaplane/internal/lead"
 	"github.com/deltaplane/deltaplane/internal/model"
 	"github.com/deltaplane/deltaplane/internal/ordered"
+	"github.com/deltaplane/deltaplane/internal/seal"
 	"github.com/deltaplane/deltaplane/schemas"
 	"github.com/deltaplane/deltaplane/services/compiler/core"
 )
@@ -208,19 +209,47 @@ func (t *session) readLog(ctx context.Context) (log *core.Fold, last bus.Record,
 
 func (t *session) foldFrom(ctx context.Context, from time.Time) (log *core.Fold, last bus.Record, err error) {
 	log = core.NewFold(0)
+	old := outdated{}
 	err = t.readRecords(func(add func(bus.Record) error) error {
 		return t.conn.Read(ctx, bus.ReadOptions{Stream: schemas.Deltas.Name, FromTime: from}, add)
 	}, func(r bus.Record, bad error) error {
 		last = bus.Record{Sequence: r.Sequence, Time: r.Time}
-		if bad != nil {
+		switch {
+		case errors.Is(bad, seal.ErrUnknownKey):
+			old.add(r, bad)
+			return nil
+		case bad != nil:
+			t.refuseRecord(r, bad)
 			return nil
 		}
+		was := log.Checkpoint()
 		if err := log.Add(r.Subject, r.Data); err != nil {
 			t.log.Debug("a message of DELTA leaves a gap", "sequence", r.Sequence, "error", err)
 		}
+		if log.Checkpoint() != was {
+			old = outdated{}
+		}
 		return nil
 	})
+	if old.count > 0 {
+		t.refuseRecord(old.first, old.bad)
+		t.metrics.unsealed.Add(float64(old.count - 1))
+	}
 	return log, last, err
+}
+
+// outdated are records of DELTA whose key isn't known: that was given up, if a checkpoint of a trusted key follows, which
+// takes their place; then there is nothing to tell.
+type outdated struct {
+	first bus.Record
+	bad   error
+	count int
+}
+
+func (o *outdated) add(r bus.Record, bad error) {
+	if o.count++; o.count == 1 {
+		o.first, o.bad = r, bad
+	}
 }
 
 // readRecords reads DELTA, checks what is sealed, and hands it on in order.
@@ -229,12 +258,7 @@ func (t *session) readRecords(read func(add func(bus.Record) error) error, each 
 		bus.Record
 		bad error // why it isn't to be used
 	}
-	records := ordered.New(func(r *record) { r.bad = t.checkRecord(&r.Record) }, func(r *record) error {
-		if r.bad != nil {
-			t.refuse(fmt.Sprintf("message %d of DELTA, on %s,", r.Sequence, r.Subject), r.bad)
-		}
-		return each(r.Record, r.bad)
-	})
+	records := ordered.New(func(r *record) { r.bad = t.checkRecord(&r.Record) }, func(r *record) error { return each(r.Record, r.bad) })
 	err := read(func(r bus.Record) error { return records.Add(record{Record: r}) })
 	return errors.Join(err, records.Close())
 }
@@ -248,6 +272,7 @@ func (t *session) followLog(ctx context.Context, last bus.Record) error {
 		}, add)
 	}, func(r bus.Record, bad error) error {
 		if bad != nil {
+			t.refuseRecord(r, bad)
 			return nil
 		}
 		select {

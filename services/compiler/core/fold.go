@@ -91,6 +91,9 @@ func (f *Fold) Revision() model.Revision { return f.revision }
 // Checkpointed says whether a whole checkpoint was among the records.
 func (f *Fold) Checkpointed() bool { return !f.checkpointed.IsZero() }
 
+// Checkpoint returns when the newest whole one was written; zero if there was none.
+func (f *Fold) Checkpoint() time.Time { return f.checkpointed }
+
 // Lose forgets all rows and ids, and keeps only how far the numbers have come: the log can't be folded, and
 // everything has to be compiled and sent anew.
 func (f *Fold) Lose() {
