@@ -7,11 +7,9 @@ import (
 	"fmt"
 	"net"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"sync"
-	"syscall"
 	"testing"
 
 	"google.golang.org/protobuf/proto"
@@ -28,21 +26,20 @@ import (
 // hostile is a bus in other hands: a server without accounts, on which the test may say and write whatever it likes. The
 // services have keys.
 type hostile struct {
-	t      *testing.T
-	bin    string
-	url    string
-	keys   *trust.Folder
-	yaml   string
-	nodes  []string // of the cluster
-	relays int      // that stand before services
-	conn   *bus.Conn
-	mu     sync.Mutex
-	own    map[string]bool       // what the test has said itself
-	said   []bus.Message         // on apply subjects and the heartbeat's
-	ever   map[model.Digest]bool // what the cluster layer was led to by the compiler
-	led    map[place]bool        // the same, with where each layer was
-	last   model.Position        // of the cluster layer
-	event  map[string]int        // by service and kind
+	t     *testing.T
+	bin   string
+	url   string
+	keys  *trust.Folder
+	yaml  string
+	nodes []string // of the cluster
+	conn  *bus.Conn
+	mu    sync.Mutex
+	own   map[string]bool       // what the test has said itself
+	said  []bus.Message         // on apply subjects and the heartbeat's
+	ever  map[model.Digest]bool // what the cluster layer was led to by the compiler
+	led   map[place]bool        // the same, with where each layer was
+	last  model.Position        // of the cluster layer
+	event map[string]int        // by service and kind
 }
 
 // place is where a layer was.
@@ -51,12 +48,9 @@ type place struct {
 	at    model.Position
 }
 
-func takeBus(t *testing.T) *hostile {
+// newKeys makes a folder of keys, of which the services and node-a have some.
+func newKeys(t *testing.T) *trust.Folder {
 	t.Helper()
-	bin, err := built()
-	if err != nil {
-		t.Fatal(err)
-	}
 	keys, err := trust.Init(t.TempDir(), []string{"127.0.0.1"})
 	if err == nil {
 		err = keys.Node("node-a")
@@ -64,19 +58,36 @@ func takeBus(t *testing.T) *hostile {
 	if err != nil {
 		t.Fatal(err)
 	}
+	return keys
+}
+
+// meet connects the test to a bus on which services will run.
+func meet(t *testing.T, keys *trust.Folder, o bus.Options) *hostile {
+	t.Helper()
+	bin, err := built()
+	if err != nil {
+		t.Fatal(err)
+	}
+	h := &hostile{
+		t: t, bin: bin, url: o.URL, keys: keys, yaml: t.TempDir(), nodes: []string{"node-a"},
+		ever: map[model.Digest]bool{{}: true}, led: map[place]bool{}, own: map[string]bool{}, event: map[string]int{},
+	}
+	if h.conn, err = bus.Connect(t.Context(), o); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(h.conn.Close)
+	return h
+}
+
+func takeBus(t *testing.T) *hostile {
+	t.Helper()
+	keys := newKeys(t)
 	server, err := embedded.Start(embedded.Options{Dir: t.TempDir()})
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(server.Shutdown)
-	h := &hostile{
-		t: t, bin: bin, url: server.URL(), keys: keys, yaml: t.TempDir(), nodes: []string{"node-a"},
-		ever: map[model.Digest]bool{{}: true}, led: map[place]bool{}, own: map[string]bool{}, event: map[string]int{},
-	}
-	if h.conn, err = bus.Connect(t.Context(), bus.Options{URL: h.url, Name: "whoever has the bus"}); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(h.conn.Close)
+	h := meet(t, keys, bus.Options{URL: server.URL(), Name: "whoever has the bus"})
 	for subject, hear := range map[string]func(bus.Message){
 		schemas.SubjectAllApply: h.hear, schemas.SubjectHeartbeat: h.hear, schemas.SubjectAllEvents: h.hearEvent,
 	} {
@@ -127,29 +138,7 @@ func (h *hostile) told(event string) bool {
 // service runs a program until stop or the test's end.
 func (h *hostile) service(program string, args ...string) (stop func()) {
 	h.t.Helper()
-	return h.serviceAt(h.url, "", program, args...)
-}
-
-// serviceAt runs a program whose way to the bus and whose own address are others.
-func (h *hostile) serviceAt(url, listen, program string, args ...string) (stop func()) {
-	h.t.Helper()
-	cmd := exec.Command(filepath.Join(h.bin, program), append(args, "--bus", url, "--listen", listen)...)
-	var log bytes.Buffer
-	cmd.Stdout, cmd.Stderr = &log, &log
-	if err := cmd.Start(); err != nil {
-		h.t.Fatal(err)
-	}
-	stop = sync.OnceFunc(func() {
-		_ = cmd.Process.Signal(syscall.SIGTERM) // fails when it has ended, which Wait tells
-		if err := cmd.Wait(); err != nil {
-			h.t.Errorf("%s ended with %v", program, err)
-		}
-		if h.t.Failed() {
-			h.t.Logf("%s:\n…%s", program, log.Bytes()[max(0, log.Len()-3000):])
-		}
-	})
-	h.t.Cleanup(stop)
-	return stop
+	return h.start(h.url, "", program, args...).stop
 }
 
 func (h *hostile) watcher() (stop func()) {
@@ -191,27 +180,32 @@ func (h *hostile) endpoints(n int) {
 // that the compiler led to.
 func (h *hostile) backends() int {
 	h.t.Helper()
-	n, digest, said := -1, model.Digest{}, false
-	err := h.conn.RequestMany(h.t.Context(), schemas.ActualSubject("node-a"), nil, bus.AnswerWithin, func(data []byte) (bool, error) {
-		var m schemas.DumpReply
-		if err := proto.Unmarshal(data, &m); err != nil {
-			return false, err
-		}
-		n = max(n, 0) + len(m.GetRows().GetBackends())
-		if positions, err := wire.PositionsFromProto(m.GetPositions()); err == nil && len(m.GetPositions()) > 0 {
-			digest, said = positions[model.ClusterLayer].Digest, true
-		}
-		return !m.GetLast(), nil
-	})
+	n, positions, err := h.dump("node-a")
 	if err != nil {
 		return -1
 	}
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if said && !h.ever[digest] {
-		h.t.Errorf("the node holds %d backends with digest %s, to which no compiler has led it", n, digest)
+	if at, said := positions[model.ClusterLayer]; said && !h.ever[at.Digest] {
+		h.t.Errorf("the node holds %d backends with digest %s, to which no compiler has led it", n, at.Digest)
 	}
 	return n
+}
+
+// dump asks what a node holds.
+func (h *hostile) dump(node string) (backends int, positions map[model.Layer]model.Position, err error) {
+	err = h.conn.RequestMany(h.t.Context(), schemas.ActualSubject(node), nil, bus.AnswerWithin, func(data []byte) (more bool, err error) {
+		var m schemas.DumpReply
+		if err := proto.Unmarshal(data, &m); err != nil {
+			return false, err
+		}
+		backends += len(m.GetRows().GetBackends())
+		if len(m.GetPositions()) > 0 {
+			positions, err = wire.PositionsFromProto(m.GetPositions())
+		}
+		return !m.GetLast(), err
+	})
+	return backends, positions, err
 }
 
 func (h *hostile) holds(backends int) {

@@ -3,18 +3,11 @@
 package trust
 
 import (
-	"bufio"
 	"bytes"
 	"fmt"
-	"net"
-	"net/http"
-	"os"
 	"path/filepath"
-	"strconv"
-	"strings"
 	"sync"
 	"testing"
-	"time"
 
 	"google.golang.org/protobuf/proto"
 
@@ -22,37 +15,23 @@ import (
 	"github.com/deltaplane/deltaplane/internal/model"
 	"github.com/deltaplane/deltaplane/internal/testkit"
 	"github.com/deltaplane/deltaplane/internal/trust"
-	"github.com/deltaplane/deltaplane/internal/wire"
 	"github.com/deltaplane/deltaplane/schemas"
 )
 
 // victim is a service behind a relay of its own.
 type victim struct {
 	*relay
+	*process
 	h       *hostile
 	kind    kind // of the messages that its relay does something to
 	name    string
 	program string
 	args    []string
-	listen  string
-	stop    func()
-}
-
-// counts are what a service counts, by the metric's name without deltaplane_.
-type counts map[string]float64
-
-// ownAddress is an address of the loopback device that no other process takes: the process's number is in it.
-func ownAddress() string {
-	pid := os.Getpid() // below 2^22
-	return net.IPv4(127, 64|byte(pid>>16), byte(pid>>8), byte(pid)).String()
+	address string
 }
 
 func (h *hostile) victim(k kind, program, name string, args ...string) *victim {
-	h.relays++
-	return &victim{
-		relay: newRelay(h.t, h.url), h: h, kind: k, name: name, program: program, args: args,
-		listen: net.JoinHostPort(ownAddress(), strconv.Itoa(9100+h.relays)),
-	}
+	return &victim{relay: newRelay(h.t, h.url), h: h, kind: k, name: name, program: program, args: args, address: ownAddress()}
 }
 
 func (h *hostile) nodeVictim(k kind, name string) *victim {
@@ -69,29 +48,12 @@ func (h *hostile) compilerVictim(k kind, name string) *victim {
 // run starts the service.
 func (v *victim) run() {
 	v.h.t.Helper()
-	v.stop = v.h.serviceAt(v.url(), v.listen, v.program, v.args...)
+	v.process = v.h.start(v.url(), v.address, v.program, v.args...)
 }
 
 // startsToHear says whether a victim hears its kind of message only when it starts.
 func (v *victim) startsToHear() bool {
 	return v.kind == anAnswer || v.kind == aCheckpoint || v.kind == aHold
-}
-
-// counts returns what the service counts; nil while it doesn't say.
-func (v *victim) counts() counts {
-	answer, err := http.Get("http://" + v.listen + "/metrics")
-	if err != nil {
-		return nil
-	}
-	defer answer.Body.Close()
-	all := counts{}
-	for lines := bufio.NewScanner(answer.Body); lines.Scan(); {
-		name, value, _ := strings.Cut(lines.Text(), " ")
-		if n, err := strconv.ParseFloat(value, 64); err == nil {
-			all[strings.TrimPrefix(name, "deltaplane_")] = n
-		}
-	}
-	return all
 }
 
 // town is a cluster whose services each have a relay before them.
@@ -210,24 +172,16 @@ func (w *town) revision(v *victim) model.Revision {
 
 // look asks what a node holds, and remembers it.
 func (w *town) look(v *victim) (cluster model.Position, backends int) {
-	_ = w.conn.RequestMany(w.t.Context(), schemas.ActualSubject(v.name), nil, time.Second, func(data []byte) (bool, error) {
-		var m schemas.DumpReply
-		if err := proto.Unmarshal(data, &m); err != nil {
-			return false, err
-		}
-		backends += len(m.GetRows().GetBackends())
-		positions, err := wire.PositionsFromProto(m.GetPositions())
-		w.mu.Lock()
-		defer w.mu.Unlock()
-		for layer, at := range positions {
-			w.seen[place{layer, at}] = v.name
-		}
-		if at, said := positions[model.ClusterLayer]; said {
-			cluster = at
-		}
-		return !m.GetLast(), err
-	}) // whoever is only starting doesn't answer
-	return cluster, backends
+	backends, positions, err := w.dump(v.name)
+	if err != nil {
+		return cluster, 0 // it is only starting
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for layer, at := range positions {
+		w.seen[place{layer, at}] = v.name
+	}
+	return positions[model.ClusterLayer], backends
 }
 
 // agree waits until all nodes hold what the cluster is, and all compilers that run have come to the same.
