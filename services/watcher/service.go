@@ -54,6 +54,8 @@ type service struct {
 	started  time.Time
 	// lookEvery is how often the leader looks whether STATE is still its own.
 	lookEvery time.Duration
+	// confirmEvery is how often it writes its epoch once more, though nothing has happened.
+	confirmEvery time.Duration
 
 	source     source
 	sourceName string
@@ -88,7 +90,7 @@ type standing struct {
 
 func newService(s *settings, name string, log *slog.Logger) *service {
 	return &service{
-		settings: s, name: name, log: log, metrics: newMetrics(), started: time.Now(), lookEvery: lookEvery,
+		settings: s, name: name, log: log, metrics: newMetrics(), started: time.Now(), lookEvery: lookEvery, confirmEvery: confirmEvery,
 		lead: lead.Options{Service: "watcher", Name: name},
 	}
 }

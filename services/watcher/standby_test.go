@@ -9,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/deltaplane/deltaplane/internal/bus"
 	"github.com/deltaplane/deltaplane/schemas"
 )
 
@@ -82,6 +83,32 @@ func TestTheStandbyTakesOverFromOneThatIsGone(t *testing.T) {
 	if !standby.leading() {
 		t.Error("the standby doesn't lead")
 	}
+}
+
+// A compiler whose reading of STATE broke off may not know whether it is still the same. It waits for the watcher to say its
+// epoch again, which must come though nothing happens.
+func TestAnIdleLeaderSaysItsEpochAgain(t *testing.T) {
+	b, path := startBus(t), t.TempDir()
+	write(t, filepath.Join(path, "a.yaml"), yamlOf("cart", 80))
+	start(t, b.server.URL(), func(w *service) {
+		onFolder(path)(w)
+		w.lookEvery, w.confirmEvery = 20*time.Millisecond, 100*time.Millisecond
+	}).complete(t)
+	said := map[uint64]bool{}
+	eventually(t, func() error {
+		epochs := bus.ReadOptions{Stream: schemas.StateFacts.Name, Subjects: []string{schemas.SubjectStateEpoch}}
+		err := b.conn.Read(t.Context(), epochs, func(r bus.Record) error {
+			if epoch, err := bus.ReadEpoch(r.Data); err != nil || epoch.GetEpoch() != 1 {
+				t.Errorf("message %d says epoch %d, want 1: %v", r.Sequence, epoch.GetEpoch(), err)
+			}
+			said[r.Sequence] = true
+			return nil
+		})
+		if err == nil && len(said) < 3 {
+			err = fmt.Errorf("it was said %d times", len(said))
+		}
+		return err
+	})
 }
 
 // Fault 5: a STATE that was lost, or is an old backup, is filled again by whoever leads.

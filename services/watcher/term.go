@@ -24,6 +24,9 @@ const (
 	// lookEvery is how often the leader looks whether STATE is still its own: nothing else tells an idle one that
 	// the stream was removed, or that something else has written the epoch.
 	lookEvery = 10 * time.Second
+	// confirmEvery is how often the leader writes its epoch once more, though nothing has happened: a compiler in doubt whether
+	// STATE is still the one that it has read waits for that, twice.
+	confirmEvery = 5 * time.Minute
 )
 
 // leader is a session that leads: it publishes what STATE lacks.
@@ -39,6 +42,7 @@ type leader struct {
 	owed      bool // STATE lacked something at the last look that the source has to tell
 	appended  []span
 	strange   string // what another has written to STATE since the last look; empty for nothing
+	confirmed time.Time
 }
 
 // span are sequences of STATE that this leader has appended and hasn't read yet.
@@ -46,7 +50,7 @@ type span struct{ first, last uint64 }
 
 // leadOn publishes until ctx ends or something fails.
 func (s *session) leadOn(ctx context.Context, fence *bus.Fence) error {
-	l := &leader{session: s, fence: fence, approvals: make(chan approval), barriers: make(chan barrier), answers: make(chan []answer)}
+	l := &leader{session: s, fence: fence, approvals: make(chan approval), barriers: make(chan barrier), answers: make(chan []answer), confirmed: time.Now()}
 	s.metrics.leader.Set(1)
 	s.metrics.terms.Inc()
 	defer s.metrics.leader.Set(0)
@@ -206,10 +210,11 @@ func (l *leader) look(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if is.Missing || is.Last != l.fence.Newest() { // else nobody has written anything since
+	if is.Missing || is.Last != l.fence.Newest() || time.Since(l.confirmed) >= l.confirmEvery { // else nobody has written anything since
 		if err := l.fence.Confirm(ctx); err != nil {
 			return err
 		}
+		l.confirmed = time.Now()
 	}
 	if l.strange != "" {
 		return l.mend()
