@@ -26,7 +26,6 @@ const (
 	pathDelete = "/delete"
 	pathProbe  = "/probe"
 	pathPlace  = "/place"
-	pathReady  = "/ready"
 )
 
 // changeRequest carries objects as YAML.
@@ -58,7 +57,6 @@ func (l *Lab) Serve(ctx context.Context) error {
 	}))
 	mux.Handle("POST "+pathProbe, handle(func(ctx context.Context, r ProbeRequest) (any, error) { return l.Probe(ctx, r) }))
 	mux.Handle("POST "+pathPlace, handle(func(_ context.Context, r placeRequest) (any, error) { return l.Place(r.Name) }))
-	mux.Handle("POST "+pathReady, handle(func(ctx context.Context, _ struct{}) (any, error) { return nil, l.Converged(ctx) }))
 	s := &http.Server{Handler: mux, ReadHeaderTimeout: time.Second}
 	stop := context.AfterFunc(ctx, func() { s.Close() })
 	defer stop()
@@ -180,9 +178,6 @@ func (c *Control) Place(ctx context.Context, name string) (Place, error) {
 	var p Place
 	return p, c.ask(ctx, pathPlace, placeRequest{name}, &p)
 }
-
-// Ready waits until all nodes have what was applied last.
-func (c *Control) Ready(ctx context.Context) error { return c.ask(ctx, pathReady, struct{}{}, nil) }
 
 func (c *Control) ask(ctx context.Context, path string, question, answer any) error {
 	body, err := json.Marshal(question)

@@ -40,11 +40,6 @@ func (e *expansion) slices() {
 	}
 }
 
-// Derived says whether Expand made the slice.
-func Derived(slice *discoveryv1.EndpointSlice) bool {
-	return slice.Labels[discoveryv1.LabelManagedBy] == managedBy
-}
-
 // group is the endpoints that serve a Service's ports under the same numbers.
 type group struct {
 	ports     []discoveryv1.EndpointPort

@@ -29,9 +29,6 @@ func NewCluster(services, endpoints, nodes int) *Cluster {
 // NodeName returns the name of a node.
 func NodeName(i int) string { return fmt.Sprintf("node-%04d", i) }
 
-// Services returns how many there are.
-func (c *Cluster) Services() int { return len(c.version) }
-
 func serviceName(i int) string { return fmt.Sprintf("service-%d", i) }
 
 // service returns the Fact of Service i: one TCP port at an address in 10.96.0.0/11.
