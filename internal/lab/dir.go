@@ -212,6 +212,20 @@ func Down(ctx context.Context, name string) (bool, error) {
 	return true, errors.Join(space.OpenCgroup(cgroup).Remove(ctx), space.Clear(string(d)), space.Clear(d.log()))
 }
 
+// DownEnded takes down the labs whose names begin with a prefix and whose processes have ended without doing so: tests that
+// were killed leave such.
+func DownEnded(ctx context.Context, prefix string) (err error) {
+	files, _ := filepath.Glob(filepath.Join(stateRoot(), prefix+"*", "state.json")) // fails only for a bad pattern
+	for _, file := range files {
+		d := dir(filepath.Dir(file))
+		if state, unread := d.readState(); unread == nil && !state.Process.Alive() {
+			_, failed := Down(ctx, d.name())
+			err = errors.Join(err, failed)
+		}
+	}
+	return err
+}
+
 // end asks a lab's process to end, which takes the lab down, and kills it if it doesn't.
 func end(ctx context.Context, process space.Process) error {
 	if err := process.Signal(syscall.SIGTERM); err != nil {

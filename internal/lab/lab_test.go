@@ -194,6 +194,33 @@ func TestDownAfterACrash(t *testing.T) {
 	}
 }
 
+// What a run that was killed has left goes with the next one's start; what is up stays.
+func TestDownOfLabsWhoseProcessesHaveEnded(t *testing.T) {
+	t.Parallel()
+	up := unique("test-ended")
+	l := plainLab(t, up, pods)
+	gone := up + "-gone"
+	d, err := dirOf(gone)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := d.claim(); err != nil {
+		t.Fatal(err)
+	}
+	process := l.State().Process
+	process.Start++ // another process that had this number before
+	if err := d.writeState(State{Name: gone, Process: process}); err != nil {
+		t.Fatal(err)
+	}
+	if err := DownEnded(t.Context(), up); err != nil {
+		t.Error(err)
+	}
+	nothingLeft(t, gone)
+	if _, err := ReadState(up); err != nil {
+		t.Errorf("a lab that is up was taken down: %v", err)
+	}
+}
+
 func TestControlSocket(t *testing.T) {
 	t.Parallel()
 	l := plainLab(t, unique("test-control"), pods)

@@ -43,6 +43,7 @@ func run(m *testing.M) (code int, err error) {
 		}
 	}
 	if os.Geteuid() == 0 {
+		takeDownEnded()
 		binaries, err = testkit.Build("github.com/nats-io/nats-server/v2")
 		defer os.RemoveAll(binaries)
 		if err != nil {
@@ -59,6 +60,15 @@ func run(m *testing.M) (code int, err error) {
 		code, err = 1, errors.Join(errors.New("interrupted"), afterwards())
 	}
 	return code, errors.Join(err, takeDown(), results.print(os.Stdout))
+}
+
+// takeDownEnded takes down what a run that was killed has left.
+func takeDownEnded() {
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	if err := lab.DownEnded(ctx, "test-chaos-"); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+	}
 }
 
 // afterwards takes down a cluster that an experiment is still busy with: what that makes meanwhile goes, too.

@@ -15,6 +15,7 @@ import (
 	"sync"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/deltaplane/deltaplane/internal/lab"
 	"github.com/deltaplane/deltaplane/internal/lab/agent"
@@ -45,6 +46,9 @@ func TestMain(m *testing.M) {
 			panic(err)
 		}
 	}
+	if os.Geteuid() == 0 {
+		takeDownEnded()
+	}
 	code := m.Run()
 	if binaries != "" {
 		if err := os.RemoveAll(binaries); err != nil {
@@ -52,6 +56,17 @@ func TestMain(m *testing.M) {
 		}
 	}
 	os.Exit(code)
+}
+
+// takeDownEnded takes down what runs that were killed have left.
+func takeDownEnded() {
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	defer cancel()
+	for _, prefix := range []string{"test-pipeline-", "test-demo-"} {
+		if err := lab.DownEnded(ctx, prefix); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+		}
+	}
 }
 
 func buildAll(t *testing.T) cli {
