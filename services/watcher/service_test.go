@@ -432,7 +432,7 @@ func TestWhatIsNoFactOrRequestIsPassedOver(t *testing.T) {
 		t.Fatal(err)
 	}
 	var reply schemas.ApproveReply
-	if err := proto.Unmarshal(answer, &reply); err != nil || reply.GetApproved() || !strings.HasPrefix(reply.GetText(), "This is no ApproveRequest: ") {
+	if err := proto.Unmarshal(answer, &reply); err != nil || reply.GetApproved() || !strings.HasPrefix(reply.GetText(), "this is no ApproveRequest: ") {
 		t.Errorf("reply: %v, %v", &reply, err)
 	}
 }
