@@ -120,7 +120,7 @@ func (d *dumpJSON) request(ctx context.Context, conn *bus.Conn, subject, who str
 			return false, err
 		}
 		if reply.GetRefused() != "" {
-			return false, fmt.Errorf("the %s refuses: %s", who, reply.GetRefused())
+			return false, fmt.Errorf("the %s refuses: %s", who, wire.Clean(reply.GetRefused(), len(reply.GetRefused())))
 		}
 		if reply.GetSequence() != sequence {
 			return false, fmt.Errorf("a part of the answer is lost (part %d came instead of %d); ask again", reply.GetSequence(), sequence)

@@ -178,6 +178,7 @@ func (f *flows) askNode(ctx context.Context, node string) (*flowsJSON, error) {
 		if err := wire.Unmarshal(answer, &reply); err != nil {
 			return false, err
 		}
+		wire.CleanStrings(&reply)
 		if reply.GetRefused() != "" {
 			return false, fmt.Errorf("the %s refuses: %s", who, reply.GetRefused())
 		}
