@@ -81,7 +81,7 @@ func (d *deployed) until(what string, so func() bool) {
 			d.t.Errorf("it isn't so that %s", what)
 		}
 	}()
-	testkit.Eventually(d.t, 6*soon, func() bool {
+	testkit.Eventually(d.t, 15*soon, func() bool {
 		if now := time.Now(); now.After(d.next) {
 			d.next = now.Add(100 * time.Millisecond)
 			d.size = d.size%20 + 1
