@@ -14,9 +14,6 @@ import (
 
 	"github.com/deltaplane/deltaplane/internal/bus"
 	"github.com/deltaplane/deltaplane/internal/lead"
-	"github.com/deltaplane/deltaplane/internal/model"
-	"github.com/deltaplane/deltaplane/internal/ordered"
-	"github.com/deltaplane/deltaplane/internal/seal"
 	"github.com/deltaplane/deltaplane/schemas"
 	"github.com/deltaplane/deltaplane/services/compiler/core"
 )
@@ -27,8 +24,6 @@ const (
 	factsAtOnce    = 512
 	inputsWaiting  = 256
 	recordsWaiting = 1024
-	// readBy is how long the log may take to be read up to a term's epoch.
-	readBy = 10 * time.Second
 )
 
 // session is one time of knowing what DELTA and STATE say. It stands by, and leads whenever this replica has the epoch. It
@@ -51,14 +46,6 @@ type session struct {
 	// unsure is the epoch of STATE as it was when reading STATE broke off, once it isn't known to be the same stream. If it
 	// is another one later, facts in between may be lacking. As a text; nil as long as nothing is in doubt.
 	unsure atomic.Pointer[string]
-}
-
-// term is one time of leading.
-type term struct {
-	ctx   context.Context
-	fence *bus.Fence
-	over  chan error // takes why it has ended
-	by    time.Time  // when the log must have been read to its epoch
 }
 
 // told is one message of STATE, a fact or an epoch, or whether STATE is in doubt from there on; without any of these it says
@@ -142,100 +129,10 @@ func (t *session) leaveMemory() {
 	t.set(func() { t.memory = memory })
 }
 
-// lead leads until the replica is deposed, or something fails.
-func (s *service) lead(ctx context.Context, fence *bus.Fence) error {
-	var running *session
-	s.set(func() { running = s.running })
-	if running == nil {
-		return errors.New("it is reading the log again")
-	}
-	t := &term{ctx: ctx, fence: fence, over: make(chan error, 1), by: time.Now().Add(readBy)}
-	select {
-	case running.terms <- t:
-	case <-running.ctx.Done():
-		return context.Cause(running.ctx)
-	case <-ctx.Done():
-		return context.Cause(ctx)
-	}
-	return <-t.over
-}
-
-// beginTerm leads as soon as the log was read up to the term's epoch.
-func (t *session) beginTerm(term *term) error {
-	var above core.Outranked
-	t.set(func() { above = t.above })
-	t.core.RaiseTo(above.Revision)
-	if err := t.listenLeading(); err != nil {
-		return err
-	}
-	t.term = term
-	t.metrics.terms.Inc()
-	return t.do(t.core.Lead(time.Now(), model.Epoch(term.fence.Epoch())))
-}
-
 // tellStatus answers how the cluster stands, and the streams.
 func (t *session) tellStatus(now time.Time, to any, data []byte) core.Output {
 	t.core.Streams(t.streamFaults())
 	return t.core.Status(now, to, data)
-}
-
-// endTerm stands by again. An error says that the session must end, too.
-func (t *session) endTerm(why error) error {
-	if t.term == nil {
-		return nil
-	}
-	t.core.StandBy()
-	t.deafen()
-	t.metrics.leader.Set(0)
-	t.term.over <- why
-	t.term = nil
-	t.log.Warn("standing by again", "reason", why)
-	if t.core.Ahead() {
-		return fmt.Errorf("leading ended while something was being appended, so the log is read again: %w", why)
-	}
-	return nil
-}
-
-// readLog folds DELTA: from shortly before the newest checkpoint if there is one, else all of it. It returns the last
-// message, too.
-func (t *session) readLog(ctx context.Context) (log *core.Fold, last bus.Record, err error) {
-	late := time.Now().Add(-schemas.CheckpointInterval - time.Hour)
-	log, last, err = t.foldFrom(ctx, late)
-	if err == nil && (!log.Checkpointed() || log.Whole() != nil) {
-		log, last, err = t.foldFrom(ctx, time.Time{})
-	}
-	return log, last, err
-}
-
-func (t *session) foldFrom(ctx context.Context, from time.Time) (log *core.Fold, last bus.Record, err error) {
-	log = core.NewFold(0)
-	old := outdated{}
-	err = t.readRecords(func(add func(bus.Record) error) error {
-		return t.conn.Read(ctx, bus.ReadOptions{Stream: schemas.Deltas.Name, FromTime: from}, add)
-	}, func(r bus.Record, bad error) error {
-		last = bus.Record{Sequence: r.Sequence, Time: r.Time}
-		switch {
-		case errors.Is(bad, seal.ErrUnknownKey):
-			old.add(r, bad)
-			return nil
-		case bad != nil:
-			t.refuseRecord(r, bad)
-			return nil
-		}
-		was := log.Checkpoint()
-		if err := log.Add(r.Subject, r.Data); err != nil {
-			t.log.Debug("a message of DELTA leaves a gap", "sequence", r.Sequence, "error", err)
-		}
-		if log.Checkpoint() != was {
-			old = outdated{}
-		}
-		return nil
-	})
-	if old.count > 0 {
-		t.refuseRecord(old.first, old.bad)
-		t.metrics.unsealed.Add(float64(old.count - 1))
-	}
-	return log, last, err
 }
 
 // outdated are records of DELTA whose key isn't known: that was given up, if a checkpoint of a trusted key follows, which
@@ -250,42 +147,6 @@ func (o *outdated) add(r bus.Record, bad error) {
 	if o.count++; o.count == 1 {
 		o.first, o.bad = r, bad
 	}
-}
-
-// readRecords reads DELTA, checks what is sealed, and hands it on in order.
-func (t *session) readRecords(read func(add func(bus.Record) error) error, each func(r bus.Record, bad error) error) error {
-	type record struct {
-		bus.Record
-		bad error // why it isn't to be used
-	}
-	records := ordered.New(func(r *record) { r.bad = t.checkRecord(&r.Record) }, func(r *record) error { return each(r.Record, r.bad) })
-	err := read(func(r bus.Record) error { return records.Add(record{Record: r}) })
-	return errors.Join(err, records.Close())
-}
-
-// followLog hands the records of DELTA after the last one that was read to the loop.
-func (t *session) followLog(ctx context.Context, last bus.Record) error {
-	err := t.readRecords(func(add func(bus.Record) error) error {
-		return t.conn.Follow(ctx, bus.ReadOptions{
-			Stream: schemas.Deltas.Name, After: last,
-			OnUnsure: func() error { return bus.ErrReplaced }, // no newer message takes an older one's place
-		}, add)
-	}, func(r bus.Record, bad error) error {
-		if bad != nil {
-			t.refuseRecord(r, bad)
-			return nil
-		}
-		select {
-		case t.records <- core.Record{Subject: r.Subject, Data: r.Data}:
-			return nil
-		case <-ctx.Done():
-			return ctx.Err()
-		}
-	})
-	if err == nil && ctx.Err() == nil {
-		err = errors.New("following DELTA has ended")
-	}
-	return err
 }
 
 // work is the loop: the core is called from here alone.
@@ -326,30 +187,6 @@ func (t *session) work(ctx context.Context) error {
 		}
 		t.measure(begun)
 	}
-}
-
-// deposed is closed when the term must end; nil if there is none.
-func (t *session) deposed() <-chan struct{} {
-	if t.term == nil {
-		return nil
-	}
-	return t.term.ctx.Done()
-}
-
-// overdue ends a term of which the log doesn't tell, and one that the log says is over.
-func (t *session) overdue() error {
-	switch {
-	case t.term == nil || t.core.Leads() && t.core.Epoch() == model.Epoch(t.term.fence.Epoch()):
-		if t.term != nil {
-			t.term.by = time.Time{}
-		}
-		return nil
-	case t.term.by.IsZero():
-		return t.endTerm(fmt.Errorf("the log has another's epoch: %w", bus.ErrDeposed))
-	case time.Now().After(t.term.by):
-		return t.endTerm(fmt.Errorf("after %s the log wasn't read up to epoch %d", readBy, t.term.fence.Epoch()))
-	}
-	return nil
 }
 
 // take gives the core a fact and all that wait behind it.
@@ -430,20 +267,6 @@ func (t *session) do(out core.Output) error {
 		t.appended <- err
 	})
 	return nil
-}
-
-// raise notes that the next term must go above what a node has seen, unless that was said only just, or there can't be such
-// an epoch yet, or the node has said so too often.
-func (t *session) raise(o core.Outranked) bool {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	at := time.Now()
-	if !o.Epoch.Believable(at) || !t.raised.IsZero() && at.Sub(t.raised) < raiseEvery || !t.words.Allow(o.Node, at) {
-		return false
-	}
-	t.above, t.raised = o, at
-	t.replica.Above(uint64(o.Epoch))
-	return true
 }
 
 // measure notes that the loop came round, and once a second what the core counts.

@@ -17,7 +17,6 @@ import (
 	"time"
 
 	"github.com/deltaplane/deltaplane/internal/model"
-	"github.com/deltaplane/deltaplane/internal/seal"
 	"github.com/deltaplane/deltaplane/schemas"
 	"github.com/deltaplane/deltaplane/services/compiler/compile"
 	"github.com/deltaplane/deltaplane/services/compiler/fleet"
@@ -26,130 +25,11 @@ import (
 	"github.com/deltaplane/deltaplane/services/compiler/state"
 )
 
-// Options are the compiler's settings. A zero field takes its default.
-type Options struct {
-	Holder   string // who leads, for people
-	Settings compile.Settings
-	// Changes are committed once it has been quiet for Quiet, at the latest Latest after the first.
-	Quiet, Latest time.Duration // 5 ms, 50 ms
-	// A node gets at most Burst messages at once, and one each PerMessage: at most 20 in any second.
-	Burst      int           // 4
-	PerMessage time.Duration // 1/15 s
-	// Quarantine is how long a freed id stays unused.
-	Quarantine time.Duration // 60 s
-	// Heartbeat is how often nodes are told how far they should be.
-	Heartbeat time.Duration // 1 s
-	// MaxMessage bounds a message without its seal, MaxBatch and MaxBatchBytes what is appended at once.
-	MaxMessage, MaxBatch, MaxBatchBytes int
-	// SyncRate bounds the bytes a second that all nodes together are told of rows.
-	SyncRate int // 256 MiB
-	// RecentBytes bounds the deltas that are kept to answer nodes that missed some.
-	RecentBytes int // 32 MiB
-	// Signer seals all that decides about packets; nil seals nothing.
-	Signer *seal.Signer
-	// ChecksSeals says, for people, that who brings facts and records checks their seals.
-	ChecksSeals bool
-}
-
-func (o Options) withDefaults() Options {
-	duration := func(d *time.Duration, usual time.Duration) {
-		if *d == 0 {
-			*d = usual
-		}
-	}
-	number := func(n *int, usual int) {
-		if *n == 0 {
-			*n = usual
-		}
-	}
-	duration(&o.Quiet, 5*time.Millisecond)
-	duration(&o.Latest, 50*time.Millisecond)
-	duration(&o.PerMessage, time.Second/15)
-	duration(&o.Quarantine, ids.DefaultQuarantine)
-	duration(&o.Heartbeat, time.Second)
-	number(&o.Burst, 4)
-	number(&o.MaxMessage, schemas.MaxMessageBytes-answerRoom-seal.Room)
-	number(&o.MaxBatch, 900)
-	number(&o.MaxBatchBytes, 32<<20)
-	number(&o.RecentBytes, recentBytes)
-	number(&o.SyncRate, 256<<20)
-	return o
-}
-
-// answerRoom is what a SyncReply needs around a delta or snapshot, in bytes.
-const answerRoom = 64
-
-// Record is a message to append to DELTA.
-type Record struct {
-	Subject string
-	Data    []byte
-}
-
-// Message is a message to publish.
-type Message struct {
-	Subject string
-	Data    []byte
-}
-
-// Output is what the core wants done. Append first: what depends on it comes out of Appended.
-type Output struct {
-	// Append is stored as a whole or not at all; then Appended is called. Until then no other comes.
-	Append  []Record
-	Publish []Message
-	Answers []Answer
-	Events  []*schemas.Event
-	// Commits are revisions that the log has accepted, for metrics.
-	Commits []Commit
-	// Mismatch is set when an incremental compilation was found to differ from a full one.
-	Mismatch *Mismatch
-	// Reread says why what was read of the streams is no longer trusted: fold and read them anew.
-	Reread string
-	// Outranked says that a node holds what another log said, of an epoch not below this compiler's: the log was lost or
-	// rolled back. Take an epoch above Epoch and fold anew.
-	Outranked *Outranked
-}
-
-// Outranked is what a node says that it has seen.
-type Outranked struct {
-	Node     string
-	Epoch    model.Epoch
-	Revision model.Revision
-}
-
-// Commit says what one revision was.
-type Commit struct {
-	Revision model.Revision
-	Layers   int
-	Rows     int // put and removed
-	Bytes    int // of all messages
-	Oldest   time.Time
-}
-
 // committed is the newest revision that the log has.
 type committed struct {
 	revision model.Revision
 	at       time.Time
 	causes   []*schemas.Cause
-}
-
-// Add adds what another output wants done after this one.
-func (o *Output) Add(p Output) {
-	if p.Append != nil {
-		o.Append = p.Append
-	}
-	o.Publish = append(o.Publish, p.Publish...)
-	o.Answers = append(o.Answers, p.Answers...)
-	o.Events = append(o.Events, p.Events...)
-	o.Commits = append(o.Commits, p.Commits...)
-	if p.Mismatch != nil {
-		o.Mismatch = p.Mismatch
-	}
-	if p.Reread != "" {
-		o.Reread = p.Reread
-	}
-	if p.Outranked != nil {
-		o.Outranked = p.Outranked
-	}
 }
 
 // Core is a compiler: it leads in an epoch, or stands by.
