@@ -213,7 +213,7 @@ func TestFollowLivesThroughARestart(t *testing.T) {
 func TestReadOfManyMessages(t *testing.T) {
 	c := startWith(t, schemas.EventLog)
 	for i := range 20_000 {
-		if err := c.Publish(schemas.EventSubject("test", ""), fmt.Append(nil, i)); err != nil {
+		if err := c.Publish(schemas.EventSubject("test", fmt.Sprint("node-", i%8)), fmt.Append(nil, i)); err != nil { // of one it keeps 4,096
 			t.Fatal(err)
 		}
 	}
