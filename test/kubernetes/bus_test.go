@@ -23,6 +23,7 @@ type Bus struct {
 	mu       sync.Mutex
 	facts    map[string]*schemas.Fact
 	sequence uint64
+	told     int // facts about objects
 }
 
 // NewBus starts a server and follows its facts.
@@ -61,6 +62,9 @@ func (b *Bus) take(r bus.Record) error {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.sequence = r.Sequence
+	if fact.GetComplete() == nil {
+		b.told++
+	}
 	key := key(fact.GetObject().GetKind(), fact.GetObject().GetNamespace(), fact.GetObject().GetName())
 	if fact.GetState() == nil {
 		delete(b.facts, key)
@@ -82,6 +86,13 @@ func (b *Bus) Published() uint64 {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	return b.sequence
+}
+
+// Told counts the facts about objects. That STATE is complete is said again and again, however little changes.
+func (b *Bus) Told() int {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.told
 }
 
 func key(kind, namespace, name string) string { return kind + " " + namespace + "/" + name }

@@ -199,12 +199,12 @@ func TestNodesThatRenewNoLeaseAreLost(t *testing.T) {
 	}
 	eventually(t, bus, "all nodes", lost(""))
 	eventually(t, bus, "the dead one to be lost", lost("dead"))
-	before := bus.Published()
+	before := bus.Told()
 	cluster.Stop()
 	cluster.Start(t)
 	cluster.Service(t, "shop", "after")
 	eventually(t, bus, "a Service made after a restart of the API server", has("Service shop/after"))
-	if got := bus.Published() - before; got != 1 || !lost("dead")(bus.Facts()) {
+	if got := bus.Told() - before; got != 1 || !lost("dead")(bus.Facts()) {
 		t.Errorf("%d messages since the node was lost, want that of the Service alone", got)
 	}
 	fatal(t, cluster.renew(t.Context(), "dead"))

@@ -97,7 +97,7 @@ func TestWatcherPublishesNothingForChangesThatDecideNothing(t *testing.T) {
 	cluster, bus := shop(t)
 	watch(t, cluster, bus, "a")
 	eventually(t, bus, "the Services and all that is told at the start", settled)
-	before := bus.Published()
+	before := bus.Told()
 
 	services := cluster.Client.CoreV1().Services("shop")
 	for i := range 20 {
@@ -109,7 +109,7 @@ func TestWatcherPublishesNothingForChangesThatDecideNothing(t *testing.T) {
 	}
 	cluster.Service(t, "shop", "after") // what comes after them has been seen, so they have been too
 	eventually(t, bus, "the Service after them", has("Service shop/after"))
-	if got := bus.Published() - before; got != 1 {
+	if got := bus.Told() - before; got != 1 {
 		t.Errorf("%d facts were published, want 1, for the Service that is new", got)
 	}
 }
@@ -119,13 +119,13 @@ func TestRestartOfTheAPIServerLosesNothing(t *testing.T) {
 	cluster, bus := shop(t)
 	watch(t, cluster, bus, "a")
 	eventually(t, bus, "the Services and all that is told at the start", settled)
-	before := bus.Published()
+	before := bus.Told()
 
 	cluster.Stop()
 	cluster.Start(t)
 	cluster.Service(t, "shop", "after")
 	eventually(t, bus, "a Service made after the restart", has("Service shop/after", "Service shop/cart", "EndpointSlice shop/cart-1"))
-	if got := bus.Published() - before; got != 1 {
+	if got := bus.Told() - before; got != 1 {
 		t.Errorf("%d facts were published, want 1: what a restart lists again is not new", got)
 	}
 }
