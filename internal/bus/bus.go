@@ -11,6 +11,7 @@
 package bus
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -89,13 +90,15 @@ type Options struct {
 	Dial func(network, address string) (net.Conn, error)
 }
 
-// Conn is a connection to the bus. It reconnects for ever until Close. Its methods may be called at the same time.
+// Conn is a connection to the bus. It reconnects for ever until Close, unless the server ends it for good: see Ended. Its
+// methods may be called at the same time.
 type Conn struct {
 	nats    *nats.Conn
 	js      jetstream.JetStream
 	options Options
 	log     *slog.Logger
 	mute    mute
+	ended   chan struct{} // closed when nats.go tries no more
 
 	// ctx ends with Close. Handlers hold handling for reading while they run; Close takes it for writing to wait for them.
 	ctx      context.Context
@@ -108,7 +111,7 @@ type Conn struct {
 // Connect connects to the bus. It tries until it succeeds or ctx ends, and logs why it doesn't succeed. An URL that
 // can't be right is an error at once.
 func Connect(ctx context.Context, o Options) (*Conn, error) {
-	c := &Conn{options: o, log: o.Log}
+	c := &Conn{options: o, log: o.Log, ended: make(chan struct{})}
 	if c.log == nil {
 		c.log = slog.New(slog.DiscardHandler)
 	}
@@ -149,6 +152,7 @@ func (c *Conn) dial() error {
 		nats.DisconnectErrHandler(c.disconnected),
 		nats.ReconnectHandler(c.reconnected),
 	}
+	ended := sync.OnceFunc(func() { close(c.ended) })
 	user, identity, err := c.identity()
 	if err != nil {
 		return err
@@ -174,6 +178,10 @@ func (c *Conn) dial() error {
 		return err
 	}
 	c.nats = conn
+	conn.SetClosedHandler(func(*nats.Conn) { ended() })
+	if conn.IsClosed() {
+		ended()
+	}
 	c.log.Info("connected to the bus", "url", conn.ConnectedUrlRedacted(), "server", conn.ConnectedServerName())
 	return nil
 }
@@ -225,6 +233,22 @@ func (c *Conn) Connected() error {
 		return nil
 	}
 	return fmt.Errorf("not connected to the bus at %s: %s", redacted(c.options.URL), c.nats.Status())
+}
+
+// Ended returns nil when ctx ends, and an error if the connection is closed before that and will not come back: nats.go
+// gives up on some errors that a server sends as it closes a connection whose key is believed no more. Who lives by the
+// bus then ends, to be started anew.
+func (c *Conn) Ended(ctx context.Context) error {
+	select {
+	case <-ctx.Done():
+		return nil
+	case <-c.ended:
+	}
+	if ctx.Err() != nil || c.ctx.Err() != nil {
+		return nil
+	}
+	err := cmp.Or(c.nats.LastError(), errors.New("it says no reason"))
+	return fmt.Errorf("the server at %s ended the connection to the bus for good: %w: it must be made anew", redacted(c.options.URL), err)
 }
 
 func (c *Conn) disconnected(_ *nats.Conn, err error) {

@@ -116,6 +116,7 @@ func (s *service) run(ctx context.Context) error {
 	group.Go(func() error { return s.replica.Run(ctx, s.lead) })
 	group.Go(func() error { s.sessions(ctx); return nil })
 	group.Go(func() error { s.watchStreams(ctx); return nil })
+	group.Go(func() error { return conn.Ended(ctx) })
 	return group.Wait()
 }
 

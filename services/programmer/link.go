@@ -12,6 +12,8 @@ import (
 
 	"google.golang.org/protobuf/proto"
 
+	"golang.org/x/sync/errgroup"
+
 	"github.com/deltaplane/deltaplane/internal/bus"
 	"github.com/deltaplane/deltaplane/internal/model"
 	"github.com/deltaplane/deltaplane/internal/seal"
@@ -63,12 +65,13 @@ func (l *link) run(ctx context.Context) error {
 	}
 	l.conn.Store(conn)
 	l.back(ctx)
+	group, ctx := errgroup.WithContext(ctx)
 	if member != nil {
 		member.connected()
-		member.keep(ctx, conn)
+		group.Go(func() error { member.keep(ctx, conn); return nil })
 	}
-	<-ctx.Done()
-	return nil
+	group.Go(func() error { return conn.Ended(ctx) })
+	return group.Wait()
 }
 
 // options say where the bus is and how this node is known there. A node that joins is a member.

@@ -11,6 +11,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"golang.org/x/sync/errgroup"
 	"golang.org/x/time/rate"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/timestamppb"
@@ -66,8 +67,10 @@ func (w *service) keepDoor(ctx context.Context, review reviewer) error {
 		return err
 	}
 	w.log.Info("nodes may join by their ServiceAccount tokens")
-	<-ctx.Done()
-	return nil
+	group, ctx := errgroup.WithContext(ctx)
+	group.Go(func() error { return atDoor.Ended(ctx) })
+	group.Go(func() error { return inside.Ended(ctx) })
+	return group.Wait()
 }
 
 // insideOptions are those of a connection of its own for credentials: who leads waits for nobody who joins.

@@ -127,6 +127,7 @@ func (w *service) run(ctx context.Context) error {
 		w.sessions(ctx)
 		return nil
 	})
+	group.Go(func() error { return conn.Ended(ctx) })
 	return group.Wait()
 }
 
