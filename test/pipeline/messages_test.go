@@ -179,7 +179,7 @@ func TestForeignAndTruncatedMessagesAreToldOfAndChangeNothing(t *testing.T) {
 	}
 	var approve schemas.ApproveReply
 	b.answer(schemas.SubjectApprove, []byte("hello"), &approve)
-	if want := "This is no ApproveRequest: "; approve.GetApproved() || !strings.HasPrefix(approve.GetText(), want) {
+	if want := "this is no ApproveRequest: "; approve.GetApproved() || !strings.HasPrefix(approve.GetText(), want) {
 		t.Errorf("approve answered %v, want %q", &approve, want)
 	}
 	p.holdBoth(4)
