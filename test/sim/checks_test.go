@@ -153,8 +153,9 @@ func (k *checks) checkpointed(r record) {
 	}
 }
 
-// goOnFrom begins with the rows of a checkpoint. After DELTA was lost or went back these are what a compiler remembers of a
-// history that nothing else does, so ids mean what they say, and what else was in quarantine is forgotten.
+// goOnFrom begins with the rows of a checkpoint. After DELTA was lost or went back, or where it is read over a hole, these
+// are what a compiler remembers of a history that nothing else does, or has compiled and numbered anew: ids mean what they
+// say, and what was in quarantine is forgotten.
 func (l *log) goOnFrom(layers map[model.Layer]model.Snapshot) {
 	before := *l
 	*l = *newLog()
@@ -170,8 +171,10 @@ func (l *log) goOnFrom(layers map[model.Layer]model.Snapshot) {
 			l.backends[id] = meaning[model.BackendKey]{key: row.BackendKey}
 		}
 	}
-	if !before.went || before.reading {
+	if before.reading {
 		l.went = before.went
+	}
+	if !before.went || before.reading && !before.broken {
 		l.sets.keepFreed(before.sets)
 		l.backends.keepFreed(before.backends)
 	}

@@ -37,6 +37,8 @@ type Fold struct {
 	// gap says why layers are not what the log says: something before is missing. A checkpoint mends it.
 	gap  error
 	open *openCheckpoint
+	// met are the ids of what the log said while there was a gap.
+	met met
 
 	checkpointed                time.Time // the newest whole checkpoint; zero if there is none
 	checkpointKey               seal.KeyID
@@ -79,6 +81,7 @@ func NewFold(quarantine time.Duration) *Fold {
 	}
 	return &Fold{
 		layers: map[model.Layer]*layer{}, ids: ids.New(quarantine), quarantine: quarantine, recent: &recent{most: recentBytes},
+		met: newMet(),
 	}
 }
 
@@ -161,8 +164,12 @@ func (f *Fold) addEpoch(data []byte) error {
 
 func (f *Fold) addDelta(data []byte) error {
 	d, whole, err := f.assemble(data)
-	if err != nil || !whole || f.gap != nil {
+	if err != nil || !whole {
 		return err
+	}
+	if f.gap != nil {
+		f.met.change(&d.Change)
+		return nil
 	}
 	return f.apply(d)
 }
@@ -197,6 +204,7 @@ func (f *Fold) apply(d model.Delta) error {
 		f.layers[d.Layer] = l
 	}
 	if l.at.Revision != d.From {
+		f.met.change(&d.Change)
 		return fmt.Errorf("the delta of layer %s to revision %d begins at %d, the log before it ends at %d",
 			d.Layer, d.To, d.From, l.at.Revision)
 	}
@@ -221,6 +229,9 @@ func (f *Fold) addCheckpoint(data []byte) error {
 	}
 	if model.Revision(head.GetRevision()) < f.revision && model.Epoch(head.GetEpoch()) <= f.said() {
 		f.open = nil
+		if f.gap != nil {
+			f.met.freed(freedFromProto(head.GetFreed()))
+		}
 		return fmt.Errorf("the checkpoint is of revision %d, the log is at %d: an old one that was put back", head.GetRevision(), f.revision)
 	}
 	f.open = &openCheckpoint{head: head, key: seal.KeyOf(data), left: head.GetSnapshots(), bytes: len(data), sums: sha256.New()}
@@ -231,10 +242,11 @@ func (f *Fold) addCheckpoint(data []byte) error {
 }
 
 // addSnapshot takes a part of a checkpoint. One without a beginning, where reading began or after it has broken off, says
-// nothing.
+// nothing but which ids there were.
 func (f *Fold) addSnapshot(data []byte) error {
 	o := f.open
 	if o == nil {
+		f.meet(data)
 		return nil
 	}
 	o.left--

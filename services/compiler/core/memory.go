@@ -59,6 +59,7 @@ func (m *Memory) Begin(log *Fold) *Fold {
 		return log
 	}
 	rows.gap, rows.kept = errLogLost, true
+	rows.met.fold(log)
 	rows.open, rows.parts, rows.raw, rows.ruling = log.open, wire.Assembler{}, nil, log.ruling
 	rows.epoch, rows.revision, rows.checkpointed = max(rows.epoch, log.epoch), max(rows.revision, log.revision), time.Time{}
 	return rows
@@ -103,9 +104,11 @@ func (c *Core) Remember(m Memory) {
 }
 
 // restoreLog begins to lead with rows that the log has lost: it writes them to the log, before anything else. Their
-// positions stay, so that nodes which are there have nothing to do.
+// positions stay, so that nodes which are there have nothing to do. Another may have led meanwhile, whom some nodes have
+// followed: an id of its that means nothing here isn't given before its quarantine is over.
 func (c *Core) restoreLog(now time.Time) {
 	c.log.gap, c.log.kept, c.trusted = nil, false, true
+	c.log.restMet(now)
 	c.revision++ // whoever follows sees by it that the checkpoint says something new
 	c.beginCheckpoint(now)
 }

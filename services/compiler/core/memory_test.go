@@ -342,6 +342,57 @@ func TestWhoRemembersReadsAnewWhatAnotherHasBegun(t *testing.T) {
 	}
 }
 
+// A compiler that knew nothing has begun the lost log anew, in an epoch that counts less than what another remembers. That
+// one goes on with what it remembers, and gives none of the ids that the first gave: nodes that were empty have heard of
+// them (seed 2724 of the simulation).
+//
+// Fault 5: the volume of DELTA is lost while one compiler has just started and the other is cut off.
+func TestWhatIsRememberedTakesNoIDThatAnotherGaveMeanwhile(t *testing.T) {
+	for name, known := range map[string]bool{"read before": true, "heard while standing by": false} {
+		t.Run(name, func(t *testing.T) {
+			p := lived(t)
+			memory, held := p.core.Memory(), setIDs(p.core)
+			p.log = nil
+			var second *Core
+			if !known {
+				second = p.again(memory)
+			}
+			clear(p.nodes)
+			p.lead(NewStandby(Options{Signer: signer}, NewFold(0)), 1)
+			p.do(p.core.Facts(p.now, uint64(len(p.facts)), p.facts...))
+			p.do(p.core.CaughtUp(p.now))
+			p.pass(time.Second)
+			other := newMet()
+			other.fold(p.fold())
+			for i := 0; !known && i < len(p.log); i++ {
+				second.Log(p.now, p.log[i])
+			}
+			if known {
+				second = p.again(memory)
+			}
+			if !second.log.Kept() {
+				t.Fatal("the log counts, not what is remembered")
+			}
+			p.walked(second)
+			p.lead(second, 7)
+			p.change(serviceFact(20), sliceFact(20, 0, 6, p.now))
+			p.pass(time.Second)
+			fresh := 0
+			for key, id := range setIDs(p.core) {
+				if _, had := held[key]; had {
+					continue
+				}
+				if fresh++; other.sets[id] {
+					t.Errorf("set %v has id %d, which meant another thing a second ago", key, id)
+				}
+			}
+			if fresh == 0 {
+				t.Error("no set is new: it shows nothing")
+			}
+		})
+	}
+}
+
 // A deposed leader reads of its own messages last what its rows have already.
 func TestADeposedLeaderPassesOverItsOwnMessages(t *testing.T) {
 	p := lived(t)

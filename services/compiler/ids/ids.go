@@ -98,6 +98,12 @@ func (a *Allocator) RestBelow(set model.SetID, backend model.BackendID, freed ti
 	a.backends.restBelow(backend, freed)
 }
 
+// Rest puts ids into quarantine that have no meaning, also those that have been there for a while.
+func (a *Allocator) Rest(sets map[model.SetID]bool, backends map[model.BackendID]bool, now time.Time) {
+	a.sets.rest(sets, now)
+	a.backends.rest(backends, now)
+}
+
 // Quarantined returns the ids in quarantine, the longest freed first.
 func (a *Allocator) Quarantined() ([]Freed[model.SetID], []Freed[model.BackendID]) {
 	return a.sets.quarantined(), a.backends.quarantined()
@@ -172,6 +178,21 @@ func (p *pool[K, I]) restBelow(next I, at time.Time) {
 	for id := p.taken.lowestClear(); id < uint32(next); id = p.taken.lowestClear() {
 		p.taken.set(id)
 		p.enter(Freed[I]{I(id), at})
+	}
+}
+
+func (p *pool[K, I]) rest(ids map[I]bool, now time.Time) {
+	p.quarantine = slices.DeleteFunc(p.quarantine, func(f Freed[I]) bool {
+		if ids[f.ID] {
+			p.taken.clear(uint32(f.ID))
+		}
+		return ids[f.ID]
+	})
+	for _, id := range slices.Sorted(maps.Keys(ids)) {
+		if !p.taken.has(uint32(id)) {
+			p.taken.set(uint32(id))
+			p.enter(Freed[I]{id, now})
+		}
 	}
 }
 

@@ -56,6 +56,24 @@ func TestFreedIDRestsUntilItsQuarantineIsOver(t *testing.T) {
 	}
 }
 
+func TestIDsThatRestAreGivenLaterUnlessTheyMeanSomething(t *testing.T) {
+	a := New(time.Minute)
+	a.Set(setKey(0))
+	a.Restore([]Freed[model.SetID]{{ID: 2, At: start}}, nil)
+	now := start.Add(30 * time.Second)
+	a.Rest(map[model.SetID]bool{1: true, 2: true, 4: true}, nil, now)
+	if err := a.Check(); err != nil {
+		t.Fatal(err)
+	}
+	a.Advance(start.Add(time.Minute))
+	got := []model.SetID{a.Set(setKey(0)), a.Set(setKey(1)), a.Set(setKey(2))}
+	a.Advance(now.Add(time.Minute))
+	got = append(got, a.Set(setKey(3)), a.Set(setKey(4)))
+	if diff := cmp.Diff([]model.SetID{1, 3, 5, 2, 4}, got); diff != "" {
+		t.Errorf("ids (-want +got):\n%s", diff)
+	}
+}
+
 func TestQuarantineSurvivesACheckpoint(t *testing.T) {
 	a := New(time.Minute)
 	tables := model.NewTables()
