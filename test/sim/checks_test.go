@@ -55,6 +55,7 @@ type log struct {
 // openCheckpoint is a checkpoint that is being stored.
 type openCheckpoint struct {
 	left   uint32 // snapshots
+	freed  []*schemas.FreedId
 	parts  wire.SnapshotAssembler
 	layers map[model.Layer]model.Snapshot
 }
@@ -131,7 +132,7 @@ func (k *checks) checkpointed(r record) {
 		if err := proto.Unmarshal(r.data, &head); err != nil {
 			k.problem("log: DELTA has accepted what is no checkpoint: %v", err)
 		}
-		k.log.open = &openCheckpoint{left: head.GetSnapshots(), layers: map[model.Layer]model.Snapshot{}}
+		k.log.open = &openCheckpoint{left: head.GetSnapshots(), freed: head.GetFreed(), layers: map[model.Layer]model.Snapshot{}}
 	case seal.Snapshot:
 		part, err := wire.DecodeSnapshot(r.data)
 		if err != nil {
@@ -149,18 +150,18 @@ func (k *checks) checkpointed(r record) {
 		}
 	}
 	if o := k.log.open; o != nil && o.left == 0 {
-		k.log.goOnFrom(o.layers)
+		k.log.goOnFrom(o)
 	}
 }
 
 // goOnFrom begins with the rows of a checkpoint. After DELTA was lost or went back, or where it is read over a hole, these
 // are what a compiler remembers of a history that nothing else does, or has compiled and numbered anew: ids mean what they
-// say, and what was in quarantine is forgotten.
-func (l *log) goOnFrom(layers map[model.Layer]model.Snapshot) {
+// say, and of what was in quarantine only counts what they name.
+func (l *log) goOnFrom(o *openCheckpoint) {
 	before := *l
 	*l = *newLog()
 	l.reading, l.ruling = before.reading, before.ruling
-	for layer, s := range layers {
+	for layer, s := range o.layers {
 		rows := model.NewTables()
 		rows.Apply(&model.Change{Put: s.Rows}, model.Digest{})
 		l.layers[layer], l.at[layer] = rows, s.Position
@@ -177,6 +178,11 @@ func (l *log) goOnFrom(layers map[model.Layer]model.Snapshot) {
 	if !before.went || before.reading && !before.broken {
 		l.sets.keepFreed(before.sets)
 		l.backends.keepFreed(before.backends)
+		return
+	}
+	for _, f := range o.freed {
+		l.sets.keepNamed(before.sets, model.SetID(f.GetSet()), f.GetFreed().AsTime())
+		l.backends.keepNamed(before.backends, model.BackendID(f.GetBackend()), f.GetFreed().AsTime())
 	}
 }
 
@@ -257,6 +263,14 @@ func (m meanings[I, K]) keepFreed(before meanings[I, K]) {
 		if _, used := m[id]; !used && !was.freed.IsZero() {
 			m[id] = was
 		}
+	}
+}
+
+// keepNamed takes over one that a checkpoint names.
+func (m meanings[I, K]) keepNamed(before meanings[I, K], id I, freed time.Time) {
+	was, known := before[id]
+	if _, used := m[id]; known && !used {
+		m[id] = meaning[K]{key: was.key, freed: freed}
 	}
 }
 
