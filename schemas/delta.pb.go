@@ -516,6 +516,9 @@ type Heartbeat struct {
 	Digest []byte `protobuf:"bytes,7,opt,name=digest,proto3" json:"digest,omitempty"`
 	// As of a Delta, since the newest revision.
 	UnchangedAt []uint64 `protobuf:"varint,8,rep,packed,name=unchanged_at,json=unchangedAt,proto3" json:"unchanged_at,omitempty"`
+	// When STATE stored state_sequence: in a STATE restored from a backup another message may have its number. None while the
+	// compiler has read more than it has committed.
+	StateStored *timestamppb.Timestamp `protobuf:"bytes,9,opt,name=state_stored,json=stateStored,proto3" json:"state_stored,omitempty"`
 	// The compiler's.
 	Seal          *Seal `protobuf:"bytes,100,opt,name=seal,proto3" json:"seal,omitempty"`
 	unknownFields protoimpl.UnknownFields
@@ -604,6 +607,13 @@ func (x *Heartbeat) GetDigest() []byte {
 func (x *Heartbeat) GetUnchangedAt() []uint64 {
 	if x != nil {
 		return x.UnchangedAt
+	}
+	return nil
+}
+
+func (x *Heartbeat) GetStateStored() *timestamppb.Timestamp {
+	if x != nil {
+		return x.StateStored
 	}
 	return nil
 }
@@ -1447,7 +1457,7 @@ const file_deltaplane_v1_delta_proto_rawDesc = "" +
 	"\x05layer\x18\x01 \x01(\tR\x05layer\x12\x14\n" +
 	"\x05epoch\x18\x02 \x01(\x04R\x05epoch\x12\x1a\n" +
 	"\brevision\x18\x03 \x01(\x04R\brevision\x12\x16\n" +
-	"\x06digest\x18\x04 \x01(\fR\x06digest\"\xdb\x02\n" +
+	"\x06digest\x18\x04 \x01(\fR\x06digest\"\x9a\x03\n" +
 	"\tHeartbeat\x12\x14\n" +
 	"\x05epoch\x18\x01 \x01(\x04R\x05epoch\x12\x1a\n" +
 	"\brevision\x18\x02 \x01(\x04R\brevision\x125\n" +
@@ -1456,7 +1466,8 @@ const file_deltaplane_v1_delta_proto_rawDesc = "" +
 	"\x0estate_sequence\x18\x05 \x01(\x04R\rstateSequence\x12*\n" +
 	"\x05state\x18\x06 \x01(\v2\x14.deltaplane.v1.EpochR\x05state\x12\x16\n" +
 	"\x06digest\x18\a \x01(\fR\x06digest\x12!\n" +
-	"\funchanged_at\x18\b \x03(\x04R\vunchangedAt\x12'\n" +
+	"\funchanged_at\x18\b \x03(\x04R\vunchangedAt\x12=\n" +
+	"\fstate_stored\x18\t \x01(\v2\x1a.google.protobuf.TimestampR\vstateStored\x12'\n" +
 	"\x04seal\x18d \x01(\v2\x13.deltaplane.v1.SealR\x04seal\"\x97\x01\n" +
 	"\vSyncRequest\x12\x12\n" +
 	"\x04node\x18\x01 \x01(\tR\x04node\x125\n" +
@@ -1569,27 +1580,28 @@ var file_deltaplane_v1_delta_proto_depIdxs = []int32{
 	4,  // 10: deltaplane.v1.Heartbeat.positions:type_name -> deltaplane.v1.Position
 	16, // 11: deltaplane.v1.Heartbeat.sent:type_name -> google.protobuf.Timestamp
 	3,  // 12: deltaplane.v1.Heartbeat.state:type_name -> deltaplane.v1.Epoch
-	17, // 13: deltaplane.v1.Heartbeat.seal:type_name -> deltaplane.v1.Seal
-	4,  // 14: deltaplane.v1.SyncRequest.positions:type_name -> deltaplane.v1.Position
-	7,  // 15: deltaplane.v1.SyncRequest.walks:type_name -> deltaplane.v1.Walk
-	9,  // 16: deltaplane.v1.Branches.branches:type_name -> deltaplane.v1.Branch
-	17, // 17: deltaplane.v1.Branches.seal:type_name -> deltaplane.v1.Seal
-	14, // 18: deltaplane.v1.Branch.rows:type_name -> deltaplane.v1.Rows
-	0,  // 19: deltaplane.v1.SyncReply.delta:type_name -> deltaplane.v1.Delta
-	2,  // 20: deltaplane.v1.SyncReply.snapshot:type_name -> deltaplane.v1.Snapshot
-	8,  // 21: deltaplane.v1.SyncReply.branches:type_name -> deltaplane.v1.Branches
-	13, // 22: deltaplane.v1.Checkpoint.freed:type_name -> deltaplane.v1.FreedId
-	16, // 23: deltaplane.v1.Checkpoint.committed:type_name -> google.protobuf.Timestamp
-	12, // 24: deltaplane.v1.Checkpoint.hold:type_name -> deltaplane.v1.Hold
-	17, // 25: deltaplane.v1.Checkpoint.seal:type_name -> deltaplane.v1.Seal
-	16, // 26: deltaplane.v1.Hold.since:type_name -> google.protobuf.Timestamp
-	17, // 27: deltaplane.v1.Hold.seal:type_name -> deltaplane.v1.Seal
-	16, // 28: deltaplane.v1.FreedId.freed:type_name -> google.protobuf.Timestamp
-	29, // [29:29] is the sub-list for method output_type
-	29, // [29:29] is the sub-list for method input_type
-	29, // [29:29] is the sub-list for extension type_name
-	29, // [29:29] is the sub-list for extension extendee
-	0,  // [0:29] is the sub-list for field type_name
+	16, // 13: deltaplane.v1.Heartbeat.state_stored:type_name -> google.protobuf.Timestamp
+	17, // 14: deltaplane.v1.Heartbeat.seal:type_name -> deltaplane.v1.Seal
+	4,  // 15: deltaplane.v1.SyncRequest.positions:type_name -> deltaplane.v1.Position
+	7,  // 16: deltaplane.v1.SyncRequest.walks:type_name -> deltaplane.v1.Walk
+	9,  // 17: deltaplane.v1.Branches.branches:type_name -> deltaplane.v1.Branch
+	17, // 18: deltaplane.v1.Branches.seal:type_name -> deltaplane.v1.Seal
+	14, // 19: deltaplane.v1.Branch.rows:type_name -> deltaplane.v1.Rows
+	0,  // 20: deltaplane.v1.SyncReply.delta:type_name -> deltaplane.v1.Delta
+	2,  // 21: deltaplane.v1.SyncReply.snapshot:type_name -> deltaplane.v1.Snapshot
+	8,  // 22: deltaplane.v1.SyncReply.branches:type_name -> deltaplane.v1.Branches
+	13, // 23: deltaplane.v1.Checkpoint.freed:type_name -> deltaplane.v1.FreedId
+	16, // 24: deltaplane.v1.Checkpoint.committed:type_name -> google.protobuf.Timestamp
+	12, // 25: deltaplane.v1.Checkpoint.hold:type_name -> deltaplane.v1.Hold
+	17, // 26: deltaplane.v1.Checkpoint.seal:type_name -> deltaplane.v1.Seal
+	16, // 27: deltaplane.v1.Hold.since:type_name -> google.protobuf.Timestamp
+	17, // 28: deltaplane.v1.Hold.seal:type_name -> deltaplane.v1.Seal
+	16, // 29: deltaplane.v1.FreedId.freed:type_name -> google.protobuf.Timestamp
+	30, // [30:30] is the sub-list for method output_type
+	30, // [30:30] is the sub-list for method input_type
+	30, // [30:30] is the sub-list for extension type_name
+	30, // [30:30] is the sub-list for extension extendee
+	0,  // [0:30] is the sub-list for field type_name
 }
 
 func init() { file_deltaplane_v1_delta_proto_init() }

@@ -32,6 +32,7 @@ var goldenLead = map[string]proto.Message{
 	"heartbeat_state": &Heartbeat{
 		Epoch: 2, Revision: 9, StateSequence: 70, State: &Epoch{Epoch: 3, Holder: "watcher-0", Since: noon}, Digest: digest,
 	},
+	"heartbeat_stored":    &Heartbeat{Epoch: 2, Revision: 9, StateSequence: 70, StateStored: noon},
 	"heartbeat_unchanged": &Heartbeat{Epoch: 2, Revision: 9, StateSequence: 70, UnchangedAt: []uint64{61, 70}},
 	"delta_unchanged":     &Delta{Epoch: 2, Layer: "cluster", From: 8, To: 9, DigestAfter: digest, StateSequence: 70, UnchangedAt: []uint64{61, 64}},
 	"checkpoint_hold":     &Checkpoint{Epoch: 2, Revision: 9, Hold: &Hold{Revision: 7, Seal: seal}},

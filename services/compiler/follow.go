@@ -86,7 +86,7 @@ func (r *reading) epoch(m bus.Record) error {
 		}
 	}
 	r.known = identify(epoch)
-	return r.give(told{sequence: m.Sequence, epoch: epoch})
+	return r.give(told{sequence: m.Sequence, stored: m.Time, epoch: epoch})
 }
 
 // epochsToBeSure is how often the epoch must be said again to end doubt: the first may be a watcher's that sees only by the
@@ -127,7 +127,7 @@ func (r *reading) take(f *fact) error {
 		r.pass(f)
 		return nil
 	}
-	if err := r.give(told{sequence: f.Sequence, fact: f.fact}); err != nil || r.told {
+	if err := r.give(told{sequence: f.Sequence, stored: f.Time, fact: f.fact}); err != nil || r.told {
 		return err
 	}
 	if delete(r.suspect, f.Subject); r.stored {

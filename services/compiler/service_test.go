@@ -14,6 +14,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus/testutil"
 	"go.uber.org/goleak"
 	"google.golang.org/protobuf/proto"
 
@@ -301,6 +302,18 @@ func TestStandbyTakesOverAndChangesNothing(t *testing.T) {
 	if n := c.logged(); n != logged {
 		t.Errorf("the change of leaders made %d deltas, want none", n-logged)
 	}
+}
+
+// A standby that has read the same messages of the streams as the leader is in step with it, also when more came.
+func TestStandbyComesIntoStep(t *testing.T) {
+	c := newCluster(t)
+	c.makeStreams()
+	c.tell(append(webFacts(3), complete())...)
+	first, _ := c.start("first")
+	waitReady(t, first)
+	c.tell(webFacts(2)...)
+	second, _ := c.start("second")
+	testkit.Eventually(t, patience, func() bool { return !leads(second) && testutil.ToFloat64(second.metrics.inStep) == 1 })
 }
 
 func TestDeposedCompilerWritesNothingMoreAndStandsBy(t *testing.T) {

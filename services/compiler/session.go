@@ -52,6 +52,7 @@ type session struct {
 // that everything stored was told.
 type told struct {
 	sequence uint64
+	stored   time.Time
 	fact     *schemas.Fact
 	epoch    *schemas.Epoch
 	doubt    *bool
@@ -194,6 +195,9 @@ func (t *session) take(m told) (out core.Output) {
 	var facts []*schemas.Fact
 	var sequence uint64
 	for {
+		if m.sequence > 0 {
+			t.core.Stored(m.sequence, m.stored)
+		}
 		if m.doubt != nil {
 			out.Add(t.core.Facts(time.Now(), sequence, facts...))
 			t.core.Doubt(*m.doubt)

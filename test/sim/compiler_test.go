@@ -215,6 +215,7 @@ func (t *compiling) told(records []record) {
 					t.unsure = false
 					t.core.Doubt(false)
 				}
+				t.core.Stored(r.sequence, r.at)
 				t.do(t.core.Facts(t.clock(), r.sequence))
 				t.do(t.core.StateEpoch(t.clock(), &epoch))
 			}
@@ -226,6 +227,7 @@ func (t *compiling) told(records []record) {
 			t.note("a message of STATE is no fact:", r.subject)
 			continue
 		}
+		t.core.Stored(r.sequence, r.at)
 		if t.core.Able() && !t.core.Leads() {
 			t.do(t.core.Facts(t.clock(), r.sequence, fact))
 			continue

@@ -9,6 +9,8 @@ import (
 	"slices"
 	"time"
 
+	"google.golang.org/protobuf/types/known/timestamppb"
+
 	"github.com/deltaplane/deltaplane/internal/model"
 	"github.com/deltaplane/deltaplane/internal/seal"
 	"github.com/deltaplane/deltaplane/internal/wire"
@@ -131,6 +133,9 @@ func (c *Core) heartbeat(now time.Time) (out Output) {
 		m.Positions, m.StateSequence, m.Digest, m.UnchangedAt = c.positions(now), c.done, c.Digest().Bytes(), c.unchanged
 		if c.log.hold == nil && !c.doubt {
 			m.State = cmp.Or(c.state, &schemas.Epoch{})
+		}
+		if c.done == c.seen {
+			m.StateStored = timestamppb.New(c.stored)
 		}
 	}
 	out.Publish = []Message{{schemas.SubjectHeartbeat, c.o.Signer.SealOne(seal.Heartbeat, encode(m))}}

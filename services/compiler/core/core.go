@@ -72,7 +72,8 @@ type Core struct {
 	// Sequences of STATE, seen >= compiling >= done: the newest fact there is, the newest in what is being
 	// appended, and the newest in what the log has.
 	seen, compiling, done uint64
-	unchanged             []uint64 // where was compiled without changing a row since the newest revision
+	stored                time.Time // when STATE stored seen
+	unchanged             []uint64  // where was compiled without changing a row since the newest revision
 	pace                  pace
 	ease                  ease
 	checkpoint            checkpointState
@@ -126,6 +127,14 @@ func (c *Core) Facts(now time.Time, sequence uint64, facts ...*schemas.Fact) Out
 	out := c.apply(now, facts)
 	out.Add(c.step(now))
 	return out
+}
+
+// Stored says when STATE stored a message, before its fact, or its epoch, is told: numbers alone don't tell messages of a
+// STATE that was restored from those that it had before.
+func (c *Core) Stored(sequence uint64, at time.Time) {
+	if sequence >= c.seen {
+		c.stored = at
+	}
 }
 
 // apply takes facts into the state.

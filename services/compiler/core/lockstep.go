@@ -202,7 +202,7 @@ func (c *Core) Beat(now time.Time, m *schemas.Heartbeat) (out Output) {
 	}
 	// STATE keeps only the newest fact of each object: whoever was away lacks facts between those that it has, until it
 	// has come to the end.
-	if !s.warm && c.log.hold == nil && c.trusted && c.complete() && s.at == s.released && len(s.facts) == 0 && !now.Before(s.compare) {
+	if !s.warm && c.log.hold == nil && c.trusted && c.complete() && c.sameMessage(m) && s.at == s.released && len(s.facts) == 0 && !now.Before(s.compare) {
 		out.Add(c.compareAll(now))
 	}
 	return out
@@ -211,6 +211,13 @@ func (c *Core) Beat(now time.Time, m *schemas.Heartbeat) (out Output) {
 // sameState says whether the STATE that the leader has read is known to be that which this core has read.
 func (c *Core) sameState(m *schemas.Heartbeat) bool {
 	return m.GetState() != nil && !c.doubt && proto.Equal(m.GetState(), cmp.Or(c.state, &schemas.Epoch{}))
+}
+
+// sameMessage says whether the newest message of STATE that the leader has read, and is in its rows, is the newest that this
+// core has read. Where STATE was restored and has grown again the leader may not have found out yet, nor need the epoch be
+// another: whose fence holds by chance stores once more.
+func (c *Core) sameMessage(m *schemas.Heartbeat) bool {
+	return m.GetStateSequence() == c.seen && m.GetStateStored() != nil && m.GetStateStored().AsTime().Equal(c.stored)
 }
 
 // disagrees says which layer's digest is another than the leader says.
