@@ -14,13 +14,12 @@ import (
 	"testing"
 	"time"
 
-	"go.uber.org/goleak"
-
 	"github.com/deltaplane/deltaplane/internal/bus/embedded"
+	"github.com/deltaplane/deltaplane/internal/testkit"
 	"github.com/deltaplane/deltaplane/schemas"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) { testkit.VerifyLeaks(m) }
 
 // startServer starts a server that ends with the test.
 func startServer(t testing.TB, o embedded.Options) *embedded.Server {

@@ -15,7 +15,6 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus/testutil"
-	"go.uber.org/goleak"
 	"google.golang.org/protobuf/proto"
 
 	"github.com/deltaplane/deltaplane/internal/bus"
@@ -31,7 +30,7 @@ func TestMain(m *testing.M) {
 	if os.Getenv(asCompiler) != "" {
 		main()
 	}
-	goleak.VerifyTestMain(m)
+	testkit.VerifyLeaks(m)
 }
 
 const patience = 20 * time.Second

@@ -20,7 +20,6 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
-	"go.uber.org/goleak"
 	"google.golang.org/protobuf/proto"
 
 	"github.com/deltaplane/deltaplane/internal/abi"
@@ -35,7 +34,7 @@ import (
 	programmermaps "github.com/deltaplane/deltaplane/services/programmer/maps"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) { testkit.VerifyLeaks(m) }
 
 // soon is how long anything may take here: the machine may be busy with other tests.
 const soon = 20 * time.Second

@@ -17,7 +17,6 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
-	"go.uber.org/goleak"
 
 	"google.golang.org/protobuf/proto"
 
@@ -28,7 +27,7 @@ import (
 	"github.com/deltaplane/deltaplane/services/watcher/core"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) { testkit.VerifyLeaks(m) }
 
 // within bounds the waiting for anything in these tests.
 const within = 20 * time.Second
