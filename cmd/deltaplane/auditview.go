@@ -11,9 +11,8 @@ import (
 
 	"sigs.k8s.io/yaml"
 
-	"github.com/deltaplane/deltaplane/internal/wire"
-
 	"github.com/deltaplane/deltaplane/internal/model"
+	"github.com/deltaplane/deltaplane/internal/wire"
 )
 
 // print writes one thing that happened: for people a line or a few, else one object.

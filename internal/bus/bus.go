@@ -152,7 +152,6 @@ func (c *Conn) dial() error {
 		nats.DisconnectErrHandler(c.disconnected),
 		nats.ReconnectHandler(c.reconnected),
 	}
-	ended := sync.OnceFunc(func() { close(c.ended) })
 	user, identity, err := c.identity()
 	if err != nil {
 		return err
@@ -178,6 +177,7 @@ func (c *Conn) dial() error {
 		return err
 	}
 	c.nats = conn
+	ended := sync.OnceFunc(func() { close(c.ended) })
 	conn.SetClosedHandler(func(*nats.Conn) { ended() })
 	if conn.IsClosed() {
 		ended()

@@ -24,9 +24,9 @@ const joinTime = time.Hour
 // for the watchers.
 type Door struct{ Folder string }
 
-// Answer answers a server's request. who finds the user that a token proves; from is the address that shows it. The error is why nobody is let in; it is for
-// people who operate the watchers and the servers: whoever shows the token hears nothing of it. There may be an answer
-// besides, so that the server needn't wait.
+// Answer answers a server's request. who finds the user that a token proves; from is the address that shows it. The error
+// is why nobody is let in; it is for people who operate the watchers and the servers: whoever shows the token hears nothing
+// of it. There may be an answer besides, so that the server needn't wait.
 func (d Door) Answer(request []byte, who func(from, token string) (user string, err error)) (answer []byte, refused error) {
 	asked, err := jwt.DecodeAuthorizationRequestClaims(string(request))
 	if err != nil {

@@ -25,6 +25,20 @@ func (t *session) readLog(ctx context.Context) (log *core.Fold, last bus.Record,
 	return log, last, err
 }
 
+// outdated are records of DELTA whose key isn't known: that was given up, if a checkpoint of a trusted key follows, which
+// takes their place; then there is nothing to tell.
+type outdated struct {
+	first bus.Record
+	bad   error
+	count int
+}
+
+func (o *outdated) add(r bus.Record, bad error) {
+	if o.count++; o.count == 1 {
+		o.first, o.bad = r, bad
+	}
+}
+
 func (t *session) foldFrom(ctx context.Context, from time.Time) (log *core.Fold, last bus.Record, err error) {
 	log = core.NewFold(0)
 	old := outdated{}

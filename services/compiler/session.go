@@ -136,20 +136,6 @@ func (t *session) tellStatus(now time.Time, to any, data []byte) core.Output {
 	return t.core.Status(now, to, data)
 }
 
-// outdated are records of DELTA whose key isn't known: that was given up, if a checkpoint of a trusted key follows, which
-// takes their place; then there is nothing to tell.
-type outdated struct {
-	first bus.Record
-	bad   error
-	count int
-}
-
-func (o *outdated) add(r bus.Record, bad error) {
-	if o.count++; o.count == 1 {
-		o.first, o.bad = r, bad
-	}
-}
-
 // work is the loop: the core is called from here alone.
 func (t *session) work(ctx context.Context) error {
 	timer := time.NewTimer(0)

@@ -10,9 +10,8 @@ import (
 	"sync/atomic"
 	"time"
 
-	"google.golang.org/protobuf/proto"
-
 	"golang.org/x/sync/errgroup"
+	"google.golang.org/protobuf/proto"
 
 	"github.com/deltaplane/deltaplane/internal/bus"
 	"github.com/deltaplane/deltaplane/internal/model"
