@@ -266,17 +266,7 @@ func TestARollbackOverAHoleGivesNoIDAnotherMeaning(t *testing.T) {
 			if m := w.rollBack(good); !m.GetDone() {
 				t.Fatal(m)
 			}
-			if now := meanings(w.core.tables()); !maps.Equal(now, then) {
-				t.Errorf("rows mean %v, want %v", now, then)
-			}
-			for id, row := range w.core.layers[model.ClusterLayer].rows.Backends {
-				if was, held := before[id]; held && was.BackendKey != row.BackendKey {
-					t.Errorf("backend %d turned from %v to %v", id, was.BackendKey, row.BackendKey)
-				}
-			}
-			if err := w.core.ids.Check(); err != nil {
-				t.Error(err)
-			}
+			wentBack(t, w.core, then, before)
 		})
 	}
 }
@@ -299,17 +289,7 @@ func TestARollbackKnowsWhatWasCommittedWhileTheLogWasRead(t *testing.T) {
 			if m := w.askRollback(&schemas.RollbackRequest{Revision: uint64(good), By: "ann"}, h); !m.GetDone() {
 				t.Fatal(m)
 			}
-			if now := meanings(w.core.tables()); !maps.Equal(now, then) {
-				t.Errorf("rows mean %v, want %v", now, then)
-			}
-			for id, row := range w.core.layers[model.ClusterLayer].rows.Backends {
-				if was, held := before[id]; held && was.BackendKey != row.BackendKey {
-					t.Errorf("backend %d turned from %v to %v", id, was.BackendKey, row.BackendKey)
-				}
-			}
-			if err := w.core.ids.Check(); err != nil {
-				t.Error(err)
-			}
+			wentBack(t, w.core, then, before)
 		})
 	}
 }
@@ -553,4 +533,20 @@ func TestAnyRevisionCanBeRolledBackTo(t *testing.T) {
 		p.pass(2 * time.Second)
 		p.checkConverged()
 	})
+}
+
+// wentBack checks that rows mean what they meant then, and that no id has turned to another meaning on the way.
+func wentBack(t *testing.T, c *Core, then map[model.Layer]model.Digest, before map[model.BackendID]model.Backend) {
+	t.Helper()
+	if now := meanings(c.tables()); !maps.Equal(now, then) {
+		t.Errorf("rows mean %v, want %v", now, then)
+	}
+	for id, row := range c.layers[model.ClusterLayer].rows.Backends {
+		if was, held := before[id]; held && was.BackendKey != row.BackendKey {
+			t.Errorf("backend %d turned from %v to %v", id, was.BackendKey, row.BackendKey)
+		}
+	}
+	if err := c.ids.Check(); err != nil {
+		t.Error(err)
+	}
 }
