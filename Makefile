@@ -15,6 +15,7 @@ MAINS := ./cmd/deltaplane ./services/watcher ./services/compiler ./services/prog
 RACE := $(if $(shell command -v gcc),-race)
 # Everything in go.work: this module and the example that uses the bus from outside.
 PACKAGES := ./... ./examples/audit-subscriber/...
+MODULES := . examples/audit-subscriber test/kubernetes
 
 TOOLS := $(CURDIR)/.cache/bin
 GOLANGCI := $(TOOLS)/golangci-lint-v2.15.0
@@ -137,6 +138,9 @@ lint: need-clang-format-19 need-buf need-shellcheck $(GOLANGCI)
 	$(GOLANGCI) run ./... ./examples/audit-subscriber/...
 	$(GOLANGCI) fmt --diff
 	@changes=$$(go fix -diff $(PACKAGES)) || { echo "$$changes"; echo "run: go fix $(PACKAGES)"; exit 1; }
+	@for module in $(MODULES); do \
+		(cd $$module && GOWORK=off go mod tidy -diff) || { echo "run: cd $$module && GOWORK=off go mod tidy"; exit 1; }; \
+	done
 	$(if $(C_SOURCES),clang-format-19 --dry-run -Werror $(C_SOURCES))
 	buf lint
 	buf format --diff --exit-code
