@@ -204,11 +204,11 @@ func (p *pipeline) expect(want string, is func(status) bool) status {
 	return got
 }
 
-// healthy waits until so many nodes are converged and nothing is set aside.
+// healthy waits until something is compiled, so many nodes are converged and nothing is set aside.
 func (p *pipeline) healthy(nodes int) {
 	p.t.Helper()
 	p.expect(fmt.Sprintf("%d nodes converged, nothing set aside", nodes), func(s status) bool {
-		return len(s.Nodes) == nodes && s.Converged == nodes && len(s.SetAside) == 0
+		return s.Revision > 0 && len(s.Nodes) == nodes && s.Converged == nodes && len(s.SetAside) == 0
 	})
 }
 
