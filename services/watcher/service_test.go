@@ -17,7 +17,6 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
-
 	"google.golang.org/protobuf/proto"
 
 	"github.com/deltaplane/deltaplane/internal/bus"
