@@ -28,6 +28,7 @@ const (
 	codeWrongLastSequenceConstant = 10164 // the same while another write to that subject is on its way (replicated streams)
 	codeNoStorage                 = 10047
 	codeNotReady                  = 10008 // the cluster has no leader
+	codeNotMade                   = 10049 // no place for a new stream's messages could be made
 	codeNotStored                 = 10077
 )
 

@@ -18,12 +18,13 @@ import (
 
 // EnsureStreams makes the streams as described, or changes those that are there in place, keeping what is stored.
 // What the server can't change in place is an error that says so. replicas is 1, 3 or 5.
-// Servers that are just starting are waited for.
+// Servers that are just starting, or still busy removing a stream of the same name, are waited for.
 func (c *Conn) EnsureStreams(ctx context.Context, replicas int, streams ...schemas.Stream) error {
 	end := time.Now().Add(startingTime)
 	for _, s := range streams {
 		err := c.ensureStream(ctx, replicas, s)
-		for try := 0; starting(err) && time.Now().Before(end) && wait(ctx, backoff(try)) == nil; try++ {
+		for try := 0; passing(err) && time.Now().Before(end) && wait(ctx, backoff(try)) == nil; try++ {
+			c.log.Info("the bus isn't ready to keep a stream: trying again", "stream", s.Name, "error", err)
 			err = c.ensureStream(ctx, replicas, s)
 		}
 		if err != nil {
@@ -40,10 +41,11 @@ const (
 	askAgain     = 2 * time.Second
 )
 
-// starting says whether an error comes from servers that haven't found together yet: they say so, or nothing.
-func starting(err error) bool {
+// passing says whether an error may be over soon: servers that haven't found together yet say so, or nothing, and one
+// that still removes the files of a stream can't make one of the same name.
+func passing(err error) bool {
 	refused, ok := errors.AsType[*jetstream.APIError](err)
-	return ok && refused.ErrorCode == codeNotReady || errors.Is(err, context.DeadlineExceeded)
+	return ok && (refused.ErrorCode == codeNotReady || refused.ErrorCode == codeNotMade) || errors.Is(err, context.DeadlineExceeded)
 }
 
 func (c *Conn) ensureStream(ctx context.Context, replicas int, s schemas.Stream) error {

@@ -5,6 +5,8 @@ package bus
 import (
 	"context"
 	"fmt"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -211,5 +213,26 @@ func TestAStreamThatWasMadeLargerStaysSo(t *testing.T) {
 		if is, err := conn.StreamState(t.Context(), s.Name); err != nil || is.MaxBytes != uint64(large.MaxBytes) {
 			t.Errorf("%d bytes, want %d (%v)", is.MaxBytes, large.MaxBytes, err)
 		}
+	}
+}
+
+// The server may still be busy removing the files of a stream when one of the same name is wanted.
+func TestAStreamWhoseFolderIsNotFreeYetIsTriedAgain(t *testing.T) {
+	dir := t.TempDir()
+	l, logger := newLog()
+	c := connect(t, Options{URL: startServer(t, embedded.Options{Dir: dir}).URL(), Log: logger})
+	folder := filepath.Join(dir, "jetstream", "$G", "streams", "LEDGER")
+	if err := os.MkdirAll(filepath.Dir(folder), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(folder, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	made := make(chan error, 1)
+	go func() { made <- c.EnsureStreams(t.Context(), 1, ledger) }()
+	l.waitFor(t, "trying again")
+	os.Remove(folder) // where the server hasn't
+	if err := receive(t, made); err != nil {
+		t.Error(err)
 	}
 }
