@@ -50,7 +50,7 @@ func TestSocketsFromBeforeAnUpgradeShowTheirService(t *testing.T) {
 			fd, err := syscall.Socket(syscall.AF_INET, syscall.SOCK_DGRAM|syscall.SOCK_CLOEXEC, 0)
 			check(t, err)
 			defer syscall.Close(fd)
-			check(t, syscall.SetsockoptTimeval(fd, syscall.SOL_SOCKET, syscall.SO_RCVTIMEO, &syscall.Timeval{Sec: 2}))
+			check(t, syscall.SetsockoptTimeval(fd, syscall.SOL_SOCKET, syscall.SO_RCVTIMEO, &syscall.Timeval{Sec: 30}))
 			check(t, syscall.Bind(fd, sockaddr(netip.AddrPortFrom(netip.MustParseAddr("10.1.0.1"), uint16(5000+i)).String())))
 			sockets[i] = fd
 		}

@@ -7,6 +7,7 @@ import (
 	"os"
 	"runtime"
 	"testing"
+	"time"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
@@ -17,7 +18,8 @@ type NetNS struct {
 	file *os.File
 }
 
-// NewNetNS makes a namespace whose loopback is up.
+// NewNetNS makes a namespace whose loopback is up. Its interfaces' own IPv6 addresses can be used as soon as they are
+// there: a router asks for its neighbours by them, and would lose the first packets to them for a second or two.
 func NewNetNS(t testing.TB) *NetNS {
 	t.Helper()
 	n := &NetNS{}
@@ -35,6 +37,7 @@ func NewNetNS(t testing.TB) *NetNS {
 		t.FailNow()
 	}
 	t.Cleanup(func() { n.file.Close() })
+	n.Sysctl(t, "net/ipv6/conf/default/accept_dad", "0")
 	n.Do(t, func() {
 		lo, err := netlink.LinkByName("lo")
 		if err == nil {
@@ -92,6 +95,20 @@ func Veth(t testing.TB, a *NetNS, nameA string, addrsA []netip.Prefix, b *NetNS,
 	})
 	a.Up(t, nameA, addrsA...)
 	b.Up(t, nameB, addrsB...)
+	a.carries(t, nameA)
+	b.carries(t, nameB)
+}
+
+// carries waits until an interface sends what it is given: it learns only a moment after it is up that its other end is,
+// too, and drops packets until then.
+func (n *NetNS) carries(t testing.TB, name string) {
+	t.Helper()
+	n.Do(t, func() {
+		Eventually(t, 30*time.Second, func() bool {
+			l, err := netlink.LinkByName(name)
+			return err == nil && l.Attrs().OperState == netlink.OperUp
+		})
+	})
 }
 
 // Up sets an interface up and adds addresses, usable at once.

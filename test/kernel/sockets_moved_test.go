@@ -199,7 +199,7 @@ func dialFrom(t testing.TB, from, to string) datagrams {
 	t.Cleanup(func() { syscall.Close(fd) })
 	s := datagrams{fd: fd}
 	check(t, syscall.SetsockoptInt(fd, syscall.SOL_SOCKET, syscall.SO_REUSEADDR, 1))
-	check(t, syscall.SetsockoptTimeval(fd, syscall.SOL_SOCKET, syscall.SO_RCVTIMEO, &syscall.Timeval{Sec: 2}))
+	check(t, syscall.SetsockoptTimeval(fd, syscall.SOL_SOCKET, syscall.SO_RCVTIMEO, &syscall.Timeval{Sec: int64(patience.Seconds())}))
 	check(t, syscall.Bind(fd, s.sockaddr(netip.MustParseAddrPort(from))))
 	check(t, syscall.Connect(fd, s.sockaddr(netip.MustParseAddrPort(to))))
 	return s

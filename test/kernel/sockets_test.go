@@ -354,7 +354,7 @@ func dialDatagrams(t testing.TB, network string, to netip.AddrPort) datagrams {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { syscall.Close(s.fd) })
-	if err := syscall.SetsockoptTimeval(s.fd, syscall.SOL_SOCKET, syscall.SO_RCVTIMEO, &syscall.Timeval{Sec: 2}); err != nil {
+	if err := syscall.SetsockoptTimeval(s.fd, syscall.SOL_SOCKET, syscall.SO_RCVTIMEO, &syscall.Timeval{Sec: int64(patience.Seconds())}); err != nil {
 		t.Fatal(err)
 	}
 	if err := syscall.Connect(s.fd, s.sockaddr(to)); err != nil {
