@@ -541,8 +541,10 @@ type Service struct {
 	HealthCheckNodePort uint32 `protobuf:"varint,12,opt,name=health_check_node_port,json=healthCheckNodePort,proto3" json:"health_check_node_port,omitempty"`
 	// spec.sessionAffinity is ClientIP: its timeout in seconds, 1 to 86,400; 0 for no affinity.
 	AffinitySeconds uint32 `protobuf:"varint,13,opt,name=affinity_seconds,json=affinitySeconds,proto3" json:"affinity_seconds,omitempty"`
-	unknownFields   protoimpl.UnknownFields
-	sizeCache       protoimpl.SizeCache
+	// Annotation deltaplane.io/forwarding as it is: tunnel, dsr or snat; empty for the cluster's default.
+	Forwarding    string `protobuf:"bytes,14,opt,name=forwarding,proto3" json:"forwarding,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Service) Reset() {
@@ -666,6 +668,13 @@ func (x *Service) GetAffinitySeconds() uint32 {
 	return 0
 }
 
+func (x *Service) GetForwarding() string {
+	if x != nil {
+		return x.Forwarding
+	}
+	return ""
+}
+
 // ServicePort is one port of a Service.
 type ServicePort struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -742,10 +751,13 @@ func (x *ServicePort) GetNodePort() uint32 {
 type EndpointSlice struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The Service's name, in the slice's namespace (label kubernetes.io/service-name).
-	Service       string           `protobuf:"bytes,1,opt,name=service,proto3" json:"service,omitempty"`
-	Family        IPFamily         `protobuf:"varint,2,opt,name=family,proto3,enum=deltaplane.v1.IPFamily" json:"family,omitempty"`
-	Ports         []*EndpointPort  `protobuf:"bytes,3,rep,name=ports,proto3" json:"ports,omitempty"`
-	Endpoints     []*SliceEndpoint `protobuf:"bytes,4,rep,name=endpoints,proto3" json:"endpoints,omitempty"`
+	Service   string           `protobuf:"bytes,1,opt,name=service,proto3" json:"service,omitempty"`
+	Family    IPFamily         `protobuf:"varint,2,opt,name=family,proto3,enum=deltaplane.v1.IPFamily" json:"family,omitempty"`
+	Ports     []*EndpointPort  `protobuf:"bytes,3,rep,name=ports,proto3" json:"ports,omitempty"`
+	Endpoints []*SliceEndpoint `protobuf:"bytes,4,rep,name=endpoints,proto3" json:"endpoints,omitempty"`
+	// Annotation deltaplane.io/weight as it is: the share of clients from outside that its endpoints get, 1 to 100; empty
+	// is 1.
+	Weight        string `protobuf:"bytes,5,opt,name=weight,proto3" json:"weight,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -806,6 +818,13 @@ func (x *EndpointSlice) GetEndpoints() []*SliceEndpoint {
 		return x.Endpoints
 	}
 	return nil
+}
+
+func (x *EndpointSlice) GetWeight() string {
+	if x != nil {
+		return x.Weight
+	}
+	return ""
 }
 
 // EndpointPort is a port that all endpoints of a slice serve.
@@ -1155,7 +1174,9 @@ type Node struct {
 	Draining bool              `protobuf:"varint,4,opt,name=draining,proto3" json:"draining,omitempty"`
 	Labels   map[string]string `protobuf:"bytes,5,rep,name=labels,proto3" json:"labels,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
 	// Its Lease has expired: nothing is heard of the node any more, and nobody waits for it.
-	Lost          bool `protobuf:"varint,6,opt,name=lost,proto3" json:"lost,omitempty"`
+	Lost bool `protobuf:"varint,6,opt,name=lost,proto3" json:"lost,omitempty"`
+	// Addresses of 4 or 16 bytes: the InternalIPs among addresses, in the Node's order.
+	InternalIps   [][]byte `protobuf:"bytes,7,rep,name=internal_ips,json=internalIps,proto3" json:"internal_ips,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1230,6 +1251,13 @@ func (x *Node) GetLost() bool {
 		return x.Lost
 	}
 	return false
+}
+
+func (x *Node) GetInternalIps() [][]byte {
+	if x != nil {
+		return x.InternalIps
+	}
+	return nil
 }
 
 // Namespace is a Kubernetes Namespace's labels.
@@ -2174,7 +2202,7 @@ const file_deltaplane_v1_fact_proto_rawDesc = "" +
 	"\tnamespace\x18\x02 \x01(\tR\tnamespace\x12\x12\n" +
 	"\x04name\x18\x03 \x01(\tR\x04name\x12\x10\n" +
 	"\x03uid\x18\x04 \x01(\tR\x03uid\x12)\n" +
-	"\x10resource_version\x18\x05 \x01(\tR\x0fresourceVersion\"\xa6\x04\n" +
+	"\x10resource_version\x18\x05 \x01(\tR\x0fresourceVersion\"\xc6\x04\n" +
 	"\aService\x12\x1f\n" +
 	"\vcluster_ips\x18\x01 \x03(\fR\n" +
 	"clusterIps\x120\n" +
@@ -2191,17 +2219,21 @@ const file_deltaplane_v1_fact_proto_rawDesc = "" +
 	" \x01(\bR\rinternalLocal\x12%\n" +
 	"\x0eexternal_local\x18\v \x01(\bR\rexternalLocal\x123\n" +
 	"\x16health_check_node_port\x18\f \x01(\rR\x13healthCheckNodePort\x12)\n" +
-	"\x10affinity_seconds\x18\r \x01(\rR\x0faffinitySeconds\"\x87\x01\n" +
+	"\x10affinity_seconds\x18\r \x01(\rR\x0faffinitySeconds\x12\x1e\n" +
+	"\n" +
+	"forwarding\x18\x0e \x01(\tR\n" +
+	"forwarding\"\x87\x01\n" +
 	"\vServicePort\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x123\n" +
 	"\bprotocol\x18\x02 \x01(\x0e2\x17.deltaplane.v1.ProtocolR\bprotocol\x12\x12\n" +
 	"\x04port\x18\x03 \x01(\rR\x04port\x12\x1b\n" +
-	"\tnode_port\x18\x04 \x01(\rR\bnodePort\"\xc9\x01\n" +
+	"\tnode_port\x18\x04 \x01(\rR\bnodePort\"\xe1\x01\n" +
 	"\rEndpointSlice\x12\x18\n" +
 	"\aservice\x18\x01 \x01(\tR\aservice\x12/\n" +
 	"\x06family\x18\x02 \x01(\x0e2\x17.deltaplane.v1.IPFamilyR\x06family\x121\n" +
 	"\x05ports\x18\x03 \x03(\v2\x1b.deltaplane.v1.EndpointPortR\x05ports\x12:\n" +
-	"\tendpoints\x18\x04 \x03(\v2\x1c.deltaplane.v1.SliceEndpointR\tendpoints\"k\n" +
+	"\tendpoints\x18\x04 \x03(\v2\x1c.deltaplane.v1.SliceEndpointR\tendpoints\x12\x16\n" +
+	"\x06weight\x18\x05 \x01(\tR\x06weight\"k\n" +
 	"\fEndpointPort\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x123\n" +
 	"\bprotocol\x18\x02 \x01(\x0e2\x17.deltaplane.v1.ProtocolR\bprotocol\x12\x12\n" +
@@ -2233,14 +2265,15 @@ const file_deltaplane_v1_fact_proto_rawDesc = "" +
 	"\bprotocol\x18\x01 \x01(\x0e2\x17.deltaplane.v1.ProtocolR\bprotocol\x12\x1b\n" +
 	"\thost_port\x18\x02 \x01(\rR\bhostPort\x12%\n" +
 	"\x0econtainer_port\x18\x03 \x01(\rR\rcontainerPort\x12\x17\n" +
-	"\ahost_ip\x18\x04 \x01(\fR\x06hostIp\"\xf9\x01\n" +
+	"\ahost_ip\x18\x04 \x01(\fR\x06hostIp\"\x9c\x02\n" +
 	"\x04Node\x12\x1c\n" +
 	"\taddresses\x18\x01 \x03(\fR\taddresses\x12\x1b\n" +
 	"\tpod_cidrs\x18\x02 \x03(\tR\bpodCidrs\x12\x12\n" +
 	"\x04zone\x18\x03 \x01(\tR\x04zone\x12\x1a\n" +
 	"\bdraining\x18\x04 \x01(\bR\bdraining\x127\n" +
 	"\x06labels\x18\x05 \x03(\v2\x1f.deltaplane.v1.Node.LabelsEntryR\x06labels\x12\x12\n" +
-	"\x04lost\x18\x06 \x01(\bR\x04lost\x1a9\n" +
+	"\x04lost\x18\x06 \x01(\bR\x04lost\x12!\n" +
+	"\finternal_ips\x18\a \x03(\fR\vinternalIps\x1a9\n" +
 	"\vLabelsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\x84\x01\n" +

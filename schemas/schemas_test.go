@@ -84,6 +84,24 @@ var golden = map[string]proto.Message{
 	"fact_pod_host_port": &Fact{Object: object, State: &Fact_Pod{Pod: &Pod{
 		HostPorts: []*HostPort{{Protocol: Protocol_PROTOCOL_UDP, HostPort: 53, ContainerPort: 5353, HostIp: v4}},
 	}}},
+	"fact_service_forwarding": &Fact{Object: object, State: &Fact_Service{Service: &Service{Forwarding: "dsr"}}},
+	"fact_endpointslice_weight": &Fact{Object: object, State: &Fact_EndpointSlice{EndpointSlice: &EndpointSlice{
+		Family: IPFamily_IP_FAMILY_IPV4, Weight: "50",
+	}}},
+	"fact_node_internal": &Fact{Object: object, State: &Fact_Node{Node: &Node{Addresses: [][]byte{v4, v6}, InternalIps: [][]byte{v6}}}},
+	"snapshot_external": &Snapshot{Epoch: 2, Layer: "cluster", Revision: 9, Chunks: 1, Rows: &Rows{
+		Frontends: []*Frontend{{
+			Key: &FrontendKey{Address: v4, Port: 80, Protocol: Protocol_PROTOCOL_TCP}, Set: 1,
+			Kind: FrontendKind_FRONTEND_KIND_LOAD_BALANCER, Forwarding: Forwarding_FORWARDING_DSR,
+		}},
+		Sets: []*BackendSet{{
+			Id: 1, Namespace: "shop", Service: "cart", Port: 80, Protocol: Protocol_PROTOCOL_TCP, Family: IPFamily_IP_FAMILY_IPV4,
+			Scope: Scope_SCOPE_ALL, Root: 1, External: true,
+		}},
+		Backends: []*Backend{{Id: 4, Set: 1, Address: v4, Port: 8080, State: BackendState_BACKEND_STATE_ACTIVE, Node: 0xfedcba98, Weight: 50}},
+		Nodes:    []*NodeAddress{{Node: 0xfedcba98, V4: v4, V6: v6}},
+	}},
+	"delta_nodes":        &Delta{Epoch: 2, Layer: "cluster", From: 8, To: 9, DigestAfter: digest, Remove: &Keys{Nodes: []uint32{0xfedcba98}}},
 	"fact_node_draining": &Fact{Object: object, State: &Fact_Node{Node: &Node{Draining: true}}},
 	"snapshot_services":  &Snapshot{Epoch: 2, Layer: "node.node-a", Revision: 9, Digest: digest, Rows: moreRows, Chunk: 1, Chunks: 2},
 	"snapshot_twin": &Snapshot{Epoch: 2, Layer: "node.node-a", Revision: 9, Chunks: 1, Rows: &Rows{

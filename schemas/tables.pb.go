@@ -140,6 +140,60 @@ func (FrontendKind) EnumDescriptor() ([]byte, []int) {
 	return file_deltaplane_v1_tables_proto_rawDescGZIP(), []int{1}
 }
 
+// Forwarding says how clients from outside get to a backend on another node than the one they reach, under
+// externalTrafficPolicy Cluster.
+type Forwarding int32
+
+const (
+	// With the address of the node that they reached.
+	Forwarding_FORWARDING_UNSPECIFIED Forwarding = 0
+	// Wrapped to the backend's node, with their own address; answers come back the same way.
+	Forwarding_FORWARDING_TUNNEL Forwarding = 1
+	// The same, but the backend's node answers the client itself.
+	Forwarding_FORWARDING_DSR Forwarding = 2
+)
+
+// Enum value maps for Forwarding.
+var (
+	Forwarding_name = map[int32]string{
+		0: "FORWARDING_UNSPECIFIED",
+		1: "FORWARDING_TUNNEL",
+		2: "FORWARDING_DSR",
+	}
+	Forwarding_value = map[string]int32{
+		"FORWARDING_UNSPECIFIED": 0,
+		"FORWARDING_TUNNEL":      1,
+		"FORWARDING_DSR":         2,
+	}
+)
+
+func (x Forwarding) Enum() *Forwarding {
+	p := new(Forwarding)
+	*p = x
+	return p
+}
+
+func (x Forwarding) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (Forwarding) Descriptor() protoreflect.EnumDescriptor {
+	return file_deltaplane_v1_tables_proto_enumTypes[2].Descriptor()
+}
+
+func (Forwarding) Type() protoreflect.EnumType {
+	return &file_deltaplane_v1_tables_proto_enumTypes[2]
+}
+
+func (x Forwarding) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use Forwarding.Descriptor instead.
+func (Forwarding) EnumDescriptor() ([]byte, []int) {
+	return file_deltaplane_v1_tables_proto_rawDescGZIP(), []int{2}
+}
+
 // Scope says which backends of a ServicePort a set holds.
 type Scope int32
 
@@ -188,11 +242,11 @@ func (x Scope) String() string {
 }
 
 func (Scope) Descriptor() protoreflect.EnumDescriptor {
-	return file_deltaplane_v1_tables_proto_enumTypes[2].Descriptor()
+	return file_deltaplane_v1_tables_proto_enumTypes[3].Descriptor()
 }
 
 func (Scope) Type() protoreflect.EnumType {
-	return &file_deltaplane_v1_tables_proto_enumTypes[2]
+	return &file_deltaplane_v1_tables_proto_enumTypes[3]
 }
 
 func (x Scope) Number() protoreflect.EnumNumber {
@@ -201,7 +255,7 @@ func (x Scope) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use Scope.Descriptor instead.
 func (Scope) EnumDescriptor() ([]byte, []int) {
-	return file_deltaplane_v1_tables_proto_rawDescGZIP(), []int{2}
+	return file_deltaplane_v1_tables_proto_rawDescGZIP(), []int{3}
 }
 
 // BackendState says whether a backend takes new connections.
@@ -238,11 +292,11 @@ func (x BackendState) String() string {
 }
 
 func (BackendState) Descriptor() protoreflect.EnumDescriptor {
-	return file_deltaplane_v1_tables_proto_enumTypes[3].Descriptor()
+	return file_deltaplane_v1_tables_proto_enumTypes[4].Descriptor()
 }
 
 func (BackendState) Type() protoreflect.EnumType {
-	return &file_deltaplane_v1_tables_proto_enumTypes[3]
+	return &file_deltaplane_v1_tables_proto_enumTypes[4]
 }
 
 func (x BackendState) Number() protoreflect.EnumNumber {
@@ -251,7 +305,7 @@ func (x BackendState) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use BackendState.Descriptor instead.
 func (BackendState) EnumDescriptor() ([]byte, []int) {
-	return file_deltaplane_v1_tables_proto_rawDescGZIP(), []int{3}
+	return file_deltaplane_v1_tables_proto_rawDescGZIP(), []int{4}
 }
 
 // NetworkKind says whose addresses a prefix has.
@@ -290,11 +344,11 @@ func (x NetworkKind) String() string {
 }
 
 func (NetworkKind) Descriptor() protoreflect.EnumDescriptor {
-	return file_deltaplane_v1_tables_proto_enumTypes[4].Descriptor()
+	return file_deltaplane_v1_tables_proto_enumTypes[5].Descriptor()
 }
 
 func (NetworkKind) Type() protoreflect.EnumType {
-	return &file_deltaplane_v1_tables_proto_enumTypes[4]
+	return &file_deltaplane_v1_tables_proto_enumTypes[5]
 }
 
 func (x NetworkKind) Number() protoreflect.EnumNumber {
@@ -303,7 +357,7 @@ func (x NetworkKind) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use NetworkKind.Descriptor instead.
 func (NetworkKind) EnumDescriptor() ([]byte, []int) {
-	return file_deltaplane_v1_tables_proto_rawDescGZIP(), []int{4}
+	return file_deltaplane_v1_tables_proto_rawDescGZIP(), []int{5}
 }
 
 // Direction says which of a pod's connections a rule judges: by who begins them.
@@ -342,11 +396,11 @@ func (x Direction) String() string {
 }
 
 func (Direction) Descriptor() protoreflect.EnumDescriptor {
-	return file_deltaplane_v1_tables_proto_enumTypes[5].Descriptor()
+	return file_deltaplane_v1_tables_proto_enumTypes[6].Descriptor()
 }
 
 func (Direction) Type() protoreflect.EnumType {
-	return &file_deltaplane_v1_tables_proto_enumTypes[5]
+	return &file_deltaplane_v1_tables_proto_enumTypes[6]
 }
 
 func (x Direction) Number() protoreflect.EnumNumber {
@@ -355,7 +409,7 @@ func (x Direction) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use Direction.Descriptor instead.
 func (Direction) EnumDescriptor() ([]byte, []int) {
-	return file_deltaplane_v1_tables_proto_rawDescGZIP(), []int{5}
+	return file_deltaplane_v1_tables_proto_rawDescGZIP(), []int{6}
 }
 
 // Action is what a verdict says.
@@ -401,11 +455,11 @@ func (x Action) String() string {
 }
 
 func (Action) Descriptor() protoreflect.EnumDescriptor {
-	return file_deltaplane_v1_tables_proto_enumTypes[6].Descriptor()
+	return file_deltaplane_v1_tables_proto_enumTypes[7].Descriptor()
 }
 
 func (Action) Type() protoreflect.EnumType {
-	return &file_deltaplane_v1_tables_proto_enumTypes[6]
+	return &file_deltaplane_v1_tables_proto_enumTypes[7]
 }
 
 func (x Action) Number() protoreflect.EnumNumber {
@@ -414,7 +468,7 @@ func (x Action) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use Action.Descriptor instead.
 func (Action) EnumDescriptor() ([]byte, []int) {
-	return file_deltaplane_v1_tables_proto_rawDescGZIP(), []int{6}
+	return file_deltaplane_v1_tables_proto_rawDescGZIP(), []int{7}
 }
 
 // PolicyKind says in which order policies are asked.
@@ -454,11 +508,11 @@ func (x PolicyKind) String() string {
 }
 
 func (PolicyKind) Descriptor() protoreflect.EnumDescriptor {
-	return file_deltaplane_v1_tables_proto_enumTypes[7].Descriptor()
+	return file_deltaplane_v1_tables_proto_enumTypes[8].Descriptor()
 }
 
 func (PolicyKind) Type() protoreflect.EnumType {
-	return &file_deltaplane_v1_tables_proto_enumTypes[7]
+	return &file_deltaplane_v1_tables_proto_enumTypes[8]
 }
 
 func (x PolicyKind) Number() protoreflect.EnumNumber {
@@ -467,7 +521,7 @@ func (x PolicyKind) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use PolicyKind.Descriptor instead.
 func (PolicyKind) EnumDescriptor() ([]byte, []int) {
-	return file_deltaplane_v1_tables_proto_rawDescGZIP(), []int{7}
+	return file_deltaplane_v1_tables_proto_rawDescGZIP(), []int{8}
 }
 
 // Rows are rows of a node's tables.
@@ -490,6 +544,7 @@ type Rows struct {
 	PortVerdicts  []*PortVerdict `protobuf:"bytes,14,rep,name=port_verdicts,json=portVerdicts,proto3" json:"port_verdicts,omitempty"`
 	Peers         []*Peers       `protobuf:"bytes,15,rep,name=peers,proto3" json:"peers,omitempty"`
 	Blocks        []*Block       `protobuf:"bytes,16,rep,name=blocks,proto3" json:"blocks,omitempty"`
+	Nodes         []*NodeAddress `protobuf:"bytes,17,rep,name=nodes,proto3" json:"nodes,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -636,6 +691,13 @@ func (x *Rows) GetBlocks() []*Block {
 	return nil
 }
 
+func (x *Rows) GetNodes() []*NodeAddress {
+	if x != nil {
+		return x.Nodes
+	}
+	return nil
+}
+
 // Keys name rows of a node's tables.
 type Keys struct {
 	state     protoimpl.MessageState `protogen:"open.v1"`
@@ -657,8 +719,10 @@ type Keys struct {
 	Verdicts     []*VerdictKey `protobuf:"bytes,13,rep,name=verdicts,proto3" json:"verdicts,omitempty"`
 	PortVerdicts []*PortKey    `protobuf:"bytes,14,rep,name=port_verdicts,json=portVerdicts,proto3" json:"port_verdicts,omitempty"`
 	// Addresses of 4 or 16 bytes.
-	Peers         [][]byte  `protobuf:"bytes,15,rep,name=peers,proto3" json:"peers,omitempty"`
-	Blocks        []*Prefix `protobuf:"bytes,16,rep,name=blocks,proto3" json:"blocks,omitempty"`
+	Peers  [][]byte  `protobuf:"bytes,15,rep,name=peers,proto3" json:"peers,omitempty"`
+	Blocks []*Prefix `protobuf:"bytes,16,rep,name=blocks,proto3" json:"blocks,omitempty"`
+	// Numbers of nodes.
+	Nodes         []uint32 `protobuf:"fixed32,17,rep,packed,name=nodes,proto3" json:"nodes,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -805,6 +869,13 @@ func (x *Keys) GetBlocks() []*Prefix {
 	return nil
 }
 
+func (x *Keys) GetNodes() []uint32 {
+	if x != nil {
+		return x.Nodes
+	}
+	return nil
+}
+
 // FrontendKey is what a client dials.
 type FrontendKey struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -889,7 +960,9 @@ type Frontend struct {
 	// Clients from outside get backends of the node that they reach alone, and keep their address.
 	ExternalLocal bool `protobuf:"varint,5,opt,name=external_local,json=externalLocal,proto3" json:"external_local,omitempty"`
 	// Clients in none of the set's source ranges are dropped.
-	SourceRanges  bool `protobuf:"varint,6,opt,name=source_ranges,json=sourceRanges,proto3" json:"source_ranges,omitempty"`
+	SourceRanges bool `protobuf:"varint,6,opt,name=source_ranges,json=sourceRanges,proto3" json:"source_ranges,omitempty"`
+	// Clients from outside keep their address when their backend is on another node.
+	Forwarding    Forwarding `protobuf:"varint,7,opt,name=forwarding,proto3,enum=deltaplane.v1.Forwarding" json:"forwarding,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -966,6 +1039,13 @@ func (x *Frontend) GetSourceRanges() bool {
 	return false
 }
 
+func (x *Frontend) GetForwarding() Forwarding {
+	if x != nil {
+		return x.Forwarding
+	}
+	return Forwarding_FORWARDING_UNSPECIFIED
+}
+
 // BackendSet is the backends of one ServicePort in one family and scope.
 type BackendSet struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -990,8 +1070,10 @@ type BackendSet struct {
 	Fallback bool `protobuf:"varint,12,opt,name=fallback,proto3" json:"fallback,omitempty"`
 	// How long a client that dials again gets the same backend, in seconds up to 86,400; 0 is not.
 	AffinitySeconds uint32 `protobuf:"varint,13,opt,name=affinity_seconds,json=affinitySeconds,proto3" json:"affinity_seconds,omitempty"`
-	unknownFields   protoimpl.UnknownFields
-	sizeCache       protoimpl.SizeCache
+	// Clients from outside get to it under externalTrafficPolicy Cluster; only in a root and its zones.
+	External      bool `protobuf:"varint,14,opt,name=external,proto3" json:"external,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *BackendSet) Reset() {
@@ -1113,6 +1195,13 @@ func (x *BackendSet) GetAffinitySeconds() uint32 {
 		return x.AffinitySeconds
 	}
 	return 0
+}
+
+func (x *BackendSet) GetExternal() bool {
+	if x != nil {
+		return x.External
+	}
+	return false
 }
 
 // ViewKey names a part of a root set.
@@ -1249,7 +1338,12 @@ type Backend struct {
 	// The node, in a node's layer, which has rows of its own for the backends of its sets; 0 else.
 	Place uint64 `protobuf:"fixed64,6,opt,name=place,proto3" json:"place,omitempty"`
 	// The same backend in the cluster layer, for one in a node's layer; 0 else.
-	Twin          uint32 `protobuf:"varint,7,opt,name=twin,proto3" json:"twin,omitempty"`
+	Twin uint32 `protobuf:"varint,7,opt,name=twin,proto3" json:"twin,omitempty"`
+	// The number of the node it is on: the low 32 bits of the place that the node's name has, 1 instead of 0. 0 is not
+	// known.
+	Node uint32 `protobuf:"fixed32,8,opt,name=node,proto3" json:"node,omitempty"`
+	// Its share of clients from outside: 2 to 100; 0 is 1.
+	Weight        uint32 `protobuf:"varint,9,opt,name=weight,proto3" json:"weight,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1329,6 +1423,20 @@ func (x *Backend) GetPlace() uint64 {
 func (x *Backend) GetTwin() uint32 {
 	if x != nil {
 		return x.Twin
+	}
+	return 0
+}
+
+func (x *Backend) GetNode() uint32 {
+	if x != nil {
+		return x.Node
+	}
+	return 0
+}
+
+func (x *Backend) GetWeight() uint32 {
+	if x != nil {
+		return x.Weight
 	}
 	return 0
 }
@@ -1691,6 +1799,70 @@ func (x *HealthCheck) GetService() string {
 	return ""
 }
 
+// NodeAddress is how other nodes reach one.
+type NodeAddress struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// As in Backend.node; never 0.
+	Node uint32 `protobuf:"fixed32,1,opt,name=node,proto3" json:"node,omitempty"`
+	// 4 bytes, or none.
+	V4 []byte `protobuf:"bytes,2,opt,name=v4,proto3" json:"v4,omitempty"`
+	// 16 bytes, or none; not both are none.
+	V6            []byte `protobuf:"bytes,3,opt,name=v6,proto3" json:"v6,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *NodeAddress) Reset() {
+	*x = NodeAddress{}
+	mi := &file_deltaplane_v1_tables_proto_msgTypes[14]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *NodeAddress) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*NodeAddress) ProtoMessage() {}
+
+func (x *NodeAddress) ProtoReflect() protoreflect.Message {
+	mi := &file_deltaplane_v1_tables_proto_msgTypes[14]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use NodeAddress.ProtoReflect.Descriptor instead.
+func (*NodeAddress) Descriptor() ([]byte, []int) {
+	return file_deltaplane_v1_tables_proto_rawDescGZIP(), []int{14}
+}
+
+func (x *NodeAddress) GetNode() uint32 {
+	if x != nil {
+		return x.Node
+	}
+	return 0
+}
+
+func (x *NodeAddress) GetV4() []byte {
+	if x != nil {
+		return x.V4
+	}
+	return nil
+}
+
+func (x *NodeAddress) GetV6() []byte {
+	if x != nil {
+		return x.V6
+	}
+	return nil
+}
+
 // Self is what a node must know of itself: one row, in the node's layer.
 type Self struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -1707,7 +1879,7 @@ type Self struct {
 
 func (x *Self) Reset() {
 	*x = Self{}
-	mi := &file_deltaplane_v1_tables_proto_msgTypes[14]
+	mi := &file_deltaplane_v1_tables_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1719,7 +1891,7 @@ func (x *Self) String() string {
 func (*Self) ProtoMessage() {}
 
 func (x *Self) ProtoReflect() protoreflect.Message {
-	mi := &file_deltaplane_v1_tables_proto_msgTypes[14]
+	mi := &file_deltaplane_v1_tables_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1732,7 +1904,7 @@ func (x *Self) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Self.ProtoReflect.Descriptor instead.
 func (*Self) Descriptor() ([]byte, []int) {
-	return file_deltaplane_v1_tables_proto_rawDescGZIP(), []int{14}
+	return file_deltaplane_v1_tables_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *Self) GetZone() string {
@@ -1770,7 +1942,7 @@ type RuleSet struct {
 
 func (x *RuleSet) Reset() {
 	*x = RuleSet{}
-	mi := &file_deltaplane_v1_tables_proto_msgTypes[15]
+	mi := &file_deltaplane_v1_tables_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1782,7 +1954,7 @@ func (x *RuleSet) String() string {
 func (*RuleSet) ProtoMessage() {}
 
 func (x *RuleSet) ProtoReflect() protoreflect.Message {
-	mi := &file_deltaplane_v1_tables_proto_msgTypes[15]
+	mi := &file_deltaplane_v1_tables_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1795,7 +1967,7 @@ func (x *RuleSet) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RuleSet.ProtoReflect.Descriptor instead.
 func (*RuleSet) Descriptor() ([]byte, []int) {
-	return file_deltaplane_v1_tables_proto_rawDescGZIP(), []int{15}
+	return file_deltaplane_v1_tables_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *RuleSet) GetId() uint64 {
@@ -1841,7 +2013,7 @@ type Rule struct {
 
 func (x *Rule) Reset() {
 	*x = Rule{}
-	mi := &file_deltaplane_v1_tables_proto_msgTypes[16]
+	mi := &file_deltaplane_v1_tables_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1853,7 +2025,7 @@ func (x *Rule) String() string {
 func (*Rule) ProtoMessage() {}
 
 func (x *Rule) ProtoReflect() protoreflect.Message {
-	mi := &file_deltaplane_v1_tables_proto_msgTypes[16]
+	mi := &file_deltaplane_v1_tables_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1866,7 +2038,7 @@ func (x *Rule) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Rule.ProtoReflect.Descriptor instead.
 func (*Rule) Descriptor() ([]byte, []int) {
-	return file_deltaplane_v1_tables_proto_rawDescGZIP(), []int{16}
+	return file_deltaplane_v1_tables_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *Rule) GetId() uint64 {
@@ -1937,7 +2109,7 @@ type VerdictKey struct {
 
 func (x *VerdictKey) Reset() {
 	*x = VerdictKey{}
-	mi := &file_deltaplane_v1_tables_proto_msgTypes[17]
+	mi := &file_deltaplane_v1_tables_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1949,7 +2121,7 @@ func (x *VerdictKey) String() string {
 func (*VerdictKey) ProtoMessage() {}
 
 func (x *VerdictKey) ProtoReflect() protoreflect.Message {
-	mi := &file_deltaplane_v1_tables_proto_msgTypes[17]
+	mi := &file_deltaplane_v1_tables_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1962,7 +2134,7 @@ func (x *VerdictKey) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VerdictKey.ProtoReflect.Descriptor instead.
 func (*VerdictKey) Descriptor() ([]byte, []int) {
-	return file_deltaplane_v1_tables_proto_rawDescGZIP(), []int{17}
+	return file_deltaplane_v1_tables_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *VerdictKey) GetRuleSet() uint64 {
@@ -1994,7 +2166,7 @@ type Verdict struct {
 
 func (x *Verdict) Reset() {
 	*x = Verdict{}
-	mi := &file_deltaplane_v1_tables_proto_msgTypes[18]
+	mi := &file_deltaplane_v1_tables_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2006,7 +2178,7 @@ func (x *Verdict) String() string {
 func (*Verdict) ProtoMessage() {}
 
 func (x *Verdict) ProtoReflect() protoreflect.Message {
-	mi := &file_deltaplane_v1_tables_proto_msgTypes[18]
+	mi := &file_deltaplane_v1_tables_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2019,7 +2191,7 @@ func (x *Verdict) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Verdict.ProtoReflect.Descriptor instead.
 func (*Verdict) Descriptor() ([]byte, []int) {
-	return file_deltaplane_v1_tables_proto_rawDescGZIP(), []int{18}
+	return file_deltaplane_v1_tables_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *Verdict) GetKey() *VerdictKey {
@@ -2066,7 +2238,7 @@ type PortKey struct {
 
 func (x *PortKey) Reset() {
 	*x = PortKey{}
-	mi := &file_deltaplane_v1_tables_proto_msgTypes[19]
+	mi := &file_deltaplane_v1_tables_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2078,7 +2250,7 @@ func (x *PortKey) String() string {
 func (*PortKey) ProtoMessage() {}
 
 func (x *PortKey) ProtoReflect() protoreflect.Message {
-	mi := &file_deltaplane_v1_tables_proto_msgTypes[19]
+	mi := &file_deltaplane_v1_tables_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2091,7 +2263,7 @@ func (x *PortKey) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PortKey.ProtoReflect.Descriptor instead.
 func (*PortKey) Descriptor() ([]byte, []int) {
-	return file_deltaplane_v1_tables_proto_rawDescGZIP(), []int{19}
+	return file_deltaplane_v1_tables_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *PortKey) GetPorts() uint64 {
@@ -2135,7 +2307,7 @@ type PortVerdict struct {
 
 func (x *PortVerdict) Reset() {
 	*x = PortVerdict{}
-	mi := &file_deltaplane_v1_tables_proto_msgTypes[20]
+	mi := &file_deltaplane_v1_tables_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2147,7 +2319,7 @@ func (x *PortVerdict) String() string {
 func (*PortVerdict) ProtoMessage() {}
 
 func (x *PortVerdict) ProtoReflect() protoreflect.Message {
-	mi := &file_deltaplane_v1_tables_proto_msgTypes[20]
+	mi := &file_deltaplane_v1_tables_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2160,7 +2332,7 @@ func (x *PortVerdict) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PortVerdict.ProtoReflect.Descriptor instead.
 func (*PortVerdict) Descriptor() ([]byte, []int) {
-	return file_deltaplane_v1_tables_proto_rawDescGZIP(), []int{20}
+	return file_deltaplane_v1_tables_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *PortVerdict) GetKey() *PortKey {
@@ -2197,7 +2369,7 @@ type Peers struct {
 
 func (x *Peers) Reset() {
 	*x = Peers{}
-	mi := &file_deltaplane_v1_tables_proto_msgTypes[21]
+	mi := &file_deltaplane_v1_tables_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2209,7 +2381,7 @@ func (x *Peers) String() string {
 func (*Peers) ProtoMessage() {}
 
 func (x *Peers) ProtoReflect() protoreflect.Message {
-	mi := &file_deltaplane_v1_tables_proto_msgTypes[21]
+	mi := &file_deltaplane_v1_tables_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2222,7 +2394,7 @@ func (x *Peers) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Peers.ProtoReflect.Descriptor instead.
 func (*Peers) Descriptor() ([]byte, []int) {
-	return file_deltaplane_v1_tables_proto_rawDescGZIP(), []int{21}
+	return file_deltaplane_v1_tables_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *Peers) GetIdentity() uint32 {
@@ -2251,7 +2423,7 @@ type Block struct {
 
 func (x *Block) Reset() {
 	*x = Block{}
-	mi := &file_deltaplane_v1_tables_proto_msgTypes[22]
+	mi := &file_deltaplane_v1_tables_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2263,7 +2435,7 @@ func (x *Block) String() string {
 func (*Block) ProtoMessage() {}
 
 func (x *Block) ProtoReflect() protoreflect.Message {
-	mi := &file_deltaplane_v1_tables_proto_msgTypes[22]
+	mi := &file_deltaplane_v1_tables_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2276,7 +2448,7 @@ func (x *Block) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Block.ProtoReflect.Descriptor instead.
 func (*Block) Descriptor() ([]byte, []int) {
-	return file_deltaplane_v1_tables_proto_rawDescGZIP(), []int{22}
+	return file_deltaplane_v1_tables_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *Block) GetPrefix() *Prefix {
@@ -2297,7 +2469,7 @@ var File_deltaplane_v1_tables_proto protoreflect.FileDescriptor
 
 const file_deltaplane_v1_tables_proto_rawDesc = "" +
 	"\n" +
-	"\x1adeltaplane/v1/tables.proto\x12\rdeltaplane.v1\x1a\x1bdeltaplane/v1/network.proto\"\xc6\x06\n" +
+	"\x1adeltaplane/v1/tables.proto\x12\rdeltaplane.v1\x1a\x1bdeltaplane/v1/network.proto\"\xf8\x06\n" +
 	"\x04Rows\x125\n" +
 	"\tfrontends\x18\x01 \x03(\v2\x17.deltaplane.v1.FrontendR\tfrontends\x12-\n" +
 	"\x04sets\x18\x02 \x03(\v2\x19.deltaplane.v1.BackendSetR\x04sets\x122\n" +
@@ -2315,7 +2487,8 @@ const file_deltaplane_v1_tables_proto_rawDesc = "" +
 	"\bverdicts\x18\r \x03(\v2\x16.deltaplane.v1.VerdictR\bverdicts\x12?\n" +
 	"\rport_verdicts\x18\x0e \x03(\v2\x1a.deltaplane.v1.PortVerdictR\fportVerdicts\x12*\n" +
 	"\x05peers\x18\x0f \x03(\v2\x14.deltaplane.v1.PeersR\x05peers\x12,\n" +
-	"\x06blocks\x18\x10 \x03(\v2\x14.deltaplane.v1.BlockR\x06blocks\"\x87\x05\n" +
+	"\x06blocks\x18\x10 \x03(\v2\x14.deltaplane.v1.BlockR\x06blocks\x120\n" +
+	"\x05nodes\x18\x11 \x03(\v2\x1a.deltaplane.v1.NodeAddressR\x05nodes\"\x9d\x05\n" +
 	"\x04Keys\x128\n" +
 	"\tfrontends\x18\x01 \x03(\v2\x1a.deltaplane.v1.FrontendKeyR\tfrontends\x12\x12\n" +
 	"\x04sets\x18\x02 \x03(\rR\x04sets\x12\x1a\n" +
@@ -2333,19 +2506,23 @@ const file_deltaplane_v1_tables_proto_rawDesc = "" +
 	"\bverdicts\x18\r \x03(\v2\x19.deltaplane.v1.VerdictKeyR\bverdicts\x12;\n" +
 	"\rport_verdicts\x18\x0e \x03(\v2\x16.deltaplane.v1.PortKeyR\fportVerdicts\x12\x14\n" +
 	"\x05peers\x18\x0f \x03(\fR\x05peers\x12-\n" +
-	"\x06blocks\x18\x10 \x03(\v2\x15.deltaplane.v1.PrefixR\x06blocks\"\x9c\x01\n" +
+	"\x06blocks\x18\x10 \x03(\v2\x15.deltaplane.v1.PrefixR\x06blocks\x12\x14\n" +
+	"\x05nodes\x18\x11 \x03(\aR\x05nodes\"\x9c\x01\n" +
 	"\vFrontendKey\x12\x18\n" +
 	"\aaddress\x18\x01 \x01(\fR\aaddress\x12\x12\n" +
 	"\x04port\x18\x02 \x01(\rR\x04port\x123\n" +
 	"\bprotocol\x18\x03 \x01(\x0e2\x17.deltaplane.v1.ProtocolR\bprotocol\x12*\n" +
-	"\x05match\x18\x04 \x01(\x0e2\x14.deltaplane.v1.MatchR\x05match\"\xee\x01\n" +
+	"\x05match\x18\x04 \x01(\x0e2\x14.deltaplane.v1.MatchR\x05match\"\xa9\x02\n" +
 	"\bFrontend\x12,\n" +
 	"\x03key\x18\x01 \x01(\v2\x1a.deltaplane.v1.FrontendKeyR\x03key\x12\x10\n" +
 	"\x03set\x18\x02 \x01(\rR\x03set\x12/\n" +
 	"\x04kind\x18\x03 \x01(\x0e2\x1b.deltaplane.v1.FrontendKindR\x04kind\x12%\n" +
 	"\x0einternal_local\x18\x04 \x01(\bR\rinternalLocal\x12%\n" +
 	"\x0eexternal_local\x18\x05 \x01(\bR\rexternalLocal\x12#\n" +
-	"\rsource_ranges\x18\x06 \x01(\bR\fsourceRanges\"\xa9\x03\n" +
+	"\rsource_ranges\x18\x06 \x01(\bR\fsourceRanges\x129\n" +
+	"\n" +
+	"forwarding\x18\a \x01(\x0e2\x19.deltaplane.v1.ForwardingR\n" +
+	"forwarding\"\xc5\x03\n" +
 	"\n" +
 	"BackendSet\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\rR\x02id\x12\x1c\n" +
@@ -2363,14 +2540,15 @@ const file_deltaplane_v1_tables_proto_rawDesc = "" +
 	"\n" +
 	"zone_hints\x18\v \x01(\bR\tzoneHints\x12\x1a\n" +
 	"\bfallback\x18\f \x01(\bR\bfallback\x12)\n" +
-	"\x10affinity_seconds\x18\r \x01(\rR\x0faffinitySeconds\"]\n" +
+	"\x10affinity_seconds\x18\r \x01(\rR\x0faffinitySeconds\x12\x1a\n" +
+	"\bexternal\x18\x0e \x01(\bR\bexternal\"]\n" +
 	"\aViewKey\x12\x10\n" +
 	"\x03set\x18\x01 \x01(\rR\x03set\x12*\n" +
 	"\x05scope\x18\x02 \x01(\x0e2\x14.deltaplane.v1.ScopeR\x05scope\x12\x14\n" +
 	"\x05place\x18\x03 \x01(\x06R\x05place\"H\n" +
 	"\x04View\x12(\n" +
 	"\x03key\x18\x01 \x01(\v2\x16.deltaplane.v1.ViewKeyR\x03key\x12\x16\n" +
-	"\x06target\x18\x02 \x01(\rR\x06target\"\xb6\x01\n" +
+	"\x06target\x18\x02 \x01(\rR\x06target\"\xe2\x01\n" +
 	"\aBackend\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\rR\x02id\x12\x10\n" +
 	"\x03set\x18\x02 \x01(\rR\x03set\x12\x18\n" +
@@ -2378,7 +2556,9 @@ const file_deltaplane_v1_tables_proto_rawDesc = "" +
 	"\x04port\x18\x04 \x01(\rR\x04port\x121\n" +
 	"\x05state\x18\x05 \x01(\x0e2\x1b.deltaplane.v1.BackendStateR\x05state\x12\x14\n" +
 	"\x05place\x18\x06 \x01(\x06R\x05place\x12\x12\n" +
-	"\x04twin\x18\a \x01(\rR\x04twin\"7\n" +
+	"\x04twin\x18\a \x01(\rR\x04twin\x12\x12\n" +
+	"\x04node\x18\b \x01(\aR\x04node\x12\x16\n" +
+	"\x06weight\x18\t \x01(\rR\x06weight\"7\n" +
 	"\aMembers\x12\x10\n" +
 	"\x03set\x18\x01 \x01(\rR\x03set\x12\x1a\n" +
 	"\bbackends\x18\x02 \x03(\rR\bbackends\"\x8a\x01\n" +
@@ -2400,7 +2580,11 @@ const file_deltaplane_v1_tables_proto_rawDesc = "" +
 	"\vHealthCheck\x12\x12\n" +
 	"\x04port\x18\x01 \x01(\rR\x04port\x12\x1c\n" +
 	"\tnamespace\x18\x02 \x01(\tR\tnamespace\x12\x18\n" +
-	"\aservice\x18\x03 \x01(\tR\aservice\"P\n" +
+	"\aservice\x18\x03 \x01(\tR\aservice\"A\n" +
+	"\vNodeAddress\x12\x12\n" +
+	"\x04node\x18\x01 \x01(\aR\x04node\x12\x0e\n" +
+	"\x02v4\x18\x02 \x01(\fR\x02v4\x12\x0e\n" +
+	"\x02v6\x18\x03 \x01(\fR\x02v6\"P\n" +
 	"\x04Self\x12\x12\n" +
 	"\x04zone\x18\x01 \x01(\tR\x04zone\x12\x1a\n" +
 	"\bdraining\x18\x02 \x01(\bR\bdraining\x12\x18\n" +
@@ -2453,7 +2637,12 @@ const file_deltaplane_v1_tables_proto_rawDesc = "" +
 	"\x19FRONTEND_KIND_EXTERNAL_IP\x10\x03\x12\x1f\n" +
 	"\x1bFRONTEND_KIND_LOAD_BALANCER\x10\x04\x12\x1b\n" +
 	"\x17FRONTEND_KIND_HOST_PORT\x10\x05\x12\x19\n" +
-	"\x15FRONTEND_KIND_REFUSED\x10\x06*s\n" +
+	"\x15FRONTEND_KIND_REFUSED\x10\x06*S\n" +
+	"\n" +
+	"Forwarding\x12\x1a\n" +
+	"\x16FORWARDING_UNSPECIFIED\x10\x00\x12\x15\n" +
+	"\x11FORWARDING_TUNNEL\x10\x01\x12\x12\n" +
+	"\x0eFORWARDING_DSR\x10\x02*s\n" +
 	"\x05Scope\x12\x15\n" +
 	"\x11SCOPE_UNSPECIFIED\x10\x00\x12\r\n" +
 	"\tSCOPE_ALL\x10\x01\x12\x0e\n" +
@@ -2500,96 +2689,100 @@ func file_deltaplane_v1_tables_proto_rawDescGZIP() []byte {
 	return file_deltaplane_v1_tables_proto_rawDescData
 }
 
-var file_deltaplane_v1_tables_proto_enumTypes = make([]protoimpl.EnumInfo, 8)
-var file_deltaplane_v1_tables_proto_msgTypes = make([]protoimpl.MessageInfo, 23)
+var file_deltaplane_v1_tables_proto_enumTypes = make([]protoimpl.EnumInfo, 9)
+var file_deltaplane_v1_tables_proto_msgTypes = make([]protoimpl.MessageInfo, 24)
 var file_deltaplane_v1_tables_proto_goTypes = []any{
 	(Match)(0),          // 0: deltaplane.v1.Match
 	(FrontendKind)(0),   // 1: deltaplane.v1.FrontendKind
-	(Scope)(0),          // 2: deltaplane.v1.Scope
-	(BackendState)(0),   // 3: deltaplane.v1.BackendState
-	(NetworkKind)(0),    // 4: deltaplane.v1.NetworkKind
-	(Direction)(0),      // 5: deltaplane.v1.Direction
-	(Action)(0),         // 6: deltaplane.v1.Action
-	(PolicyKind)(0),     // 7: deltaplane.v1.PolicyKind
-	(*Rows)(nil),        // 8: deltaplane.v1.Rows
-	(*Keys)(nil),        // 9: deltaplane.v1.Keys
-	(*FrontendKey)(nil), // 10: deltaplane.v1.FrontendKey
-	(*Frontend)(nil),    // 11: deltaplane.v1.Frontend
-	(*BackendSet)(nil),  // 12: deltaplane.v1.BackendSet
-	(*ViewKey)(nil),     // 13: deltaplane.v1.ViewKey
-	(*View)(nil),        // 14: deltaplane.v1.View
-	(*Backend)(nil),     // 15: deltaplane.v1.Backend
-	(*Members)(nil),     // 16: deltaplane.v1.Members
-	(*Endpoint)(nil),    // 17: deltaplane.v1.Endpoint
-	(*Prefix)(nil),      // 18: deltaplane.v1.Prefix
-	(*SourceRange)(nil), // 19: deltaplane.v1.SourceRange
-	(*Network)(nil),     // 20: deltaplane.v1.Network
-	(*HealthCheck)(nil), // 21: deltaplane.v1.HealthCheck
-	(*Self)(nil),        // 22: deltaplane.v1.Self
-	(*RuleSet)(nil),     // 23: deltaplane.v1.RuleSet
-	(*Rule)(nil),        // 24: deltaplane.v1.Rule
-	(*VerdictKey)(nil),  // 25: deltaplane.v1.VerdictKey
-	(*Verdict)(nil),     // 26: deltaplane.v1.Verdict
-	(*PortKey)(nil),     // 27: deltaplane.v1.PortKey
-	(*PortVerdict)(nil), // 28: deltaplane.v1.PortVerdict
-	(*Peers)(nil),       // 29: deltaplane.v1.Peers
-	(*Block)(nil),       // 30: deltaplane.v1.Block
-	(Protocol)(0),       // 31: deltaplane.v1.Protocol
-	(IPFamily)(0),       // 32: deltaplane.v1.IPFamily
+	(Forwarding)(0),     // 2: deltaplane.v1.Forwarding
+	(Scope)(0),          // 3: deltaplane.v1.Scope
+	(BackendState)(0),   // 4: deltaplane.v1.BackendState
+	(NetworkKind)(0),    // 5: deltaplane.v1.NetworkKind
+	(Direction)(0),      // 6: deltaplane.v1.Direction
+	(Action)(0),         // 7: deltaplane.v1.Action
+	(PolicyKind)(0),     // 8: deltaplane.v1.PolicyKind
+	(*Rows)(nil),        // 9: deltaplane.v1.Rows
+	(*Keys)(nil),        // 10: deltaplane.v1.Keys
+	(*FrontendKey)(nil), // 11: deltaplane.v1.FrontendKey
+	(*Frontend)(nil),    // 12: deltaplane.v1.Frontend
+	(*BackendSet)(nil),  // 13: deltaplane.v1.BackendSet
+	(*ViewKey)(nil),     // 14: deltaplane.v1.ViewKey
+	(*View)(nil),        // 15: deltaplane.v1.View
+	(*Backend)(nil),     // 16: deltaplane.v1.Backend
+	(*Members)(nil),     // 17: deltaplane.v1.Members
+	(*Endpoint)(nil),    // 18: deltaplane.v1.Endpoint
+	(*Prefix)(nil),      // 19: deltaplane.v1.Prefix
+	(*SourceRange)(nil), // 20: deltaplane.v1.SourceRange
+	(*Network)(nil),     // 21: deltaplane.v1.Network
+	(*HealthCheck)(nil), // 22: deltaplane.v1.HealthCheck
+	(*NodeAddress)(nil), // 23: deltaplane.v1.NodeAddress
+	(*Self)(nil),        // 24: deltaplane.v1.Self
+	(*RuleSet)(nil),     // 25: deltaplane.v1.RuleSet
+	(*Rule)(nil),        // 26: deltaplane.v1.Rule
+	(*VerdictKey)(nil),  // 27: deltaplane.v1.VerdictKey
+	(*Verdict)(nil),     // 28: deltaplane.v1.Verdict
+	(*PortKey)(nil),     // 29: deltaplane.v1.PortKey
+	(*PortVerdict)(nil), // 30: deltaplane.v1.PortVerdict
+	(*Peers)(nil),       // 31: deltaplane.v1.Peers
+	(*Block)(nil),       // 32: deltaplane.v1.Block
+	(Protocol)(0),       // 33: deltaplane.v1.Protocol
+	(IPFamily)(0),       // 34: deltaplane.v1.IPFamily
 }
 var file_deltaplane_v1_tables_proto_depIdxs = []int32{
-	11, // 0: deltaplane.v1.Rows.frontends:type_name -> deltaplane.v1.Frontend
-	12, // 1: deltaplane.v1.Rows.sets:type_name -> deltaplane.v1.BackendSet
-	15, // 2: deltaplane.v1.Rows.backends:type_name -> deltaplane.v1.Backend
-	16, // 3: deltaplane.v1.Rows.members:type_name -> deltaplane.v1.Members
-	17, // 4: deltaplane.v1.Rows.endpoints:type_name -> deltaplane.v1.Endpoint
-	14, // 5: deltaplane.v1.Rows.views:type_name -> deltaplane.v1.View
-	19, // 6: deltaplane.v1.Rows.source_ranges:type_name -> deltaplane.v1.SourceRange
-	20, // 7: deltaplane.v1.Rows.networks:type_name -> deltaplane.v1.Network
-	21, // 8: deltaplane.v1.Rows.health_checks:type_name -> deltaplane.v1.HealthCheck
-	22, // 9: deltaplane.v1.Rows.selves:type_name -> deltaplane.v1.Self
-	23, // 10: deltaplane.v1.Rows.rule_sets:type_name -> deltaplane.v1.RuleSet
-	24, // 11: deltaplane.v1.Rows.rules:type_name -> deltaplane.v1.Rule
-	26, // 12: deltaplane.v1.Rows.verdicts:type_name -> deltaplane.v1.Verdict
-	28, // 13: deltaplane.v1.Rows.port_verdicts:type_name -> deltaplane.v1.PortVerdict
-	29, // 14: deltaplane.v1.Rows.peers:type_name -> deltaplane.v1.Peers
-	30, // 15: deltaplane.v1.Rows.blocks:type_name -> deltaplane.v1.Block
-	10, // 16: deltaplane.v1.Keys.frontends:type_name -> deltaplane.v1.FrontendKey
-	16, // 17: deltaplane.v1.Keys.members:type_name -> deltaplane.v1.Members
-	13, // 18: deltaplane.v1.Keys.views:type_name -> deltaplane.v1.ViewKey
-	19, // 19: deltaplane.v1.Keys.source_ranges:type_name -> deltaplane.v1.SourceRange
-	18, // 20: deltaplane.v1.Keys.networks:type_name -> deltaplane.v1.Prefix
-	25, // 21: deltaplane.v1.Keys.verdicts:type_name -> deltaplane.v1.VerdictKey
-	27, // 22: deltaplane.v1.Keys.port_verdicts:type_name -> deltaplane.v1.PortKey
-	18, // 23: deltaplane.v1.Keys.blocks:type_name -> deltaplane.v1.Prefix
-	31, // 24: deltaplane.v1.FrontendKey.protocol:type_name -> deltaplane.v1.Protocol
-	0,  // 25: deltaplane.v1.FrontendKey.match:type_name -> deltaplane.v1.Match
-	10, // 26: deltaplane.v1.Frontend.key:type_name -> deltaplane.v1.FrontendKey
-	1,  // 27: deltaplane.v1.Frontend.kind:type_name -> deltaplane.v1.FrontendKind
-	31, // 28: deltaplane.v1.BackendSet.protocol:type_name -> deltaplane.v1.Protocol
-	32, // 29: deltaplane.v1.BackendSet.family:type_name -> deltaplane.v1.IPFamily
-	2,  // 30: deltaplane.v1.BackendSet.scope:type_name -> deltaplane.v1.Scope
-	2,  // 31: deltaplane.v1.ViewKey.scope:type_name -> deltaplane.v1.Scope
-	13, // 32: deltaplane.v1.View.key:type_name -> deltaplane.v1.ViewKey
-	3,  // 33: deltaplane.v1.Backend.state:type_name -> deltaplane.v1.BackendState
-	18, // 34: deltaplane.v1.SourceRange.prefix:type_name -> deltaplane.v1.Prefix
-	18, // 35: deltaplane.v1.Network.prefix:type_name -> deltaplane.v1.Prefix
-	4,  // 36: deltaplane.v1.Network.kind:type_name -> deltaplane.v1.NetworkKind
-	5,  // 37: deltaplane.v1.RuleSet.direction:type_name -> deltaplane.v1.Direction
-	7,  // 38: deltaplane.v1.Rule.kind:type_name -> deltaplane.v1.PolicyKind
-	5,  // 39: deltaplane.v1.Rule.direction:type_name -> deltaplane.v1.Direction
-	6,  // 40: deltaplane.v1.Rule.action:type_name -> deltaplane.v1.Action
-	25, // 41: deltaplane.v1.Verdict.key:type_name -> deltaplane.v1.VerdictKey
-	6,  // 42: deltaplane.v1.Verdict.action:type_name -> deltaplane.v1.Action
-	31, // 43: deltaplane.v1.PortKey.protocol:type_name -> deltaplane.v1.Protocol
-	27, // 44: deltaplane.v1.PortVerdict.key:type_name -> deltaplane.v1.PortKey
-	6,  // 45: deltaplane.v1.PortVerdict.action:type_name -> deltaplane.v1.Action
-	18, // 46: deltaplane.v1.Block.prefix:type_name -> deltaplane.v1.Prefix
-	47, // [47:47] is the sub-list for method output_type
-	47, // [47:47] is the sub-list for method input_type
-	47, // [47:47] is the sub-list for extension type_name
-	47, // [47:47] is the sub-list for extension extendee
-	0,  // [0:47] is the sub-list for field type_name
+	12, // 0: deltaplane.v1.Rows.frontends:type_name -> deltaplane.v1.Frontend
+	13, // 1: deltaplane.v1.Rows.sets:type_name -> deltaplane.v1.BackendSet
+	16, // 2: deltaplane.v1.Rows.backends:type_name -> deltaplane.v1.Backend
+	17, // 3: deltaplane.v1.Rows.members:type_name -> deltaplane.v1.Members
+	18, // 4: deltaplane.v1.Rows.endpoints:type_name -> deltaplane.v1.Endpoint
+	15, // 5: deltaplane.v1.Rows.views:type_name -> deltaplane.v1.View
+	20, // 6: deltaplane.v1.Rows.source_ranges:type_name -> deltaplane.v1.SourceRange
+	21, // 7: deltaplane.v1.Rows.networks:type_name -> deltaplane.v1.Network
+	22, // 8: deltaplane.v1.Rows.health_checks:type_name -> deltaplane.v1.HealthCheck
+	24, // 9: deltaplane.v1.Rows.selves:type_name -> deltaplane.v1.Self
+	25, // 10: deltaplane.v1.Rows.rule_sets:type_name -> deltaplane.v1.RuleSet
+	26, // 11: deltaplane.v1.Rows.rules:type_name -> deltaplane.v1.Rule
+	28, // 12: deltaplane.v1.Rows.verdicts:type_name -> deltaplane.v1.Verdict
+	30, // 13: deltaplane.v1.Rows.port_verdicts:type_name -> deltaplane.v1.PortVerdict
+	31, // 14: deltaplane.v1.Rows.peers:type_name -> deltaplane.v1.Peers
+	32, // 15: deltaplane.v1.Rows.blocks:type_name -> deltaplane.v1.Block
+	23, // 16: deltaplane.v1.Rows.nodes:type_name -> deltaplane.v1.NodeAddress
+	11, // 17: deltaplane.v1.Keys.frontends:type_name -> deltaplane.v1.FrontendKey
+	17, // 18: deltaplane.v1.Keys.members:type_name -> deltaplane.v1.Members
+	14, // 19: deltaplane.v1.Keys.views:type_name -> deltaplane.v1.ViewKey
+	20, // 20: deltaplane.v1.Keys.source_ranges:type_name -> deltaplane.v1.SourceRange
+	19, // 21: deltaplane.v1.Keys.networks:type_name -> deltaplane.v1.Prefix
+	27, // 22: deltaplane.v1.Keys.verdicts:type_name -> deltaplane.v1.VerdictKey
+	29, // 23: deltaplane.v1.Keys.port_verdicts:type_name -> deltaplane.v1.PortKey
+	19, // 24: deltaplane.v1.Keys.blocks:type_name -> deltaplane.v1.Prefix
+	33, // 25: deltaplane.v1.FrontendKey.protocol:type_name -> deltaplane.v1.Protocol
+	0,  // 26: deltaplane.v1.FrontendKey.match:type_name -> deltaplane.v1.Match
+	11, // 27: deltaplane.v1.Frontend.key:type_name -> deltaplane.v1.FrontendKey
+	1,  // 28: deltaplane.v1.Frontend.kind:type_name -> deltaplane.v1.FrontendKind
+	2,  // 29: deltaplane.v1.Frontend.forwarding:type_name -> deltaplane.v1.Forwarding
+	33, // 30: deltaplane.v1.BackendSet.protocol:type_name -> deltaplane.v1.Protocol
+	34, // 31: deltaplane.v1.BackendSet.family:type_name -> deltaplane.v1.IPFamily
+	3,  // 32: deltaplane.v1.BackendSet.scope:type_name -> deltaplane.v1.Scope
+	3,  // 33: deltaplane.v1.ViewKey.scope:type_name -> deltaplane.v1.Scope
+	14, // 34: deltaplane.v1.View.key:type_name -> deltaplane.v1.ViewKey
+	4,  // 35: deltaplane.v1.Backend.state:type_name -> deltaplane.v1.BackendState
+	19, // 36: deltaplane.v1.SourceRange.prefix:type_name -> deltaplane.v1.Prefix
+	19, // 37: deltaplane.v1.Network.prefix:type_name -> deltaplane.v1.Prefix
+	5,  // 38: deltaplane.v1.Network.kind:type_name -> deltaplane.v1.NetworkKind
+	6,  // 39: deltaplane.v1.RuleSet.direction:type_name -> deltaplane.v1.Direction
+	8,  // 40: deltaplane.v1.Rule.kind:type_name -> deltaplane.v1.PolicyKind
+	6,  // 41: deltaplane.v1.Rule.direction:type_name -> deltaplane.v1.Direction
+	7,  // 42: deltaplane.v1.Rule.action:type_name -> deltaplane.v1.Action
+	27, // 43: deltaplane.v1.Verdict.key:type_name -> deltaplane.v1.VerdictKey
+	7,  // 44: deltaplane.v1.Verdict.action:type_name -> deltaplane.v1.Action
+	33, // 45: deltaplane.v1.PortKey.protocol:type_name -> deltaplane.v1.Protocol
+	29, // 46: deltaplane.v1.PortVerdict.key:type_name -> deltaplane.v1.PortKey
+	7,  // 47: deltaplane.v1.PortVerdict.action:type_name -> deltaplane.v1.Action
+	19, // 48: deltaplane.v1.Block.prefix:type_name -> deltaplane.v1.Prefix
+	49, // [49:49] is the sub-list for method output_type
+	49, // [49:49] is the sub-list for method input_type
+	49, // [49:49] is the sub-list for extension type_name
+	49, // [49:49] is the sub-list for extension extendee
+	0,  // [0:49] is the sub-list for field type_name
 }
 
 func init() { file_deltaplane_v1_tables_proto_init() }
@@ -2603,8 +2796,8 @@ func file_deltaplane_v1_tables_proto_init() {
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_deltaplane_v1_tables_proto_rawDesc), len(file_deltaplane_v1_tables_proto_rawDesc)),
-			NumEnums:      8,
-			NumMessages:   23,
+			NumEnums:      9,
+			NumMessages:   24,
 			NumExtensions: 0,
 			NumServices:   0,
 		},
