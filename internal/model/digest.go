@@ -84,6 +84,9 @@ func (n Network) Key() netip.Prefix { return n.Prefix }
 // Key returns the port.
 func (h HealthCheck) Key() uint16 { return h.Port }
 
+// Key returns the node's number.
+func (n Node) Key() NodeID { return n.ID }
+
 // SelfKey is the key of the one row of its table.
 type SelfKey struct{}
 
@@ -139,7 +142,11 @@ func (r Backend) appendCanonical(b []byte) []byte {
 	b = appendAddr(b, r.Addr)
 	b = binary.BigEndian.AppendUint16(b, r.Port)
 	b = binary.BigEndian.AppendUint64(b, uint64(r.Place))
-	return binary.BigEndian.AppendUint32(append(b, byte(r.State)), uint32(r.Twin))
+	b = binary.BigEndian.AppendUint32(append(b, byte(r.State)), uint32(r.Twin))
+	if r.Node == 0 && r.Weight == 0 {
+		return b // as before outside clients were forwarded
+	}
+	return binary.BigEndian.AppendUint16(binary.BigEndian.AppendUint32(b, uint32(r.Node)), r.Weight)
 }
 
 func (m Member) appendCanonical(b []byte) []byte {
@@ -174,6 +181,11 @@ func (n Network) appendCanonical(b []byte) []byte {
 func (h HealthCheck) appendCanonical(b []byte) []byte {
 	b = binary.BigEndian.AppendUint16(append(b, 'H'), h.Port)
 	return appendString(appendString(b, h.Namespace), h.Name)
+}
+
+func (n Node) appendCanonical(b []byte) []byte {
+	b = binary.BigEndian.AppendUint32(append(b, 'A'), uint32(n.ID))
+	return appendAddr(appendAddr(b, n.V4), n.V6)
 }
 
 func (s Self) appendCanonical(b []byte) []byte {
@@ -230,7 +242,11 @@ func appendPrefix(b []byte, p netip.Prefix) []byte {
 	return append(appendAddr(b, p.Addr()), byte(p.Bits()), byte(p.Addr().BitLen()))
 }
 
+// appendAddr writes an address; none is ::.
 func appendAddr(b []byte, addr netip.Addr) []byte {
+	if !addr.IsValid() {
+		addr = netip.IPv6Unspecified()
+	}
 	a := addr.As16()
 	return append(b, a[:]...)
 }

@@ -18,6 +18,7 @@ func (t *Tables) Has(c *Change) bool {
 		has(t.SourceRanges, c.Put.SourceRanges, c.Remove.SourceRanges) &&
 		has(t.Networks, c.Put.Networks, c.Remove.Networks) &&
 		has(t.HealthChecks, c.Put.HealthChecks, c.Remove.HealthChecks) &&
+		has(t.Nodes, c.Put.Nodes, c.Remove.Nodes) &&
 		has(t.Selves, c.Put.Selves, c.Remove.Selves) &&
 		has(t.RuleSets, c.Put.RuleSets, c.Remove.RuleSets) &&
 		has(t.Rules, c.Put.Rules, c.Remove.Rules) &&

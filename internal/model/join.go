@@ -27,6 +27,7 @@ func Join(changes ...*Change) *Change {
 	join(of, &c.Put.SourceRanges, &c.Remove.SourceRanges, func(c *Change) ([]SourceRange, []SourceRange) { return c.Put.SourceRanges, c.Remove.SourceRanges })
 	join(of, &c.Put.Networks, &c.Remove.Networks, func(c *Change) ([]Network, []netip.Prefix) { return c.Put.Networks, c.Remove.Networks })
 	join(of, &c.Put.HealthChecks, &c.Remove.HealthChecks, func(c *Change) ([]HealthCheck, []uint16) { return c.Put.HealthChecks, c.Remove.HealthChecks })
+	join(of, &c.Put.Nodes, &c.Remove.Nodes, func(c *Change) ([]Node, []NodeID) { return c.Put.Nodes, c.Remove.Nodes })
 	join(of, &c.Put.Selves, &c.Remove.Selves, func(c *Change) ([]Self, []SelfKey) { return c.Put.Selves, c.Remove.Selves })
 	join(of, &c.Put.RuleSets, &c.Remove.RuleSets, func(c *Change) ([]RuleSet, []RuleSetID) { return c.Put.RuleSets, c.Remove.RuleSets })
 	join(of, &c.Put.Rules, &c.Remove.Rules, func(c *Change) ([]Rule, []RuleID) { return c.Put.Rules, c.Remove.Rules })
@@ -81,6 +82,7 @@ func (c *Change) Trim(t *Tables) {
 	trim(t.SourceRanges, &c.Put.SourceRanges, &c.Remove.SourceRanges)
 	trim(t.Networks, &c.Put.Networks, &c.Remove.Networks)
 	trim(t.HealthChecks, &c.Put.HealthChecks, &c.Remove.HealthChecks)
+	trim(t.Nodes, &c.Put.Nodes, &c.Remove.Nodes)
 	trim(t.Selves, &c.Put.Selves, &c.Remove.Selves)
 	trim(t.RuleSets, &c.Put.RuleSets, &c.Remove.RuleSets)
 	trim(t.Rules, &c.Put.Rules, &c.Remove.Rules)
@@ -119,6 +121,7 @@ func (t *Tables) Find(k *Keys) (r Rows) {
 	r.SourceRanges = find(t.SourceRanges, k.SourceRanges)
 	r.Networks = find(t.Networks, k.Networks)
 	r.HealthChecks = find(t.HealthChecks, k.HealthChecks)
+	r.Nodes = find(t.Nodes, k.Nodes)
 	r.Selves = find(t.Selves, k.Selves)
 	r.RuleSets = find(t.RuleSets, k.RuleSets)
 	r.Rules = find(t.Rules, k.Rules)
@@ -154,6 +157,7 @@ func (t *Tables) Lacking(rows *Rows) Keys {
 		SourceRanges: lacking(t.SourceRanges, rows.SourceRanges),
 		Networks:     lacking(t.Networks, rows.Networks),
 		HealthChecks: lacking(t.HealthChecks, rows.HealthChecks),
+		Nodes:        lacking(t.Nodes, rows.Nodes),
 		Selves:       lacking(t.Selves, rows.Selves),
 		RuleSets:     lacking(t.RuleSets, rows.RuleSets),
 		Rules:        lacking(t.Rules, rows.Rules),

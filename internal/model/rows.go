@@ -64,6 +64,18 @@ func PlaceOf(name string) Place {
 	return Place(binary.BigEndian.Uint64(hash[:]))
 }
 
+// NodeID is a node as a number that packets between nodes carry. Zero is no node.
+type NodeID uint32
+
+// NodeIDOf returns the number of a node's name: the low 32 bits of its Place, 1 instead of 0. Two nodes may have one
+// number; neither has a Node row then.
+func NodeIDOf(name string) NodeID {
+	if name == "" {
+		return 0
+	}
+	return max(1, NodeID(uint32(PlaceOf(name))))
+}
+
 // FrontendKind says what kind of address a client dials.
 type FrontendKind uint8
 
@@ -96,6 +108,11 @@ const (
 	ExternalLocal
 	// SourceRanges drops clients whose address is in none of the root set's SourceRanges.
 	SourceRanges
+	// ForwardTunnel keeps the address of a client from outside when its backend is on another node: packets go there
+	// wrapped, and answers come back the same way. Without it and ForwardDSR the node that was reached masquerades.
+	ForwardTunnel
+	// ForwardDSR is ForwardTunnel, but that the backend's node answers the client itself (direct server return).
+	ForwardDSR
 )
 
 // BackendState says whether a backend takes new connections.
@@ -169,6 +186,9 @@ const (
 	ZoneHints
 	// Fallback says that no backend of the set is ready: its members terminate, and still serve.
 	Fallback
+	// External says that clients from outside get to the set, under externalTrafficPolicy Cluster: which member serves
+	// one is worked out the same way on every node. A root's, and its zones'.
+	External
 )
 
 // BackendSet is the backends of one ServicePort in one family and scope. A root without members refuses
@@ -222,7 +242,18 @@ type Backend struct {
 	// its sets in nodes' layers (traffic policy Local, hints for nodes) and they stay. It may be missing where one
 	// layer is ahead of the other: then they remember the row itself.
 	Twin BackendID
+	// Node is where the backend is; 0 is not known.
+	Node NodeID
+	// Weight is the backend's share of clients from outside against that of others of its set: 2 to 100; 0 is 1, as
+	// nearly all have it. See Share.
+	Weight uint16
 }
+
+// MaxWeight is the greatest weight of a backend.
+const MaxWeight = 100
+
+// Share returns the backend's weight as a number to reckon with, 1 to MaxWeight.
+func (r Backend) Share() uint16 { return max(1, r.Weight) }
 
 // SourceRange is a prefix that a root set's frontends with flag SourceRanges take clients from.
 type SourceRange struct {
@@ -252,6 +283,13 @@ type HealthCheck struct {
 	Port      uint16
 	Namespace string
 	Name      string
+}
+
+// Node is how the other nodes reach one: its addresses in the network that joins them (status.addresses of type
+// InternalIP, the first of each family). One of them may be missing, not both.
+type Node struct {
+	ID     NodeID
+	V4, V6 netip.Addr // the zero Addr is none
 }
 
 // Self is what a node must know of itself: one row, in the node's layer.

@@ -19,6 +19,7 @@ type Tables struct {
 	SourceRanges map[SourceRange]SourceRange
 	Networks     map[netip.Prefix]Network
 	HealthChecks map[uint16]HealthCheck
+	Nodes        map[NodeID]Node
 	Selves       map[SelfKey]Self
 	RuleSets     map[RuleSetID]RuleSet
 	Rules        map[RuleID]Rule
@@ -46,6 +47,7 @@ type Rows struct {
 	SourceRanges []SourceRange
 	Networks     []Network
 	HealthChecks []HealthCheck
+	Nodes        []Node
 	Selves       []Self
 	RuleSets     []RuleSet
 	Rules        []Rule
@@ -66,6 +68,7 @@ func (r *Rows) Append(part *Rows) {
 	r.SourceRanges = append(r.SourceRanges, part.SourceRanges...)
 	r.Networks = append(r.Networks, part.Networks...)
 	r.HealthChecks = append(r.HealthChecks, part.HealthChecks...)
+	r.Nodes = append(r.Nodes, part.Nodes...)
 	r.Selves = append(r.Selves, part.Selves...)
 	r.RuleSets = append(r.RuleSets, part.RuleSets...)
 	r.Rules = append(r.Rules, part.Rules...)
@@ -86,6 +89,7 @@ type Keys struct {
 	SourceRanges []SourceRange
 	Networks     []netip.Prefix
 	HealthChecks []uint16
+	Nodes        []NodeID
 	Selves       []SelfKey
 	RuleSets     []RuleSetID
 	Rules        []RuleID
@@ -106,6 +110,7 @@ func (k *Keys) Append(part *Keys) {
 	k.SourceRanges = append(k.SourceRanges, part.SourceRanges...)
 	k.Networks = append(k.Networks, part.Networks...)
 	k.HealthChecks = append(k.HealthChecks, part.HealthChecks...)
+	k.Nodes = append(k.Nodes, part.Nodes...)
 	k.Selves = append(k.Selves, part.Selves...)
 	k.RuleSets = append(k.RuleSets, part.RuleSets...)
 	k.Rules = append(k.Rules, part.Rules...)
@@ -118,14 +123,14 @@ func (k *Keys) Append(part *Keys) {
 // Len returns the number of rows.
 func (r *Rows) Len() int {
 	return len(r.Frontends) + len(r.Sets) + len(r.Backends) + len(r.Members) + len(r.Endpoints) +
-		len(r.Views) + len(r.SourceRanges) + len(r.Networks) + len(r.HealthChecks) + len(r.Selves) +
+		len(r.Views) + len(r.SourceRanges) + len(r.Networks) + len(r.HealthChecks) + len(r.Nodes) + len(r.Selves) +
 		len(r.RuleSets) + len(r.Rules) + len(r.PortVerdicts) + len(r.Verdicts) + len(r.Blocks) + len(r.Peers)
 }
 
 // Len returns the number of keys.
 func (k *Keys) Len() int {
 	return len(k.Frontends) + len(k.Sets) + len(k.Backends) + len(k.Members) + len(k.Endpoints) +
-		len(k.Views) + len(k.SourceRanges) + len(k.Networks) + len(k.HealthChecks) + len(k.Selves) +
+		len(k.Views) + len(k.SourceRanges) + len(k.Networks) + len(k.HealthChecks) + len(k.Nodes) + len(k.Selves) +
 		len(k.RuleSets) + len(k.Rules) + len(k.PortVerdicts) + len(k.Verdicts) + len(k.Blocks) + len(k.Peers)
 }
 
@@ -144,6 +149,7 @@ func NewTables() *Tables {
 		SourceRanges: map[SourceRange]SourceRange{},
 		Networks:     map[netip.Prefix]Network{},
 		HealthChecks: map[uint16]HealthCheck{},
+		Nodes:        map[NodeID]Node{},
 		Selves:       map[SelfKey]Self{},
 		RuleSets:     map[RuleSetID]RuleSet{},
 		Rules:        map[RuleID]Rule{},
@@ -166,6 +172,7 @@ func (t *Tables) Clone() *Tables {
 	maps.Copy(c.SourceRanges, t.SourceRanges)
 	maps.Copy(c.Networks, t.Networks)
 	maps.Copy(c.HealthChecks, t.HealthChecks)
+	maps.Copy(c.Nodes, t.Nodes)
 	maps.Copy(c.Selves, t.Selves)
 	maps.Copy(c.RuleSets, t.RuleSets)
 	maps.Copy(c.Rules, t.Rules)
@@ -179,7 +186,7 @@ func (t *Tables) Clone() *Tables {
 // Len returns the number of rows.
 func (t *Tables) Len() int {
 	return len(t.Frontends) + len(t.Sets) + len(t.Backends) + len(t.Members) + len(t.Endpoints) +
-		len(t.Views) + len(t.SourceRanges) + len(t.Networks) + len(t.HealthChecks) + len(t.Selves) +
+		len(t.Views) + len(t.SourceRanges) + len(t.Networks) + len(t.HealthChecks) + len(t.Nodes) + len(t.Selves) +
 		len(t.RuleSets) + len(t.Rules) + len(t.PortVerdicts) + len(t.Verdicts) + len(t.Blocks) + len(t.Peers)
 }
 
@@ -196,6 +203,7 @@ func (t *Tables) Apply(c *Change, digest Digest) Digest {
 	removeAll(t.SourceRanges, c.Remove.SourceRanges, sum)
 	removeAll(t.Networks, c.Remove.Networks, sum)
 	removeAll(t.HealthChecks, c.Remove.HealthChecks, sum)
+	removeAll(t.Nodes, c.Remove.Nodes, sum)
 	removeAll(t.Selves, c.Remove.Selves, sum)
 	removeAll(t.RuleSets, c.Remove.RuleSets, sum)
 	removeAll(t.Rules, c.Remove.Rules, sum)
@@ -212,6 +220,7 @@ func (t *Tables) Apply(c *Change, digest Digest) Digest {
 	putAll(t.SourceRanges, c.Put.SourceRanges, sum)
 	putAll(t.Networks, c.Put.Networks, sum)
 	putAll(t.HealthChecks, c.Put.HealthChecks, sum)
+	putAll(t.Nodes, c.Put.Nodes, sum)
 	putAll(t.Selves, c.Put.Selves, sum)
 	putAll(t.RuleSets, c.Put.RuleSets, sum)
 	putAll(t.Rules, c.Put.Rules, sum)
@@ -234,6 +243,7 @@ func Diff(from, to *Tables) *Change {
 	c.Put.SourceRanges, c.Remove.SourceRanges = diff(from.SourceRanges, to.SourceRanges)
 	c.Put.Networks, c.Remove.Networks = diff(from.Networks, to.Networks)
 	c.Put.HealthChecks, c.Remove.HealthChecks = diff(from.HealthChecks, to.HealthChecks)
+	c.Put.Nodes, c.Remove.Nodes = diff(from.Nodes, to.Nodes)
 	c.Put.Selves, c.Remove.Selves = diff(from.Selves, to.Selves)
 	c.Put.RuleSets, c.Remove.RuleSets = diff(from.RuleSets, to.RuleSets)
 	c.Put.Rules, c.Remove.Rules = diff(from.Rules, to.Rules)
@@ -275,6 +285,9 @@ func (t *Tables) Digest() Digest {
 		sum.add(row)
 	}
 	for _, row := range t.HealthChecks {
+		sum.add(row)
+	}
+	for _, row := range t.Nodes {
 		sum.add(row)
 	}
 	for _, row := range t.Selves {

@@ -33,6 +33,7 @@ func anyTables(t *rapid.T, label string) *model.Tables {
 				Set: model.SetID(id), Addr: addr.Draw(t, "addr"), Port: uint16(small.Draw(t, "port")),
 			}}},
 			Members:   []model.Member{{Set: model.SetID(id), Backend: model.BackendID(small.Draw(t, "member"))}},
+			Nodes:     []model.Node{{ID: model.NodeID(id), V4: netip.AddrFrom4([4]byte{192, 0, 2, byte(small.Draw(t, "node"))})}},
 			Endpoints: []model.Endpoint{{Addr: addr.Draw(t, "pod address"), Pod: rapid.SampledFrom([]string{"shop/a", "shop/b"}).Draw(t, "pod")}},
 		}
 		tables.Apply(&model.Change{Put: rows}, model.Digest{})
@@ -77,6 +78,12 @@ func TestDigestTellsEveryFieldApart(t *testing.T) {
 		{Members: []model.Member{{Set: 2, Backend: 1}}},
 		{Backends: []model.Backend{{ID: 1, State: model.BackendActive, BackendKey: model.BackendKey{Set: 1, Addr: vip.Addr, Port: 80}}}},
 		{Backends: []model.Backend{{ID: 1, State: model.BackendTerminating, BackendKey: model.BackendKey{Set: 1, Addr: vip.Addr, Port: 80}}}},
+		{Backends: []model.Backend{{ID: 1, State: model.BackendTerminating, BackendKey: model.BackendKey{Set: 1, Addr: vip.Addr, Port: 80}, Node: 2}}},
+		{Backends: []model.Backend{{ID: 1, State: model.BackendTerminating, BackendKey: model.BackendKey{Set: 1, Addr: vip.Addr, Port: 80}, Weight: 2}}},
+		{Nodes: []model.Node{{ID: 1, V4: vip.Addr}}},
+		{Nodes: []model.Node{{ID: 2, V4: vip.Addr}}},
+		{Nodes: []model.Node{{ID: 1, V6: netip.MustParseAddr("fd00::1")}}},
+		{Nodes: []model.Node{{ID: 1, V4: vip.Addr, V6: netip.MustParseAddr("fd00::1")}}},
 		{Endpoints: []model.Endpoint{{Addr: vip.Addr, Pod: "a/b"}}},
 		{Endpoints: []model.Endpoint{{Addr: vip.Addr, Pod: "a/c"}}},
 	}
@@ -99,6 +106,30 @@ func TestDigestIsWhatItHasAlwaysBeen(t *testing.T) {
 	got := model.NewTables().Apply(&model.Change{Put: rows}, model.Digest{}).String()
 	if want := "10df1cbd15095c27a4f022a32da3f172"; got != want {
 		t.Fatalf("digest %s, want %s", got, want)
+	}
+}
+
+// A backend whose node isn't known and that has the weight that nearly all have is the row that it was before rows had
+// either: an upgrade writes nothing anew that doesn't change.
+func TestABackendWithoutNodeOrWeightHasTheDigestItAlwaysHad(t *testing.T) {
+	rows := model.Rows{Backends: []model.Backend{{
+		ID: 7, State: model.BackendActive, Twin: 5,
+		BackendKey: model.BackendKey{Set: 3, Addr: netip.MustParseAddr("10.0.0.1"), Port: 8080, Place: 9},
+	}}}
+	got := model.NewTables().Apply(&model.Change{Put: rows}, model.Digest{}).String()
+	if want := "6a8623f2018318275d7c50a7bbee4780"; got != want {
+		t.Fatalf("digest %s, was %s", got, want)
+	}
+}
+
+func TestANodesNumberIsNeverThatOfNone(t *testing.T) {
+	if got := model.NodeIDOf(""); got != 0 {
+		t.Errorf("no name has number %d", got)
+	}
+	for _, name := range []string{"node-a", "node-b"} {
+		if got, want := model.NodeIDOf(name), model.NodeID(uint32(model.PlaceOf(name))); got != want || got == 0 {
+			t.Errorf("%s has number %#x, want the low half of its place %#x", name, got, model.PlaceOf(name))
+		}
 	}
 }
 

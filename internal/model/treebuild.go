@@ -184,6 +184,7 @@ func (r *Rows) cut(n int) (part Rows) {
 	part.SourceRanges = cut(&r.SourceRanges, &n)
 	part.Networks = cut(&r.Networks, &n)
 	part.HealthChecks = cut(&r.HealthChecks, &n)
+	part.Nodes = cut(&r.Nodes, &n)
 	part.Selves = cut(&r.Selves, &n)
 	part.RuleSets = cut(&r.RuleSets, &n)
 	part.Rules = cut(&r.Rules, &n)

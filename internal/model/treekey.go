@@ -17,7 +17,7 @@ const (
 
 // keySizes is how long the keys of each table are, without the letter.
 var keySizes = [256]int{
-	'F': keyAddr + 4, 'S': 4, 'B': 4, 'M': 8, 'E': keyAddr, 'V': 13, 'R': 4 + keyPrefix, 'N': keyPrefix, 'H': 2, 'O': 0,
+	'F': keyAddr + 4, 'S': 4, 'B': 4, 'M': 8, 'E': keyAddr, 'V': 13, 'R': 4 + keyPrefix, 'N': keyPrefix, 'H': 2, 'A': 4, 'O': 0,
 	'U': 8, 'L': 8, 'T': 12, 'D': 12, 'K': keyPrefix, 'P': keyAddr,
 }
 
@@ -37,6 +37,7 @@ func (b *rowBytes) each(r *Rows, visit func()) {
 	eachRow(b, visit, r.SourceRanges, appendSourceRange)
 	eachRow(b, visit, r.Networks, func(b []byte, r Network) []byte { return appendNetwork(b, r.Prefix) })
 	eachRow(b, visit, r.HealthChecks, func(b []byte, r HealthCheck) []byte { return appendHealthCheck(b, r.Port) })
+	eachRow(b, visit, r.Nodes, func(b []byte, r Node) []byte { return appendNodeID(b, r.ID) })
 	eachRow(b, visit, r.Selves, func(b []byte, _ Self) []byte { return append(b, 'O') })
 	eachRow(b, visit, r.RuleSets, func(b []byte, r RuleSet) []byte { return appendRuleSetID(b, r.ID) })
 	eachRow(b, visit, r.Rules, func(b []byte, r Rule) []byte { return appendRuleID(b, r.ID) })
@@ -57,6 +58,7 @@ func (t *Tree) remove(k *Keys) {
 	removeKeys(t, k.SourceRanges, appendSourceRange)
 	removeKeys(t, k.Networks, appendNetwork)
 	removeKeys(t, k.HealthChecks, appendHealthCheck)
+	removeKeys(t, k.Nodes, appendNodeID)
 	removeKeys(t, k.Selves, func(b []byte, _ SelfKey) []byte { return append(b, 'O') })
 	removeKeys(t, k.RuleSets, appendRuleSetID)
 	removeKeys(t, k.Rules, appendRuleID)
@@ -91,6 +93,8 @@ func appendSourceRange(b []byte, r SourceRange) []byte { return r.appendCanonica
 func appendNetwork(b []byte, p netip.Prefix) []byte { return appendPrefix(append(b, 'N'), p) }
 
 func appendHealthCheck(b []byte, port uint16) []byte { return big.AppendUint16(append(b, 'H'), port) }
+
+func appendNodeID(b []byte, id NodeID) []byte { return big.AppendUint32(append(b, 'A'), uint32(id)) }
 
 func appendRuleSetID(b []byte, id RuleSetID) []byte {
 	return big.AppendUint64(append(b, 'U'), uint64(id))
@@ -135,6 +139,8 @@ func (k *Keys) add(key []byte) {
 		k.Networks = append(k.Networks, readPrefix(b))
 	case 'H':
 		k.HealthChecks = append(k.HealthChecks, big.Uint16(b))
+	case 'A':
+		k.Nodes = append(k.Nodes, NodeID(big.Uint32(b)))
 	case 'O':
 		k.Selves = append(k.Selves, SelfKey{})
 	case 'U':
