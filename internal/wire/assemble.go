@@ -143,6 +143,7 @@ func appendKeys(to, from *model.Keys) {
 	to.SourceRanges = append(to.SourceRanges, from.SourceRanges...)
 	to.Networks = append(to.Networks, from.Networks...)
 	to.HealthChecks = append(to.HealthChecks, from.HealthChecks...)
+	to.Nodes = append(to.Nodes, from.Nodes...)
 	to.Selves = append(to.Selves, from.Selves...)
 	to.RuleSets = append(to.RuleSets, from.RuleSets...)
 	to.Rules = append(to.Rules, from.Rules...)
@@ -163,6 +164,7 @@ func checkChange(c *model.Change) error {
 		once("view", c.Put.Views, model.View.Key, c.Remove.Views),
 		once("source range", c.Put.SourceRanges, model.SourceRange.Key, c.Remove.SourceRanges),
 		once("network", c.Put.Networks, model.Network.Key, c.Remove.Networks),
+		once("node", c.Put.Nodes, model.Node.Key, c.Remove.Nodes),
 		once("health check", c.Put.HealthChecks, model.HealthCheck.Key, c.Remove.HealthChecks),
 		once("self", c.Put.Selves, model.Self.Key, c.Remove.Selves),
 		once("rule set", c.Put.RuleSets, model.RuleSet.Key, c.Remove.RuleSets),

@@ -42,7 +42,7 @@ func frontendToProto(f model.Frontend) *schemas.Frontend {
 	return &schemas.Frontend{
 		Key: keyToProto(f.FrontendKey), Set: uint32(f.Set), Kind: schemas.FrontendKind(f.Kind),
 		InternalLocal: f.Flags&model.InternalLocal != 0, ExternalLocal: f.Flags&model.ExternalLocal != 0,
-		SourceRanges: f.Flags&model.SourceRanges != 0,
+		SourceRanges: f.Flags&model.SourceRanges != 0, Forwarding: forwardingToProto(f.Flags),
 	}
 }
 
@@ -50,9 +50,10 @@ func frontendFromProto(m *schemas.Frontend) (model.Frontend, error) {
 	key, err := keyFromProto(m.GetKey())
 	kind, errKind := enum[model.FrontendKind]("kind", m.GetKind())
 	f := model.Frontend{FrontendKey: key, Set: model.SetID(m.GetSet()), Kind: kind}
-	f.Flags = flag(m.GetInternalLocal(), model.InternalLocal) | flag(m.GetExternalLocal(), model.ExternalLocal) |
+	forwarding, errForwarding := forwardingFromProto(m.GetForwarding())
+	f.Flags = forwarding | flag(m.GetInternalLocal(), model.InternalLocal) | flag(m.GetExternalLocal(), model.ExternalLocal) |
 		flag(m.GetSourceRanges(), model.SourceRanges)
-	return f, first(err, errKind, checkFrontend(f))
+	return f, first(err, errKind, errForwarding, checkFrontend(f))
 }
 
 // checkFrontend says whether a frontend of one kind has what only another kind may have.
@@ -77,12 +78,39 @@ func checkFrontend(f model.Frontend) error {
 		return fmt.Errorf("kind %d is unknown here", f.Kind)
 	}
 	switch {
+	case f.Flags&forward != 0 && (f.Flags&model.ExternalLocal != 0 || f.Kind == model.FrontendClusterIP || f.Kind == model.FrontendHostPort):
+		return fmt.Errorf("%s forwards to other nodes, and clients from outside don't get to these", f.FrontendKey)
 	case f.Port == 0:
 		return fmt.Errorf("port 0 and kind %d: only refused frontends have no port", f.Kind)
 	case !matches:
 		return fmt.Errorf("match %d does not go with kind %d", f.Match, f.Kind)
 	}
 	return nil
+}
+
+// forward is the flags of which a frontend has one at most.
+const forward = model.ForwardTunnel | model.ForwardDSR
+
+func forwardingToProto(flags model.FrontendFlags) schemas.Forwarding {
+	switch flags & forward {
+	case model.ForwardTunnel:
+		return schemas.Forwarding_FORWARDING_TUNNEL
+	case model.ForwardDSR:
+		return schemas.Forwarding_FORWARDING_DSR
+	}
+	return schemas.Forwarding_FORWARDING_UNSPECIFIED
+}
+
+func forwardingFromProto(f schemas.Forwarding) (model.FrontendFlags, error) {
+	switch f {
+	case schemas.Forwarding_FORWARDING_UNSPECIFIED:
+		return 0, nil
+	case schemas.Forwarding_FORWARDING_TUNNEL:
+		return model.ForwardTunnel, nil
+	case schemas.Forwarding_FORWARDING_DSR:
+		return model.ForwardDSR, nil
+	}
+	return 0, fmt.Errorf("forwarding %d is unknown here", f)
 }
 
 // enum narrows a message's enum to a model's, which has 8 bits; what fits still has to be a value that is known.

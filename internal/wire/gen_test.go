@@ -64,10 +64,17 @@ func drawFrontend(t *rapid.T, k model.FrontendKey) model.Frontend {
 		},
 		model.MatchNodePort: {model.FrontendNodePort}, model.MatchHostPort: {model.FrontendHostPort},
 	}
-	return model.Frontend{
+	f := model.Frontend{
 		FrontendKey: k, Set: genSetID().Draw(t, "set"), Kind: rapid.SampledFrom(kinds[k.Match]).Draw(t, "kind"),
 		Flags: model.FrontendFlags(rapid.Uint16Range(0, 7).Draw(t, "flags")),
 	}
+	switch f.Kind {
+	case model.FrontendNodePort, model.FrontendExternalIP, model.FrontendLoadBalancer:
+		if f.Flags&model.ExternalLocal == 0 {
+			f.Flags |= rapid.SampledFrom([]model.FrontendFlags{0, model.ForwardTunnel, model.ForwardDSR}).Draw(t, "forwarding")
+		}
+	}
+	return f
 }
 
 func genPlace() *rapid.Generator[model.Place] {
@@ -84,8 +91,12 @@ func genSet() *rapid.Generator[model.BackendSet] {
 			Family: rapid.SampledFrom([]model.Family{model.IPv4, model.IPv6}).Draw(t, "family"),
 			Scope:  model.Scope(rapid.IntRange(1, 5).Draw(t, "scope")),
 		}, Affinity: rapid.Uint32Range(0, 86_400).Draw(t, "affinity")}
+		external := rapid.SampledFrom([]model.SetFlags{0, model.External}).Draw(t, "external")
 		if s.Scope == model.ScopeAll || s.Scope == model.ScopeHostPort {
 			s.Root, s.Flags = s.ID, model.SetFlags(rapid.IntRange(0, 7).Draw(t, "flags"))
+			if s.Scope == model.ScopeAll {
+				s.Flags |= external
+			}
 			return s
 		}
 		s.Place, s.Root = genPlace().Draw(t, "place"), s.ID^1
@@ -93,6 +104,9 @@ func genSet() *rapid.Generator[model.BackendSet] {
 			s.Root = 2
 		}
 		s.Flags = rapid.SampledFrom([]model.SetFlags{0, model.Fallback}).Draw(t, "flags")
+		if s.Scope == model.ScopeZone {
+			s.Flags |= external
+		}
 		return s
 	})
 }
@@ -124,8 +138,10 @@ func genBackend() *rapid.Generator[model.Backend] {
 				Set: genSetID().Draw(t, "set"), Addr: genAddr().Draw(t, "addr"), Port: genPort().Draw(t, "port"),
 				Place: rapid.OneOf(rapid.Just(model.Place(0)), genPlace()).Draw(t, "place"),
 			},
-			State: rapid.SampledFrom([]model.BackendState{model.BackendActive, model.BackendTerminating}).Draw(t, "state"),
-			Twin:  rapid.OneOf(rapid.Just(model.BackendID(0)), genBackendID()).Draw(t, "twin"),
+			State:  rapid.SampledFrom([]model.BackendState{model.BackendActive, model.BackendTerminating}).Draw(t, "state"),
+			Twin:   rapid.OneOf(rapid.Just(model.BackendID(0)), genBackendID()).Draw(t, "twin"),
+			Node:   model.NodeID(rapid.Uint32().Draw(t, "node")),
+			Weight: rapid.OneOf(rapid.Just(uint16(0)), rapid.Uint16Range(2, model.MaxWeight)).Draw(t, "weight"),
 		}
 	})
 }
@@ -185,12 +201,29 @@ func drawAround(t *rapid.T, tables *model.Tables) {
 	for _, port := range rapid.SliceOfN(genPort(), 0, 10).Draw(t, "health checks") {
 		tables.HealthChecks[port] = model.HealthCheck{Port: port, Namespace: genName(63).Draw(t, "namespace"), Name: genName(63).Draw(t, "name")}
 	}
+	for _, id := range rapid.SliceOfN(rapid.Uint32Min(1), 0, 10).Draw(t, "nodes") {
+		tables.Nodes[model.NodeID(id)] = drawNode(t, model.NodeID(id))
+	}
 	if rapid.Bool().Draw(t, "has self") {
 		zone := rapid.OneOf(rapid.Just(""), genName(60)).Draw(t, "zone")
 		tables.Selves[model.SelfKey{}] = model.Self{
 			Zone: zone, Draining: rapid.Bool().Draw(t, "draining"), Policed: rapid.Bool().Draw(t, "policed"),
 		}
 	}
+}
+
+// drawNode draws a node with an address of one family, or of both.
+func drawNode(t *rapid.T, id model.NodeID) model.Node {
+	n := model.Node{ID: id}
+	last := rapid.Byte().Draw(t, "last")
+	families := rapid.IntRange(1, 3).Draw(t, "families")
+	if families&1 != 0 {
+		n.V4 = netip.AddrFrom4([4]byte{192, 0, 2, last})
+	}
+	if families&2 != 0 {
+		n.V6 = netip.AddrFrom16([16]byte{0: 0xfd, 15: last})
+	}
+	return n
 }
 
 func genLayer() *rapid.Generator[model.Layer] {

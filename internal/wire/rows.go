@@ -30,6 +30,7 @@ func RowsToProto(rows model.Rows) *schemas.Rows {
 		HealthChecks: list(rows.HealthChecks, func(h model.HealthCheck) *schemas.HealthCheck {
 			return &schemas.HealthCheck{Port: uint32(h.Port), Namespace: h.Namespace, Service: h.Name}
 		}),
+		Nodes: list(rows.Nodes, nodeToProto),
 		Selves: list(rows.Selves, func(s model.Self) *schemas.Self {
 			return &schemas.Self{Zone: s.Zone, Draining: s.Draining, Policed: s.Policed}
 		}),
@@ -55,6 +56,7 @@ func RowsFromProto(m *schemas.Rows) (model.Rows, error) {
 		into(&rows.SourceRanges, "source range", m.GetSourceRanges(), sourceRangeFromProto),
 		into(&rows.Networks, "network", m.GetNetworks(), networkFromProto),
 		into(&rows.HealthChecks, "health check", m.GetHealthChecks(), healthCheckFromProto),
+		into(&rows.Nodes, "node", m.GetNodes(), nodeFromProto),
 		into(&rows.Selves, "self", m.GetSelves(), selfFromProto),
 		into(&rows.RuleSets, "rule set", m.GetRuleSets(), ruleSetFromProto),
 		into(&rows.Rules, "rule", m.GetRules(), ruleFromProto),
@@ -82,6 +84,7 @@ func KeysToProto(keys model.Keys) *schemas.Keys {
 		SourceRanges: list(keys.SourceRanges, sourceRangeToProto),
 		Networks:     list(keys.Networks, prefixToProto),
 		HealthChecks: list(keys.HealthChecks, func(port uint16) uint32 { return uint32(port) }),
+		Nodes:        list(keys.Nodes, func(id model.NodeID) uint32 { return uint32(id) }),
 		Self:         len(keys.Selves) > 0,
 		RuleSets:     list(keys.RuleSets, func(id model.RuleSetID) uint64 { return uint64(id) }),
 		Rules:        list(keys.Rules, func(id model.RuleID) uint64 { return uint64(id) }),
@@ -105,6 +108,7 @@ func KeysFromProto(m *schemas.Keys) (model.Keys, error) {
 		into(&keys.SourceRanges, "source range", m.GetSourceRanges(), sourceRangeFromProto),
 		into(&keys.Networks, "network", m.GetNetworks(), prefixFromProto),
 		into(&keys.HealthChecks, "health check", m.GetHealthChecks(), PortFromProto),
+		into(&keys.Nodes, "node", m.GetNodes(), nodeID),
 		into(&keys.RuleSets, "rule set", m.GetRuleSets(), ruleSetID),
 		into(&keys.Rules, "rule", m.GetRules(), ruleID),
 		into(&keys.Verdicts, "verdict key", m.GetVerdicts(), verdictKeyFromProto),
@@ -122,7 +126,7 @@ func backendToProto(b model.Backend) *schemas.Backend {
 	return &schemas.Backend{
 		Id: uint32(b.ID), Set: uint32(b.Set), Address: AddrToProto(b.Addr), Port: uint32(b.Port),
 		State: schemas.BackendState(b.State), Place: uint64(b.Place),
-		Twin: uint32(b.Twin),
+		Twin: uint32(b.Twin), Node: uint32(b.Node), Weight: uint32(b.Weight),
 	}
 }
 
@@ -135,11 +139,15 @@ func backendFromProto(m *schemas.Backend) (model.Backend, error) {
 	if s := m.GetState(); s != schemas.BackendState_BACKEND_STATE_ACTIVE && s != schemas.BackendState_BACKEND_STATE_TERMINATING {
 		errState = fmt.Errorf("state %d is unknown here", s)
 	}
+	var errWeight error
+	if w := m.GetWeight(); w == 1 || w > model.MaxWeight {
+		errWeight = fmt.Errorf("weight %d: want 0, which is 1, or 2 to %d", w, model.MaxWeight)
+	}
 	return model.Backend{
 		ID: id, State: model.BackendState(m.GetState()),
 		BackendKey: model.BackendKey{Set: set, Addr: addr, Port: port, Place: model.Place(m.GetPlace())},
-		Twin:       model.BackendID(m.GetTwin()),
-	}, first(errID, errSet, errAddr, errPort, errState)
+		Twin:       model.BackendID(m.GetTwin()), Node: model.NodeID(m.GetNode()), Weight: uint16(m.GetWeight()),
+	}, first(errID, errSet, errAddr, errPort, errState, errWeight)
 }
 
 func endpointToProto(e model.Endpoint) *schemas.Endpoint {

@@ -16,6 +16,7 @@ func setToProto(s model.BackendSet) *schemas.BackendSet {
 		Protocol: schemas.Protocol(s.Service.Protocol), Family: schemas.IPFamily(s.Family), Scope: schemas.Scope(s.Scope),
 		Place: uint64(s.Place), Root: uint32(s.Root), NodeHints: s.Flags&model.NodeHints != 0,
 		ZoneHints: s.Flags&model.ZoneHints != 0, Fallback: s.Flags&model.Fallback != 0, AffinitySeconds: s.Affinity,
+		External: s.Flags&model.External != 0,
 	}
 }
 
@@ -34,7 +35,8 @@ func setFromProto(m *schemas.BackendSet) (model.BackendSet, error) {
 			Family:  model.Family(m.GetFamily()), Scope: scope, Place: model.Place(m.GetPlace()),
 		},
 		Root: model.SetID(m.GetRoot()), Affinity: m.GetAffinitySeconds(),
-		Flags: flag(m.GetNodeHints(), model.NodeHints) | flag(m.GetZoneHints(), model.ZoneHints) | flag(m.GetFallback(), model.Fallback),
+		Flags: flag(m.GetNodeHints(), model.NodeHints) | flag(m.GetZoneHints(), model.ZoneHints) | flag(m.GetFallback(), model.Fallback) |
+			flag(m.GetExternal(), model.External),
 	}
 	return s, first(errID, Name("namespace", m.GetNamespace()), Name("service", m.GetService()), errPort, errProtocol,
 		errFamily, errScope, checkSet(s))
@@ -58,6 +60,9 @@ func checkSet(s model.BackendSet) error {
 		}
 	default:
 		return fmt.Errorf("scope %d is unknown here", s.Scope)
+	}
+	if s.Flags&model.External != 0 && s.Scope != model.ScopeAll && s.Scope != model.ScopeZone {
+		return fmt.Errorf("set %d of scope %d is for clients from outside of any node", s.ID, s.Scope)
 	}
 	if s.Affinity > MaxAffinity {
 		return fmt.Errorf("affinity of %d seconds: at most %d", s.Affinity, MaxAffinity)

@@ -16,9 +16,9 @@ import (
 // guide). Names come on top.
 const (
 	sizeFrontendKey = 2 + 18 + 4 + 3 + 2
-	sizeFrontend    = 2 + sizeFrontendKey + 6 + 2 + 6
-	sizeSet         = 3 + 6 + 3 + 3 + 4 + 3 + 2 + 2 + 9 + 6 + 6 + 4
-	sizeBackend     = 2 + 6 + 6 + 18 + 4 + 2 + 9 + 6
+	sizeFrontend    = 2 + sizeFrontendKey + 6 + 2 + 6 + 2
+	sizeSet         = 3 + 6 + 3 + 3 + 4 + 3 + 2 + 2 + 9 + 6 + 6 + 4 + 2
+	sizeBackend     = 2 + 6 + 6 + 18 + 4 + 2 + 9 + 6 + 5 + 2
 	sizeID          = 5
 	sizeGroup       = 2 + 4 + 6 + 5 // members of one set or peers of one identity, without them
 	sizeAddress     = 19
@@ -29,8 +29,10 @@ const (
 	sizeSourceRange = 2 + 6 + sizePrefix
 	sizeNetwork     = 2 + sizePrefix + 2
 	sizeHealthCheck = 3 + 4 + 3 + 3
+	sizeNode        = 3 + 5 + 6 + 18
 	sizeSelf        = 2 + 2 + 2 + 2
 	sizePort        = 3
+	sizeNodeID      = 4
 	sizeHash        = 8
 	sizeRuleSet     = 3 + 9 + 2 + 3
 	sizeRule        = 3 + 9 + 2 + 3 + 3 + 2 + 4 + 2 + 2
@@ -39,8 +41,8 @@ const (
 	sizePortKey     = 2 + 9 + 3 + 4 + 2
 	sizePortVerdict = 2 + sizePortKey + 2 + 9
 	sizeBlock       = 3 + sizePrefix + 6
-	// sizeLists is the tags and lengths of put, remove and the five packed lists of that.
-	sizeLists = 48
+	// sizeLists is the tags and lengths of put, remove and the six packed lists of that.
+	sizeLists = 54
 )
 
 // splitter fills changes one after the other, each with at most room bytes of rows.
@@ -94,6 +96,7 @@ func (s *splitter) removed(k *model.Keys) {
 	add(k.SourceRanges, func(model.SourceRange) *[]model.SourceRange { return &s.at(sizeSourceRange).Remove.SourceRanges })
 	add(k.Networks, func(netip.Prefix) *[]netip.Prefix { return &s.at(sizePrefix).Remove.Networks })
 	add(k.HealthChecks, func(uint16) *[]uint16 { return &s.at(sizePort).Remove.HealthChecks })
+	add(k.Nodes, func(model.NodeID) *[]model.NodeID { return &s.at(sizeNodeID).Remove.Nodes })
 	add(k.Selves, func(model.SelfKey) *[]model.SelfKey { return &s.at(sizeSelf).Remove.Selves })
 	add(k.RuleSets, func(model.RuleSetID) *[]model.RuleSetID { return &s.at(sizeHash).Remove.RuleSets })
 	add(k.Rules, func(model.RuleID) *[]model.RuleID { return &s.at(sizeHash).Remove.Rules })
@@ -118,6 +121,7 @@ func (s *splitter) put(r *model.Rows) {
 	add(r.HealthChecks, func(h model.HealthCheck) *[]model.HealthCheck {
 		return &s.at(sizeHealthCheck + len(h.Namespace) + len(h.Name)).Put.HealthChecks
 	})
+	add(r.Nodes, func(model.Node) *[]model.Node { return &s.at(sizeNode).Put.Nodes })
 	add(r.Selves, func(o model.Self) *[]model.Self { return &s.at(sizeSelf + len(o.Zone)).Put.Selves })
 	s.putPolicy(r)
 }
