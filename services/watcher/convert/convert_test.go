@@ -127,6 +127,22 @@ endpoints:
 				State:  &schemas.Fact_EndpointSlice{EndpointSlice: &schemas.EndpointSlice{}},
 			},
 		},
+		"slice with a weight": {
+			read[discoveryv1.EndpointSlice](t, `{metadata: {name: x, namespace: a, annotations: {deltaplane.io/weight: "50"}}, addressType: IPv4}`),
+			&schemas.Fact{
+				Object: &schemas.ObjectRef{Kind: "EndpointSlice", Namespace: "a", Name: "x"},
+				State:  &schemas.Fact_EndpointSlice{EndpointSlice: &schemas.EndpointSlice{Family: schemas.IPFamily_IP_FAMILY_IPV4, Weight: "50"}},
+			},
+		},
+		"slice with a weight that is none, as much of it as says what it is": {
+			read[discoveryv1.EndpointSlice](t, `{metadata: {name: x, namespace: a, annotations: {deltaplane.io/weight: "`+strings.Repeat("50 ", 50)+`"}}, addressType: IPv4}`),
+			&schemas.Fact{
+				Object: &schemas.ObjectRef{Kind: "EndpointSlice", Namespace: "a", Name: "x"},
+				State: &schemas.Fact_EndpointSlice{EndpointSlice: &schemas.EndpointSlice{
+					Family: schemas.IPFamily_IP_FAMILY_IPV4, Weight: strings.Repeat("50 ", 50)[:64],
+				}},
+			},
+		},
 		"slice of a headless service": {
 			read[discoveryv1.EndpointSlice](t, `{metadata: {name: x, namespace: a, labels: {kubernetes.io/service-name: db, service.kubernetes.io/headless: ""}},
 			  addressType: IPv4, endpoints: [{addresses: [10.1.0.1]}]}`),
@@ -176,11 +192,11 @@ status: {phase: Running, podIP: 10.1.0.1, podIPs: [{ip: 10.1.0.1}, {ip: "fd00::1
 			read[corev1.Node](t, `
 metadata: {name: n1.example.com, labels: {topology.kubernetes.io/zone: z1}}
 spec: {podCIDR: 10.1.0.0/24, podCIDRs: [10.1.0.7/24, "fd00:1::/64"]}
-status: {addresses: [{type: Hostname, address: n1}, {type: InternalIP, address: 192.0.2.1}, {type: ExternalIP, address: 203.0.113.1}]}`),
+status: {addresses: [{type: Hostname, address: n1}, {type: InternalIP, address: 192.0.2.1}, {type: ExternalIP, address: 203.0.113.1}, {type: InternalIP, address: 192.0.2.9}]}`),
 			&schemas.Fact{
 				Object: &schemas.ObjectRef{Kind: "Node", Name: "n1.example.com"},
 				State: &schemas.Fact_Node{Node: &schemas.Node{
-					Addresses: [][]byte{ip("192.0.2.1"), ip("203.0.113.1")}, PodCidrs: []string{"10.1.0.0/24", "fd00:1::/64"}, Zone: "z1",
+					Addresses: [][]byte{ip("192.0.2.1"), ip("203.0.113.1"), ip("192.0.2.9")}, InternalIps: [][]byte{ip("192.0.2.1"), ip("192.0.2.9")}, PodCidrs: []string{"10.1.0.0/24", "fd00:1::/64"}, Zone: "z1",
 					Labels: map[string]string{"topology.kubernetes.io/zone": "z1"},
 				}},
 			},

@@ -34,6 +34,10 @@ func TestAServiceSaysHowItIsReachedFromOutside(t *testing.T) {
 				},
 			},
 		},
+		"how clients from outside are forwarded": {
+			`{metadata: {name: cart, annotations: {deltaplane.io/forwarding: dsr, other: x}}, spec: {type: NodePort, ports: [{port: 80, nodePort: 30080}]}}`,
+			&schemas.Service{Type: "NodePort", Forwarding: "dsr", Ports: []*schemas.ServicePort{{Protocol: schemas.Protocol_PROTOCOL_TCP, Port: 80, NodePort: 30080}}},
+		},
 		"balancer with Local, whose node port was asked for": {
 			`{metadata: {name: cart}, spec: {type: LoadBalancer, allocateLoadBalancerNodePorts: false, externalTrafficPolicy: Local, healthCheckNodePort: 32000,
 			  ports: [{port: 80, nodePort: 30080}], loadBalancerSourceRanges: [" 203.0.113.9/24", 203.0.113.0/24, "2001:db8::/32"]},

@@ -114,6 +114,9 @@ func node(n *corev1.Node) (*schemas.Node, error) {
 			return nil, fmt.Errorf("status.addresses[%d].address: %w", i, err)
 		}
 		out.Addresses = append(out.Addresses, addr.AsSlice())
+		if a.Type == corev1.NodeInternalIP {
+			out.InternalIps = append(out.InternalIps, addr.AsSlice())
+		}
 	}
 	cidrs := n.Spec.PodCIDRs
 	if len(cidrs) == 0 && n.Spec.PodCIDR != "" {

@@ -4,6 +4,7 @@ package convert
 
 import (
 	"fmt"
+	"strings"
 
 	corev1 "k8s.io/api/core/v1"
 
@@ -16,6 +17,25 @@ import (
 // labelProxyName names another proxy that handles a Service (k8s.io/kubernetes pkg/proxy/apis, LabelServiceProxyName).
 const labelProxyName = "service.kubernetes.io/service-proxy-name"
 
+// The annotations that are deltaplane's own.
+const (
+	// AnnotationForwarding of a Service says how clients from outside get to a backend on another node than the one
+	// they reach: tunnel, dsr or snat.
+	AnnotationForwarding = "deltaplane.io/forwarding"
+	// AnnotationWeight of an EndpointSlice is the share of clients from outside that its endpoints get, 1 to 100.
+	AnnotationWeight = "deltaplane.io/weight"
+)
+
+// longestAnnotation is as much of one as is told, in bytes: more than any that means something, enough to be
+// recognized.
+const longestAnnotation = 64
+
+// annotation returns an annotation as it is: the compiler names one that it can't read, and does without.
+func annotation(all map[string]string, key string) string {
+	text := strings.ToValidUTF8(all[key], "\uFFFD")
+	return strings.ToValidUTF8(text[:min(len(text), longestAnnotation)], "")
+}
+
 // service converts a Service. A headless one and one of type ExternalName have nothing that a proxy serves
 // (k8s.io/kubernetes pkg/proxy/util, ShouldSkipService).
 func service(s *corev1.Service) (*schemas.Service, error) {
@@ -23,6 +43,7 @@ func service(s *corev1.Service) (*schemas.Service, error) {
 		PublishNotReadyAddresses: s.Spec.PublishNotReadyAddresses,
 		ProxyName:                s.Labels[labelProxyName],
 		Type:                     string(s.Spec.Type),
+		Forwarding:               annotation(s.Annotations, AnnotationForwarding),
 	}
 	switch s.Spec.Type {
 	case corev1.ServiceTypeClusterIP, corev1.ServiceTypeNodePort, corev1.ServiceTypeLoadBalancer, corev1.ServiceTypeExternalName:

@@ -43,6 +43,7 @@ func endpointSlice(s *discoveryv1.EndpointSlice) (*schemas.EndpointSlice, error)
 	if out.Ports, err = slicePorts(s.Ports); err != nil {
 		return nil, err
 	}
+	out.Weight = annotation(s.Annotations, AnnotationWeight)
 	out.Endpoints, err = sliceEndpoints(s.Endpoints, model.Family(out.Family))
 	return out, err
 }
