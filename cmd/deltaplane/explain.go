@@ -47,6 +47,7 @@ The configuration file (--config) may have these keys:
   nodePortAddresses   node addresses that serve NodePorts; default all
   localhostNodePorts  serve NodePorts to the node's own processes on 127.0.0.1 and ::1 too; default true
   allowExternalIPs    what externalIPs may be in; default nothing
+  forwarding          how clients from outside get to backends on other nodes: tunnel, dsr or snat; default tunnel
   masqueradeAll       give all that is translated and leaves a node the node's address; default false
 
 With --live the rows are those in the kernels of the nodes that see the connection, read over the bus when a question is

@@ -9,6 +9,7 @@ import (
 
 	"github.com/deltaplane/deltaplane/internal/explain"
 	"github.com/deltaplane/deltaplane/internal/lab"
+	"github.com/deltaplane/deltaplane/services/compiler/state"
 )
 
 // configure passes on what a configuration file says to whom it concerns: explain and labs take the same file.
@@ -17,6 +18,9 @@ func configure(options *lab.Options, config explain.Config) {
 	compiler, programmer := &options.CompilerFlags, &options.ProgrammerFlags
 	addPrefixes(compiler, "pod-cidrs", config.PodCIDRs)
 	addPrefixes(compiler, "allow-external-ips", config.AllowExternalIPs)
+	if config.Forwarding != state.ForwardDefault {
+		*compiler = append(*compiler, "--forwarding="+config.Forwarding.String())
+	}
 	addPrefixes(programmer, "node-port-addresses", config.NodePortAddresses)
 	if config.MasqueradeAll {
 		*programmer = append(*programmer, "--masquerade-all")

@@ -21,13 +21,14 @@ allowExternalIPs: [192.0.2.0/24]
 nodePortAddresses: [172.30.0.0/16]
 masqueradeAll: true
 localhostNodePorts: false
+forwarding: dsr
 `))
 	if err != nil {
 		t.Fatal(err)
 	}
 	var got lab.Options
 	configure(&got, config)
-	if diff := cmp.Diff([]string{"--pod-cidrs=10.244.0.0/16,fd00:10:244::/48", "--allow-external-ips=192.0.2.0/24"}, got.CompilerFlags); diff != "" {
+	if diff := cmp.Diff([]string{"--pod-cidrs=10.244.0.0/16,fd00:10:244::/48", "--allow-external-ips=192.0.2.0/24", "--forwarding=dsr"}, got.CompilerFlags); diff != "" {
 		t.Errorf("compiler (-want +got):\n%s", diff)
 	}
 	if diff := cmp.Diff([]string{"--node-port-addresses=172.30.0.0/16", "--masquerade-all", "--localhost-node-ports=false"}, got.ProgrammerFlags); diff != "" {

@@ -42,7 +42,7 @@ func newLabUpCommand(name *string) *cobra.Command {
 Ctrl-C takes the lab down; with --detach it returns once every node is converged, and 'lab down' takes the lab down.
 
 The configuration file (--config) is the one that explain takes: podCIDRs, serviceCIDRs, nodePortAddresses,
-allowExternalIPs (lists of CIDRs), masqueradeAll, localhostNodePorts.`,
+allowExternalIPs (lists of CIDRs), forwarding, masqueradeAll, localhostNodePorts.`,
 		Example: `  deltaplane lab up -f shop.yaml
   deltaplane lab up -f manifests/ --nodes 5 --detach
   deltaplane lab up -f shop.yaml --source kubeconfig=$HOME/.kube/config`,

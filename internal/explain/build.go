@@ -62,7 +62,7 @@ func FromFacts(facts []*schemas.Fact, config Config) (w *World, warnings []strin
 		return nil, nil, fmt.Errorf("compile the objects: %w", err)
 	}
 	output := compile.Full(db.Snapshot(), ids.New(0), compile.Settings{
-		AllowExternalIPs: config.AllowExternalIPs, PodCIDRs: config.PodCIDRs, ServiceCIDRs: config.ServiceCIDRs,
+		AllowExternalIPs: config.AllowExternalIPs, Forwarding: config.Forwarding, PodCIDRs: config.PodCIDRs, ServiceCIDRs: config.ServiceCIDRs,
 	})
 	assumeServiceNetworks(output.Layers[model.ClusterLayer])
 	for _, aside := range output.SetAside {

@@ -35,6 +35,8 @@ type Config struct {
 	LocalhostNodePorts *bool `json:"localhostNodePorts"`
 	// AllowExternalIPs are the prefixes that a Service's externalIPs may be in; default none.
 	AllowExternalIPs []netip.Prefix `json:"allowExternalIPs"`
+	// Forwarding is how clients from outside get to backends on other nodes: tunnel, dsr or snat; default tunnel.
+	Forwarding state.Forwarding `json:"forwarding"`
 }
 
 // LoadConfig reads a configuration file. Unknown keys and malformed values are errors.
@@ -64,7 +66,7 @@ func ParseConfig(text []byte) (Config, error) {
 	strict, err := json.UnmarshalStrict(asJSON, &c)
 	if err = errors.Join(append(strict, err)...); err != nil {
 		err = readable(err)
-		return Config{}, fmt.Errorf("%w; the keys are podCIDRs, serviceCIDRs, nodePortAddresses, masqueradeAll, localhostNodePorts, allowExternalIPs", err)
+		return Config{}, fmt.Errorf("%w; the keys are podCIDRs, serviceCIDRs, nodePortAddresses, masqueradeAll, localhostNodePorts, allowExternalIPs, forwarding", err)
 	}
 	for key, list := range map[string][]netip.Prefix{
 		"podCIDRs": c.PodCIDRs, "serviceCIDRs": c.ServiceCIDRs,

@@ -225,6 +225,8 @@ func TestConfig(t *testing.T) {
 	for bad, want := range map[string]string{
 		"podCidrs: []":                `unknown field "podCidrs"; the keys are podCIDRs, `,
 		"podCIDRs: [10.244.0.0/33]":   `"10.244.0.0/33" is no CIDR such as 10.0.0.0/16; `,
+		"forwarding: TUNNEL":          `"TUNNEL" is none of tunnel, dsr and snat`,
+		"forwarding: [dsr]":           `forwarding: `,
 		"podCIDRs: ['']":              `podCIDRs: "invalid Prefix" is no CIDR`,
 		"serviceCIDRs: 10.96.0.0/16":  "serviceCIDRs: want a list of CIDRs such as [10.0.0.0/16], not a value of type string; ",
 		"serviceCIDRs: [0.0.0.0/0]":   "podCIDRs and serviceCIDRs: 0.0.0.0/0 is more than a cluster's own: want /8 or longer",

@@ -23,6 +23,7 @@ import (
 	"github.com/deltaplane/deltaplane/internal/telemetry"
 	"github.com/deltaplane/deltaplane/services/compiler/compile"
 	"github.com/deltaplane/deltaplane/services/compiler/policy"
+	"github.com/deltaplane/deltaplane/services/compiler/state"
 )
 
 // settings are what a compiler can be told.
@@ -35,6 +36,7 @@ type settings struct {
 	signingKey, trustedKeys string
 	// Of what is compiled, in CIDR notation.
 	externalIPs, podCIDRs, serviceCIDRs []string
+	forwarding                          string // of clients from outside, unless a Service says so itself
 	policy                              policy.Limits
 }
 
@@ -47,6 +49,7 @@ func (s *settings) Flags(flags *pflag.FlagSet) {
 	flags.StringVar(&s.trustedKeys, "trusted-keys", "", "`file` with the public keys (PEM) of watchers and compilers, whose messages alone are used; empty believes everyone on the bus")
 	flags.StringVar(&s.reportDir, "report-dir", "", "`folder` for a report, should incremental and full compilation ever differ; empty logs it only")
 	flags.StringSliceVar(&s.externalIPs, "allow-external-ips", nil, "`prefixes` that externalIPs of Services may be from (default none)")
+	flags.StringVar(&s.forwarding, "forwarding", "tunnel", "`how` clients from outside get to backends on other nodes under externalTrafficPolicy Cluster, unless a Service's annotation deltaplane.io/forwarding says so itself: tunnel and dsr keep their address (answers come back the same way, or straight from the backend's node), snat doesn't")
 	flags.StringSliceVar(&s.podCIDRs, "pod-cidrs", nil, "`prefixes` of pods' addresses (default those found out about the cluster and its nodes)")
 	flags.IntVar(&s.policy.Combinations, "max-policy-combinations", 16_384, "`rules` × peers × prefixes of ports that one policy may have in one direction; one with more is refused, and closes what it selects")
 	flags.IntVar(&s.policy.Peers, "max-policy-peers", 1024, "`peers` by selector that one policy may name in one direction; one with more is refused, and closes what it selects")
@@ -85,6 +88,11 @@ func (s *settings) compile() (c compile.Settings, err error) {
 	}
 	if c.ServiceCIDRs, err = compile.ParseNetworks(s.serviceCIDRs); err != nil {
 		return c, fmt.Errorf("--service-cidrs: %w", err)
+	}
+	if s.forwarding != "" {
+		if c.Forwarding, err = state.ParseForwarding(s.forwarding); err != nil {
+			return c, fmt.Errorf("--forwarding: %w", err)
+		}
 	}
 	c.Policy = s.policy
 	return c, nil

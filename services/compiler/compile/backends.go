@@ -26,6 +26,8 @@ type candidate struct {
 	at        netip.AddrPort
 	condition condition
 	node      string
+	number    model.NodeID // of node
+	weight    uint16       // 1 to model.MaxWeight
 	hints     *state.Hints
 }
 
@@ -50,7 +52,9 @@ func candidates(of iter.Seq[*state.Slice], port state.Port, family model.Family)
 				continue
 			}
 			for _, number := range numbers {
-				all = append(all, candidate{netip.AddrPortFrom(endpoint.Addr, number), condition, endpoint.Node, endpoint.Hints})
+				all = append(all, candidate{
+					netip.AddrPortFrom(endpoint.Addr, number), condition, endpoint.Node, endpoint.Number, slice.Weight, endpoint.Hints,
+				})
 			}
 		}
 	}
@@ -97,7 +101,7 @@ func conditionOf(e state.Endpoint, protocol model.Protocol) (c condition, usable
 }
 
 // best sorts candidates and keeps each address and port once, in its best condition. Of slices that agree on that,
-// all hints count, and the first node by name.
+// all hints count, the first node by name, and the highest weight.
 func best(all []candidate) []candidate {
 	slices.SortFunc(all, func(a, b candidate) int {
 		return cmp.Or(a.at.Compare(b.at), int(b.condition)-int(a.condition), cmp.Compare(a.node, b.node))
@@ -117,7 +121,10 @@ func best(all []candidate) []candidate {
 
 // join adds what another slice says of the same endpoint.
 func (c *candidate) join(other candidate) {
-	c.node = cmp.Or(c.node, other.node)
+	if c.node == "" {
+		c.node, c.number = other.node, other.number
+	}
+	c.weight = max(c.weight, other.weight)
 	if c.hints != other.hints {
 		c.hints = &state.Hints{Zones: union(c.hints.Zones, other.hints.Zones), Nodes: union(c.hints.Nodes, other.hints.Nodes)}
 	}

@@ -43,6 +43,7 @@ func lacks(t *model.Tables, wanted *model.Rows) *model.Rows {
 		SourceRanges: missing(t.SourceRanges, wanted.SourceRanges),
 		Networks:     missing(t.Networks, wanted.Networks),
 		HealthChecks: missing(t.HealthChecks, wanted.HealthChecks),
+		Nodes:        missing(t.Nodes, wanted.Nodes),
 		Selves:       missing(t.Selves, wanted.Selves),
 	}
 }

@@ -118,11 +118,20 @@ func (c *claims) internalFlags() (flags model.FrontendFlags) {
 	return flags
 }
 
-func (c *claims) externalFlags() (flags model.FrontendFlags) {
-	if c.svc.ExternalLocal {
-		flags |= model.ExternalLocal
+func (c *claims) externalFlags() model.FrontendFlags {
+	switch {
+	case c.svc.ExternalLocal:
+		return model.ExternalLocal
+	case c.svc.Forwarding != state.ForwardDefault:
+		return forwardFlags[c.svc.Forwarding]
 	}
-	return flags
+	return forwardFlags[c.settings.Forwarding]
+}
+
+// forwardFlags has what the ways to forward come to; the cluster's default is the tunnel if it names none either.
+var forwardFlags = [...]model.FrontendFlags{
+	state.ForwardDefault: model.ForwardTunnel, state.ForwardTunnel: model.ForwardTunnel, state.ForwardDSR: model.ForwardDSR,
+	state.ForwardSNAT: 0,
 }
 
 // healthChecks returns the port on which nodes tell about the Service, if it has one to itself.

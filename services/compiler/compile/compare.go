@@ -64,7 +64,7 @@ type wantedLayer struct {
 	frontends keys[model.FrontendKey]
 	views     keys[model.ViewKey]
 	ranges    keys[model.SourceRange]
-	rest      keys[any] // networks, health checks, selves
+	rest      keys[any] // networks, health checks, nodes, selves
 }
 
 type keys[K comparable] map[K]struct{}
@@ -100,6 +100,7 @@ func (w *wanted) add(layer model.Layer, r *model.Rows) {
 	addKeys(&l.ranges, r.SourceRanges)
 	addRest(l.rest, r.Networks)
 	addRest(l.rest, r.HealthChecks)
+	addRest(l.rest, r.Nodes)
 	addRest(l.rest, r.Selves)
 }
 
@@ -123,6 +124,7 @@ func (w *wanted) leftOver(layer model.Layer, held *model.Tables) (gone model.Key
 	gone.SourceRanges = extra(held.SourceRanges, l.ranges.has)
 	gone.Networks = extraRest(held.Networks, l.rest)
 	gone.HealthChecks = extraRest(held.HealthChecks, l.rest)
+	gone.Nodes = extraRest(held.Nodes, l.rest)
 	gone.Selves = extraRest(held.Selves, l.rest)
 	return gone
 }

@@ -24,6 +24,7 @@ func diffContent(unit Unit, alloc *ids.Allocator, before, after content, change 
 		func(_, _ netip.Addr) {})
 	diffRows(&c.Remove.HealthChecks, &c.Put.HealthChecks, before.checks, after.checks, cmp.Compare[uint16])
 	diffRows(&c.Remove.Networks, &c.Put.Networks, before.networks, after.networks, netip.Prefix.Compare)
+	diffRows(&c.Remove.Nodes, &c.Put.Nodes, before.nodes, after.nodes, cmp.Compare[model.NodeID])
 	diffRows(&c.Remove.Selves, &c.Put.Selves, before.selves, after.selves, func(_, _ model.SelfKey) int { return 0 })
 }
 

@@ -74,6 +74,7 @@ func putRows(t *model.Tables, r *model.Rows) {
 	put(t.SourceRanges, r.SourceRanges)
 	put(t.Networks, r.Networks)
 	put(t.HealthChecks, r.HealthChecks)
+	put(t.Nodes, r.Nodes)
 	put(t.Selves, r.Selves)
 }
 

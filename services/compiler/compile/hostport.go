@@ -108,7 +108,7 @@ func hostPortPart(node string, pod state.Name, port state.HostPort, key model.Fr
 	return part{
 		layer: model.NodeLayer(node), root: root, place: place,
 		frontends: []frontend{{key: key, kind: model.FrontendHostPort}},
-		backends:  []backend{{to, model.BackendActive}},
+		backends:  []backend{{at: to, state: model.BackendActive, node: model.NodeIDOf(node)}},
 		sets:      []set{{key: root, members: []netip.AddrPort{to}}},
 	}
 }

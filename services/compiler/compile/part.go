@@ -30,8 +30,10 @@ type frontend struct {
 
 // backend is a Backend of a root in one layer.
 type backend struct {
-	at    netip.AddrPort
-	state model.BackendState
+	at     netip.AddrPort
+	state  model.BackendState
+	node   model.NodeID
+	weight uint16 // as in a row: 0 is 1
 }
 
 // set is a BackendSet: the root, or a view of it.
@@ -49,7 +51,7 @@ func (p *part) backendKey(root model.SetID, at netip.AddrPort) model.BackendKey 
 // backendRow returns the row of a backend, with its twin if it is in a node's layer, but the root in the cluster's.
 func (p *part) backendRow(ids numbers, root model.SetID, b backend) model.Backend {
 	key := p.backendKey(root, b.at)
-	row := model.Backend{ID: ids.Backend(key), BackendKey: key, State: b.state}
+	row := model.Backend{ID: ids.Backend(key), BackendKey: key, State: b.state, Node: b.node, Weight: b.weight}
 	if p.place != 0 && p.root.Scope == model.ScopeAll {
 		key.Place = 0
 		row.Twin = ids.Backend(key)
@@ -105,7 +107,7 @@ func (c *content) rows(unit Unit, ids numbers) map[model.Layer]*model.Rows {
 		own.Frontends = append(own.Frontends, refusedRow(addr))
 	}
 	own.HealthChecks, own.Networks = c.checks, c.networks
-	own.Selves = c.selves
+	own.Nodes, own.Selves = c.nodes, c.selves
 	return layers
 }
 

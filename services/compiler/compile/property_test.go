@@ -216,6 +216,7 @@ func spoil(t *model.Tables, how uint32) {
 	if do(5) {
 		t.HealthChecks[9] = model.HealthCheck{Port: 9, Namespace: "shop", Name: "a"}
 		t.Selves[model.SelfKey{}] = model.Self{Zone: "elsewhere"}
+		t.Nodes[9] = model.Node{ID: 9, V4: netip.MustParseAddr("192.0.2.9")}
 	}
 	if key := (model.ViewKey{Set: 99, Scope: model.ScopeLocal}); do(6) {
 		t.Views[key] = model.View{ViewKey: key, Target: 98}
@@ -256,7 +257,7 @@ func compareLayers(t *rapid.T, layers map[model.Layer]*model.Tables, digests map
 			t.Fatalf("layer %s, incremental differs from full (-full +incremental):\n%s", layer, diff)
 		}
 		if diff := model.Diff(got, want); !diff.Empty() || want.Digest() != digests[layer] {
-			t.Fatalf("layer %s: the meaning is the same, ids or digest differ", layer)
+			t.Fatalf("layer %s: the meaning is the same, ids or digest differ: %+v", layer, diff)
 		}
 	}
 }
@@ -300,6 +301,7 @@ func checkChange(t fataler, c *model.Change) {
 	onceRows(once, c.Put.SourceRanges, c.Remove.SourceRanges)
 	onceRows(once, c.Put.Networks, c.Remove.Networks)
 	onceRows(once, c.Put.HealthChecks, c.Remove.HealthChecks)
+	onceRows(once, c.Put.Nodes, c.Remove.Nodes)
 	onceRows(once, c.Put.Selves, c.Remove.Selves)
 	onceRows(once, c.Put.RuleSets, c.Remove.RuleSets)
 	onceRows(once, c.Put.Rules, c.Remove.Rules)

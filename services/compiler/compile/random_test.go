@@ -13,6 +13,7 @@ import (
 	"github.com/deltaplane/deltaplane/internal/model"
 	"github.com/deltaplane/deltaplane/schemas"
 	"github.com/deltaplane/deltaplane/services/compiler/policy"
+	"github.com/deltaplane/deltaplane/services/compiler/state"
 )
 
 // draw draws random objects. The names and addresses are few, so that objects meet: claim the same address or port,
@@ -27,7 +28,7 @@ func randomFact(t *rapid.T) *schemas.Fact {
 	kind := d.pick("Service", "Service", "EndpointSlice", "EndpointSlice", "EndpointSlice", "Pod", "Pod", "Node", "Cluster")
 	name := d.pick("a", "b", "c")
 	if kind == "Node" {
-		name = d.pick("n1", "n2", "n3")
+		name = d.pick("n1", "n2", "n3", sameNumber, sameNumberToo)
 	}
 	if d.one(5) {
 		return absent(kind, name)
@@ -41,6 +42,7 @@ func randomFact(t *rapid.T) *schemas.Fact {
 		return nodeFact(name, &schemas.Node{
 			Zone: d.pick("", "z1", "z2"), Draining: d.one(3), PodCidrs: d.some(2, "10.1.0.0/24", "10.1.1.0/24", "fd00::/64", "bad"),
 			Labels: d.labels(), Addresses: ips(d.some(1, "192.168.0.1", "fd01::1")...),
+			InternalIps: ips(d.some(2, "192.168.0.1", "192.168.0.2", "fd01::1", "127.0.0.1")...),
 		})
 	case "Cluster":
 		return clusterFact(name, d.some(2, "10.1.0.0/16", "10.1.0.0/24", "fd00::/64"), d.some(2, "10.96.0.0/16", "10.1.0.0/24", "bad"))
@@ -58,6 +60,7 @@ func randomSettings(t *rapid.T) Settings {
 	}
 	return Settings{
 		Policy:           limits,
+		Forwarding:       rapid.SampledFrom([]state.Forwarding{state.ForwardDefault, state.ForwardSNAT, state.ForwardDSR}).Draw(t, "forwarding"),
 		AllowExternalIPs: d.prefixes("192.0.2.0/25", "2001:db8::/32"),
 		PodCIDRs:         d.prefixes("10.1.0.0/24", "10.2.0.0/16"), ServiceCIDRs: d.prefixes("10.96.0.0/12"),
 	}
@@ -93,7 +96,7 @@ func (d draw) service() *schemas.Service {
 		Type: d.pick("ClusterIP", "NodePort", "LoadBalancer", "LoadBalancer", "ExternalName"), ProxyName: d.pick("", "", "", "other"),
 		Created:       timestamppb.New(start.Add(time.Duration(d.number(0, 2)) * time.Hour)),
 		InternalLocal: d.one(3), ExternalLocal: d.one(2), AffinitySeconds: rapid.SampledFrom([]uint32{0, 0, 10, 86400}).Draw(d.T, "affinity"),
-		HealthCheckNodePort: d.number(0, 2),
+		HealthCheckNodePort: d.number(0, 2), Forwarding: d.pick("", "", "dsr", "snat", "bad"),
 		// Three cluster addresses are one too many: set aside.
 		ClusterIps:      ips(d.some(3, "10.96.0.1", "10.96.0.2", "fd96::1", "fd96::2")...),
 		ExternalIps:     ips(d.some(2, "192.0.2.1", "192.0.2.200", "10.96.0.2", "2001:db8::1", "127.0.0.1")...),
@@ -111,6 +114,7 @@ func (d draw) service() *schemas.Service {
 func (d draw) slice() *schemas.EndpointSlice {
 	family := rapid.SampledFrom([]model.Family{model.IPv4, model.IPv6}).Draw(d.T, "family")
 	m := endpoints(family, nil)
+	m.Weight = d.pick("", "", "1", "50", "bad")
 	for range d.number(0, 2) {
 		m.Ports = append(m.Ports, target(d.pick("p0", "p1"), d.protocol(), d.number(0, 2)))
 	}

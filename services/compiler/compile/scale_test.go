@@ -102,7 +102,9 @@ func TestUnitsOfAChange(t *testing.T) {
 		{"a pod with a hostPort at a shared address", hostPod("a", "n1", []string{"10.1.1.1"}, hostPort(model.TCP, 8080, 80, "192.0.2.1")), 1},
 		{"a node's draining", draining, 1},
 		{"a node's zone", nodeFact("n2", &schemas.Node{Zone: "z2", PodCidrs: []string{"10.1.2.0/24"}}), 1},
-		{"a new node with a prefix", nodeFact("n100", &schemas.Node{Zone: "z1", PodCidrs: []string{"10.1.100.0/24"}}), 2},
+		{"a new node with a prefix", nodeFact("n100", &schemas.Node{Zone: "z1", PodCidrs: []string{"10.1.100.0/24"}}), 3},
+		{"a node's address", nodeFact("n3", &schemas.Node{Zone: "z1", PodCidrs: []string{"10.1.3.0/24"}, InternalIps: ips("192.168.0.3")}), 1},
+		{"how a Service is forwarded", edited(42, forwarding("dsr")), 1},
 		{"a prefix of the cluster", clusterFact("cluster", nil, []string{"10.96.0.0/12"}), 1},
 	} {
 		if units := apply(t, db, test.fact).Units; len(units) != test.want {

@@ -4,10 +4,11 @@
 //
 // It is pure. The work is cut into units, each compiled alone: a Service (itself and its slices, into the cluster
 // layer, and the layers of nodes where its policies or hints make a difference), a node (what it is and its pods,
-// into its layer) and a network (a prefix, into the cluster layer). It promises that compiling again only the units
-// that were touched, from the state before and after, and applying the difference, gives the same rows as
-// compiling everything, for any order and grouping of events. So a unit may read nothing but what
-// state.Changes names it for: before reading more here, make state touch the unit when that changes.
+// into its layer), a network (a prefix, into the cluster layer) and a number (how the node that has it is reached, into
+// the cluster layer). It promises that compiling again only the units that were touched, from the state before and
+// after, and applying the difference, gives the same rows as compiling everything, for any order and grouping of
+// events. So a unit may read nothing but what state.Changes names it for: before reading more here, make state touch
+// the unit when that changes.
 //
 // Which backends a client may use follows kube-proxy (CategorizeEndpoints in pkg/proxy/topology.go of Kubernetes
 // 1.37), in topology.go. An endpoint that several slices have counts at its best: a slice that is late must not take
@@ -77,6 +78,9 @@ func compilePort(snap *state.Snapshot, svc *state.Service, port state.Port, fami
 		},
 		affinity: svc.AffinitySeconds, local: usesLocal(svc),
 	}
+	if slices.ContainsFunc(frontends, forCluster) {
+		t.external = model.External
+	}
 	t.read(candidates(snap.SlicesOf(svc.Name), port, family))
 	root := t.cluster()
 	root.frontends = frontends
@@ -84,6 +88,11 @@ func compilePort(snap *state.Snapshot, svc *state.Service, port state.Port, fami
 		root.ranges = ofFamily(svc.SourceRanges, family, netip.Prefix.Addr)
 	}
 	return append(t.nodes(), root)
+}
+
+// forCluster says whether clients from outside that dial a frontend get backends of any node.
+func forCluster(f frontend) bool {
+	return f.kind != model.FrontendClusterIP && f.flags&model.ExternalLocal == 0
 }
 
 // usesLocal says whether some clients of a Service get backends of one node alone (UsesLocalEndpoints of kube-proxy),

@@ -18,6 +18,8 @@ type Settings struct {
 	AllowExternalIPs []netip.Prefix
 	// PodCIDRs and ServiceCIDRs overrule what was found out about the cluster, each if it has any.
 	PodCIDRs, ServiceCIDRs []netip.Prefix
+	// Forwarding is how clients from outside get to backends on other nodes, unless a Service says so itself.
+	Forwarding state.Forwarding
 	// Policy bounds what one policy may come to.
 	Policy policy.Limits
 }

@@ -19,7 +19,8 @@ import (
 type topology struct {
 	root     model.SetKey
 	affinity uint32
-	local    bool // some clients get local backends alone
+	local    bool           // some clients get local backends alone
+	external model.SetFlags // model.External if clients from outside get to any backend
 
 	all   []candidate    // sorted
 	hints model.SetFlags // those that count
@@ -59,7 +60,7 @@ func (t *topology) cluster() part {
 		p.backends = append(p.backends, c.backend())
 	}
 	members, flags := choose(t.all)
-	p.sets = []set{t.set(t.root, members, flags|t.hints)}
+	p.sets = []set{t.set(t.root, members, flags|t.hints|t.external)}
 	if t.hints&model.ZoneHints == 0 {
 		return p
 	}
@@ -72,7 +73,7 @@ func (t *topology) cluster() part {
 		}
 	}
 	for zone, members := range zones {
-		p.sets = append(p.sets, t.set(t.part(model.ScopeZone, model.PlaceOf(zone)), members, 0))
+		p.sets = append(p.sets, t.set(t.part(model.ScopeZone, model.PlaceOf(zone)), members, t.external))
 	}
 	slices.SortFunc(p.sets, compareSets)
 	return p
@@ -165,10 +166,14 @@ func addresses(of []candidate) []netip.AddrPort {
 func (c *candidate) ready() bool { return c.condition == ready }
 
 func (c *candidate) backend() backend {
+	b := backend{at: c.at, state: model.BackendTerminating, node: c.number}
 	if c.ready() {
-		return backend{c.at, model.BackendActive}
+		b.state = model.BackendActive
 	}
-	return backend{c.at, model.BackendTerminating}
+	if c.weight > 1 {
+		b.weight = c.weight
+	}
+	return b
 }
 
 func compareSets(a, b set) int {

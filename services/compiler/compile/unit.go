@@ -12,11 +12,12 @@ import (
 	"github.com/deltaplane/deltaplane/services/compiler/state"
 )
 
-// Unit names a unit: a network if Network is valid, else a node if Node is set, else a Service.
+// Unit names a unit: a number if Number is set, a network if Network is valid, else a node if Node is set, else a Service.
 type Unit struct {
 	Service state.Name
 	Node    string
 	Network netip.Prefix
+	Number  model.NodeID
 }
 
 // ServiceUnit names the unit of one Service.
@@ -27,6 +28,9 @@ func NodeUnit(node string) Unit { return Unit{Node: node} }
 
 // NetworkUnit names the unit of one prefix of the cluster.
 func NetworkUnit(prefix netip.Prefix) Unit { return Unit{Network: prefix} }
+
+// NumberUnit names the unit of the nodes that have one number: one node, unless two names come to the same.
+func NumberUnit(number model.NodeID) Unit { return Unit{Number: number} }
 
 // Touched returns the units that a change of an object touches.
 func Touched(touch *state.Touch) []Unit {
@@ -40,12 +44,15 @@ func Touched(touch *state.Touch) []Unit {
 	for _, prefix := range touch.Networks {
 		units = append(units, NetworkUnit(prefix))
 	}
+	for _, number := range touch.Numbers {
+		units = append(units, NumberUnit(number))
+	}
 	return units
 }
 
-// Compare orders units: Services by name, then nodes by name, then networks.
+// Compare orders units: Services by name, then nodes by name, then networks, then numbers.
 func (u Unit) Compare(v Unit) int {
-	return cmp.Or(u.Network.Compare(v.Network), cmp.Compare(u.Node, v.Node), u.Service.Compare(v.Service))
+	return cmp.Or(cmp.Compare(u.Number, v.Number), u.Network.Compare(v.Network), cmp.Compare(u.Node, v.Node), u.Service.Compare(v.Service))
 }
 
 // layer returns the layer of the unit's own rows; backends and sets of a Service may be in nodes' layers too.
@@ -63,6 +70,7 @@ type content struct {
 	refused  []netip.Addr // cluster addresses, which refuse what no port of theirs serves
 	checks   []model.HealthCheck
 	networks []model.Network
+	nodes    []model.Node
 	// In the node's layer:
 	selves []model.Self
 	aside  []state.SetAside
@@ -72,6 +80,8 @@ type content struct {
 func compileUnit(snap *state.Snapshot, settings *Settings, unit Unit) content {
 	var c content
 	switch {
+	case unit.Number != 0:
+		c = compileNumber(snap, unit.Number)
 	case unit.Network.IsValid():
 		c.networks = compileNetwork(snap, settings, unit.Network)
 	case unit.Node != "":
@@ -109,6 +119,11 @@ func allUnits(snap *state.Snapshot, settings *Settings) iter.Seq[Unit] {
 		}
 		for _, prefix := range networks(snap, settings) {
 			if !yield(NetworkUnit(prefix)) {
+				return
+			}
+		}
+		for _, number := range nodeNumbers(snap) {
+			if !yield(NumberUnit(number)) {
 				return
 			}
 		}

@@ -285,6 +285,7 @@ func (c *Core) Tables() map[string]int {
 		n["source_ranges"] += len(l.rows.SourceRanges)
 		n["networks"] += len(l.rows.Networks)
 		n["health_checks"] += len(l.rows.HealthChecks)
+		n["nodes"] += len(l.rows.Nodes)
 		n["selves"] += len(l.rows.Selves)
 		n["rule_sets"] += len(l.rows.RuleSets)
 		n["rules"] += len(l.rows.Rules)

@@ -12,15 +12,16 @@ import (
 
 // What a row takes in a message, in bytes, at most; names of sets and pods are counted with their longest.
 const (
-	sizeSet         = 190
-	sizeFrontend    = 46
-	sizeBackend     = 57
+	sizeSet         = 192
+	sizeFrontend    = 48
+	sizeBackend     = 64
 	sizeMember      = 16
 	sizeEndpoint    = 345
 	sizeView        = 28
 	sizeSourceRange = 34
 	sizeNetwork     = 28
 	sizeHealthCheck = 140
+	sizeNode        = 34
 	sizeSelf        = 80
 	sizeRuleSet     = 280
 	sizeRule        = 460
@@ -50,7 +51,7 @@ func size(c *model.Change) int {
 	return len(r.Sets)*sizeSet + len(r.Frontends)*sizeFrontend + len(r.Backends)*sizeBackend +
 		len(r.Members)*sizeMember + len(r.Endpoints)*sizeEndpoint + len(r.Views)*sizeView +
 		len(r.SourceRanges)*sizeSourceRange + len(r.Networks)*sizeNetwork + len(r.HealthChecks)*sizeHealthCheck +
-		len(r.Selves)*sizeSelf + len(r.RuleSets)*sizeRuleSet + len(r.Rules)*sizeRule +
+		len(r.Nodes)*sizeNode + len(r.Selves)*sizeSelf + len(r.RuleSets)*sizeRuleSet + len(r.Rules)*sizeRule +
 		len(r.PortVerdicts)*sizePortVerdict + len(r.Verdicts)*sizeVerdict + len(r.Blocks)*sizeBlock +
 		len(r.Peers)*sizePeer + c.Remove.Len()*sizeKey
 }
@@ -74,6 +75,7 @@ func (c *cutter) piece(size int) *model.Change {
 // frontends. A root may span pieces.
 func (c *cutter) additions(r *model.Rows) {
 	place(c, sizeNetwork, r.Networks, func(p *model.Change) *[]model.Network { return &p.Put.Networks })
+	place(c, sizeNode, r.Nodes, func(p *model.Change) *[]model.Node { return &p.Put.Nodes })
 	place(c, sizeSelf, r.Selves, func(p *model.Change) *[]model.Self { return &p.Put.Selves })
 	g := group(r)
 	for _, root := range g.order() {
@@ -112,6 +114,7 @@ func (c *cutter) removals(k *model.Keys) {
 	place(c, sizeKey, k.Sets, func(p *model.Change) *[]model.SetID { return &p.Remove.Sets })
 	place(c, sizeKey, k.Backends, func(p *model.Change) *[]model.BackendID { return &p.Remove.Backends })
 	place(c, sizeKey, k.Networks, func(p *model.Change) *[]netip.Prefix { return &p.Remove.Networks })
+	place(c, sizeKey, k.Nodes, func(p *model.Change) *[]model.NodeID { return &p.Remove.Nodes })
 	place(c, sizeKey, k.Selves, func(p *model.Change) *[]model.SelfKey { return &p.Remove.Selves })
 	place(c, sizeKey, k.Endpoints, func(p *model.Change) *[]netip.Addr { return &p.Remove.Endpoints })
 	place(c, sizeKey, k.Peers, func(p *model.Change) *[]netip.Addr { return &p.Remove.Peers })

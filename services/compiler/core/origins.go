@@ -3,6 +3,7 @@
 package core
 
 import (
+	"fmt"
 	"maps"
 	"net/netip"
 	"slices"
@@ -32,6 +33,11 @@ func (c *Core) causesOf(l model.Layer, change *model.Change) causes {
 // objectOf returns the object that a unit is about, as a cause.
 func (c *Core) objectOf(u compile.Unit) model.Cause {
 	switch {
+	case u.Number != 0:
+		for node := range c.compiled.NodesNumbered(u.Number) {
+			return model.Cause{Kind: state.KindNode, Name: node.Name.Name}
+		}
+		return model.Cause{Kind: state.KindNode, Name: fmt.Sprintf("number-%08x", uint32(u.Number)), Deleted: true}
 	case u.Network.IsValid():
 		for node := range c.compiled.NodesWith(u.Network) {
 			return model.Cause{Kind: state.KindNode, Name: node.Name.Name}
@@ -106,6 +112,9 @@ func (o *origins) rows(r *model.Rows) {
 	for _, row := range r.Networks {
 		o.network(row.Prefix)
 	}
+	for _, row := range r.Nodes {
+		o.number(row.ID)
+	}
 	o.node(len(r.Selves))
 }
 
@@ -136,10 +145,15 @@ func (o *origins) keys(k *model.Keys) {
 	for _, prefix := range k.Networks {
 		o.network(prefix)
 	}
+	for _, id := range k.Nodes {
+		o.number(id)
+	}
 	o.node(len(k.Selves))
 }
 
 func (o *origins) network(prefix netip.Prefix) { o.units[compile.NetworkUnit(prefix)] = true }
+
+func (o *origins) number(id model.NodeID) { o.units[compile.NumberUnit(id)] = true }
 
 func (o *origins) node(rows int) {
 	if rows > 0 && o.layer.Kind == model.LayerNode {

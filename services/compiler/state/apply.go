@@ -111,6 +111,7 @@ func applyFact(txn *memdb.Txn, fact *schemas.Fact) (touch Touch, changed bool, e
 	case KindNode:
 		old, now, err := update(txn, nodes, kind, n, fact, fact.GetNode(), parseNode)
 		touch.Nodes, touch.Networks, touch.Policy.Nodes = selves(old, now), changedNetworks(old, now), peers(old, now)
+		touch.Numbers = numbers(old, now)
 		return touch, !same(old, now, sameNode), err
 	case KindNamespace:
 		old, now, err := update(txn, namespaces, kind, n, fact, fact.GetNamespace(), parseNamespace)
@@ -259,6 +260,17 @@ func peers(old, now *Node) []string {
 		return []string{old.Name.Name}
 	}
 	return []string{now.Name.Name}
+}
+
+// numbers returns the node's number if other nodes reach it otherwise than before.
+func numbers(old, now *Node) []model.NodeID {
+	switch {
+	case same(old, now, func(a, b *Node) bool { return slices.Equal(a.Internal, b.Internal) }):
+		return nil
+	case old != nil:
+		return []model.NodeID{old.Number()}
+	}
+	return []model.NodeID{now.Number()}
 }
 
 func (n *Node) networks() []netip.Prefix {

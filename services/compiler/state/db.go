@@ -94,6 +94,7 @@ type Touch struct {
 	Services []Name
 	Nodes    []string
 	Networks []netip.Prefix
+	Numbers  []model.NodeID
 	Policy   Policed
 }
 
@@ -111,7 +112,7 @@ func (p *Policed) Empty() bool {
 }
 
 func (t *Touch) empty() bool {
-	return len(t.Services)+len(t.Nodes)+len(t.Networks) == 0 && t.Policy.Empty()
+	return len(t.Services)+len(t.Nodes)+len(t.Networks)+len(t.Numbers) == 0 && t.Policy.Empty()
 }
 
 // SetAside is an object that isn't compiled, or of which a part isn't, and why.

@@ -34,5 +34,5 @@ func parseNamespace(n Name, m *schemas.Namespace) (*Namespace, error) {
 
 func sameSlice(a, b *Slice) bool {
 	return a.Service == b.Service && a.Family == b.Family && slices.Equal(a.Ports, b.Ports) &&
-		a.packed == b.packed && slices.Equal(a.names, b.names) && slices.Equal(a.hints, b.hints)
+		a.Weight == b.Weight && a.packed == b.packed && slices.Equal(a.names, b.names) && slices.Equal(a.hints, b.hints)
 }

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
+	"strconv"
 	"strings"
 	"unicode/utf8"
 
@@ -59,7 +60,7 @@ func unspaced(kind string) bool {
 func forbidden(r rune) bool { return r == '/' || r < ' ' || r == 0x7f }
 
 func parseSlice(n Name, m *schemas.EndpointSlice) (*Slice, error) {
-	s := &Slice{Name: n, Service: m.GetService(), Family: model.Family(m.GetFamily())}
+	s := &Slice{Name: n, Service: m.GetService(), Family: model.Family(m.GetFamily()), Weight: 1}
 	if m.GetFamily() == schemas.IPFamily_IP_FAMILY_UNSPECIFIED && len(m.GetEndpoints()) == 0 {
 		return s, nil // of host names, or none for this proxy
 	}
@@ -93,7 +94,21 @@ func parseSlice(n Name, m *schemas.EndpointSlice) (*Slice, error) {
 		})
 	}
 	s.packed, s.names, s.hints = string(pack.packed), slices.Clone(pack.names), slices.Clone(pack.hints)
-	return s, nil
+	var notWeight error
+	s.Weight, notWeight = weightOf(m.GetWeight())
+	return s, notWeight
+}
+
+// weightOf reads an annotation. One that can't be read is the same as none.
+func weightOf(annotation string) (uint16, error) {
+	if annotation == "" {
+		return 1, nil
+	}
+	n, err := strconv.ParseUint(annotation, 10, 16)
+	if err != nil || n < 1 || n > model.MaxWeight {
+		return 1, fmt.Errorf("annotation deltaplane.io/weight: %.64q is no number from 1 to %d; its endpoints have weight 1", annotation, model.MaxWeight)
+	}
+	return uint16(n), nil
 }
 
 // parseEndpoint refuses what Kubernetes does (ValidateEndpointIP) and what isn't of the slice's family.

@@ -4,6 +4,7 @@ package state
 
 import (
 	"cmp"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"net/netip"
@@ -107,6 +108,9 @@ func parseNode(n Name, m *schemas.Node) (*Node, error) {
 		return nil, err
 	}
 	node := &Node{Name: n, Addresses: addrs, Zone: m.GetZone(), Draining: m.GetDraining(), Lost: m.GetLost()}
+	if node.Internal, err = addresses("internalIPs", m.GetInternalIps(), MaxAddresses); err != nil {
+		return nil, err
+	}
 	if node.Labels, err = NewLabels(m.GetLabels()); err != nil {
 		return nil, err
 	}
@@ -122,9 +126,16 @@ func parseNode(n Name, m *schemas.Node) (*Node, error) {
 	return node, together(noZone, noNetwork)
 }
 
+// Number returns the number by which packets name the node.
+func (n *Node) Number() model.NodeID { return model.NodeIDOf(n.Name.Name) }
+
+func numberKey(number model.NodeID) string {
+	return string(binary.BigEndian.AppendUint32(nil, uint32(number)))
+}
+
 func sameNode(a, b *Node) bool {
 	return a.Zone == b.Zone && a.Draining == b.Draining && a.Lost == b.Lost && a.Labels == b.Labels && slices.Equal(a.Addresses, b.Addresses) &&
-		slices.Equal(a.PodCIDRs, b.PodCIDRs)
+		slices.Equal(a.PodCIDRs, b.PodCIDRs) && slices.Equal(a.Internal, b.Internal)
 }
 
 func samePod(a, b *Pod) bool {

@@ -40,14 +40,40 @@ func parseService(n Name, m *schemas.Service) (*Service, error) {
 	if err := checkService(m); err != nil {
 		return nil, err
 	}
-	var notExternal, notBalancer, notRanges error
+	var notExternal, notBalancer, notRanges, notForwarding error
+	s.Forwarding, notForwarding = forwardingOf(m.GetForwarding())
 	s.ExternalIPs, notExternal = usable("externalIPs", m.GetExternalIps())
 	s.LoadBalancerIPs, notBalancer = usable("status.loadBalancer", m.GetLoadBalancerIps())
 	s.SourceRanges, notRanges = prefixes("loadBalancerSourceRanges", m.GetSourceRanges())
 	if notRanges != nil && len(s.SourceRanges) == 0 {
 		notRanges = fmt.Errorf("%w; no range is left, so its load balancer's addresses take no client", notRanges)
 	}
-	return s, together(notExternal, notBalancer, notRanges)
+	return s, together(notExternal, notBalancer, notRanges, notForwarding)
+}
+
+// ParseForwarding reads the name of a way to forward.
+func ParseForwarding(text string) (Forwarding, error) {
+	switch text {
+	case "tunnel":
+		return ForwardTunnel, nil
+	case "dsr":
+		return ForwardDSR, nil
+	case "snat":
+		return ForwardSNAT, nil
+	}
+	return ForwardDefault, fmt.Errorf("%.64q is none of tunnel, dsr and snat", text)
+}
+
+// forwardingOf reads an annotation. One that can't be read is the same as none.
+func forwardingOf(annotation string) (Forwarding, error) {
+	if annotation == "" {
+		return ForwardDefault, nil
+	}
+	f, err := ParseForwarding(annotation)
+	if err != nil {
+		return f, fmt.Errorf("annotation deltaplane.io/forwarding: %w; it is forwarded as the cluster's default is", err)
+	}
+	return f, nil
 }
 
 func checkService(m *schemas.Service) error {
@@ -129,6 +155,6 @@ func sameService(a, b *Service) bool {
 		a.ProxyName == b.ProxyName && a.Type == b.Type && a.Created.Equal(b.Created) &&
 		slices.Equal(a.ExternalIPs, b.ExternalIPs) && slices.Equal(a.LoadBalancerIPs, b.LoadBalancerIPs) &&
 		a.InternalLocal == b.InternalLocal && a.ExternalLocal == b.ExternalLocal &&
-		a.HealthCheckNodePort == b.HealthCheckNodePort && a.AffinitySeconds == b.AffinitySeconds &&
+		a.Forwarding == b.Forwarding && a.HealthCheckNodePort == b.HealthCheckNodePort && a.AffinitySeconds == b.AffinitySeconds &&
 		a.Restricted == b.Restricted && slices.Equal(a.SourceRanges, b.SourceRanges)
 }

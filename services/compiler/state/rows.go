@@ -26,10 +26,33 @@ type Service struct {
 	InternalLocal, ExternalLocal bool // traffic policies
 	HealthCheckNodePort          uint16
 	AffinitySeconds              uint32 // at most MaxAffinity; 0 is no affinity
+	Forwarding                   Forwarding
 	// Restricted says that the load balancer takes clients out of SourceRanges alone, even if none of those given
 	// could be read.
 	Restricted   bool
 	SourceRanges []netip.Prefix // masked, sorted
+}
+
+// Forwarding says how a client from outside gets to a backend on another node than the one it reached.
+type Forwarding uint8
+
+// The ways to forward. A Service that names none has the cluster's.
+const (
+	ForwardDefault Forwarding = iota
+	ForwardTunnel             // wrapped, with its own address; the answer comes back the same way
+	ForwardDSR                // the same, but the backend's node answers the client itself
+	ForwardSNAT               // with the address of the node that it reached
+)
+
+// String returns the name that ParseForwarding reads; none for the default.
+func (f Forwarding) String() string {
+	return [...]string{ForwardDefault: "", ForwardTunnel: "tunnel", ForwardDSR: "dsr", ForwardSNAT: "snat"}[f]
+}
+
+// UnmarshalText reads the name of a way to forward.
+func (f *Forwarding) UnmarshalText(text []byte) (err error) {
+	*f, err = ParseForwarding(string(text))
+	return err
 }
 
 // Port is a named port, of a Service or of the endpoints of a slice.
@@ -75,6 +98,7 @@ func (h HostPort) Key(addr netip.Addr) model.FrontendKey {
 type Node struct {
 	Name
 	Addresses []netip.Addr
+	Internal  []netip.Addr   // the InternalIPs, in the Node's order
 	PodCIDRs  []netip.Prefix // masked
 	Zone      string         // at most 63 bytes
 	Draining  bool           // about to be deleted
@@ -102,6 +126,7 @@ const (
 	byService = "service" // slices by their Service
 	byNode    = "node"    // pods by node
 	byNetwork = "network" // nodes by pods' prefix
+	byNumber  = "number"  // nodes by the number that packets carry
 )
 
 var (
@@ -133,6 +158,7 @@ var (
 			}
 			return keys
 		},
+		byNumber: func(n *Node) []string { return []string{numberKey(n.Number())} },
 	}}
 	namespaces = &table[*Namespace]{name: "namespaces", key: name[*Namespace]}
 	policies   = &table[*Policy]{name: "policies", key: (*Policy).key}

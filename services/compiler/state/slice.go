@@ -18,23 +18,33 @@ type Slice struct {
 	Service string // in the slice's namespace; empty if the slice is of no Service
 	Family  model.Family
 	Ports   []Port
+	Weight  uint16 // of its endpoints, 1 to model.MaxWeight
 
 	// packed has one record of stride bytes an endpoint:
 	//
 	//	address (4 or 16 bytes) | flags (1) | index of the node's name (2) | of the zone's (2) | of the hints (2)
 	packed string
-	// names has each node's and zone's name once, interned over all slices. names[0] is "".
-	names []string
+	// names has each node's and zone's name once, interned over all slices. The first is that of none.
+	names []unique.Handle[named]
 	// hints has each combination of hints once, interned too. hints[0] is none.
 	hints []unique.Handle[string]
 }
+
+// named is the name of a node or a zone, with the number that it has as a node's: working that out takes a hash.
+type named struct {
+	name   string
+	number model.NodeID
+}
+
+var noName = unique.Make(named{})
 
 // Endpoint is one endpoint of a Slice.
 type Endpoint struct {
 	Addr                        netip.Addr
 	Ready, Serving, Terminating bool
 	Node, Zone                  string
-	Hints                       *Hints // never nil, shared, not to be changed
+	Number                      model.NodeID // of Node; 0 if that isn't known
+	Hints                       *Hints       // never nil, shared, not to be changed
 }
 
 // Hints are the zones and nodes whose clients should use an endpoint. Lists are sorted.
@@ -111,13 +121,15 @@ func (s *Slice) endpoint(i int, hints []Hints) Endpoint {
 	size := len(record) - recordTail
 	addr, _ := netip.AddrFromSlice([]byte(record[:size]))
 	flags, tail := record[size], []byte(record[size+1:])
+	node := s.names[binary.BigEndian.Uint16(tail)].Value()
 	return Endpoint{
 		Addr:        addr,
 		Ready:       flags&flagReady != 0,
 		Serving:     flags&flagServing != 0,
 		Terminating: flags&flagTerminating != 0,
-		Node:        s.names[binary.BigEndian.Uint16(tail)],
-		Zone:        s.names[binary.BigEndian.Uint16(tail[2:])],
+		Node:        node.name,
+		Number:      node.number,
+		Zone:        s.names[binary.BigEndian.Uint16(tail[2:])].Value().name,
 		Hints:       &hints[binary.BigEndian.Uint16(tail[4:])],
 	}
 }
@@ -125,7 +137,7 @@ func (s *Slice) endpoint(i int, hints []Hints) Endpoint {
 // packer makes the packed form of endpoints of one family.
 type packer struct {
 	packed []byte
-	names  []string
+	names  []unique.Handle[named]
 	index  map[string]uint16
 	hints  []unique.Handle[string]
 	hinted map[unique.Handle[string]]uint16
@@ -134,7 +146,7 @@ type packer struct {
 func newPacker(endpoints int, family model.Family) *packer {
 	stride := (&Slice{Family: family}).stride()
 	return &packer{
-		packed: make([]byte, 0, endpoints*stride), names: []string{""}, index: map[string]uint16{"": 0},
+		packed: make([]byte, 0, endpoints*stride), names: []unique.Handle[named]{noName}, index: map[string]uint16{"": 0},
 		hints: []unique.Handle[string]{noHints}, hinted: map[unique.Handle[string]]uint16{noHints: 0},
 	}
 }
@@ -174,7 +186,7 @@ func (p *packer) nameIndex(name string) uint16 {
 	if !known {
 		i = uint16(len(p.names))
 		p.index[name] = i
-		p.names = append(p.names, unique.Make(name).Value())
+		p.names = append(p.names, unique.Make(named{name, model.NodeIDOf(name)}))
 	}
 	return i
 }

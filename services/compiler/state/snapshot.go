@@ -127,6 +127,11 @@ func (s *Snapshot) NodesWith(podCIDR netip.Prefix) iter.Seq[*Node] {
 	return nodes.by(s.txn, byNetwork, podCIDR.String())
 }
 
+// NodesNumbered iterates over the Nodes that have a number: one, or several whose names come to the same.
+func (s *Snapshot) NodesNumbered(number model.NodeID) iter.Seq[*Node] {
+	return nodes.by(s.txn, byNumber, numberKey(number))
+}
+
 // Complete says whether a complete list of everything has been announced. Until then what is absent may only
 // not have been told yet, so nothing may be compiled.
 func (s *Snapshot) Complete() bool {

@@ -341,7 +341,8 @@ func TestPackedEndpointsReadAsTheyCame(t *testing.T) {
 		for i, addr := range map[model.Family][]string{model.IPv4: {"10.0.0.1", "10.0.0.2"}, model.IPv6: {"fd00::1", "fd00::2"}}[family] {
 			e := Endpoint{
 				Addr: netip.MustParseAddr(addr), Ready: i == 0, Serving: true, Terminating: i == 1, Node: fmt.Sprint("n", i), Zone: "z",
-				Hints: &Hints{Zones: []string{"z", "z2"}[:i+1], Nodes: [][]string{nil, {"n"}}[i]},
+				Number: model.NodeIDOf(fmt.Sprint("n", i)),
+				Hints:  &Hints{Zones: []string{"z", "z2"}[:i+1], Nodes: [][]string{nil, {"n"}}[i]},
 			}
 			want = append(want, e)
 			pack.add(e)
