@@ -18,7 +18,7 @@ import (
 const (
 	floorMapAdopted            = "adopted"
 	floorMapAffinitiesV1       = "affinities_v1"
-	floorMapBackendsV2         = "backends_v2"
+	floorMapBackendsV3         = "backends_v3"
 	floorMapBecomings          = "becomings"
 	floorMapBeginnings         = "beginnings"
 	floorMapBlocksV1           = "blocks_v1"
@@ -40,6 +40,7 @@ const (
 	floorMapJudgements         = "judgements"
 	floorMapLocalsV1           = "locals_v1"
 	floorMapNetworksV1         = "networks_v1"
+	floorMapNodesV1            = "nodes_v1"
 	floorMapOldAffinities      = "old_affinities"
 	floorMapOldConnections     = "old_connections"
 	floorMapOldFlows           = "old_flows"
@@ -157,7 +158,7 @@ type floorProgramSpecs struct {
 type floorMapSpecs struct {
 	Adopted        *ebpf.MapSpec `ebpf:"adopted"`
 	AffinitiesV1   *ebpf.MapSpec `ebpf:"affinities_v1"`
-	BackendsV2     *ebpf.MapSpec `ebpf:"backends_v2"`
+	BackendsV3     *ebpf.MapSpec `ebpf:"backends_v3"`
 	Becomings      *ebpf.MapSpec `ebpf:"becomings"`
 	Beginnings     *ebpf.MapSpec `ebpf:"beginnings"`
 	BlocksV1       *ebpf.MapSpec `ebpf:"blocks_v1"`
@@ -179,6 +180,7 @@ type floorMapSpecs struct {
 	Judgements     *ebpf.MapSpec `ebpf:"judgements"`
 	LocalsV1       *ebpf.MapSpec `ebpf:"locals_v1"`
 	NetworksV1     *ebpf.MapSpec `ebpf:"networks_v1"`
+	NodesV1        *ebpf.MapSpec `ebpf:"nodes_v1"`
 	OldAffinities  *ebpf.MapSpec `ebpf:"old_affinities"`
 	OldConnections *ebpf.MapSpec `ebpf:"old_connections"`
 	OldFlows       *ebpf.MapSpec `ebpf:"old_flows"`
@@ -248,7 +250,7 @@ func (o *floorObjects) Close() error {
 type floorMaps struct {
 	Adopted        *ebpf.Map `ebpf:"adopted"`
 	AffinitiesV1   *ebpf.Map `ebpf:"affinities_v1"`
-	BackendsV2     *ebpf.Map `ebpf:"backends_v2"`
+	BackendsV3     *ebpf.Map `ebpf:"backends_v3"`
 	Becomings      *ebpf.Map `ebpf:"becomings"`
 	Beginnings     *ebpf.Map `ebpf:"beginnings"`
 	BlocksV1       *ebpf.Map `ebpf:"blocks_v1"`
@@ -270,6 +272,7 @@ type floorMaps struct {
 	Judgements     *ebpf.Map `ebpf:"judgements"`
 	LocalsV1       *ebpf.Map `ebpf:"locals_v1"`
 	NetworksV1     *ebpf.Map `ebpf:"networks_v1"`
+	NodesV1        *ebpf.Map `ebpf:"nodes_v1"`
 	OldAffinities  *ebpf.Map `ebpf:"old_affinities"`
 	OldConnections *ebpf.Map `ebpf:"old_connections"`
 	OldFlows       *ebpf.Map `ebpf:"old_flows"`
@@ -298,7 +301,7 @@ func (m *floorMaps) Close() error {
 	return _FloorClose(
 		m.Adopted,
 		m.AffinitiesV1,
-		m.BackendsV2,
+		m.BackendsV3,
 		m.Becomings,
 		m.Beginnings,
 		m.BlocksV1,
@@ -320,6 +323,7 @@ func (m *floorMaps) Close() error {
 		m.Judgements,
 		m.LocalsV1,
 		m.NetworksV1,
+		m.NodesV1,
 		m.OldAffinities,
 		m.OldConnections,
 		m.OldFlows,

@@ -18,7 +18,7 @@ import (
 const (
 	iteratorsMapAdopted         = "adopted"
 	iteratorsMapAffinitiesV1    = "affinities_v1"
-	iteratorsMapBackendsV2      = "backends_v2"
+	iteratorsMapBackendsV3      = "backends_v3"
 	iteratorsMapBlocksV1        = "blocks_v1"
 	iteratorsMapConnectionsV1   = "connections_v1"
 	iteratorsMapCountersV1      = "counters_v1"
@@ -32,6 +32,7 @@ const (
 	iteratorsMapHeldV1          = "held_v1"
 	iteratorsMapLocalsV1        = "locals_v1"
 	iteratorsMapNetworksV1      = "networks_v1"
+	iteratorsMapNodesV1         = "nodes_v1"
 	iteratorsMapOldAffinities   = "old_affinities"
 	iteratorsMapOldConnections  = "old_connections"
 	iteratorsMapOldFlows        = "old_flows"
@@ -116,7 +117,7 @@ type iteratorsProgramSpecs struct {
 type iteratorsMapSpecs struct {
 	Adopted        *ebpf.MapSpec `ebpf:"adopted"`
 	AffinitiesV1   *ebpf.MapSpec `ebpf:"affinities_v1"`
-	BackendsV2     *ebpf.MapSpec `ebpf:"backends_v2"`
+	BackendsV3     *ebpf.MapSpec `ebpf:"backends_v3"`
 	BlocksV1       *ebpf.MapSpec `ebpf:"blocks_v1"`
 	ConnectionsV1  *ebpf.MapSpec `ebpf:"connections_v1"`
 	CountersV1     *ebpf.MapSpec `ebpf:"counters_v1"`
@@ -130,6 +131,7 @@ type iteratorsMapSpecs struct {
 	HeldV1         *ebpf.MapSpec `ebpf:"held_v1"`
 	LocalsV1       *ebpf.MapSpec `ebpf:"locals_v1"`
 	NetworksV1     *ebpf.MapSpec `ebpf:"networks_v1"`
+	NodesV1        *ebpf.MapSpec `ebpf:"nodes_v1"`
 	OldAffinities  *ebpf.MapSpec `ebpf:"old_affinities"`
 	OldConnections *ebpf.MapSpec `ebpf:"old_connections"`
 	OldFlows       *ebpf.MapSpec `ebpf:"old_flows"`
@@ -186,7 +188,7 @@ func (o *iteratorsObjects) Close() error {
 type iteratorsMaps struct {
 	Adopted        *ebpf.Map `ebpf:"adopted"`
 	AffinitiesV1   *ebpf.Map `ebpf:"affinities_v1"`
-	BackendsV2     *ebpf.Map `ebpf:"backends_v2"`
+	BackendsV3     *ebpf.Map `ebpf:"backends_v3"`
 	BlocksV1       *ebpf.Map `ebpf:"blocks_v1"`
 	ConnectionsV1  *ebpf.Map `ebpf:"connections_v1"`
 	CountersV1     *ebpf.Map `ebpf:"counters_v1"`
@@ -200,6 +202,7 @@ type iteratorsMaps struct {
 	HeldV1         *ebpf.Map `ebpf:"held_v1"`
 	LocalsV1       *ebpf.Map `ebpf:"locals_v1"`
 	NetworksV1     *ebpf.Map `ebpf:"networks_v1"`
+	NodesV1        *ebpf.Map `ebpf:"nodes_v1"`
 	OldAffinities  *ebpf.Map `ebpf:"old_affinities"`
 	OldConnections *ebpf.Map `ebpf:"old_connections"`
 	OldFlows       *ebpf.Map `ebpf:"old_flows"`
@@ -225,7 +228,7 @@ func (m *iteratorsMaps) Close() error {
 	return _IteratorsClose(
 		m.Adopted,
 		m.AffinitiesV1,
-		m.BackendsV2,
+		m.BackendsV3,
 		m.BlocksV1,
 		m.ConnectionsV1,
 		m.CountersV1,
@@ -239,6 +242,7 @@ func (m *iteratorsMaps) Close() error {
 		m.HeldV1,
 		m.LocalsV1,
 		m.NetworksV1,
+		m.NodesV1,
 		m.OldAffinities,
 		m.OldConnections,
 		m.OldFlows,

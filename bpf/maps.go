@@ -45,6 +45,7 @@ var DefaultCapacities = map[abi.Map]uint32{
 	abi.Sets:         131072,
 	abi.Slots:        524288,
 	abi.Backends:     524288,
+	abi.Nodes:        8192,
 	abi.Endpoints:    4096,
 	abi.Views:        65536,
 	abi.SourceRanges: 65536,
@@ -92,6 +93,18 @@ func openMaps(files files, options Options, log *slog.Logger) (_ map[string]*ebp
 		if err != nil {
 			return nil, nil, err
 		}
+		switch {
+		case old != nil:
+			err = removeEarlier(name, options.PinDir) // a crash may have left it
+		default:
+			var before *ebpf.Map
+			if before, err = openEarlier(spec, options.PinDir, log); before != nil {
+				resized[name] = before
+			}
+		}
+		if err != nil {
+			return nil, nil, errors.Join(err, closeMap(old))
+		}
 		if old != nil && old.MaxEntries() != spec.MaxEntries {
 			fits, err := fitsInto(old, spec.MaxEntries)
 			if err != nil {
@@ -114,6 +127,13 @@ func openMaps(files files, options Options, log *slog.Logger) (_ map[string]*ebp
 		}
 	}
 	return opened, resized, nil
+}
+
+func closeMap(m *ebpf.Map) error {
+	if m == nil {
+		return nil
+	}
+	return m.Close()
 }
 
 // openPinned opens the map that is pinned where spec's belongs; nil if there is none. Its size may differ.

@@ -40,7 +40,7 @@ func putKinds(t *testing.T, d *Dataplane) {
 	sticky.Affinity, sticky.Root = 60, 55
 	rows(t, d, abi.Sets, map[any]any{uint32(root): set, uint32(local): set, uint32(zone): set, uint32(node): set, uint32(54): hinted, uint32(55): sticky})
 	backend := func(set uint32) abi.Backend {
-		return abi.Backend{Addr: netip.MustParseAddr("10.1.0.1").As16(), Port: abi.Port(8080), Set: set, State: uint8(model.BackendActive)}
+		return abi.Backend{Addr: netip.MustParseAddr("10.1.0.1").As16(), Port: abi.Port(8080), Set: set, Weight: 1, State: uint8(model.BackendActive)}
 	}
 	rows(t, d, abi.Backends, map[any]any{uint32(501): backend(54), uint32(502): backend(55)})
 	rows(t, d, abi.Slots, map[any]any{

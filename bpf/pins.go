@@ -16,8 +16,9 @@ import (
 // Pins lie in two directories: maps-LAYOUT/NAME, and links/HOOK for sockets, links/KIND-IFINDEX-PROGRAM for interfaces.
 // What has "-next" at its end is about to take another's place; left over by a crash, it is nothing.
 
-// layout is the version of the tables as a whole. They point at one another, so one whose layout changes takes the
-// others with it: this number grows, and TakeOver leads from the last to this one. Layout 1 lay in "maps".
+// layout is the version of the tables as a whole. They point at one another, so where the meaning of some changes this
+// number grows, and TakeOver leads from the last to this one. A map whose values alone have other bytes, one by one, is
+// converted instead; see earlierMaps. Layout 1 lay in "maps".
 const layout = 2
 
 func mapsDir(pinDir string) string  { return filepath.Join(pinDir, "maps-"+strconv.Itoa(layout)) }

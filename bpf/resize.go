@@ -34,7 +34,7 @@ func (r resizing) close() {
 //  5. Programs that don't adopt are put in place.
 func (d *Dataplane) resize(old resizing) error {
 	for _, name := range slices.Sorted(maps.Keys(old)) {
-		d.log.Info("a map gets another size", "map", name, "from", old[name].MaxEntries(), "to", d.maps[name].MaxEntries())
+		d.log.Info("a map gets another size or layout", "map", name, "from", old[name].MaxEntries(), "to", d.maps[name].MaxEntries())
 	}
 	adopted := adoption{how: adoptSame, maps: map[string]*ebpf.Map{}}
 	for name, current := range adoptable {
@@ -82,22 +82,34 @@ func (d *Dataplane) copyAll(old resizing, which func(name string) bool) error {
 		if !which(name) {
 			continue
 		}
-		if err := copyEntries(from, d.maps[name]); err != nil {
+		if err := copyEntries(from, d.maps[name], converterTo(name, from)); err != nil {
 			return fmt.Errorf("copy map %s: %w", name, err)
 		}
 	}
 	return nil
 }
 
-// copyEntries writes what one map holds to another that lacks it.
-func copyEntries(from, to *ebpf.Map) error {
+// converterTo returns what turns the values of a map into those of the one that takes its place; nil if they are alike.
+func converterTo(name string, from *ebpf.Map) func(values []byte, n int) []byte {
+	if before, known := earlierMaps[name]; known && from.ValueSize() == before.valueSize {
+		return before.convert
+	}
+	return nil
+}
+
+// copyEntries writes what one map holds, converted if it has to be, to another that lacks it.
+func copyEntries(from, to *ebpf.Map, convert func(values []byte, n int) []byte) error {
 	for b := newBatches(from); ; {
 		n, err := b.next()
 		if n == 0 || err != nil {
 			return err
 		}
 		keySize, valueSize := int(from.KeySize()), valueSize(from)
-		err = updateEntries(to, n, b.keys[:n*keySize], b.values[:n*valueSize], ebpf.UpdateNoExist, ignoreExisting)
+		values := b.values[:n*valueSize]
+		if convert != nil {
+			values = convert(values, n)
+		}
+		err = updateEntries(to, n, b.keys[:n*keySize], values, ebpf.UpdateNoExist, ignoreExisting)
 		if err != nil {
 			return err
 		}
@@ -117,6 +129,9 @@ func (d *Dataplane) repinAll(old resizing) error {
 			return err
 		}
 		if err := d.at("exchanged pin " + name); err != nil {
+			return err
+		}
+		if err := removeEarlier(name, d.pinDir); err != nil {
 			return err
 		}
 	}

@@ -18,7 +18,7 @@ import (
 const (
 	socketsMapAdopted         = "adopted"
 	socketsMapAffinitiesV1    = "affinities_v1"
-	socketsMapBackendsV2      = "backends_v2"
+	socketsMapBackendsV3      = "backends_v3"
 	socketsMapBlocksV1        = "blocks_v1"
 	socketsMapConnectionsV1   = "connections_v1"
 	socketsMapCountersV1      = "counters_v1"
@@ -32,6 +32,7 @@ const (
 	socketsMapHeldV1          = "held_v1"
 	socketsMapLocalsV1        = "locals_v1"
 	socketsMapNetworksV1      = "networks_v1"
+	socketsMapNodesV1         = "nodes_v1"
 	socketsMapOldAffinities   = "old_affinities"
 	socketsMapOldConnections  = "old_connections"
 	socketsMapOldDatagrams    = "old_datagrams"
@@ -134,7 +135,7 @@ type socketsProgramSpecs struct {
 type socketsMapSpecs struct {
 	Adopted        *ebpf.MapSpec `ebpf:"adopted"`
 	AffinitiesV1   *ebpf.MapSpec `ebpf:"affinities_v1"`
-	BackendsV2     *ebpf.MapSpec `ebpf:"backends_v2"`
+	BackendsV3     *ebpf.MapSpec `ebpf:"backends_v3"`
 	BlocksV1       *ebpf.MapSpec `ebpf:"blocks_v1"`
 	ConnectionsV1  *ebpf.MapSpec `ebpf:"connections_v1"`
 	CountersV1     *ebpf.MapSpec `ebpf:"counters_v1"`
@@ -148,6 +149,7 @@ type socketsMapSpecs struct {
 	HeldV1         *ebpf.MapSpec `ebpf:"held_v1"`
 	LocalsV1       *ebpf.MapSpec `ebpf:"locals_v1"`
 	NetworksV1     *ebpf.MapSpec `ebpf:"networks_v1"`
+	NodesV1        *ebpf.MapSpec `ebpf:"nodes_v1"`
 	OldAffinities  *ebpf.MapSpec `ebpf:"old_affinities"`
 	OldConnections *ebpf.MapSpec `ebpf:"old_connections"`
 	OldDatagrams   *ebpf.MapSpec `ebpf:"old_datagrams"`
@@ -208,7 +210,7 @@ func (o *socketsObjects) Close() error {
 type socketsMaps struct {
 	Adopted        *ebpf.Map `ebpf:"adopted"`
 	AffinitiesV1   *ebpf.Map `ebpf:"affinities_v1"`
-	BackendsV2     *ebpf.Map `ebpf:"backends_v2"`
+	BackendsV3     *ebpf.Map `ebpf:"backends_v3"`
 	BlocksV1       *ebpf.Map `ebpf:"blocks_v1"`
 	ConnectionsV1  *ebpf.Map `ebpf:"connections_v1"`
 	CountersV1     *ebpf.Map `ebpf:"counters_v1"`
@@ -222,6 +224,7 @@ type socketsMaps struct {
 	HeldV1         *ebpf.Map `ebpf:"held_v1"`
 	LocalsV1       *ebpf.Map `ebpf:"locals_v1"`
 	NetworksV1     *ebpf.Map `ebpf:"networks_v1"`
+	NodesV1        *ebpf.Map `ebpf:"nodes_v1"`
 	OldAffinities  *ebpf.Map `ebpf:"old_affinities"`
 	OldConnections *ebpf.Map `ebpf:"old_connections"`
 	OldDatagrams   *ebpf.Map `ebpf:"old_datagrams"`
@@ -249,7 +252,7 @@ func (m *socketsMaps) Close() error {
 	return _SocketsClose(
 		m.Adopted,
 		m.AffinitiesV1,
-		m.BackendsV2,
+		m.BackendsV3,
 		m.BlocksV1,
 		m.ConnectionsV1,
 		m.CountersV1,
@@ -263,6 +266,7 @@ func (m *socketsMaps) Close() error {
 		m.HeldV1,
 		m.LocalsV1,
 		m.NetworksV1,
+		m.NodesV1,
 		m.OldAffinities,
 		m.OldConnections,
 		m.OldDatagrams,

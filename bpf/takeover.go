@@ -167,7 +167,7 @@ type v1Flow struct {
 func (d *Dataplane) copyOldFlows() error {
 	switch d.older.how {
 	case adoptSame:
-		return copyEntries(d.older.flows, d.maps[flowsMap])
+		return copyEntries(d.older.flows, d.maps[flowsMap], nil)
 	case adoptV1:
 		return d.copyV1Flows()
 	}

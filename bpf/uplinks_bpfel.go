@@ -18,7 +18,7 @@ import (
 const (
 	uplinksMapAdopted            = "adopted"
 	uplinksMapAffinitiesV1       = "affinities_v1"
-	uplinksMapBackendsV2         = "backends_v2"
+	uplinksMapBackendsV3         = "backends_v3"
 	uplinksMapBecomings          = "becomings"
 	uplinksMapBeginnings         = "beginnings"
 	uplinksMapBlocksV1           = "blocks_v1"
@@ -37,6 +37,7 @@ const (
 	uplinksMapJudgements         = "judgements"
 	uplinksMapLocalsV1           = "locals_v1"
 	uplinksMapNetworksV1         = "networks_v1"
+	uplinksMapNodesV1            = "nodes_v1"
 	uplinksMapOldAffinities      = "old_affinities"
 	uplinksMapOldConnections     = "old_connections"
 	uplinksMapOldFlows           = "old_flows"
@@ -130,7 +131,7 @@ type uplinksProgramSpecs struct {
 type uplinksMapSpecs struct {
 	Adopted        *ebpf.MapSpec `ebpf:"adopted"`
 	AffinitiesV1   *ebpf.MapSpec `ebpf:"affinities_v1"`
-	BackendsV2     *ebpf.MapSpec `ebpf:"backends_v2"`
+	BackendsV3     *ebpf.MapSpec `ebpf:"backends_v3"`
 	Becomings      *ebpf.MapSpec `ebpf:"becomings"`
 	Beginnings     *ebpf.MapSpec `ebpf:"beginnings"`
 	BlocksV1       *ebpf.MapSpec `ebpf:"blocks_v1"`
@@ -149,6 +150,7 @@ type uplinksMapSpecs struct {
 	Judgements     *ebpf.MapSpec `ebpf:"judgements"`
 	LocalsV1       *ebpf.MapSpec `ebpf:"locals_v1"`
 	NetworksV1     *ebpf.MapSpec `ebpf:"networks_v1"`
+	NodesV1        *ebpf.MapSpec `ebpf:"nodes_v1"`
 	OldAffinities  *ebpf.MapSpec `ebpf:"old_affinities"`
 	OldConnections *ebpf.MapSpec `ebpf:"old_connections"`
 	OldFlows       *ebpf.MapSpec `ebpf:"old_flows"`
@@ -216,7 +218,7 @@ func (o *uplinksObjects) Close() error {
 type uplinksMaps struct {
 	Adopted        *ebpf.Map `ebpf:"adopted"`
 	AffinitiesV1   *ebpf.Map `ebpf:"affinities_v1"`
-	BackendsV2     *ebpf.Map `ebpf:"backends_v2"`
+	BackendsV3     *ebpf.Map `ebpf:"backends_v3"`
 	Becomings      *ebpf.Map `ebpf:"becomings"`
 	Beginnings     *ebpf.Map `ebpf:"beginnings"`
 	BlocksV1       *ebpf.Map `ebpf:"blocks_v1"`
@@ -235,6 +237,7 @@ type uplinksMaps struct {
 	Judgements     *ebpf.Map `ebpf:"judgements"`
 	LocalsV1       *ebpf.Map `ebpf:"locals_v1"`
 	NetworksV1     *ebpf.Map `ebpf:"networks_v1"`
+	NodesV1        *ebpf.Map `ebpf:"nodes_v1"`
 	OldAffinities  *ebpf.Map `ebpf:"old_affinities"`
 	OldConnections *ebpf.Map `ebpf:"old_connections"`
 	OldFlows       *ebpf.Map `ebpf:"old_flows"`
@@ -263,7 +266,7 @@ func (m *uplinksMaps) Close() error {
 	return _UplinksClose(
 		m.Adopted,
 		m.AffinitiesV1,
-		m.BackendsV2,
+		m.BackendsV3,
 		m.Becomings,
 		m.Beginnings,
 		m.BlocksV1,
@@ -282,6 +285,7 @@ func (m *uplinksMaps) Close() error {
 		m.Judgements,
 		m.LocalsV1,
 		m.NetworksV1,
+		m.NodesV1,
 		m.OldAffinities,
 		m.OldConnections,
 		m.OldFlows,

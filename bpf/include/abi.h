@@ -79,14 +79,25 @@ struct backend {
 	struct address addr;
 	__u64 place; /* the node, in a node's own layer */
 	__u32 set;   /* the root set: what a reader checks a slot's backend by */
+	__u32 node;  /* its number in nodes_v1; 0: not known */
+	__u32 twin;  /* in a node's layer: the same backend in the cluster's, by id, which is what
+			flows, sockets and affinities remember; 0: none */
 	__be16 port;
-	__u8 state; /* BackendState of internal/model */
+	__u16 weight; /* of clients from outside, 1 to 100 */
+	__u8 state;   /* BackendState of internal/model */
 	__u8 layer;
-	__u32 twin; /* in a node's layer: the same backend in the cluster's, by id, which is what
-		       flows, sockets and affinities remember; 0: none */
-	__u32 pad;
+	__u8 pad[6];
 };
-_Static_assert(sizeof(struct backend) == 40, "backend");
+_Static_assert(sizeof(struct backend) == 48, "backend");
+
+/* key: __u32 the node's number. How other nodes reach it. */
+struct node {
+	struct address v4; /* zero: none */
+	struct address v6; /* zero: none */
+	__u8 layer;
+	__u8 pad[7];
+};
+_Static_assert(sizeof(struct node) == 40, "node");
 
 /* key: struct address */
 struct endpoint {
@@ -282,9 +293,19 @@ struct flow {
 	__be16 port;
 	__be16 other_port; /* of the other end, as the far side of the translation knows it */
 	__u8 state;	   /* FLOW_ bits */
-	__u8 pad[7];
+	__u8 way;	   /* WAY_ */
+	__u8 pad[2];
+	__u32 node; /* the other node of the way */
 };
 _Static_assert(sizeof(struct flow) == 48, "flow");
+
+/*
+ * How the packets of a flow's direction go on. These and the node came later than flows_v2, whose
+ * entries had zeros there: that is WAY_HERE, so the name stays.
+ */
+#define WAY_HERE	0 /* to an end that this node reaches itself */
+#define WAY_WRAP	1 /* wrapped, to the node */
+#define WAY_VIA		2 /* the node wraps them, and gets the answers back */
 
 #define FLOW_ANSWERED	1  /* something came in the other direction */
 #define FLOW_FIN	2  /* this direction has ended */

@@ -85,7 +85,7 @@ static __always_inline void translate_v1(const struct tuple *key, const struct v
 {
 	const struct address *addr = key->leaving ? &key->source : &old->addr;
 	__be16 port = key->leaving ? key->source_port : old->port;
-	struct backend *backend = look_up(&backends_v2, &old->backend);
+	struct backend *backend = look_up(&backends_v3, &old->backend);
 
 	*flow = (struct flow){
 		.addr = old->addr,

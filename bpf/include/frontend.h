@@ -25,6 +25,10 @@
 #define FRONTEND_INTERNAL_LOCAL 1
 #define FRONTEND_EXTERNAL_LOCAL 2
 #define FRONTEND_SOURCE_RANGES	4
+/* Clients from outside keep their address where the backend is on another node; answers come back
+ * the same way, or the backend's node gives them itself. */
+#define FRONTEND_FORWARD_TUNNEL 8
+#define FRONTEND_FORWARD_DSR	16
 
 /* Match of internal/model. */
 #define MATCH_ADDRESS	0

@@ -25,6 +25,7 @@
 #define SET_NODE_HINTS 1
 #define SET_ZONE_HINTS 2
 #define SET_FALLBACK   4
+#define SET_EXTERNAL   8 /* clients from outside get to it under externalTrafficPolicy Cluster */
 
 /* BackendState of internal/model. */
 #define BACKEND_ACTIVE	    1
@@ -84,7 +85,7 @@ static __always_inline __u32 set_count(const struct backend_set *set)
  */
 static __always_inline __u32 lasting_id(__u32 id, __u32 twin_id, __u32 root)
 {
-	struct backend *twin = twin_id ? look_up(&backends_v2, &twin_id) : NULL;
+	struct backend *twin = twin_id ? look_up(&backends_v3, &twin_id) : NULL;
 
 	return twin && twin->set == root ? twin_id : id;
 }
@@ -93,7 +94,7 @@ static __always_inline __u32 lasting_id(__u32 id, __u32 twin_id, __u32 root)
  * mean that the id was used again. */
 static __always_inline struct backend *pick_known(__u32 id, __u32 root, struct pick *pick)
 {
-	struct backend *backend = look_up(&backends_v2, &id);
+	struct backend *backend = look_up(&backends_v3, &id);
 
 	if (!backend)
 		return NULL;
@@ -300,7 +301,7 @@ static __noinline void decide(const struct dialler *who, const struct frontend *
 static __always_inline bool backend_serves(__u32 id, const struct address *addr, __be16 port,
 					   __u32 root)
 {
-	struct backend *backend = look_up(&backends_v2, &id);
+	struct backend *backend = look_up(&backends_v3, &id);
 
 	return backend && backend->port == port && address_equal(&backend->addr, addr) &&
 	       (!root || backend->set == root);

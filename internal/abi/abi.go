@@ -27,6 +27,7 @@ const (
 	Sets                    // set id → BackendSet
 	Slots                   // SlotKey → backend id
 	Backends                // backend id → Backend
+	Nodes                   // node's number → Node
 	Endpoints               // address → Endpoint
 	SourceRanges            // SourceRangeKey → SourceRange
 	Networks                // NetworkKey → Network
@@ -54,7 +55,8 @@ var Layouts = [MapCount]Layout{
 	Views:        {"views_v1", 16, 8},
 	Sets:         {"sets_v2", 4, 160},
 	Slots:        {"slots_v1", 8, 4},
-	Backends:     {"backends_v2", 4, 40},
+	Backends:     {"backends_v3", 4, 48},
+	Nodes:        {"nodes_v1", 4, 40},
 	Endpoints:    {"endpoints_v2", 16, 344},
 	SourceRanges: {"source_ranges_v1", 24, 4},
 	Networks:     {"networks_v1", 20, 4},
@@ -130,14 +132,23 @@ type SlotKey struct {
 
 // Backend is struct backend.
 type Backend struct {
-	Addr  [16]byte
-	Place uint64
-	Set   uint32
-	Port  [2]byte
-	State uint8
-	Layer uint8
-	Twin  uint32
-	_     uint32
+	Addr   [16]byte
+	Place  uint64
+	Set    uint32
+	Node   uint32
+	Twin   uint32
+	Port   [2]byte
+	Weight uint16
+	State  uint8
+	Layer  uint8
+	_      [6]uint8
+}
+
+// Node is struct node; an address that is zero is none.
+type Node struct {
+	V4, V6 [16]byte
+	Layer  uint8
+	_      [7]uint8
 }
 
 // Endpoint is struct endpoint.

@@ -18,6 +18,7 @@ func TestSizesAreThoseOfTheHeader(t *testing.T) {
 		abi.Sets:      {uint32(0), abi.BackendSet{}},
 		abi.Slots:     {abi.SlotKey{}, uint32(0)},
 		abi.Backends:  {uint32(0), abi.Backend{}},
+		abi.Nodes:     {uint32(0), abi.Node{}},
 		abi.Endpoints: {[16]byte{}, abi.Endpoint{}},
 	}
 	for m, types := range sizes {

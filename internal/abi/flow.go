@@ -24,8 +24,17 @@ type Flow struct {
 	Port         [2]byte
 	OtherPort    [2]byte
 	State        uint8
-	_            [7]uint8
+	Way          uint8
+	_            [2]uint8
+	Node         uint32
 }
+
+// The ways of a Flow: how the packets of its direction go on.
+const (
+	WayHere uint8 = iota // to an end that this node reaches itself
+	WayWrap              // wrapped, to the Flow's Node
+	WayVia               // the Flow's Node wraps them, and gets the answers back
+)
 
 // The bits of a Flow's State.
 const (

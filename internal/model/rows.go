@@ -292,6 +292,17 @@ type Node struct {
 	V4, V6 netip.Addr // the zero Addr is none
 }
 
+// Text writes the node's addresses.
+func (n Node) Text() string {
+	switch {
+	case !n.V6.IsValid():
+		return n.V4.String()
+	case !n.V4.IsValid():
+		return n.V6.String()
+	}
+	return n.V4.String() + " and " + n.V6.String()
+}
+
 // Self is what a node must know of itself: one row, in the node's layer.
 type Self struct {
 	Zone     string // topology.kubernetes.io/zone, at most 63 bytes; may be empty

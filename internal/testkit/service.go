@@ -34,7 +34,7 @@ func Put(t testing.TB, tables Tables, services ...Service) {
 		for id, b := range s.Backends {
 			put(t, tables, abi.Backends, id, abi.Backend{
 				Addr: b.Addr().As16(), Port: abi.Port(b.Port()), Set: s.Set,
-				State: uint8(model.BackendActive), Layer: uint8(model.LayerCluster),
+				Weight: 1, State: uint8(model.BackendActive), Layer: uint8(model.LayerCluster),
 			})
 			put(t, tables, abi.Slots, abi.SlotKey{Set: s.Set, Index: slots}, id)
 			slots++

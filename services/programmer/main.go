@@ -124,7 +124,7 @@ func (s *settings) timeoutFlags(flags *pflag.FlagSet) {
 
 // capacityFlags has a flag for each map but the one of the node's own row.
 var capacityFlags = [abi.MapCount]string{
-	abi.Frontends: "max-frontends", abi.Views: "max-views", abi.Sets: "max-sets", abi.Slots: "max-slots", abi.Backends: "max-backends",
+	abi.Frontends: "max-frontends", abi.Views: "max-views", abi.Sets: "max-sets", abi.Slots: "max-slots", abi.Backends: "max-backends", abi.Nodes: "max-nodes",
 	abi.Endpoints: "max-endpoints", abi.SourceRanges: "max-source-ranges", abi.Networks: "max-networks", abi.HealthChecks: "max-health-checks",
 	abi.Peers: "max-peers", abi.Blocks: "max-blocks", abi.Verdicts: "max-verdicts", abi.PortVerdicts: "max-port-verdicts",
 	abi.RuleSets: "max-rule-sets", abi.Rules: "max-rules",

@@ -323,11 +323,11 @@ func TestTheServiceAppliesReportsAndAnswers(t *testing.T) {
 	if i < 0 || a.GetDeltas()[i].GetWrites() != 3 || a.GetDeltas()[i].GetLatency().AsDuration() <= 0 || a.GetDeltas()[i].GetBytes() == 0 {
 		t.Errorf("deltas %v, want one to revision 3 of 3 writes", a.GetDeltas())
 	}
-	if use := a.GetMaps()[abi.Backends]; use.GetName() != "backends_v2" || use.GetEntries() != 4 || use.GetCapacity() == 0 {
+	if use := a.GetMaps()[abi.Backends]; use.GetName() != "backends_v3" || use.GetEntries() != 4 || use.GetCapacity() == 0 {
 		t.Errorf("maps %v", a.GetMaps())
 	}
 	p.says("/readyz?verbose", "[+]tables ok\n[+]bus ok\n[+]sync ok")
-	p.says("/metrics", "deltaplane_programmer_map_entries{map=\"backends_v2\"} 4\n")
+	p.says("/metrics", "deltaplane_programmer_map_entries{map=\"backends_v3\"} 4\n")
 	p.says("/metrics", "deltaplane_programmer_event_to_kernel_seconds_count 1\n")
 	p.says("/metrics", "deltaplane_programmer_event_to_kernel_seconds_bucket{le=\"0.001\"}")
 	dumped(t, c)
@@ -448,7 +448,7 @@ func TestDriftIsNamedOnTheBusAndRepaired(t *testing.T) {
 	if err := plane.Write([]programmermaps.Write{{Map: abi.Backends, Key: abi.Encode(uint32(2))}}); err != nil {
 		t.Fatal(err)
 	}
-	want := "backends_v2 has 2 entries where there should be 3; missing or changed: backend 2 (10.1.0.1 port 8080); repaired"
+	want := "backends_v3 has 2 entries where there should be 3; missing or changed: backend 2 (10.1.0.1 port 8080); repaired"
 	if e := c.event("drift"); e.GetText() != want {
 		t.Errorf("got %s\nwant %s", e.GetText(), want)
 	}

@@ -259,7 +259,7 @@ func (p *pipeline) entries(node string) int {
 	if err != nil {
 		return -1
 	}
-	_, rest, found := strings.Cut(string(text), `deltaplane_programmer_map_entries{map="backends_v2"} `)
+	_, rest, found := strings.Cut(string(text), `deltaplane_programmer_map_entries{map="backends_v3"} `)
 	n := 0
 	if _, err := fmt.Sscan(rest, &n); !found || err != nil {
 		return -1

@@ -34,7 +34,7 @@ func TestAFullMapRefusesByNameAndHeals(t *testing.T) {
 
 	p.write("slice.yaml", sliceYAML("cart-1", "cart", 1, 20))
 	p.holds("node-1", backendsOf("cart", 1, 20)...)
-	want := "layer cluster, revision 2: map backends_v2 has 4 of 8 entries in use and the change needs 16 more, such as backend "
+	want := "layer cluster, revision 2: map backends_v3 has 4 of 8 entries in use and the change needs 16 more, such as backend "
 	s := p.expect("node-2 refusing", func(s status) bool {
 		i := slices.IndexFunc(s.Nodes, func(n node) bool { return n.Node == "node-2" })
 		return i >= 0 && len(s.Nodes[i].Faults) == 1
@@ -68,7 +68,7 @@ func TestAFullMapRefusesByNameAndHeals(t *testing.T) {
 		i := slices.IndexFunc(s.Nodes, func(n node) bool { return n.Node == "node-2" })
 		return i >= 0 && len(s.Nodes[i].Faults) == 1 && s.Nodes[i].Faults[0].Kind == "pressure"
 	})
-	if out, _ := p.deltaplane("status"); !strings.Contains(out, "Fault       node-2: pressure: map backends_v2 has 8 of 8 entries in use") {
+	if out, _ := p.deltaplane("status"); !strings.Contains(out, "Fault       node-2: pressure: map backends_v3 has 8 of 8 entries in use") {
 		t.Errorf("status doesn't show the pressure:\n%s", out)
 	}
 	if n := fewest(); n < 4 {

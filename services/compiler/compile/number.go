@@ -45,7 +45,7 @@ func internal(node *state.Node, family model.Family) netip.Addr {
 func nodeAside(node *state.Node, number model.NodeID, other *state.Node) state.SetAside {
 	return state.SetAside{
 		Object: &schemas.ObjectRef{Kind: state.KindNode, Name: node.Name.Name},
-		Reason: fmt.Sprintf("its name comes to the number %#08x, as that of Node %s does: clients from outside reach the backends of both "+
+		Reason: fmt.Sprintf("its name comes to the number 0x%08x, as that of Node %s does: clients from outside reach the backends of both "+
 			"with the address of the node that they dialled; give one of them another name", uint32(number), other.Name),
 	}
 }

@@ -15,7 +15,7 @@ func TestANodeWithoutRoomKeepsNobodyFromARollback(t *testing.T) {
 	w := shop(t, Options{}, 3, 2)
 	says := func(node string, room uint64) {
 		t.Helper()
-		report := &schemas.Applied{Node: node, Maps: []*schemas.MapUse{{Name: "backends_v2", Entries: 1, Capacity: room}}}
+		report := &schemas.Applied{Node: node, Maps: []*schemas.MapUse{{Name: "backends_v3", Entries: 1, Capacity: room}}}
 		if _, err := w.core.Applied(w.now, node, marshal(report)); err != nil {
 			t.Fatal(err)
 		}

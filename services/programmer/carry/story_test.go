@@ -257,7 +257,7 @@ func TestAFullMapRefusesByNameAndHealsWhenThereIsRoom(t *testing.T) {
 		t.Fatalf("%d writes", n.maps.Writes()-writes)
 	}
 	faults := n.lastReport().Faults
-	want := "layer cluster, revision 3: map backends_v2 has 12 of 13 entries in use and the change needs 6 more, such as backend "
+	want := "layer cluster, revision 3: map backends_v3 has 12 of 13 entries in use and the change needs 6 more, such as backend "
 	if len(faults) != 1 || faults[0].Kind != "capacity" || !strings.HasPrefix(faults[0].Text, want) {
 		t.Errorf("faults %+v\nwant %s", faults, want)
 	}
@@ -337,10 +337,10 @@ func TestDriftIsFoundNamedAndRepaired(t *testing.T) {
 			value = append([]byte(nil), value...)
 			value[15]++
 			return maps.Write{Map: abi.Backends, Key: backend, Value: value}
-		}, "backends_v2 holds backend 1001 (10.1.0.1 port 8080, state 1) of shop/s0:80 of layer cluster where it should hold backend 1001 (10.1.0.0 port 8080"},
+		}, "backends_v3 holds backend 1001 (10.1.0.1 port 8080, state 1) of shop/s0:80 of layer cluster where it should hold backend 1001 (10.1.0.0 port 8080"},
 		"a backend deleted": {func(*maps.Memory) maps.Write {
 			return maps.Write{Map: abi.Backends, Key: backend}
-		}, "backends_v2 has 11 entries where there should be 12; missing or changed: backend 1001 (10.1.0.0 port 8080)"},
+		}, "backends_v3 has 11 entries where there should be 12; missing or changed: backend 1001 (10.1.0.0 port 8080)"},
 		"a frontend nobody asked for": {func(m *maps.Memory) maps.Write {
 			key := make([]byte, 20)
 			key[19], key[16] = 0, 1

@@ -150,6 +150,9 @@ func names(put *model.Rows, in *plan.State) (all []string) {
 	for _, h := range put.HealthChecks {
 		all = append(all, fmt.Sprintf("health check at port %d", h.Port))
 	}
+	for _, n := range put.Nodes {
+		all = append(all, fmt.Sprintf("node 0x%08x", uint32(n.ID)))
+	}
 	if len(put.Selves) > 0 {
 		all = append(all, "the node's own row")
 	}

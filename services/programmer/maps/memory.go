@@ -17,6 +17,7 @@ var DefaultCapacities = [abi.MapCount]uint32{
 	abi.Sets:         131_072,
 	abi.Slots:        524_288,
 	abi.Backends:     524_288,
+	abi.Nodes:        8_192,
 	abi.Endpoints:    4_096,
 	abi.SourceRanges: 65_536,
 	abi.Networks:     16_384,

@@ -195,6 +195,8 @@ func rows(all ...any) *model.Tables {
 			t.Networks[r.Prefix] = r
 		case model.HealthCheck:
 			t.HealthChecks[r.Port] = r
+		case model.Node:
+			t.Nodes[r.ID] = r
 		case model.Self:
 			t.Selves[r.Key()] = r
 		case model.RuleSet:

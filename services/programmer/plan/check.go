@@ -86,6 +86,11 @@ func (t *transaction) checkPuts(put *model.Rows, kind model.LayerKind) error {
 			return refuse("rows", "endpoint %s: the pod's name is longer than %d bytes", e.Addr, podMax)
 		}
 	}
+	for _, n := range put.Nodes {
+		if n.ID == 0 || !n.V4.IsValid() && !n.V6.IsValid() {
+			return refuse("rows", "node 0x%08x: its number is 0 or it has no address", uint32(n.ID))
+		}
+	}
 	for _, h := range put.HealthChecks {
 		if h.Port == 0 || len(h.Namespace)+1+len(h.Name) > serviceMax {
 			return refuse("rows", "health check at port %d of %s/%s: its port is 0 or its name longer than %d bytes",

@@ -99,14 +99,32 @@ var backends = &codec[model.BackendID, model.Backend]{
 			ID: id,
 			BackendKey: model.BackendKey{
 				Addr: abi.Addr([16]byte(b)), Place: model.Place(binary.NativeEndian.Uint64(b[16:])),
-				Set: model.SetID(binary.NativeEndian.Uint32(b[24:])), Port: binary.BigEndian.Uint16(b[28:]),
+				Set: model.SetID(binary.NativeEndian.Uint32(b[24:])), Port: binary.BigEndian.Uint16(b[36:]),
 			},
-			State: model.BackendState(b[30]), Twin: model.BackendID(binary.NativeEndian.Uint32(b[32:])),
-		}, model.LayerKind(b[31])
+			State: model.BackendState(b[40]), Twin: model.BackendID(binary.NativeEndian.Uint32(b[32:])),
+			Node: model.NodeID(binary.NativeEndian.Uint32(b[28:])), Weight: unshared(binary.NativeEndian.Uint16(b[38:])),
+		}, model.LayerKind(b[41])
 	},
 	text: func(s *State, b model.Backend) string {
 		return fmt.Sprintf("backend %d (%s port %d, state %d) of %s", b.ID, b.Addr, b.Port, b.State, s.serviceOf(b.Set))
 	},
+}
+
+var nodes = &codec[model.NodeID, model.Node]{
+	in: abi.Nodes,
+	table: &table[model.NodeID, model.Node]{
+		of: func(t *model.Tables) store[model.NodeID, model.Node] {
+			return plain[model.NodeID, model.Node](t.Nodes)
+		},
+		puts:    func(r *model.Rows) *[]model.Node { return &r.Nodes },
+		removes: func(k *model.Keys) *[]model.NodeID { return &k.Nodes },
+	},
+	key: func(a *arena, id model.NodeID) []byte { return a.id(uint32(id)) }, value: (*arena).node,
+	readKey: func(b []byte) model.NodeID { return model.NodeID(binary.NativeEndian.Uint32(b)) },
+	read: func(id model.NodeID, b []byte) (model.Node, model.LayerKind) {
+		return model.Node{ID: id, V4: addrOrNone([16]byte(b)), V6: addrOrNone([16]byte(b[16:]))}, model.LayerKind(b[32])
+	},
+	text: func(_ *State, n model.Node) string { return fmt.Sprintf("node 0x%08x at %s", uint32(n.ID), n.Text()) },
 }
 
 var endpoints = &codec[netip.Addr, model.Endpoint]{
@@ -241,7 +259,7 @@ type mapped interface {
 
 // codecs has all codecs; none for sets and slots.
 var codecs = [abi.MapCount]mapped{
-	abi.Frontends: frontends, abi.Views: views, abi.Backends: backends, abi.Endpoints: endpoints,
+	abi.Frontends: frontends, abi.Views: views, abi.Backends: backends, abi.Nodes: nodes, abi.Endpoints: endpoints,
 	abi.SourceRanges: sourceRanges, abi.Networks: networks, abi.HealthChecks: healthChecks, abi.Selves: selves,
 	abi.Peers: peers, abi.Blocks: blocks, abi.Verdicts: verdicts, abi.PortVerdicts: portVerdicts,
 	abi.RuleSets: ruleSets, abi.Rules: rules,

@@ -96,14 +96,44 @@ func (a *arena) slotKey(set model.SetID, index uint32) []byte {
 }
 
 func (a *arena) backend(r model.Backend, kind model.LayerKind) []byte {
-	b := a.take(40)
+	b := a.take(48)
 	putAddr(b, r.Addr)
 	binary.NativeEndian.PutUint64(b[16:], uint64(r.Place))
 	binary.NativeEndian.PutUint32(b[24:], uint32(r.Set))
-	binary.BigEndian.PutUint16(b[28:], r.Port)
-	b[30], b[31] = uint8(r.State), uint8(kind)
+	binary.NativeEndian.PutUint32(b[28:], uint32(r.Node))
 	binary.NativeEndian.PutUint32(b[32:], uint32(r.Twin))
+	binary.BigEndian.PutUint16(b[36:], r.Port)
+	binary.NativeEndian.PutUint16(b[38:], r.Share())
+	b[40], b[41] = uint8(r.State), uint8(kind)
 	return b
+}
+
+// unshared undoes Share.
+func unshared(share uint16) uint16 {
+	if share == 1 {
+		return 0
+	}
+	return share
+}
+
+func (a *arena) node(n model.Node, kind model.LayerKind) []byte {
+	b := a.take(40)
+	if n.V4.IsValid() {
+		putAddr(b, n.V4)
+	}
+	if n.V6.IsValid() {
+		putAddr(b[16:], n.V6)
+	}
+	b[32] = uint8(kind)
+	return b
+}
+
+// addrOrNone reads an address of which zero is none.
+func addrOrNone(b [16]byte) netip.Addr {
+	if b == [16]byte{} {
+		return netip.Addr{}
+	}
+	return abi.Addr(b)
 }
 
 func (a *arena) addr(addr netip.Addr) []byte {

@@ -97,7 +97,7 @@ func TestWhatDoesNotFitIsRefusedWholeAndByName(t *testing.T) {
 				Backends: []model.Backend{backend(8, 1, 8), backend(9, 1, 9)},
 				Members:  []model.Member{{Set: 1, Backend: 8}, {Set: 1, Backend: 9}},
 			}},
-			"map backends_v2 has 3 of 4 entries in use and the change needs 2 more, such as backend 9 (10.1.0.9 port 8080, state 1) of shop/s1:80",
+			"map backends_v3 has 3 of 4 entries in use and the change needs 2 more, such as backend 9 (10.1.0.9 port 8080, state 1) of shop/s1:80",
 		},
 		{
 			"sets",
@@ -115,7 +115,7 @@ func TestWhatDoesNotFitIsRefusedWholeAndByName(t *testing.T) {
 			"room for old and new side by side",
 			plan.Capacities{abi.Backends: 3},
 			&model.Change{Put: addition(9, 9).Put, Remove: removal(1).Remove},
-			"map backends_v2 has 3 of 3 entries in use and the change needs 1 more",
+			"map backends_v3 has 3 of 3 entries in use and the change needs 1 more",
 		},
 	} {
 		t.Run(test.name, func(t *testing.T) {
@@ -209,8 +209,12 @@ func TestWhatAPersonLeftInTheMapsIsFoundAndRemoved(t *testing.T) {
 		"a slot that stands twice":               {slots(1, 0, 1), slots(1, 1, 1)},
 		"a slot to no backend":                   {slots(1, 0, 77)},
 		"a backend deleted":                      {{Map: abi.Backends, Key: abi.Encode(uint32(2))}},
-		"a backend with another address":         {{Map: abi.Backends, Key: abi.Encode(uint32(2)), Value: make([]byte, 40)}},
-		"a backend in another layer":             {{Map: abi.Backends, Key: abi.Encode(uint32(2)), Value: abi.Encode(abi.Backend{Set: 1, Layer: 3, Addr: netip.MustParseAddr("10.1.0.2").As16(), Port: abi.Port(8080), State: 1})}},
+		"a backend with another address":         {{Map: abi.Backends, Key: abi.Encode(uint32(2)), Value: make([]byte, 48)}},
+		"a backend in another layer":             {{Map: abi.Backends, Key: abi.Encode(uint32(2)), Value: abi.Encode(abi.Backend{Set: 1, Layer: 3, Addr: netip.MustParseAddr("10.1.0.2").As16(), Port: abi.Port(8080), Weight: 1, State: 1})}},
+		"a backend of another node":              {{Map: abi.Backends, Key: abi.Encode(uint32(2)), Value: abi.Encode(abi.Backend{Set: 1, Layer: 1, Addr: netip.MustParseAddr("10.1.0.2").As16(), Port: abi.Port(8080), Weight: 1, State: 1, Node: 5})}},
+		"a backend without a weight":             {{Map: abi.Backends, Key: abi.Encode(uint32(2)), Value: abi.Encode(abi.Backend{Set: 1, Layer: 1, Addr: netip.MustParseAddr("10.1.0.2").As16(), Port: abi.Port(8080), State: 1})}},
+		"a node nobody asked for":                {{Map: abi.Nodes, Key: abi.Encode(uint32(99)), Value: abi.Encode(abi.Node{Layer: 1, V4: netip.MustParseAddr("192.0.2.1").As16()})}},
+		"a node with an address of no family":    {{Map: abi.Nodes, Key: abi.Encode(uint32(99)), Value: abi.Encode(abi.Node{Layer: 1, V6: netip.MustParseAddr("192.0.2.1").As16()})}},
 		"a backend nobody asked for":             {{Map: abi.Backends, Key: abi.Encode(uint32(99)), Value: abi.Encode(abi.Backend{Layer: 1})}},
 		"a frontend deleted":                     {{Map: abi.Frontends, Key: abi.Encode(abi.KeyOfFrontend(frontendKey(1)))}},
 		"a frontend of a foreign layer":          {{Map: abi.Frontends, Key: abi.Encode(abi.KeyOfFrontend(frontendKey(5))), Value: make([]byte, 8)}},
@@ -246,13 +250,16 @@ func TestEntriesAreTheBytesOfTheABI(t *testing.T) {
 	e := model.Endpoint{Addr: netip.MustParseAddr("10.1.0.5"), Pod: "shop/web-1"}
 	own := b
 	own.ID, own.Place, own.Twin = 8, 9, 7
+	own.Node, own.Weight = 0xfedcba98, 50
+	node := model.Node{ID: 0xfedcba98, V4: netip.MustParseAddr("192.0.2.1"), V6: netip.MustParseAddr("fd01::1")}
+	six := model.Node{ID: 5, V6: node.V6}
 	judged := model.Endpoint{Addr: netip.MustParseAddr("fd00::5"), Pod: "shop/web-1", Incarnation: 77, Ingress: 1 << 60, Egress: 1<<60 | 1}
 	v := model.Verdict{VerdictKey: model.VerdictKey{RuleSet: 1 << 60, Identity: 9}, Ports: 0x0102030405060708, Rule: 11, Action: model.ActionIsolate}
 	p := model.PortVerdict{PortKey: model.PortKey{Ports: v.Ports, Protocol: model.TCP, Port: 8080, Bits: 12}, Action: model.ActionAllow, Rule: 11}
 	rs := model.RuleSet{ID: 1 << 60, Direction: model.Ingress, Policies: "NetworkPolicy shop/web"}
 	egress := model.RuleSet{ID: 1<<60 | 1, Direction: model.Egress, Policies: "ClusterNetworkPolicy c"}
 	r := model.Rule{ID: 11, Policy: model.PolicyName{Kind: model.NetworkPolicy, Namespace: "shop", Name: "web"}, Direction: model.Ingress, Index: 2, Name: "first", Action: model.ActionAllow}
-	memory, _ := filled(t, rows(set(1, 1), v6, b, own, in(1, 7), e, judged, v, p, rs, egress, r, peer("10.1.0.9", 9), block("10.0.0.0/8", 4),
+	memory, _ := filled(t, rows(set(1, 1), v6, b, own, node, six, in(1, 7), e, judged, v, p, rs, egress, r, peer("10.1.0.9", 9), block("10.0.0.0/8", 4),
 		model.Self{Policed: true}))
 	name := func(text string) (a [128]byte) { copy(a[:], text); return a }
 	pod := func(text string) (a [320]byte) { copy(a[:], text); return a }
@@ -267,8 +274,10 @@ func TestEntriesAreTheBytesOfTheABI(t *testing.T) {
 		{abi.Frontends, abi.KeyOfFrontend(v6.FrontendKey), abi.Frontend{Set: 1, Kind: 1, Layer: 1}},
 		{abi.Sets, uint32(1), abi.BackendSet{Count: 1, Port: 80, Protocol: 6, Family: 4, Scope: 1, Layer: 1, Root: 1, Service: name("shop/s1")}},
 		{abi.Slots, abi.SlotKey{Set: 1}, uint32(7)},
-		{abi.Backends, uint32(7), abi.Backend{Addr: b.Addr.As16(), Set: 1, Port: abi.Port(8080), State: 1, Layer: 1}},
-		{abi.Backends, uint32(8), abi.Backend{Addr: b.Addr.As16(), Set: 1, Port: abi.Port(8080), State: 1, Layer: 1, Place: 9, Twin: 7}},
+		{abi.Backends, uint32(7), abi.Backend{Addr: b.Addr.As16(), Set: 1, Port: abi.Port(8080), Weight: 1, State: 1, Layer: 1}},
+		{abi.Backends, uint32(8), abi.Backend{Addr: b.Addr.As16(), Set: 1, Port: abi.Port(8080), Weight: 50, Node: 0xfedcba98, State: 1, Layer: 1, Place: 9, Twin: 7}},
+		{abi.Nodes, uint32(0xfedcba98), abi.Node{V4: node.V4.As16(), V6: node.V6.As16(), Layer: 1}},
+		{abi.Nodes, uint32(5), abi.Node{V6: node.V6.As16(), Layer: 1}},
 		{abi.Endpoints, e.Addr.As16(), abi.Endpoint{Layer: 1, Pod: pod("shop/web-1")}},
 		{abi.Endpoints, judged.Addr.As16(), abi.Endpoint{Layer: 1, Pod: pod("shop/web-1"), Incarnation: 77, Ingress: 1 << 60, Egress: 1<<60 | 1}},
 		{abi.Verdicts, abi.VerdictKey{RuleSet: 1 << 60, Identity: 9}, abi.Verdict{Ports: uint64(v.Ports), Rule: 11, Action: 3, Layer: 1}},

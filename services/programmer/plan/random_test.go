@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"net/netip"
 	"testing"
 
 	"pgregory.net/rapid"
@@ -55,10 +56,15 @@ func anyRows(t *rapid.T, name string, plain bool) *model.Tables {
 		if _, held := d.tables.Sets[of]; !held {
 			continue
 		}
-		d.put(backend(model.BackendID(id+1), of, d.draw(fmt.Sprintf("host of backend %d", id), 4)))
+		row := backend(model.BackendID(id+1), of, d.draw(fmt.Sprintf("host of backend %d", id), 4))
+		row.Node = model.NodeID(d.special(fmt.Sprintf("node of backend %d", id), 3)) // with a row or not
+		d.put(row)
 		if d.draw(fmt.Sprintf("backend %d is member", id), 5) > 0 {
 			d.put(in(of, model.BackendID(id+1)))
 		}
+	}
+	if last := d.special("node", 3); last > 0 {
+		d.put(model.Node{ID: 1, V4: netip.AddrFrom4([4]byte{192, 0, 2, byte(last)})})
 	}
 	// One id between roots and parts, so that either may become the other.
 	d.part(3, d.roots(), model.ScopeZone, "here", 0)

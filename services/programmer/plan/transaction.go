@@ -29,6 +29,7 @@ type transaction struct {
 	sourceRangesBefore map[model.SourceRange]was[model.SourceRange]
 	networksBefore     map[netip.Prefix]was[model.Network]
 	healthChecksBefore map[uint16]was[model.HealthCheck]
+	nodesBefore        map[model.NodeID]was[model.Node]
 	selvesBefore       map[model.SelfKey]was[model.Self]
 	ruleSetsBefore     map[model.RuleSetID]was[model.RuleSet]
 	rulesBefore        map[model.RuleID]was[model.Rule]
@@ -77,6 +78,7 @@ func begin(s *State) *transaction {
 		sourceRangesBefore: map[model.SourceRange]was[model.SourceRange]{},
 		networksBefore:     map[netip.Prefix]was[model.Network]{},
 		healthChecksBefore: map[uint16]was[model.HealthCheck]{},
+		nodesBefore:        map[model.NodeID]was[model.Node]{},
 		selvesBefore:       map[model.SelfKey]was[model.Self]{},
 		ruleSetsBefore:     map[model.RuleSetID]was[model.RuleSet]{},
 		rulesBefore:        map[model.RuleID]was[model.Rule]{},
@@ -95,7 +97,7 @@ func begin(s *State) *transaction {
 	t.histories = []history{
 		frontends.since(t.frontendsBefore), views.since(t.viewsBefore), sets.since(t.setsBefore), backends.since(t.backendsBefore),
 		members.since(t.membersBefore), endpoints.since(t.endpointsBefore), sourceRanges.since(t.sourceRangesBefore),
-		networks.since(t.networksBefore), healthChecks.since(t.healthChecksBefore), selves.since(t.selvesBefore),
+		networks.since(t.networksBefore), healthChecks.since(t.healthChecksBefore), nodes.since(t.nodesBefore), selves.since(t.selvesBefore),
 		ruleSets.since(t.ruleSetsBefore), rules.since(t.rulesBefore), portVerdicts.since(t.portVerdictsBefore),
 		verdicts.since(t.verdictsBefore), blocks.since(t.blocksBefore), peers.since(t.peersBefore),
 	}

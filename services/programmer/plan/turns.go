@@ -122,8 +122,12 @@ func (r *round) sourceRange(of turn[model.SourceRange, model.SourceRange]) {
 	entry(r, sourceRanges, of, &r.prepare, r.unlessLeftOver(of.key.Set, of.after.kind == 0, &r.reclaim))
 }
 
-// rest writes the tables that no id leads to or from.
+// rest writes the tables that no id leads to or from, and nodes: before backends say that they are there, and until none
+// does any more. A backend whose node has no row is one whose node isn't known.
 func (r *round) rest() {
+	for _, of := range turnsOf(r.transaction, nodes, r.nodesBefore, nil) {
+		entry(r, nodes, of, &r.prepare, &r.reclaim)
+	}
 	for _, of := range turnsOf(r.transaction, networks, r.networksBefore, nil) {
 		entry(r, networks, of, &r.prepare, &r.reclaim)
 	}
