@@ -44,6 +44,10 @@ func randomTables(t *rapid.T) *model.Tables {
 		key := model.FrontendKey{Addr: ip(10, 96, 0, byte(rapid.IntRange(1, 3).Draw(t, "address"))), Port: 80, Protocol: model.TCP}
 		tables.Frontends[key] = model.Frontend{FrontendKey: key, Set: id, Kind: model.FrontendClusterIP}
 	}
+	for id := range rapid.IntRange(0, 5).Draw(t, "nodes") {
+		row := model.Node{ID: model.NodeID(1 + id), V4: ip(192, 168, 0, byte(rapid.IntRange(1, 3).Draw(t, "node address")))}
+		tables.Nodes[row.ID] = row
+	}
 	return tables
 }
 

@@ -3,7 +3,6 @@
 package core
 
 import (
-	"fmt"
 	"maps"
 	"net/netip"
 	"slices"
@@ -37,7 +36,7 @@ func (c *Core) objectOf(u compile.Unit) model.Cause {
 		for node := range c.compiled.NodesNumbered(u.Number) {
 			return model.Cause{Kind: state.KindNode, Name: node.Name.Name}
 		}
-		return model.Cause{Kind: state.KindNode, Name: fmt.Sprintf("number-%08x", uint32(u.Number)), Deleted: true}
+		return model.Cause{Kind: state.KindCluster, Name: "cluster"} // which name had it isn't known any more
 	case u.Network.IsValid():
 		for node := range c.compiled.NodesWith(u.Network) {
 			return model.Cause{Kind: state.KindNode, Name: node.Name.Name}

@@ -100,6 +100,9 @@ func (c *Core) backTo(h *History) (stages []compile.Stage, kept []string) {
 			kept = append(kept, l.Name)
 		}
 	}
+	if then := wanted[model.ClusterLayer]; then != nil {
+		wanted[model.ClusterLayer] = withNodesOf(c.rows(model.ClusterLayer), then)
+	}
 	slices.Sort(kept)
 	stages = make([]compile.Stage, 3)
 	for i := range stages {
@@ -117,6 +120,14 @@ func (c *Core) backTo(h *History) (stages []compile.Stage, kept []string) {
 		}
 	}
 	return slices.DeleteFunc(stages, func(s compile.Stage) bool { return len(s) == 0 }), kept
+}
+
+// withNodesOf returns rows with the nodes there are: how one is reached is no choice that was made, and going back to what
+// it was would lose packets between nodes.
+func withNodesOf(now, then *model.Tables) *model.Tables {
+	all := *then
+	all.Nodes = now.Nodes
+	return &all
 }
 
 // withoutServices returns the rows of a node's layer that aren't about Services, and share its tables.
