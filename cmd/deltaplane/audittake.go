@@ -46,6 +46,7 @@ type removeJSON struct {
 	SourceRanges []sourceRangeJSON `json:"sourceRanges,omitempty"`
 	Networks     []string          `json:"networks,omitempty"`
 	HealthChecks []uint16          `json:"healthChecks,omitempty"`
+	Nodes        []string          `json:"nodes,omitempty"`
 	Self         bool              `json:"self,omitempty"`
 }
 
@@ -218,7 +219,8 @@ func (n *names) changed(rows *model.Rows) rowsJSON {
 	for table, count := range map[string]int{
 		"frontends": len(rows.Frontends), "sets": len(rows.Sets), "backends": len(rows.Backends),
 		"members": len(rows.Members), "endpoints": len(rows.Endpoints), "views": len(rows.Views),
-		"source-ranges": len(rows.SourceRanges), "networks": len(rows.Networks), "health-checks": len(rows.HealthChecks), "self": len(rows.Selves),
+		"source-ranges": len(rows.SourceRanges), "networks": len(rows.Networks), "health-checks": len(rows.HealthChecks), "nodes": len(rows.Nodes),
+		"self": len(rows.Selves),
 	} {
 		if count > 0 {
 			tables = append(tables, table)
@@ -255,6 +257,9 @@ func (n *names) removed(keys *model.Keys) removeJSON {
 	}
 	for _, p := range keys.Networks {
 		out.Networks = append(out.Networks, p.String())
+	}
+	for _, id := range keys.Nodes {
+		out.Nodes = append(out.Nodes, n.node(id))
 	}
 	out.HealthChecks, out.Self = keys.HealthChecks, len(keys.Selves) > 0
 	return out

@@ -130,6 +130,7 @@ func summary(c *model.Change) string {
 		{len(c.Put.SourceRanges), "+", "source range"},
 		{len(c.Put.Networks), "+", "network"},
 		{len(c.Put.HealthChecks), "+", "health check"},
+		{len(c.Put.Nodes), "+", "node address"},
 		{len(c.Put.Selves), "+", "node row"},
 		{len(c.Remove.Frontends), "-", "frontend"},
 		{len(c.Remove.Sets), "-", "set"},
@@ -140,6 +141,7 @@ func summary(c *model.Change) string {
 		{len(c.Remove.SourceRanges), "-", "source range"},
 		{len(c.Remove.Networks), "-", "network"},
 		{len(c.Remove.HealthChecks), "-", "health check"},
+		{len(c.Remove.Nodes), "-", "node address"},
 		{len(c.Remove.Selves), "-", "node row"},
 	} {
 		if n.count > 0 {

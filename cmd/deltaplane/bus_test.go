@@ -384,7 +384,7 @@ func TestDumpNamesWhatRowsNumber(t *testing.T) {
 		t.Fatal(err)
 	}
 	want := map[string]any{"node": "a", "source": "actual", "positions": []any{}, "backends": []any{map[string]any{
-		"id": 7.0, "address": "10.244.1.3", "port": 8080.0, "state": "active", "pod": "shop/cart-0", "set": 1.0, "service": "shop/cart:80",
+		"id": 7.0, "address": "10.244.1.3", "port": 8080.0, "state": "active", "pod": "shop/cart-0", "set": 1.0, "service": "shop/cart:80", "weight": 1.0,
 	}}}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("(-want +got):\n%s", diff)

@@ -185,9 +185,9 @@ func (r rowsJSON) String() string {
 		parts = append(parts, t.String())
 	}
 	if r.Backends != nil {
-		t := newTable("BACKEND", "ADDRESS", "STATE", "POD", "SERVICE")
+		t := newTable("BACKEND", "ADDRESS", "STATE", "POD", "NODE", "WEIGHT", "SERVICE")
 		for _, b := range *r.Backends {
-			t.row(number(b.ID), hostPort(b.Address, b.Port), b.State, orDash(b.Pod), b.Service)
+			t.row(number(b.ID), hostPort(b.Address, b.Port), b.State, orDash(b.Pod), orDash(b.Node), strconv.Itoa(int(b.Weight)), b.Service)
 		}
 		parts = append(parts, t.String())
 	}
@@ -228,6 +228,13 @@ func (r rowsJSON) others() (parts []string) {
 		t := newTable("HEALTH CHECK", "SERVICE")
 		for _, h := range *r.HealthChecks {
 			t.row(strconv.Itoa(int(h.Port)), h.Service)
+		}
+		parts = append(parts, t.String())
+	}
+	if r.Nodes != nil {
+		t := newTable("NODE", "NUMBER", "IPV4", "IPV6")
+		for _, n := range *r.Nodes {
+			t.row(n.Node, fmt.Sprintf("%08x", n.Number), orDash(n.IPv4), orDash(n.IPv6))
 		}
 		parts = append(parts, t.String())
 	}

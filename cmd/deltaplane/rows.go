@@ -16,7 +16,7 @@ import (
 
 // tableNames are the tables that can be asked for.
 var tableNames = []string{
-	"frontends", "views", "sets", "backends", "members", "endpoints", "source-ranges", "networks", "health-checks", "self",
+	"frontends", "views", "sets", "backends", "members", "endpoints", "source-ranges", "networks", "health-checks", "nodes", "self",
 	"rule-sets", "rules", "verdicts", "ports", "peers", "blocks",
 }
 
@@ -32,6 +32,7 @@ type rowsJSON struct {
 	SourceRanges *[]sourceRangeJSON `json:"sourceRanges,omitempty"`
 	Networks     *[]networkJSON     `json:"networks,omitempty"`
 	HealthChecks *[]healthCheckJSON `json:"healthChecks,omitempty"`
+	Nodes        *[]nodeJSON        `json:"nodes,omitempty"`
 	Self         *[]selfJSON        `json:"self,omitempty"`
 
 	policyRowsJSON
@@ -56,7 +57,7 @@ type setJSON struct {
 	Scope    string `json:"scope"`
 	Place    string `json:"place,omitempty"` // the zone or node of the scope; its number if the name isn't known
 	Root     uint32 `json:"root"`            // the set that this one is a part of, or itself
-	// Flags may have "node-hints", "zone-hints" and "fallback".
+	// Flags may have "node-hints", "zone-hints", "fallback" and "external".
 	Flags    []string `json:"flags,omitempty"`
 	Affinity uint32   `json:"affinitySeconds,omitempty"`
 	Backends int      `json:"backends"`
@@ -71,6 +72,8 @@ type backendJSON struct {
 	Set     uint32 `json:"set"`
 	Service string `json:"service"`
 	Twin    uint32 `json:"twin,omitempty"` // the same backend in the cluster layer, of one in a node's
+	Node    string `json:"node,omitempty"` // where it is; a number if the name isn't known
+	Weight  uint16 `json:"weight"`         // its share of clients from outside, 1 to 100
 }
 
 type memberJSON struct {
@@ -99,6 +102,7 @@ type names struct {
 	pods     map[netip.Addr]string
 	nodes    map[string]bool
 	places   map[model.Place]string // zones and nodes
+	numbers  map[model.NodeID]string
 	policy   policyNames
 }
 
@@ -106,6 +110,7 @@ func newNames() *names {
 	return &names{
 		sets: map[model.SetID]model.BackendSet{}, backends: map[model.BackendID]model.Backend{},
 		pods: map[netip.Addr]string{}, nodes: map[string]bool{}, places: map[model.Place]string{},
+		numbers: map[model.NodeID]string{},
 	}
 }
 
@@ -125,6 +130,7 @@ func (n *names) addFact(fact *schemas.Fact) {
 	if node := fact.GetNode(); node != nil {
 		n.nodes[fact.GetObject().GetName()] = true
 		n.addPlace(fact.GetObject().GetName(), node.GetZone())
+		n.numbers[model.NodeIDOf(fact.GetObject().GetName())] = fact.GetObject().GetName()
 	}
 	for _, e := range fact.GetEndpointSlice().GetEndpoints() {
 		n.addPlace(e.GetZoneHints()...)
@@ -213,7 +219,10 @@ func (n *names) frontend(f model.Frontend) frontendJSON {
 }
 
 func (n *names) backend(b model.Backend) backendJSON {
-	return backendJSON{uint32(b.ID), b.Addr.String(), b.Port, stateName(b.State), n.pods[b.Addr], uint32(b.Set), n.service(b.Set), uint32(b.Twin)}
+	return backendJSON{
+		uint32(b.ID), b.Addr.String(), b.Port, stateName(b.State), n.pods[b.Addr], uint32(b.Set), n.service(b.Set), uint32(b.Twin),
+		n.node(b.Node), b.Share(),
+	}
 }
 
 func (n *names) member(m model.Member) memberJSON {

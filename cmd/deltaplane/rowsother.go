@@ -5,6 +5,7 @@ package main
 import (
 	"cmp"
 	"fmt"
+	"net/netip"
 	"slices"
 
 	"github.com/deltaplane/deltaplane/internal/model"
@@ -37,6 +38,14 @@ type healthCheckJSON struct {
 	Service string `json:"service"` // without a port
 }
 
+// nodeJSON is how other nodes reach one.
+type nodeJSON struct {
+	Node   string `json:"node"` // its number if the name isn't known
+	Number uint32 `json:"number"`
+	IPv4   string `json:"ipv4,omitempty"`
+	IPv6   string `json:"ipv6,omitempty"`
+}
+
 type selfJSON struct {
 	Zone     string `json:"zone"`
 	Draining bool   `json:"draining"`
@@ -52,7 +61,13 @@ func frontendFlags(flags model.FrontendFlags) (words []string) {
 	for _, f := range []struct {
 		flag model.FrontendFlags
 		word string
-	}{{model.InternalLocal, "internal-local"}, {model.ExternalLocal, "external-local"}, {model.SourceRanges, "source-ranges"}} {
+	}{
+		{model.InternalLocal, "internal-local"},
+		{model.ExternalLocal, "external-local"},
+		{model.SourceRanges, "source-ranges"},
+		{model.ForwardTunnel, "tunnel"},
+		{model.ForwardDSR, "dsr"},
+	} {
 		if flags&f.flag != 0 {
 			words = append(words, f.word)
 		}
@@ -64,7 +79,7 @@ func setFlags(flags model.SetFlags) (words []string) {
 	for _, f := range []struct {
 		flag model.SetFlags
 		word string
-	}{{model.NodeHints, "node-hints"}, {model.ZoneHints, "zone-hints"}, {model.Fallback, "fallback"}} {
+	}{{model.NodeHints, "node-hints"}, {model.ZoneHints, "zone-hints"}, {model.Fallback, "fallback"}, {model.External, "external"}} {
 		if flags&f.flag != 0 {
 			words = append(words, f.word)
 		}
@@ -115,6 +130,22 @@ func (n *names) place(p model.Place) string {
 	return cmp.Or(n.places[p], fmt.Sprintf("%016x", uint64(p)))
 }
 
+// node names a node; one that isn't known has its number.
+func (n *names) node(id model.NodeID) string {
+	if id == 0 {
+		return ""
+	}
+	return cmp.Or(n.numbers[id], fmt.Sprintf("%08x", uint32(id)))
+}
+
+// addrText writes an address; none is empty.
+func addrText(addr netip.Addr) string {
+	if !addr.IsValid() {
+		return ""
+	}
+	return addr.String()
+}
+
 // otherRows fills in the tables that lead from no Service's address to a backend.
 func (n *names) otherRows(rows *model.Rows, out *rowsJSON, wanted func(string) bool) {
 	if wanted("views") {
@@ -137,6 +168,12 @@ func (n *names) otherRows(rows *model.Rows, out *rowsJSON, wanted func(string) b
 		byPort := func(a, b model.HealthCheck) int { return cmp.Compare(a.Port, b.Port) }
 		out.HealthChecks = new(convertAll(sortedBy(rows.HealthChecks, byPort), func(h model.HealthCheck) healthCheckJSON {
 			return healthCheckJSON{h.Port, h.Namespace + "/" + h.Name}
+		}))
+	}
+	if wanted("nodes") {
+		byNumber := func(a, b model.Node) int { return cmp.Compare(a.ID, b.ID) }
+		out.Nodes = new(convertAll(sortedBy(rows.Nodes, byNumber), func(row model.Node) nodeJSON {
+			return nodeJSON{n.node(row.ID), uint32(row.ID), addrText(row.V4), addrText(row.V6)}
 		}))
 	}
 	if wanted("self") {
