@@ -130,7 +130,7 @@ func (d *Dataplane) loadMapsAndPrograms() error {
 	defer resized.close()
 	switch {
 	case d.older.exists():
-		err = d.loadPrograms(d.older.adoption())
+		err = d.loadBesideOlder(resized)
 	case len(resized) > 0:
 		err = d.resize(resized)
 	default:
@@ -141,6 +141,18 @@ func (d *Dataplane) loadMapsAndPrograms() error {
 	}
 	d.walker = d.openWalker(files.iterators)
 	return d.tellNetworks()
+}
+
+// loadBesideOlder loads programs that take over from an older layout. A take-over that broke off may have left maps of this
+// layout in another size: no program counts on these alone, so they are exchanged at once.
+func (d *Dataplane) loadBesideOlder(resized resizing) error {
+	if err := d.copyAll(resized, func(string) bool { return true }); err != nil {
+		return err
+	}
+	if err := d.repinAll(resized); err != nil {
+		return err
+	}
+	return d.loadPrograms(d.older.adoption())
 }
 
 // Map returns the map that user space writes. It is closed with the Dataplane.

@@ -232,6 +232,39 @@ func TestInstallationOfLayout1IsTakenOver(t *testing.T) {
 	}
 }
 
+// TestATakeOverThatBrokeOffGoesOnInAnotherSize: what it had pinned gets the size that is configured now, and keeps what is
+// in it.
+func TestATakeOverThatBrokeOffGoesOnInAnotherSize(t *testing.T) {
+	needTCX(t)
+	dir := filepath.Join(testkit.BPFFS(t), "node")
+	old := installV1(t, dir)
+	d, err := Load(Options{PinDir: dir, Capacities: small, Flows: 1024, steps: killedAt("copy flows")})
+	check(t, err)
+	testkit.Put(t, d, testkit.Service{
+		Set: 5, Protocol: model.TCP, Frontends: ends("10.96.0.1:80"), Backends: map[uint32]netip.AddrPort{9: netip.MustParseAddrPort("10.1.0.2:8080")},
+	})
+	if err := d.TakeOver(); !errors.Is(err, errKilled) {
+		t.Fatalf("not killed: %v", err)
+	}
+	d.Close()
+	larger := maps.Clone(small)
+	larger[abi.Backends] = 4096
+	d, err = Load(Options{PinDir: dir, Capacities: larger, Flows: 1024})
+	check(t, err)
+	t.Cleanup(d.Close)
+	check(t, d.TakeOver())
+	pinned, err := ebpf.LoadPinnedMap(filepath.Join(mapsDir(dir), abi.Backends.String()), nil)
+	check(t, err)
+	defer pinned.Close()
+	if got := pinned.MaxEntries(); got != 4096 {
+		t.Errorf("the pinned map has room for %d", got)
+	}
+	if held := backendsIn(t, d); len(held) != 1 || held[9].Set != 5 {
+		t.Errorf("backends %v", held)
+	}
+	old.ns.Do(t, func() { check(t, d.AttachPod(old.ifindex)) })
+}
+
 // TestAttachingWaitsForTheTables: until the tables are filled, the old programs stay.
 func TestAttachingWaitsForTheTables(t *testing.T) {
 	needTCX(t)
