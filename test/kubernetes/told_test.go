@@ -73,6 +73,9 @@ func told(rows *model.Rows) (lines []string) {
 	for _, n := range rows.Networks {
 		say("network %s: kind %d", n.Prefix, n.Kind)
 	}
+	for _, n := range rows.Nodes {
+		say("node %08x: %s", uint32(n.ID), n.Text())
+	}
 	for _, h := range rows.HealthChecks {
 		say("health check %d: %s/%s", h.Port, h.Namespace, h.Name)
 	}

@@ -48,6 +48,9 @@ func text(t, cluster *model.Tables) (lines []string) {
 		kind := map[model.NetworkKind]string{model.NetworkPods: "pods", model.NetworkServices: "services"}[n.Kind]
 		lines = append(lines, n.Prefix.String()+" is "+kind)
 	}
+	for _, n := range t.Nodes {
+		lines = append(lines, fmt.Sprintf("node %08x at %s", uint32(n.ID), n.Text()))
+	}
 	for _, h := range t.HealthChecks {
 		lines = append(lines, fmt.Sprintf("health of %s/%s on %d", h.Namespace, h.Name, h.Port))
 	}
