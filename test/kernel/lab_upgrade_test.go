@@ -9,6 +9,8 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -51,31 +53,81 @@ func TestUpgradeFromLayout1UnderLoad(t *testing.T) {
 // Row 24: from the programs of an earlier release, if DELTAPLANE_PREVIOUS names the folder with them, to the present
 // ones: all are exchanged and killed at once, as careless as it can be done.
 func TestUpgradeFromTheReleaseBefore(t *testing.T) {
+	r := releaseBefore(t, "release")
+	r.install("watcher", "compiler", "programmer")
+	kill(t, r.in)
+	r.takenOver()
+	roll(t, r.in, 0)
+	r.end()
+}
+
+// Row 24: nodes of an earlier release under a newer compiler, whose rows they may not all understand, go on with what they
+// have; once they are of its release, too, they have what it says.
+func TestNodesOfTheReleaseBeforeGoOnUnderANewerCompiler(t *testing.T) {
+	r := releaseBefore(t, "older")
+	before, err := r.in.Status(t.Context())
+	check(t, err)
+	r.install("watcher", "compiler")
+	for _, name := range []string{"watcher", "compiler"} {
+		check(t, r.in.Signal(name, syscall.SIGKILL))
+	}
+	testkit.Eventually(t, time.Minute, func() bool {
+		now, err := r.in.Status(t.Context())
+		return err == nil && now.GetEpoch() > before.GetEpoch() && len(now.GetNodes()) == 2
+	})
+	r.someTime()
+	now, err := r.in.Status(t.Context())
+	check(t, err)
+	for _, node := range now.GetNodes() {
+		t.Logf("node %s: converged %t, %s %v", node.GetNode(), node.GetConverged(), node.GetReason(), node.GetApplied().GetFaults())
+	}
+	r.install("programmer")
+	for _, name := range r.in.Processes() {
+		if strings.HasPrefix(name, "programmer") {
+			check(t, r.in.Signal(name, syscall.SIGKILL))
+		}
+	}
+	r.takenOver()
+	roll(t, r.in, 0)
+	r.end()
+}
+
+// release is clients at work in a lab of an earlier release.
+type release struct {
+	*upgrade
+
+	c      cli
+	folder string // of the programs that the lab runs
+}
+
+func releaseBefore(t *testing.T, name string) *release {
+	t.Helper()
 	testkit.NeedKernel(t)
 	previous := os.Getenv("DELTAPLANE_PREVIOUS")
 	if previous == "" {
 		t.Skip("no DELTAPLANE_PREVIOUS with the folder of an earlier release's watcher, compiler and programmer")
 	}
-	c := buildAll(t)
-	folder, names := t.TempDir(), []string{"watcher", "compiler", "programmer"}
-	for _, name := range names {
-		check(t, os.Symlink(filepath.Join(previous, name), filepath.Join(folder, name)))
+	r := &release{c: buildAll(t), folder: t.TempDir()}
+	for _, name := range []string{"watcher", "compiler", "programmer"} {
+		check(t, os.Symlink(filepath.Join(previous, name), filepath.Join(r.folder, name)))
 	}
 	in, err := lab.Up(t.Context(), decoded(t, steady), lab.Options{
-		Name: labName + "-release", Nodes: 2, Binaries: folder, Agent: []string{c.program, "lab", "agent"},
+		Name: labName + "-" + name, Nodes: 2, Binaries: r.folder, Agent: []string{r.c.program, "lab", "agent"},
 	})
 	check(t, err)
 	downAtTheEnd(t, in)
-	u := underLoad(t, c, in)
-	u.someTime()
+	r.upgrade = underLoad(t, r.c, in)
+	r.someTime()
+	return r
+}
+
+// install has the lab's next processes be of the present release.
+func (r *release) install(names ...string) {
+	r.t.Helper()
 	for _, name := range names {
-		check(t, os.Remove(filepath.Join(folder, name)))
-		check(t, os.Symlink(filepath.Join(filepath.Dir(c.program), name), filepath.Join(folder, name)))
+		check(r.t, os.Remove(filepath.Join(r.folder, name)))
+		check(r.t, os.Symlink(filepath.Join(filepath.Dir(r.c.program), name), filepath.Join(r.folder, name)))
 	}
-	kill(t, in)
-	u.takenOver()
-	roll(t, in, 0)
-	u.end()
 }
 
 // upgrade is clients at work in a lab while its programmers are exchanged: those of a pod whose sockets the node sees,
