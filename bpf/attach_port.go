@@ -20,6 +20,7 @@ type portKind string
 const (
 	podPort portKind = "pod"    // the host's side of a pod's interface
 	uplink  portKind = "uplink" // an interface of the node's own
+	tunnel  portKind = "tunnel" // the device that wraps and unwraps
 )
 
 // direction is one way through an interface.
@@ -36,6 +37,7 @@ var directions = []direction{
 	{kind: podPort, name: "from_pod", attach: ebpf.AttachTCXIngress, ingress: true},
 	{kind: uplink, name: "to_uplink", attach: ebpf.AttachTCXEgress},
 	{kind: uplink, name: "from_uplink", attach: ebpf.AttachTCXIngress, ingress: true},
+	{kind: tunnel, name: "from_tunnel", attach: ebpf.AttachTCXIngress, ingress: true},
 }
 
 // ways returns the directions of one kind of interface.

@@ -15,11 +15,13 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
+	"sync/atomic"
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/rlimit"
 
 	"github.com/deltaplane/deltaplane/internal/abi"
+	"github.com/deltaplane/deltaplane/internal/model"
 )
 
 // Options say how Load makes the data plane. The zero value makes one that ends with the process.
@@ -46,6 +48,10 @@ type Options struct {
 	NodePorts PortRange
 	// MasqueradeAll gives the node's address to all that leaves for a backend elsewhere, whoever sent it.
 	MasqueradeAll bool
+	// Node is this node's own number. 0 wraps nothing for other nodes.
+	Node model.NodeID
+	// Tunnel is how nodes wrap packets for each other.
+	Tunnel Tunnel
 	// RefusalsPerSecond bounds the RST and ICMP answers per processor; DefaultRefusals if 0.
 	RefusalsPerSecond uint32
 	// forTests are switches that only tests of this package set.
@@ -70,6 +76,7 @@ type Dataplane struct {
 	ports     *ports  // the interfaces
 	walker    *walker // of sockets whose backend is gone
 	counts    counts
+	tunnelTo  atomic.Uint32 // the index of the device that wraps; 0: none
 	older     older          // what pins of an older layout hold, until TakeOver
 	later     []func() error // what is to be attached then
 
@@ -95,6 +102,11 @@ func Load(options Options) (_ *Dataplane, err error) {
 	if err := d.makePinDirs(); err != nil {
 		return nil, err
 	}
+	before, err := pinnedTunnel(d.pinDir)
+	if err != nil {
+		return nil, err
+	}
+	d.tunnelTo.Store(before)
 	if err := d.loadMapsAndPrograms(); err != nil {
 		return nil, err
 	}
@@ -140,7 +152,7 @@ func (d *Dataplane) loadMapsAndPrograms() error {
 		return err
 	}
 	d.walker = d.openWalker(files.iterators)
-	return d.tellNetworks()
+	return d.tell()
 }
 
 // loadBesideOlder loads programs that take over from an older layout. A take-over that broke off may have left maps of this

@@ -17,13 +17,14 @@ var budgets = map[string]uint32{
 	"recvmsg4": 1000, "recvmsg6": 1000, "getpeername4": 200, "getpeername6": 200,
 	"from_pod": 100000, "to_pod": 60000,
 	"from_uplink": 75000, "to_uplink": 50000,
+	"from_tunnel": 75000,
 	"mend_peers": 15000, "destroy_tcp": 200, "destroy_udp": 200,
 }
 
 // Trap 38: each program has a budget of verified instructions, far below the million that verifiers allow.
 func TestVerifiedInstructionsStayInBudget(t *testing.T) {
 	testkit.NeedKernel(t)
-	d, err := Load(Options{CheckSources: true})
+	d, err := Load(Options{CheckSources: true, Node: 1})
 	if err != nil {
 		t.Fatal(err)
 	}

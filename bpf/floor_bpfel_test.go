@@ -90,9 +90,13 @@ const (
 	floorVarNodePortFirst      = "node_port_first"
 	floorVarNodePortLast       = "node_port_last"
 	floorVarOperations         = "operations"
+	floorVarOwnNode            = "own_node"
 	floorVarPolicyReject       = "policy_reject"
 	floorVarRefusalsPerSecond  = "refusals_per_second"
 	floorVarServiceNetworks    = "service_networks"
+	floorVarTunnel             = "tunnel"
+	floorVarTunnelPort         = "tunnel_port"
+	floorVarTunnelVni          = "tunnel_vni"
 )
 
 // loadFloor returns the embedded CollectionSpec for floor.
@@ -223,9 +227,13 @@ type floorVariableSpecs struct {
 	NodePortFirst      *ebpf.VariableSpec `ebpf:"node_port_first"`
 	NodePortLast       *ebpf.VariableSpec `ebpf:"node_port_last"`
 	Operations         *ebpf.VariableSpec `ebpf:"operations"`
+	OwnNode            *ebpf.VariableSpec `ebpf:"own_node"`
 	PolicyReject       *ebpf.VariableSpec `ebpf:"policy_reject"`
 	RefusalsPerSecond  *ebpf.VariableSpec `ebpf:"refusals_per_second"`
 	ServiceNetworks    *ebpf.VariableSpec `ebpf:"service_networks"`
+	Tunnel             *ebpf.VariableSpec `ebpf:"tunnel"`
+	TunnelPort         *ebpf.VariableSpec `ebpf:"tunnel_port"`
+	TunnelVni          *ebpf.VariableSpec `ebpf:"tunnel_vni"`
 }
 
 // floorObjects contains all objects after they have been loaded into the kernel.
@@ -367,9 +375,13 @@ type floorVariables struct {
 	NodePortFirst      *ebpf.Variable `ebpf:"node_port_first"`
 	NodePortLast       *ebpf.Variable `ebpf:"node_port_last"`
 	Operations         *ebpf.Variable `ebpf:"operations"`
+	OwnNode            *ebpf.Variable `ebpf:"own_node"`
 	PolicyReject       *ebpf.Variable `ebpf:"policy_reject"`
 	RefusalsPerSecond  *ebpf.Variable `ebpf:"refusals_per_second"`
 	ServiceNetworks    *ebpf.Variable `ebpf:"service_networks"`
+	Tunnel             *ebpf.Variable `ebpf:"tunnel"`
+	TunnelPort         *ebpf.Variable `ebpf:"tunnel_port"`
+	TunnelVni          *ebpf.Variable `ebpf:"tunnel_vni"`
 }
 
 // floorPrograms contains all programs after they have been loaded into the kernel.

@@ -74,9 +74,13 @@ const (
 	podsVarNodePortFirst      = "node_port_first"
 	podsVarNodePortLast       = "node_port_last"
 	podsVarOperations         = "operations"
+	podsVarOwnNode            = "own_node"
 	podsVarPolicyReject       = "policy_reject"
 	podsVarRefusalsPerSecond  = "refusals_per_second"
 	podsVarServiceNetworks    = "service_networks"
+	podsVarTunnel             = "tunnel"
+	podsVarTunnelPort         = "tunnel_port"
+	podsVarTunnelVni          = "tunnel_vni"
 )
 
 // loadPods returns the embedded CollectionSpec for pods.
@@ -191,9 +195,13 @@ type podsVariableSpecs struct {
 	NodePortFirst      *ebpf.VariableSpec `ebpf:"node_port_first"`
 	NodePortLast       *ebpf.VariableSpec `ebpf:"node_port_last"`
 	Operations         *ebpf.VariableSpec `ebpf:"operations"`
+	OwnNode            *ebpf.VariableSpec `ebpf:"own_node"`
 	PolicyReject       *ebpf.VariableSpec `ebpf:"policy_reject"`
 	RefusalsPerSecond  *ebpf.VariableSpec `ebpf:"refusals_per_second"`
 	ServiceNetworks    *ebpf.VariableSpec `ebpf:"service_networks"`
+	Tunnel             *ebpf.VariableSpec `ebpf:"tunnel"`
+	TunnelPort         *ebpf.VariableSpec `ebpf:"tunnel_port"`
+	TunnelVni          *ebpf.VariableSpec `ebpf:"tunnel_vni"`
 }
 
 // podsObjects contains all objects after they have been loaded into the kernel.
@@ -327,9 +335,13 @@ type podsVariables struct {
 	NodePortFirst      *ebpf.Variable `ebpf:"node_port_first"`
 	NodePortLast       *ebpf.Variable `ebpf:"node_port_last"`
 	Operations         *ebpf.Variable `ebpf:"operations"`
+	OwnNode            *ebpf.Variable `ebpf:"own_node"`
 	PolicyReject       *ebpf.Variable `ebpf:"policy_reject"`
 	RefusalsPerSecond  *ebpf.Variable `ebpf:"refusals_per_second"`
 	ServiceNetworks    *ebpf.Variable `ebpf:"service_networks"`
+	Tunnel             *ebpf.Variable `ebpf:"tunnel"`
+	TunnelPort         *ebpf.Variable `ebpf:"tunnel_port"`
+	TunnelVni          *ebpf.Variable `ebpf:"tunnel_vni"`
 }
 
 // podsPrograms contains all programs after they have been loaded into the kernel.

@@ -12,7 +12,7 @@ import (
 )
 
 // files are the program files.
-type files struct{ sockets, pods, uplinks, iterators *ebpf.CollectionSpec }
+type files struct{ sockets, pods, uplinks, tunnel, iterators *ebpf.CollectionSpec }
 
 // readFiles reads the program files and fits them to this kernel and the configuration.
 func readFiles(switches map[string]any) (files, error) {
@@ -21,7 +21,7 @@ func readFiles(switches map[string]any) (files, error) {
 		name string
 		into **ebpf.CollectionSpec
 		load func() (*ebpf.CollectionSpec, error)
-	}{{"socket", &f.sockets, loadSockets}, {"pod", &f.pods, loadPods}, {"uplink", &f.uplinks, loadUplinks}, {"iterator", &f.iterators, loadIterators}} {
+	}{{"socket", &f.sockets, loadSockets}, {"pod", &f.pods, loadPods}, {"uplink", &f.uplinks, loadUplinks}, {"tunnel", &f.tunnel, loadTunnel}, {"iterator", &f.iterators, loadIterators}} {
 		spec, err := file.load()
 		if err != nil {
 			return files{}, fmt.Errorf("read the %s programs: %w", file.name, err)
@@ -32,7 +32,7 @@ func readFiles(switches map[string]any) (files, error) {
 }
 
 func (f files) all() []*ebpf.CollectionSpec {
-	return []*ebpf.CollectionSpec{f.sockets, f.pods, f.uplinks, f.iterators}
+	return []*ebpf.CollectionSpec{f.sockets, f.pods, f.uplinks, f.tunnel, f.iterators}
 }
 
 // shared returns the maps that program files have in common with each other or with user space.
@@ -49,7 +49,7 @@ func (f files) shared() map[string]*ebpf.MapSpec {
 }
 
 // programs are those that are attached, as they run in the kernel.
-type programs struct{ sockets, pods, uplinks *ebpf.Collection }
+type programs struct{ sockets, pods, uplinks, tunnel *ebpf.Collection }
 
 func (p *programs) close() {
 	for _, c := range p.collections() {
@@ -60,7 +60,7 @@ func (p *programs) close() {
 
 func (p *programs) collections() []*ebpf.Collection {
 	var list []*ebpf.Collection
-	for _, c := range []*ebpf.Collection{p.sockets, p.pods, p.uplinks} {
+	for _, c := range []*ebpf.Collection{p.sockets, p.pods, p.uplinks, p.tunnel} {
 		if c != nil {
 			list = append(list, c)
 		}
@@ -102,13 +102,13 @@ func (d *Dataplane) loadPrograms(from adoption) error {
 		return err
 	}
 	var loaded programs
-	var errs [3]error
+	var errs [4]error
 	var loads sync.WaitGroup
 	for i, file := range []struct {
 		name string
 		spec *ebpf.CollectionSpec
 		into **ebpf.Collection
-	}{{"socket", files.sockets, &loaded.sockets}, {"pod", files.pods, &loaded.pods}, {"uplink", files.uplinks, &loaded.uplinks}} {
+	}{{"socket", files.sockets, &loaded.sockets}, {"pod", files.pods, &loaded.pods}, {"uplink", files.uplinks, &loaded.uplinks}, {"tunnel", files.tunnel, &loaded.tunnel}} {
 		loads.Go(func() {
 			collection, err := d.loadCollection(file.spec, from)
 			if err != nil {
@@ -124,8 +124,11 @@ func (d *Dataplane) loadPrograms(from adoption) error {
 	}
 	d.programs.close()
 	d.programs = loaded
-	return d.tellNetworks()
+	return d.tell()
 }
+
+// tell tells the programs what they know besides tables and constants.
+func (d *Dataplane) tell() error { return errors.Join(d.tellNetworks(), d.tellTunnel()) }
 
 // collections returns all that is loaded.
 func (d *Dataplane) collections() []*ebpf.Collection {

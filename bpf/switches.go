@@ -52,6 +52,9 @@ func switchesFor(options Options, log *slog.Logger) (map[string]any, error) {
 		"policy_reject":       options.PolicyReject,
 		"keep_established":    options.KeepEstablished,
 		"check_sources":       options.CheckSources,
+		"own_node":            uint32(options.Node),
+		"tunnel_vni":          options.Tunnel.VNI,
+		"tunnel_port":         options.Tunnel.Port,
 		"connection_timeouts": cmp.Or(options.Timeouts, DefaultTimeouts).inSeconds(),
 	})
 	maps.Copy(switches, options.forTests)

@@ -74,9 +74,13 @@ const (
 	uplinksVarNodePortFirst      = "node_port_first"
 	uplinksVarNodePortLast       = "node_port_last"
 	uplinksVarOperations         = "operations"
+	uplinksVarOwnNode            = "own_node"
 	uplinksVarPolicyReject       = "policy_reject"
 	uplinksVarRefusalsPerSecond  = "refusals_per_second"
 	uplinksVarServiceNetworks    = "service_networks"
+	uplinksVarTunnel             = "tunnel"
+	uplinksVarTunnelPort         = "tunnel_port"
+	uplinksVarTunnelVni          = "tunnel_vni"
 )
 
 // loadUplinks returns the embedded CollectionSpec for uplinks.
@@ -191,9 +195,13 @@ type uplinksVariableSpecs struct {
 	NodePortFirst      *ebpf.VariableSpec `ebpf:"node_port_first"`
 	NodePortLast       *ebpf.VariableSpec `ebpf:"node_port_last"`
 	Operations         *ebpf.VariableSpec `ebpf:"operations"`
+	OwnNode            *ebpf.VariableSpec `ebpf:"own_node"`
 	PolicyReject       *ebpf.VariableSpec `ebpf:"policy_reject"`
 	RefusalsPerSecond  *ebpf.VariableSpec `ebpf:"refusals_per_second"`
 	ServiceNetworks    *ebpf.VariableSpec `ebpf:"service_networks"`
+	Tunnel             *ebpf.VariableSpec `ebpf:"tunnel"`
+	TunnelPort         *ebpf.VariableSpec `ebpf:"tunnel_port"`
+	TunnelVni          *ebpf.VariableSpec `ebpf:"tunnel_vni"`
 }
 
 // uplinksObjects contains all objects after they have been loaded into the kernel.
@@ -327,9 +335,13 @@ type uplinksVariables struct {
 	NodePortFirst      *ebpf.Variable `ebpf:"node_port_first"`
 	NodePortLast       *ebpf.Variable `ebpf:"node_port_last"`
 	Operations         *ebpf.Variable `ebpf:"operations"`
+	OwnNode            *ebpf.Variable `ebpf:"own_node"`
 	PolicyReject       *ebpf.Variable `ebpf:"policy_reject"`
 	RefusalsPerSecond  *ebpf.Variable `ebpf:"refusals_per_second"`
 	ServiceNetworks    *ebpf.Variable `ebpf:"service_networks"`
+	Tunnel             *ebpf.Variable `ebpf:"tunnel"`
+	TunnelPort         *ebpf.Variable `ebpf:"tunnel_port"`
+	TunnelVni          *ebpf.Variable `ebpf:"tunnel_vni"`
 }
 
 // uplinksPrograms contains all programs after they have been loaded into the kernel.

@@ -13,6 +13,7 @@
 
 #include "abi.h"
 #include "flow.h"
+#include "hook.h"
 #include "maps.h"
 #include "operate.h"
 #include "packet.h"
@@ -21,10 +22,10 @@
 
 /* Says if a packet to a backend has to be masqueraded that is about to leave by an interface. */
 static __always_inline bool masquerade_applies(const struct packet *p, const struct flow *flow,
-					       bool uplink)
+					       enum hook hook)
 {
 	return flow->state & FLOW_MASQUERADE &&
-	       (uplink || address_equal(&p->tuple.source, &p->tuple.destination));
+	       (hook == HOOK_UPLINK || address_equal(&p->tuple.source, &p->tuple.destination));
 }
 
 /* The client's port if that may be kept, else a free one. Returns a reason. */

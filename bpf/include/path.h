@@ -18,6 +18,7 @@
 #include "drop.h"
 #include "flow.h"
 #include "fragment.h"
+#include "hook.h"
 #include "icmp.h"
 #include "judge.h"
 #include "maps.h"
@@ -29,6 +30,7 @@
 #include "rewrite.h"
 #include "service.h"
 #include "track.h"
+#include "tunnel.h"
 
 /* On to the next program, or to the stack: TCX_NEXT is the same number. */
 #define PASS TC_ACT_UNSPEC
@@ -41,10 +43,11 @@ static __always_inline int drop(const struct packet *p, __u32 set, __u8 reason)
 
 /* Drops a packet and tells its client. */
 static __noinline int reject(struct __sk_buff *skb, const struct packet *p, __u32 set, __u8 reason,
-			     bool uplink)
+			     enum hook hook)
 {
 	drop_report(&p->tuple, set, reason, VIA_PACKET);
-	return !uplink && p->epoch ? refuse_judged(skb, p, false) : refuse_packet(skb, false);
+	return hook == HOOK_POD && p->epoch ? refuse_judged(skb, p, false)
+					    : refuse_packet(skb, false);
 }
 
 /* __noinline: the two addresses and ports stay off its callers' stacks. */
@@ -59,11 +62,11 @@ static __noinline int translate(struct __sk_buff *skb, const struct packet *p,
 
 /* Translates what comes in of a known flow, if policies let it go on. */
 static __noinline int translate_judged(struct __sk_buff *skb, const struct packet *p,
-				       const struct flow *flow, bool uplink)
+				       const struct flow *flow, enum hook hook)
 {
 	int reason = REASON_NONE;
 
-	if (!uplink && p->epoch)
+	if (hook == HOOK_POD && p->epoch)
 		reason = admit_from_pod(skb, p, &flow->addr, flow->other_port, flow->port);
 	return reason ? deny(skb, flow->set, reason) : translate(skb, p, flow);
 }
@@ -81,11 +84,11 @@ static __always_inline bool comes_from_inside(const struct packet *p)
  * not take a packet from its own address.
  */
 static __always_inline bool needs_masquerade(const struct packet *p, const struct dialler *who,
-					     const struct decision *d, bool uplink)
+					     const struct decision *d, enum hook hook)
 {
 	if (d->local && !who->inside)
 		return false;
-	return uplink || masquerade_all || address_equal(&p->tuple.source, &d->pick.addr);
+	return hook != HOOK_POD || masquerade_all || address_equal(&p->tuple.source, &d->pick.addr);
 }
 
 /* What a flow begins with: one a processor, for the same reason as packet_room. */
@@ -139,7 +142,7 @@ static __always_inline int judge_begun(struct __sk_buff *skb, const struct packe
 
 /* Begins a flow to what a client dials. state is FLOW_MOVED, with FLOW_LOCAL, or 0. */
 static __noinline int begin(struct __sk_buff *skb, const struct packet *p,
-			    const struct frontend *frontend, __u8 state, bool uplink)
+			    const struct frontend *frontend, __u8 state, enum hook hook)
 {
 	struct beginning *b = beginning_room();
 	struct decision *d = &b->decision;
@@ -149,17 +152,17 @@ static __noinline int begin(struct __sk_buff *skb, const struct packet *p,
 		return drop(p, frontend->set, REASON_MALFORMED);
 	b->who = (struct dialler){
 		.addr = p->tuple.source,
-		.inside = !uplink || comes_from_inside(p),
+		.inside = hook == HOOK_POD || comes_from_inside(p),
 	};
 	decide(&b->who, frontend, &p->tuple.destination, d);
 	if (d->reject)
-		return reject(skb, p, d->root, d->reason, uplink);
+		return reject(skb, p, d->root, d->reason, hook);
 	if (d->reason)
 		return drop(p, d->root, d->reason);
-	reason = uplink ? REASON_NONE : judge_choice(skb, p, &d->pick);
+	reason = hook != HOOK_POD ? REASON_NONE : judge_choice(skb, p, &d->pick);
 	if (reason)
 		return deny(skb, d->root, reason);
-	if (needs_masquerade(p, &b->who, d, uplink))
+	if (needs_masquerade(p, &b->who, d, hook))
 		state |= FLOW_MASQUERADE;
 	b->flow = (struct flow){
 		.addr = d->pick.addr,
@@ -171,7 +174,7 @@ static __noinline int begin(struct __sk_buff *skb, const struct packet *p,
 	reason = flow_begin(p, &b->flow);
 	if (reason)
 		return drop(p, d->root, reason);
-	reason = uplink ? REASON_NONE : judge_begun(skb, p, &d->pick, &b->flow);
+	reason = hook != HOOK_POD ? REASON_NONE : judge_begun(skb, p, &d->pick, &b->flow);
 	return reason ? deny(skb, d->root, reason) : translate(skb, p, &b->flow);
 }
 
@@ -257,38 +260,38 @@ static __always_inline int pass_untranslated(struct __sk_buff *skb, const struct
 
 /* A packet of no known flow. Only a SYN begins a connection. */
 static __always_inline int unknown_comes_in(struct __sk_buff *skb, const struct packet *p,
-					    bool uplink)
+					    enum hook hook)
 {
 	const struct frontend *frontend = dialled(p);
 
 	if (!frontend) {
 		if (p->syn || (p->tuple.protocol == IPPROTO_UDP && !p->reason))
 			end_flow_of_reused_port(p);
-		return uplink ? PASS : pass_untranslated(skb, p);
+		return hook != HOOK_POD ? PASS : pass_untranslated(skb, p);
 	}
 	if (p->reason)
 		return drop(p, frontend->set, p->reason);
 	if (may_be_own_sockets(p, frontend) && is_own_sockets(skb, p))
-		return uplink ? PASS : pass_untranslated(skb, p);
+		return hook != HOOK_POD ? PASS : pass_untranslated(skb, p);
 	if (p->tuple.protocol == IPPROTO_TCP && !p->syn && frontend->set)
-		return reject(skb, p, frontend->set, REASON_NO_FLOW, uplink);
-	return begin(skb, p, frontend, 0, uplink);
+		return reject(skb, p, frontend->set, REASON_NO_FLOW, hook);
+	return begin(skb, p, frontend, 0, hook);
 }
 
 /* A client's packet whose backend is gone. */
 static __noinline int end_of_flow(struct __sk_buff *skb, const struct packet *p, struct flow *flow,
-				  bool uplink)
+				  enum hook hook)
 {
 	__u32 set = flow->set;
 
 	flow_end(&p->tuple, flow);
-	return reject(skb, p, set, REASON_BACKEND_GONE, uplink);
+	return reject(skb, p, set, REASON_BACKEND_GONE, hook);
 }
 
 /* A datagram of a socket whose backend has moved once already: nothing stands for the address that
  * the socket knows, a backend's. */
 static __noinline int move_again(struct __sk_buff *skb, const struct packet *p, struct flow *flow,
-				 bool uplink)
+				 enum hook hook)
 {
 	struct frontend service = {
 		.set = flow->set,
@@ -298,7 +301,7 @@ static __noinline int move_again(struct __sk_buff *skb, const struct packet *p, 
 	__u8 state = flow->state & (FLOW_MOVED | FLOW_LOCAL);
 
 	flow_end(&p->tuple, flow);
-	return begin(skb, p, &service, state, uplink);
+	return begin(skb, p, &service, state, hook);
 }
 
 /* Notes a backend's packet, at either hook. */
@@ -309,30 +312,31 @@ static __always_inline void note_reply(const struct packet *p, struct flow *flow
 	flow_note(p, flow);
 }
 
-static __noinline int translate_coming(struct __sk_buff *skb, const struct packet *p, bool uplink)
+static __noinline int translate_coming(struct __sk_buff *skb, const struct packet *p,
+				       enum hook hook)
 {
 	struct flow *flow = find_flow(&p->tuple);
 
 	if (!flow)
-		return unknown_comes_in(skb, p, uplink);
+		return unknown_comes_in(skb, p, hook);
 	if (p->reason)
 		return drop(p, flow->set, p->reason);
 	if (!(flow->state & FLOW_FORWARD)) {
 		note_reply(p, flow);
-		return translate_judged(skb, p, flow, uplink);
+		return translate_judged(skb, p, flow, hook);
 	}
 	switch (flow_standing(p, flow)) {
 	case STANDS:
 		flow_note(p, flow);
-		return translate_judged(skb, p, flow, uplink);
+		return translate_judged(skb, p, flow, hook);
 	case IS_GONE:
-		return end_of_flow(skb, p, flow, uplink);
+		return end_of_flow(skb, p, flow, hook);
 	case BEGINS:
 		if (flow->state & FLOW_MOVED)
-			return move_again(skb, p, flow, uplink);
+			return move_again(skb, p, flow, hook);
 		flow_end(&p->tuple, flow);
 	}
-	return unknown_comes_in(skb, p, uplink);
+	return unknown_comes_in(skb, p, hook);
 }
 
 #define VLAN_ID_MASK 0xfff
@@ -358,7 +362,7 @@ static __always_inline bool may_be_ip(const struct __sk_buff *skb)
  * What has no ports: an ICMP error about a packet of a flow is translated. What then still goes to
  * a Service's address, a ping above all, would go round in circles. __noinline: a rare path.
  */
-static __noinline int without_ports(struct __sk_buff *skb, const struct packet *p, bool uplink)
+static __noinline int without_ports(struct __sk_buff *skb, const struct packet *p, enum hook hook)
 {
 	const __u32 v4 = ETH_HLEN + offsetof(struct iphdr, daddr);
 	const __u32 v6 = ETH_HLEN + offsetof(struct ipv6hdr, daddr);
@@ -367,7 +371,7 @@ static __noinline int without_ports(struct __sk_buff *skb, const struct packet *
 
 	if (!p->transport)
 		return p->epoch && may_be_ip(skb) ? drop(p, 0, REASON_MALFORMED) : PASS;
-	if (!uplink && p->epoch) {
+	if (hook == HOOK_POD && p->epoch) {
 		reason = admit_without_ports(skb, p, true);
 		if (reason)
 			return deny(skb, 0, reason);
@@ -402,29 +406,29 @@ static __always_inline bool in_fragments(const struct packet *p, bool ports)
 }
 
 /* A packet that comes in to the node, by a pod's interface or by an uplink. */
-static __always_inline int comes_in(struct __sk_buff *skb, bool uplink)
+static __always_inline int comes_in(struct __sk_buff *skb, enum hook hook)
 {
 	struct packet *p = packet_room();
 	int verdict = FRAGMENT_UNDECIDED;
 	bool ports;
 
 	note_arrival(skb);
-	if (!p || (uplink && (is_vlans(skb) || is_another_hosts(skb))))
+	if (!p || (hook == HOOK_UPLINK && (is_vlans(skb) || is_another_hosts(skb))))
 		return PASS;
 	ports = read_packet(skb, p);
-	if (!uplink)
+	if (hook == HOOK_POD)
 		p->epoch = policy_epoch();
 	if (in_fragments(p, ports))
 		verdict = fragment_begin(skb, p, false);
 	if (verdict != FRAGMENT_UNDECIDED)
 		return verdict;
-	verdict = ports ? translate_coming(skb, p, uplink) : without_ports(skb, p, uplink);
+	verdict = ports ? translate_coming(skb, p, hook) : without_ports(skb, p, hook);
 	return p->first && in_fragments(p, ports) ? fragment_end(skb, p, false, verdict) : verdict;
 }
 
 /* A client's packet that leaves the node: the first one finds its address there. */
 static __noinline int masquerade(struct __sk_buff *skb, const struct packet *p, struct flow *flow,
-				 bool uplink)
+				 enum hook hook)
 {
 	struct beginning *b;
 	int reason;
@@ -438,11 +442,13 @@ static __noinline int masquerade(struct __sk_buff *skb, const struct packet *p, 
 	b = beginning_room();
 	if (!b)
 		return PASS;
-	reason = masquerade_begin(p, flow, uplink ? skb->ifindex : UPLINK_ANY, &b->flow);
+	reason = masquerade_begin(p, flow, hook == HOOK_UPLINK ? skb->ifindex : UPLINK_ANY,
+				  &b->flow);
 	return reason ? drop(p, flow->set, reason) : translate(skb, p, &b->flow);
 }
 
-static __always_inline int translate_leaving(struct __sk_buff *skb, struct packet *p, bool uplink)
+static __always_inline int translate_leaving(struct __sk_buff *skb, struct packet *p,
+					     enum hook hook)
 {
 	struct flow *flow;
 
@@ -455,42 +461,43 @@ static __always_inline int translate_leaving(struct __sk_buff *skb, struct packe
 		note_reply(p, flow);
 		return translate(skb, p, flow);
 	}
-	return masquerade_applies(p, flow, uplink) ? masquerade(skb, p, flow, uplink) : PASS;
+	return masquerade_applies(p, flow, hook) ? masquerade(skb, p, flow, hook) : PASS;
 }
 
-static __always_inline int leave(struct __sk_buff *skb, struct packet *p, bool ports, bool uplink)
+static __always_inline int leave(struct __sk_buff *skb, struct packet *p, bool ports,
+				 enum hook hook)
 {
 	int reason;
 
 	if (!p->transport)
 		return p->epoch && may_be_ip(skb) ? drop(p, 0, REASON_MALFORMED) : PASS;
-	if (!uplink && p->epoch) {
+	if (hook == HOOK_POD && p->epoch) {
 		reason = ports ? admit_to_pod(skb, p) : admit_without_ports(skb, p, false);
 		if (reason)
 			return deny(skb, 0, reason);
 	}
-	return ports ? translate_leaving(skb, p, uplink) : translate_error(skb, p, true);
+	return ports ? translate_leaving(skb, p, hook) : translate_error(skb, p, true);
 }
 
 /* A packet that leaves the node, by a pod's interface or by an uplink. */
-static __always_inline int leaves(struct __sk_buff *skb, bool uplink)
+static __always_inline int leaves(struct __sk_buff *skb, enum hook hook)
 {
 	struct packet *p = packet_room();
 	int verdict = FRAGMENT_UNDECIDED;
 	bool ports;
 
-	if (!p || (uplink && is_vlans(skb)))
+	if (!p || (hook == HOOK_UPLINK && is_vlans(skb)))
 		return PASS;
 	ports = read_packet(skb, p);
 	if (arrived_unseen(skb, p))
 		return drop(p, 0, REASON_UNKNOWN_POD);
 	p->tuple.leaving = 1;
-	if (!uplink)
+	if (hook == HOOK_POD)
 		p->epoch = policy_epoch();
 	if (in_fragments(p, ports))
 		verdict = fragment_begin(skb, p, true);
 	if (verdict != FRAGMENT_UNDECIDED)
 		return verdict;
-	verdict = leave(skb, p, ports, uplink);
+	verdict = leave(skb, p, ports, hook);
 	return p->first && in_fragments(p, ports) ? fragment_end(skb, p, true, verdict) : verdict;
 }

@@ -37,6 +37,7 @@ volatile const bool masquerade_all;
 struct pick {
 	struct address addr;
 	__u32 backend;
+	__u32 node; /* the backend's, by number; 0: not known */
 	__be16 port;
 	__u16 pad;
 };
@@ -100,6 +101,7 @@ static __always_inline struct backend *pick_known(__u32 id, __u32 root, struct p
 		return NULL;
 	pick->addr = backend->addr;
 	pick->port = backend->port;
+	pick->node = backend->node;
 	pick->backend = lasting_id(id, backend->twin, root);
 	return *(volatile __u32 *)&backend->set == root ? backend : NULL;
 }

@@ -230,7 +230,7 @@ SEC("tc")
 int ours_random(struct __sk_buff *skb)
 {
 	vary_frontend(skb, floor_active_count);
-	return comes_in(skb, false);
+	return comes_in(skb, HOOK_POD);
 }
 
 /* Of a million flows each has a packet a second or less: it is looked after with each. */
@@ -245,7 +245,7 @@ SEC("tc")
 int ours_random_all(struct __sk_buff *skb)
 {
 	vary_frontend(skb, floor_frontend_count);
-	return comes_in(skb, false);
+	return comes_in(skb, HOOK_POD);
 }
 
 SEC("tc")
@@ -267,7 +267,7 @@ int ours_new(struct __sk_buff *skb)
 {
 	vary_port(skb);
 	vary_frontend(skb, floor_frontend_count);
-	return comes_in(skb, false);
+	return comes_in(skb, HOOK_POD);
 }
 
 /* A new connection that is for no Service, each time. */
@@ -275,7 +275,7 @@ SEC("tc")
 int ours_new_direct(struct __sk_buff *skb)
 {
 	vary_port(skb);
-	return comes_in(skb, false);
+	return comes_in(skb, HOOK_POD);
 }
 
 /* The same as its pod gets it. */
@@ -283,7 +283,7 @@ SEC("tc")
 int ours_new_to_pod(struct __sk_buff *skb)
 {
 	vary_port(skb);
-	return leaves(skb, false);
+	return leaves(skb, HOOK_POD);
 }
 
 SEC("tc")
@@ -303,7 +303,7 @@ SEC("tc")
 int ours_no_service(struct __sk_buff *skb)
 {
 	vary_other(skb);
-	return comes_in(skb, false);
+	return comes_in(skb, HOOK_POD);
 }
 
 /* One lookup and a RST in place, its checksum by difference. */

@@ -33,13 +33,13 @@
 SEC("tc")
 int from_pod(struct __sk_buff *skb)
 {
-	return comes_in(skb, false);
+	return comes_in(skb, HOOK_POD);
 }
 
 SEC("tc")
 int to_pod(struct __sk_buff *skb)
 {
-	return leaves(skb, false);
+	return leaves(skb, HOOK_POD);
 }
 
 char _license[] SEC("license") = "Dual BSD/GPL";

@@ -20,13 +20,13 @@
 SEC("tc")
 int from_uplink(struct __sk_buff *skb)
 {
-	return comes_in(skb, true);
+	return comes_in(skb, HOOK_UPLINK);
 }
 
 SEC("tc")
 int to_uplink(struct __sk_buff *skb)
 {
-	return leaves(skb, true);
+	return leaves(skb, HOOK_UPLINK);
 }
 
 char _license[] SEC("license") = "Dual BSD/GPL";

@@ -50,6 +50,13 @@ const (
 	ReasonUnknownPod DropReason = 18
 	// ReasonSpoofed is a packet of a pod whose source isn't the pod's: the node's route to it is another interface's.
 	ReasonSpoofed DropReason = 19
+	// ReasonForeignTunnel is a packet that came by the tunnel device from an address that is no node's, in another network
+	// of VXLAN, or that is of no flow that this node could have for another.
+	ReasonForeignTunnel DropReason = 20
+	// ReasonTooBig is a packet that would not fit on the way to another node once it is wrapped: its sender is told by ICMP.
+	ReasonTooBig DropReason = 21
+	// ReasonNoWay is a packet for a backend on another node that has no more hops left, or whose node has no address here.
+	ReasonNoWay DropReason = 22
 )
 
 // DropReasons lists all reasons but ReasonNone, with the word that metrics, events and the C enum use.
@@ -77,6 +84,9 @@ var DropReasons = []struct {
 	{ReasonPolicyClosed, "policy_closed", "a policy that selects the pod is not in force, so nothing passes; status names it"},
 	{ReasonUnknownPod, "unknown_pod", "the pod is not known yet and there are policies; it passes nothing until it is"},
 	{ReasonSpoofed, "spoofed", "its source is not the sending pod's own; see --policy-check-sources"},
+	{ReasonForeignTunnel, "foreign_tunnel", "a wrapped packet came from who is no node of the cluster, or is not for this node"},
+	{ReasonTooBig, "too_big", "the packet is too large to be wrapped for the backend's node; its sender is told by ICMP"},
+	{ReasonNoWay, "no_way", "the backend's node is not reached, or the packet has been forwarded too often"},
 }
 
 // String returns the reason's word.

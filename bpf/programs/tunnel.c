@@ -1,0 +1,16 @@
+// SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
+/*
+ * What other nodes have wrapped for this one, at the device that takes it out of its wrapping.
+ */
+#include <linux/bpf.h>
+#include <bpf/bpf_helpers.h>
+
+#include "path.h"
+
+SEC("tc")
+int from_tunnel(struct __sk_buff *skb)
+{
+	return tunnel.ifindex && own_node ? comes_in(skb, HOOK_TUNNEL) : PASS;
+}
+
+char _license[] SEC("license") = "Dual BSD/GPL";
