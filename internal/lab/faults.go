@@ -81,8 +81,12 @@ func (l *Lab) hostOf(name string) (*fabric.Host, error) {
 	if m := l.machines[name]; m != nil {
 		return m.host, nil
 	}
+	if c := l.clients[name]; c != nil {
+		return c.host, nil
+	}
 	if node, ok := strings.CutPrefix(name, "node/"); ok && l.nodes[node] != nil {
 		return l.nodes[node].host, nil
 	}
-	return nil, fmt.Errorf("there is no host %q; there are %s and node/NAME", name, strings.Join(slices.Sorted(maps.Keys(l.machines)), ", "))
+	return nil, fmt.Errorf("there is no host %q; there are %s, %s and node/NAME", name,
+		strings.Join(slices.Sorted(maps.Keys(l.machines)), ", "), strings.Join(slices.Sorted(maps.Keys(l.clients)), ", "))
 }

@@ -184,7 +184,7 @@ func (l *Lab) standing(from, via string, like netip.Addr) (stand, error) {
 	cluster := l.Cluster()
 	at := stand{who: refmodel.Dialler{Via: refmodel.PodSocket}}
 	var addrs []netip.Addr
-	if from == "outside" && len(cluster.Nodes) > 0 {
+	if from == Outside && len(cluster.Nodes) > 0 {
 		at.node, at.who.Via, addrs = cluster.Nodes[0].Name, refmodel.UplinkPacket, fabric.OutsideAddrs
 		if next := nodeOf(cluster, like); next != "" {
 			at.node = next

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package lab runs a cluster in network namespaces: nodes, pods and an outside client from plain Kubernetes YAML, with
+// Package lab runs a cluster in network namespaces: nodes, pods and outside clients from plain Kubernetes YAML, with
 // the real services programming real kernels' maps. It plays control plane, scheduler and kubelet; the data plane is
 // the product's own.
 //
@@ -64,7 +64,6 @@ type Lab struct {
 	log     *slog.Logger
 	root    *space.Cgroup
 	fabric  *fabric.Fabric
-	outside *place
 	trust   *trust.Folder // nil if the bus isn't the lab's own
 	bus     *embedded.Server
 	conn    *bus.Conn
@@ -82,6 +81,7 @@ type Lab struct {
 	nodes    map[string]*node
 	pods     map[string]*pod // by namespace/name
 	machines map[string]*machine
+	clients  map[string]*client
 }
 
 // Up builds a lab from objects and returns when its pods serve; the services may still be on their way: see Converged.
@@ -118,7 +118,7 @@ func prepare(options Options) (*Lab, error) {
 	l := &Lab{
 		options: options, dir: d, log: options.Log, fleet: newFleet(options.Log),
 		declared: &manifest.Objects{}, cluster: &manifest.Objects{}, nodes: map[string]*node{}, pods: map[string]*pod{},
-		machines: map[string]*machine{},
+		machines: map[string]*machine{}, clients: map[string]*client{},
 	}
 	if options.Memory {
 		return l, nil
@@ -159,12 +159,7 @@ func (l *Lab) startFabric() (err error) {
 	if l.fabric, err = fabric.New(l.dir.namespaces()); err != nil {
 		return err
 	}
-	host, err := l.fabric.AddHost("outside", "outside", fabric.OutsideAddrs, nil)
-	if err != nil {
-		return err
-	}
-	l.outside, err = l.newPlace("outside", host.Namespace, filepath.Join(l.root.Path(), "outside"))
-	return err
+	return l.AddClient(Outside)
 }
 
 // populate makes the first cluster. Nothing is waited for: nobody depends on it yet.
@@ -182,7 +177,10 @@ func (l *Lab) populate(ctx context.Context, objects *manifest.Objects) error {
 func (l *Lab) Close(ctx context.Context) error {
 	start := time.Now()
 	l.mu.Lock()
-	places := []*place{l.outside}
+	var places []*place
+	for _, c := range l.clients {
+		places = append(places, c.place)
+	}
 	for _, n := range l.nodes {
 		places = append(places, n.place)
 	}

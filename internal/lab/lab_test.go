@@ -179,7 +179,7 @@ func TestDownAfterACrash(t *testing.T) {
 	t.Parallel()
 	name := unique("test-crash")
 	l := plainLab(t, name, pods)
-	if _, err := l.outside.client(); err != nil {
+	if _, err := l.clients[Outside].client(); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := Up(t.Context(), &manifest.Objects{}, Options{Name: name, NoServices: true}); err == nil || !strings.Contains(err.Error(), "lab "+name+" is up already") {

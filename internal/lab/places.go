@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"net/netip"
 	"os"
 	"os/exec"
@@ -232,8 +233,8 @@ func (l *Lab) State() State {
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if l.outside != nil {
-		add(l.outside)
+	for _, name := range slices.Sorted(maps.Keys(l.clients)) {
+		add(l.clients[name].place)
 	}
 	for _, n := range l.cluster.Nodes {
 		if known := l.nodes[n.Name]; known != nil {

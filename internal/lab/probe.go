@@ -31,7 +31,7 @@ type ProbeRequest struct {
 	Timeout     time.Duration `json:"timeout,omitempty"`
 	HTTP        bool          `json:"http,omitempty"`
 	Unconnected bool          `json:"unconnected,omitempty"`
-	// Via is the node that the outside client sends its packets to, as node/NAME; empty is the first one.
+	// Via is the node that an outside client sends its packets to, as node/NAME; empty is the first one.
 	Via string `json:"via,omitempty"`
 	// Stream keeps one socket for all attempts, Interval apart.
 	Stream   bool          `json:"stream,omitempty"`
@@ -104,14 +104,14 @@ func (l *Lab) aim(r *ProbeRequest) (*agent.Client, agent.Target, error) {
 	}, nil
 }
 
-// markOf returns what sends a socket of the outside client through a node; 0 leaves it to its routes.
+// markOf returns what sends a socket of an outside client through a node; 0 leaves it to its routes.
 func (l *Lab) markOf(from, via string) (int, error) {
 	name, isNode := strings.CutPrefix(via, "node/")
 	switch n := l.node(name); {
 	case via == "":
 		return 0, nil
-	case from != "outside":
-		return 0, fmt.Errorf("via %s: only the outside client can choose, and this is from %s", via, from)
+	case l.clientOf(from) == nil:
+		return 0, fmt.Errorf("via %s: only an outside client can choose, and this is from %s", via, from)
 	case !isNode || n == nil:
 		return 0, fmt.Errorf("via %q: there is no such node: want node/NAME; there are %s", via, strings.Join(l.Nodes(), ", "))
 	default:
@@ -121,8 +121,8 @@ func (l *Lab) markOf(from, via string) (int, error) {
 
 // place finds where a name points to. A workload's name, or that with a number, stands for one of its pods.
 func (l *Lab) place(name string) (*place, error) {
-	if name == "outside" {
-		return l.outside, nil
+	if c := l.clientOf(name); c != nil {
+		return c.place, nil
 	}
 	if node, ok := strings.CutPrefix(name, "node/"); ok {
 		if n := l.node(node); n != nil {

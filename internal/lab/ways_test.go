@@ -86,7 +86,7 @@ func TestOutsideGoesThroughANode(t *testing.T) {
 			t.Errorf("via %s: %v", via, err)
 		}
 	}
-	if _, err := l.Probe(t.Context(), ProbeRequest{From: "node/node-2", To: "198.51.100.7:80", Via: "node/node-2"}); err == nil || !strings.Contains(err.Error(), "only the outside client can choose") {
+	if _, err := l.Probe(t.Context(), ProbeRequest{From: "node/node-2", To: "198.51.100.7:80", Via: "node/node-2"}); err == nil || !strings.Contains(err.Error(), "only an outside client can choose") {
 		t.Errorf("from a node: %v", err)
 	}
 }

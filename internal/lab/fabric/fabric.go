@@ -33,7 +33,8 @@ var (
 
 const (
 	bridge = "fabric"
-	uplink = "eth0"
+	// Uplink is the link of each host to the bridge, and of each pod to its node.
+	Uplink = "eth0"
 )
 
 // Fabric is the bridge and what is plugged into it.
@@ -53,6 +54,7 @@ type Host struct {
 	PodCIDRs  []netip.Prefix // routed to it by all other hosts
 	mac       net.HardwareAddr
 	mark      int    // never that of another host
+	lead      *Host  // the router of its default routes; nil is the first
 	port      string // the bridge's end of its link, and that one's index
 	index     int
 }
@@ -157,13 +159,13 @@ func (f *Fabric) plug(h *Host) error {
 	}
 	defer inHost.Close()
 	h.port = fmt.Sprintf("port%d", f.added)
-	if err := veth(inFabric, h.port, h.Namespace, uplink); err != nil {
+	if err := veth(inFabric, h.port, h.Namespace, Uplink); err != nil {
 		return err
 	}
 	if h.index, err = join(inFabric, h.port); err != nil {
 		return err
 	}
-	link, err := inHost.LinkByName(uplink)
+	link, err := inHost.LinkByName(Uplink)
 	if err != nil {
 		return err
 	}
@@ -172,7 +174,7 @@ func (f *Fabric) plug(h *Host) error {
 	if err != nil {
 		return err
 	}
-	if err := errors.Join(up(inHost, "lo"), up(inHost, uplink), addAddrs(inHost, link, h.Addrs)); err != nil {
+	if err := errors.Join(up(inHost, "lo"), up(inHost, Uplink), addAddrs(inHost, link, h.Addrs)); err != nil {
 		return err
 	}
 	for i, gateway := range BridgeAddrs {
@@ -219,7 +221,7 @@ func route(from, to *Host) error {
 		return err
 	}
 	defer links.Close()
-	link, err := links.LinkByName(uplink)
+	link, err := links.LinkByName(Uplink)
 	if err != nil {
 		return err
 	}
@@ -258,7 +260,7 @@ func unroute(from, to *Host) error {
 		return err
 	}
 	defer links.Close()
-	link, err := links.LinkByName(uplink)
+	link, err := links.LinkByName(Uplink)
 	if err != nil {
 		return err
 	}

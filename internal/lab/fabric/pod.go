@@ -64,18 +64,18 @@ func (p *Pod) wire(addrs []netip.Addr) error {
 		return err
 	}
 	defer inPod.Close()
-	if err := veth(inNode, p.Link, p.Namespace, uplink); err != nil {
+	if err := veth(inNode, p.Link, p.Namespace, Uplink); err != nil {
 		return err
 	}
 	nodeEnd, err := inNode.LinkByName(p.Link)
 	if err != nil {
 		return err
 	}
-	podEnd, err := inPod.LinkByName(uplink)
+	podEnd, err := inPod.LinkByName(Uplink)
 	if err != nil {
 		return err
 	}
-	if err := errors.Join(up(inPod, "lo"), up(inPod, uplink), up(inNode, p.Link)); err != nil {
+	if err := errors.Join(up(inPod, "lo"), up(inPod, Uplink), up(inNode, p.Link)); err != nil {
 		return err
 	}
 	if err := p.routesInPod(inPod, podEnd, nodeEnd, addrs); err != nil {
@@ -156,7 +156,7 @@ func (p *Pod) others(do func(*netlink.Handle, netlink.Link) error) error {
 		if err != nil {
 			return err
 		}
-		link, err := links.LinkByName(uplink)
+		link, err := links.LinkByName(Uplink)
 		if err == nil {
 			err = do(links, link)
 		}

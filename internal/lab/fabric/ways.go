@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"slices"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
@@ -92,14 +93,29 @@ func (f *Fabric) unway(client, router *Host) error {
 	return errors.Join(err, f.firstWay(client))
 }
 
-// firstWay sets a client's default routes: through the first router, or to the bridge if there is none.
+// Lead sends a client's packets through a router from now on, those of open connections too: what a network does when
+// it finds another way. Marked sockets keep theirs.
+func (f *Fabric) Lead(client, router *Host) error {
+	if client.router() || !router.router() {
+		return fmt.Errorf("lead %s through %s: want a client and a router", client.Name, router.Name)
+	}
+	client.lead = router
+	return f.firstWay(client)
+}
+
+// firstWay sets a client's default routes: where it is led, else through the first router, or to the bridge if there is
+// none.
 func (f *Fabric) firstWay(client *Host) error {
+	routers := f.hosts
+	if slices.Contains(f.hosts, client.lead) {
+		routers = []*Host{client.lead}
+	}
 	return onUplink(client, func(links *netlink.Handle, link netlink.Link) error {
 		for i, via := range BridgeAddrs {
 			if !hasFamily(client.Addrs, via) {
 				continue
 			}
-			for _, h := range f.hosts {
+			for _, h := range routers {
 				if addr, ok := ofFamily(h.Addrs, via); ok && h.router() {
 					via = addr
 					break
@@ -120,7 +136,7 @@ func onUplink(h *Host, do func(*netlink.Handle, netlink.Link) error) error {
 		return err
 	}
 	defer links.Close()
-	link, err := links.LinkByName(uplink)
+	link, err := links.LinkByName(Uplink)
 	if err != nil {
 		return err
 	}
