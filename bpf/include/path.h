@@ -13,6 +13,7 @@
 #include <bpf/bpf_helpers.h>
 
 #include "arrival.h"
+#include "begin.h"
 #include "clock.h"
 #include "deny.h"
 #include "drop.h"
@@ -71,13 +72,6 @@ static __noinline int translate_judged(struct __sk_buff *skb, const struct packe
 	return reason ? deny(skb, flow->set, reason) : translate(skb, p, flow);
 }
 
-/* Says if a packet from outside the node is one of the cluster's all the same. Up to 2 lookups. */
-static __always_inline bool comes_from_inside(const struct packet *p)
-{
-	return network_kind(&p->tuple.source) == NETWORK_PODS ||
-	       look_up(&locals_v1, &p->tuple.source);
-}
-
 /*
  * Says if a new flow is masqueraded should it leave by an uplink. Where a Local policy kept a
  * client from outside on this node it needn't be. A client that reaches itself must be: it would
@@ -89,27 +83,6 @@ static __always_inline bool needs_masquerade(const struct packet *p, const struc
 	if (d->local && !who->inside)
 		return false;
 	return hook != HOOK_POD || masquerade_all || address_equal(&p->tuple.source, &d->pick.addr);
-}
-
-/* What a flow begins with: one a processor, for the same reason as packet_room. */
-struct beginning {
-	struct dialler who;
-	struct decision decision;
-	struct flow flow;
-};
-
-struct {
-	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
-	__uint(max_entries, 1);
-	__type(key, __u32);
-	__type(value, struct beginning);
-} beginnings SEC(".maps");
-
-static __always_inline struct beginning *beginning_room(void)
-{
-	__u32 zero = 0;
-
-	return bpf_map_lookup_elem(&beginnings, &zero);
 }
 
 /* Judges a new connection with the backend that was chosen for it. Returns a reason. */
