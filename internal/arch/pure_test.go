@@ -12,7 +12,7 @@ import (
 
 // Packages that are pure: what they return depends on what they are given and on nothing else.
 var pure = []string{
-	"internal/abi", "internal/lead", "internal/model", "internal/portrange", "internal/refmodel", "internal/refmodel/policy", "internal/seal", "internal/steps", "internal/streams", "internal/walk", "internal/wire", "schemas",
+	"internal/abi", "internal/lead", "internal/maglev", "internal/model", "internal/portrange", "internal/refmodel", "internal/refmodel/policy", "internal/seal", "internal/steps", "internal/streams", "internal/walk", "internal/wire", "schemas",
 	"services/compiler/compile", "services/compiler/core", "services/compiler/fleet", "services/compiler/ids", "services/compiler/policy", "services/compiler/state",
 	"services/programmer/core", "services/programmer/plan", "services/programmer/resync",
 	"services/watcher/convert", "services/watcher/core",
