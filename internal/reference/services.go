@@ -22,6 +22,7 @@ var servicesPage = behaviourPage{
 		{12, "What endpoints a Service has"},
 		{13, "Hairpin: a pod that dials its own Service"},
 		{16, "Two addresses, one backend, one client port"},
+		{17, "Maglev and weights for clients from outside"},
 		{18, "SCTP"},
 		{19, "Fragments"},
 		{20, "ICMP errors"},
