@@ -232,7 +232,7 @@ func (d *Decision) MayChoose(chosen netip.AddrPort) bool {
 // Masquerades says whether a connection of who to one of d's candidates leaves with another source address: needed
 // where the answer would else not come back through this node, that is where the connection came from elsewhere and
 // goes elsewhere, and where a pod reaches itself. Local policy for clients from outside keeps their address (KEP-2086;
-// API: externalTrafficPolicy "preserves the client source IP").
+// API: externalTrafficPolicy "preserves the client source IP"); so does wrapping, see Reach.
 func (n *Node) Masquerades(who Dialler, d Decision, b model.Backend) bool {
 	if d.KeepsAddress || who.Via == PodSocket || who.Via == HostSocket {
 		return false
@@ -240,5 +240,5 @@ func (n *Node) Masquerades(who Dialler, d Decision, b model.Backend) bool {
 	if b.Addr == who.Addr {
 		return true
 	}
-	return (who.Via == UplinkPacket || n.MasqueradeAll) && !n.StaysHere(b.Addr)
+	return (who.Via == UplinkPacket || n.MasqueradeAll) && !n.StaysHere(b.Addr) && !n.Reach(who, d, b).Wraps()
 }

@@ -14,6 +14,8 @@ type Outcome struct {
 	Verdict Verdict
 	// Source and Destination are the packet's when it went on, the same as before if it wasn't translated.
 	Source, Destination netip.AddrPort
+	// Wrapped is how it went on to another node: what is forwarded, or the answer to what is rejected. Zero is not.
+	Wrapped Wrapping
 	// Told is what was said about one that didn't go on.
 	Told Told
 }
@@ -69,7 +71,18 @@ type entry struct {
 	acknowledged uint32
 	seen         uint32 // seconds
 	fin, reset   bool
+	way          way
+	node         model.NodeID // of way
 }
+
+// way is how packets go on that an entry has seen to.
+type way uint8
+
+const (
+	wayHere way = iota // by the node's own routes
+	wayWrap            // wrapped for the node
+	wayVia             // by the node's own routes; answers go back wrapped, to the node by which it came
+)
 
 func tupleOf(p Packet) tuple { return tuple{p.Protocol, p.Source, p.Destination} }
 

@@ -38,6 +38,10 @@ func (f *Flows) comesIn(n *Node, via Via, p Packet, did Outcome, now uint32) err
 	switch f.standing(n, p, k, e, now) {
 	case stands:
 		f.note(p, k, e)
+		if e.way == wayWrap {
+			return f.steered(n, p, e, did)
+		}
+		f.comesBy(k, e, wayHere, 0)
 		return f.goesOn(n, via, p, e.exchanged(k), did, now)
 	case isGone:
 		f.end(k, e)
@@ -78,7 +82,7 @@ func (f *Flows) unknown(n *Node, via Via, p Packet, did Outcome, now uint32) err
 		return f.goesOn(n, via, p, tupleOf(p), did, now)
 	case p.Fault != model.ReasonNone:
 		return dropped(p, p.Fault, did)
-	case p.Protocol == model.TCP && !p.SYN && d.Root != nil:
+	case p.Protocol == model.TCP && !p.SYN && d.Root != nil && !n.goesOnElsewhere(via, p, d, did):
 		return refused(p, model.ReasonNoFlow, did)
 	}
 	return f.first(n, via, p, d, false, did, now)
@@ -112,7 +116,7 @@ func (f *Flows) first(n *Node, via Via, p Packet, d Decision, moved bool, did Ou
 	case Reject:
 		return refused(p, d.Reason, did)
 	}
-	backend, legal := candidate(d, did.chosen())
+	backend, legal := did.chosenOf(d)
 	if !legal {
 		return fmt.Errorf("%s: %s, want forward to one of %s", p, did, addresses(d.Candidates))
 	}
@@ -124,8 +128,11 @@ func (f *Flows) first(n *Node, via Via, p Packet, d Decision, moved bool, did Ou
 			return f.denied(s, r, to, did)
 		}
 	}
+	if w := n.Reach(Dialler{via, p.Source.Addr()}, d, backend); w.Wraps() {
+		return f.steer(n, p, backend, d.Root.ID, did, now)
+	}
 	switch {
-	case did.Verdict != Forward:
+	case did.Verdict != Forward || did.Wrapped != Wrapping{}:
 		return fmt.Errorf("%s: %s, want forward to %s", p, did, AddrPort(backend))
 	case did.Source.Addr() != p.Source.Addr():
 		return fmt.Errorf("%s: the source became %s, want the client's address kept where it comes in", p, did.Source)
@@ -141,12 +148,19 @@ func (f *Flows) first(n *Node, via Via, p Packet, d Decision, moved bool, did Ou
 	return nil
 }
 
-// chosen is the backend that a packet was sent to, or would have been if policies had let it.
-func (o Outcome) chosen() netip.AddrPort {
-	if o.Verdict == Forward {
-		return o.Destination
+// chosenOf is the backend that a packet was sent to, or would have been if policies had let it.
+func (o Outcome) chosenOf(d Decision) (model.Backend, bool) {
+	switch {
+	case o.Wrapped.Backend != 0:
+		i := slices.IndexFunc(d.Candidates, func(b model.Backend) bool { return b.ID == o.Wrapped.Backend })
+		if i < 0 {
+			return model.Backend{}, false
+		}
+		return d.Candidates[i], true
+	case o.Verdict == Forward:
+		return candidate(d, o.Destination)
 	}
-	return o.Told.destination
+	return candidate(d, o.Told.destination)
 }
 
 func addresses(backends []model.Backend) (all []netip.AddrPort) {
@@ -187,6 +201,9 @@ func (f *Flows) leaves(n *Node, uplink int, p Packet, did Outcome, now uint32) e
 	case !e.forward:
 		e.seen = now
 		f.note(p, k, e)
+		if e.way == wayWrap && uplink != 0 {
+			return goesWrapped(p, e.exchanged(k), Wrapping{From: n.Number, To: e.node}, did)
+		}
 		return translated(p, e.exchanged(k), did)
 	case uplink == 0 && p.Source.Addr() != p.Destination.Addr():
 		return untouched(p, did)
@@ -336,10 +353,14 @@ func (p Packet) String() string {
 
 // String returns the outcome in one line, for messages.
 func (o Outcome) String() string {
-	if o.Verdict != Forward {
-		return fmt.Sprintf("%s (%s)", o.Verdict, o.Told.Reason)
+	wrapped := ""
+	if o.Wrapped != (Wrapping{}) {
+		wrapped = fmt.Sprintf(", wrapped by %d for node %d, backend %d", o.Wrapped.From, o.Wrapped.To, o.Wrapped.Backend)
 	}
-	return fmt.Sprintf("forward as %s → %s", o.Source, o.Destination)
+	if o.Verdict != Forward {
+		return fmt.Sprintf("%s (%s)%s", o.Verdict, o.Told.Reason, wrapped)
+	}
+	return fmt.Sprintf("forward as %s → %s%s", o.Source, o.Destination, wrapped)
 }
 
 // String returns what was said in one line, for messages.

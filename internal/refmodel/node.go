@@ -65,6 +65,10 @@ type Surroundings struct {
 	// MasqueradeAll gives every translated connection that leaves the node the node's address (kube-proxy's
 	// --masquerade-all).
 	MasqueradeAll bool
+	// Number is the node's own, as packets between nodes name it; 0 is none, and nothing is wrapped.
+	Number model.NodeID
+	// Tunnel says that there is a device that wraps packets for other nodes.
+	Tunnel bool
 }
 
 // Node is what the rules look at: the rows of all layers of one node, and its surroundings. It never changes once

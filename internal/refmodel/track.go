@@ -47,6 +47,8 @@ func (f *Flows) standing(n *Node, p Packet, k key, e *entry, now uint32) standin
 		return isGone
 	case p.Protocol == model.UDP && !e.moved && !n.dials(p, e.root):
 		return begins
+	case e.way == wayWrap: // the backend's node has the other half
+		return stands
 	case f.other(k, e) == nil && !f.claim(k, e) && p.Protocol == model.UDP:
 		return begins
 	}
