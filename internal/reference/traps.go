@@ -51,7 +51,7 @@ var traps = []trap{
 	{"exchanging programs one by one", ""},
 	{"a pinned map of another size or layout", ""},
 	{"a pod that starts before its program is attached", ""},
-	{"tunnel packets of others", "no tunnel port is taken: they pass like any UDP"},
+	{"tunnel packets of others", ""},
 	{"the verifier of another kernel", "tested on 6.1, 6.12 and 6.18; written for 5.10 and newer, not tried there"},
 	{"traffic policy Local without a local backend", ""},
 	{"source ranges must see the true source", ""},
