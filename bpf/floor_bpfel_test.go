@@ -84,6 +84,7 @@ const (
 	floorVarEphemeralLast      = "ephemeral_last"
 	floorVarFloorActiveCount   = "floor_active_count"
 	floorVarFloorFrontendCount = "floor_frontend_count"
+	floorVarHostCookie         = "host_cookie"
 	floorVarInlineChecksums    = "inline_checksums"
 	floorVarKeepEstablished    = "keep_established"
 	floorVarMasqueradeAll      = "masquerade_all"
@@ -221,6 +222,7 @@ type floorVariableSpecs struct {
 	EphemeralLast      *ebpf.VariableSpec `ebpf:"ephemeral_last"`
 	FloorActiveCount   *ebpf.VariableSpec `ebpf:"floor_active_count"`
 	FloorFrontendCount *ebpf.VariableSpec `ebpf:"floor_frontend_count"`
+	HostCookie         *ebpf.VariableSpec `ebpf:"host_cookie"`
 	InlineChecksums    *ebpf.VariableSpec `ebpf:"inline_checksums"`
 	KeepEstablished    *ebpf.VariableSpec `ebpf:"keep_established"`
 	MasqueradeAll      *ebpf.VariableSpec `ebpf:"masquerade_all"`
@@ -369,6 +371,7 @@ type floorVariables struct {
 	EphemeralLast      *ebpf.Variable `ebpf:"ephemeral_last"`
 	FloorActiveCount   *ebpf.Variable `ebpf:"floor_active_count"`
 	FloorFrontendCount *ebpf.Variable `ebpf:"floor_frontend_count"`
+	HostCookie         *ebpf.Variable `ebpf:"host_cookie"`
 	InlineChecksums    *ebpf.Variable `ebpf:"inline_checksums"`
 	KeepEstablished    *ebpf.Variable `ebpf:"keep_established"`
 	MasqueradeAll      *ebpf.Variable `ebpf:"masquerade_all"`

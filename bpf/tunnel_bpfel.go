@@ -67,6 +67,7 @@ const (
 	tunnelVarCountOperations    = "count_operations"
 	tunnelVarEphemeralFirst     = "ephemeral_first"
 	tunnelVarEphemeralLast      = "ephemeral_last"
+	tunnelVarHostCookie         = "host_cookie"
 	tunnelVarInlineChecksums    = "inline_checksums"
 	tunnelVarKeepEstablished    = "keep_established"
 	tunnelVarMasqueradeAll      = "masquerade_all"
@@ -187,6 +188,7 @@ type tunnelVariableSpecs struct {
 	CountOperations    *ebpf.VariableSpec `ebpf:"count_operations"`
 	EphemeralFirst     *ebpf.VariableSpec `ebpf:"ephemeral_first"`
 	EphemeralLast      *ebpf.VariableSpec `ebpf:"ephemeral_last"`
+	HostCookie         *ebpf.VariableSpec `ebpf:"host_cookie"`
 	InlineChecksums    *ebpf.VariableSpec `ebpf:"inline_checksums"`
 	KeepEstablished    *ebpf.VariableSpec `ebpf:"keep_established"`
 	MasqueradeAll      *ebpf.VariableSpec `ebpf:"masquerade_all"`
@@ -327,6 +329,7 @@ type tunnelVariables struct {
 	CountOperations    *ebpf.Variable `ebpf:"count_operations"`
 	EphemeralFirst     *ebpf.Variable `ebpf:"ephemeral_first"`
 	EphemeralLast      *ebpf.Variable `ebpf:"ephemeral_last"`
+	HostCookie         *ebpf.Variable `ebpf:"host_cookie"`
 	InlineChecksums    *ebpf.Variable `ebpf:"inline_checksums"`
 	KeepEstablished    *ebpf.Variable `ebpf:"keep_established"`
 	MasqueradeAll      *ebpf.Variable `ebpf:"masquerade_all"`

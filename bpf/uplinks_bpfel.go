@@ -68,6 +68,7 @@ const (
 	uplinksVarCountOperations    = "count_operations"
 	uplinksVarEphemeralFirst     = "ephemeral_first"
 	uplinksVarEphemeralLast      = "ephemeral_last"
+	uplinksVarHostCookie         = "host_cookie"
 	uplinksVarInlineChecksums    = "inline_checksums"
 	uplinksVarKeepEstablished    = "keep_established"
 	uplinksVarMasqueradeAll      = "masquerade_all"
@@ -189,6 +190,7 @@ type uplinksVariableSpecs struct {
 	CountOperations    *ebpf.VariableSpec `ebpf:"count_operations"`
 	EphemeralFirst     *ebpf.VariableSpec `ebpf:"ephemeral_first"`
 	EphemeralLast      *ebpf.VariableSpec `ebpf:"ephemeral_last"`
+	HostCookie         *ebpf.VariableSpec `ebpf:"host_cookie"`
 	InlineChecksums    *ebpf.VariableSpec `ebpf:"inline_checksums"`
 	KeepEstablished    *ebpf.VariableSpec `ebpf:"keep_established"`
 	MasqueradeAll      *ebpf.VariableSpec `ebpf:"masquerade_all"`
@@ -329,6 +331,7 @@ type uplinksVariables struct {
 	CountOperations    *ebpf.Variable `ebpf:"count_operations"`
 	EphemeralFirst     *ebpf.Variable `ebpf:"ephemeral_first"`
 	EphemeralLast      *ebpf.Variable `ebpf:"ephemeral_last"`
+	HostCookie         *ebpf.Variable `ebpf:"host_cookie"`
 	InlineChecksums    *ebpf.Variable `ebpf:"inline_checksums"`
 	KeepEstablished    *ebpf.Variable `ebpf:"keep_established"`
 	MasqueradeAll      *ebpf.Variable `ebpf:"masquerade_all"`

@@ -206,7 +206,7 @@ func TestRefusalAnswersForTheService(t *testing.T) {
 			})
 		}
 	}
-	for _, payload := range []int{0, 1, 1000} {
+	for _, payload := range []int{0, 1, 1000, 1400} {
 		t.Run("udp4", func(t *testing.T) {
 			packet := segment{from: "10.1.0.9:40000", to: "10.96.0.1:80", udp: true, payload: payload}
 			verdict, got := fromPod(t, plane, packet)
@@ -217,7 +217,7 @@ func TestRefusalAnswersForTheService(t *testing.T) {
 			if icmp.TypeCode != layers.CreateICMPv4TypeCode(3, 3) || icmp.Id != 0 || icmp.Seq != 0 {
 				t.Errorf("ICMP %v", icmp.TypeCode)
 			}
-			if diff := cmp.Diff(packet.frame(t)[14:14+28], icmp.Payload); diff != "" {
+			if diff := cmp.Diff(quotedOf(packet.frame(t)), icmp.Payload); diff != "" {
 				t.Errorf("quoted: %s", diff)
 			}
 		})
@@ -231,7 +231,7 @@ func TestRefusalAnswersForTheService(t *testing.T) {
 			if icmp.TypeCode != layers.CreateICMPv6TypeCode(1, 4) {
 				t.Errorf("ICMP %v", icmp.TypeCode)
 			}
-			if diff := cmp.Diff(packet.frame(t)[14:14+48], icmp.Payload[4:]); diff != "" {
+			if diff := cmp.Diff(quotedOf(packet.frame(t)), icmp.Payload[4:]); diff != "" {
 				t.Errorf("quoted: %s", diff)
 			}
 		})
