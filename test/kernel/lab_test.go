@@ -50,6 +50,10 @@ func TestMain(m *testing.M) {
 		takeDownEnded()
 	}
 	code := m.Run()
+	if err := leaveBorder(); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		code = 1
+	}
 	if binaries != "" {
 		if err := os.RemoveAll(binaries); err != nil {
 			fmt.Fprintln(os.Stderr, err)
