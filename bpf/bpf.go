@@ -36,6 +36,9 @@ type Options struct {
 	Affinities uint32
 	// Connections is the most connections of pods, one entry a pod and connection; DefaultConnections if 0.
 	Connections uint32
+	// ServiceCounts is the most counts of Services, one a Service and reason of drops or way of flows; DefaultServiceCounts
+	// if 0.
+	ServiceCounts uint32
 	// Timeouts say how long what is idle is kept; DefaultTimeouts if zero. The programs ask of connections.
 	Timeouts Timeouts
 	// PolicyReject answers a connection that NetworkPolicies isolate a pod from, where it would go without a word.
@@ -76,7 +79,7 @@ type Dataplane struct {
 	ports     *ports  // the interfaces
 	walker    *walker // of sockets whose backend is gone
 	counts    counts
-	tunnelTo  atomic.Uint32 // the index of the device that wraps; 0: none
+	tunnelTo  atomic.Uint32  // the index of the device that wraps; 0: none
 	older     older          // what pins of an older layout hold, until TakeOver
 	later     []func() error // what is to be attached then
 

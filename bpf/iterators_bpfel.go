@@ -45,6 +45,7 @@ const (
 	iteratorsMapRuleSetsV1      = "rule_sets_v1"
 	iteratorsMapRulesV1         = "rules_v1"
 	iteratorsMapSelfV1          = "self_v1"
+	iteratorsMapServiceCountsV1 = "service_counts_v1"
 	iteratorsMapSetsV2          = "sets_v2"
 	iteratorsMapSlotsV1         = "slots_v1"
 	iteratorsMapSocketsV2       = "sockets_v2"
@@ -115,42 +116,43 @@ type iteratorsProgramSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type iteratorsMapSpecs struct {
-	Adopted        *ebpf.MapSpec `ebpf:"adopted"`
-	AffinitiesV1   *ebpf.MapSpec `ebpf:"affinities_v1"`
-	BackendsV3     *ebpf.MapSpec `ebpf:"backends_v3"`
-	BlocksV1       *ebpf.MapSpec `ebpf:"blocks_v1"`
-	ConnectionsV1  *ebpf.MapSpec `ebpf:"connections_v1"`
-	CountersV1     *ebpf.MapSpec `ebpf:"counters_v1"`
-	DatagramsV2    *ebpf.MapSpec `ebpf:"datagrams_v2"`
-	DropsV2        *ebpf.MapSpec `ebpf:"drops_v2"`
-	EndpointsV2    *ebpf.MapSpec `ebpf:"endpoints_v2"`
-	FlowsV2        *ebpf.MapSpec `ebpf:"flows_v2"`
-	FragmentsV1    *ebpf.MapSpec `ebpf:"fragments_v1"`
-	FrontendsV2    *ebpf.MapSpec `ebpf:"frontends_v2"`
-	HealthChecksV1 *ebpf.MapSpec `ebpf:"health_checks_v1"`
-	HeldV1         *ebpf.MapSpec `ebpf:"held_v1"`
-	LocalsV1       *ebpf.MapSpec `ebpf:"locals_v1"`
-	NetworksV1     *ebpf.MapSpec `ebpf:"networks_v1"`
-	NodesV1        *ebpf.MapSpec `ebpf:"nodes_v1"`
-	OldAffinities  *ebpf.MapSpec `ebpf:"old_affinities"`
-	OldConnections *ebpf.MapSpec `ebpf:"old_connections"`
-	OldFlows       *ebpf.MapSpec `ebpf:"old_flows"`
-	OldV1Flows     *ebpf.MapSpec `ebpf:"old_v1_flows"`
-	PeersV1        *ebpf.MapSpec `ebpf:"peers_v1"`
-	PolicyV1       *ebpf.MapSpec `ebpf:"policy_v1"`
-	PortVerdictsV1 *ebpf.MapSpec `ebpf:"port_verdicts_v1"`
-	PositionsV2    *ebpf.MapSpec `ebpf:"positions_v2"`
-	RuleHitsV1     *ebpf.MapSpec `ebpf:"rule_hits_v1"`
-	RuleSetsV1     *ebpf.MapSpec `ebpf:"rule_sets_v1"`
-	RulesV1        *ebpf.MapSpec `ebpf:"rules_v1"`
-	SelfV1         *ebpf.MapSpec `ebpf:"self_v1"`
-	SetsV2         *ebpf.MapSpec `ebpf:"sets_v2"`
-	SlotsV1        *ebpf.MapSpec `ebpf:"slots_v1"`
-	SocketsV2      *ebpf.MapSpec `ebpf:"sockets_v2"`
-	SourceRangesV1 *ebpf.MapSpec `ebpf:"source_ranges_v1"`
-	UplinksV1      *ebpf.MapSpec `ebpf:"uplinks_v1"`
-	VerdictsV1     *ebpf.MapSpec `ebpf:"verdicts_v1"`
-	ViewsV1        *ebpf.MapSpec `ebpf:"views_v1"`
+	Adopted         *ebpf.MapSpec `ebpf:"adopted"`
+	AffinitiesV1    *ebpf.MapSpec `ebpf:"affinities_v1"`
+	BackendsV3      *ebpf.MapSpec `ebpf:"backends_v3"`
+	BlocksV1        *ebpf.MapSpec `ebpf:"blocks_v1"`
+	ConnectionsV1   *ebpf.MapSpec `ebpf:"connections_v1"`
+	CountersV1      *ebpf.MapSpec `ebpf:"counters_v1"`
+	DatagramsV2     *ebpf.MapSpec `ebpf:"datagrams_v2"`
+	DropsV2         *ebpf.MapSpec `ebpf:"drops_v2"`
+	EndpointsV2     *ebpf.MapSpec `ebpf:"endpoints_v2"`
+	FlowsV2         *ebpf.MapSpec `ebpf:"flows_v2"`
+	FragmentsV1     *ebpf.MapSpec `ebpf:"fragments_v1"`
+	FrontendsV2     *ebpf.MapSpec `ebpf:"frontends_v2"`
+	HealthChecksV1  *ebpf.MapSpec `ebpf:"health_checks_v1"`
+	HeldV1          *ebpf.MapSpec `ebpf:"held_v1"`
+	LocalsV1        *ebpf.MapSpec `ebpf:"locals_v1"`
+	NetworksV1      *ebpf.MapSpec `ebpf:"networks_v1"`
+	NodesV1         *ebpf.MapSpec `ebpf:"nodes_v1"`
+	OldAffinities   *ebpf.MapSpec `ebpf:"old_affinities"`
+	OldConnections  *ebpf.MapSpec `ebpf:"old_connections"`
+	OldFlows        *ebpf.MapSpec `ebpf:"old_flows"`
+	OldV1Flows      *ebpf.MapSpec `ebpf:"old_v1_flows"`
+	PeersV1         *ebpf.MapSpec `ebpf:"peers_v1"`
+	PolicyV1        *ebpf.MapSpec `ebpf:"policy_v1"`
+	PortVerdictsV1  *ebpf.MapSpec `ebpf:"port_verdicts_v1"`
+	PositionsV2     *ebpf.MapSpec `ebpf:"positions_v2"`
+	RuleHitsV1      *ebpf.MapSpec `ebpf:"rule_hits_v1"`
+	RuleSetsV1      *ebpf.MapSpec `ebpf:"rule_sets_v1"`
+	RulesV1         *ebpf.MapSpec `ebpf:"rules_v1"`
+	SelfV1          *ebpf.MapSpec `ebpf:"self_v1"`
+	ServiceCountsV1 *ebpf.MapSpec `ebpf:"service_counts_v1"`
+	SetsV2          *ebpf.MapSpec `ebpf:"sets_v2"`
+	SlotsV1         *ebpf.MapSpec `ebpf:"slots_v1"`
+	SocketsV2       *ebpf.MapSpec `ebpf:"sockets_v2"`
+	SourceRangesV1  *ebpf.MapSpec `ebpf:"source_ranges_v1"`
+	UplinksV1       *ebpf.MapSpec `ebpf:"uplinks_v1"`
+	VerdictsV1      *ebpf.MapSpec `ebpf:"verdicts_v1"`
+	ViewsV1         *ebpf.MapSpec `ebpf:"views_v1"`
 }
 
 // iteratorsVariableSpecs contains global variables before they are loaded into the kernel.
@@ -186,42 +188,43 @@ func (o *iteratorsObjects) Close() error {
 //
 // It can be passed to loadIteratorsObjects or ebpf.CollectionSpec.LoadAndAssign.
 type iteratorsMaps struct {
-	Adopted        *ebpf.Map `ebpf:"adopted"`
-	AffinitiesV1   *ebpf.Map `ebpf:"affinities_v1"`
-	BackendsV3     *ebpf.Map `ebpf:"backends_v3"`
-	BlocksV1       *ebpf.Map `ebpf:"blocks_v1"`
-	ConnectionsV1  *ebpf.Map `ebpf:"connections_v1"`
-	CountersV1     *ebpf.Map `ebpf:"counters_v1"`
-	DatagramsV2    *ebpf.Map `ebpf:"datagrams_v2"`
-	DropsV2        *ebpf.Map `ebpf:"drops_v2"`
-	EndpointsV2    *ebpf.Map `ebpf:"endpoints_v2"`
-	FlowsV2        *ebpf.Map `ebpf:"flows_v2"`
-	FragmentsV1    *ebpf.Map `ebpf:"fragments_v1"`
-	FrontendsV2    *ebpf.Map `ebpf:"frontends_v2"`
-	HealthChecksV1 *ebpf.Map `ebpf:"health_checks_v1"`
-	HeldV1         *ebpf.Map `ebpf:"held_v1"`
-	LocalsV1       *ebpf.Map `ebpf:"locals_v1"`
-	NetworksV1     *ebpf.Map `ebpf:"networks_v1"`
-	NodesV1        *ebpf.Map `ebpf:"nodes_v1"`
-	OldAffinities  *ebpf.Map `ebpf:"old_affinities"`
-	OldConnections *ebpf.Map `ebpf:"old_connections"`
-	OldFlows       *ebpf.Map `ebpf:"old_flows"`
-	OldV1Flows     *ebpf.Map `ebpf:"old_v1_flows"`
-	PeersV1        *ebpf.Map `ebpf:"peers_v1"`
-	PolicyV1       *ebpf.Map `ebpf:"policy_v1"`
-	PortVerdictsV1 *ebpf.Map `ebpf:"port_verdicts_v1"`
-	PositionsV2    *ebpf.Map `ebpf:"positions_v2"`
-	RuleHitsV1     *ebpf.Map `ebpf:"rule_hits_v1"`
-	RuleSetsV1     *ebpf.Map `ebpf:"rule_sets_v1"`
-	RulesV1        *ebpf.Map `ebpf:"rules_v1"`
-	SelfV1         *ebpf.Map `ebpf:"self_v1"`
-	SetsV2         *ebpf.Map `ebpf:"sets_v2"`
-	SlotsV1        *ebpf.Map `ebpf:"slots_v1"`
-	SocketsV2      *ebpf.Map `ebpf:"sockets_v2"`
-	SourceRangesV1 *ebpf.Map `ebpf:"source_ranges_v1"`
-	UplinksV1      *ebpf.Map `ebpf:"uplinks_v1"`
-	VerdictsV1     *ebpf.Map `ebpf:"verdicts_v1"`
-	ViewsV1        *ebpf.Map `ebpf:"views_v1"`
+	Adopted         *ebpf.Map `ebpf:"adopted"`
+	AffinitiesV1    *ebpf.Map `ebpf:"affinities_v1"`
+	BackendsV3      *ebpf.Map `ebpf:"backends_v3"`
+	BlocksV1        *ebpf.Map `ebpf:"blocks_v1"`
+	ConnectionsV1   *ebpf.Map `ebpf:"connections_v1"`
+	CountersV1      *ebpf.Map `ebpf:"counters_v1"`
+	DatagramsV2     *ebpf.Map `ebpf:"datagrams_v2"`
+	DropsV2         *ebpf.Map `ebpf:"drops_v2"`
+	EndpointsV2     *ebpf.Map `ebpf:"endpoints_v2"`
+	FlowsV2         *ebpf.Map `ebpf:"flows_v2"`
+	FragmentsV1     *ebpf.Map `ebpf:"fragments_v1"`
+	FrontendsV2     *ebpf.Map `ebpf:"frontends_v2"`
+	HealthChecksV1  *ebpf.Map `ebpf:"health_checks_v1"`
+	HeldV1          *ebpf.Map `ebpf:"held_v1"`
+	LocalsV1        *ebpf.Map `ebpf:"locals_v1"`
+	NetworksV1      *ebpf.Map `ebpf:"networks_v1"`
+	NodesV1         *ebpf.Map `ebpf:"nodes_v1"`
+	OldAffinities   *ebpf.Map `ebpf:"old_affinities"`
+	OldConnections  *ebpf.Map `ebpf:"old_connections"`
+	OldFlows        *ebpf.Map `ebpf:"old_flows"`
+	OldV1Flows      *ebpf.Map `ebpf:"old_v1_flows"`
+	PeersV1         *ebpf.Map `ebpf:"peers_v1"`
+	PolicyV1        *ebpf.Map `ebpf:"policy_v1"`
+	PortVerdictsV1  *ebpf.Map `ebpf:"port_verdicts_v1"`
+	PositionsV2     *ebpf.Map `ebpf:"positions_v2"`
+	RuleHitsV1      *ebpf.Map `ebpf:"rule_hits_v1"`
+	RuleSetsV1      *ebpf.Map `ebpf:"rule_sets_v1"`
+	RulesV1         *ebpf.Map `ebpf:"rules_v1"`
+	SelfV1          *ebpf.Map `ebpf:"self_v1"`
+	ServiceCountsV1 *ebpf.Map `ebpf:"service_counts_v1"`
+	SetsV2          *ebpf.Map `ebpf:"sets_v2"`
+	SlotsV1         *ebpf.Map `ebpf:"slots_v1"`
+	SocketsV2       *ebpf.Map `ebpf:"sockets_v2"`
+	SourceRangesV1  *ebpf.Map `ebpf:"source_ranges_v1"`
+	UplinksV1       *ebpf.Map `ebpf:"uplinks_v1"`
+	VerdictsV1      *ebpf.Map `ebpf:"verdicts_v1"`
+	ViewsV1         *ebpf.Map `ebpf:"views_v1"`
 }
 
 func (m *iteratorsMaps) Close() error {
@@ -255,6 +258,7 @@ func (m *iteratorsMaps) Close() error {
 		m.RuleSetsV1,
 		m.RulesV1,
 		m.SelfV1,
+		m.ServiceCountsV1,
 		m.SetsV2,
 		m.SlotsV1,
 		m.SocketsV2,

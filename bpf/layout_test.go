@@ -33,7 +33,7 @@ func TestGoTypesAreLaidOutAsTheObjects(t *testing.T) {
 	for name, goType := range map[string]any{
 		"frontend_key": abi.FrontendKey{}, "frontend": abi.Frontend{}, "backend_set": abi.BackendSet{},
 		"slot_key": abi.SlotKey{}, "backend": abi.Backend{}, "node": abi.Node{}, "endpoint": abi.Endpoint{}, "position": abi.Position{},
-		"drop_event": abi.DropEvent{}, "tuple": abi.Tuple{}, "flow": abi.Flow{}, "connection_key": abi.ConnectionKey{},
+		"drop_event": abi.DropEvent{}, "count_key": abi.CountKey{}, "tuple": abi.Tuple{}, "flow": abi.Flow{}, "connection_key": abi.ConnectionKey{},
 		"connection": abi.Connection{}, "verdict_key": abi.VerdictKey{}, "verdict": abi.Verdict{}, "identity": abi.Identity{},
 		"port_verdict_key": abi.PortVerdictKey{}, "port_verdict": abi.PortVerdict{}, "rule_set": abi.RuleSet{}, "rule": abi.Rule{}, "choice": abi.Choice{}, "peer": abi.Peer{},
 	} {

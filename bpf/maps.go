@@ -33,6 +33,8 @@ const (
 	// Pods' connections, and what rules decided.
 	connectionsMap = "connections_v1"
 	ruleHitsMap    = "rule_hits_v1"
+	// By Service.
+	serviceCountsMap = "service_counts_v1"
 )
 
 // versioned matches the names of maps that programs share.
@@ -67,6 +69,8 @@ const (
 	DefaultAffinities = 65536
 	// DefaultConnections is pods' connections that policies judge, 136 bytes each, taken when the map is made.
 	DefaultConnections = 262144
+	// DefaultServiceCounts is Services times what is counted of each: reasons of drops, ways of flows.
+	DefaultServiceCounts = 65536
 	// locals and uplinkCount bound what a node has, addresses and interfaces that are no pods; entries take memory as they come.
 	locals      = 16384
 	uplinkCount = 4096
@@ -204,6 +208,8 @@ func capacity(name string, options Options) uint32 {
 		return cmp.Or(options.Connections, DefaultConnections)
 	case ruleHitsMap:
 		return capacity(abi.Rules.String(), options)
+	case serviceCountsMap:
+		return cmp.Or(options.ServiceCounts, DefaultServiceCounts)
 	case localsMap:
 		return locals
 	case uplinksMap:

@@ -1829,7 +1829,9 @@ type FlowsRequest struct {
 	// Leaves connections out.
 	OnlyDrops bool `protobuf:"varint,2,opt,name=only_drops,json=onlyDrops,proto3" json:"only_drops,omitempty"`
 	// How many connections, and how many drops, the answer has at most, those seen last; 0 is 1,000, and 10,000 the most.
-	Limit         uint32 `protobuf:"varint,3,opt,name=limit,proto3" json:"limit,omitempty"`
+	Limit uint32 `protobuf:"varint,3,opt,name=limit,proto3" json:"limit,omitempty"`
+	// Asks for the counts of Services, and for nothing else.
+	OnlyServices  bool `protobuf:"varint,4,opt,name=only_services,json=onlyServices,proto3" json:"only_services,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1885,6 +1887,13 @@ func (x *FlowsRequest) GetLimit() uint32 {
 	return 0
 }
 
+func (x *FlowsRequest) GetOnlyServices() bool {
+	if x != nil {
+		return x.OnlyServices
+	}
+	return false
+}
+
 // FlowsReply is one message of the answer. The answer ends with `last`.
 type FlowsReply struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -1897,8 +1906,12 @@ type FlowsReply struct {
 	Refused  string        `protobuf:"bytes,5,opt,name=refused,proto3" json:"refused,omitempty"`
 	// In the first message: how many connections there are of those asked for, more than come if limit cut them.
 	ConnectionsTotal uint64 `protobuf:"varint,6,opt,name=connections_total,json=connectionsTotal,proto3" json:"connections_total,omitempty"`
-	unknownFields    protoimpl.UnknownFields
-	sizeCache        protoimpl.SizeCache
+	// In the order of names. Counted since the node's maps were made, of Services that are there.
+	Services []*ServiceCount `protobuf:"bytes,7,rep,name=services,proto3" json:"services,omitempty"`
+	// In the first message: how often the node had no room for another Service's counts.
+	Uncounted     uint64 `protobuf:"varint,8,opt,name=uncounted,proto3" json:"uncounted,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *FlowsReply) Reset() {
@@ -1973,6 +1986,92 @@ func (x *FlowsReply) GetConnectionsTotal() uint64 {
 	return 0
 }
 
+func (x *FlowsReply) GetServices() []*ServiceCount {
+	if x != nil {
+		return x.Services
+	}
+	return nil
+}
+
+func (x *FlowsReply) GetUncounted() uint64 {
+	if x != nil {
+		return x.Uncounted
+	}
+	return 0
+}
+
+// ServiceCount is how often something became of packets to a Service, or of connects, on a node.
+type ServiceCount struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// "namespace/name:port".
+	Service string `protobuf:"bytes,1,opt,name=service,proto3" json:"service,omitempty"`
+	// Of what was dropped, why; empty of flows.
+	Reason string `protobuf:"bytes,2,opt,name=reason,proto3" json:"reason,omitempty"`
+	// Of flows that began by an uplink, how they go on: "local", "tunnel", "dsr" or "snat"; empty of what was dropped.
+	Forwarding    string `protobuf:"bytes,3,opt,name=forwarding,proto3" json:"forwarding,omitempty"`
+	Count         uint64 `protobuf:"varint,4,opt,name=count,proto3" json:"count,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ServiceCount) Reset() {
+	*x = ServiceCount{}
+	mi := &file_deltaplane_v1_report_proto_msgTypes[22]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ServiceCount) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ServiceCount) ProtoMessage() {}
+
+func (x *ServiceCount) ProtoReflect() protoreflect.Message {
+	mi := &file_deltaplane_v1_report_proto_msgTypes[22]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ServiceCount.ProtoReflect.Descriptor instead.
+func (*ServiceCount) Descriptor() ([]byte, []int) {
+	return file_deltaplane_v1_report_proto_rawDescGZIP(), []int{22}
+}
+
+func (x *ServiceCount) GetService() string {
+	if x != nil {
+		return x.Service
+	}
+	return ""
+}
+
+func (x *ServiceCount) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+func (x *ServiceCount) GetForwarding() string {
+	if x != nil {
+		return x.Forwarding
+	}
+	return ""
+}
+
+func (x *ServiceCount) GetCount() uint64 {
+	if x != nil {
+		return x.Count
+	}
+	return 0
+}
+
 // Connection is one of a pod, as the pod's node knows it: between client and backend, behind any Service.
 type Connection struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -2010,7 +2109,7 @@ type Connection struct {
 
 func (x *Connection) Reset() {
 	*x = Connection{}
-	mi := &file_deltaplane_v1_report_proto_msgTypes[22]
+	mi := &file_deltaplane_v1_report_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2022,7 +2121,7 @@ func (x *Connection) String() string {
 func (*Connection) ProtoMessage() {}
 
 func (x *Connection) ProtoReflect() protoreflect.Message {
-	mi := &file_deltaplane_v1_report_proto_msgTypes[22]
+	mi := &file_deltaplane_v1_report_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2035,7 +2134,7 @@ func (x *Connection) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Connection.ProtoReflect.Descriptor instead.
 func (*Connection) Descriptor() ([]byte, []int) {
-	return file_deltaplane_v1_report_proto_rawDescGZIP(), []int{22}
+	return file_deltaplane_v1_report_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *Connection) GetPod() string {
@@ -2164,7 +2263,7 @@ type RecentDrop struct {
 
 func (x *RecentDrop) Reset() {
 	*x = RecentDrop{}
-	mi := &file_deltaplane_v1_report_proto_msgTypes[23]
+	mi := &file_deltaplane_v1_report_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2176,7 +2275,7 @@ func (x *RecentDrop) String() string {
 func (*RecentDrop) ProtoMessage() {}
 
 func (x *RecentDrop) ProtoReflect() protoreflect.Message {
-	mi := &file_deltaplane_v1_report_proto_msgTypes[23]
+	mi := &file_deltaplane_v1_report_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2189,7 +2288,7 @@ func (x *RecentDrop) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RecentDrop.ProtoReflect.Descriptor instead.
 func (*RecentDrop) Descriptor() ([]byte, []int) {
-	return file_deltaplane_v1_report_proto_rawDescGZIP(), []int{23}
+	return file_deltaplane_v1_report_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *RecentDrop) GetDrop() *Drop {
@@ -2386,12 +2485,13 @@ const file_deltaplane_v1_report_proto_rawDesc = "" +
 	"\x04last\x18\x03 \x01(\bR\x04last\x12\x1a\n" +
 	"\bsequence\x18\x04 \x01(\rR\bsequence\x12\x18\n" +
 	"\arefused\x18\x05 \x01(\tR\arefused\x12)\n" +
-	"\x04maps\x18\x06 \x03(\v2\x15.deltaplane.v1.MapUseR\x04maps\"U\n" +
+	"\x04maps\x18\x06 \x03(\v2\x15.deltaplane.v1.MapUseR\x04maps\"z\n" +
 	"\fFlowsRequest\x12\x10\n" +
 	"\x03pod\x18\x01 \x01(\tR\x03pod\x12\x1d\n" +
 	"\n" +
 	"only_drops\x18\x02 \x01(\bR\tonlyDrops\x12\x14\n" +
-	"\x05limit\x18\x03 \x01(\rR\x05limit\"\xf1\x01\n" +
+	"\x05limit\x18\x03 \x01(\rR\x05limit\x12#\n" +
+	"\ronly_services\x18\x04 \x01(\bR\fonlyServices\"\xc8\x02\n" +
 	"\n" +
 	"FlowsReply\x12;\n" +
 	"\vconnections\x18\x01 \x03(\v2\x19.deltaplane.v1.ConnectionR\vconnections\x12/\n" +
@@ -2399,7 +2499,16 @@ const file_deltaplane_v1_report_proto_rawDesc = "" +
 	"\x04last\x18\x03 \x01(\bR\x04last\x12\x1a\n" +
 	"\bsequence\x18\x04 \x01(\rR\bsequence\x12\x18\n" +
 	"\arefused\x18\x05 \x01(\tR\arefused\x12+\n" +
-	"\x11connections_total\x18\x06 \x01(\x04R\x10connectionsTotal\"\xf4\x03\n" +
+	"\x11connections_total\x18\x06 \x01(\x04R\x10connectionsTotal\x127\n" +
+	"\bservices\x18\a \x03(\v2\x1b.deltaplane.v1.ServiceCountR\bservices\x12\x1c\n" +
+	"\tuncounted\x18\b \x01(\x04R\tuncounted\"v\n" +
+	"\fServiceCount\x12\x18\n" +
+	"\aservice\x18\x01 \x01(\tR\aservice\x12\x16\n" +
+	"\x06reason\x18\x02 \x01(\tR\x06reason\x12\x1e\n" +
+	"\n" +
+	"forwarding\x18\x03 \x01(\tR\n" +
+	"forwarding\x12\x14\n" +
+	"\x05count\x18\x04 \x01(\x04R\x05count\"\xf4\x03\n" +
 	"\n" +
 	"Connection\x12\x10\n" +
 	"\x03pod\x18\x01 \x01(\tR\x03pod\x12\x19\n" +
@@ -2446,7 +2555,7 @@ func file_deltaplane_v1_report_proto_rawDescGZIP() []byte {
 }
 
 var file_deltaplane_v1_report_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_deltaplane_v1_report_proto_msgTypes = make([]protoimpl.MessageInfo, 26)
+var file_deltaplane_v1_report_proto_msgTypes = make([]protoimpl.MessageInfo, 27)
 var file_deltaplane_v1_report_proto_goTypes = []any{
 	(Severity)(0),                 // 0: deltaplane.v1.Severity
 	(*Applied)(nil),               // 1: deltaplane.v1.Applied
@@ -2471,73 +2580,75 @@ var file_deltaplane_v1_report_proto_goTypes = []any{
 	(*DumpReply)(nil),             // 20: deltaplane.v1.DumpReply
 	(*FlowsRequest)(nil),          // 21: deltaplane.v1.FlowsRequest
 	(*FlowsReply)(nil),            // 22: deltaplane.v1.FlowsReply
-	(*Connection)(nil),            // 23: deltaplane.v1.Connection
-	(*RecentDrop)(nil),            // 24: deltaplane.v1.RecentDrop
-	nil,                           // 25: deltaplane.v1.Applied.DropsEntry
-	nil,                           // 26: deltaplane.v1.Status.DropsEntry
-	(*Position)(nil),              // 27: deltaplane.v1.Position
-	(*timestamppb.Timestamp)(nil), // 28: google.protobuf.Timestamp
-	(*durationpb.Duration)(nil),   // 29: google.protobuf.Duration
-	(*ObjectRef)(nil),             // 30: deltaplane.v1.ObjectRef
-	(Protocol)(0),                 // 31: deltaplane.v1.Protocol
-	(Direction)(0),                // 32: deltaplane.v1.Direction
-	(*Cause)(nil),                 // 33: deltaplane.v1.Cause
-	(*Cluster)(nil),               // 34: deltaplane.v1.Cluster
-	(*Hold)(nil),                  // 35: deltaplane.v1.Hold
-	(*Rows)(nil),                  // 36: deltaplane.v1.Rows
+	(*ServiceCount)(nil),          // 23: deltaplane.v1.ServiceCount
+	(*Connection)(nil),            // 24: deltaplane.v1.Connection
+	(*RecentDrop)(nil),            // 25: deltaplane.v1.RecentDrop
+	nil,                           // 26: deltaplane.v1.Applied.DropsEntry
+	nil,                           // 27: deltaplane.v1.Status.DropsEntry
+	(*Position)(nil),              // 28: deltaplane.v1.Position
+	(*timestamppb.Timestamp)(nil), // 29: google.protobuf.Timestamp
+	(*durationpb.Duration)(nil),   // 30: google.protobuf.Duration
+	(*ObjectRef)(nil),             // 31: deltaplane.v1.ObjectRef
+	(Protocol)(0),                 // 32: deltaplane.v1.Protocol
+	(Direction)(0),                // 33: deltaplane.v1.Direction
+	(*Cause)(nil),                 // 34: deltaplane.v1.Cause
+	(*Cluster)(nil),               // 35: deltaplane.v1.Cluster
+	(*Hold)(nil),                  // 36: deltaplane.v1.Hold
+	(*Rows)(nil),                  // 37: deltaplane.v1.Rows
 }
 var file_deltaplane_v1_report_proto_depIdxs = []int32{
-	27, // 0: deltaplane.v1.Applied.positions:type_name -> deltaplane.v1.Position
+	28, // 0: deltaplane.v1.Applied.positions:type_name -> deltaplane.v1.Position
 	2,  // 1: deltaplane.v1.Applied.deltas:type_name -> deltaplane.v1.AppliedDelta
 	3,  // 2: deltaplane.v1.Applied.faults:type_name -> deltaplane.v1.Fault
 	4,  // 3: deltaplane.v1.Applied.maps:type_name -> deltaplane.v1.MapUse
-	28, // 4: deltaplane.v1.Applied.sent:type_name -> google.protobuf.Timestamp
-	25, // 5: deltaplane.v1.Applied.drops:type_name -> deltaplane.v1.Applied.DropsEntry
-	28, // 6: deltaplane.v1.AppliedDelta.applied:type_name -> google.protobuf.Timestamp
-	29, // 7: deltaplane.v1.AppliedDelta.latency:type_name -> google.protobuf.Duration
-	28, // 8: deltaplane.v1.Fault.since:type_name -> google.protobuf.Timestamp
+	29, // 4: deltaplane.v1.Applied.sent:type_name -> google.protobuf.Timestamp
+	26, // 5: deltaplane.v1.Applied.drops:type_name -> deltaplane.v1.Applied.DropsEntry
+	29, // 6: deltaplane.v1.AppliedDelta.applied:type_name -> google.protobuf.Timestamp
+	30, // 7: deltaplane.v1.AppliedDelta.latency:type_name -> google.protobuf.Duration
+	29, // 8: deltaplane.v1.Fault.since:type_name -> google.protobuf.Timestamp
 	0,  // 9: deltaplane.v1.Event.severity:type_name -> deltaplane.v1.Severity
-	30, // 10: deltaplane.v1.Event.object:type_name -> deltaplane.v1.ObjectRef
-	28, // 11: deltaplane.v1.Event.happened:type_name -> google.protobuf.Timestamp
+	31, // 10: deltaplane.v1.Event.object:type_name -> deltaplane.v1.ObjectRef
+	29, // 11: deltaplane.v1.Event.happened:type_name -> google.protobuf.Timestamp
 	6,  // 12: deltaplane.v1.Event.drop:type_name -> deltaplane.v1.Drop
-	31, // 13: deltaplane.v1.Drop.protocol:type_name -> deltaplane.v1.Protocol
-	32, // 14: deltaplane.v1.Drop.direction:type_name -> deltaplane.v1.Direction
-	28, // 15: deltaplane.v1.Status.committed:type_name -> google.protobuf.Timestamp
-	33, // 16: deltaplane.v1.Status.causes:type_name -> deltaplane.v1.Cause
+	32, // 13: deltaplane.v1.Drop.protocol:type_name -> deltaplane.v1.Protocol
+	33, // 14: deltaplane.v1.Drop.direction:type_name -> deltaplane.v1.Direction
+	29, // 15: deltaplane.v1.Status.committed:type_name -> google.protobuf.Timestamp
+	34, // 16: deltaplane.v1.Status.causes:type_name -> deltaplane.v1.Cause
 	14, // 17: deltaplane.v1.Status.nodes:type_name -> deltaplane.v1.NodeStatus
 	15, // 18: deltaplane.v1.Status.set_aside:type_name -> deltaplane.v1.SetAside
-	34, // 19: deltaplane.v1.Status.cluster:type_name -> deltaplane.v1.Cluster
+	35, // 19: deltaplane.v1.Status.cluster:type_name -> deltaplane.v1.Cluster
 	16, // 20: deltaplane.v1.Status.held:type_name -> deltaplane.v1.HeldDeletions
-	29, // 21: deltaplane.v1.Status.latency_p50:type_name -> google.protobuf.Duration
-	29, // 22: deltaplane.v1.Status.latency_p99:type_name -> google.protobuf.Duration
+	30, // 21: deltaplane.v1.Status.latency_p50:type_name -> google.protobuf.Duration
+	30, // 22: deltaplane.v1.Status.latency_p99:type_name -> google.protobuf.Duration
 	13, // 23: deltaplane.v1.Status.maps:type_name -> deltaplane.v1.FullestMap
-	26, // 24: deltaplane.v1.Status.drops:type_name -> deltaplane.v1.Status.DropsEntry
+	27, // 24: deltaplane.v1.Status.drops:type_name -> deltaplane.v1.Status.DropsEntry
 	3,  // 25: deltaplane.v1.Status.streams:type_name -> deltaplane.v1.Fault
-	35, // 26: deltaplane.v1.Status.hold:type_name -> deltaplane.v1.Hold
+	36, // 26: deltaplane.v1.Status.hold:type_name -> deltaplane.v1.Hold
 	4,  // 27: deltaplane.v1.FullestMap.use:type_name -> deltaplane.v1.MapUse
 	1,  // 28: deltaplane.v1.NodeStatus.applied:type_name -> deltaplane.v1.Applied
-	29, // 29: deltaplane.v1.NodeStatus.latency_p50:type_name -> google.protobuf.Duration
-	29, // 30: deltaplane.v1.NodeStatus.latency_p99:type_name -> google.protobuf.Duration
-	28, // 31: deltaplane.v1.NodeStatus.lacking_since:type_name -> google.protobuf.Timestamp
-	30, // 32: deltaplane.v1.SetAside.object:type_name -> deltaplane.v1.ObjectRef
-	28, // 33: deltaplane.v1.HeldDeletions.since:type_name -> google.protobuf.Timestamp
+	30, // 29: deltaplane.v1.NodeStatus.latency_p50:type_name -> google.protobuf.Duration
+	30, // 30: deltaplane.v1.NodeStatus.latency_p99:type_name -> google.protobuf.Duration
+	29, // 31: deltaplane.v1.NodeStatus.lacking_since:type_name -> google.protobuf.Timestamp
+	31, // 32: deltaplane.v1.SetAside.object:type_name -> deltaplane.v1.ObjectRef
+	29, // 33: deltaplane.v1.HeldDeletions.since:type_name -> google.protobuf.Timestamp
 	16, // 34: deltaplane.v1.ApproveReply.held:type_name -> deltaplane.v1.HeldDeletions
 	15, // 35: deltaplane.v1.ApproveReply.set_aside:type_name -> deltaplane.v1.SetAside
-	36, // 36: deltaplane.v1.DumpReply.rows:type_name -> deltaplane.v1.Rows
-	27, // 37: deltaplane.v1.DumpReply.positions:type_name -> deltaplane.v1.Position
+	37, // 36: deltaplane.v1.DumpReply.rows:type_name -> deltaplane.v1.Rows
+	28, // 37: deltaplane.v1.DumpReply.positions:type_name -> deltaplane.v1.Position
 	4,  // 38: deltaplane.v1.DumpReply.maps:type_name -> deltaplane.v1.MapUse
-	23, // 39: deltaplane.v1.FlowsReply.connections:type_name -> deltaplane.v1.Connection
-	24, // 40: deltaplane.v1.FlowsReply.drops:type_name -> deltaplane.v1.RecentDrop
-	32, // 41: deltaplane.v1.Connection.direction:type_name -> deltaplane.v1.Direction
-	29, // 42: deltaplane.v1.Connection.idle:type_name -> google.protobuf.Duration
-	6,  // 43: deltaplane.v1.RecentDrop.drop:type_name -> deltaplane.v1.Drop
-	28, // 44: deltaplane.v1.RecentDrop.first:type_name -> google.protobuf.Timestamp
-	28, // 45: deltaplane.v1.RecentDrop.latest:type_name -> google.protobuf.Timestamp
-	46, // [46:46] is the sub-list for method output_type
-	46, // [46:46] is the sub-list for method input_type
-	46, // [46:46] is the sub-list for extension type_name
-	46, // [46:46] is the sub-list for extension extendee
-	0,  // [0:46] is the sub-list for field type_name
+	24, // 39: deltaplane.v1.FlowsReply.connections:type_name -> deltaplane.v1.Connection
+	25, // 40: deltaplane.v1.FlowsReply.drops:type_name -> deltaplane.v1.RecentDrop
+	23, // 41: deltaplane.v1.FlowsReply.services:type_name -> deltaplane.v1.ServiceCount
+	33, // 42: deltaplane.v1.Connection.direction:type_name -> deltaplane.v1.Direction
+	30, // 43: deltaplane.v1.Connection.idle:type_name -> google.protobuf.Duration
+	6,  // 44: deltaplane.v1.RecentDrop.drop:type_name -> deltaplane.v1.Drop
+	29, // 45: deltaplane.v1.RecentDrop.first:type_name -> google.protobuf.Timestamp
+	29, // 46: deltaplane.v1.RecentDrop.latest:type_name -> google.protobuf.Timestamp
+	47, // [47:47] is the sub-list for method output_type
+	47, // [47:47] is the sub-list for method input_type
+	47, // [47:47] is the sub-list for extension type_name
+	47, // [47:47] is the sub-list for extension extendee
+	0,  // [0:47] is the sub-list for field type_name
 }
 
 func init() { file_deltaplane_v1_report_proto_init() }
@@ -2555,7 +2666,7 @@ func file_deltaplane_v1_report_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_deltaplane_v1_report_proto_rawDesc), len(file_deltaplane_v1_report_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   26,
+			NumMessages:   27,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

@@ -447,6 +447,21 @@ struct held {
 };
 _Static_assert(sizeof(struct held) == 16 + HELD_BYTES, "held");
 
+/* What is counted of a Service: what was dropped, by reason, and flows that began by an uplink,
+ * by how they go on. */
+struct count_key {
+	__u32 set;	 /* the root */
+	__u8 reason;	 /* of a drop; REASON_NONE: of a flow that began */
+	__u8 forwarding; /* FORWARDED_, of a flow; 0 of a drop */
+	__u8 pad[2];
+};
+_Static_assert(sizeof(struct count_key) == 8, "count_key");
+
+#define FORWARDED_LOCAL	 1 /* to a backend of this node */
+#define FORWARDED_TUNNEL 2 /* wrapped, and answered through this node */
+#define FORWARDED_DSR	 3 /* wrapped, and answered by the backend's node itself */
+#define FORWARDED_SNAT	 4 /* elsewhere, in the node's name */
+
 struct drop_event {
 	__u64 time; /* CLOCK_MONOTONIC, ns */
 	struct address source;

@@ -16,6 +16,7 @@
 #include "abi.h"
 #include "adopt.h"
 #include "clock.h"
+#include "count.h"
 #include "drop.h"
 #include "judge.h"
 #include "maps.h"
@@ -77,7 +78,7 @@ static __noinline void drop_judged(const struct judgement *j, __u32 set, __u8 re
 	};
 	struct drop_event *event;
 
-	drop_count(reason);
+	count_drop(set, reason);
 	event = bpf_ringbuf_reserve(&drops_v2, sizeof(*event), 0);
 	if (!event)
 		return;

@@ -6,8 +6,8 @@
 #include <bpf/bpf_helpers.h>
 
 #include "abi.h"
+#include "count.h"
 #include "maps.h"
-#include "operate.h"
 #include "reasons.h"
 
 enum via {
@@ -33,24 +33,15 @@ static __noinline void drop_fill(struct drop_event *event, const struct tuple *t
 	};
 }
 
-static __always_inline void drop_count(__u8 reason)
-{
-	__u32 index = reason;
-	__u64 *count = look_up(&counters_v1, &index);
-
-	if (count)
-		__sync_fetch_and_add(count, 1); /* per CPU, but a program may interrupt another */
-}
-
 /*
- * Counting is exact; the event is lost when the ring buffer is full. Costs one map lookup.
+ * Counting is exact; the event is lost when the ring buffer is full. Lookups as of count_drop.
  * __noinline: a rare path that the verifier should see once, not at every drop.
  */
 static __noinline void drop_report(const struct tuple *tuple, __u32 set, __u8 reason, __u8 via)
 {
 	struct drop_event *event;
 
-	drop_count(reason);
+	count_drop(set, reason);
 	event = bpf_ringbuf_reserve(&drops_v2, sizeof(*event), 0);
 	if (!event)
 		return;

@@ -263,7 +263,16 @@ struct {
 	__uint(max_entries, 1 << 18);
 } drops_v2 SEC(".maps");
 
-/* Drops by reason. */
+/* By Service: drops and flows that began. What is full counts no more Services. */
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_HASH);
+	__uint(max_entries, 1024);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, struct count_key);
+	__type(value, __u64);
+} service_counts_v1 SEC(".maps");
+
+/* Drops by reason; at COUNTER_WITHOUT_SERVICE what service_counts_v1 had no room for. */
 struct {
 	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
 	__uint(max_entries, 256);

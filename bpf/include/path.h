@@ -15,6 +15,7 @@
 #include "arrival.h"
 #include "begin.h"
 #include "clock.h"
+#include "count.h"
 #include "deny.h"
 #include "drop.h"
 #include "flow.h"
@@ -113,6 +114,18 @@ static __always_inline int judge_begun(struct __sk_buff *skb, const struct packe
 	return REASON_NONE;
 }
 
+/* Counts a flow that begins by an uplink, by how its packets go on. */
+static __always_inline void count_flow(const struct decision *d, const struct flow *flow)
+{
+	__u8 forwarding = FORWARDED_SNAT;
+
+	if (flow->way == WAY_WRAP)
+		forwarding = d->flags & FRONTEND_FORWARD_DSR ? FORWARDED_DSR : FORWARDED_TUNNEL;
+	else if (d->local || (own_node && d->pick.node == own_node))
+		forwarding = FORWARDED_LOCAL;
+	count_of_service(d->root, REASON_NONE, forwarding);
+}
+
 /* Begins a flow to what a client dials. state is FLOW_MOVED, with FLOW_LOCAL, or 0. */
 static __noinline int begin(struct __sk_buff *skb, const struct packet *p,
 			    const struct frontend *frontend, __u8 state, enum hook hook)
@@ -147,6 +160,8 @@ static __noinline int begin(struct __sk_buff *skb, const struct packet *p,
 	reason = flow_begin(p, &b->flow);
 	if (reason)
 		return drop(p, d->root, reason);
+	if (hook != HOOK_POD)
+		count_flow(d, &b->flow);
 	reason = hook != HOOK_POD ? REASON_NONE : judge_begun(skb, p, &d->pick, &b->flow);
 	return reason ? deny(skb, d->root, reason) : translate(skb, p, &b->flow);
 }

@@ -35,10 +35,15 @@ connection is tracked, so there are only drops.
 A connection between two pods is known at both: as egress at the one that began it, as ingress at the other. Behind a
 Service it is shown between client and backend. Nodes answer with what they saw last, up to --limit of each.
 
+With --services it asks instead for what became of each Service's packets on each node: what was dropped, by reason, and
+the flows that clients began from outside the node, by how they go on. local is to a backend of the node; tunnel and dsr
+are wrapped, for a backend of another, and answered through this node or straight; snat is in the node's name.
+
 With -f flows goes on with connections that begin and drops that happen, until Ctrl-C. With -o json each is then an
 object on a line of its own, with "type": "connection" or "drop".`,
 		Example: `  deltaplane flows --pod shop/cart
   deltaplane flows -f --drops
+  deltaplane flows --services
   deltaplane flows --node node-a -o json | jq -r '.connections[] | select(.rule == "") | .pod'`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -55,6 +60,13 @@ object on a line of its own, with "type": "connection" or "drop".`,
 			if err := f.names.readFacts(cmd.Context(), conn); err != nil {
 				return fmt.Errorf("read the pods' names: %w", err)
 			}
+			if o.onlyServices {
+				list, err := f.askServices(cmd.Context())
+				if err != nil {
+					return err
+				}
+				return format.print(f.out, list, list.write)
+			}
 			if o.follow {
 				return f.run(cmd.Context())
 			}
@@ -68,6 +80,7 @@ object on a line of its own, with "type": "connection" or "drop".`,
 	flags := cmd.Flags()
 	flags.BoolVarP(&o.follow, "follow", "f", false, "go on with what begins or is dropped later, until Ctrl-C")
 	flags.BoolVar(&o.onlyDrops, "drops", false, "drops alone")
+	flags.BoolVar(&o.onlyServices, "services", false, "what became of each Service's packets, in place of connections and drops")
 	flags.StringVar(&o.node, "node", "", "ask one node (default all)")
 	flags.StringVar(&o.pod, "pod", "", "of one pod alone, as NAMESPACE/NAME")
 	flags.Uint32Var(&o.limit, "limit", flowsLimit, "how many connections, and how many drops, each node answers with at most, up to 10000")
@@ -81,6 +94,7 @@ const flowsLimit = 1000
 
 type flowsOptions struct {
 	follow, onlyDrops bool
+	onlyServices      bool
 	node, pod         string
 	limit             uint32
 }
@@ -88,6 +102,9 @@ type flowsOptions struct {
 func (o *flowsOptions) check() error {
 	if namespace, name, _ := strings.Cut(o.pod, "/"); o.pod != "" && (namespace == "" || name == "") {
 		return fmt.Errorf("--pod %q: want NAMESPACE/NAME", o.pod)
+	}
+	if o.onlyServices && (o.follow || o.onlyDrops || o.pod != "") {
+		return fmt.Errorf("--services shows counts of whole nodes: it goes with --node, not with -f, --drops or --pod")
 	}
 	if o.limit == 0 || o.limit > 10000 {
 		return fmt.Errorf("--limit %d: want 1 to 10000", o.limit)
@@ -109,42 +126,72 @@ type flows struct {
 // askAtOnce bounds the nodes that are asked at a time.
 const askAtOnce = 32
 
-// ask asks all nodes that it is about. One that doesn't answer is named; if none does, or it was the one to ask, that is
-// an error.
+// ask asks all nodes that it is about for connections and drops.
 func (f *flows) ask(ctx context.Context) (*flowsJSON, error) {
+	all := newFlowsJSON()
+	err := f.askAll(ctx, func(node string) (func(), error) {
+		list, err := f.askNode(ctx, node)
+		return func() { all.add(list) }, err
+	})
+	if err != nil {
+		return nil, err
+	}
+	all.sort()
+	return all, nil
+}
+
+// askServices asks them for the counts of Services.
+func (f *flows) askServices(ctx context.Context) (*servicesJSON, error) {
+	all := newServicesJSON()
+	err := f.askAll(ctx, func(node string) (func(), error) {
+		list := newServicesJSON()
+		err := f.request(ctx, node, &schemas.FlowsRequest{OnlyServices: true}, func(reply *schemas.FlowsReply) { list.add(node, reply) })
+		return func() {
+			all.Services = append(all.Services, list.Services...)
+			all.Uncounted += list.Uncounted
+		}, err
+	})
+	if err != nil {
+		return nil, err
+	}
+	all.sort()
+	return all, nil
+}
+
+// askAll asks all nodes that it is about, and adds up what they answer, one after the other. One that doesn't answer is
+// named; if none does, or it was the one to ask, that is an error.
+func (f *flows) askAll(ctx context.Context, askNode func(node string) (add func(), err error)) error {
 	nodes := []string{f.node}
 	if f.node == "" {
 		status, err := readStatus(ctx, f.conn)
 		if err != nil {
-			return nil, fmt.Errorf("find the nodes (--node asks one without): %w", err)
+			return fmt.Errorf("find the nodes (--node asks one without): %w", err)
 		}
 		nodes = convertAll(status.Nodes, func(n nodeStatus) string { return n.Node })
 	}
-	all := newFlowsJSON()
 	failed := map[string]error{}
 	var mu sync.Mutex
 	var group errgroup.Group
 	group.SetLimit(askAtOnce)
 	for _, node := range nodes {
 		group.Go(func() error {
-			list, err := f.askNode(ctx, node)
+			add, err := askNode(node)
 			mu.Lock()
 			defer mu.Unlock()
 			if err != nil {
 				failed[node] = err
 				return nil
 			}
-			all.add(list)
+			add()
 			return nil
 		})
 	}
 	_ = group.Wait() // none fails: what went wrong is in failed
 	if len(failed) > 0 && len(failed) == len(nodes) {
-		return nil, failed[nodes[0]]
+		return failed[nodes[0]]
 	}
 	f.nameFailed(failed)
-	all.sort()
-	return all, nil
+	return nil
 }
 
 // nameFailed says which nodes are missing, once.
@@ -166,11 +213,26 @@ func (f *flows) nameFailed(failed map[string]error) {
 }
 
 func (f *flows) askNode(ctx context.Context, node string) (*flowsJSON, error) {
-	data, err := proto.Marshal(&schemas.FlowsRequest{Pod: f.pod, OnlyDrops: f.onlyDrops, Limit: f.limit})
-	if err != nil {
-		return nil, err
-	}
 	list := newFlowsJSON()
+	request := &schemas.FlowsRequest{Pod: f.pod, OnlyDrops: f.onlyDrops, Limit: f.limit}
+	err := f.request(ctx, node, request, func(reply *schemas.FlowsReply) {
+		list.Total += reply.GetConnectionsTotal()
+		for _, c := range reply.GetConnections() {
+			list.Connections = append(list.Connections, f.names.connection(node, c))
+		}
+		for _, d := range reply.GetDrops() {
+			list.Drops = append(list.Drops, f.names.drop(node, d))
+		}
+	})
+	return list, err
+}
+
+// request asks one node, and hands on the parts of its answer in order.
+func (f *flows) request(ctx context.Context, node string, request *schemas.FlowsRequest, each func(*schemas.FlowsReply)) error {
+	data, err := proto.Marshal(request)
+	if err != nil {
+		return err
+	}
 	sequence := uint32(0)
 	who := "programmer of node " + node
 	err = f.conn.RequestMany(ctx, schemas.FlowsSubject(node), data, bus.AnswerWithin, func(answer []byte) (bool, error) {
@@ -186,22 +248,16 @@ func (f *flows) askNode(ctx context.Context, node string) (*flowsJSON, error) {
 			return false, fmt.Errorf("a part of the answer is lost (part %d came instead of %d); ask again", reply.GetSequence(), sequence)
 		}
 		sequence++
-		list.Total += reply.GetConnectionsTotal()
-		for _, c := range reply.GetConnections() {
-			list.Connections = append(list.Connections, f.names.connection(node, c))
-		}
-		for _, d := range reply.GetDrops() {
-			list.Drops = append(list.Drops, f.names.drop(node, d))
-		}
+		each(&reply)
 		return !reply.GetLast(), nil
 	})
 	switch {
 	case errors.Is(err, bus.ErrNobody):
-		return nil, fmt.Errorf("the %s doesn't answer on the bus: does it run, and is the name right?", who)
+		return fmt.Errorf("the %s doesn't answer on the bus: does it run, and is the name right?", who)
 	case errors.Is(err, context.DeadlineExceeded):
-		return nil, fmt.Errorf("the %s doesn't answer in time: it may be stopped, or too busy", who)
+		return fmt.Errorf("the %s doesn't answer in time: it may be stopped, or too busy", who)
 	}
-	return list, err
+	return err
 }
 
 // sort puts what was seen last in front.

@@ -343,6 +343,34 @@ type DropEvent struct {
 	Rule            uint64 // that decided; 0: none
 }
 
+// CountKey is struct count_key: what is counted of a Service.
+type CountKey struct {
+	Set        uint32 // the root
+	Reason     uint8  // of a drop; 0: of a flow that began by an uplink
+	Forwarding Forwarding
+	_          [2]uint8
+}
+
+// Forwarding says how the packets of a flow go on that began; 0 of a drop.
+type Forwarding uint8
+
+// The ways of Forwarding.
+const (
+	ForwardedLocal  Forwarding = iota + 1 // to a backend of this node
+	ForwardedTunnel                       // wrapped, and answered through this node
+	ForwardedDSR                          // wrapped, and answered by the backend's node itself
+	ForwardedSNAT                         // elsewhere, in the node's name
+)
+
+// String returns a word for it.
+func (f Forwarding) String() string {
+	words := [...]string{"none", "local", "tunnel", "dsr", "snat"}
+	if int(f) < len(words) {
+		return words[f]
+	}
+	return fmt.Sprintf("forwarding(%d)", uint8(f))
+}
+
 // Encode returns the bytes of one of this package's types, or of a uint32.
 func Encode(v any) []byte {
 	b, err := binary.Append(nil, binary.NativeEndian, v)

@@ -51,6 +51,9 @@ func (v *service) answerFlows(ctx context.Context, data []byte) ([]*schemas.Flow
 	if err := wire.Unmarshal(data, &request); err != nil {
 		return nil, err
 	}
+	if request.GetOnlyServices() {
+		return v.answerServices(ctx)
+	}
 	limit := min(cmp.Or(int(request.GetLimit()), flowsDefault), flowsMost)
 	of, err := v.addressesOf(ctx, request.GetPod())
 	if err != nil {
@@ -64,6 +67,19 @@ func (v *service) answerFlows(ctx context.Context, data []byte) ([]*schemas.Flow
 	}
 	drops := v.recent.list(limit, func(d *recentDrop) bool { return of.has(d.key.source) || of.has(d.key.destination) })
 	return v.nameFlows(ctx, &found, drops)
+}
+
+// answerServices answers with what became of Services' packets.
+func (v *service) answerServices(ctx context.Context) ([]*schemas.FlowsReply, error) {
+	counts, _, uncounted, err := v.serviceCounts(ctx)
+	if err != nil {
+		return nil, err
+	}
+	messages := []*schemas.FlowsReply{{Uncounted: uncounted}}
+	for part := range slices.Chunk(counts, flowsAtOnce) {
+		messages = append(messages, &schemas.FlowsReply{Services: part})
+	}
+	return messages, nil
 }
 
 // addresses are those of one pod; nil is everyone's.

@@ -44,6 +44,7 @@ type settings struct {
 	flows       uint32
 	affinities  uint32
 	connections uint32
+	counts      uint32
 	timeouts    bpf.Timeouts
 
 	joinCredentials, joinToken, credentialDir string
@@ -84,6 +85,7 @@ func (s *settings) Flags(flags *pflag.FlagSet) {
 	flags.Uint32Var(&s.flows, "flows", bpf.DefaultFlows, "`entries` of the connection table of per-packet translation, two a flow, four if it is masqueraded")
 	flags.Uint32Var(&s.affinities, "max-affinities", bpf.DefaultAffinities, "`entries` of the table of clients with session affinity")
 	flags.Uint32Var(&s.connections, "max-connections", bpf.DefaultConnections, "`entries` of the table of pods' connections, of which there is one a connection while there are policies")
+	flags.Uint32Var(&s.counts, "max-service-counts", bpf.DefaultServiceCounts, "`entries` of the table of Services' counts: one a Service and reason of drops or way of flows")
 	flags.BoolVar(&s.policyReject, "policy-reject", false, "answer a connection that NetworkPolicies isolate a pod from, by a RST or ICMP;\n"+
 		"what a ClusterNetworkPolicy denies is never answered")
 	flags.BoolVar(&s.keepEstablished, "policy-keep-established", false, "let connections go on that policies have ceased to allow")

@@ -30,6 +30,7 @@ type metrics struct {
 	sweeping   prometheus.Counter
 	proxy      *proxyMetrics
 	policy     *policyMetrics
+	services   *serviceMetrics
 	counts     []count
 }
 
@@ -88,6 +89,8 @@ func newMetrics(uses []maps.Use) *metrics {
 	}
 	m.proxy = newProxyMetrics(m.registry)
 	m.policy = newPolicyMetrics(m.registry)
+	m.services = newServiceMetrics()
+	m.registry.MustRegister(m.services)
 	return m
 }
 

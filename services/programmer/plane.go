@@ -39,6 +39,10 @@ type dataplane interface {
 	// ruleHits has how many connections each rule decided, until forgetHits.
 	ruleHits() (map[model.RuleID]uint64, error)
 	forgetHits(rules []model.RuleID) error
+	// serviceCounts has what was dropped of each Service and the flows that began, until forgetCounts, and how often
+	// there was no room for them.
+	serviceCounts() (counts map[abi.CountKey]uint64, uncounted uint64, err error)
+	forgetCounts(keys []abi.CountKey) error
 	// setLocals and setUplinks tell the programs what was found of the node.
 	setLocals(addresses map[netip.Addr]uint8) error
 	setUplinks(uplinks map[int]abi.Uplink) error
@@ -68,7 +72,7 @@ func openDataplane(s *settings, log *slog.Logger) (dataplane, error) {
 		capacities[abi.Map(m)] = n
 	}
 	loaded, err := bpf.Load(bpf.Options{
-		PinDir: s.pinDir, Capacities: capacities, Flows: s.flows, Affinities: s.affinities, Connections: s.connections, Timeouts: s.timeouts,
+		PinDir: s.pinDir, Capacities: capacities, Flows: s.flows, Affinities: s.affinities, Connections: s.connections, ServiceCounts: s.counts, Timeouts: s.timeouts,
 		PolicyReject: s.policyReject, KeepEstablished: s.keepEstablished, CheckSources: s.checkSources, MasqueradeAll: s.masqueradeAll, Log: log,
 	})
 	if err != nil {
@@ -148,6 +152,12 @@ func (k *inKernel) ruleHits() (map[model.RuleID]uint64, error) { return k.loaded
 
 func (k *inKernel) forgetHits(rules []model.RuleID) error { return k.loaded.ForgetHits(rules) }
 
+func (k *inKernel) serviceCounts() (map[abi.CountKey]uint64, uint64, error) {
+	return k.loaded.ServiceCounts()
+}
+
+func (k *inKernel) forgetCounts(keys []abi.CountKey) error { return k.loaded.ForgetCounts(keys) }
+
 func (k *inKernel) setLocals(addresses map[netip.Addr]uint8) error {
 	return k.loaded.SetLocals(addresses)
 }
@@ -212,7 +222,10 @@ func (inMemory) connections(context.Context, func(*abi.ConnectionKey, *abi.Conne
 	return nil
 }
 
+func (inMemory) serviceCounts() (map[abi.CountKey]uint64, uint64, error) { return nil, 0, nil }
+
 func (inMemory) serviceOf(*abi.ConnectionKey) (uint32, error) { return 0, nil }
 func (inMemory) ruleHits() (map[model.RuleID]uint64, error)   { return nil, nil }
 func (inMemory) forgetHits([]model.RuleID) error              { return nil }
+func (inMemory) forgetCounts([]abi.CountKey) error            { return nil }
 func (inMemory) dropCounts() (map[string]uint64, error)       { return nil, nil }

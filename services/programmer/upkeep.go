@@ -113,6 +113,9 @@ func (v *service) sweep(ctx context.Context) error {
 		if err := v.countRules(ctx); err != nil {
 			v.log.Warn("what rules decided is not counted", "error", err)
 		}
+		if err := v.countServices(ctx); err != nil {
+			v.log.Warn("what became of Services' packets is not counted", "error", err)
+		}
 	}
 	return nil
 }

@@ -1,0 +1,3 @@
+:#
+shop/cart:80source_range €€€€€ :
+shop/cart:80tunnel @
