@@ -3,12 +3,14 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"io"
 
 	"github.com/spf13/cobra"
 
 	"github.com/deltaplane/deltaplane/bpf"
+	"github.com/deltaplane/deltaplane/services/programmer/tunnel"
 )
 
 // cleanedUp is what cleanup prints as JSON.
@@ -25,7 +27,7 @@ func newCleanupCommand() *cobra.Command {
 		Use:   "cleanup",
 		Short: "Remove all of deltaplane from this node's kernel",
 		Long: `What the programmer leaves in the kernel outlives it on purpose. cleanup removes it: programs of sockets and of
-interfaces, filters, maps, and the bpffs if it was mounted for them. Services are no longer reached through it, and
+interfaces, filters, maps, the device between nodes, and the bpffs if it was mounted for them. Services are no longer reached through it, and
 translated connections end, unless something else serves them. What others have attached or pinned stays.
 
 Stop the node's programmer first: it would attach its programs again. cleanup needs root, in the node's network
@@ -36,6 +38,11 @@ namespace. It may be run again.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			removed, err := bpf.Cleanup(pinDir, dry)
+			device, errDevice := tunnel.Remove(dry)
+			if device {
+				removed = append(removed, "interface "+tunnel.Name)
+			}
+			err = errors.Join(err, errDevice)
 			result := cleanedUp{DryRun: dry, Removed: append([]string{}, removed...)}
 			printed := format.print(cmd.OutOrStdout(), result, func(w io.Writer) error { return result.write(w, pinDir) })
 			if err != nil {

@@ -16,11 +16,12 @@ import (
 	"github.com/deltaplane/deltaplane/internal/abi"
 	"github.com/deltaplane/deltaplane/internal/model"
 	"github.com/deltaplane/deltaplane/services/programmer/node"
+	"github.com/deltaplane/deltaplane/services/programmer/tunnel"
 )
 
 // interfaces attaches the packet programs to the interfaces of the node's pods, those that a route to the pod's address
-// alone goes through, and to its uplinks, in the network namespace that this process runs in; and it tells the programs
-// the node's own addresses. All of that comes and goes in any order; it is looked at again when the kernel tells of a
+// alone goes through, and to its uplinks, in the network namespace that this process runs in; keeps the device
+// between nodes; and tells the programs the node's own addresses. All of that comes and goes in any order; it is looked at again when the kernel tells of a
 // change, every 30 s, and every second while something is missing.
 //
 // An interface that looks like a pod's gets the programs at once, before anyone says whose it is: while there are
@@ -35,10 +36,12 @@ type interfaces struct {
 	wanted  chan []model.Endpoint // holds the newest
 	routes  func() (map[netip.Addr]int, error)
 	list    func() ([]node.Interface, error)
+	tunnel  func() (ifindex int, err error) // the device between nodes, kept as it should be
 	changes func(context.Context) <-chan struct{}
 	appear  func(context.Context) <-chan node.Pair
 
 	attached map[port]bool        // by this process
+	through  int                  // the device that the programs were told
 	missing  map[string]time.Time // since when, by what a person reads
 	late     map[string]time.Time // of this look
 	told     string
@@ -53,10 +56,14 @@ type port struct {
 // patience is how long a pod's interface may be late before it is a fault.
 const patience = 5 * time.Second
 
-func newInterfaces(plane dataplane, log *slog.Logger, options node.Options, problem func(string)) *interfaces {
+// unknown is what the programs were told by a process before this one.
+const unknown = -1
+
+func newInterfaces(plane dataplane, log *slog.Logger, options node.Options, device tunnel.Device, problem func(string)) *interfaces {
 	return &interfaces{
 		plane: plane, log: log, options: options, problem: problem, found: func(node.Found) {},
 		wanted: make(chan []model.Endpoint, 1), routes: node.HostRoutes, list: node.Read, changes: node.Watch, appear: node.Appear,
+		tunnel: device.Keep, through: unknown,
 		attached: map[port]bool{}, missing: map[string]time.Time{}, late: map[string]time.Time{},
 	}
 }
@@ -161,12 +168,14 @@ func (p *interfaces) reconcile(wanted []model.Endpoint, now time.Time) (again bo
 
 // look is reconcile without telling.
 func (p *interfaces) look(wanted []model.Endpoint, now time.Time) error {
+	p.late = map[string]time.Time{}
+	device, errDevice := p.tunnel() // first, so that the list has it
+	p.noteError(errDevice, now)
 	routes, errRoutes := p.routes()
 	listed, errList := p.list()
 	if err := cmp.Or(errRoutes, errList); err != nil {
 		return fmt.Errorf("look at the node's interfaces: %w", err)
 	}
-	p.late = map[string]time.Time{}
 	pods := map[int]bool{}
 	for _, e := range wanted {
 		if ifindex, found := routes[e.Addr]; found {
@@ -186,6 +195,7 @@ func (p *interfaces) look(wanted []model.Endpoint, now time.Time) error {
 		uplinks[ifindex] = abi.Uplink{} // known, so that the programs don't take it for a new pod's
 	}
 	p.noteError(p.plane.setUplinks(uplinks), now)
+	p.use(device, now)
 	p.attachPods(wanted, routes, &found, now)
 	for _, ifindex := range slices.Sorted(maps.Keys(found.Pods)) {
 		p.attach(port{ifindex, false}, "interface "+found.Pods[ifindex], now)
@@ -213,6 +223,19 @@ func (p *interfaces) attachPods(wanted []model.Endpoint, routes map[netip.Addr]i
 			p.note(fmt.Sprintf("pod %s: its policies are not enforced, since %s is behind a bridge that pods share", e.Pod, e.Addr), now)
 		}
 	}
+}
+
+// use has the programs send and take packets by the device between nodes.
+func (p *interfaces) use(device int, now time.Time) {
+	if device == p.through {
+		return
+	}
+	if err := p.plane.useTunnel(device); err != nil {
+		p.note(fmt.Sprintf("interface %s: %v", tunnel.Name, err), now)
+		return
+	}
+	p.through = device
+	p.log.Info("packets of outside clients go to other nodes", "by", tunnel.Name, "ifindex", device)
 }
 
 func (p *interfaces) attach(at port, whose string, now time.Time) {

@@ -18,6 +18,7 @@ import (
 	"github.com/deltaplane/deltaplane/internal/abi"
 	"github.com/deltaplane/deltaplane/internal/model"
 	"github.com/deltaplane/deltaplane/services/programmer/node"
+	"github.com/deltaplane/deltaplane/services/programmer/tunnel"
 )
 
 // podPlane remembers what is attached, and what it was told of the node.
@@ -27,6 +28,7 @@ type podPlane struct {
 	judged  uint32
 	locals  map[netip.Addr]uint8
 	uplinks map[int]abi.Uplink
+	told    []int // devices between nodes
 }
 
 func newPodPlane(on, out []int) *podPlane {
@@ -59,11 +61,17 @@ func (p *podPlane) setUplinks(uplinks map[int]abi.Uplink) error {
 	return nil
 }
 
+func (p *podPlane) useTunnel(ifindex int) error {
+	p.told = append(p.told, ifindex)
+	return nil
+}
+
 // onPlane are interfaces of plane without any list or route.
 func onPlane(plane dataplane, problem func(string)) *interfaces {
-	p := newInterfaces(plane, slog.New(slog.DiscardHandler), node.Options{}, problem)
+	p := newInterfaces(plane, slog.New(slog.DiscardHandler), node.Options{}, tunnel.Device{}, problem)
 	p.routes = func() (map[netip.Addr]int, error) { return nil, nil }
 	p.list = func() ([]node.Interface, error) { return nil, nil }
+	p.tunnel = func() (int, error) { return 0, nil }
 	p.changes = func(context.Context) <-chan struct{} { return nil }
 	p.appear = func(context.Context) <-chan node.Pair { return nil }
 	return p
@@ -78,6 +86,32 @@ func TestAListThatFailsDetachesNothing(t *testing.T) {
 	}
 	if diff := cmp.Diff([][]int{{3}, {4}}, [][]int{plane.attachedPods(), plane.attachedUplinks()}); diff != "" {
 		t.Errorf("attached (-want +got):\n%s", diff)
+	}
+}
+
+func TestWithoutADeviceBetweenNodesAllElseGoesOn(t *testing.T) {
+	plane, problem := newPodPlane(nil, nil), ""
+	p := onPlane(plane, func(text string) { problem = text })
+	p.list = func() ([]node.Interface, error) { return []node.Interface{uplinkInterface(2, "192.0.2.7/24")}, nil }
+	device, taken := 5, error(nil)
+	p.tunnel = func() (int, error) { return device, taken }
+	p.reconcile(nil, time.Unix(1, 0))
+	device, taken = 0, errors.New("the port is taken")
+	for second := range int64(8) {
+		if !p.reconcile(nil, time.Unix(2+second, 0)) {
+			t.Error("it is not tried again")
+		}
+	}
+	if problem != "the port is taken" {
+		t.Errorf("the fault is %q", problem)
+	}
+	if diff := cmp.Diff([]int{2}, plane.attachedUplinks()); diff != "" {
+		t.Errorf("attached (-want +got):\n%s", diff)
+	}
+	device, taken = 6, nil
+	p.reconcile(nil, time.Unix(11, 0))
+	if diff := cmp.Diff([]int{5, 0, 6}, plane.told); diff != "" || problem != "" {
+		t.Errorf("fault %q; told (-want +got):\n%s", problem, diff)
 	}
 }
 

@@ -20,6 +20,7 @@ import (
 	"github.com/deltaplane/deltaplane/schemas"
 	"github.com/deltaplane/deltaplane/services/programmer/maps"
 	"github.com/deltaplane/deltaplane/services/programmer/node"
+	"github.com/deltaplane/deltaplane/services/programmer/tunnel"
 )
 
 // openKernel opens the kernel's maps with pins in dir.
@@ -118,7 +119,7 @@ func TestProgramsGoOnTheInterfacesThatANodeHas(t *testing.T) {
 	}
 	plane := openKernel(t, "", testkit.NewCgroup(t))
 	t.Cleanup(plane.close)
-	p := newInterfaces(plane, slog.New(slog.DiscardHandler), node.Options{}, func(text string) { t.Error(text) })
+	p := newInterfaces(plane, slog.New(slog.DiscardHandler), node.Options{}, tunnel.Device{Port: tunnel.DefaultPort, Node: 7}, func(text string) { t.Error(text) })
 	attached := func() [][]int { return [][]int{plane.attachedPods(), plane.attachedUplinks()} }
 	want := [][]int{{host.Index(t, "pod7")}, {host.Index(t, "eth0")}}
 	host.Do(t, func() {
@@ -128,6 +129,16 @@ func TestProgramsGoOnTheInterfacesThatANodeHas(t *testing.T) {
 		}
 		if diff := cmp.Diff(want, attached()); diff != "" {
 			t.Errorf("attached (-want +got):\n%s", diff)
+		}
+		device, err := netlink.LinkByName(tunnel.Name)
+		if err != nil || p.through != device.Attrs().Index {
+			t.Fatalf("the programs use device %d between nodes, there is %v, %v", p.through, device, err)
+		}
+		if err := netlink.LinkDel(device); err != nil {
+			t.Fatal(err)
+		}
+		if p.reconcile(nil, testTime) || p.through == device.Attrs().Index || p.through == 0 {
+			t.Errorf("the programs use device %d after it was removed", p.through)
 		}
 		if p.reconcile(nil, testTime) || !slices.Equal(plane.attachedPods(), want[0]) {
 			t.Errorf("a pod's interface lost its programs when its pod was no longer known: %v", plane.attachedPods())

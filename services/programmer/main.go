@@ -23,8 +23,10 @@ import (
 	"github.com/deltaplane/deltaplane/internal/abi"
 	"github.com/deltaplane/deltaplane/internal/cgroup"
 	"github.com/deltaplane/deltaplane/internal/config"
+	"github.com/deltaplane/deltaplane/internal/model"
 	"github.com/deltaplane/deltaplane/internal/telemetry"
 	"github.com/deltaplane/deltaplane/services/programmer/node"
+	"github.com/deltaplane/deltaplane/services/programmer/tunnel"
 )
 
 // The kinds of maps.
@@ -59,6 +61,9 @@ type settings struct {
 	localhost     bool
 	uplinks       []string
 	found         node.Options // of the flags above
+
+	tunnel    tunnel.Device
+	tunnelVNI uint32
 
 	trustedKeys string
 }
@@ -98,6 +103,9 @@ func (s *settings) Flags(flags *pflag.FlagSet) {
 	flags.BoolVar(&s.localhost, "localhost-node-ports", true, "let the node's own processes reach NodePorts by its loopback addresses")
 	flags.StringSliceVar(&s.uplinks, "uplinks", nil, "`patterns` of the names of interfaces that packets from outside come by and leave by, such as eth*,bond0\n"+
 		"(default all that are up and have an address that others can reach, but for those of pods and those in a bridge or bond)")
+	flags.Uint16Var(&s.tunnel.Port, "tunnel-port", tunnel.DefaultPort, "UDP `port` by which nodes send packets of outside clients on to each other in VXLAN, the same on all nodes;\n"+
+		"0 is none: then what comes to this node reaches pods on others with this node's address")
+	flags.Uint32Var(&s.tunnelVNI, "tunnel-vni", tunnel.DefaultVNI, "VXLAN network `number` of those packets, 1 to 16777215, the same on all nodes")
 	s.timeoutFlags(flags)
 }
 
@@ -145,6 +153,10 @@ func (s *settings) check() (err error) {
 	if s.maps != mapsKernel && s.maps != mapsMemory {
 		return fmt.Errorf("--maps %q: want %s or %s", s.maps, mapsKernel, mapsMemory)
 	}
+	if s.tunnelVNI == 0 || s.tunnelVNI > 1<<24-1 {
+		return fmt.Errorf("--tunnel-vni %d: want a number from 1 to %d", s.tunnelVNI, 1<<24-1)
+	}
+	s.tunnel.Node = model.NodeIDOf(s.node)
 	s.found = node.Options{LocalhostNodePorts: s.localhost, Uplinks: s.uplinks}
 	for _, text := range s.nodePorts {
 		p, err := netip.ParsePrefix(text)
@@ -209,6 +221,9 @@ func cleanupCommand() *cobra.Command {
 	pinDir := cmd.Flags().String("pin-dir", "/sys/fs/bpf/deltaplane", "the `folder` that the programmer was given")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		if err := bpf.RemovePins(*pinDir); err != nil {
+			return err
+		}
+		if _, err := tunnel.Remove(false); err != nil {
 			return err
 		}
 		fmt.Fprintf(cmd.OutOrStdout(), "nothing of deltaplane is left in %s\n", *pinDir)

@@ -21,6 +21,7 @@ import (
 	"github.com/deltaplane/deltaplane/internal/model"
 	"github.com/deltaplane/deltaplane/internal/testkit"
 	"github.com/deltaplane/deltaplane/services/programmer/node"
+	"github.com/deltaplane/deltaplane/services/programmer/tunnel"
 )
 
 var (
@@ -160,7 +161,7 @@ func (w *town) total() (n int64) {
 func (w *town) attaches() (stop func()) {
 	w.t.Helper()
 	ctx, cancel := context.WithCancel(w.t.Context())
-	p := newInterfaces(w.plane, slog.New(slog.DiscardHandler), node.Options{}, func(text string) { w.t.Log(text) })
+	p := newInterfaces(w.plane, slog.New(slog.DiscardHandler), node.Options{}, tunnel.Device{}, func(text string) { w.t.Log(text) })
 	p.changes = func(context.Context) <-chan struct{} { return nil }
 	var threads sync.WaitGroup
 	p.appear = func(ctx context.Context) <-chan node.Pair {

@@ -46,6 +46,8 @@ type dataplane interface {
 	// setLocals and setUplinks tell the programs what was found of the node.
 	setLocals(addresses map[netip.Addr]uint8) error
 	setUplinks(uplinks map[int]abi.Uplink) error
+	// useTunnel says by which device packets go to other nodes and come from them; 0 is none.
+	useTunnel(ifindex int) error
 	// networksWritten counts the writes to the table of networks; setServiceNetworks tells the programs of those.
 	networksWritten() uint64
 	setServiceNetworks(prefixes []netip.Prefix) error
@@ -74,6 +76,7 @@ func openDataplane(s *settings, log *slog.Logger) (dataplane, error) {
 	loaded, err := bpf.Load(bpf.Options{
 		PinDir: s.pinDir, Capacities: capacities, Flows: s.flows, Affinities: s.affinities, Connections: s.connections, ServiceCounts: s.counts, Timeouts: s.timeouts,
 		PolicyReject: s.policyReject, KeepEstablished: s.keepEstablished, CheckSources: s.checkSources, MasqueradeAll: s.masqueradeAll, Log: log,
+		Node: s.tunnel.Node, Tunnel: bpf.Tunnel{VNI: s.tunnelVNI, Port: s.tunnel.Port},
 	})
 	if err != nil {
 		if reason := bpf.Probe(); reason != nil {
@@ -164,6 +167,8 @@ func (k *inKernel) setLocals(addresses map[netip.Addr]uint8) error {
 
 func (k *inKernel) setUplinks(uplinks map[int]abi.Uplink) error { return k.loaded.SetUplinks(uplinks) }
 
+func (k *inKernel) useTunnel(ifindex int) error { return k.loaded.UseTunnel(ifindex) }
+
 func (k *inKernel) setServiceNetworks(prefixes []netip.Prefix) error {
 	return k.loaded.SetServiceNetworks(prefixes)
 }
@@ -206,6 +211,7 @@ func (inMemory) attachedUplinks() []int                   { return nil }
 func (inMemory) epoch() (uint32, error)                   { return 0, nil }
 func (inMemory) setLocals(map[netip.Addr]uint8) error     { return nil }
 func (inMemory) setUplinks(map[int]abi.Uplink) error      { return nil }
+func (inMemory) useTunnel(int) error                      { return nil }
 func (inMemory) networksWritten() uint64                  { return 0 }
 func (inMemory) setServiceNetworks([]netip.Prefix) error  { return nil }
 func (inMemory) gone() <-chan struct{}                    { return nil }

@@ -78,7 +78,7 @@ func serveOn(ctx context.Context, s *settings, log *slog.Logger, plane dataplane
 		config.Capacities[use.Map] = int(use.Capacity)
 	}
 	v.driver = carry.Driver{Core: core.New(config), Maps: plane, Now: time.Now, Defer: true, Background: true}
-	v.interfaces = newInterfaces(plane, log, s.found, v.problem(ctx, "hook"))
+	v.interfaces = newInterfaces(plane, log, s.found, s.tunnel, v.problem(ctx, "hook"))
 	v.interfaces.found = v.listenOn
 	v.balancers = healthcheck.New(func() bool { return v.health.state().Current() }, v.problem(ctx, "health_check"))
 	v.balancers.On(nil)

@@ -16,6 +16,7 @@ import (
 	"slices"
 
 	"github.com/deltaplane/deltaplane/internal/abi"
+	"github.com/deltaplane/deltaplane/services/programmer/tunnel"
 )
 
 // Interface is an interface as the kernel lists it.
@@ -74,8 +75,8 @@ type Found struct {
 	Any abi.Uplink
 	// Pods are interfaces that look like those of pods, known or not, by index; with their names.
 	Pods map[int]string
-	// Others are interfaces by which packets come in to be routed though they are neither pods' nor uplinks: tunnels
-	// without Ethernet headers, and what is down.
+	// Others are interfaces by which packets come in to be routed though they are neither pods' nor uplinks: the device
+	// that they come by from other nodes, tunnels without Ethernet headers, and what is down.
 	Others []int
 	// Names are the names of uplinks.
 	Names map[int]string
@@ -84,15 +85,15 @@ type Found struct {
 }
 
 // Find says which addresses are the node's and which interfaces are uplinks: all that are up, have an address that
-// others can reach, and are no pod's, no loopback, no tunnel without Ethernet headers and no part of a bridge or bond. A
-// bridge that pods share is one. pods are the interfaces that are known to be pods'; others may look like one.
+// others can reach, and are no pod's, no loopback, no tunnel without Ethernet headers, no part of a bridge or bond and not the
+// device between nodes. A bridge that pods share is one. pods are the interfaces that are known to be pods'; others may look like one.
 func Find(interfaces []Interface, pods map[int]bool, o Options) Found {
 	f := Found{Locals: map[netip.Addr]uint8{}, Uplinks: map[int]abi.Uplink{}, Names: map[int]string{}, Pods: map[int]string{}}
 	interfaces = slices.Clone(interfaces)
 	slices.SortFunc(interfaces, func(a, b Interface) int { return a.Index - b.Index })
 	var other abi.Uplink // for uplinks without an address of a family
 	for _, i := range interfaces {
-		if i.Name == proxyDummy {
+		if i.Name == proxyDummy || i.Name == tunnel.Name {
 			continue
 		}
 		if i.OfPod(&o) {
@@ -168,7 +169,7 @@ func (o *Options) named(name string) bool {
 }
 
 func (i *Interface) uplink(o *Options) bool {
-	if !i.Up || i.Loopback || i.Bare || i.Name == proxyDummy {
+	if !i.Up || i.Loopback || i.Bare || i.Name == proxyDummy || i.Name == tunnel.Name {
 		return false
 	}
 	if len(o.Uplinks) > 0 {

@@ -4,12 +4,14 @@ package node
 
 import (
 	"net/netip"
+	"slices"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
 
 	"github.com/deltaplane/deltaplane/internal/abi"
+	"github.com/deltaplane/deltaplane/services/programmer/tunnel"
 )
 
 func addresses(texts ...string) (all []Address) {
@@ -42,6 +44,7 @@ func some() []Interface {
 		{Index: 8, Name: "pod8", Up: true, Addresses: addresses("169.254.1.1/32", "10.1.7.1/32")},
 		{Index: 9, Name: "bare0", Up: true},
 		{Index: 11, Name: "wg0", Up: true, Bare: true, Addresses: addresses("10.9.0.1/24")},
+		{Index: 12, Name: tunnel.Name, Up: true, Addresses: addresses("127.222.23.1/32")},
 		{Index: 10, Name: "kube-ipvs0", Up: true, Addresses: addresses("10.96.0.1/32")},
 	}
 }
@@ -69,7 +72,7 @@ func TestAllInterfacesThatOthersReachTheNodeByAreUplinks(t *testing.T) {
 		},
 		{
 			"as configured",
-			Options{Uplinks: []string{"bond?.*", "bare*", "lo", "pod*"}, NodePortAddresses: []netip.Prefix{netip.MustParsePrefix("192.0.2.0/24"), netip.MustParsePrefix("127.0.0.0/8")}},
+			Options{Uplinks: []string{"bond?.*", "bare*", "lo", "pod*", "deltaplane*"}, NodePortAddresses: []netip.Prefix{netip.MustParsePrefix("192.0.2.0/24"), netip.MustParsePrefix("127.0.0.0/8")}},
 			map[int]abi.Uplink{5: uplink("198.51.100.7", "2001:db8::7"), 9: uplink("192.0.2.7", "2001:db8::7")},
 			map[string]uint8{
 				"127.0.0.1": abi.LocalLoopback, "::1": abi.LocalLoopback, "192.0.2.7": abi.LocalNodePort, "198.51.100.7": 0,
@@ -84,6 +87,9 @@ func TestAllInterfacesThatOthersReachTheNodeByAreUplinks(t *testing.T) {
 			}
 			if diff := cmp.Diff(uplink("192.0.2.7", "2001:db8::7"), got.Any); diff != "" {
 				t.Errorf("for hairpins (-want +got):\n%s", diff)
+			}
+			if !slices.Contains(got.Others, 12) {
+				t.Errorf("the device between nodes is not among %v: programs would take it for a new pod's", got.Others)
 			}
 			locals := map[netip.Addr]uint8{}
 			for text, flags := range test.locals {

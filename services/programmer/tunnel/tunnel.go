@@ -38,13 +38,17 @@ const MTU = 65535
 
 // Device is what a node's device should be like.
 type Device struct {
-	Port uint16       // of UDP, the same on all nodes
+	Port uint16       // of UDP, the same on all nodes; 0 is no device
 	Node model.NodeID // whose device it is
 }
 
-// Keep has the network namespace of the calling thread hold the device, and returns its index. With an index there may
-// be an error all the same: of what it lacks.
+// Keep has the network namespace of the calling thread hold the device, and returns its index, 0 if there is none. With
+// an index there may be an error all the same: of what it lacks.
 func (d Device) Keep() (ifindex int, err error) {
+	if d.Port == 0 {
+		_, err := Remove(false)
+		return 0, err
+	}
 	l, err := find()
 	if err != nil {
 		return 0, err
@@ -60,10 +64,10 @@ func (d Device) Keep() (ifindex int, err error) {
 			return 0, err
 		}
 	}
-	if err := d.mend(l); err != nil {
+	if err := d.putUp(l); err != nil {
 		return 0, err
 	}
-	return l.Index, settle(l)
+	return l.Index, errors.Join(d.mend(l), settle(l))
 }
 
 // Remove takes the device from the network namespace of the calling thread, and says whether there was one.
@@ -135,18 +139,8 @@ func (d Device) hardwareAddr() net.HardwareAddr {
 	return binary.BigEndian.AppendUint32(net.HardwareAddr{0x02, 0xde}, uint32(d.Node))
 }
 
-// mend sets right what can be changed on a device, and puts it up.
-func (d Device) mend(l *netlink.Vxlan) error {
-	if want := d.hardwareAddr(); l.HardwareAddr.String() != want.String() {
-		if err := netlink.LinkSetHardwareAddr(l, want); err != nil {
-			return fmt.Errorf("give interface %s the address %s: %w", Name, want, err)
-		}
-	}
-	if l.MTU != MTU {
-		if err := netlink.LinkSetMTU(l, MTU); err != nil {
-			return fmt.Errorf("give interface %s an MTU of %d: %w", Name, MTU, err)
-		}
-	}
+// putUp has the device take packets.
+func (d Device) putUp(l *netlink.Vxlan) error {
 	if l.Flags&net.FlagUp != 0 {
 		return nil
 	}
@@ -157,6 +151,21 @@ func (d Device) mend(l *netlink.Vxlan) error {
 	}
 	if err != nil {
 		return fmt.Errorf("put interface %s up: %w", Name, err)
+	}
+	return nil
+}
+
+// mend sets right what can be changed on a device.
+func (d Device) mend(l *netlink.Vxlan) error {
+	if want := d.hardwareAddr(); l.HardwareAddr.String() != want.String() {
+		if err := netlink.LinkSetHardwareAddr(l, want); err != nil {
+			return fmt.Errorf("give interface %s the address %s: %w", Name, want, err)
+		}
+	}
+	if l.MTU != MTU {
+		if err := netlink.LinkSetMTU(l, MTU); err != nil {
+			return fmt.Errorf("give interface %s an MTU of %d: %w", Name, MTU, err)
+		}
 	}
 	return nil
 }

@@ -91,7 +91,8 @@ func (f *fleet) startProgrammer(node int) (*stage.Process, error) {
 		if err := os.Mkdir(own, 0o755); err != nil && !errors.Is(err, os.ErrExist) {
 			return nil, err
 		}
-		args = append(args, "--cgroup", own, "--pin-dir", filepath.Join(f.dir, name))
+		// They share a network namespace, which has one device between nodes.
+		args = append(args, "--cgroup", own, "--pin-dir", filepath.Join(f.dir, name), "--tunnel-port", "0")
 	}
 	return f.start("programmer", name, args...)
 }
