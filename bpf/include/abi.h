@@ -306,6 +306,7 @@ _Static_assert(sizeof(struct flow) == 48, "flow");
 #define WAY_HERE	0 /* to an end that this node reaches itself */
 #define WAY_WRAP	1 /* wrapped, to the node */
 #define WAY_VIA		2 /* the node wraps them, and gets the answers back */
+#define WAY_DIRECT	3 /* the node wraps them; the answers leave from here */
 
 #define FLOW_ANSWERED	1  /* something came in the other direction */
 #define FLOW_FIN	2  /* this direction has ended */

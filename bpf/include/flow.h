@@ -105,6 +105,8 @@ static __noinline int flow_write_peer(const struct tuple *key, const struct flow
 		.sequence = flow->sequence,
 		.seen = flow->seen - 1, /* so that its first packet is noted as an answer */
 		.state = FLOW_ANSWERED,
+		.way = flow->way == WAY_VIA ? WAY_WRAP : WAY_HERE,
+		.node = flow->node,
 	};
 	int error = write_flow(&other, &reverse, flags);
 

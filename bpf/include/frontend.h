@@ -123,19 +123,25 @@ static __noinline bool is_reached(const struct frontend *frontend, const struct 
 	return frontend->kind != FRONTEND_HOST_PORT || find_local(addr, host_loopback);
 }
 
+/* The unspecified address of the family in place of an address: 0.0.0.0, mapped, or ::. */
+static __always_inline void any_address(struct address *addr)
+{
+	bool v4 = address_is_v4(addr);
+
+	addr->words[0] = addr->words[1] = addr->words[3] = 0;
+	addr->words[2] = v4 ? bpf_htonl(0xffff) : 0;
+}
+
 /* The frontend of one of the node's own addresses. */
 static __always_inline const struct frontend *find_own_frontend(struct frontend_key *key,
 								bool host_loopback)
 {
 	const struct frontend *frontend = NULL;
 	struct local *local = find_local(&key->addr, host_loopback);
-	bool v4 = address_is_v4(&key->addr);
 
 	if (!local)
 		return NULL;
-	/* The unspecified address of the family: 0.0.0.0, mapped, or ::. */
-	key->addr.words[0] = key->addr.words[1] = key->addr.words[3] = 0;
-	key->addr.words[2] = v4 ? bpf_htonl(0xffff) : 0;
+	any_address(&key->addr);
 	if (local->flags & LOCAL_NODE_PORT) {
 		key->match = MATCH_NODE_PORT;
 		frontend = frontend_of(key);

@@ -51,6 +51,8 @@ struct packet {
 	__u32 acknowledged; /* TCP, host byte order; 0 without ACK */
 	__u32 id;	    /* of a fragment's datagram, as in the header */
 	__u32 epoch;	    /* of policy_v1, at a pod's interface; 0: nothing is judged here */
+	__u32 node;	    /* that wrapped it for this one; 0: it came as it is */
+	__u32 backend;	    /* that the node picked, by id; 0: it is an answer on its way back */
 	bool v6;
 	bool syn; /* of TCP; the first of a connection: SYN without ACK */
 	bool fin;

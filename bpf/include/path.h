@@ -37,19 +37,43 @@
 /* On to the next program, or to the stack: TCX_NEXT is the same number. */
 #define PASS TC_ACT_UNSPEC
 
+/*
+ * Not a verdict: the packet is to be wrapped, for the node and the backend that are noted in it.
+ * That is done last, since there is a bound to how deep functions call each other.
+ */
+#define TO_BE_WRAPPED (-3)
+
+static __always_inline int to_be_wrapped(struct packet *p, __u32 node, __u32 backend)
+{
+	p->node = node;
+	p->backend = backend;
+	return TO_BE_WRAPPED;
+}
+
+static __always_inline int wrapped(struct __sk_buff *skb, const struct packet *p, int verdict)
+{
+	return verdict == TO_BE_WRAPPED ? wrap(skb, p, p->node, p->backend) : verdict;
+}
+
 static __always_inline int drop(const struct packet *p, __u32 set, __u8 reason)
 {
 	drop_report(&p->tuple, set, reason, VIA_PACKET);
 	return TC_ACT_SHOT;
 }
 
-/* Drops a packet and tells its client. */
-static __noinline int reject(struct __sk_buff *skb, const struct packet *p, __u32 set, __u8 reason,
+/* Drops a packet and tells its client: the way that the packet came. */
+static __noinline int reject(struct __sk_buff *skb, struct packet *p, __u32 set, __u8 reason,
 			     enum hook hook)
 {
+	int verdict;
+
 	drop_report(&p->tuple, set, reason, VIA_PACKET);
-	return hook == HOOK_POD && p->epoch ? refuse_judged(skb, p, false)
-					    : refuse_packet(skb, false);
+	if (hook == HOOK_POD && p->epoch)
+		return refuse_judged(skb, p, false);
+	verdict = refuse_packet(skb, false);
+	if (hook == HOOK_TUNNEL && verdict != TC_ACT_SHOT)
+		return to_be_wrapped(p, p->node, 0);
+	return verdict;
 }
 
 /* __noinline: the two addresses and ports stay off its callers' stacks. */
@@ -81,7 +105,7 @@ static __noinline int translate_judged(struct __sk_buff *skb, const struct packe
 static __always_inline bool needs_masquerade(const struct packet *p, const struct dialler *who,
 					     const struct decision *d, enum hook hook)
 {
-	if (d->local && !who->inside)
+	if (hook == HOOK_TUNNEL || (d->local && !who->inside))
 		return false;
 	return hook != HOOK_POD || masquerade_all || address_equal(&p->tuple.source, &d->pick.addr);
 }
@@ -126,8 +150,43 @@ static __always_inline void count_flow(const struct decision *d, const struct fl
 	count_of_service(d->root, REASON_NONE, forwarding);
 }
 
+/* The backend that another node picked: one of the frontend's that is here. Its tables and this
+ * node's may differ for a moment, in which the client tries again. */
+static __noinline void decide_wrapped(const struct packet *p, const struct frontend *frontend,
+				      struct decision *d)
+{
+	*d = (struct decision){
+		.root = frontend->set,
+		.kind = frontend->kind,
+		.flags = frontend->flags,
+	};
+	if (!pick_known(p->backend, d->root, &d->pick) || d->pick.node != own_node)
+		d->reason = REASON_STALE_TABLES;
+}
+
+/* Begins a flow to a backend on another node. */
+static __always_inline int steer(struct __sk_buff *skb, struct packet *p, const struct decision *d,
+				 struct flow *flow)
+{
+	int reason = steer_begin(p, flow);
+
+	if (reason)
+		return drop(p, flow->set, reason);
+	if (!flow_is_steered(flow))
+		return translate(skb, p, flow); /* as another processor has begun it */
+	count_flow(d, flow);
+	return to_be_wrapped(p, flow->node, flow->backend);
+}
+
+/* Says if a segment can't be a connection's first. A frontend without a set refuses it as any. */
+static __always_inline bool is_amid_connection(const struct packet *p,
+					       const struct frontend *frontend)
+{
+	return p->tuple.protocol == IPPROTO_TCP && !p->syn && frontend->set;
+}
+
 /* Begins a flow to what a client dials. state is FLOW_MOVED, with FLOW_LOCAL, or 0. */
-static __noinline int begin(struct __sk_buff *skb, const struct packet *p,
+static __noinline int begin(struct __sk_buff *skb, struct packet *p,
 			    const struct frontend *frontend, __u8 state, enum hook hook)
 {
 	struct beginning *b = beginning_room();
@@ -140,7 +199,10 @@ static __noinline int begin(struct __sk_buff *skb, const struct packet *p,
 		.addr = p->tuple.source,
 		.inside = hook == HOOK_POD || comes_from_inside(p),
 	};
-	decide(&b->who, frontend, &p->tuple.destination, d);
+	if (hook == HOOK_TUNNEL)
+		decide_wrapped(p, frontend, d);
+	else
+		decide(&b->who, frontend, &p->tuple.destination, d);
 	if (d->reject)
 		return reject(skb, p, d->root, d->reason, hook);
 	if (d->reason)
@@ -148,19 +210,26 @@ static __noinline int begin(struct __sk_buff *skb, const struct packet *p,
 	reason = hook != HOOK_POD ? REASON_NONE : judge_choice(skb, p, &d->pick);
 	if (reason)
 		return deny(skb, d->root, reason);
-	if (needs_masquerade(p, &b->who, d, hook))
-		state |= FLOW_MASQUERADE;
 	b->flow = (struct flow){
 		.addr = d->pick.addr,
 		.port = d->pick.port,
 		.backend = d->pick.backend,
 		.set = d->root,
-		.state = state,
+		.node = hook == HOOK_UPLINK ? wraps_to(d, &b->who) : p->node,
 	};
+	if (hook == HOOK_UPLINK && b->flow.node)
+		return steer(skb, p, d, &b->flow);
+	if (hook == HOOK_UPLINK && is_amid_connection(p, frontend))
+		return reject(skb, p, d->root, REASON_NO_FLOW, hook);
+	if (hook == HOOK_TUNNEL)
+		b->flow.way = way_of(frontend);
+	if (needs_masquerade(p, &b->who, d, hook))
+		state |= FLOW_MASQUERADE;
+	b->flow.state = state;
 	reason = flow_begin(p, &b->flow);
 	if (reason)
 		return drop(p, d->root, reason);
-	if (hook != HOOK_POD)
+	if (hook == HOOK_UPLINK)
 		count_flow(d, &b->flow);
 	reason = hook != HOOK_POD ? REASON_NONE : judge_begun(skb, p, &d->pick, &b->flow);
 	return reason ? deny(skb, d->root, reason) : translate(skb, p, &b->flow);
@@ -246,12 +315,19 @@ static __always_inline int pass_untranslated(struct __sk_buff *skb, const struct
 	return reason ? deny(skb, 0, reason) : PASS;
 }
 
-/* A packet of no known flow. Only a SYN begins a connection. */
-static __always_inline int unknown_comes_in(struct __sk_buff *skb, const struct packet *p,
-					    enum hook hook)
+/* Says if a connection may be known to its backend's node, and have come by another until now. */
+static __always_inline bool may_have_moved_here(const struct frontend *frontend, enum hook hook)
 {
-	const struct frontend *frontend = dialled(p);
+	return hook == HOOK_UPLINK && keeps_clients(frontend->flags, frontend->kind);
+}
 
+/* A packet of no known flow. Only a SYN begins a connection. */
+static __always_inline int unknown_comes_in(struct __sk_buff *skb, struct packet *p, enum hook hook)
+{
+	const struct frontend *frontend = dialled(p, hook);
+
+	if (!frontend && hook == HOOK_TUNNEL)
+		return drop(p, 0, REASON_STALE_TABLES);
 	if (!frontend) {
 		if (p->syn || (p->tuple.protocol == IPPROTO_UDP && !p->reason))
 			end_flow_of_reused_port(p);
@@ -259,15 +335,15 @@ static __always_inline int unknown_comes_in(struct __sk_buff *skb, const struct 
 	}
 	if (p->reason)
 		return drop(p, frontend->set, p->reason);
-	if (may_be_own_sockets(p, frontend) && is_own_sockets(skb, p))
+	if (hook != HOOK_TUNNEL && may_be_own_sockets(p, frontend) && is_own_sockets(skb, p))
 		return hook != HOOK_POD ? PASS : pass_untranslated(skb, p);
-	if (p->tuple.protocol == IPPROTO_TCP && !p->syn && frontend->set)
+	if (is_amid_connection(p, frontend) && !may_have_moved_here(frontend, hook))
 		return reject(skb, p, frontend->set, REASON_NO_FLOW, hook);
 	return begin(skb, p, frontend, 0, hook);
 }
 
 /* A client's packet whose backend is gone. */
-static __noinline int end_of_flow(struct __sk_buff *skb, const struct packet *p, struct flow *flow,
+static __noinline int end_of_flow(struct __sk_buff *skb, struct packet *p, struct flow *flow,
 				  enum hook hook)
 {
 	__u32 set = flow->set;
@@ -278,7 +354,7 @@ static __noinline int end_of_flow(struct __sk_buff *skb, const struct packet *p,
 
 /* A datagram of a socket whose backend has moved once already: nothing stands for the address that
  * the socket knows, a backend's. */
-static __noinline int move_again(struct __sk_buff *skb, const struct packet *p, struct flow *flow,
+static __noinline int move_again(struct __sk_buff *skb, struct packet *p, struct flow *flow,
 				 enum hook hook)
 {
 	struct frontend service = {
@@ -300,8 +376,17 @@ static __always_inline void note_reply(const struct packet *p, struct flow *flow
 	flow_note(p, flow);
 }
 
-static __noinline int translate_coming(struct __sk_buff *skb, const struct packet *p,
-				       enum hook hook)
+/* A wrapped packet of what this node has steered to another: the node that wrapped it has picked
+ * another backend. A connection's is not this one. */
+static __noinline int end_of_steering(struct __sk_buff *skb, struct packet *p, struct flow *flow)
+{
+	if (p->tuple.protocol == IPPROTO_TCP && !p->syn)
+		return reject(skb, p, flow->set, REASON_NO_FLOW, HOOK_TUNNEL);
+	delete_flow(&p->tuple);
+	return unknown_comes_in(skb, p, HOOK_TUNNEL);
+}
+
+static __noinline int translate_coming(struct __sk_buff *skb, struct packet *p, enum hook hook)
 {
 	struct flow *flow = find_flow(&p->tuple);
 
@@ -313,9 +398,14 @@ static __noinline int translate_coming(struct __sk_buff *skb, const struct packe
 		note_reply(p, flow);
 		return translate_judged(skb, p, flow, hook);
 	}
-	switch (flow_standing(p, flow)) {
+	if (hook == HOOK_TUNNEL && flow_is_steered(flow))
+		return end_of_steering(skb, p, flow);
+	switch (flow_standing(p, flow, hook)) {
 	case STANDS:
 		flow_note(p, flow);
+		if (hook == HOOK_UPLINK && flow_is_steered(flow))
+			return to_be_wrapped(p, flow->node, flow->backend);
+		flow_note_way(p, flow, hook);
 		return translate_judged(skb, p, flow, hook);
 	case IS_GONE:
 		return end_of_flow(skb, p, flow, hook);
@@ -411,6 +501,8 @@ static __always_inline int comes_in(struct __sk_buff *skb, enum hook hook)
 	if (verdict != FRAGMENT_UNDECIDED)
 		return verdict;
 	verdict = ports ? translate_coming(skb, p, hook) : without_ports(skb, p, hook);
+	if (hook == HOOK_UPLINK)
+		verdict = wrapped(skb, p, verdict);
 	return p->first && in_fragments(p, ports) ? fragment_end(skb, p, false, verdict) : verdict;
 }
 
@@ -435,6 +527,15 @@ static __noinline int masquerade(struct __sk_buff *skb, const struct packet *p, 
 	return reason ? drop(p, flow->set, reason) : translate(skb, p, &b->flow);
 }
 
+/* An answer to a client whose packets another node wraps. */
+static __noinline int answer_wrapped(struct __sk_buff *skb, struct packet *p,
+				     const struct flow *flow)
+{
+	int verdict = translate(skb, p, flow);
+
+	return verdict == PASS ? to_be_wrapped(p, flow->node, 0) : verdict;
+}
+
 static __always_inline int translate_leaving(struct __sk_buff *skb, struct packet *p,
 					     enum hook hook)
 {
@@ -447,6 +548,8 @@ static __always_inline int translate_leaving(struct __sk_buff *skb, struct packe
 		return PASS;
 	if (!(flow->state & FLOW_FORWARD)) {
 		note_reply(p, flow);
+		if (hook == HOOK_UPLINK && flow->way == WAY_WRAP)
+			return answer_wrapped(skb, p, flow);
 		return translate(skb, p, flow);
 	}
 	return masquerade_applies(p, flow, hook) ? masquerade(skb, p, flow, hook) : PASS;
@@ -487,5 +590,41 @@ static __always_inline int leaves(struct __sk_buff *skb, enum hook hook)
 	if (verdict != FRAGMENT_UNDECIDED)
 		return verdict;
 	verdict = leave(skb, p, ports, hook);
+	if (hook == HOOK_UPLINK)
+		verdict = wrapped(skb, p, verdict);
 	return p->first && in_fragments(p, ports) ? fragment_end(skb, p, true, verdict) : verdict;
+}
+
+/* An answer that the backend's node has wrapped, at the node that its client's packets come by: it
+ * is from a Service. */
+static __noinline int answer_comes_back(struct __sk_buff *skb, const struct packet *p)
+{
+	const struct tuple *t = &p->tuple;
+	const struct frontend *frontend =
+		find_frontend(&t->source, t->source_port, t->protocol, false);
+
+	if (!frontend || !frontend->set)
+		return drop(p, 0, REASON_FOREIGN_TUNNEL);
+	return send_on(skb, p);
+}
+
+/* A packet that another node has wrapped for this one, once it is out of its wrapping. */
+static __always_inline int comes_unwrapped(struct __sk_buff *skb)
+{
+	struct packet *p = packet_room();
+	bool ports;
+
+	if (!p)
+		return PASS;
+	note_arrival(skb);
+	if (!read_wrapping(skb, p))
+		return drop(p, 0, REASON_FOREIGN_TUNNEL);
+	ports = read_packet(skb, p);
+	if (!ports || p->reason || p->later)
+		return drop(p, 0, REASON_FOREIGN_TUNNEL);
+	/* The numbers in the Ethernet header made it another host's. */
+	bpf_skb_change_type(skb, PACKET_HOST);
+	if (!p->backend)
+		return answer_comes_back(skb, p);
+	return wrapped(skb, p, translate_coming(skb, p, HOOK_TUNNEL));
 }

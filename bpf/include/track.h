@@ -15,6 +15,7 @@
 #include "clock.h"
 #include "flow.h"
 #include "frontend.h"
+#include "hook.h"
 #include "packet.h"
 #include "service.h"
 
@@ -31,10 +32,36 @@ enum standing {
 	IS_GONE, /* its backend is, and the client is to know */
 };
 
-static __always_inline const struct frontend *dialled(const struct packet *p)
+/*
+ * What the client dialled of a packet that another node has wrapped: a NodePort is dialled at an
+ * address of that node. A hostPort's backends are there. Lookups: 1, of a NodePort 2.
+ */
+static __noinline const struct frontend *find_wrapped_frontend(const struct address *addr,
+							       __be16 port, __u8 protocol)
 {
+	struct frontend_key key = { .addr = *addr, .port = port, .protocol = protocol };
+	const struct frontend *frontend = frontend_of(&key);
+
+	if (frontend)
+		return frontend->kind == FRONTEND_HOST_PORT ? NULL : frontend;
+	any_address(&key.addr);
+	key.match = MATCH_NODE_PORT;
+	return frontend_of(&key);
+}
+
+static __always_inline const struct frontend *dialled(const struct packet *p, enum hook hook)
+{
+	if (hook == HOOK_TUNNEL)
+		return find_wrapped_frontend(&p->tuple.destination, p->tuple.destination_port,
+					     p->tuple.protocol);
 	return find_frontend(&p->tuple.destination, p->tuple.destination_port, p->tuple.protocol,
 			     false);
+}
+
+/* Says if another node has the backend, and all that is known of the flow but whom it goes to. */
+static __always_inline bool flow_is_steered(const struct flow *flow)
+{
+	return flow->way == WAY_WRAP && flow->state & FLOW_FORWARD;
 }
 
 /* __noinline: rare. */
@@ -51,7 +78,7 @@ static __always_inline void flow_note(const struct packet *p, struct flow *flow)
 	if (p->acknowledged && flow->acknowledged != p->acknowledged)
 		flow->acknowledged = p->acknowledged;
 	if (p->rst) {
-		if (reset_counts(p, flow))
+		if (flow_is_steered(flow) || reset_counts(p, flow))
 			flow->state |= FLOW_RESET;
 	} else if (p->fin) {
 		flow->state |= FLOW_FIN;
@@ -67,13 +94,14 @@ static __always_inline bool flow_is_served(const struct flow *flow)
 }
 
 /* Says if a client's address and port still stand for the Service that its flow began with. */
-static __always_inline bool flow_is_dialled(const struct packet *p, const struct flow *flow)
+static __always_inline bool flow_is_dialled(const struct packet *p, const struct flow *flow,
+					    enum hook hook)
 {
 	const struct frontend *frontend;
 
 	if (flow->state & FLOW_MOVED || !flow->set)
 		return true;
-	frontend = dialled(p);
+	frontend = dialled(p, hook);
 	return frontend && frontend->set == flow->set;
 }
 
@@ -82,15 +110,21 @@ static __always_inline bool flow_is_dialled(const struct packet *p, const struct
  * client sends much and hears little, is given back; being read here, both also grow old together.
  * __noinline: next to all the other packets it is rare.
  */
-static __noinline enum standing flow_refresh_forward(const struct packet *p, struct flow *flow)
+static __noinline enum standing flow_refresh_forward(const struct packet *p, struct flow *flow,
+						     enum hook hook)
 {
 	bool udp = p->tuple.protocol == IPPROTO_UDP;
 
 	flow->seen = now_seconds();
 	if (!udp && !flow_is_served(flow))
 		return IS_GONE;
-	if (udp && !flow_is_dialled(p, flow))
+	if (udp && !flow_is_dialled(p, flow, hook))
 		return BEGINS;
+	if (flow_is_steered(flow)) {
+		/* Whether it was answered is known at the backend's node alone. */
+		flow->state |= udp ? FLOW_ANSWERED : 0;
+		return STANDS;
+	}
 	if (!flow_peer(&p->tuple, flow) && flow_claim(&p->tuple, flow) && udp)
 		return BEGINS;
 	if (flow->state & FLOW_MASQUERADE)
@@ -123,8 +157,11 @@ static __noinline void flow_refresh_reverse(const struct packet *p, struct flow 
  */
 static __noinline bool flow_lives(const struct packet *p, const struct flow *flow)
 {
-	struct flow *peer = flow_peer(&p->tuple, flow);
+	struct flow *peer;
 
+	if (flow_is_steered(flow))
+		return flow->acknowledged && !(flow->state & (FLOW_FIN | FLOW_RESET));
+	peer = flow_peer(&p->tuple, flow);
 	return peer && flow->acknowledged && peer->acknowledged &&
 	       !((flow->state | peer->state) & (FLOW_FIN | FLOW_RESET));
 }
@@ -135,7 +172,8 @@ static __noinline bool flow_lives(const struct packet *p, const struct flow *flo
  * the same backend. Datagrams leave a backend at once when it is gone; a connection's next packet
  * within a second.
  */
-static __always_inline enum standing flow_standing(const struct packet *p, struct flow *flow)
+static __always_inline enum standing flow_standing(const struct packet *p, struct flow *flow,
+						   enum hook hook)
 {
 	if (flow->state & FLOW_ENDED)
 		return p->syn ? BEGINS : IS_GONE;
@@ -144,6 +182,6 @@ static __always_inline enum standing flow_standing(const struct packet *p, struc
 	if ((p->syn || p->tuple.protocol == IPPROTO_UDP) && !flow_is_served(flow))
 		return BEGINS;
 	if (flow->seen != now_seconds())
-		return flow_refresh_forward(p, flow);
+		return flow_refresh_forward(p, flow, hook);
 	return STANDS;
 }

@@ -2,20 +2,188 @@
 /*
  * Between nodes a packet of a client outside travels as it came, wrapped in VXLAN (RFC 7348): the
  * backend's node sees whom it is from and which Service it is for. A device of the kernel's wraps
- * and unwraps; the programs say to whom, and who may.
+ * and unwraps; the programs say to whom, and who may. The addresses of the inner Ethernet header,
+ * which nobody else reads, are two numbers: for which backend a packet is, 0 for an answer on its
+ * way back, and which node has wrapped it.
  */
 #pragma once
 
+#include <stdbool.h>
 #include <linux/bpf.h>
+#include <linux/errno.h>
+#include <bpf/bpf_endian.h>
 #include <bpf/bpf_helpers.h>
 
+#include "abi.h"
+#include "address.h"
+#include "checksum.h"
+#include "drop.h"
+#include "node.h"
+#include "packet.h"
+#include "reasons.h"
+#include "steer.h"
+
 /* Set at load. */
-volatile const __u32 own_node;	  /* this node's number; 0: nothing is wrapped */
 volatile const __u32 tunnel_vni;  /* of the nodes' packets: others' are foreign */
 volatile const __u16 tunnel_port; /* UDP, host byte order */
 
-/* Written by user space while programs run. */
-struct {
-	__u32 ifindex; /* of the device; 0: there is none, and nothing is wrapped */
-	__u32 pad[3];
-} tunnel;
+#define AF_INET	     2
+#define AF_INET6     10
+
+#define WRAPPED_TTL  64
+#define WRAPPED_MARK 0x02de /* of both Ethernet addresses: locally administered */
+
+struct wrapped_ethernet {
+	__be16 mark;
+	__be32 backend;
+	__be16 node_mark;
+	__be32 node;
+} __attribute__((packed));
+
+/* What the kernel's key was before it had the own address, Linux 6.0. */
+#define TUNNEL_KEY_WITHOUT_OWN offsetof(struct bpf_tunnel_key, local_ipv4)
+
+static __always_inline long set_tunnel_key(struct __sk_buff *skb, const struct node_ends *ends)
+{
+	struct bpf_tunnel_key key = { .tunnel_id = tunnel_vni, .tunnel_ttl = WRAPPED_TTL };
+	__u64 flags =
+		BPF_F_ZERO_CSUM_TX; /* RFC 7348 5, for IPv6 RFC 6935: what is within has one */
+	long error;
+
+	if (address_is_v4(&ends->to)) {
+		key.remote_ipv4 = bpf_ntohl(ends->to.words[3]);
+		key.local_ipv4 = bpf_ntohl(ends->from.words[3]);
+	} else {
+		__builtin_memcpy(key.remote_ipv6, &ends->to, sizeof(key.remote_ipv6));
+		__builtin_memcpy(key.local_ipv6, &ends->from, sizeof(key.local_ipv6));
+		flags |= BPF_F_TUNINFO_IPV6;
+	}
+	error = bpf_skb_set_tunnel_key(skb, &key, sizeof(key), flags);
+	if (error == -EINVAL)
+		error = bpf_skb_set_tunnel_key(skb, &key, TUNNEL_KEY_WITHOUT_OWN, flags);
+	return error;
+}
+
+/* Takes one hop off what is forwarded here. Returns false if none is left. */
+static __always_inline bool take_hop(struct __sk_buff *skb, const struct packet *p)
+{
+	void *start = packet_start(skb) + ETH_HLEN;
+
+	if (p->v6) {
+		struct ipv6hdr *ip = start;
+
+		if ((void *)(ip + 1) > packet_end(skb) || ip->hop_limit <= 1)
+			return false;
+		ip->hop_limit--;
+	} else {
+		struct iphdr *ip = start;
+		__u16 old, new;
+
+		if ((void *)(ip + 1) > packet_end(skb) || ip->ttl <= 1)
+			return false;
+		old = *(__u16 *)&ip->ttl;
+		ip->ttl--;
+		new = *(__u16 *)&ip->ttl;
+		ip->check = checksum_update(ip->check, sum_change_port(old, new));
+	}
+	return true;
+}
+
+static __always_inline bool write_ethernet(struct __sk_buff *skb, __u32 backend)
+{
+	struct wrapped_ethernet *eth;
+
+	/* The tag of no VLAN, which would come out as a header within. */
+	if (skb->vlan_present && bpf_skb_vlan_pop(skb))
+		return false;
+	eth = packet_start(skb);
+	if ((void *)(eth + 1) > packet_end(skb))
+		return false;
+	*eth = (struct wrapped_ethernet){
+		.mark = bpf_htons(WRAPPED_MARK),
+		.backend = bpf_htonl(backend),
+		.node_mark = bpf_htons(WRAPPED_MARK),
+		.node = bpf_htonl(own_node),
+	};
+	return true;
+}
+
+/*
+ * Sends a packet to another node: a client's for a backend, or backend 0 for an answer, to the node
+ * that the client's came by. Returns the verdict.
+ */
+static __noinline int wrap(struct __sk_buff *skb, const struct packet *p, __u32 node, __u32 backend)
+{
+	struct node_ends ends;
+
+	if (!tunnel.ifindex || !find_node_ends(node, &ends) || (backend && !take_hop(skb, p))) {
+		drop_report(&p->tuple, 0, REASON_NO_WAY, VIA_PACKET);
+		return TC_ACT_SHOT;
+	}
+	if (set_tunnel_key(skb, &ends) || !write_ethernet(skb, backend)) {
+		drop_report(&p->tuple, 0, REASON_REWRITE, VIA_PACKET);
+		return TC_ACT_SHOT;
+	}
+	return bpf_redirect(tunnel.ifindex, 0);
+}
+
+/* Where a wrapped packet came from. Returns false if it wasn't wrapped, or in another's network. */
+static __always_inline bool outer_source(struct __sk_buff *skb, struct address *from)
+{
+	struct bpf_tunnel_key key = {};
+
+	if (!bpf_skb_get_tunnel_key(skb, &key, TUNNEL_KEY_WITHOUT_OWN, 0)) {
+		*from = address_of_v4(bpf_htonl(key.remote_ipv4));
+	} else {
+		if (bpf_skb_get_tunnel_key(skb, &key, TUNNEL_KEY_WITHOUT_OWN, BPF_F_TUNINFO_IPV6))
+			return false;
+		__builtin_memcpy(from, key.remote_ipv6, sizeof(*from));
+	}
+	return key.tunnel_id == tunnel_vni;
+}
+
+/* Reads who has wrapped a packet and what for. Returns false for a foreign one, with where it came
+ * from as its source. 1 lookup. */
+static __noinline bool read_wrapping(struct __sk_buff *skb, struct packet *p)
+{
+	struct wrapped_ethernet eth;
+
+	if (!outer_source(skb, &p->tuple.source) || bpf_skb_load_bytes(skb, 0, &eth, sizeof(eth)) ||
+	    eth.mark != bpf_htons(WRAPPED_MARK) || eth.node_mark != bpf_htons(WRAPPED_MARK) ||
+	    !is_of_node(bpf_ntohl(eth.node), &p->tuple.source))
+		return false;
+	p->node = bpf_ntohl(eth.node);
+	p->backend = bpf_ntohl(eth.backend);
+	return p->node != own_node;
+}
+
+/*
+ * Sends an answer on to the client that it is for: by this node's routes, but not through its
+ * stack, which would not take a packet from an address of its own. Returns the verdict.
+ */
+static __noinline int send_on(struct __sk_buff *skb, const struct packet *p)
+{
+	const struct tuple *t = &p->tuple;
+	struct bpf_fib_lookup fib = { .family = AF_INET, .ifindex = skb->ifindex };
+	struct bpf_redir_neigh next = {};
+	long found;
+
+	if (p->v6) {
+		fib.family = AF_INET6;
+		__builtin_memcpy(fib.ipv6_src, &t->source, sizeof(fib.ipv6_src));
+		__builtin_memcpy(fib.ipv6_dst, &t->destination, sizeof(fib.ipv6_dst));
+	} else {
+		fib.ipv4_src = t->source.words[3];
+		fib.ipv4_dst = t->destination.words[3];
+	}
+	found = bpf_fib_lookup(skb, &fib, sizeof(fib), 0);
+	if ((found != BPF_FIB_LKUP_RET_SUCCESS && found != BPF_FIB_LKUP_RET_NO_NEIGH) ||
+	    !take_hop(skb, p)) {
+		drop_report(t, 0, REASON_NO_WAY, VIA_PACKET);
+		return TC_ACT_SHOT;
+	}
+	/* A gateway may be of the other family, RFC 8950. */
+	next.nh_family = fib.family;
+	__builtin_memcpy(next.ipv6_nh, fib.ipv6_dst, sizeof(next.ipv6_nh));
+	return bpf_redirect_neigh(fib.ifindex, &next, sizeof(next), 0);
+}

@@ -10,7 +10,7 @@
 SEC("tc")
 int from_tunnel(struct __sk_buff *skb)
 {
-	return tunnel.ifindex && own_node ? comes_in(skb, HOOK_TUNNEL) : PASS;
+	return comes_unwrapped(skb);
 }
 
 char _license[] SEC("license") = "Dual BSD/GPL";
