@@ -103,11 +103,13 @@ func (d *Dataplane) DetachPod(ifindex int) error { return d.detachPort(port{podP
 func (d *Dataplane) AttachedPods() []int { return d.attachedPorts(podPort) }
 
 // AttachUplink gives an interface of the node's own the programs of what comes from outside and what leaves, as
-// AttachPod does for a pod's.
+// AttachPod does for a pod's. FitXDP does the rest.
 func (d *Dataplane) AttachUplink(ifindex int) error { return d.attachPort(port{uplink, ifindex}) }
 
-// DetachUplink takes the packet programs off an interface. One that has none, or is gone, is fine.
-func (d *Dataplane) DetachUplink(ifindex int) error { return d.detachPort(port{uplink, ifindex}) }
+// DetachUplink takes all programs off an interface. One that has none, or is gone, is fine.
+func (d *Dataplane) DetachUplink(ifindex int) error {
+	return errors.Join(d.endWire(ifindex), d.detachPort(port{uplink, ifindex}))
+}
 
 // AttachedUplinks is AttachedPods for uplinks.
 func (d *Dataplane) AttachedUplinks() []int { return d.attachedPorts(uplink) }

@@ -55,6 +55,8 @@ type Options struct {
 	Node model.NodeID
 	// Tunnel is how nodes wrap packets for each other.
 	Tunnel Tunnel
+	// XDP says where uplinks' frames meet a program before they are packets. The zero value is XDPOff.
+	XDP XDPMode
 	// RefusalsPerSecond bounds the RST and ICMP answers per processor; DefaultRefusals if 0.
 	RefusalsPerSecond uint32
 	// forTests are switches that only tests of this package set.
@@ -77,6 +79,7 @@ type Dataplane struct {
 	programs          // present, each nil until loaded
 	hooks     []hook  // the socket hooks, attached or not
 	ports     *ports  // the interfaces
+	wires     wires   // the uplinks' programs before the packet programs
 	walker    *walker // of sockets whose backend is gone
 	counts    counts
 	tunnelTo  atomic.Uint32  // the index of the device that wraps; 0: none
@@ -181,6 +184,7 @@ func (d *Dataplane) Close() {
 	if d.ports != nil {
 		d.ports.close()
 	}
+	d.wires.close()
 	if d.walker != nil {
 		d.walker.close()
 	}

@@ -18,13 +18,14 @@ var budgets = map[string]uint32{
 	"from_pod": 100000, "to_pod": 60000,
 	"from_uplink": 75000, "to_uplink": 50000,
 	"from_tunnel": 75000,
+	"from_wire":   40000,
 	"mend_peers":  15000, "destroy_tcp": 200, "destroy_udp": 200,
 }
 
 // Trap 38: each program has a budget of verified instructions, far below the million that verifiers allow.
 func TestVerifiedInstructionsStayInBudget(t *testing.T) {
 	testkit.NeedKernel(t)
-	d, err := Load(Options{CheckSources: true, Node: 1})
+	d, err := Load(Options{CheckSources: true, Node: 1, XDP: XDPGeneric})
 	if err != nil {
 		t.Fatal(err)
 	}

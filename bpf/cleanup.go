@@ -94,6 +94,8 @@ func describeLink(path string) string {
 	switch {
 	case info.TCX() != nil:
 		return fmt.Sprintf("program of interface %d (%s)", info.TCX().Ifindex, name)
+	case info.XDP() != nil:
+		return fmt.Sprintf("program of interface %d (%s)", info.XDP().Ifindex, name)
 	case info.Cgroup() != nil:
 		return fmt.Sprintf("socket program %s of cgroup %d", name, info.Cgroup().CgroupId)
 	}

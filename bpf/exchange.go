@@ -72,6 +72,8 @@ func (d *Dataplane) exchangePrograms() error {
 		switch {
 		case isPort:
 			err = d.exchangePort(path, at, way)
+		case isWirePin(e.Name()):
+			err = d.exchangeWire(path)
 		case known[e.Name()]:
 			err = exchangeLink(path, d.program(e.Name()))
 		default:

@@ -12,7 +12,7 @@ import (
 )
 
 // files are the program files.
-type files struct{ sockets, pods, uplinks, tunnel, iterators *ebpf.CollectionSpec }
+type files struct{ sockets, pods, uplinks, tunnel, wire, iterators *ebpf.CollectionSpec }
 
 // readFiles reads the program files and fits them to this kernel and the configuration.
 func readFiles(switches map[string]any) (files, error) {
@@ -21,7 +21,7 @@ func readFiles(switches map[string]any) (files, error) {
 		name string
 		into **ebpf.CollectionSpec
 		load func() (*ebpf.CollectionSpec, error)
-	}{{"socket", &f.sockets, loadSockets}, {"pod", &f.pods, loadPods}, {"uplink", &f.uplinks, loadUplinks}, {"tunnel", &f.tunnel, loadTunnel}, {"iterator", &f.iterators, loadIterators}} {
+	}{{"socket", &f.sockets, loadSockets}, {"pod", &f.pods, loadPods}, {"uplink", &f.uplinks, loadUplinks}, {"tunnel", &f.tunnel, loadTunnel}, {"wire", &f.wire, loadWire}, {"iterator", &f.iterators, loadIterators}} {
 		spec, err := file.load()
 		if err != nil {
 			return files{}, fmt.Errorf("read the %s programs: %w", file.name, err)
@@ -32,7 +32,7 @@ func readFiles(switches map[string]any) (files, error) {
 }
 
 func (f files) all() []*ebpf.CollectionSpec {
-	return []*ebpf.CollectionSpec{f.sockets, f.pods, f.uplinks, f.tunnel, f.iterators}
+	return []*ebpf.CollectionSpec{f.sockets, f.pods, f.uplinks, f.tunnel, f.wire, f.iterators}
 }
 
 // shared returns the maps that program files have in common with each other or with user space.
@@ -48,8 +48,9 @@ func (f files) shared() map[string]*ebpf.MapSpec {
 	return shared
 }
 
-// programs are those that are attached, as they run in the kernel.
-type programs struct{ sockets, pods, uplinks, tunnel *ebpf.Collection }
+// programs are those that are attached, as they run in the kernel. There is no wire where that is switched off, or the
+// kernel refuses it.
+type programs struct{ sockets, pods, uplinks, tunnel, wire *ebpf.Collection }
 
 func (p *programs) close() {
 	for _, c := range p.collections() {
@@ -60,7 +61,7 @@ func (p *programs) close() {
 
 func (p *programs) collections() []*ebpf.Collection {
 	var list []*ebpf.Collection
-	for _, c := range []*ebpf.Collection{p.sockets, p.pods, p.uplinks, p.tunnel} {
+	for _, c := range []*ebpf.Collection{p.sockets, p.pods, p.uplinks, p.tunnel, p.wire} {
 		if c != nil {
 			list = append(list, c)
 		}
@@ -117,6 +118,7 @@ func (d *Dataplane) loadPrograms(from adoption) error {
 			*file.into = collection
 		})
 	}
+	loads.Go(func() { loaded.wire = d.loadWire(files.wire, from) })
 	loads.Wait()
 	if err := cmp.Or(errs[:]...); err != nil {
 		loaded.close()
@@ -128,7 +130,7 @@ func (d *Dataplane) loadPrograms(from adoption) error {
 }
 
 // tell tells the programs what they know besides tables and constants.
-func (d *Dataplane) tell() error { return errors.Join(d.tellNetworks(), d.tellTunnel()) }
+func (d *Dataplane) tell() error { return errors.Join(d.tellNetworks(), d.tellTunnel(), d.tellWires()) }
 
 // collections returns all that is loaded.
 func (d *Dataplane) collections() []*ebpf.Collection {

@@ -18,9 +18,11 @@ const (
 	Drop
 	// Refuse sends a TCP RST or an ICMP port unreachable back, which is then the packet that comes out.
 	Refuse
+	// Wrap sends it to another node, wrapped: that comes out. Of the XDP program only.
+	Wrap
 )
 
-// String returns "pass", "drop" or "refuse".
+// String returns "pass", "drop", "refuse" or "wrap".
 func (v Verdict) String() string {
 	switch v {
 	case Pass:
@@ -29,6 +31,8 @@ func (v Verdict) String() string {
 		return "drop"
 	case Refuse:
 		return "refuse"
+	case Wrap:
+		return "wrap"
 	}
 	return fmt.Sprintf("verdict(%d)", uint8(v))
 }
@@ -61,6 +65,35 @@ func (d *Dataplane) RunFromUplink(packet []byte, ifindex int) (Verdict, []byte, 
 func (d *Dataplane) RunToUplink(packet []byte, ifindex int) (Verdict, []byte, error) {
 	return run(d.uplinks.Programs["to_uplink"], packet, ifindex)
 }
+
+// RunFromWire does the same with the program of frames that come to the node before they are packets; Load must have been
+// told to have it. What goes on to another node is sent: that frame comes out. Nothing else changes a frame.
+func (d *Dataplane) RunFromWire(frame []byte) (Verdict, []byte, error) {
+	options := ebpf.RunOptions{Data: frame, DataOut: make([]byte, len(frame)+wrapping)}
+	code, err := d.wire.Programs[wireProgram].Run(&options)
+	if err != nil {
+		return 0, nil, fmt.Errorf("run a frame of %d bytes through the kernel: %w", len(frame), err)
+	}
+	switch code {
+	case xdpPass:
+		return Pass, options.DataOut, nil
+	case xdpDrop:
+		return Drop, nil, nil
+	case xdpSend:
+		return Wrap, options.DataOut, nil
+	}
+	return 0, nil, fmt.Errorf("the XDP program returned %d, which is no verdict", code)
+}
+
+// What the XDP program returns, include/uapi/linux/bpf.h.
+const (
+	xdpDrop = 1 // XDP_DROP
+	xdpPass = 2 // XDP_PASS
+	xdpSend = 3 // XDP_TX
+)
+
+// wrapping is how much longer than a frame what wraps it may be.
+const wrapping = 128
 
 // growth is how much longer than its packet a refusal may be: an IPv6 and an ICMPv6 header.
 const growth = 64

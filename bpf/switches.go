@@ -52,6 +52,7 @@ func switchesFor(options Options, log *slog.Logger) (map[string]any, error) {
 		"policy_reject":       options.PolicyReject,
 		"keep_established":    options.KeepEstablished,
 		"check_sources":       options.CheckSources,
+		"sees_buffers":        hasBuffers(),
 		"own_node":            uint32(options.Node),
 		"tunnel_vni":          options.Tunnel.VNI,
 		"tunnel_port":         options.Tunnel.Port,
