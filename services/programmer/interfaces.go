@@ -204,6 +204,8 @@ func (p *interfaces) look(wanted []model.Endpoint, now time.Time) error {
 		p.attach(port{ifindex, true}, found.Names[ifindex], now)
 	}
 	p.detachOthers(pods, &found, now)
+	_, err := p.plane.fitXDP()
+	p.noteError(err, now)
 	p.missing = p.late
 	return nil
 }

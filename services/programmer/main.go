@@ -60,6 +60,7 @@ type settings struct {
 	nodePorts     []string
 	localhost     bool
 	uplinks       []string
+	xdp           bpf.XDPMode
 	found         node.Options // of the flags above
 
 	tunnel    tunnel.Device
@@ -106,6 +107,8 @@ func (s *settings) Flags(flags *pflag.FlagSet) {
 	flags.Uint16Var(&s.tunnel.Port, "tunnel-port", tunnel.DefaultPort, "UDP `port` by which nodes send packets of outside clients on to each other in VXLAN, the same on all nodes;\n"+
 		"0 is none: then what comes to this node reaches pods on others with this node's address")
 	flags.Uint32Var(&s.tunnelVNI, "tunnel-vni", tunnel.DefaultVNI, "VXLAN network `number` of those packets, 1 to 16777215, the same on all nodes")
+	flags.StringVar((*string)(&s.xdp), "xdp", string(bpf.XDPAuto), "`where` uplinks' frames are forwarded to other nodes, or dropped, before they are packets: auto, native, generic or off;\n"+
+		"auto is in the driver of hardware whose driver can")
 	s.timeoutFlags(flags)
 }
 
@@ -157,6 +160,9 @@ func (s *settings) check() (err error) {
 		return fmt.Errorf("--tunnel-vni %d: want a number from 1 to %d", s.tunnelVNI, 1<<24-1)
 	}
 	s.tunnel.Node = model.NodeIDOf(s.node)
+	if err := s.xdp.Check(); err != nil {
+		return fmt.Errorf("--xdp: %w", err)
+	}
 	s.found = node.Options{LocalhostNodePorts: s.localhost, Uplinks: s.uplinks}
 	for _, text := range s.nodePorts {
 		p, err := netip.ParsePrefix(text)

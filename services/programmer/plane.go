@@ -31,6 +31,8 @@ type dataplane interface {
 	attachUplink(ifindex int) error
 	detachUplink(ifindex int) error
 	attachedUplinks() []int
+	// fitXDP gives uplinks their XDP program, or takes it off, and returns how each stands.
+	fitXDP() ([]bpf.Wire, error)
 	// epoch is how often what judges pods' connections has changed; 0 while there are no policies in the tables.
 	epoch() (uint32, error)
 	// connections calls each with pods' connections until it returns false; serviceOf has the set that one was dialled by.
@@ -75,7 +77,7 @@ func openDataplane(s *settings, log *slog.Logger) (dataplane, error) {
 	}
 	loaded, err := bpf.Load(bpf.Options{
 		PinDir: s.pinDir, Capacities: capacities, Flows: s.flows, Affinities: s.affinities, Connections: s.connections, ServiceCounts: s.counts, Timeouts: s.timeouts,
-		PolicyReject: s.policyReject, KeepEstablished: s.keepEstablished, CheckSources: s.checkSources, MasqueradeAll: s.masqueradeAll, Log: log,
+		PolicyReject: s.policyReject, KeepEstablished: s.keepEstablished, CheckSources: s.checkSources, MasqueradeAll: s.masqueradeAll, XDP: s.xdp, Log: log,
 		Node: s.tunnel.Node, Tunnel: bpf.Tunnel{VNI: s.tunnelVNI, Port: s.tunnel.Port},
 	})
 	if err != nil {
@@ -139,6 +141,7 @@ func (k *inKernel) attachedPods() []int            { return k.loaded.AttachedPod
 func (k *inKernel) attachUplink(ifindex int) error { return k.loaded.AttachUplink(ifindex) }
 func (k *inKernel) detachUplink(ifindex int) error { return k.loaded.DetachUplink(ifindex) }
 func (k *inKernel) attachedUplinks() []int         { return k.loaded.AttachedUplinks() }
+func (k *inKernel) fitXDP() ([]bpf.Wire, error)    { return k.loaded.FitXDP() }
 func (k *inKernel) networksWritten() uint64        { return k.networks.Load() }
 func (k *inKernel) gone() <-chan struct{}          { return k.removed }
 func (k *inKernel) close()                         { k.loaded.Close() }
@@ -208,6 +211,7 @@ func (inMemory) attachedPods() []int                      { return nil }
 func (inMemory) attachUplink(int) error                   { return errMemory }
 func (inMemory) detachUplink(int) error                   { return nil }
 func (inMemory) attachedUplinks() []int                   { return nil }
+func (inMemory) fitXDP() ([]bpf.Wire, error)              { return nil, nil }
 func (inMemory) epoch() (uint32, error)                   { return 0, nil }
 func (inMemory) setLocals(map[netip.Addr]uint8) error     { return nil }
 func (inMemory) setUplinks(map[int]abi.Uplink) error      { return nil }
