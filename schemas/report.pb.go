@@ -94,11 +94,13 @@ type Applied struct {
 	Drops map[string]uint64 `protobuf:"bytes,8,rep,name=drops,proto3" json:"drops,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"varint,2,opt,name=value"`
 	// It uses messages only if a key that it trusts has sealed them. If not, it believes everyone on the bus.
 	ChecksSeals bool `protobuf:"varint,9,opt,name=checks_seals,json=checksSeals,proto3" json:"checks_seals,omitempty"`
-	// Maps and drops are left out because they are as in the report before.
+	// Maps, drops and external are left out because they are as in the report before.
 	AsBefore bool `protobuf:"varint,10,opt,name=as_before,json=asBefore,proto3" json:"as_before,omitempty"`
 	// The latencies of the last deltas, in microseconds, oldest first; at most 64. They were told with their deltas, and are said
 	// again for a compiler that has only begun to listen.
 	LatencyMicros []uint32 `protobuf:"varint,11,rep,packed,name=latency_micros,json=latencyMicros,proto3" json:"latency_micros,omitempty"`
+	// None of a node whose maps are in memory.
+	External      *External `protobuf:"bytes,12,opt,name=external,proto3" json:"external,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -210,6 +212,76 @@ func (x *Applied) GetLatencyMicros() []uint32 {
 	return nil
 }
 
+func (x *Applied) GetExternal() *External {
+	if x != nil {
+		return x.External
+	}
+	return nil
+}
+
+// External is how a node passes on what outside clients send.
+type External struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The interface by which packets go to other nodes and come from them, empty if there is none, and its UDP port.
+	Device string `protobuf:"bytes,1,opt,name=device,proto3" json:"device,omitempty"`
+	Port   uint32 `protobuf:"varint,2,opt,name=port,proto3" json:"port,omitempty"`
+	// Why what comes to this node for a backend on another one is masqueraded, whatever its Service asks for; empty if it isn't.
+	Masqueraded   string `protobuf:"bytes,3,opt,name=masqueraded,proto3" json:"masqueraded,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *External) Reset() {
+	*x = External{}
+	mi := &file_deltaplane_v1_report_proto_msgTypes[1]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *External) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*External) ProtoMessage() {}
+
+func (x *External) ProtoReflect() protoreflect.Message {
+	mi := &file_deltaplane_v1_report_proto_msgTypes[1]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use External.ProtoReflect.Descriptor instead.
+func (*External) Descriptor() ([]byte, []int) {
+	return file_deltaplane_v1_report_proto_rawDescGZIP(), []int{1}
+}
+
+func (x *External) GetDevice() string {
+	if x != nil {
+		return x.Device
+	}
+	return ""
+}
+
+func (x *External) GetPort() uint32 {
+	if x != nil {
+		return x.Port
+	}
+	return 0
+}
+
+func (x *External) GetMasqueraded() string {
+	if x != nil {
+		return x.Masqueraded
+	}
+	return ""
+}
+
 // AppliedDelta says when one delta was in the kernel and what it cost.
 type AppliedDelta struct {
 	state    protoimpl.MessageState `protogen:"open.v1"`
@@ -229,7 +301,7 @@ type AppliedDelta struct {
 
 func (x *AppliedDelta) Reset() {
 	*x = AppliedDelta{}
-	mi := &file_deltaplane_v1_report_proto_msgTypes[1]
+	mi := &file_deltaplane_v1_report_proto_msgTypes[2]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -241,7 +313,7 @@ func (x *AppliedDelta) String() string {
 func (*AppliedDelta) ProtoMessage() {}
 
 func (x *AppliedDelta) ProtoReflect() protoreflect.Message {
-	mi := &file_deltaplane_v1_report_proto_msgTypes[1]
+	mi := &file_deltaplane_v1_report_proto_msgTypes[2]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -254,7 +326,7 @@ func (x *AppliedDelta) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AppliedDelta.ProtoReflect.Descriptor instead.
 func (*AppliedDelta) Descriptor() ([]byte, []int) {
-	return file_deltaplane_v1_report_proto_rawDescGZIP(), []int{1}
+	return file_deltaplane_v1_report_proto_rawDescGZIP(), []int{2}
 }
 
 func (x *AppliedDelta) GetLayer() string {
@@ -325,7 +397,7 @@ type Fault struct {
 
 func (x *Fault) Reset() {
 	*x = Fault{}
-	mi := &file_deltaplane_v1_report_proto_msgTypes[2]
+	mi := &file_deltaplane_v1_report_proto_msgTypes[3]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -337,7 +409,7 @@ func (x *Fault) String() string {
 func (*Fault) ProtoMessage() {}
 
 func (x *Fault) ProtoReflect() protoreflect.Message {
-	mi := &file_deltaplane_v1_report_proto_msgTypes[2]
+	mi := &file_deltaplane_v1_report_proto_msgTypes[3]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -350,7 +422,7 @@ func (x *Fault) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Fault.ProtoReflect.Descriptor instead.
 func (*Fault) Descriptor() ([]byte, []int) {
-	return file_deltaplane_v1_report_proto_rawDescGZIP(), []int{2}
+	return file_deltaplane_v1_report_proto_rawDescGZIP(), []int{3}
 }
 
 func (x *Fault) GetKind() string {
@@ -407,7 +479,7 @@ type MapUse struct {
 
 func (x *MapUse) Reset() {
 	*x = MapUse{}
-	mi := &file_deltaplane_v1_report_proto_msgTypes[3]
+	mi := &file_deltaplane_v1_report_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -419,7 +491,7 @@ func (x *MapUse) String() string {
 func (*MapUse) ProtoMessage() {}
 
 func (x *MapUse) ProtoReflect() protoreflect.Message {
-	mi := &file_deltaplane_v1_report_proto_msgTypes[3]
+	mi := &file_deltaplane_v1_report_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -432,7 +504,7 @@ func (x *MapUse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MapUse.ProtoReflect.Descriptor instead.
 func (*MapUse) Descriptor() ([]byte, []int) {
-	return file_deltaplane_v1_report_proto_rawDescGZIP(), []int{3}
+	return file_deltaplane_v1_report_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *MapUse) GetName() string {
@@ -477,7 +549,7 @@ type Event struct {
 
 func (x *Event) Reset() {
 	*x = Event{}
-	mi := &file_deltaplane_v1_report_proto_msgTypes[4]
+	mi := &file_deltaplane_v1_report_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -489,7 +561,7 @@ func (x *Event) String() string {
 func (*Event) ProtoMessage() {}
 
 func (x *Event) ProtoReflect() protoreflect.Message {
-	mi := &file_deltaplane_v1_report_proto_msgTypes[4]
+	mi := &file_deltaplane_v1_report_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -502,7 +574,7 @@ func (x *Event) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Event.ProtoReflect.Descriptor instead.
 func (*Event) Descriptor() ([]byte, []int) {
-	return file_deltaplane_v1_report_proto_rawDescGZIP(), []int{4}
+	return file_deltaplane_v1_report_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *Event) GetSeverity() Severity {
@@ -596,7 +668,7 @@ type Drop struct {
 
 func (x *Drop) Reset() {
 	*x = Drop{}
-	mi := &file_deltaplane_v1_report_proto_msgTypes[5]
+	mi := &file_deltaplane_v1_report_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -608,7 +680,7 @@ func (x *Drop) String() string {
 func (*Drop) ProtoMessage() {}
 
 func (x *Drop) ProtoReflect() protoreflect.Message {
-	mi := &file_deltaplane_v1_report_proto_msgTypes[5]
+	mi := &file_deltaplane_v1_report_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -621,7 +693,7 @@ func (x *Drop) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Drop.ProtoReflect.Descriptor instead.
 func (*Drop) Descriptor() ([]byte, []int) {
-	return file_deltaplane_v1_report_proto_rawDescGZIP(), []int{5}
+	return file_deltaplane_v1_report_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *Drop) GetReason() string {
@@ -747,7 +819,7 @@ type StatusRequest struct {
 
 func (x *StatusRequest) Reset() {
 	*x = StatusRequest{}
-	mi := &file_deltaplane_v1_report_proto_msgTypes[6]
+	mi := &file_deltaplane_v1_report_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -759,7 +831,7 @@ func (x *StatusRequest) String() string {
 func (*StatusRequest) ProtoMessage() {}
 
 func (x *StatusRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_deltaplane_v1_report_proto_msgTypes[6]
+	mi := &file_deltaplane_v1_report_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -772,7 +844,7 @@ func (x *StatusRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatusRequest.ProtoReflect.Descriptor instead.
 func (*StatusRequest) Descriptor() ([]byte, []int) {
-	return file_deltaplane_v1_report_proto_rawDescGZIP(), []int{6}
+	return file_deltaplane_v1_report_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *StatusRequest) GetRevision() uint64 {
@@ -828,7 +900,7 @@ type Status struct {
 
 func (x *Status) Reset() {
 	*x = Status{}
-	mi := &file_deltaplane_v1_report_proto_msgTypes[7]
+	mi := &file_deltaplane_v1_report_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -840,7 +912,7 @@ func (x *Status) String() string {
 func (*Status) ProtoMessage() {}
 
 func (x *Status) ProtoReflect() protoreflect.Message {
-	mi := &file_deltaplane_v1_report_proto_msgTypes[7]
+	mi := &file_deltaplane_v1_report_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -853,7 +925,7 @@ func (x *Status) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Status.ProtoReflect.Descriptor instead.
 func (*Status) Descriptor() ([]byte, []int) {
-	return file_deltaplane_v1_report_proto_rawDescGZIP(), []int{7}
+	return file_deltaplane_v1_report_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *Status) GetEpoch() uint64 {
@@ -1038,7 +1110,7 @@ type RollbackRequest struct {
 
 func (x *RollbackRequest) Reset() {
 	*x = RollbackRequest{}
-	mi := &file_deltaplane_v1_report_proto_msgTypes[8]
+	mi := &file_deltaplane_v1_report_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1050,7 +1122,7 @@ func (x *RollbackRequest) String() string {
 func (*RollbackRequest) ProtoMessage() {}
 
 func (x *RollbackRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_deltaplane_v1_report_proto_msgTypes[8]
+	mi := &file_deltaplane_v1_report_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1063,7 +1135,7 @@ func (x *RollbackRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RollbackRequest.ProtoReflect.Descriptor instead.
 func (*RollbackRequest) Descriptor() ([]byte, []int) {
-	return file_deltaplane_v1_report_proto_rawDescGZIP(), []int{8}
+	return file_deltaplane_v1_report_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *RollbackRequest) GetRevision() uint64 {
@@ -1103,7 +1175,7 @@ type RollbackReply struct {
 
 func (x *RollbackReply) Reset() {
 	*x = RollbackReply{}
-	mi := &file_deltaplane_v1_report_proto_msgTypes[9]
+	mi := &file_deltaplane_v1_report_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1115,7 +1187,7 @@ func (x *RollbackReply) String() string {
 func (*RollbackReply) ProtoMessage() {}
 
 func (x *RollbackReply) ProtoReflect() protoreflect.Message {
-	mi := &file_deltaplane_v1_report_proto_msgTypes[9]
+	mi := &file_deltaplane_v1_report_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1128,7 +1200,7 @@ func (x *RollbackReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RollbackReply.ProtoReflect.Descriptor instead.
 func (*RollbackReply) Descriptor() ([]byte, []int) {
-	return file_deltaplane_v1_report_proto_rawDescGZIP(), []int{9}
+	return file_deltaplane_v1_report_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *RollbackReply) GetDone() bool {
@@ -1177,7 +1249,7 @@ type ResumeRequest struct {
 
 func (x *ResumeRequest) Reset() {
 	*x = ResumeRequest{}
-	mi := &file_deltaplane_v1_report_proto_msgTypes[10]
+	mi := &file_deltaplane_v1_report_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1189,7 +1261,7 @@ func (x *ResumeRequest) String() string {
 func (*ResumeRequest) ProtoMessage() {}
 
 func (x *ResumeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_deltaplane_v1_report_proto_msgTypes[10]
+	mi := &file_deltaplane_v1_report_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1202,7 +1274,7 @@ func (x *ResumeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResumeRequest.ProtoReflect.Descriptor instead.
 func (*ResumeRequest) Descriptor() ([]byte, []int) {
-	return file_deltaplane_v1_report_proto_rawDescGZIP(), []int{10}
+	return file_deltaplane_v1_report_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *ResumeRequest) GetBy() string {
@@ -1223,7 +1295,7 @@ type ResumeReply struct {
 
 func (x *ResumeReply) Reset() {
 	*x = ResumeReply{}
-	mi := &file_deltaplane_v1_report_proto_msgTypes[11]
+	mi := &file_deltaplane_v1_report_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1235,7 +1307,7 @@ func (x *ResumeReply) String() string {
 func (*ResumeReply) ProtoMessage() {}
 
 func (x *ResumeReply) ProtoReflect() protoreflect.Message {
-	mi := &file_deltaplane_v1_report_proto_msgTypes[11]
+	mi := &file_deltaplane_v1_report_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1248,7 +1320,7 @@ func (x *ResumeReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResumeReply.ProtoReflect.Descriptor instead.
 func (*ResumeReply) Descriptor() ([]byte, []int) {
-	return file_deltaplane_v1_report_proto_rawDescGZIP(), []int{11}
+	return file_deltaplane_v1_report_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *ResumeReply) GetDone() bool {
@@ -1276,7 +1348,7 @@ type FullestMap struct {
 
 func (x *FullestMap) Reset() {
 	*x = FullestMap{}
-	mi := &file_deltaplane_v1_report_proto_msgTypes[12]
+	mi := &file_deltaplane_v1_report_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1288,7 +1360,7 @@ func (x *FullestMap) String() string {
 func (*FullestMap) ProtoMessage() {}
 
 func (x *FullestMap) ProtoReflect() protoreflect.Message {
-	mi := &file_deltaplane_v1_report_proto_msgTypes[12]
+	mi := &file_deltaplane_v1_report_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1301,7 +1373,7 @@ func (x *FullestMap) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FullestMap.ProtoReflect.Descriptor instead.
 func (*FullestMap) Descriptor() ([]byte, []int) {
-	return file_deltaplane_v1_report_proto_rawDescGZIP(), []int{12}
+	return file_deltaplane_v1_report_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *FullestMap) GetNode() string {
@@ -1346,7 +1418,7 @@ type NodeStatus struct {
 
 func (x *NodeStatus) Reset() {
 	*x = NodeStatus{}
-	mi := &file_deltaplane_v1_report_proto_msgTypes[13]
+	mi := &file_deltaplane_v1_report_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1358,7 +1430,7 @@ func (x *NodeStatus) String() string {
 func (*NodeStatus) ProtoMessage() {}
 
 func (x *NodeStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_deltaplane_v1_report_proto_msgTypes[13]
+	mi := &file_deltaplane_v1_report_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1371,7 +1443,7 @@ func (x *NodeStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodeStatus.ProtoReflect.Descriptor instead.
 func (*NodeStatus) Descriptor() ([]byte, []int) {
-	return file_deltaplane_v1_report_proto_rawDescGZIP(), []int{13}
+	return file_deltaplane_v1_report_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *NodeStatus) GetNode() string {
@@ -1462,7 +1534,7 @@ type SetAside struct {
 
 func (x *SetAside) Reset() {
 	*x = SetAside{}
-	mi := &file_deltaplane_v1_report_proto_msgTypes[14]
+	mi := &file_deltaplane_v1_report_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1474,7 +1546,7 @@ func (x *SetAside) String() string {
 func (*SetAside) ProtoMessage() {}
 
 func (x *SetAside) ProtoReflect() protoreflect.Message {
-	mi := &file_deltaplane_v1_report_proto_msgTypes[14]
+	mi := &file_deltaplane_v1_report_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1487,7 +1559,7 @@ func (x *SetAside) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetAside.ProtoReflect.Descriptor instead.
 func (*SetAside) Descriptor() ([]byte, []int) {
-	return file_deltaplane_v1_report_proto_rawDescGZIP(), []int{14}
+	return file_deltaplane_v1_report_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *SetAside) GetObject() *ObjectRef {
@@ -1518,7 +1590,7 @@ type HeldDeletions struct {
 
 func (x *HeldDeletions) Reset() {
 	*x = HeldDeletions{}
-	mi := &file_deltaplane_v1_report_proto_msgTypes[15]
+	mi := &file_deltaplane_v1_report_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1530,7 +1602,7 @@ func (x *HeldDeletions) String() string {
 func (*HeldDeletions) ProtoMessage() {}
 
 func (x *HeldDeletions) ProtoReflect() protoreflect.Message {
-	mi := &file_deltaplane_v1_report_proto_msgTypes[15]
+	mi := &file_deltaplane_v1_report_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1543,7 +1615,7 @@ func (x *HeldDeletions) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HeldDeletions.ProtoReflect.Descriptor instead.
 func (*HeldDeletions) Descriptor() ([]byte, []int) {
-	return file_deltaplane_v1_report_proto_rawDescGZIP(), []int{15}
+	return file_deltaplane_v1_report_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *HeldDeletions) GetId() string {
@@ -1585,7 +1657,7 @@ type ApproveRequest struct {
 
 func (x *ApproveRequest) Reset() {
 	*x = ApproveRequest{}
-	mi := &file_deltaplane_v1_report_proto_msgTypes[16]
+	mi := &file_deltaplane_v1_report_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1597,7 +1669,7 @@ func (x *ApproveRequest) String() string {
 func (*ApproveRequest) ProtoMessage() {}
 
 func (x *ApproveRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_deltaplane_v1_report_proto_msgTypes[16]
+	mi := &file_deltaplane_v1_report_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1610,7 +1682,7 @@ func (x *ApproveRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ApproveRequest.ProtoReflect.Descriptor instead.
 func (*ApproveRequest) Descriptor() ([]byte, []int) {
-	return file_deltaplane_v1_report_proto_rawDescGZIP(), []int{16}
+	return file_deltaplane_v1_report_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *ApproveRequest) GetId() string {
@@ -1635,7 +1707,7 @@ type ApproveReply struct {
 
 func (x *ApproveReply) Reset() {
 	*x = ApproveReply{}
-	mi := &file_deltaplane_v1_report_proto_msgTypes[17]
+	mi := &file_deltaplane_v1_report_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1647,7 +1719,7 @@ func (x *ApproveReply) String() string {
 func (*ApproveReply) ProtoMessage() {}
 
 func (x *ApproveReply) ProtoReflect() protoreflect.Message {
-	mi := &file_deltaplane_v1_report_proto_msgTypes[17]
+	mi := &file_deltaplane_v1_report_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1660,7 +1732,7 @@ func (x *ApproveReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ApproveReply.ProtoReflect.Descriptor instead.
 func (*ApproveReply) Descriptor() ([]byte, []int) {
-	return file_deltaplane_v1_report_proto_rawDescGZIP(), []int{17}
+	return file_deltaplane_v1_report_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *ApproveReply) GetApproved() bool {
@@ -1701,7 +1773,7 @@ type DumpRequest struct {
 
 func (x *DumpRequest) Reset() {
 	*x = DumpRequest{}
-	mi := &file_deltaplane_v1_report_proto_msgTypes[18]
+	mi := &file_deltaplane_v1_report_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1713,7 +1785,7 @@ func (x *DumpRequest) String() string {
 func (*DumpRequest) ProtoMessage() {}
 
 func (x *DumpRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_deltaplane_v1_report_proto_msgTypes[18]
+	mi := &file_deltaplane_v1_report_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1726,7 +1798,7 @@ func (x *DumpRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DumpRequest.ProtoReflect.Descriptor instead.
 func (*DumpRequest) Descriptor() ([]byte, []int) {
-	return file_deltaplane_v1_report_proto_rawDescGZIP(), []int{18}
+	return file_deltaplane_v1_report_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *DumpRequest) GetNode() string {
@@ -1751,7 +1823,7 @@ type DumpReply struct {
 
 func (x *DumpReply) Reset() {
 	*x = DumpReply{}
-	mi := &file_deltaplane_v1_report_proto_msgTypes[19]
+	mi := &file_deltaplane_v1_report_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1763,7 +1835,7 @@ func (x *DumpReply) String() string {
 func (*DumpReply) ProtoMessage() {}
 
 func (x *DumpReply) ProtoReflect() protoreflect.Message {
-	mi := &file_deltaplane_v1_report_proto_msgTypes[19]
+	mi := &file_deltaplane_v1_report_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1776,7 +1848,7 @@ func (x *DumpReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DumpReply.ProtoReflect.Descriptor instead.
 func (*DumpReply) Descriptor() ([]byte, []int) {
-	return file_deltaplane_v1_report_proto_rawDescGZIP(), []int{19}
+	return file_deltaplane_v1_report_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *DumpReply) GetRows() *Rows {
@@ -1838,7 +1910,7 @@ type FlowsRequest struct {
 
 func (x *FlowsRequest) Reset() {
 	*x = FlowsRequest{}
-	mi := &file_deltaplane_v1_report_proto_msgTypes[20]
+	mi := &file_deltaplane_v1_report_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1850,7 +1922,7 @@ func (x *FlowsRequest) String() string {
 func (*FlowsRequest) ProtoMessage() {}
 
 func (x *FlowsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_deltaplane_v1_report_proto_msgTypes[20]
+	mi := &file_deltaplane_v1_report_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1863,7 +1935,7 @@ func (x *FlowsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FlowsRequest.ProtoReflect.Descriptor instead.
 func (*FlowsRequest) Descriptor() ([]byte, []int) {
-	return file_deltaplane_v1_report_proto_rawDescGZIP(), []int{20}
+	return file_deltaplane_v1_report_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *FlowsRequest) GetPod() string {
@@ -1916,7 +1988,7 @@ type FlowsReply struct {
 
 func (x *FlowsReply) Reset() {
 	*x = FlowsReply{}
-	mi := &file_deltaplane_v1_report_proto_msgTypes[21]
+	mi := &file_deltaplane_v1_report_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1928,7 +2000,7 @@ func (x *FlowsReply) String() string {
 func (*FlowsReply) ProtoMessage() {}
 
 func (x *FlowsReply) ProtoReflect() protoreflect.Message {
-	mi := &file_deltaplane_v1_report_proto_msgTypes[21]
+	mi := &file_deltaplane_v1_report_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1941,7 +2013,7 @@ func (x *FlowsReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FlowsReply.ProtoReflect.Descriptor instead.
 func (*FlowsReply) Descriptor() ([]byte, []int) {
-	return file_deltaplane_v1_report_proto_rawDescGZIP(), []int{21}
+	return file_deltaplane_v1_report_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *FlowsReply) GetConnections() []*Connection {
@@ -2016,7 +2088,7 @@ type ServiceCount struct {
 
 func (x *ServiceCount) Reset() {
 	*x = ServiceCount{}
-	mi := &file_deltaplane_v1_report_proto_msgTypes[22]
+	mi := &file_deltaplane_v1_report_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2028,7 +2100,7 @@ func (x *ServiceCount) String() string {
 func (*ServiceCount) ProtoMessage() {}
 
 func (x *ServiceCount) ProtoReflect() protoreflect.Message {
-	mi := &file_deltaplane_v1_report_proto_msgTypes[22]
+	mi := &file_deltaplane_v1_report_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2041,7 +2113,7 @@ func (x *ServiceCount) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ServiceCount.ProtoReflect.Descriptor instead.
 func (*ServiceCount) Descriptor() ([]byte, []int) {
-	return file_deltaplane_v1_report_proto_rawDescGZIP(), []int{22}
+	return file_deltaplane_v1_report_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *ServiceCount) GetService() string {
@@ -2109,7 +2181,7 @@ type Connection struct {
 
 func (x *Connection) Reset() {
 	*x = Connection{}
-	mi := &file_deltaplane_v1_report_proto_msgTypes[23]
+	mi := &file_deltaplane_v1_report_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2121,7 +2193,7 @@ func (x *Connection) String() string {
 func (*Connection) ProtoMessage() {}
 
 func (x *Connection) ProtoReflect() protoreflect.Message {
-	mi := &file_deltaplane_v1_report_proto_msgTypes[23]
+	mi := &file_deltaplane_v1_report_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2134,7 +2206,7 @@ func (x *Connection) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Connection.ProtoReflect.Descriptor instead.
 func (*Connection) Descriptor() ([]byte, []int) {
-	return file_deltaplane_v1_report_proto_rawDescGZIP(), []int{23}
+	return file_deltaplane_v1_report_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *Connection) GetPod() string {
@@ -2263,7 +2335,7 @@ type RecentDrop struct {
 
 func (x *RecentDrop) Reset() {
 	*x = RecentDrop{}
-	mi := &file_deltaplane_v1_report_proto_msgTypes[24]
+	mi := &file_deltaplane_v1_report_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2275,7 +2347,7 @@ func (x *RecentDrop) String() string {
 func (*RecentDrop) ProtoMessage() {}
 
 func (x *RecentDrop) ProtoReflect() protoreflect.Message {
-	mi := &file_deltaplane_v1_report_proto_msgTypes[24]
+	mi := &file_deltaplane_v1_report_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2288,7 +2360,7 @@ func (x *RecentDrop) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RecentDrop.ProtoReflect.Descriptor instead.
 func (*RecentDrop) Descriptor() ([]byte, []int) {
-	return file_deltaplane_v1_report_proto_rawDescGZIP(), []int{24}
+	return file_deltaplane_v1_report_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *RecentDrop) GetDrop() *Drop {
@@ -2323,7 +2395,7 @@ var File_deltaplane_v1_report_proto protoreflect.FileDescriptor
 
 const file_deltaplane_v1_report_proto_rawDesc = "" +
 	"\n" +
-	"\x1adeltaplane/v1/report.proto\x12\rdeltaplane.v1\x1a\x19deltaplane/v1/delta.proto\x1a\x18deltaplane/v1/fact.proto\x1a\x1bdeltaplane/v1/network.proto\x1a\x1adeltaplane/v1/tables.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x89\x04\n" +
+	"\x1adeltaplane/v1/report.proto\x12\rdeltaplane.v1\x1a\x19deltaplane/v1/delta.proto\x1a\x18deltaplane/v1/fact.proto\x1a\x1bdeltaplane/v1/network.proto\x1a\x1adeltaplane/v1/tables.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xbe\x04\n" +
 	"\aApplied\x12\x12\n" +
 	"\x04node\x18\x01 \x01(\tR\x04node\x125\n" +
 	"\tpositions\x18\x02 \x03(\v2\x17.deltaplane.v1.PositionR\tpositions\x123\n" +
@@ -2336,11 +2408,16 @@ const file_deltaplane_v1_report_proto_rawDesc = "" +
 	"\fchecks_seals\x18\t \x01(\bR\vchecksSeals\x12\x1b\n" +
 	"\tas_before\x18\n" +
 	" \x01(\bR\basBefore\x12%\n" +
-	"\x0elatency_micros\x18\v \x03(\rR\rlatencyMicros\x1a8\n" +
+	"\x0elatency_micros\x18\v \x03(\rR\rlatencyMicros\x123\n" +
+	"\bexternal\x18\f \x01(\v2\x17.deltaplane.v1.ExternalR\bexternal\x1a8\n" +
 	"\n" +
 	"DropsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\x04R\x05value:\x028\x01\"\xef\x01\n" +
+	"\x05value\x18\x02 \x01(\x04R\x05value:\x028\x01\"X\n" +
+	"\bExternal\x12\x16\n" +
+	"\x06device\x18\x01 \x01(\tR\x06device\x12\x12\n" +
+	"\x04port\x18\x02 \x01(\rR\x04port\x12 \n" +
+	"\vmasqueraded\x18\x03 \x01(\tR\vmasqueraded\"\xef\x01\n" +
 	"\fAppliedDelta\x12\x14\n" +
 	"\x05layer\x18\x01 \x01(\tR\x05layer\x12\x14\n" +
 	"\x05epoch\x18\x02 \x01(\x04R\x05epoch\x12\x1a\n" +
@@ -2555,100 +2632,102 @@ func file_deltaplane_v1_report_proto_rawDescGZIP() []byte {
 }
 
 var file_deltaplane_v1_report_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_deltaplane_v1_report_proto_msgTypes = make([]protoimpl.MessageInfo, 27)
+var file_deltaplane_v1_report_proto_msgTypes = make([]protoimpl.MessageInfo, 28)
 var file_deltaplane_v1_report_proto_goTypes = []any{
 	(Severity)(0),                 // 0: deltaplane.v1.Severity
 	(*Applied)(nil),               // 1: deltaplane.v1.Applied
-	(*AppliedDelta)(nil),          // 2: deltaplane.v1.AppliedDelta
-	(*Fault)(nil),                 // 3: deltaplane.v1.Fault
-	(*MapUse)(nil),                // 4: deltaplane.v1.MapUse
-	(*Event)(nil),                 // 5: deltaplane.v1.Event
-	(*Drop)(nil),                  // 6: deltaplane.v1.Drop
-	(*StatusRequest)(nil),         // 7: deltaplane.v1.StatusRequest
-	(*Status)(nil),                // 8: deltaplane.v1.Status
-	(*RollbackRequest)(nil),       // 9: deltaplane.v1.RollbackRequest
-	(*RollbackReply)(nil),         // 10: deltaplane.v1.RollbackReply
-	(*ResumeRequest)(nil),         // 11: deltaplane.v1.ResumeRequest
-	(*ResumeReply)(nil),           // 12: deltaplane.v1.ResumeReply
-	(*FullestMap)(nil),            // 13: deltaplane.v1.FullestMap
-	(*NodeStatus)(nil),            // 14: deltaplane.v1.NodeStatus
-	(*SetAside)(nil),              // 15: deltaplane.v1.SetAside
-	(*HeldDeletions)(nil),         // 16: deltaplane.v1.HeldDeletions
-	(*ApproveRequest)(nil),        // 17: deltaplane.v1.ApproveRequest
-	(*ApproveReply)(nil),          // 18: deltaplane.v1.ApproveReply
-	(*DumpRequest)(nil),           // 19: deltaplane.v1.DumpRequest
-	(*DumpReply)(nil),             // 20: deltaplane.v1.DumpReply
-	(*FlowsRequest)(nil),          // 21: deltaplane.v1.FlowsRequest
-	(*FlowsReply)(nil),            // 22: deltaplane.v1.FlowsReply
-	(*ServiceCount)(nil),          // 23: deltaplane.v1.ServiceCount
-	(*Connection)(nil),            // 24: deltaplane.v1.Connection
-	(*RecentDrop)(nil),            // 25: deltaplane.v1.RecentDrop
-	nil,                           // 26: deltaplane.v1.Applied.DropsEntry
-	nil,                           // 27: deltaplane.v1.Status.DropsEntry
-	(*Position)(nil),              // 28: deltaplane.v1.Position
-	(*timestamppb.Timestamp)(nil), // 29: google.protobuf.Timestamp
-	(*durationpb.Duration)(nil),   // 30: google.protobuf.Duration
-	(*ObjectRef)(nil),             // 31: deltaplane.v1.ObjectRef
-	(Protocol)(0),                 // 32: deltaplane.v1.Protocol
-	(Direction)(0),                // 33: deltaplane.v1.Direction
-	(*Cause)(nil),                 // 34: deltaplane.v1.Cause
-	(*Cluster)(nil),               // 35: deltaplane.v1.Cluster
-	(*Hold)(nil),                  // 36: deltaplane.v1.Hold
-	(*Rows)(nil),                  // 37: deltaplane.v1.Rows
+	(*External)(nil),              // 2: deltaplane.v1.External
+	(*AppliedDelta)(nil),          // 3: deltaplane.v1.AppliedDelta
+	(*Fault)(nil),                 // 4: deltaplane.v1.Fault
+	(*MapUse)(nil),                // 5: deltaplane.v1.MapUse
+	(*Event)(nil),                 // 6: deltaplane.v1.Event
+	(*Drop)(nil),                  // 7: deltaplane.v1.Drop
+	(*StatusRequest)(nil),         // 8: deltaplane.v1.StatusRequest
+	(*Status)(nil),                // 9: deltaplane.v1.Status
+	(*RollbackRequest)(nil),       // 10: deltaplane.v1.RollbackRequest
+	(*RollbackReply)(nil),         // 11: deltaplane.v1.RollbackReply
+	(*ResumeRequest)(nil),         // 12: deltaplane.v1.ResumeRequest
+	(*ResumeReply)(nil),           // 13: deltaplane.v1.ResumeReply
+	(*FullestMap)(nil),            // 14: deltaplane.v1.FullestMap
+	(*NodeStatus)(nil),            // 15: deltaplane.v1.NodeStatus
+	(*SetAside)(nil),              // 16: deltaplane.v1.SetAside
+	(*HeldDeletions)(nil),         // 17: deltaplane.v1.HeldDeletions
+	(*ApproveRequest)(nil),        // 18: deltaplane.v1.ApproveRequest
+	(*ApproveReply)(nil),          // 19: deltaplane.v1.ApproveReply
+	(*DumpRequest)(nil),           // 20: deltaplane.v1.DumpRequest
+	(*DumpReply)(nil),             // 21: deltaplane.v1.DumpReply
+	(*FlowsRequest)(nil),          // 22: deltaplane.v1.FlowsRequest
+	(*FlowsReply)(nil),            // 23: deltaplane.v1.FlowsReply
+	(*ServiceCount)(nil),          // 24: deltaplane.v1.ServiceCount
+	(*Connection)(nil),            // 25: deltaplane.v1.Connection
+	(*RecentDrop)(nil),            // 26: deltaplane.v1.RecentDrop
+	nil,                           // 27: deltaplane.v1.Applied.DropsEntry
+	nil,                           // 28: deltaplane.v1.Status.DropsEntry
+	(*Position)(nil),              // 29: deltaplane.v1.Position
+	(*timestamppb.Timestamp)(nil), // 30: google.protobuf.Timestamp
+	(*durationpb.Duration)(nil),   // 31: google.protobuf.Duration
+	(*ObjectRef)(nil),             // 32: deltaplane.v1.ObjectRef
+	(Protocol)(0),                 // 33: deltaplane.v1.Protocol
+	(Direction)(0),                // 34: deltaplane.v1.Direction
+	(*Cause)(nil),                 // 35: deltaplane.v1.Cause
+	(*Cluster)(nil),               // 36: deltaplane.v1.Cluster
+	(*Hold)(nil),                  // 37: deltaplane.v1.Hold
+	(*Rows)(nil),                  // 38: deltaplane.v1.Rows
 }
 var file_deltaplane_v1_report_proto_depIdxs = []int32{
-	28, // 0: deltaplane.v1.Applied.positions:type_name -> deltaplane.v1.Position
-	2,  // 1: deltaplane.v1.Applied.deltas:type_name -> deltaplane.v1.AppliedDelta
-	3,  // 2: deltaplane.v1.Applied.faults:type_name -> deltaplane.v1.Fault
-	4,  // 3: deltaplane.v1.Applied.maps:type_name -> deltaplane.v1.MapUse
-	29, // 4: deltaplane.v1.Applied.sent:type_name -> google.protobuf.Timestamp
-	26, // 5: deltaplane.v1.Applied.drops:type_name -> deltaplane.v1.Applied.DropsEntry
-	29, // 6: deltaplane.v1.AppliedDelta.applied:type_name -> google.protobuf.Timestamp
-	30, // 7: deltaplane.v1.AppliedDelta.latency:type_name -> google.protobuf.Duration
-	29, // 8: deltaplane.v1.Fault.since:type_name -> google.protobuf.Timestamp
-	0,  // 9: deltaplane.v1.Event.severity:type_name -> deltaplane.v1.Severity
-	31, // 10: deltaplane.v1.Event.object:type_name -> deltaplane.v1.ObjectRef
-	29, // 11: deltaplane.v1.Event.happened:type_name -> google.protobuf.Timestamp
-	6,  // 12: deltaplane.v1.Event.drop:type_name -> deltaplane.v1.Drop
-	32, // 13: deltaplane.v1.Drop.protocol:type_name -> deltaplane.v1.Protocol
-	33, // 14: deltaplane.v1.Drop.direction:type_name -> deltaplane.v1.Direction
-	29, // 15: deltaplane.v1.Status.committed:type_name -> google.protobuf.Timestamp
-	34, // 16: deltaplane.v1.Status.causes:type_name -> deltaplane.v1.Cause
-	14, // 17: deltaplane.v1.Status.nodes:type_name -> deltaplane.v1.NodeStatus
-	15, // 18: deltaplane.v1.Status.set_aside:type_name -> deltaplane.v1.SetAside
-	35, // 19: deltaplane.v1.Status.cluster:type_name -> deltaplane.v1.Cluster
-	16, // 20: deltaplane.v1.Status.held:type_name -> deltaplane.v1.HeldDeletions
-	30, // 21: deltaplane.v1.Status.latency_p50:type_name -> google.protobuf.Duration
-	30, // 22: deltaplane.v1.Status.latency_p99:type_name -> google.protobuf.Duration
-	13, // 23: deltaplane.v1.Status.maps:type_name -> deltaplane.v1.FullestMap
-	27, // 24: deltaplane.v1.Status.drops:type_name -> deltaplane.v1.Status.DropsEntry
-	3,  // 25: deltaplane.v1.Status.streams:type_name -> deltaplane.v1.Fault
-	36, // 26: deltaplane.v1.Status.hold:type_name -> deltaplane.v1.Hold
-	4,  // 27: deltaplane.v1.FullestMap.use:type_name -> deltaplane.v1.MapUse
-	1,  // 28: deltaplane.v1.NodeStatus.applied:type_name -> deltaplane.v1.Applied
-	30, // 29: deltaplane.v1.NodeStatus.latency_p50:type_name -> google.protobuf.Duration
-	30, // 30: deltaplane.v1.NodeStatus.latency_p99:type_name -> google.protobuf.Duration
-	29, // 31: deltaplane.v1.NodeStatus.lacking_since:type_name -> google.protobuf.Timestamp
-	31, // 32: deltaplane.v1.SetAside.object:type_name -> deltaplane.v1.ObjectRef
-	29, // 33: deltaplane.v1.HeldDeletions.since:type_name -> google.protobuf.Timestamp
-	16, // 34: deltaplane.v1.ApproveReply.held:type_name -> deltaplane.v1.HeldDeletions
-	15, // 35: deltaplane.v1.ApproveReply.set_aside:type_name -> deltaplane.v1.SetAside
-	37, // 36: deltaplane.v1.DumpReply.rows:type_name -> deltaplane.v1.Rows
-	28, // 37: deltaplane.v1.DumpReply.positions:type_name -> deltaplane.v1.Position
-	4,  // 38: deltaplane.v1.DumpReply.maps:type_name -> deltaplane.v1.MapUse
-	24, // 39: deltaplane.v1.FlowsReply.connections:type_name -> deltaplane.v1.Connection
-	25, // 40: deltaplane.v1.FlowsReply.drops:type_name -> deltaplane.v1.RecentDrop
-	23, // 41: deltaplane.v1.FlowsReply.services:type_name -> deltaplane.v1.ServiceCount
-	33, // 42: deltaplane.v1.Connection.direction:type_name -> deltaplane.v1.Direction
-	30, // 43: deltaplane.v1.Connection.idle:type_name -> google.protobuf.Duration
-	6,  // 44: deltaplane.v1.RecentDrop.drop:type_name -> deltaplane.v1.Drop
-	29, // 45: deltaplane.v1.RecentDrop.first:type_name -> google.protobuf.Timestamp
-	29, // 46: deltaplane.v1.RecentDrop.latest:type_name -> google.protobuf.Timestamp
-	47, // [47:47] is the sub-list for method output_type
-	47, // [47:47] is the sub-list for method input_type
-	47, // [47:47] is the sub-list for extension type_name
-	47, // [47:47] is the sub-list for extension extendee
-	0,  // [0:47] is the sub-list for field type_name
+	29, // 0: deltaplane.v1.Applied.positions:type_name -> deltaplane.v1.Position
+	3,  // 1: deltaplane.v1.Applied.deltas:type_name -> deltaplane.v1.AppliedDelta
+	4,  // 2: deltaplane.v1.Applied.faults:type_name -> deltaplane.v1.Fault
+	5,  // 3: deltaplane.v1.Applied.maps:type_name -> deltaplane.v1.MapUse
+	30, // 4: deltaplane.v1.Applied.sent:type_name -> google.protobuf.Timestamp
+	27, // 5: deltaplane.v1.Applied.drops:type_name -> deltaplane.v1.Applied.DropsEntry
+	2,  // 6: deltaplane.v1.Applied.external:type_name -> deltaplane.v1.External
+	30, // 7: deltaplane.v1.AppliedDelta.applied:type_name -> google.protobuf.Timestamp
+	31, // 8: deltaplane.v1.AppliedDelta.latency:type_name -> google.protobuf.Duration
+	30, // 9: deltaplane.v1.Fault.since:type_name -> google.protobuf.Timestamp
+	0,  // 10: deltaplane.v1.Event.severity:type_name -> deltaplane.v1.Severity
+	32, // 11: deltaplane.v1.Event.object:type_name -> deltaplane.v1.ObjectRef
+	30, // 12: deltaplane.v1.Event.happened:type_name -> google.protobuf.Timestamp
+	7,  // 13: deltaplane.v1.Event.drop:type_name -> deltaplane.v1.Drop
+	33, // 14: deltaplane.v1.Drop.protocol:type_name -> deltaplane.v1.Protocol
+	34, // 15: deltaplane.v1.Drop.direction:type_name -> deltaplane.v1.Direction
+	30, // 16: deltaplane.v1.Status.committed:type_name -> google.protobuf.Timestamp
+	35, // 17: deltaplane.v1.Status.causes:type_name -> deltaplane.v1.Cause
+	15, // 18: deltaplane.v1.Status.nodes:type_name -> deltaplane.v1.NodeStatus
+	16, // 19: deltaplane.v1.Status.set_aside:type_name -> deltaplane.v1.SetAside
+	36, // 20: deltaplane.v1.Status.cluster:type_name -> deltaplane.v1.Cluster
+	17, // 21: deltaplane.v1.Status.held:type_name -> deltaplane.v1.HeldDeletions
+	31, // 22: deltaplane.v1.Status.latency_p50:type_name -> google.protobuf.Duration
+	31, // 23: deltaplane.v1.Status.latency_p99:type_name -> google.protobuf.Duration
+	14, // 24: deltaplane.v1.Status.maps:type_name -> deltaplane.v1.FullestMap
+	28, // 25: deltaplane.v1.Status.drops:type_name -> deltaplane.v1.Status.DropsEntry
+	4,  // 26: deltaplane.v1.Status.streams:type_name -> deltaplane.v1.Fault
+	37, // 27: deltaplane.v1.Status.hold:type_name -> deltaplane.v1.Hold
+	5,  // 28: deltaplane.v1.FullestMap.use:type_name -> deltaplane.v1.MapUse
+	1,  // 29: deltaplane.v1.NodeStatus.applied:type_name -> deltaplane.v1.Applied
+	31, // 30: deltaplane.v1.NodeStatus.latency_p50:type_name -> google.protobuf.Duration
+	31, // 31: deltaplane.v1.NodeStatus.latency_p99:type_name -> google.protobuf.Duration
+	30, // 32: deltaplane.v1.NodeStatus.lacking_since:type_name -> google.protobuf.Timestamp
+	32, // 33: deltaplane.v1.SetAside.object:type_name -> deltaplane.v1.ObjectRef
+	30, // 34: deltaplane.v1.HeldDeletions.since:type_name -> google.protobuf.Timestamp
+	17, // 35: deltaplane.v1.ApproveReply.held:type_name -> deltaplane.v1.HeldDeletions
+	16, // 36: deltaplane.v1.ApproveReply.set_aside:type_name -> deltaplane.v1.SetAside
+	38, // 37: deltaplane.v1.DumpReply.rows:type_name -> deltaplane.v1.Rows
+	29, // 38: deltaplane.v1.DumpReply.positions:type_name -> deltaplane.v1.Position
+	5,  // 39: deltaplane.v1.DumpReply.maps:type_name -> deltaplane.v1.MapUse
+	25, // 40: deltaplane.v1.FlowsReply.connections:type_name -> deltaplane.v1.Connection
+	26, // 41: deltaplane.v1.FlowsReply.drops:type_name -> deltaplane.v1.RecentDrop
+	24, // 42: deltaplane.v1.FlowsReply.services:type_name -> deltaplane.v1.ServiceCount
+	34, // 43: deltaplane.v1.Connection.direction:type_name -> deltaplane.v1.Direction
+	31, // 44: deltaplane.v1.Connection.idle:type_name -> google.protobuf.Duration
+	7,  // 45: deltaplane.v1.RecentDrop.drop:type_name -> deltaplane.v1.Drop
+	30, // 46: deltaplane.v1.RecentDrop.first:type_name -> google.protobuf.Timestamp
+	30, // 47: deltaplane.v1.RecentDrop.latest:type_name -> google.protobuf.Timestamp
+	48, // [48:48] is the sub-list for method output_type
+	48, // [48:48] is the sub-list for method input_type
+	48, // [48:48] is the sub-list for extension type_name
+	48, // [48:48] is the sub-list for extension extendee
+	0,  // [0:48] is the sub-list for field type_name
 }
 
 func init() { file_deltaplane_v1_report_proto_init() }
@@ -2666,7 +2745,7 @@ func file_deltaplane_v1_report_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_deltaplane_v1_report_proto_rawDesc), len(file_deltaplane_v1_report_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   27,
+			NumMessages:   28,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

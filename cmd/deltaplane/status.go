@@ -119,6 +119,17 @@ type nodeStatus struct {
 	Maps             []mapUseJSON      `json:"maps"`
 	Faults           []faultJSON       `json:"faults"`
 	Drops            map[string]uint64 `json:"drops"`
+	External         *externalJSON     `json:"external"` // null if the node doesn't tell, as those with maps in memory
+}
+
+// externalJSON is how a node passes on what outside clients send.
+type externalJSON struct {
+	// Device is the interface by which packets go to other nodes and come from them, Port its UDP port.
+	Device string `json:"device,omitempty"`
+	Port   uint32 `json:"port,omitempty"`
+	// Masqueraded says why clients' packets for backends on other nodes get this node's address whatever their Service
+	// asks for; empty if they needn't.
+	Masqueraded string `json:"masqueraded,omitempty"`
 }
 
 type positionJSON struct {
@@ -259,11 +270,18 @@ func nodeFromProto(m *schemas.NodeStatus) nodeStatus {
 		Node: m.GetNode(), Converged: m.GetConverged(), State: standing(m), Drifted: m.GetDrifted(), LackingSince: timeOf(m.GetLackingSince()), Behind: m.GetBehind(), Reason: m.GetReason(),
 		Reported: timeOf(a.GetSent()), MapsKind: a.GetMapsKind(), ChecksSeals: a.GetChecksSeals(), Positions: convertAll(a.GetPositions(), positionFromProto),
 		LatencyP50Millis: millis(m.GetLatencyP50().AsDuration()), LatencyP99Millis: millis(m.GetLatencyP99().AsDuration()),
-		Maps: convertAll(a.GetMaps(), mapUseFromProto), Drops: drops,
+		Maps: convertAll(a.GetMaps(), mapUseFromProto), Drops: drops, External: externalFromProto(a.GetExternal()),
 		Faults: convertAll(a.GetFaults(), func(f *schemas.Fault) faultJSON {
 			return faultJSON{f.GetKind(), f.GetText(), timeOf(f.GetSince()), f.GetLayer(), f.GetRevision()}
 		}),
 	}
+}
+
+func externalFromProto(m *schemas.External) *externalJSON {
+	if m == nil {
+		return nil
+	}
+	return &externalJSON{m.GetDevice(), m.GetPort(), m.GetMasqueraded()}
 }
 
 // standing is how a node stands in one word, as in the metric deltaplane_compiler_nodes.

@@ -43,6 +43,7 @@ func (v statusView) write(w io.Writer) error {
 		v.line(&b, "Maps", use)
 	}
 	v.line(&b, "Drops", v.drops())
+	v.external(&b)
 	v.problems(&b)
 	if v.wide {
 		v.nodes(&b)
@@ -249,13 +250,13 @@ func (v statusView) problems(b *strings.Builder) {
 
 func (v statusView) nodes(b *strings.Builder) {
 	b.WriteString("\n")
-	t := newTable("NODE", "STATE", "BEHIND", "MAPS", "P50", "P99", "REPORTED", "DIGEST")
+	t := newTable("NODE", "STATE", "BEHIND", "MAPS", "P50", "P99", "REPORTED", "EXTERNAL", "DIGEST")
 	for _, n := range v.Nodes {
 		reported := "never"
 		if n.Reported != nil {
 			reported = ago(v.now, *n.Reported)
 		}
-		t.row(n.Node, n.State, grouped(n.Behind), n.MapsKind, latency(n.LatencyP50Millis), latency(n.LatencyP99Millis), reported, clusterDigest(n))
+		t.row(n.Node, n.State, grouped(n.Behind), n.MapsKind, latency(n.LatencyP50Millis), latency(n.LatencyP99Millis), reported, n.External.String(), clusterDigest(n))
 	}
 	b.WriteString(t.String())
 }

@@ -24,6 +24,8 @@ type health struct {
 	current  time.Time // when the maps last held all that was heard of; the start, if they never did
 	drains   bool
 	flows    bpf.Swept
+	device   int   // between nodes, by index; 0 for none
+	noDevice error // what is wrong with it
 }
 
 // stuckAfter is how long the loop may be busy until the process counts as beyond help. Loading a million entries takes
@@ -93,4 +95,17 @@ func (h *health) lastSwept() bpf.Swept {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	return h.flows
+}
+
+// between keeps how the device between nodes stands.
+func (h *health) between(ifindex int, err error) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.device, h.noDevice = ifindex, err
+}
+
+func (h *health) lastBetween() (ifindex int, err error) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.device, h.noDevice
 }

@@ -13,16 +13,18 @@ import (
 	"github.com/deltaplane/deltaplane/internal/wire"
 	"github.com/deltaplane/deltaplane/schemas"
 	"github.com/deltaplane/deltaplane/services/programmer/core"
+	"github.com/deltaplane/deltaplane/services/programmer/reporting"
 )
 
 // report publishes what this node holds, and says whether it could. What is no news expires: it would fill APPLIED.
 func (l *link) report(r core.Report, drops map[string]uint64) bool {
 	v := l.service
+	holds := reporting.Holds{Uses: v.uses(r.Entries), Drops: drops, External: v.external()}
 	keep := time.Duration(0)
 	if r.Idle {
 		keep = schemas.IdleReportTTL
 	}
-	sent := l.publish(schemas.AppliedSubject(v.settings.node), l.reports.Write(time.Now(), r, v.uses(r.Entries), drops), keep)
+	sent := l.publish(schemas.AppliedSubject(v.settings.node), l.reports.Write(time.Now(), r, holds), keep)
 	if !sent {
 		l.reports.Lost()
 	}

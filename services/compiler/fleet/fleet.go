@@ -118,7 +118,7 @@ func (f *Fleet) Report(report *schemas.Applied, now time.Time) error {
 		f.strangers++
 	}
 	if report.GetAsBefore() {
-		report.Maps, report.Drops = n.report.GetMaps(), n.report.GetDrops()
+		report.Maps, report.Drops, report.External = n.report.GetMaps(), n.report.GetDrops(), n.report.GetExternal()
 	}
 	n.heard, n.report = now, report
 	for i, layer := range layersOf(name) {
@@ -145,6 +145,9 @@ func bound(report *schemas.Applied) {
 	}
 	if len(report.GetMaps()) > maxWords || len(report.GetDrops()) > maxWords {
 		report.Maps, report.Drops = nil, nil
+	}
+	if e := report.GetExternal(); e != nil {
+		e.Device, e.Masqueraded = wire.Clean(e.GetDevice(), maxWord), wire.Clean(e.GetMasqueraded(), maxText)
 	}
 	for _, use := range report.GetMaps() {
 		use.Name = wire.Clean(use.GetName(), maxWord)

@@ -297,6 +297,7 @@ func TestWhatAReportLeavesOutIsAsBefore(t *testing.T) {
 	f := New()
 	first := report("n1", wanted[model.ClusterLayer], wanted[model.NodeLayer("n1")])
 	first.Maps, first.Drops = []*schemas.MapUse{{Name: "backends", Entries: 3}}, map[string]uint64{"no_backend": 2}
+	first.External = &schemas.External{Device: "deltaplane0\x1b", Masqueraded: strings.Repeat("why", maxText)}
 	brief := report("n1", wanted[model.ClusterLayer], wanted[model.NodeLayer("n1")])
 	brief.AsBefore = true
 	for i, r := range []*schemas.Applied{first, brief} {
@@ -307,6 +308,8 @@ func TestWhatAReportLeavesOutIsAsBefore(t *testing.T) {
 	}
 	if got := f.Progress(want, start)[0].Report; got.GetMaps()[0].GetEntries() != 3 || got.GetDrops()["no_backend"] != 2 {
 		t.Errorf("the node is known by %v", got)
+	} else if e := got.GetExternal(); e.GetDevice() == "" || strings.Contains(e.GetDevice(), "\x1b") || len(e.GetMasqueraded()) > maxText {
+		t.Errorf("its traffic from outside is told as %.100v", e)
 	}
 }
 

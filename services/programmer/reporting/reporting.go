@@ -31,15 +31,26 @@ type Writer struct {
 	// ChecksSeals says that the node uses only what a key that it trusts has sealed.
 	ChecksSeals bool
 
-	uses  []*schemas.MapUse
-	drops map[string]uint64
+	before Holds
 	// latencies are those of the last deltas, in microseconds, oldest first.
 	latencies []uint32
 	whole     time.Time // when the last report that left out nothing was written
 }
 
-// Write returns a report: what the core has to say, how full the maps are and what was dropped so far.
-func (w *Writer) Write(now time.Time, r core.Report, uses []*schemas.MapUse, drops map[string]uint64) *schemas.Applied {
+// Holds is what a node says beside what its core has to say.
+type Holds struct {
+	Uses     []*schemas.MapUse // how full the maps are
+	Drops    map[string]uint64 // so far, by reason's word
+	External *schemas.External // nil if no packets come
+}
+
+func (h Holds) equal(o Holds) bool {
+	return maps.Equal(h.Drops, o.Drops) && proto.Equal(h.External, o.External) &&
+		slices.EqualFunc(h.Uses, o.Uses, func(a, b *schemas.MapUse) bool { return proto.Equal(a, b) })
+}
+
+// Write returns a report: what the core has to say, and what the node holds.
+func (w *Writer) Write(now time.Time, r core.Report, holds Holds) *schemas.Applied {
 	applied := &schemas.Applied{
 		Node: w.Node, Positions: wire.PositionsToProto(r.Positions), Sent: timestamppb.New(now), MapsKind: w.MapsKind, ChecksSeals: w.ChecksSeals,
 	}
@@ -61,15 +72,15 @@ func (w *Writer) Write(now time.Time, r core.Report, uses []*schemas.MapUse, dro
 		}
 		applied.Faults = append(applied.Faults, fault)
 	}
-	if r.Idle && !r.Whole && now.Sub(w.whole) < WholeEvery && w.asBefore(uses, drops) {
+	if r.Idle && !r.Whole && now.Sub(w.whole) < WholeEvery && holds.equal(w.before) {
 		applied.AsBefore = true
 		return applied
 	}
-	applied.Maps, applied.Drops = uses, drops
+	applied.Maps, applied.Drops, applied.External = holds.Uses, holds.Drops, holds.External
 	if r.Idle || r.Whole {
 		applied.LatencyMicros = slices.Clone(w.latencies)
 	}
-	w.uses, w.drops, w.whole = uses, drops, now
+	w.before, w.whole = holds, now
 	return applied
 }
 
@@ -77,10 +88,6 @@ func (w *Writer) Write(now time.Time, r core.Report, uses []*schemas.MapUse, dro
 func (w *Writer) remember(latency time.Duration) {
 	w.latencies = append(w.latencies, uint32(min(latency.Microseconds(), math.MaxUint32)))
 	w.latencies = w.latencies[max(0, len(w.latencies)-schemas.MaxLatencies):]
-}
-
-func (w *Writer) asBefore(uses []*schemas.MapUse, drops map[string]uint64) bool {
-	return maps.Equal(drops, w.drops) && slices.EqualFunc(uses, w.uses, func(a, b *schemas.MapUse) bool { return proto.Equal(a, b) })
 }
 
 // Lost says that the report before didn't get away, so that the next one leaves out nothing.

@@ -259,7 +259,7 @@ func (n *node) report(r core.Report) {
 	for _, d := range r.Deltas {
 		n.fleet.ledger.applied(d)
 	}
-	data, err := proto.Marshal(n.reports.Write(time.Now(), r, uses, nil))
+	data, err := proto.Marshal(n.reports.Write(time.Now(), r, reporting.Holds{Uses: uses}))
 	if err != nil {
 		panic("virtual: encode a report of our own: " + err.Error())
 	}

@@ -1,0 +1,53 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+)
+
+// String is how packets go on to other nodes, in a word or two.
+func (e *externalJSON) String() string {
+	switch {
+	case e == nil:
+		return "-"
+	case e.Masqueraded != "":
+		return "snat"
+	}
+	return fmt.Sprintf("%s:%d", e.Device, e.Port)
+}
+
+// external says how packets of outside clients go on to other nodes, and which nodes can't send them so and why.
+func (v statusView) external(b *strings.Builder) {
+	devices := map[string]int{}
+	for _, n := range v.Nodes {
+		if n.External != nil {
+			devices[n.External.String()]++
+		}
+	}
+	var all []string
+	for _, device := range slices.Sorted(maps.Keys(devices)) {
+		all = append(all, fmt.Sprintf("%s on %s nodes", device, grouped(uint64(devices[device]))))
+	}
+	if len(all) == 0 {
+		return
+	}
+	v.line(b, "External", strings.Join(all, ", "))
+	shown := 0
+	for _, n := range v.Nodes {
+		if n.External == nil || n.External.Masqueraded == "" {
+			continue
+		}
+		if shown >= behindShown && !v.wide {
+			break
+		}
+		shown++
+		v.line(b, "", v.paint.yellow(n.Node)+"  snat: "+n.External.Masqueraded)
+	}
+	if left := devices["snat"] - shown; left > 0 {
+		v.line(b, "", fmt.Sprintf("and %s more (-o wide names all)", grouped(uint64(left))))
+	}
+}

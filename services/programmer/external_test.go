@@ -1,0 +1,41 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"errors"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	"google.golang.org/protobuf/testing/protocmp"
+
+	"github.com/deltaplane/deltaplane/schemas"
+	"github.com/deltaplane/deltaplane/services/programmer/tunnel"
+)
+
+func TestANodeSaysHowItPassesOnWhatClientsSend(t *testing.T) {
+	taken := errors.New("the port is taken")
+	for _, c := range []struct {
+		name    string
+		port    uint16
+		ifindex int
+		err     error
+		told    bool
+		want    *schemas.External
+	}{
+		{"by the device", 8475, 5, nil, true, &schemas.External{Device: tunnel.Name, Port: 8475}},
+		{"by a device that lacks something", 8475, 5, taken, true, &schemas.External{Device: tunnel.Name, Port: 8475}},
+		{"no device yet", 8475, 0, nil, true, &schemas.External{Masqueraded: "the node's interfaces have not been looked at yet"}},
+		{"no device", 8475, 0, taken, true, &schemas.External{Masqueraded: "the port is taken"}},
+		{"none is wanted", 0, 0, nil, true, &schemas.External{Masqueraded: "--tunnel-port is 0"}},
+		{"a node that nobody knows", 8475, 5, nil, false, &schemas.External{
+			Device: tunnel.Name, Port: 8475,
+			Masqueraded: "no node is told this one's address: its Node object has no InternalIP, or its name comes to the same number as another's",
+		}},
+	} {
+		got := externalOf(c.port, c.ifindex, c.err, c.told)
+		if diff := cmp.Diff(c.want, got, protocmp.Transform()); diff != "" {
+			t.Errorf("%s (-want +got):\n%s", c.name, diff)
+		}
+	}
+}
