@@ -531,8 +531,10 @@ static __noinline int masquerade(struct __sk_buff *skb, const struct packet *p, 
 static __noinline int answer_wrapped(struct __sk_buff *skb, struct packet *p,
 				     const struct flow *flow)
 {
-	int verdict = translate(skb, p, flow);
+	int verdict = check_answer(skb, p, flow->node);
 
+	if (verdict == PASS)
+		verdict = translate(skb, p, flow);
 	return verdict == PASS ? to_be_wrapped(p, flow->node, 0) : verdict;
 }
 

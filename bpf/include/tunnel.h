@@ -18,17 +18,16 @@
 #include "address.h"
 #include "checksum.h"
 #include "drop.h"
+#include "mtu.h"
 #include "node.h"
 #include "packet.h"
 #include "reasons.h"
 #include "steer.h"
+#include "tell.h"
 
 /* Set at load. */
 volatile const __u32 tunnel_vni;  /* of the nodes' packets: others' are foreign */
 volatile const __u16 tunnel_port; /* UDP, host byte order */
-
-#define AF_INET	     2
-#define AF_INET6     10
 
 #define WRAPPED_TTL  64
 #define WRAPPED_MARK 0x02de /* of both Ethernet addresses: locally administered */
@@ -108,17 +107,47 @@ static __always_inline bool write_ethernet(struct __sk_buff *skb, __u32 backend)
 	return true;
 }
 
+/* Tells the sender that a packet is too large. Returns the verdict. */
+static __noinline int refuse_large(struct __sk_buff *skb, const struct packet *p, __u32 most)
+{
+	drop_report(&p->tuple, 0, REASON_TOO_BIG, VIA_PACKET);
+	return tell_too_big(skb, p, most);
+}
+
+/*
+ * What is to be asked of an answer before it becomes the Service's, since its sender is told about
+ * what it sent. Returns TC_ACT_UNSPEC for one that may be wrapped, else the verdict.
+ */
+static __noinline int check_answer(struct __sk_buff *skb, const struct packet *p, __u32 node)
+{
+	struct node_ends ends;
+	__u32 most;
+
+	if (length_in_pieces(skb, p) + WRAPPING_V6 <= MTU_LEAST_V6 || !find_node_ends(node, &ends))
+		return TC_ACT_UNSPEC;
+	most = most_wrapped(skb, p, &ends.to);
+	return most ? refuse_large(skb, p, most) : TC_ACT_UNSPEC;
+}
+
 /*
  * Sends a packet to another node: a client's for a backend, or backend 0 for an answer, to the node
- * that the client's came by. Returns the verdict.
+ * that the client's came by. This node is a router to what a client sends. Returns the verdict.
  */
 static __noinline int wrap(struct __sk_buff *skb, const struct packet *p, __u32 node, __u32 backend)
 {
 	struct node_ends ends;
+	__u32 most;
 
-	if (!tunnel.ifindex || !find_node_ends(node, &ends) || (backend && !take_hop(skb, p))) {
+	if (!tunnel.ifindex || !find_node_ends(node, &ends)) {
 		drop_report(&p->tuple, 0, REASON_NO_WAY, VIA_PACKET);
 		return TC_ACT_SHOT;
+	}
+	most = backend ? most_wrapped(skb, p, &ends.to) : 0;
+	if (most)
+		return refuse_large(skb, p, most);
+	if (backend && !take_hop(skb, p)) {
+		drop_report(&p->tuple, 0, REASON_NO_WAY, VIA_PACKET);
+		return tell_time_exceeded(skb, p);
 	}
 	if (set_tunnel_key(skb, &ends) || !write_ethernet(skb, backend)) {
 		drop_report(&p->tuple, 0, REASON_REWRITE, VIA_PACKET);

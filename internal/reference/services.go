@@ -22,6 +22,7 @@ var servicesPage = behaviourPage{
 		{12, "What endpoints a Service has"},
 		{13, "Hairpin: a pod that dials its own Service"},
 		{14, "Outside clients' addresses kept on the way to another node"},
+		{15, "Answers straight from the backend's node (DSR)"},
 		{16, "Two addresses, one backend, one client port"},
 		{17, "Maglev and weights for clients from outside"},
 		{18, "SCTP"},
