@@ -59,6 +59,14 @@ func borderScene(t *testing.T) *scene {
 	return border.up
 }
 
+// with adds objects until the test ends.
+func (s *scene) with(t *testing.T, yaml string) {
+	t.Helper()
+	objects := decoded(t, yaml)
+	check(t, s.Apply(t.Context(), objects))
+	t.Cleanup(func() { check(t, s.Delete(context.WithoutCancel(t.Context()), objects)) })
+}
+
 // leaveBorder takes the border down, if it is up.
 func leaveBorder() error {
 	if border.up == nil {
@@ -74,9 +82,9 @@ const borderPods = `
 ---
 {apiVersion: v1, kind: Node, metadata: {name: node-3}}
 ---
-{apiVersion: v1, kind: Pod, metadata: {name: near, namespace: shop, labels: {at: near}}, spec: {nodeName: node-1, containers: [{name: main, ports: [{containerPort: 8080}, {containerPort: 8080, protocol: UDP}]}]}}
+{apiVersion: v1, kind: Pod, metadata: {name: near, namespace: shop, labels: {at: near, tier: web}}, spec: {nodeName: node-1, containers: [{name: main, ports: [{containerPort: 8080}, {containerPort: 8080, protocol: UDP}]}]}}
 ---
-{apiVersion: v1, kind: Pod, metadata: {name: far, namespace: shop, labels: {at: far}}, spec: {nodeName: node-2, containers: [{name: main, ports: [{containerPort: 8080}, {containerPort: 8080, protocol: UDP}]}]}}
+{apiVersion: v1, kind: Pod, metadata: {name: far, namespace: shop, labels: {at: far, tier: web}}, spec: {nodeName: node-2, containers: [{name: main, ports: [{containerPort: 8080}, {containerPort: 8080, protocol: UDP}]}]}}
 ---
 {apiVersion: v1, kind: Pod, metadata: {name: host, namespace: shop, labels: {at: host}}, spec: {nodeName: node-2, hostNetwork: true, containers: [{name: main, ports: [{containerPort: 9000}, {containerPort: 9000, protocol: UDP}]}]}}
 ---
@@ -91,7 +99,7 @@ type borderService struct {
 func (b borderService) cell() string { return b.place + " " + b.policy + " " + b.mode }
 
 // modes are the ways to forward what clients outside send to backends of other nodes.
-var modes = []string{"snat"}
+var modes = []string{"tunnel", "dsr", "snat"}
 
 // borderServices are all there are.
 func borderServices() (all []borderService) {

@@ -34,6 +34,7 @@ const crossingPorts = 20000
 
 // Row 14: a client's address, its TTL and its checksums on every link between client and pod, and of the answer, in each
 // way to forward, on this and another node, under both policies, for all kinds of addresses, families and protocols.
+// Row 15: straight answers leave the backend's node from the Service's address and port, also where the pod's is another.
 func TestHops(t *testing.T) {
 	var crossings []crossing
 	for _, service := range borderServices() {
