@@ -198,6 +198,7 @@ static __noinline int begin(struct __sk_buff *skb, struct packet *p,
 	b->who = (struct dialler){
 		.addr = p->tuple.source,
 		.inside = hook == HOOK_POD || comes_from_inside(p),
+		.amid = is_amid_connection(p, frontend),
 	};
 	if (hook == HOOK_TUNNEL)
 		decide_wrapped(p, frontend, d);
@@ -219,7 +220,7 @@ static __noinline int begin(struct __sk_buff *skb, struct packet *p,
 	};
 	if (hook == HOOK_UPLINK && b->flow.node)
 		return steer(skb, p, d, &b->flow);
-	if (hook == HOOK_UPLINK && is_amid_connection(p, frontend))
+	if (hook == HOOK_UPLINK && b->who.amid)
 		return reject(skb, p, d->root, REASON_NO_FLOW, hook);
 	if (hook == HOOK_TUNNEL)
 		b->flow.way = way_of(frontend);
@@ -376,6 +377,16 @@ static __always_inline void note_reply(const struct packet *p, struct flow *flow
 	flow_note(p, flow);
 }
 
+/* A client's packet of a known flow goes the flow's way. */
+static __always_inline int go_on(struct __sk_buff *skb, struct packet *p, struct flow *flow,
+				 enum hook hook)
+{
+	if (hook == HOOK_UPLINK && flow_is_steered(flow))
+		return to_be_wrapped(p, flow->node, flow->backend);
+	flow_note_way(p, flow, hook);
+	return translate_judged(skb, p, flow, hook);
+}
+
 /* A wrapped packet of what this node has steered to another: the node that wrapped it has picked
  * another backend. A connection's is not this one. */
 static __noinline int end_of_steering(struct __sk_buff *skb, struct packet *p, struct flow *flow)
@@ -403,10 +414,7 @@ static __noinline int translate_coming(struct __sk_buff *skb, struct packet *p, 
 	switch (flow_standing(p, flow, hook)) {
 	case STANDS:
 		flow_note(p, flow);
-		if (hook == HOOK_UPLINK && flow_is_steered(flow))
-			return to_be_wrapped(p, flow->node, flow->backend);
-		flow_note_way(p, flow, hook);
-		return translate_judged(skb, p, flow, hook);
+		return go_on(skb, p, flow, hook);
 	case IS_GONE:
 		return end_of_flow(skb, p, flow, hook);
 	case BEGINS:
@@ -538,6 +546,15 @@ static __noinline int answer_wrapped(struct __sk_buff *skb, struct packet *p,
 	return verdict == PASS ? to_be_wrapped(p, flow->node, 0) : verdict;
 }
 
+/* A backend's packet of a known flow goes the flow's way. */
+static __always_inline int answer(struct __sk_buff *skb, struct packet *p, const struct flow *flow,
+				  enum hook hook)
+{
+	if (hook == HOOK_UPLINK && flow->way == WAY_WRAP)
+		return answer_wrapped(skb, p, flow);
+	return translate(skb, p, flow);
+}
+
 static __always_inline int translate_leaving(struct __sk_buff *skb, struct packet *p,
 					     enum hook hook)
 {
@@ -550,9 +567,7 @@ static __always_inline int translate_leaving(struct __sk_buff *skb, struct packe
 		return PASS;
 	if (!(flow->state & FLOW_FORWARD)) {
 		note_reply(p, flow);
-		if (hook == HOOK_UPLINK && flow->way == WAY_WRAP)
-			return answer_wrapped(skb, p, flow);
-		return translate(skb, p, flow);
+		return answer(skb, p, flow, hook);
 	}
 	return masquerade_applies(p, flow, hook) ? masquerade(skb, p, flow, hook) : PASS;
 }

@@ -48,6 +48,7 @@ struct dialler {
 				if none is known yet */
 	__u64 cookie;	     /* sockets: of the network namespace; packets: 0 */
 	bool inside;	     /* a pod or the node itself, not a client from outside */
+	bool amid;	     /* a connection that began elsewhere: nothing is remembered of it */
 };
 
 struct decision {
@@ -241,7 +242,7 @@ static __always_inline int pick_with_affinity(const struct dialler *who, struct 
 		reason = REASON_NONE;
 	else
 		reason = pick_backend(d->set, backends, d->root, &d->pick);
-	if (!reason)
+	if (!reason && !who->amid)
 		affinity_remember(&key, d->pick.backend);
 	return reason;
 }
