@@ -226,7 +226,9 @@ type External struct {
 	Device string `protobuf:"bytes,1,opt,name=device,proto3" json:"device,omitempty"`
 	Port   uint32 `protobuf:"varint,2,opt,name=port,proto3" json:"port,omitempty"`
 	// Why what comes to this node for a backend on another one is masqueraded, whatever its Service asks for; empty if it isn't.
-	Masqueraded   string `protobuf:"bytes,3,opt,name=masqueraded,proto3" json:"masqueraded,omitempty"`
+	Masqueraded string `protobuf:"bytes,3,opt,name=masqueraded,proto3" json:"masqueraded,omitempty"`
+	// The interfaces that clients come by, by name; at most 64.
+	Uplinks       []*Uplink `protobuf:"bytes,4,rep,name=uplinks,proto3" json:"uplinks,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -282,6 +284,76 @@ func (x *External) GetMasqueraded() string {
 	return ""
 }
 
+func (x *External) GetUplinks() []*Uplink {
+	if x != nil {
+		return x.Uplinks
+	}
+	return nil
+}
+
+// Uplink is how an interface that clients come by stands with XDP.
+type Uplink struct {
+	state     protoimpl.MessageState `protogen:"open.v1"`
+	Interface string                 `protobuf:"bytes,1,opt,name=interface,proto3" json:"interface,omitempty"`
+	// "native", "generic" or "off".
+	Xdp string `protobuf:"bytes,2,opt,name=xdp,proto3" json:"xdp,omitempty"`
+	// Why it is off though another mode was asked for.
+	Reason        string `protobuf:"bytes,3,opt,name=reason,proto3" json:"reason,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Uplink) Reset() {
+	*x = Uplink{}
+	mi := &file_deltaplane_v1_report_proto_msgTypes[2]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Uplink) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Uplink) ProtoMessage() {}
+
+func (x *Uplink) ProtoReflect() protoreflect.Message {
+	mi := &file_deltaplane_v1_report_proto_msgTypes[2]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Uplink.ProtoReflect.Descriptor instead.
+func (*Uplink) Descriptor() ([]byte, []int) {
+	return file_deltaplane_v1_report_proto_rawDescGZIP(), []int{2}
+}
+
+func (x *Uplink) GetInterface() string {
+	if x != nil {
+		return x.Interface
+	}
+	return ""
+}
+
+func (x *Uplink) GetXdp() string {
+	if x != nil {
+		return x.Xdp
+	}
+	return ""
+}
+
+func (x *Uplink) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
 // AppliedDelta says when one delta was in the kernel and what it cost.
 type AppliedDelta struct {
 	state    protoimpl.MessageState `protogen:"open.v1"`
@@ -301,7 +373,7 @@ type AppliedDelta struct {
 
 func (x *AppliedDelta) Reset() {
 	*x = AppliedDelta{}
-	mi := &file_deltaplane_v1_report_proto_msgTypes[2]
+	mi := &file_deltaplane_v1_report_proto_msgTypes[3]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -313,7 +385,7 @@ func (x *AppliedDelta) String() string {
 func (*AppliedDelta) ProtoMessage() {}
 
 func (x *AppliedDelta) ProtoReflect() protoreflect.Message {
-	mi := &file_deltaplane_v1_report_proto_msgTypes[2]
+	mi := &file_deltaplane_v1_report_proto_msgTypes[3]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -326,7 +398,7 @@ func (x *AppliedDelta) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AppliedDelta.ProtoReflect.Descriptor instead.
 func (*AppliedDelta) Descriptor() ([]byte, []int) {
-	return file_deltaplane_v1_report_proto_rawDescGZIP(), []int{2}
+	return file_deltaplane_v1_report_proto_rawDescGZIP(), []int{3}
 }
 
 func (x *AppliedDelta) GetLayer() string {
@@ -397,7 +469,7 @@ type Fault struct {
 
 func (x *Fault) Reset() {
 	*x = Fault{}
-	mi := &file_deltaplane_v1_report_proto_msgTypes[3]
+	mi := &file_deltaplane_v1_report_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -409,7 +481,7 @@ func (x *Fault) String() string {
 func (*Fault) ProtoMessage() {}
 
 func (x *Fault) ProtoReflect() protoreflect.Message {
-	mi := &file_deltaplane_v1_report_proto_msgTypes[3]
+	mi := &file_deltaplane_v1_report_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -422,7 +494,7 @@ func (x *Fault) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Fault.ProtoReflect.Descriptor instead.
 func (*Fault) Descriptor() ([]byte, []int) {
-	return file_deltaplane_v1_report_proto_rawDescGZIP(), []int{3}
+	return file_deltaplane_v1_report_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *Fault) GetKind() string {
@@ -479,7 +551,7 @@ type MapUse struct {
 
 func (x *MapUse) Reset() {
 	*x = MapUse{}
-	mi := &file_deltaplane_v1_report_proto_msgTypes[4]
+	mi := &file_deltaplane_v1_report_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -491,7 +563,7 @@ func (x *MapUse) String() string {
 func (*MapUse) ProtoMessage() {}
 
 func (x *MapUse) ProtoReflect() protoreflect.Message {
-	mi := &file_deltaplane_v1_report_proto_msgTypes[4]
+	mi := &file_deltaplane_v1_report_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -504,7 +576,7 @@ func (x *MapUse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MapUse.ProtoReflect.Descriptor instead.
 func (*MapUse) Descriptor() ([]byte, []int) {
-	return file_deltaplane_v1_report_proto_rawDescGZIP(), []int{4}
+	return file_deltaplane_v1_report_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *MapUse) GetName() string {
@@ -549,7 +621,7 @@ type Event struct {
 
 func (x *Event) Reset() {
 	*x = Event{}
-	mi := &file_deltaplane_v1_report_proto_msgTypes[5]
+	mi := &file_deltaplane_v1_report_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -561,7 +633,7 @@ func (x *Event) String() string {
 func (*Event) ProtoMessage() {}
 
 func (x *Event) ProtoReflect() protoreflect.Message {
-	mi := &file_deltaplane_v1_report_proto_msgTypes[5]
+	mi := &file_deltaplane_v1_report_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -574,7 +646,7 @@ func (x *Event) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Event.ProtoReflect.Descriptor instead.
 func (*Event) Descriptor() ([]byte, []int) {
-	return file_deltaplane_v1_report_proto_rawDescGZIP(), []int{5}
+	return file_deltaplane_v1_report_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *Event) GetSeverity() Severity {
@@ -668,7 +740,7 @@ type Drop struct {
 
 func (x *Drop) Reset() {
 	*x = Drop{}
-	mi := &file_deltaplane_v1_report_proto_msgTypes[6]
+	mi := &file_deltaplane_v1_report_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -680,7 +752,7 @@ func (x *Drop) String() string {
 func (*Drop) ProtoMessage() {}
 
 func (x *Drop) ProtoReflect() protoreflect.Message {
-	mi := &file_deltaplane_v1_report_proto_msgTypes[6]
+	mi := &file_deltaplane_v1_report_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -693,7 +765,7 @@ func (x *Drop) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Drop.ProtoReflect.Descriptor instead.
 func (*Drop) Descriptor() ([]byte, []int) {
-	return file_deltaplane_v1_report_proto_rawDescGZIP(), []int{6}
+	return file_deltaplane_v1_report_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *Drop) GetReason() string {
@@ -819,7 +891,7 @@ type StatusRequest struct {
 
 func (x *StatusRequest) Reset() {
 	*x = StatusRequest{}
-	mi := &file_deltaplane_v1_report_proto_msgTypes[7]
+	mi := &file_deltaplane_v1_report_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -831,7 +903,7 @@ func (x *StatusRequest) String() string {
 func (*StatusRequest) ProtoMessage() {}
 
 func (x *StatusRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_deltaplane_v1_report_proto_msgTypes[7]
+	mi := &file_deltaplane_v1_report_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -844,7 +916,7 @@ func (x *StatusRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatusRequest.ProtoReflect.Descriptor instead.
 func (*StatusRequest) Descriptor() ([]byte, []int) {
-	return file_deltaplane_v1_report_proto_rawDescGZIP(), []int{7}
+	return file_deltaplane_v1_report_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *StatusRequest) GetRevision() uint64 {
@@ -900,7 +972,7 @@ type Status struct {
 
 func (x *Status) Reset() {
 	*x = Status{}
-	mi := &file_deltaplane_v1_report_proto_msgTypes[8]
+	mi := &file_deltaplane_v1_report_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -912,7 +984,7 @@ func (x *Status) String() string {
 func (*Status) ProtoMessage() {}
 
 func (x *Status) ProtoReflect() protoreflect.Message {
-	mi := &file_deltaplane_v1_report_proto_msgTypes[8]
+	mi := &file_deltaplane_v1_report_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -925,7 +997,7 @@ func (x *Status) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Status.ProtoReflect.Descriptor instead.
 func (*Status) Descriptor() ([]byte, []int) {
-	return file_deltaplane_v1_report_proto_rawDescGZIP(), []int{8}
+	return file_deltaplane_v1_report_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *Status) GetEpoch() uint64 {
@@ -1110,7 +1182,7 @@ type RollbackRequest struct {
 
 func (x *RollbackRequest) Reset() {
 	*x = RollbackRequest{}
-	mi := &file_deltaplane_v1_report_proto_msgTypes[9]
+	mi := &file_deltaplane_v1_report_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1122,7 +1194,7 @@ func (x *RollbackRequest) String() string {
 func (*RollbackRequest) ProtoMessage() {}
 
 func (x *RollbackRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_deltaplane_v1_report_proto_msgTypes[9]
+	mi := &file_deltaplane_v1_report_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1135,7 +1207,7 @@ func (x *RollbackRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RollbackRequest.ProtoReflect.Descriptor instead.
 func (*RollbackRequest) Descriptor() ([]byte, []int) {
-	return file_deltaplane_v1_report_proto_rawDescGZIP(), []int{9}
+	return file_deltaplane_v1_report_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *RollbackRequest) GetRevision() uint64 {
@@ -1175,7 +1247,7 @@ type RollbackReply struct {
 
 func (x *RollbackReply) Reset() {
 	*x = RollbackReply{}
-	mi := &file_deltaplane_v1_report_proto_msgTypes[10]
+	mi := &file_deltaplane_v1_report_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1187,7 +1259,7 @@ func (x *RollbackReply) String() string {
 func (*RollbackReply) ProtoMessage() {}
 
 func (x *RollbackReply) ProtoReflect() protoreflect.Message {
-	mi := &file_deltaplane_v1_report_proto_msgTypes[10]
+	mi := &file_deltaplane_v1_report_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1200,7 +1272,7 @@ func (x *RollbackReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RollbackReply.ProtoReflect.Descriptor instead.
 func (*RollbackReply) Descriptor() ([]byte, []int) {
-	return file_deltaplane_v1_report_proto_rawDescGZIP(), []int{10}
+	return file_deltaplane_v1_report_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *RollbackReply) GetDone() bool {
@@ -1249,7 +1321,7 @@ type ResumeRequest struct {
 
 func (x *ResumeRequest) Reset() {
 	*x = ResumeRequest{}
-	mi := &file_deltaplane_v1_report_proto_msgTypes[11]
+	mi := &file_deltaplane_v1_report_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1261,7 +1333,7 @@ func (x *ResumeRequest) String() string {
 func (*ResumeRequest) ProtoMessage() {}
 
 func (x *ResumeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_deltaplane_v1_report_proto_msgTypes[11]
+	mi := &file_deltaplane_v1_report_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1274,7 +1346,7 @@ func (x *ResumeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResumeRequest.ProtoReflect.Descriptor instead.
 func (*ResumeRequest) Descriptor() ([]byte, []int) {
-	return file_deltaplane_v1_report_proto_rawDescGZIP(), []int{11}
+	return file_deltaplane_v1_report_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *ResumeRequest) GetBy() string {
@@ -1295,7 +1367,7 @@ type ResumeReply struct {
 
 func (x *ResumeReply) Reset() {
 	*x = ResumeReply{}
-	mi := &file_deltaplane_v1_report_proto_msgTypes[12]
+	mi := &file_deltaplane_v1_report_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1307,7 +1379,7 @@ func (x *ResumeReply) String() string {
 func (*ResumeReply) ProtoMessage() {}
 
 func (x *ResumeReply) ProtoReflect() protoreflect.Message {
-	mi := &file_deltaplane_v1_report_proto_msgTypes[12]
+	mi := &file_deltaplane_v1_report_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1320,7 +1392,7 @@ func (x *ResumeReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResumeReply.ProtoReflect.Descriptor instead.
 func (*ResumeReply) Descriptor() ([]byte, []int) {
-	return file_deltaplane_v1_report_proto_rawDescGZIP(), []int{12}
+	return file_deltaplane_v1_report_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *ResumeReply) GetDone() bool {
@@ -1348,7 +1420,7 @@ type FullestMap struct {
 
 func (x *FullestMap) Reset() {
 	*x = FullestMap{}
-	mi := &file_deltaplane_v1_report_proto_msgTypes[13]
+	mi := &file_deltaplane_v1_report_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1360,7 +1432,7 @@ func (x *FullestMap) String() string {
 func (*FullestMap) ProtoMessage() {}
 
 func (x *FullestMap) ProtoReflect() protoreflect.Message {
-	mi := &file_deltaplane_v1_report_proto_msgTypes[13]
+	mi := &file_deltaplane_v1_report_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1373,7 +1445,7 @@ func (x *FullestMap) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FullestMap.ProtoReflect.Descriptor instead.
 func (*FullestMap) Descriptor() ([]byte, []int) {
-	return file_deltaplane_v1_report_proto_rawDescGZIP(), []int{13}
+	return file_deltaplane_v1_report_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *FullestMap) GetNode() string {
@@ -1418,7 +1490,7 @@ type NodeStatus struct {
 
 func (x *NodeStatus) Reset() {
 	*x = NodeStatus{}
-	mi := &file_deltaplane_v1_report_proto_msgTypes[14]
+	mi := &file_deltaplane_v1_report_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1430,7 +1502,7 @@ func (x *NodeStatus) String() string {
 func (*NodeStatus) ProtoMessage() {}
 
 func (x *NodeStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_deltaplane_v1_report_proto_msgTypes[14]
+	mi := &file_deltaplane_v1_report_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1443,7 +1515,7 @@ func (x *NodeStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodeStatus.ProtoReflect.Descriptor instead.
 func (*NodeStatus) Descriptor() ([]byte, []int) {
-	return file_deltaplane_v1_report_proto_rawDescGZIP(), []int{14}
+	return file_deltaplane_v1_report_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *NodeStatus) GetNode() string {
@@ -1534,7 +1606,7 @@ type SetAside struct {
 
 func (x *SetAside) Reset() {
 	*x = SetAside{}
-	mi := &file_deltaplane_v1_report_proto_msgTypes[15]
+	mi := &file_deltaplane_v1_report_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1546,7 +1618,7 @@ func (x *SetAside) String() string {
 func (*SetAside) ProtoMessage() {}
 
 func (x *SetAside) ProtoReflect() protoreflect.Message {
-	mi := &file_deltaplane_v1_report_proto_msgTypes[15]
+	mi := &file_deltaplane_v1_report_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1559,7 +1631,7 @@ func (x *SetAside) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetAside.ProtoReflect.Descriptor instead.
 func (*SetAside) Descriptor() ([]byte, []int) {
-	return file_deltaplane_v1_report_proto_rawDescGZIP(), []int{15}
+	return file_deltaplane_v1_report_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *SetAside) GetObject() *ObjectRef {
@@ -1590,7 +1662,7 @@ type HeldDeletions struct {
 
 func (x *HeldDeletions) Reset() {
 	*x = HeldDeletions{}
-	mi := &file_deltaplane_v1_report_proto_msgTypes[16]
+	mi := &file_deltaplane_v1_report_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1602,7 +1674,7 @@ func (x *HeldDeletions) String() string {
 func (*HeldDeletions) ProtoMessage() {}
 
 func (x *HeldDeletions) ProtoReflect() protoreflect.Message {
-	mi := &file_deltaplane_v1_report_proto_msgTypes[16]
+	mi := &file_deltaplane_v1_report_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1615,7 +1687,7 @@ func (x *HeldDeletions) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HeldDeletions.ProtoReflect.Descriptor instead.
 func (*HeldDeletions) Descriptor() ([]byte, []int) {
-	return file_deltaplane_v1_report_proto_rawDescGZIP(), []int{16}
+	return file_deltaplane_v1_report_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *HeldDeletions) GetId() string {
@@ -1657,7 +1729,7 @@ type ApproveRequest struct {
 
 func (x *ApproveRequest) Reset() {
 	*x = ApproveRequest{}
-	mi := &file_deltaplane_v1_report_proto_msgTypes[17]
+	mi := &file_deltaplane_v1_report_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1669,7 +1741,7 @@ func (x *ApproveRequest) String() string {
 func (*ApproveRequest) ProtoMessage() {}
 
 func (x *ApproveRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_deltaplane_v1_report_proto_msgTypes[17]
+	mi := &file_deltaplane_v1_report_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1682,7 +1754,7 @@ func (x *ApproveRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ApproveRequest.ProtoReflect.Descriptor instead.
 func (*ApproveRequest) Descriptor() ([]byte, []int) {
-	return file_deltaplane_v1_report_proto_rawDescGZIP(), []int{17}
+	return file_deltaplane_v1_report_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *ApproveRequest) GetId() string {
@@ -1707,7 +1779,7 @@ type ApproveReply struct {
 
 func (x *ApproveReply) Reset() {
 	*x = ApproveReply{}
-	mi := &file_deltaplane_v1_report_proto_msgTypes[18]
+	mi := &file_deltaplane_v1_report_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1719,7 +1791,7 @@ func (x *ApproveReply) String() string {
 func (*ApproveReply) ProtoMessage() {}
 
 func (x *ApproveReply) ProtoReflect() protoreflect.Message {
-	mi := &file_deltaplane_v1_report_proto_msgTypes[18]
+	mi := &file_deltaplane_v1_report_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1732,7 +1804,7 @@ func (x *ApproveReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ApproveReply.ProtoReflect.Descriptor instead.
 func (*ApproveReply) Descriptor() ([]byte, []int) {
-	return file_deltaplane_v1_report_proto_rawDescGZIP(), []int{18}
+	return file_deltaplane_v1_report_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *ApproveReply) GetApproved() bool {
@@ -1773,7 +1845,7 @@ type DumpRequest struct {
 
 func (x *DumpRequest) Reset() {
 	*x = DumpRequest{}
-	mi := &file_deltaplane_v1_report_proto_msgTypes[19]
+	mi := &file_deltaplane_v1_report_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1785,7 +1857,7 @@ func (x *DumpRequest) String() string {
 func (*DumpRequest) ProtoMessage() {}
 
 func (x *DumpRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_deltaplane_v1_report_proto_msgTypes[19]
+	mi := &file_deltaplane_v1_report_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1798,7 +1870,7 @@ func (x *DumpRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DumpRequest.ProtoReflect.Descriptor instead.
 func (*DumpRequest) Descriptor() ([]byte, []int) {
-	return file_deltaplane_v1_report_proto_rawDescGZIP(), []int{19}
+	return file_deltaplane_v1_report_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *DumpRequest) GetNode() string {
@@ -1823,7 +1895,7 @@ type DumpReply struct {
 
 func (x *DumpReply) Reset() {
 	*x = DumpReply{}
-	mi := &file_deltaplane_v1_report_proto_msgTypes[20]
+	mi := &file_deltaplane_v1_report_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1835,7 +1907,7 @@ func (x *DumpReply) String() string {
 func (*DumpReply) ProtoMessage() {}
 
 func (x *DumpReply) ProtoReflect() protoreflect.Message {
-	mi := &file_deltaplane_v1_report_proto_msgTypes[20]
+	mi := &file_deltaplane_v1_report_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1848,7 +1920,7 @@ func (x *DumpReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DumpReply.ProtoReflect.Descriptor instead.
 func (*DumpReply) Descriptor() ([]byte, []int) {
-	return file_deltaplane_v1_report_proto_rawDescGZIP(), []int{20}
+	return file_deltaplane_v1_report_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *DumpReply) GetRows() *Rows {
@@ -1910,7 +1982,7 @@ type FlowsRequest struct {
 
 func (x *FlowsRequest) Reset() {
 	*x = FlowsRequest{}
-	mi := &file_deltaplane_v1_report_proto_msgTypes[21]
+	mi := &file_deltaplane_v1_report_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1922,7 +1994,7 @@ func (x *FlowsRequest) String() string {
 func (*FlowsRequest) ProtoMessage() {}
 
 func (x *FlowsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_deltaplane_v1_report_proto_msgTypes[21]
+	mi := &file_deltaplane_v1_report_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1935,7 +2007,7 @@ func (x *FlowsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FlowsRequest.ProtoReflect.Descriptor instead.
 func (*FlowsRequest) Descriptor() ([]byte, []int) {
-	return file_deltaplane_v1_report_proto_rawDescGZIP(), []int{21}
+	return file_deltaplane_v1_report_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *FlowsRequest) GetPod() string {
@@ -1988,7 +2060,7 @@ type FlowsReply struct {
 
 func (x *FlowsReply) Reset() {
 	*x = FlowsReply{}
-	mi := &file_deltaplane_v1_report_proto_msgTypes[22]
+	mi := &file_deltaplane_v1_report_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2000,7 +2072,7 @@ func (x *FlowsReply) String() string {
 func (*FlowsReply) ProtoMessage() {}
 
 func (x *FlowsReply) ProtoReflect() protoreflect.Message {
-	mi := &file_deltaplane_v1_report_proto_msgTypes[22]
+	mi := &file_deltaplane_v1_report_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2013,7 +2085,7 @@ func (x *FlowsReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FlowsReply.ProtoReflect.Descriptor instead.
 func (*FlowsReply) Descriptor() ([]byte, []int) {
-	return file_deltaplane_v1_report_proto_rawDescGZIP(), []int{22}
+	return file_deltaplane_v1_report_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *FlowsReply) GetConnections() []*Connection {
@@ -2088,7 +2160,7 @@ type ServiceCount struct {
 
 func (x *ServiceCount) Reset() {
 	*x = ServiceCount{}
-	mi := &file_deltaplane_v1_report_proto_msgTypes[23]
+	mi := &file_deltaplane_v1_report_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2100,7 +2172,7 @@ func (x *ServiceCount) String() string {
 func (*ServiceCount) ProtoMessage() {}
 
 func (x *ServiceCount) ProtoReflect() protoreflect.Message {
-	mi := &file_deltaplane_v1_report_proto_msgTypes[23]
+	mi := &file_deltaplane_v1_report_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2113,7 +2185,7 @@ func (x *ServiceCount) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ServiceCount.ProtoReflect.Descriptor instead.
 func (*ServiceCount) Descriptor() ([]byte, []int) {
-	return file_deltaplane_v1_report_proto_rawDescGZIP(), []int{23}
+	return file_deltaplane_v1_report_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *ServiceCount) GetService() string {
@@ -2181,7 +2253,7 @@ type Connection struct {
 
 func (x *Connection) Reset() {
 	*x = Connection{}
-	mi := &file_deltaplane_v1_report_proto_msgTypes[24]
+	mi := &file_deltaplane_v1_report_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2193,7 +2265,7 @@ func (x *Connection) String() string {
 func (*Connection) ProtoMessage() {}
 
 func (x *Connection) ProtoReflect() protoreflect.Message {
-	mi := &file_deltaplane_v1_report_proto_msgTypes[24]
+	mi := &file_deltaplane_v1_report_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2206,7 +2278,7 @@ func (x *Connection) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Connection.ProtoReflect.Descriptor instead.
 func (*Connection) Descriptor() ([]byte, []int) {
-	return file_deltaplane_v1_report_proto_rawDescGZIP(), []int{24}
+	return file_deltaplane_v1_report_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *Connection) GetPod() string {
@@ -2335,7 +2407,7 @@ type RecentDrop struct {
 
 func (x *RecentDrop) Reset() {
 	*x = RecentDrop{}
-	mi := &file_deltaplane_v1_report_proto_msgTypes[25]
+	mi := &file_deltaplane_v1_report_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2347,7 +2419,7 @@ func (x *RecentDrop) String() string {
 func (*RecentDrop) ProtoMessage() {}
 
 func (x *RecentDrop) ProtoReflect() protoreflect.Message {
-	mi := &file_deltaplane_v1_report_proto_msgTypes[25]
+	mi := &file_deltaplane_v1_report_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2360,7 +2432,7 @@ func (x *RecentDrop) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RecentDrop.ProtoReflect.Descriptor instead.
 func (*RecentDrop) Descriptor() ([]byte, []int) {
-	return file_deltaplane_v1_report_proto_rawDescGZIP(), []int{25}
+	return file_deltaplane_v1_report_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *RecentDrop) GetDrop() *Drop {
@@ -2413,11 +2485,16 @@ const file_deltaplane_v1_report_proto_rawDesc = "" +
 	"\n" +
 	"DropsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\x04R\x05value:\x028\x01\"X\n" +
+	"\x05value\x18\x02 \x01(\x04R\x05value:\x028\x01\"\x89\x01\n" +
 	"\bExternal\x12\x16\n" +
 	"\x06device\x18\x01 \x01(\tR\x06device\x12\x12\n" +
 	"\x04port\x18\x02 \x01(\rR\x04port\x12 \n" +
-	"\vmasqueraded\x18\x03 \x01(\tR\vmasqueraded\"\xef\x01\n" +
+	"\vmasqueraded\x18\x03 \x01(\tR\vmasqueraded\x12/\n" +
+	"\auplinks\x18\x04 \x03(\v2\x15.deltaplane.v1.UplinkR\auplinks\"P\n" +
+	"\x06Uplink\x12\x1c\n" +
+	"\tinterface\x18\x01 \x01(\tR\tinterface\x12\x10\n" +
+	"\x03xdp\x18\x02 \x01(\tR\x03xdp\x12\x16\n" +
+	"\x06reason\x18\x03 \x01(\tR\x06reason\"\xef\x01\n" +
 	"\fAppliedDelta\x12\x14\n" +
 	"\x05layer\x18\x01 \x01(\tR\x05layer\x12\x14\n" +
 	"\x05epoch\x18\x02 \x01(\x04R\x05epoch\x12\x1a\n" +
@@ -2632,102 +2709,104 @@ func file_deltaplane_v1_report_proto_rawDescGZIP() []byte {
 }
 
 var file_deltaplane_v1_report_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_deltaplane_v1_report_proto_msgTypes = make([]protoimpl.MessageInfo, 28)
+var file_deltaplane_v1_report_proto_msgTypes = make([]protoimpl.MessageInfo, 29)
 var file_deltaplane_v1_report_proto_goTypes = []any{
 	(Severity)(0),                 // 0: deltaplane.v1.Severity
 	(*Applied)(nil),               // 1: deltaplane.v1.Applied
 	(*External)(nil),              // 2: deltaplane.v1.External
-	(*AppliedDelta)(nil),          // 3: deltaplane.v1.AppliedDelta
-	(*Fault)(nil),                 // 4: deltaplane.v1.Fault
-	(*MapUse)(nil),                // 5: deltaplane.v1.MapUse
-	(*Event)(nil),                 // 6: deltaplane.v1.Event
-	(*Drop)(nil),                  // 7: deltaplane.v1.Drop
-	(*StatusRequest)(nil),         // 8: deltaplane.v1.StatusRequest
-	(*Status)(nil),                // 9: deltaplane.v1.Status
-	(*RollbackRequest)(nil),       // 10: deltaplane.v1.RollbackRequest
-	(*RollbackReply)(nil),         // 11: deltaplane.v1.RollbackReply
-	(*ResumeRequest)(nil),         // 12: deltaplane.v1.ResumeRequest
-	(*ResumeReply)(nil),           // 13: deltaplane.v1.ResumeReply
-	(*FullestMap)(nil),            // 14: deltaplane.v1.FullestMap
-	(*NodeStatus)(nil),            // 15: deltaplane.v1.NodeStatus
-	(*SetAside)(nil),              // 16: deltaplane.v1.SetAside
-	(*HeldDeletions)(nil),         // 17: deltaplane.v1.HeldDeletions
-	(*ApproveRequest)(nil),        // 18: deltaplane.v1.ApproveRequest
-	(*ApproveReply)(nil),          // 19: deltaplane.v1.ApproveReply
-	(*DumpRequest)(nil),           // 20: deltaplane.v1.DumpRequest
-	(*DumpReply)(nil),             // 21: deltaplane.v1.DumpReply
-	(*FlowsRequest)(nil),          // 22: deltaplane.v1.FlowsRequest
-	(*FlowsReply)(nil),            // 23: deltaplane.v1.FlowsReply
-	(*ServiceCount)(nil),          // 24: deltaplane.v1.ServiceCount
-	(*Connection)(nil),            // 25: deltaplane.v1.Connection
-	(*RecentDrop)(nil),            // 26: deltaplane.v1.RecentDrop
-	nil,                           // 27: deltaplane.v1.Applied.DropsEntry
-	nil,                           // 28: deltaplane.v1.Status.DropsEntry
-	(*Position)(nil),              // 29: deltaplane.v1.Position
-	(*timestamppb.Timestamp)(nil), // 30: google.protobuf.Timestamp
-	(*durationpb.Duration)(nil),   // 31: google.protobuf.Duration
-	(*ObjectRef)(nil),             // 32: deltaplane.v1.ObjectRef
-	(Protocol)(0),                 // 33: deltaplane.v1.Protocol
-	(Direction)(0),                // 34: deltaplane.v1.Direction
-	(*Cause)(nil),                 // 35: deltaplane.v1.Cause
-	(*Cluster)(nil),               // 36: deltaplane.v1.Cluster
-	(*Hold)(nil),                  // 37: deltaplane.v1.Hold
-	(*Rows)(nil),                  // 38: deltaplane.v1.Rows
+	(*Uplink)(nil),                // 3: deltaplane.v1.Uplink
+	(*AppliedDelta)(nil),          // 4: deltaplane.v1.AppliedDelta
+	(*Fault)(nil),                 // 5: deltaplane.v1.Fault
+	(*MapUse)(nil),                // 6: deltaplane.v1.MapUse
+	(*Event)(nil),                 // 7: deltaplane.v1.Event
+	(*Drop)(nil),                  // 8: deltaplane.v1.Drop
+	(*StatusRequest)(nil),         // 9: deltaplane.v1.StatusRequest
+	(*Status)(nil),                // 10: deltaplane.v1.Status
+	(*RollbackRequest)(nil),       // 11: deltaplane.v1.RollbackRequest
+	(*RollbackReply)(nil),         // 12: deltaplane.v1.RollbackReply
+	(*ResumeRequest)(nil),         // 13: deltaplane.v1.ResumeRequest
+	(*ResumeReply)(nil),           // 14: deltaplane.v1.ResumeReply
+	(*FullestMap)(nil),            // 15: deltaplane.v1.FullestMap
+	(*NodeStatus)(nil),            // 16: deltaplane.v1.NodeStatus
+	(*SetAside)(nil),              // 17: deltaplane.v1.SetAside
+	(*HeldDeletions)(nil),         // 18: deltaplane.v1.HeldDeletions
+	(*ApproveRequest)(nil),        // 19: deltaplane.v1.ApproveRequest
+	(*ApproveReply)(nil),          // 20: deltaplane.v1.ApproveReply
+	(*DumpRequest)(nil),           // 21: deltaplane.v1.DumpRequest
+	(*DumpReply)(nil),             // 22: deltaplane.v1.DumpReply
+	(*FlowsRequest)(nil),          // 23: deltaplane.v1.FlowsRequest
+	(*FlowsReply)(nil),            // 24: deltaplane.v1.FlowsReply
+	(*ServiceCount)(nil),          // 25: deltaplane.v1.ServiceCount
+	(*Connection)(nil),            // 26: deltaplane.v1.Connection
+	(*RecentDrop)(nil),            // 27: deltaplane.v1.RecentDrop
+	nil,                           // 28: deltaplane.v1.Applied.DropsEntry
+	nil,                           // 29: deltaplane.v1.Status.DropsEntry
+	(*Position)(nil),              // 30: deltaplane.v1.Position
+	(*timestamppb.Timestamp)(nil), // 31: google.protobuf.Timestamp
+	(*durationpb.Duration)(nil),   // 32: google.protobuf.Duration
+	(*ObjectRef)(nil),             // 33: deltaplane.v1.ObjectRef
+	(Protocol)(0),                 // 34: deltaplane.v1.Protocol
+	(Direction)(0),                // 35: deltaplane.v1.Direction
+	(*Cause)(nil),                 // 36: deltaplane.v1.Cause
+	(*Cluster)(nil),               // 37: deltaplane.v1.Cluster
+	(*Hold)(nil),                  // 38: deltaplane.v1.Hold
+	(*Rows)(nil),                  // 39: deltaplane.v1.Rows
 }
 var file_deltaplane_v1_report_proto_depIdxs = []int32{
-	29, // 0: deltaplane.v1.Applied.positions:type_name -> deltaplane.v1.Position
-	3,  // 1: deltaplane.v1.Applied.deltas:type_name -> deltaplane.v1.AppliedDelta
-	4,  // 2: deltaplane.v1.Applied.faults:type_name -> deltaplane.v1.Fault
-	5,  // 3: deltaplane.v1.Applied.maps:type_name -> deltaplane.v1.MapUse
-	30, // 4: deltaplane.v1.Applied.sent:type_name -> google.protobuf.Timestamp
-	27, // 5: deltaplane.v1.Applied.drops:type_name -> deltaplane.v1.Applied.DropsEntry
+	30, // 0: deltaplane.v1.Applied.positions:type_name -> deltaplane.v1.Position
+	4,  // 1: deltaplane.v1.Applied.deltas:type_name -> deltaplane.v1.AppliedDelta
+	5,  // 2: deltaplane.v1.Applied.faults:type_name -> deltaplane.v1.Fault
+	6,  // 3: deltaplane.v1.Applied.maps:type_name -> deltaplane.v1.MapUse
+	31, // 4: deltaplane.v1.Applied.sent:type_name -> google.protobuf.Timestamp
+	28, // 5: deltaplane.v1.Applied.drops:type_name -> deltaplane.v1.Applied.DropsEntry
 	2,  // 6: deltaplane.v1.Applied.external:type_name -> deltaplane.v1.External
-	30, // 7: deltaplane.v1.AppliedDelta.applied:type_name -> google.protobuf.Timestamp
-	31, // 8: deltaplane.v1.AppliedDelta.latency:type_name -> google.protobuf.Duration
-	30, // 9: deltaplane.v1.Fault.since:type_name -> google.protobuf.Timestamp
-	0,  // 10: deltaplane.v1.Event.severity:type_name -> deltaplane.v1.Severity
-	32, // 11: deltaplane.v1.Event.object:type_name -> deltaplane.v1.ObjectRef
-	30, // 12: deltaplane.v1.Event.happened:type_name -> google.protobuf.Timestamp
-	7,  // 13: deltaplane.v1.Event.drop:type_name -> deltaplane.v1.Drop
-	33, // 14: deltaplane.v1.Drop.protocol:type_name -> deltaplane.v1.Protocol
-	34, // 15: deltaplane.v1.Drop.direction:type_name -> deltaplane.v1.Direction
-	30, // 16: deltaplane.v1.Status.committed:type_name -> google.protobuf.Timestamp
-	35, // 17: deltaplane.v1.Status.causes:type_name -> deltaplane.v1.Cause
-	15, // 18: deltaplane.v1.Status.nodes:type_name -> deltaplane.v1.NodeStatus
-	16, // 19: deltaplane.v1.Status.set_aside:type_name -> deltaplane.v1.SetAside
-	36, // 20: deltaplane.v1.Status.cluster:type_name -> deltaplane.v1.Cluster
-	17, // 21: deltaplane.v1.Status.held:type_name -> deltaplane.v1.HeldDeletions
-	31, // 22: deltaplane.v1.Status.latency_p50:type_name -> google.protobuf.Duration
-	31, // 23: deltaplane.v1.Status.latency_p99:type_name -> google.protobuf.Duration
-	14, // 24: deltaplane.v1.Status.maps:type_name -> deltaplane.v1.FullestMap
-	28, // 25: deltaplane.v1.Status.drops:type_name -> deltaplane.v1.Status.DropsEntry
-	4,  // 26: deltaplane.v1.Status.streams:type_name -> deltaplane.v1.Fault
-	37, // 27: deltaplane.v1.Status.hold:type_name -> deltaplane.v1.Hold
-	5,  // 28: deltaplane.v1.FullestMap.use:type_name -> deltaplane.v1.MapUse
-	1,  // 29: deltaplane.v1.NodeStatus.applied:type_name -> deltaplane.v1.Applied
-	31, // 30: deltaplane.v1.NodeStatus.latency_p50:type_name -> google.protobuf.Duration
-	31, // 31: deltaplane.v1.NodeStatus.latency_p99:type_name -> google.protobuf.Duration
-	30, // 32: deltaplane.v1.NodeStatus.lacking_since:type_name -> google.protobuf.Timestamp
-	32, // 33: deltaplane.v1.SetAside.object:type_name -> deltaplane.v1.ObjectRef
-	30, // 34: deltaplane.v1.HeldDeletions.since:type_name -> google.protobuf.Timestamp
-	17, // 35: deltaplane.v1.ApproveReply.held:type_name -> deltaplane.v1.HeldDeletions
-	16, // 36: deltaplane.v1.ApproveReply.set_aside:type_name -> deltaplane.v1.SetAside
-	38, // 37: deltaplane.v1.DumpReply.rows:type_name -> deltaplane.v1.Rows
-	29, // 38: deltaplane.v1.DumpReply.positions:type_name -> deltaplane.v1.Position
-	5,  // 39: deltaplane.v1.DumpReply.maps:type_name -> deltaplane.v1.MapUse
-	25, // 40: deltaplane.v1.FlowsReply.connections:type_name -> deltaplane.v1.Connection
-	26, // 41: deltaplane.v1.FlowsReply.drops:type_name -> deltaplane.v1.RecentDrop
-	24, // 42: deltaplane.v1.FlowsReply.services:type_name -> deltaplane.v1.ServiceCount
-	34, // 43: deltaplane.v1.Connection.direction:type_name -> deltaplane.v1.Direction
-	31, // 44: deltaplane.v1.Connection.idle:type_name -> google.protobuf.Duration
-	7,  // 45: deltaplane.v1.RecentDrop.drop:type_name -> deltaplane.v1.Drop
-	30, // 46: deltaplane.v1.RecentDrop.first:type_name -> google.protobuf.Timestamp
-	30, // 47: deltaplane.v1.RecentDrop.latest:type_name -> google.protobuf.Timestamp
-	48, // [48:48] is the sub-list for method output_type
-	48, // [48:48] is the sub-list for method input_type
-	48, // [48:48] is the sub-list for extension type_name
-	48, // [48:48] is the sub-list for extension extendee
-	0,  // [0:48] is the sub-list for field type_name
+	3,  // 7: deltaplane.v1.External.uplinks:type_name -> deltaplane.v1.Uplink
+	31, // 8: deltaplane.v1.AppliedDelta.applied:type_name -> google.protobuf.Timestamp
+	32, // 9: deltaplane.v1.AppliedDelta.latency:type_name -> google.protobuf.Duration
+	31, // 10: deltaplane.v1.Fault.since:type_name -> google.protobuf.Timestamp
+	0,  // 11: deltaplane.v1.Event.severity:type_name -> deltaplane.v1.Severity
+	33, // 12: deltaplane.v1.Event.object:type_name -> deltaplane.v1.ObjectRef
+	31, // 13: deltaplane.v1.Event.happened:type_name -> google.protobuf.Timestamp
+	8,  // 14: deltaplane.v1.Event.drop:type_name -> deltaplane.v1.Drop
+	34, // 15: deltaplane.v1.Drop.protocol:type_name -> deltaplane.v1.Protocol
+	35, // 16: deltaplane.v1.Drop.direction:type_name -> deltaplane.v1.Direction
+	31, // 17: deltaplane.v1.Status.committed:type_name -> google.protobuf.Timestamp
+	36, // 18: deltaplane.v1.Status.causes:type_name -> deltaplane.v1.Cause
+	16, // 19: deltaplane.v1.Status.nodes:type_name -> deltaplane.v1.NodeStatus
+	17, // 20: deltaplane.v1.Status.set_aside:type_name -> deltaplane.v1.SetAside
+	37, // 21: deltaplane.v1.Status.cluster:type_name -> deltaplane.v1.Cluster
+	18, // 22: deltaplane.v1.Status.held:type_name -> deltaplane.v1.HeldDeletions
+	32, // 23: deltaplane.v1.Status.latency_p50:type_name -> google.protobuf.Duration
+	32, // 24: deltaplane.v1.Status.latency_p99:type_name -> google.protobuf.Duration
+	15, // 25: deltaplane.v1.Status.maps:type_name -> deltaplane.v1.FullestMap
+	29, // 26: deltaplane.v1.Status.drops:type_name -> deltaplane.v1.Status.DropsEntry
+	5,  // 27: deltaplane.v1.Status.streams:type_name -> deltaplane.v1.Fault
+	38, // 28: deltaplane.v1.Status.hold:type_name -> deltaplane.v1.Hold
+	6,  // 29: deltaplane.v1.FullestMap.use:type_name -> deltaplane.v1.MapUse
+	1,  // 30: deltaplane.v1.NodeStatus.applied:type_name -> deltaplane.v1.Applied
+	32, // 31: deltaplane.v1.NodeStatus.latency_p50:type_name -> google.protobuf.Duration
+	32, // 32: deltaplane.v1.NodeStatus.latency_p99:type_name -> google.protobuf.Duration
+	31, // 33: deltaplane.v1.NodeStatus.lacking_since:type_name -> google.protobuf.Timestamp
+	33, // 34: deltaplane.v1.SetAside.object:type_name -> deltaplane.v1.ObjectRef
+	31, // 35: deltaplane.v1.HeldDeletions.since:type_name -> google.protobuf.Timestamp
+	18, // 36: deltaplane.v1.ApproveReply.held:type_name -> deltaplane.v1.HeldDeletions
+	17, // 37: deltaplane.v1.ApproveReply.set_aside:type_name -> deltaplane.v1.SetAside
+	39, // 38: deltaplane.v1.DumpReply.rows:type_name -> deltaplane.v1.Rows
+	30, // 39: deltaplane.v1.DumpReply.positions:type_name -> deltaplane.v1.Position
+	6,  // 40: deltaplane.v1.DumpReply.maps:type_name -> deltaplane.v1.MapUse
+	26, // 41: deltaplane.v1.FlowsReply.connections:type_name -> deltaplane.v1.Connection
+	27, // 42: deltaplane.v1.FlowsReply.drops:type_name -> deltaplane.v1.RecentDrop
+	25, // 43: deltaplane.v1.FlowsReply.services:type_name -> deltaplane.v1.ServiceCount
+	35, // 44: deltaplane.v1.Connection.direction:type_name -> deltaplane.v1.Direction
+	32, // 45: deltaplane.v1.Connection.idle:type_name -> google.protobuf.Duration
+	8,  // 46: deltaplane.v1.RecentDrop.drop:type_name -> deltaplane.v1.Drop
+	31, // 47: deltaplane.v1.RecentDrop.first:type_name -> google.protobuf.Timestamp
+	31, // 48: deltaplane.v1.RecentDrop.latest:type_name -> google.protobuf.Timestamp
+	49, // [49:49] is the sub-list for method output_type
+	49, // [49:49] is the sub-list for method input_type
+	49, // [49:49] is the sub-list for extension type_name
+	49, // [49:49] is the sub-list for extension extendee
+	0,  // [0:49] is the sub-list for field type_name
 }
 
 func init() { file_deltaplane_v1_report_proto_init() }
@@ -2745,7 +2824,7 @@ func file_deltaplane_v1_report_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_deltaplane_v1_report_proto_rawDesc), len(file_deltaplane_v1_report_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   28,
+			NumMessages:   29,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

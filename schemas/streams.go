@@ -76,3 +76,6 @@ var (
 
 // Streams lists all streams.
 var Streams = []Stream{StateFacts, Deltas, AppliedReports, EventLog}
+
+// MaxUplinks is how many interfaces an Applied names.
+const MaxUplinks = 64

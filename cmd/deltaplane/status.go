@@ -129,7 +129,15 @@ type externalJSON struct {
 	Port   uint32 `json:"port,omitempty"`
 	// Masqueraded says why clients' packets for backends on other nodes get this node's address whatever their Service
 	// asks for; empty if they needn't.
-	Masqueraded string `json:"masqueraded,omitempty"`
+	Masqueraded string       `json:"masqueraded,omitempty"`
+	Uplinks     []uplinkJSON `json:"uplinks"`
+}
+
+// uplinkJSON is how an interface that clients come by stands with XDP.
+type uplinkJSON struct {
+	Interface string `json:"interface"`
+	XDP       string `json:"xdp"`              // native, generic or off
+	Reason    string `json:"reason,omitempty"` // why it is off, if it isn't meant to be
 }
 
 type positionJSON struct {
@@ -281,7 +289,9 @@ func externalFromProto(m *schemas.External) *externalJSON {
 	if m == nil {
 		return nil
 	}
-	return &externalJSON{m.GetDevice(), m.GetPort(), m.GetMasqueraded()}
+	return &externalJSON{m.GetDevice(), m.GetPort(), m.GetMasqueraded(), convertAll(m.GetUplinks(), func(u *schemas.Uplink) uplinkJSON {
+		return uplinkJSON{u.GetInterface(), u.GetXdp(), u.GetReason()}
+	})}
 }
 
 // standing is how a node stands in one word, as in the metric deltaplane_compiler_nodes.

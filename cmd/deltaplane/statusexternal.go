@@ -23,19 +23,24 @@ func (e *externalJSON) String() string {
 // external says how packets of outside clients go on to other nodes, and which nodes can't send them so and why.
 func (v statusView) external(b *strings.Builder) {
 	devices := map[string]int{}
+	xdp := map[string]int{}
 	for _, n := range v.Nodes {
-		if n.External != nil {
-			devices[n.External.String()]++
+		if n.External == nil {
+			continue
+		}
+		devices[n.External.String()]++
+		for _, u := range n.External.Uplinks {
+			xdp[u.XDP]++
 		}
 	}
-	var all []string
-	for _, device := range slices.Sorted(maps.Keys(devices)) {
-		all = append(all, fmt.Sprintf("%s on %s nodes", device, grouped(uint64(devices[device]))))
-	}
-	if len(all) == 0 {
+	if len(devices) == 0 {
 		return
 	}
-	v.line(b, "External", strings.Join(all, ", "))
+	text := tallied(devices, "nodes")
+	if len(xdp) > 0 {
+		text += "   XDP " + tallied(xdp, "uplinks")
+	}
+	v.line(b, "External", text)
 	shown := 0
 	for _, n := range v.Nodes {
 		if n.External == nil || n.External.Masqueraded == "" {
@@ -50,4 +55,13 @@ func (v statusView) external(b *strings.Builder) {
 	if left := devices["snat"] - shown; left > 0 {
 		v.line(b, "", fmt.Sprintf("and %s more (-o wide names all)", grouped(uint64(left))))
 	}
+}
+
+// tallied writes how many things of a kind there are of each word.
+func tallied(counts map[string]int, of string) string {
+	var all []string
+	for _, word := range slices.Sorted(maps.Keys(counts)) {
+		all = append(all, fmt.Sprintf("%s on %s %s", word, grouped(uint64(counts[word])), of))
+	}
+	return strings.Join(all, ", ")
 }

@@ -17,6 +17,7 @@ func TestStatusSaysHowClientsPacketsGoOn(t *testing.T) {
 		return &schemas.NodeStatus{Node: name, Applied: &schemas.Applied{Node: name, External: external}}
 	}
 	tunnel := &schemas.External{Device: "deltaplane0", Port: 8475}
+	fast := &schemas.External{Device: "deltaplane0", Port: 8475, Uplinks: []*schemas.Uplink{{Interface: "eth0", Xdp: "native"}, {Interface: "eth1", Xdp: "off"}}}
 	some := []*schemas.NodeStatus{
 		node("a", tunnel), node("b", &schemas.External{Masqueraded: "--tunnel-port is 0"}), node("c", tunnel), node("memory", nil),
 	}
@@ -32,6 +33,7 @@ func TestStatusSaysHowClientsPacketsGoOn(t *testing.T) {
 	}{
 		{"nobody forwards", []*schemas.NodeStatus{node("memory", nil)}, false, nil},
 		{"one node masquerades", some, false, []string{"External    deltaplane0:8475 on 2 nodes, snat on 1 nodes", "            b  snat: --tunnel-port is 0"}},
+		{"with XDP", []*schemas.NodeStatus{node("a", fast), node("b", fast)}, false, []string{"External    deltaplane0:8475 on 2 nodes   XDP native on 2 uplinks, off on 2 uplinks"}},
 		{"many do", none, false, append(append([]string{"External    snat on 22 nodes"}, repeat("            n  snat: why", behindShown)...), "            and 2 more (-o wide names all)")},
 		{"many do, all named", none, true, append([]string{"External    snat on 22 nodes"}, repeat("            n  snat: why", 22)...)},
 	} {

@@ -9,6 +9,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"google.golang.org/protobuf/testing/protocmp"
 
+	"github.com/deltaplane/deltaplane/bpf"
 	"github.com/deltaplane/deltaplane/schemas"
 	"github.com/deltaplane/deltaplane/services/programmer/tunnel"
 )
@@ -33,9 +34,21 @@ func TestANodeSaysHowItPassesOnWhatClientsSend(t *testing.T) {
 			Masqueraded: "no node is told this one's address: its Node object has no InternalIP, or its name comes to the same number as another's",
 		}},
 	} {
-		got := externalOf(c.port, c.ifindex, c.err, c.told)
+		got := externalOf(c.port, exits{device: c.ifindex, noDevice: c.err}, c.told)
 		if diff := cmp.Diff(c.want, got, protocmp.Transform()); diff != "" {
 			t.Errorf("%s (-want +got):\n%s", c.name, diff)
 		}
+	}
+}
+
+func TestANodeSaysWhereXDPIs(t *testing.T) {
+	o := exits{device: 5, names: map[int]string{2: "eth0", 3: "eth1"}, wires: []bpf.Wire{{Ifindex: 2, Mode: bpf.XDPNative}, {Ifindex: 3, Mode: bpf.XDPOff, Reason: "no room"}}}
+	want := []*schemas.Uplink{{Interface: "eth0", Xdp: "native"}, {Interface: "eth1", Xdp: "off", Reason: "no room"}}
+	if diff := cmp.Diff(want, externalOf(8475, o, true).GetUplinks(), protocmp.Transform()); diff != "" {
+		t.Errorf("(-want +got):\n%s", diff)
+	}
+	o.wires = make([]bpf.Wire, 1000)
+	if got := len(externalOf(8475, o, true).GetUplinks()); got != schemas.MaxUplinks {
+		t.Errorf("%d of 1,000 uplinks are told, want %d", got, schemas.MaxUplinks)
 	}
 }

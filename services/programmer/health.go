@@ -24,8 +24,7 @@ type health struct {
 	current  time.Time // when the maps last held all that was heard of; the start, if they never did
 	drains   bool
 	flows    bpf.Swept
-	device   int   // between nodes, by index; 0 for none
-	noDevice error // what is wrong with it
+	exits    exits
 }
 
 // stuckAfter is how long the loop may be busy until the process counts as beyond help. Loading a million entries takes
@@ -97,15 +96,15 @@ func (h *health) lastSwept() bpf.Swept {
 	return h.flows
 }
 
-// between keeps how the device between nodes stands.
-func (h *health) between(ifindex int, err error) {
+// leads keeps what the last look at the interfaces found.
+func (h *health) leads(e exits) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	h.device, h.noDevice = ifindex, err
+	h.exits = e
 }
 
-func (h *health) lastBetween() (ifindex int, err error) {
+func (h *health) lastExits() exits {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	return h.device, h.noDevice
+	return h.exits
 }

@@ -30,9 +30,9 @@ type interfaces struct {
 	plane   dataplane
 	log     *slog.Logger
 	options node.Options
-	problem func(string)                 // told what is missing for longer than patience; empty once nothing is
-	found   func(node.Found)             // told what there is
-	between func(ifindex int, err error) // told of the device between nodes
+	problem func(string)     // told what is missing for longer than patience; empty once nothing is
+	found   func(node.Found) // told what there is
+	leads   func(exits)      // told what leads out of the node
 
 	wanted  chan []model.Endpoint // holds the newest
 	routes  func() (map[netip.Addr]int, error)
@@ -62,7 +62,7 @@ const unknown = -1
 
 func newInterfaces(plane dataplane, log *slog.Logger, options node.Options, device tunnel.Device, problem func(string)) *interfaces {
 	return &interfaces{
-		plane: plane, log: log, options: options, problem: problem, found: func(node.Found) {}, between: func(int, error) {},
+		plane: plane, log: log, options: options, problem: problem, found: func(node.Found) {}, leads: func(exits) {},
 		wanted: make(chan []model.Endpoint, 1), routes: node.HostRoutes, list: node.Read, changes: node.Watch, appear: node.Appear,
 		tunnel: device.Keep, through: unknown,
 		attached: map[port]bool{}, missing: map[string]time.Time{}, late: map[string]time.Time{},
@@ -197,7 +197,6 @@ func (p *interfaces) look(wanted []model.Endpoint, now time.Time) error {
 	}
 	p.noteError(p.plane.setUplinks(uplinks), now)
 	p.use(device, now)
-	p.between(device, errDevice)
 	p.attachPods(wanted, routes, &found, now)
 	for _, ifindex := range slices.Sorted(maps.Keys(found.Pods)) {
 		p.attach(port{ifindex, false}, "interface "+found.Pods[ifindex], now)
@@ -206,8 +205,9 @@ func (p *interfaces) look(wanted []model.Endpoint, now time.Time) error {
 		p.attach(port{ifindex, true}, found.Names[ifindex], now)
 	}
 	p.detachOthers(pods, &found, now)
-	_, err := p.plane.fitXDP()
+	wires, err := p.plane.fitXDP()
 	p.noteError(err, now)
+	p.leads(exits{device, errDevice, found.Names, wires})
 	p.missing = p.late
 	return nil
 }

@@ -80,7 +80,7 @@ func serveOn(ctx context.Context, s *settings, log *slog.Logger, plane dataplane
 	v.driver = carry.Driver{Core: core.New(config), Maps: plane, Now: time.Now, Defer: true, Background: true}
 	v.interfaces = newInterfaces(plane, log, s.found, s.tunnel, v.problem(ctx, "hook"))
 	v.interfaces.found = v.listenOn
-	v.interfaces.between = v.health.between
+	v.interfaces.leads = v.health.leads
 	v.balancers = healthcheck.New(func() bool { return v.health.state().Current() }, v.problem(ctx, "health_check"))
 	v.balancers.On(nil)
 	v.link.service, v.link.trust = v, trust

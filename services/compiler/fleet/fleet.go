@@ -148,6 +148,10 @@ func bound(report *schemas.Applied) {
 	}
 	if e := report.GetExternal(); e != nil {
 		e.Device, e.Masqueraded = wire.Clean(e.GetDevice(), maxWord), wire.Clean(e.GetMasqueraded(), maxText)
+		e.Uplinks = e.GetUplinks()[:min(len(e.GetUplinks()), schemas.MaxUplinks)]
+		for _, u := range e.GetUplinks() {
+			u.Interface, u.Xdp, u.Reason = wire.Clean(u.GetInterface(), maxWord), wire.Clean(u.GetXdp(), maxWord), wire.Clean(u.GetReason(), maxText)
+		}
 	}
 	for _, use := range report.GetMaps() {
 		use.Name = wire.Clean(use.GetName(), maxWord)

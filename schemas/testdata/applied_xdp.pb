@@ -1,0 +1,3 @@
+
+node-ab"
+eth0off	no driver
