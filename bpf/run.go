@@ -67,9 +67,12 @@ func (d *Dataplane) RunToUplink(packet []byte, ifindex int) (Verdict, []byte, er
 }
 
 // RunFromWire does the same with the program of frames that come to the node before they are packets; Load must have been
-// told to have it. What goes on to another node is sent: that frame comes out. Nothing else changes a frame.
-func (d *Dataplane) RunFromWire(frame []byte) (Verdict, []byte, error) {
+// told to have it, and an interface other than the loopback's has its program. What goes on to another node is sent: that frame comes out. Nothing else changes a frame.
+func (d *Dataplane) RunFromWire(frame []byte, ifindex int) (Verdict, []byte, error) {
 	options := ebpf.RunOptions{Data: frame, DataOut: make([]byte, len(frame)+wrapping)}
+	if ifindex != 0 {
+		options.Context = xdpFrame{DataEnd: uint32(len(frame)), Ifindex: uint32(ifindex)}
+	}
 	code, err := d.wire.Programs[wireProgram].Run(&options)
 	if err != nil {
 		return 0, nil, fmt.Errorf("run a frame of %d bytes through the kernel: %w", len(frame), err)
@@ -122,6 +125,11 @@ func verdictOf(code uint32) (Verdict, error) {
 		return Refuse, nil
 	}
 	return 0, fmt.Errorf("the program returned %d, which is no verdict", int32(code))
+}
+
+// xdpFrame is struct xdp_md, include/uapi/linux/bpf.h.
+type xdpFrame struct {
+	_, DataEnd, _, Ifindex, _, _ uint32
 }
 
 // skBuff is struct __sk_buff up to what BPF_PROG_TEST_RUN lets callers set, include/uapi/linux/bpf.h.

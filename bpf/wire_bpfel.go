@@ -67,8 +67,12 @@ const (
 	wireVarNodePortFirst   = "node_port_first"
 	wireVarNodePortLast    = "node_port_last"
 	wireVarOperations      = "operations"
+	wireVarOwnNode         = "own_node"
 	wireVarSeesBuffers     = "sees_buffers"
 	wireVarServiceNetworks = "service_networks"
+	wireVarTunnel          = "tunnel"
+	wireVarTunnelPort      = "tunnel_port"
+	wireVarTunnelVni       = "tunnel_vni"
 )
 
 // loadWire returns the embedded CollectionSpec for wire.
@@ -176,8 +180,12 @@ type wireVariableSpecs struct {
 	NodePortFirst   *ebpf.VariableSpec `ebpf:"node_port_first"`
 	NodePortLast    *ebpf.VariableSpec `ebpf:"node_port_last"`
 	Operations      *ebpf.VariableSpec `ebpf:"operations"`
+	OwnNode         *ebpf.VariableSpec `ebpf:"own_node"`
 	SeesBuffers     *ebpf.VariableSpec `ebpf:"sees_buffers"`
 	ServiceNetworks *ebpf.VariableSpec `ebpf:"service_networks"`
+	Tunnel          *ebpf.VariableSpec `ebpf:"tunnel"`
+	TunnelPort      *ebpf.VariableSpec `ebpf:"tunnel_port"`
+	TunnelVni       *ebpf.VariableSpec `ebpf:"tunnel_vni"`
 }
 
 // wireObjects contains all objects after they have been loaded into the kernel.
@@ -302,8 +310,12 @@ type wireVariables struct {
 	NodePortFirst   *ebpf.Variable `ebpf:"node_port_first"`
 	NodePortLast    *ebpf.Variable `ebpf:"node_port_last"`
 	Operations      *ebpf.Variable `ebpf:"operations"`
+	OwnNode         *ebpf.Variable `ebpf:"own_node"`
 	SeesBuffers     *ebpf.Variable `ebpf:"sees_buffers"`
 	ServiceNetworks *ebpf.Variable `ebpf:"service_networks"`
+	Tunnel          *ebpf.Variable `ebpf:"tunnel"`
+	TunnelPort      *ebpf.Variable `ebpf:"tunnel_port"`
+	TunnelVni       *ebpf.Variable `ebpf:"tunnel_vni"`
 }
 
 // wirePrograms contains all programs after they have been loaded into the kernel.

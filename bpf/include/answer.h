@@ -102,17 +102,6 @@ static __always_inline bool awaits_checksum(struct __sk_buff *skb, const struct 
 	return state == CHECKSUM_PARTIAL;
 }
 
-/* Words of a header on the stack. */
-static __always_inline __u64 sum_words(const void *header, int bytes)
-{
-	const __u16 *word = header;
-	__u64 sum = 0;
-
-	for (int i = 0; i < bytes / 2; i++)
-		sum += word[i];
-	return sum;
-}
-
 /* The IP header of an answer to who sent the packet. */
 static __always_inline long write_ip(struct __sk_buff *skb, const struct packet *p,
 				     const struct address *from, __u8 protocol, __u16 length)

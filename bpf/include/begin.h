@@ -7,8 +7,10 @@
 #include <bpf/bpf_helpers.h>
 
 #include "abi.h"
+#include "count.h"
 #include "frontend.h"
 #include "maps.h"
+#include "node.h"
 #include "operate.h"
 #include "packet.h"
 #include "service.h"
@@ -39,4 +41,16 @@ static __always_inline struct beginning *beginning_room(void)
 	__u32 zero = 0;
 
 	return bpf_map_lookup_elem(&beginnings, &zero);
+}
+
+/* Counts a flow that begins by an uplink, by how its packets go on. */
+static __always_inline void count_flow(const struct decision *d, const struct flow *flow)
+{
+	__u8 forwarding = FORWARDED_SNAT;
+
+	if (flow->way == WAY_WRAP)
+		forwarding = d->flags & FRONTEND_FORWARD_DSR ? FORWARDED_DSR : FORWARDED_TUNNEL;
+	else if (d->local || (own_node && d->pick.node == own_node))
+		forwarding = FORWARDED_LOCAL;
+	count_of_service(d->root, REASON_NONE, forwarding);
 }

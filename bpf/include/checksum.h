@@ -76,6 +76,17 @@ static __always_inline __u16 sum_fold(__u64 sum)
 	return (sum & 0xffff) + (sum >> 16);
 }
 
+/* Words of a header on the stack. */
+static __always_inline __u64 sum_words(const void *header, int bytes)
+{
+	const __u16 *word = header;
+	__u64 sum = 0;
+
+	for (int i = 0; i < bytes / 2; i++)
+		sum += word[i];
+	return sum;
+}
+
 /* RFC 1624, equation 3. */
 static __always_inline __u16 checksum_update(__u16 checksum, __u64 change)
 {

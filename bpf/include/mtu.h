@@ -22,15 +22,9 @@
 #include "icmp.h"
 #include "packet.h"
 #include "steer.h"
-
-/* What wrapping adds to a packet: the inner Ethernet header, VXLAN's, UDP's and the outer IP's. */
-#define WRAPPING_V4	   (ETH_HLEN + 8 + sizeof(struct udphdr) + sizeof(struct iphdr))
-#define WRAPPING_V6	   (ETH_HLEN + 8 + sizeof(struct udphdr) + sizeof(struct ipv6hdr))
+#include "wrapping.h"
 
 #define IPV4_DONT_FRAGMENT 0x4000
-
-#define AF_INET		   2
-#define AF_INET6	   10
 
 /* Each link of IPv6 takes so much (RFC 8200 5): what is as short needs no look at the routes, and
  * no sender is asked for less. */

@@ -138,18 +138,6 @@ static __always_inline int judge_begun(struct __sk_buff *skb, const struct packe
 	return REASON_NONE;
 }
 
-/* Counts a flow that begins by an uplink, by how its packets go on. */
-static __always_inline void count_flow(const struct decision *d, const struct flow *flow)
-{
-	__u8 forwarding = FORWARDED_SNAT;
-
-	if (flow->way == WAY_WRAP)
-		forwarding = d->flags & FRONTEND_FORWARD_DSR ? FORWARDED_DSR : FORWARDED_TUNNEL;
-	else if (d->local || (own_node && d->pick.node == own_node))
-		forwarding = FORWARDED_LOCAL;
-	count_of_service(d->root, REASON_NONE, forwarding);
-}
-
 /* The backend that another node picked: one of the frontend's that is here. Its tables and this
  * node's may differ for a moment, in which the client tries again. */
 static __noinline void decide_wrapped(const struct packet *p, const struct frontend *frontend,

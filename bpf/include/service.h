@@ -60,6 +60,7 @@ struct decision {
 	__u8 reason; /* REASON_NONE: taken */
 	bool reject; /* of what is not taken: the client is told at once; else dropped */
 	bool local;  /* picked under a Local policy */
+	bool sure;   /* who picks again picks the same */
 };
 
 /*
@@ -238,7 +239,8 @@ static __always_inline int pick_with_affinity(const struct dialler *who, struct 
 		had = affinity_of_parts(&key, backends->affinity);
 	if (had)
 		backend = pick_known(had, d->root, &d->pick);
-	if (backend && (backend->state == BACKEND_ACTIVE || backends->flags & SET_FALLBACK))
+	d->sure = backend && (backend->state == BACKEND_ACTIVE || backends->flags & SET_FALLBACK);
+	if (d->sure)
 		reason = REASON_NONE;
 	else
 		reason = pick_backend(d->set, backends, d->root, &d->pick);

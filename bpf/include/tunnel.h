@@ -16,7 +16,6 @@
 
 #include "abi.h"
 #include "address.h"
-#include "checksum.h"
 #include "drop.h"
 #include "mtu.h"
 #include "node.h"
@@ -24,20 +23,7 @@
 #include "reasons.h"
 #include "steer.h"
 #include "tell.h"
-
-/* Set at load. */
-volatile const __u32 tunnel_vni;  /* of the nodes' packets: others' are foreign */
-volatile const __u16 tunnel_port; /* UDP, host byte order */
-
-#define WRAPPED_TTL  64
-#define WRAPPED_MARK 0x02de /* of both Ethernet addresses: locally administered */
-
-struct wrapped_ethernet {
-	__be16 mark;
-	__be32 backend;
-	__be16 node_mark;
-	__be32 node;
-} __attribute__((packed));
+#include "wrapping.h"
 
 /* What the kernel's key was before it had the own address, Linux 6.0. */
 #define TUNNEL_KEY_WITHOUT_OWN offsetof(struct bpf_tunnel_key, local_ipv4)
@@ -66,26 +52,7 @@ static __always_inline long set_tunnel_key(struct __sk_buff *skb, const struct n
 /* Takes one hop off what is forwarded here. Returns false if none is left. */
 static __always_inline bool take_hop(struct __sk_buff *skb, const struct packet *p)
 {
-	void *start = packet_start(skb) + ETH_HLEN;
-
-	if (p->v6) {
-		struct ipv6hdr *ip = start;
-
-		if ((void *)(ip + 1) > packet_end(skb) || ip->hop_limit <= 1)
-			return false;
-		ip->hop_limit--;
-	} else {
-		struct iphdr *ip = start;
-		__u16 old, new;
-
-		if ((void *)(ip + 1) > packet_end(skb) || ip->ttl <= 1)
-			return false;
-		old = *(__u16 *)&ip->ttl;
-		ip->ttl--;
-		new = *(__u16 *)&ip->ttl;
-		ip->check = checksum_update(ip->check, sum_change_port(old, new));
-	}
-	return true;
+	return take_hop_at(packet_start(skb) + ETH_HLEN, packet_end(skb), p->v6);
 }
 
 static __always_inline bool write_ethernet(struct __sk_buff *skb, __u32 backend)
@@ -98,12 +65,7 @@ static __always_inline bool write_ethernet(struct __sk_buff *skb, __u32 backend)
 	eth = packet_start(skb);
 	if ((void *)(eth + 1) > packet_end(skb))
 		return false;
-	*eth = (struct wrapped_ethernet){
-		.mark = bpf_htons(WRAPPED_MARK),
-		.backend = bpf_htonl(backend),
-		.node_mark = bpf_htons(WRAPPED_MARK),
-		.node = bpf_htonl(own_node),
-	};
+	number_ethernet(eth, backend);
 	return true;
 }
 

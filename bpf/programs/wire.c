@@ -12,10 +12,11 @@
  *   surely by a backend on another node? ── yes ──► begin, wrap, send
  *                                       ── no ──► pass
  *
- * It never writes to a frame that it then passes. include/frame.h says what is plain.
+ * It never writes to a frame that it then passes. include/frame.h says what is plain, find_way in
+ * include/wire.h where a frame can be sent to.
  *
- * Lookups: TCP amid a connection 2, of which one asks whether the frame is for this host. A test
- * counts them.
+ * Lookups: 1 whether the frame is for this host, 1 for the flow, 2 for the nodes; TCP amid a
+ * connection that isn't steered 2 in all.
  */
 #include <linux/bpf.h>
 #include <bpf/bpf_helpers.h>
@@ -29,7 +30,7 @@ int from_wire(struct xdp_md *xdp)
 
 	if (!p || !is_this_hosts(xdp) || !read_frame(xdp, p))
 		return XDP_PASS;
-	return comes_by_wire(p);
+	return comes_by_wire(xdp, p);
 }
 
 char _license[] SEC("license") = "Dual BSD/GPL";
