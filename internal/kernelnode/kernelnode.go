@@ -29,6 +29,8 @@ type Node struct {
 	state *plan.State
 	limit plan.Capacities
 	drops *bpf.TakenDrops // nil until asked for
+	// unwrapping is nil until something comes unwrapped.
+	unwrapping *bpf.Unwrapping
 	// policed says whether the last rows of a layer say that there are policies.
 	policed map[model.LayerKind]bool
 }
@@ -224,6 +226,23 @@ func (n *Node) ToUplink(frame []byte, ifindex int) (bpf.Verdict, []byte, error) 
 	return n.plane.RunToUplink(frame, ifindex)
 }
 
+// FromTunnel gives a frame to the program of what comes unwrapped from other nodes.
+func (n *Node) FromTunnel(frame []byte, outer bpf.Outer, ifindex int) (bpf.Verdict, []byte, error) {
+	if n.unwrapping == nil {
+		var err error
+		if n.unwrapping, err = n.plane.Unwrapping(); err != nil {
+			return 0, nil, err
+		}
+	}
+	return n.unwrapping.Run(frame, outer, ifindex)
+}
+
+// TellTunnel says by which device packets are wrapped for other nodes; 0 is none.
+func (n *Node) TellTunnel(ifindex int) error { return n.plane.TellTunnel(ifindex) }
+
+// Flow returns the entry of packets with these ends at a hook, if there is one.
+func (n *Node) Flow(t abi.Tuple) (flow abi.Flow, found bool, err error) { return n.plane.Flow(t) }
+
 // PassTime lets all flows and affinities be as many seconds older.
 func (n *Node) PassTime(seconds uint32) error { return n.plane.PassTime(seconds) }
 
@@ -261,6 +280,9 @@ func (n *Node) Forget() error { return n.plane.ForgetFlows() }
 func (n *Node) Close() {
 	if n.drops != nil {
 		n.drops.Close()
+	}
+	if n.unwrapping != nil {
+		n.unwrapping.Close()
 	}
 	n.plane.Close()
 }
