@@ -82,6 +82,11 @@ func (n *Node) find(via Via, protocol model.Protocol, destination netip.AddrPort
 	return n.frontend(key)
 }
 
+// findHere is find for packets.
+func (n *Node) findHere(protocol model.Protocol, destination netip.AddrPort) (model.Frontend, bool) {
+	return n.find(PodPacket, protocol, destination)
+}
+
 // meantByHost returns what a process of the node reaches by an address: all of 127.0.0.0/8 and the unspecified
 // addresses are the node (RFC 1122 3.2.1.3; connect(2) to INADDR_ANY in Linux).
 func meantByHost(a netip.Addr) netip.Addr {

@@ -35,6 +35,11 @@ func modeOf(f model.Frontend) Mode {
 	return ModeSNAT
 }
 
+// forwards says whether a frontend's clients from outside may go wrapped.
+func forwards(f model.Frontend) bool {
+	return modeOf(f) != ModeSNAT && f.Kind != model.FrontendClusterIP && f.Flags&model.ExternalLocal == 0
+}
+
 // Obstacle is why the packets of a connection aren't wrapped for the backend's node.
 type Obstacle uint8
 
@@ -52,8 +57,13 @@ const (
 	ObstacleMode
 	// ObstaclePlace is a backend of which no one says where it is.
 	ObstaclePlace
-	// ObstacleAddress is a backend's node without a row: it has no address, or shares its number with another node.
+	// ObstacleAddress is a backend's node without a row: it has no address, or shares its number with another node; or one
+	// that has no address of a family of this node's.
 	ObstacleAddress
+	// ObstacleSelf is a node without a row of its own: no other node would believe what it wraps.
+	ObstacleSelf
+	// ObstacleSender is a client that is the backend's node itself, which takes no packet from its own address.
+	ObstacleSender
 	// ObstacleDevice is a node without a device that wraps.
 	ObstacleDevice
 )
@@ -78,6 +88,7 @@ func (n *Node) Reach(who Dialler, d Decision, b model.Backend) Way {
 		w.Mode = modeOf(*d.Frontend)
 	}
 	row, known := n.peer(b.Node)
+	_, believed := n.peer(n.Number)
 	here := b.Node != 0 && b.Node == n.Number || (b.Node == 0 || n.Number == 0) && n.StaysHere(b.Addr)
 	switch {
 	case d.Frontend == nil || who.Via != UplinkPacket || n.Inside(who) || d.Frontend.Kind == model.FrontendClusterIP:
@@ -90,14 +101,26 @@ func (n *Node) Reach(who Dialler, d Decision, b model.Backend) Way {
 		w.Obstacle = ObstacleMode
 	case b.Node == 0:
 		w.Obstacle = ObstaclePlace
-	case !known:
-		w.Obstacle = ObstacleAddress
 	case !n.Tunnel || n.Number == 0:
 		w.Obstacle = ObstacleDevice
+	case !believed:
+		w.Obstacle = ObstacleSelf
+	case !known || !n.reaches(b.Node):
+		w.Obstacle = ObstacleAddress
+	case who.Addr == row.V4 || who.Addr == row.V6:
+		w.Obstacle = ObstacleSender
 	default:
 		w.To = row
 	}
 	return w
+}
+
+// reaches says whether what is wrapped for a node gets there: both have a row, with addresses of one family. Nobody believes
+// a node that sends from another address than its row's.
+func (n *Node) reaches(id model.NodeID) bool {
+	own, believed := n.peer(n.Number)
+	to, known := n.peer(id)
+	return n.Tunnel && believed && known && (own.V4.IsValid() && to.V4.IsValid() || own.V6.IsValid() && to.V6.IsValid())
 }
 
 // peer returns how another node is reached.

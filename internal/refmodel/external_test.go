@@ -48,6 +48,9 @@ func (r rows) at(id model.NodeID) *Node {
 	})
 }
 
+// outer is the address of the node that wraps.
+func outer(w Wrapping) netip.Addr { return netip.AddrFrom4([4]byte{172, 20, 0, byte(w.From)}) }
+
 func onward(p Packet, w Wrapping) Outcome {
 	return Outcome{Verdict: Forward, Source: p.Source, Destination: p.Destination, Wrapped: w}
 }
@@ -104,7 +107,7 @@ func TestConnectionThroughTheNodeThatItsClientReached(t *testing.T) {
 		judges(t, "to another", here.ComesIn(r.at(node1), UplinkPacket, opening, onward(opening, Wrapping{From: node1, To: node3, Backend: 109}), 0), "want forward as")
 		here = NewFlows()
 		judges(t, "SYN", here.ComesIn(r.at(node1), UplinkPacket, opening, onward(opening, toServer), 0), "")
-		judges(t, "unwrapped", there.ComesUnwrapped(r.at(node2), toServer, opening, sent(client, server), 0), "")
+		judges(t, "unwrapped", there.ComesUnwrapped(r.at(node2), toServer, outer(toServer), opening, sent(client, server), 0), "")
 		reply := data(server, client)
 		back := Outcome{Verdict: Forward, Source: nodePort, Destination: client, Wrapped: Wrapping{From: node2, To: node1}}
 		if dsr {
@@ -118,21 +121,26 @@ func TestConnectionThroughTheNodeThatItsClientReached(t *testing.T) {
 }
 
 func TestAnswersLeaveAsTheyAre(t *testing.T) {
-	n := wrapped(model.ForwardTunnel).at(node1)
-	judges(t, "a NodePort's", n.AnswerUnwrapped(data(nodePort, client), sent(nodePort, client)), "")
-	judges(t, "changed", n.AnswerUnwrapped(data(nodePort, client), sent(server, client)), "want it untouched")
-	judges(t, "nobody's", n.AnswerUnwrapped(data(server, client), sent(server, client)), "want drop (foreign_tunnel)")
+	n, back := wrapped(model.ForwardTunnel).at(node1), Wrapping{From: node2, To: node1}
+	answer := func(p Packet, did Outcome, hops byte) error {
+		p.Hops = hops
+		return NewFlows().ComesUnwrapped(n, back, outer(back), p, did, 0)
+	}
+	judges(t, "a NodePort's", answer(data(nodePort, client), sent(nodePort, client), 64), "")
+	judges(t, "changed", answer(data(nodePort, client), sent(server, client), 64), "want it untouched")
+	judges(t, "nobody's", answer(data(server, client), sent(server, client), 64), "want drop (foreign_tunnel)")
+	judges(t, "its last hop", answer(data(nodePort, client), sent(nodePort, client), 1), "want drop (no_way)")
 }
 
 // The network moves a client to another node, and then to the backend's own.
 func TestConnectionGoesOnByAnotherNode(t *testing.T) {
 	r := wrapped(model.ForwardTunnel)
 	there, p := NewFlows(), data(client, balancer)
-	judges(t, "SYN", there.ComesUnwrapped(r.at(node2), toServer, syn(client, balancer, 1), sent(client, server), 0), "")
+	judges(t, "SYN", there.ComesUnwrapped(r.at(node2), toServer, outer(toServer), syn(client, balancer, 1), sent(client, server), 0), "")
 	byThird := Wrapping{From: node3, To: node2, Backend: 109}
 	judges(t, "at the third", NewFlows().ComesIn(r.at(node3), UplinkPacket, p, onward(p, byThird), 0), "")
 	judges(t, "refused there", NewFlows().ComesIn(r.at(node3), UplinkPacket, p, refusedIt, 0), "want forward")
-	judges(t, "from the third", there.ComesUnwrapped(r.at(node2), byThird, p, sent(client, server), 0), "")
+	judges(t, "from the third", there.ComesUnwrapped(r.at(node2), byThird, outer(byThird), p, sent(client, server), 0), "")
 	back := Outcome{Verdict: Forward, Source: balancer, Destination: client, Wrapped: Wrapping{From: node2, To: node3}}
 	judges(t, "back by the third", there.Leaves(r.at(node2), 2, data(server, client), back, 0), "")
 	judges(t, "straight", there.ComesIn(r.at(node2), UplinkPacket, p, sent(client, server), 0), "")
@@ -158,9 +166,9 @@ func TestWhatABackendsNodeRefuses(t *testing.T) {
 		{"answered another way", toServer, segment, refusedIt, "want the answer wrapped"},
 		{"another source", toServer, opening, sent(nodePort, server), "with the client's address"},
 	} {
-		judges(t, test.name, NewFlows().ComesUnwrapped(r.at(node2), test.w, test.p, test.did, 0), test.complaint)
+		judges(t, test.name, NewFlows().ComesUnwrapped(r.at(node2), test.w, outer(test.w), test.p, test.did, 0), test.complaint)
 	}
-	judges(t, "another node's backend", NewFlows().ComesUnwrapped(r.at(node3), toServer, opening, sent(client, server), 0), "want drop (stale_tables)")
+	judges(t, "another node's backend", NewFlows().ComesUnwrapped(r.at(node3), toServer, outer(toServer), opening, sent(client, server), 0), "want drop (stale_tables)")
 }
 
 // Two nodes that each think that the other has the backend don't pass a packet to and fro.
@@ -169,8 +177,8 @@ func TestSteeredPacketThatComesBack(t *testing.T) {
 	opening, segment := syn(client, balancer, 1), data(client, balancer)
 	judges(t, "steered", flows.ComesIn(r.at(node1), UplinkPacket, opening, onward(opening, toServer), 0), "")
 	back := Wrapping{From: node2, To: node1, Backend: 109}
-	judges(t, "a segment", flows.ComesUnwrapped(r.at(node1), back, segment, onward(segment, toServer), 0), "want reject (no_flow)")
-	judges(t, "a SYN", flows.ComesUnwrapped(r.at(node1), back, opening, onward(opening, toServer), 0), "want drop (stale_tables)")
+	judges(t, "a segment", flows.ComesUnwrapped(r.at(node1), back, outer(back), segment, onward(segment, toServer), 0), "want reject (no_flow)")
+	judges(t, "a SYN", flows.ComesUnwrapped(r.at(node1), back, outer(back), opening, onward(opening, toServer), 0), "want drop (stale_tables)")
 }
 
 func TestWhoIsBelieved(t *testing.T) {
@@ -193,8 +201,8 @@ func TestWrapTakesAHop(t *testing.T) {
 		p, _ := Parse(frame)
 		out := toServer.Wrap(frame)
 		after, _ := Parse(out)
-		if w, ok := Wrapped(out); !ok || w != (Wrapping{From: node1, Backend: 109}) || after.Hops(out) != p.Hops(frame)-1 {
-			t.Errorf("%s: %+v, %d hops", source, w, after.Hops(out))
+		if w, ok := Wrapped(out); !ok || w != (Wrapping{From: node1, Backend: 109}) || after.Hops != p.Hops-1 {
+			t.Errorf("%s: %+v, %d hops", source, w, after.Hops)
 		}
 		if ip := out[ethernetBytes : ethernetBytes+ipv4Bytes]; p.Source.Addr().Is4() && Checksum(ip) != 0 {
 			t.Errorf("%s: the checksum is wrong", source)

@@ -79,9 +79,10 @@ type entry struct {
 type way uint8
 
 const (
-	wayHere way = iota // by the node's own routes
-	wayWrap            // wrapped for the node
-	wayVia             // by the node's own routes; answers go back wrapped, to the node by which it came
+	wayHere   way = iota // by the node's own routes
+	wayWrap              // wrapped for the node
+	wayVia               // by the node's own routes; answers go back wrapped, to the node by which it came
+	wayDirect            // the same, but that answers go straight to the client
 )
 
 func tupleOf(p Packet) tuple { return tuple{p.Protocol, p.Source, p.Destination} }
@@ -145,6 +146,7 @@ func (f *Flows) claim(k key, e *entry) bool {
 		return false
 	}
 	half := &entry{backend: e.backend, at: e.at, root: e.root, sequence: e.sequence, seen: e.seen}
+	half.answers(e)
 	if k.leaving {
 		half.to, half.otherPort = k.source, k.destination.Port()
 	} else {
@@ -152,6 +154,14 @@ func (f *Flows) claim(k key, e *entry) bool {
 	}
 	f.entries[at] = half
 	return true
+}
+
+// answers gives the backend's direction the way that the client's asks for.
+func (e *entry) answers(forward *entry) {
+	e.way, e.node = wayHere, forward.node
+	if forward.way == wayVia {
+		e.way = wayWrap
+	}
 }
 
 // leavingKey is where a client's packets leave the node, having come in by an entry.

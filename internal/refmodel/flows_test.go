@@ -18,11 +18,11 @@ type fate struct {
 }
 
 func syn(from, to netip.AddrPort, sequence uint32) Packet {
-	return Packet{Protocol: model.TCP, Source: from, Destination: to, SYN: true, Sequence: sequence}
+	return Packet{Protocol: model.TCP, Hops: 64, Source: from, Destination: to, SYN: true, Sequence: sequence}
 }
 
 func data(from, to netip.AddrPort) Packet {
-	return Packet{Protocol: model.TCP, Source: from, Destination: to}
+	return Packet{Protocol: model.TCP, Hops: 64, Source: from, Destination: to}
 }
 
 func datagram(from, to netip.AddrPort) Packet {

@@ -35,13 +35,15 @@ func (f *Flows) comesIn(n *Node, via Via, p Packet, did Outcome, now uint32) err
 		f.note(p, k, e)
 		return f.goesOn(n, via, p, e.exchanged(k), did, now)
 	}
-	switch f.standing(n, p, k, e, now) {
+	switch f.standing(n, p, k, e, n.findHere, now) {
 	case stands:
 		f.note(p, k, e)
 		if e.way == wayWrap {
 			return f.steered(n, p, e, did)
 		}
-		f.comesBy(k, e, wayHere, 0)
+		if e.way != wayHere {
+			f.comesBy(k, e, wayHere, 0)
+		}
 		return f.goesOn(n, via, p, e.exchanged(k), did, now)
 	case isGone:
 		f.end(k, e)
@@ -82,8 +84,8 @@ func (f *Flows) unknown(n *Node, via Via, p Packet, did Outcome, now uint32) err
 		return f.goesOn(n, via, p, tupleOf(p), did, now)
 	case p.Fault != model.ReasonNone:
 		return dropped(p, p.Fault, did)
-	case p.Protocol == model.TCP && !p.SYN && d.Root != nil && !n.goesOnElsewhere(via, p, d, did):
-		return refused(p, model.ReasonNoFlow, did)
+	case p.Protocol == model.TCP && !p.SYN && d.Root != nil:
+		return f.amid(n, via, p, d, did, now)
 	}
 	return f.first(n, via, p, d, false, did, now)
 }
@@ -120,7 +122,9 @@ func (f *Flows) first(n *Node, via Via, p Packet, d Decision, moved bool, did Ou
 	if !legal {
 		return fmt.Errorf("%s: %s, want forward to one of %s", p, did, addresses(d.Candidates))
 	}
-	f.Affinities.Note(d, client, backend, now)
+	if p.Protocol != model.TCP || p.SYN { // a connection's first
+		f.Affinities.Note(d, client, backend, now)
+	}
 	var r Ruling
 	s := sightOf(p)
 	if to := (tuple{p.Protocol, p.Source, AddrPort(backend)}); via == PodPacket {
@@ -202,7 +206,7 @@ func (f *Flows) leaves(n *Node, uplink int, p Packet, did Outcome, now uint32) e
 		e.seen = now
 		f.note(p, k, e)
 		if e.way == wayWrap && uplink != 0 {
-			return goesWrapped(p, e.exchanged(k), Wrapping{From: n.Number, To: e.node}, did)
+			return n.goesWrapped(p, e.exchanged(k), Wrapping{From: n.Number, To: e.node}, did)
 		}
 		return translated(p, e.exchanged(k), did)
 	case uplink == 0 && p.Source.Addr() != p.Destination.Addr():

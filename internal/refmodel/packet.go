@@ -26,6 +26,8 @@ type Packet struct {
 	// Mute says that nothing may be answered to it: an SCTP ABORT or SHUTDOWN COMPLETE (RFC 9260 8.4), an INIT without
 	// a tag to answer with.
 	Mute bool
+	// Hops are those that it may still take: IPv4's time to live, IPv6's hop limit.
+	Hops byte
 	// Fault is why the packet can't be translated, or ReasonNone. It matters only if the packet is a Service's.
 	Fault model.DropReason
 	// LengthsLie says that the IP header promises more than there is, or less than the headers take. Whoever begins a
@@ -65,7 +67,7 @@ func parseIPv4(frame []byte) (Packet, bool) {
 	if len(ip) < ipv4Bytes || ip[0]>>4 != 4 || ip[0]&15 < 5 {
 		return Packet{}, false
 	}
-	p := Packet{Protocol: model.Protocol(ip[9]), transport: ethernetBytes + 4*int(ip[0]&15)}
+	p := Packet{Protocol: model.Protocol(ip[9]), Hops: ip[8], transport: ethernetBytes + 4*int(ip[0]&15)}
 	fragment := binary.BigEndian.Uint16(ip[6:])
 	p.Later = fragment&0x1fff != 0
 	p.First = !p.Later && fragment&0x2000 != 0
@@ -85,7 +87,7 @@ func parseIPv6(frame []byte) (Packet, bool) {
 	if len(ip) < ipv6Bytes || ip[0]>>4 != 6 {
 		return Packet{}, false
 	}
-	p := Packet{Protocol: model.Protocol(ip[6]), transport: ethernetBytes + ipv6Bytes}
+	p := Packet{Protocol: model.Protocol(ip[6]), Hops: ip[7], transport: ethernetBytes + ipv6Bytes}
 	p.skipExtensions(frame)
 	if !carriesServices(p.Protocol) && !(p.Later && isExtension(p.Protocol)) {
 		return Packet{}, false

@@ -7,63 +7,66 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"net/netip"
 
 	"github.com/deltaplane/deltaplane/internal/model"
 )
 
 // CheckRefusal checks the answer to a packet that was rejected: a TCP RST (RFC 9293 3.10.7.1), an SCTP ABORT (RFC 9260
 // 8.4), else an ICMP port unreachable (RFC 792, RFC 4443 3.1), from the Service's address, back the way the packet came.
-// What a policy has refused is prohibited (RFC 1812 5.2.7.1, RFC 4443 3.1), not unreachable.
-func (p Packet) CheckRefusal(frame, answer []byte, prohibited bool) error {
+// What a policy has refused is prohibited (RFC 1812 5.2.7.1, RFC 4443 3.1), not unreachable; and whatever has no hop left is
+// told that (RFC 1812 5.3.1, RFC 4443 3.3).
+func (p Packet) CheckRefusal(frame, answer []byte, reason model.DropReason) error {
 	if len(answer) < ethernetBytes || !bytes.Equal(answer[:6], frame[6:12]) || !bytes.Equal(answer[6:12], frame[:6]) {
 		return errors.New("the Ethernet addresses aren't exchanged")
 	}
-	payload, protocol, err := p.checkAnswerIP(answer)
-	if err != nil {
+	payload, protocol, sayer, err := p.checkAnswerIP(answer)
+	switch {
+	case err != nil:
 		return err
-	}
-	switch p.Protocol {
-	case model.TCP:
+	case sayer != p.Destination.Addr() && reason != model.ReasonNoWay: // which a router says
+		return errors.New("it isn't from the Service")
+	case p.Protocol == model.TCP && reason != model.ReasonNoWay:
 		return p.checkReset(frame, payload, protocol)
-	case model.SCTP:
+	case p.Protocol == model.SCTP && reason != model.ReasonNoWay:
 		return p.checkAbort(frame, payload, protocol)
 	}
-	return p.checkUnreachable(frame, payload, protocol, prohibited)
+	return p.checkMessage(frame, payload, protocol, sayer, reason)
 }
 
-// checkAnswerIP checks the IP header and returns what is behind it.
-func (p Packet) checkAnswerIP(answer []byte) (payload []byte, protocol uint8, err error) {
+// checkAnswerIP checks the IP header and returns what is behind it, and whom it is from.
+func (p Packet) checkAnswerIP(answer []byte) (payload []byte, protocol uint8, sayer netip.Addr, err error) {
 	ip := answer[ethernetBytes:]
 	if p.Source.Addr().Is4() {
 		if len(ip) < ipv4Bytes || ip[0] != 0x45 || binary.BigEndian.Uint16(answer[12:]) != 0x0800 {
-			return nil, 0, errors.New("no plain IPv4 header")
+			return nil, 0, sayer, errors.New("no plain IPv4 header")
 		}
 		end := int(binary.BigEndian.Uint16(ip[2:]))
 		switch {
 		case end < ipv4Bytes || end > len(ip):
-			return nil, 0, fmt.Errorf("IPv4 total length %d of %d bytes", end, len(ip))
+			return nil, 0, sayer, fmt.Errorf("IPv4 total length %d of %d bytes", end, len(ip))
 		case Checksum(ip[:ipv4Bytes]) != 0:
-			return nil, 0, errors.New("the IPv4 header's checksum is wrong")
+			return nil, 0, sayer, errors.New("the IPv4 header's checksum is wrong")
 		case ip[8] == 0:
-			return nil, 0, errors.New("the time to live is 0")
-		case address4(ip[12:]) != p.Destination.Addr() || address4(ip[16:]) != p.Source.Addr():
-			return nil, 0, errors.New("it isn't from the Service to the client")
+			return nil, 0, sayer, errors.New("the time to live is 0")
+		case address4(ip[16:]) != p.Source.Addr():
+			return nil, 0, sayer, errors.New("it isn't to the client")
 		}
-		return ip[ipv4Bytes:end], ip[9], nil
+		return ip[ipv4Bytes:end], ip[9], address4(ip[12:]), nil
 	}
 	if len(ip) < ipv6Bytes || ip[0]>>4 != 6 || binary.BigEndian.Uint16(answer[12:]) != 0x86dd {
-		return nil, 0, errors.New("no IPv6 header")
+		return nil, 0, sayer, errors.New("no IPv6 header")
 	}
 	end := ipv6Bytes + int(binary.BigEndian.Uint16(ip[4:]))
 	switch {
 	case end > len(ip):
-		return nil, 0, fmt.Errorf("IPv6 payload ends at %d of %d bytes", end, len(ip))
+		return nil, 0, sayer, fmt.Errorf("IPv6 payload ends at %d of %d bytes", end, len(ip))
 	case ip[7] == 0:
-		return nil, 0, errors.New("the hop limit is 0")
-	case address16(ip[8:]) != p.Destination.Addr() || address16(ip[24:]) != p.Source.Addr():
-		return nil, 0, errors.New("it isn't from the Service to the client")
+		return nil, 0, sayer, errors.New("the hop limit is 0")
+	case address16(ip[24:]) != p.Source.Addr():
+		return nil, 0, sayer, errors.New("it isn't to the client")
 	}
-	return ip[ipv6Bytes:end], ip[6], nil
+	return ip[ipv6Bytes:end], ip[6], address16(ip[8:]), nil
 }
 
 // checkReset follows RFC 9293 3.10.7.1: to a segment with an acknowledgment the RST has that sequence number, to
@@ -117,18 +120,22 @@ func (p Packet) checkAbort(frame, abort []byte, protocol uint8) error {
 	return nil
 }
 
-func (p Packet) checkUnreachable(frame, message []byte, protocol uint8, prohibited bool) error {
+func (p Packet) checkMessage(frame, message []byte, protocol uint8, sayer netip.Addr, reason model.DropReason) error {
 	wantProtocol, kind, code := uint8(1), uint8(3), uint8(3)
 	sum := Checksum(message)
 	if p.Source.Addr().Is6() {
 		wantProtocol, kind, code = 58, 1, 4
-		sum = Checksum(pseudoHeader(58, len(message), p.Destination.Addr(), p.Source.Addr()), message)
+		sum = Checksum(pseudoHeader(58, len(message), sayer, p.Source.Addr()), message)
 	}
-	switch {
-	case prohibited && p.Source.Addr().Is6():
+	switch v6 := p.Source.Addr().Is6(); {
+	case reason == model.ReasonIsolated && v6:
 		code = 1
-	case prohibited:
+	case reason == model.ReasonIsolated:
 		code = 13
+	case reason == model.ReasonNoWay && v6:
+		kind, code = 3, 0
+	case reason == model.ReasonNoWay:
+		kind, code = 11, 0
 	}
 	quoted := frame[ethernetBytes : p.transport+shortBytes] // options and extension headers are quoted too
 	switch {

@@ -2,7 +2,11 @@
 
 package refmodel
 
-import "github.com/deltaplane/deltaplane/internal/model"
+import (
+	"net/netip"
+
+	"github.com/deltaplane/deltaplane/internal/model"
+)
 
 // standing is how the flow of a client's packet goes on.
 type standing int
@@ -28,7 +32,7 @@ const resetWindow = 1 << 24
 //     gone the connection is, and the client learns of it within a second.
 //   - Datagrams leave an address that has gone to another Service within a second (cleanup.go: by the Service's address
 //     and its endpoints).
-func (f *Flows) standing(n *Node, p Packet, k key, e *entry, now uint32) standing {
+func (f *Flows) standing(n *Node, p Packet, k key, e *entry, find finder, now uint32) standing {
 	switch {
 	case e.ended && p.SYN:
 		return begins
@@ -45,7 +49,7 @@ func (f *Flows) standing(n *Node, p Packet, k key, e *entry, now uint32) standin
 	switch {
 	case p.Protocol != model.UDP && !n.serves(e):
 		return isGone
-	case p.Protocol == model.UDP && !e.moved && !n.dials(p, e.root):
+	case p.Protocol == model.UDP && !e.moved && !dials(p, e.root, find):
 		return begins
 	case e.way == wayWrap: // the backend's node has the other half
 		return stands
@@ -56,8 +60,12 @@ func (f *Flows) standing(n *Node, p Packet, k key, e *entry, now uint32) standin
 	return stands
 }
 
-// lives says whether both ends of a connection have heard of each other and neither has ended it.
+// lives says whether both ends of a connection have heard of each other and neither has ended it. Of one whose packets go
+// wrapped to another node the client's word counts.
 func (f *Flows) lives(k key, e *entry) bool {
+	if e.way == wayWrap {
+		return e.acknowledged != 0 && !e.fin && !e.reset
+	}
 	half := f.other(k, e)
 	return half != nil && e.acknowledged != 0 && half.acknowledged != 0 && !e.fin && !half.fin && !e.reset && !half.reset
 }
@@ -68,9 +76,12 @@ func (n *Node) serves(e *entry) bool {
 	return lives && AddrPort(b) == e.at && b.Set == e.root
 }
 
+// finder looks for what a packet is for, where it came in.
+type finder func(model.Protocol, netip.AddrPort) (model.Frontend, bool)
+
 // dials says whether what a packet is for still stands for a Service.
-func (n *Node) dials(p Packet, root model.SetID) bool {
-	frontend, found := n.find(PodPacket, p.Protocol, p.Destination)
+func dials(p Packet, root model.SetID, find finder) bool {
+	frontend, found := find(p.Protocol, p.Destination)
 	return found && frontend.Set == root
 }
 
@@ -83,7 +94,8 @@ func (f *Flows) note(p Packet, k key, e *entry) {
 	}
 	switch {
 	case p.RST:
-		if half := f.other(k, e); half != nil && p.Sequence-half.acknowledged < resetWindow {
+		half := f.other(k, e)
+		if e.forward && e.way == wayWrap || half != nil && p.Sequence-half.acknowledged < resetWindow {
 			e.reset = true
 		}
 	case p.FIN:

@@ -5,6 +5,7 @@ package refmodel
 import (
 	"encoding/binary"
 	"fmt"
+	"net/netip"
 	"slices"
 
 	"github.com/deltaplane/deltaplane/internal/model"
@@ -22,12 +23,19 @@ import (
 //
 // Answers leave the latter as they are, and it remembers nothing about them.
 
-// goesOnElsewhere says whether a segment of no known connection goes wrapped to a backend on another node: it may be of one
-// that the client had by another node before the network moved it to this one. Whether there is such a connection the
-// backend's node knows. The choice among d's candidates is the kernel's.
-func (n *Node) goesOnElsewhere(via Via, p Packet, d Decision, did Outcome) bool {
+// amid checks a segment of no known connection. Where clients' packets go wrapped it may be of one that the client had by
+// another node, before the network moved it to this one: then it goes to the backend that a new connection would, and
+// whether there is such a connection the backend's node knows. What this node would see to itself isn't known here.
+func (f *Flows) amid(n *Node, via Via, p Packet, d Decision, did Outcome, now uint32) error {
+	if !n.Tunnel || n.Number == 0 || via != UplinkPacket || !forwards(*d.Frontend) {
+		return refused(p, model.ReasonNoFlow, did)
+	}
+	f.Affinities.Narrow(n, &d, AffinityKey{Client: p.Source.Addr()}, now)
 	stays := slices.ContainsFunc(d.Candidates, func(b model.Backend) bool { return !n.Reach(Dialler{via, p.Source.Addr()}, d, b).Wraps() })
-	return len(d.Candidates) > 0 && (!stays || did.Wrapped.Backend != 0)
+	if d.Verdict == Forward && !p.LengthsLie && stays && did.Wrapped.Backend == 0 { // the choice is the kernel's
+		return refused(p, model.ReasonNoFlow, did)
+	}
+	return f.first(n, via, p, d, false, did, now)
 }
 
 // steer begins what goes wrapped to a backend on another node.
@@ -36,16 +44,28 @@ func (f *Flows) steer(n *Node, p Packet, b model.Backend, root model.SetID, did 
 		to: AddrPort(b), at: AddrPort(b), otherPort: p.Source.Port(), backend: b.ID, root: root, forward: true,
 		sequence: p.Sequence, seen: now, way: wayWrap, node: b.Node,
 	}
-	f.entries[key{tupleOf(p), false}] = e
+	k := key{tupleOf(p), false}
+	f.entries[k] = e
+	f.note(p, k, e)
 	return f.steered(n, p, e, did)
 }
 
 // steered checks a client's packet that goes to the node that its entry says.
 func (f *Flows) steered(n *Node, p Packet, e *entry, did Outcome) error {
-	return goesWrapped(p, tupleOf(p), Wrapping{From: n.Number, To: e.node, Backend: e.backend}, did)
+	return n.goesWrapped(p, tupleOf(p), Wrapping{From: n.Number, To: e.node, Backend: e.backend}, did)
 }
 
-func goesWrapped(p Packet, t tuple, w Wrapping, did Outcome) error {
+// goesWrapped checks a packet that is sent on wrapped. A client's takes a hop by that, as forwarding does.
+func (n *Node) goesWrapped(p Packet, t tuple, w Wrapping, did Outcome) error {
+	switch {
+	case !n.reaches(w.To):
+		return dropped(p, model.ReasonNoWay, did)
+	case w.Backend != 0 && p.Hops <= 1: // routers say so of any packet, a RST too (RFC 1812 4.3.2.7)
+		if did.Verdict == Forward || did.Verdict == Reject && !oneHost(p.Source.Addr()) {
+			return fmt.Errorf("%s: %s, want reject (%s)", p, did, model.ReasonNoWay)
+		}
+		return told(p, model.ReasonNoWay, did)
+	}
 	want := Outcome{Verdict: Forward, Source: t.source, Destination: t.destination, Wrapped: w}
 	if did != want {
 		return fmt.Errorf("%s: want %s, got %s", p, want, did)
@@ -55,43 +75,49 @@ func goesWrapped(p Packet, t tuple, w Wrapping, did Outcome) error {
 
 // comesBy notes how a client's packets reach the backend's node: so its answers go back.
 func (f *Flows) comesBy(k key, e *entry, w way, from model.NodeID) {
-	half := f.other(k, e)
-	if half == nil || e.way == w && e.node == from {
-		return
-	}
 	e.way, e.node = w, from
-	half.way, half.node = w, from
-	if w == wayVia {
-		half.way = wayWrap
+	if half := f.other(k, e); half != nil {
+		half.answers(e)
 	}
 }
 
-// ComesUnwrapped checks what became of a client's packet that another node has wrapped for a backend of this one.
+// ComesUnwrapped checks what became of a packet that came wrapped, from an outer address that is not valid if it was in
+// others' network: a client's for a backend, or an answer.
+func (f *Flows) ComesUnwrapped(n *Node, w Wrapping, outer netip.Addr, p Packet, did Outcome, now uint32) error {
+	switch {
+	case !n.Believes(w.From, outer) || w.From == n.Number || p.Fault != model.ReasonNone || p.Later: // such no node wraps
+		return dropped(p, model.ReasonForeignTunnel, did)
+	case w.Backend == 0:
+		return n.answerUnwrapped(p, did)
+	}
+	return f.clientsUnwrapped(n, w, p, did, now)
+}
+
+// clientsUnwrapped checks what became of a client's packet that another node has wrapped for a backend of this one.
 //
-//   - What isn't from a node's own address is dropped, see Believes.
 //   - A known flow goes on as one that came by itself would; its answers take the way that its last packet took.
 //   - What this node had itself steered elsewhere only a SYN begins again: two nodes that disagree mustn't pass a packet
 //     to and fro.
 //   - The backend was chosen where the client came in, and must serve here: else the packet is dropped, so that the
 //     client's next one finds tables that agree.
 //   - Segments of no connection are answered by a RST, which goes back the way they came.
-func (f *Flows) ComesUnwrapped(n *Node, w Wrapping, p Packet, did Outcome, now uint32) error {
+func (f *Flows) clientsUnwrapped(n *Node, w Wrapping, p Packet, did Outcome, now uint32) error {
 	k := key{tupleOf(p), false}
 	e := f.entries[k]
 	frontend, found := n.findWrapped(p.Protocol, p.Destination)
 	switch {
-	case e != nil && p.Fault != model.ReasonNone:
-		return dropped(p, p.Fault, did)
 	case e != nil && e.way == wayWrap:
 		if p.Protocol == model.TCP && !p.SYN {
 			return refusedBack(n, w, p, model.ReasonNoFlow, did)
 		}
 		f.end(k, e)
 	case e != nil && e.forward:
-		switch f.standing(n, p, k, e, now) {
+		switch f.standing(n, p, k, e, n.findWrapped, now) {
 		case stands:
 			f.note(p, k, e)
-			f.comesBack(k, e, w, frontend)
+			if found && (e.way == wayHere || e.node != w.From) { // else nothing says another way than it had
+				f.comesBack(k, e, w, frontend)
+			}
 			return f.goesOn(n, UplinkPacket, p, e.exchanged(k), did, now)
 		case isGone:
 			f.end(k, e)
@@ -102,8 +128,6 @@ func (f *Flows) ComesUnwrapped(n *Node, w Wrapping, p Packet, did Outcome, now u
 	switch {
 	case !found:
 		return dropped(p, model.ReasonStaleTables, did)
-	case p.Fault != model.ReasonNone:
-		return dropped(p, p.Fault, did)
 	case p.Protocol == model.TCP && !p.SYN:
 		return refusedBack(n, w, p, model.ReasonNoFlow, did)
 	case p.LengthsLie:
@@ -126,11 +150,11 @@ func (f *Flows) ComesUnwrapped(n *Node, w Wrapping, p Packet, did Outcome, now u
 
 // comesBack notes the way of answers, which in mode dsr is the node's own.
 func (f *Flows) comesBack(k key, e *entry, w Wrapping, frontend model.Frontend) {
+	back := wayVia
 	if modeOf(frontend) == ModeDSR {
-		f.comesBy(k, e, wayHere, 0)
-		return
+		back = wayDirect
 	}
-	f.comesBy(k, e, wayVia, w.From)
+	f.comesBy(k, e, back, w.From)
 }
 
 // refusedBack is refused, with an answer that goes back wrapped.
@@ -141,11 +165,14 @@ func refusedBack(n *Node, w Wrapping, p Packet, reason model.DropReason, did Out
 	return refused(p, reason, did)
 }
 
-// AnswerUnwrapped checks what became of an answer that a backend's node has wrapped for the client of this one: it leaves as
+// answerUnwrapped checks what became of an answer that a backend's node has wrapped for the client of this one: it leaves as
 // it is, if it is a Service's.
-func (n *Node) AnswerUnwrapped(p Packet, did Outcome) error {
-	if _, found := n.find(UplinkPacket, p.Protocol, p.Source); !found {
+func (n *Node) answerUnwrapped(p Packet, did Outcome) error {
+	if from, found := n.find(UplinkPacket, p.Protocol, p.Source); !found || from.Set == 0 {
 		return dropped(p, model.ReasonForeignTunnel, did)
+	}
+	if p.Hops <= 1 { // a router's word about it would come to the Service's address, which is this node's
+		return dropped(p, model.ReasonNoWay, did)
 	}
 	return untouched(p, did)
 }
@@ -189,12 +216,4 @@ func OneHopLess(frame []byte) []byte {
 	ip[8]--
 	binary.BigEndian.PutUint16(ip[10:], adjusted(binary.BigEndian.Uint16(ip[10:]), before, ip[8:10]))
 	return out
-}
-
-// Hops are those that a frame's packet may still take.
-func (p Packet) Hops(frame []byte) byte {
-	if p.Source.Addr().Is6() {
-		return frame[ethernetBytes+7]
-	}
-	return frame[ethernetBytes+8]
 }

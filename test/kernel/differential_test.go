@@ -90,19 +90,11 @@ func FuzzProgramsAgreeWithTheModel(f *testing.F) {
 // replay runs the world that choices make, as far as they reach.
 func replay[C byte | int](t *testing.T, kernel kernelNode, choices []C) error {
 	t.Helper()
-	choose := func(n int) int {
-		if len(choices) == 0 {
-			return 0
-		}
-		c := int(choices[0]) % n
-		choices = choices[1:]
-		return c
-	}
-	return differential(t, kernel, choose, func() bool { return len(choices) > 0 }, tally{})
+	return differential(t, kernel, chooseFrom(&choices), func() bool { return len(choices) > 0 }, tally{})
 }
 
 // shrinkReplays bounds the time that a failure takes to become small.
-const shrinkReplays = 1000
+const shrinkReplays = 300
 
 // shrink leaves out choices, many at first and then single ones, as long as the world that is left still fails, and
 // returns how the smallest fails.
@@ -206,7 +198,7 @@ func differential(t *testing.T, kernel kernelNode, choose func(int) int, more fu
 	if err := kernel.Reset(); err != nil {
 		t.Fatal(err)
 	}
-	j := &judge{t: t, kernel: kernel, flows: kernel.memory(), fragments: refmodel.NewFragments(), tally: total, traffic: &traffic{world: newWorld(choose)}}
+	j := &judge{t: t, kernel: kernel, flows: kernel.memory(), fragments: refmodel.NewFragments(), tally: total, told: &lastSteps{}, traffic: &traffic{world: newWorld(choose)}}
 	if choose(6) != 0 {
 		j.traffic.rules = newRules()
 	}
@@ -218,7 +210,7 @@ func differential(t *testing.T, kernel kernelNode, choose func(int) int, more fu
 		err = j.hits()
 	}
 	if err != nil {
-		return fmt.Errorf("%w\nthe tables:\n%s\nthe last steps:\n%s", err, j.traffic, j.history())
+		return fmt.Errorf("%w\nthe tables:\n%s\nthe last steps:\n%s", err, j.traffic, j.told)
 	}
 	return nil
 }

@@ -173,7 +173,7 @@ func checkRefused(t *testing.T, plane *bpf.Dataplane, name string, frame []byte)
 		t.Errorf("%s: %v, want it refused", name, verdict)
 		return
 	}
-	if err := p.CheckRefusal(frame, out, false); err != nil {
+	if err := p.CheckRefusal(frame, out, model.ReasonNone); err != nil {
 		t.Errorf("%s: %v\n%x\n%x", name, err, frame, out)
 	}
 }

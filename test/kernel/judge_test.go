@@ -27,8 +27,8 @@ type judge struct {
 	fragments *refmodel.Fragments
 	node      *refmodel.Node
 	tally     tally
-	past      uint32   // seconds that were let pass
-	told      []string // the last steps, for people
+	past      uint32 // seconds that were let pass
+	told      *lastSteps
 }
 
 func (j *judge) change() error {
@@ -94,6 +94,8 @@ func (j *judge) run(p passage) (verdict bpf.Verdict, out []byte, now uint32, err
 		verdict, out, err = j.kernel.FromUplink(p.frame, uplinkA)
 	case toUplinkHook:
 		verdict, out, err = j.kernel.ToUplink(p.frame, uplinkA)
+	case fromTunnelHook:
+		verdict, out, err = j.kernel.FromTunnel(p.frame, p.outer, uplinkA)
 	}
 	if err == nil && clock() != now {
 		err = errSecondPassed
@@ -123,7 +125,7 @@ func (j *judge) packet(at passage) error {
 	case err != nil:
 		return fmt.Errorf("%s %w\nframe in  %x\nframe out %x", at.hook, err, at.frame, out)
 	case verdict == bpf.Refuse && at.hook.ofPod(): // the answer comes by the same interface, the other way
-		return j.packet(passage{turned[at.hook], out})
+		return j.packet(passage{hook: turned[at.hook], frame: out})
 	case verdict == bpf.Pass:
 		j.traffic.went(at, out)
 	}
@@ -139,7 +141,7 @@ func (j *judge) said(verdict bpf.Verdict) (refmodel.Told, error) {
 	if err != nil || len(events) == 0 {
 		return refmodel.Told{}, err
 	}
-	if len(events) > 1 {
+	if noWayBack := len(events) == 2 && events[1].Reason == uint8(model.ReasonNoWay); len(events) > 1 && !noWayBack {
 		return refmodel.Told{}, fmt.Errorf("%d drops were told of, want one: %+v", len(events), events)
 	}
 	e := events[0]
@@ -157,7 +159,7 @@ func (j *judge) said(verdict bpf.Verdict) (refmodel.Told, error) {
 
 // readable judges a packet with ports.
 func (j *judge) readable(at passage, p refmodel.Packet, verdict bpf.Verdict, said refmodel.Told, out []byte, now uint32) error {
-	did, err := j.outcome(p, at.frame, verdict, said, out)
+	did, err := j.outcome(p, at, verdict, said, out)
 	j.tell("%s %s: %s", at.hook, p, did)
 	if err != nil {
 		return fmt.Errorf("%s: %w", p, err)
@@ -165,17 +167,7 @@ func (j *judge) readable(at passage, p refmodel.Packet, verdict bpf.Verdict, sai
 	if p.Later {
 		return j.later(at, p, did)
 	}
-	switch at.hook {
-	case fromPodHook:
-		err = j.flows.ComesIn(j.node, refmodel.PodPacket, p, did, now)
-	case fromUplinkHook:
-		err = j.flows.ComesIn(j.node, refmodel.UplinkPacket, p, did, now)
-	case toPodHook:
-		err = j.flows.Leaves(j.node, 0, p, did, now)
-	case toUplinkHook:
-		err = j.flows.Leaves(j.node, uplinkA, p, did, now)
-	}
-	if err != nil {
+	if err := j.model(at, p, did, now); err != nil {
 		return err
 	}
 	if p.First {
@@ -183,6 +175,21 @@ func (j *judge) readable(at passage, p refmodel.Packet, verdict bpf.Verdict, sai
 	}
 	j.count(at.hook, p, did)
 	return nil
+}
+
+// model judges what became of a packet with ports.
+func (j *judge) model(at passage, p refmodel.Packet, did refmodel.Outcome, now uint32) error {
+	switch at.hook {
+	case fromPodHook:
+		return j.flows.ComesIn(j.node, refmodel.PodPacket, p, did, now)
+	case fromUplinkHook:
+		return j.flows.ComesIn(j.node, refmodel.UplinkPacket, p, did, now)
+	case toPodHook:
+		return j.flows.Leaves(j.node, 0, p, did, now)
+	case toUplinkHook:
+		return j.flows.Leaves(j.node, uplinkA, p, did, now)
+	}
+	return j.unwrapped(at, p, did, now)
 }
 
 // later judges a fragment but the first.
@@ -201,7 +208,7 @@ func (j *judge) unreadable(at passage, verdict bpf.Verdict, said refmodel.Told, 
 	s, _ := refmodel.See(at.frame)
 	part := s.Fragment()
 	if part.Later && judged {
-		did, err := j.outcome(part, at.frame, verdict, said, out)
+		did, err := j.outcome(part, at, verdict, said, out)
 		j.tell("%s %s, a later fragment without ports: %s", at.hook, part, did)
 		if err != nil {
 			return err
@@ -211,7 +218,7 @@ func (j *judge) unreadable(at passage, verdict bpf.Verdict, said refmodel.Told, 
 	fate := j.flows.WithoutPorts(j.node, at.frame, at.hook.ofPod(), at.hook.leaving(), now)
 	j.tell("%s %s without ports: %s, %s; to be translated: %v; %x", at.hook, part, verdict, said.Reason, fate.Frame != nil && !bytes.Equal(fate.Frame, at.frame), at.frame[14:])
 	if verdict == bpf.Refuse && fate.Verdict == refmodel.Reject {
-		if err := part.CheckRefusal(at.frame, out, true); err != nil {
+		if err := part.CheckRefusal(at.frame, out, said.Reason); err != nil {
 			return err
 		}
 		j.flows.Refused(j.node, at.frame, at.hook.leaving())
@@ -250,12 +257,18 @@ func (j *judge) countWithoutPorts(at passage, fate refmodel.Fate) {
 }
 
 // outcome reads what the programs did, and checks every byte of what came out.
-func (j *judge) outcome(p refmodel.Packet, frame []byte, verdict bpf.Verdict, said refmodel.Told, out []byte) (refmodel.Outcome, error) {
+func (j *judge) outcome(p refmodel.Packet, at passage, verdict bpf.Verdict, said refmodel.Told, out []byte) (refmodel.Outcome, error) {
+	frame := at.frame
+	if verdict == bpf.Refuse {
+		if did, is, err := j.wrapped(p, at, said, out); is {
+			return did, err
+		}
+	}
 	switch verdict {
 	case bpf.Drop:
-		return refmodel.Outcome{Verdict: refmodel.Drop, Told: said}, nil
+		return refmodel.Outcome{Verdict: refmodel.Drop, Told: said, Wrapped: j.notWrapped(p, at, said)}, nil
 	case bpf.Refuse:
-		return refmodel.Outcome{Verdict: refmodel.Reject, Told: said}, p.CheckRefusal(frame, out, said.Reason == model.ReasonIsolated)
+		return refmodel.Outcome{Verdict: refmodel.Reject, Told: said, Wrapped: j.notWrapped(p, at, said)}, p.CheckRefusal(frame, out, said.Reason)
 	}
 	after, readable := refmodel.See(out)
 	if !readable {
@@ -296,20 +309,26 @@ func (j *judge) count(at hook, p refmodel.Packet, did refmodel.Outcome) {
 	j.tally[kind]++
 }
 
+// lastSteps are the last steps, for people.
+type lastSteps struct{ lines []string }
+
 // historyLength is how many steps are told of before a disagreement.
 const historyLength = 40
 
-func (j *judge) tell(format string, args ...any) {
-	j.told = append(j.told, fmt.Sprintf(format, args...))
-	if len(j.told) > historyLength {
-		j.told = j.told[1:]
+func (h *lastSteps) add(format string, args ...any) {
+	h.lines = append(h.lines, fmt.Sprintf(format, args...))
+	if len(h.lines) > historyLength {
+		h.lines = h.lines[1:]
 	}
 }
 
-func (j *judge) history() string {
+// String is a line a step.
+func (h *lastSteps) String() string {
 	var b bytes.Buffer
-	for _, line := range j.told {
+	for _, line := range h.lines {
 		fmt.Fprintf(&b, "  %s\n", line)
 	}
 	return b.String()
 }
+
+func (j *judge) tell(format string, args ...any) { j.told.add(format, args...) }

@@ -25,7 +25,8 @@ type world struct {
 	services []service
 	ids      map[model.BackendKey]model.BackendID
 	changed  string
-	rules    *rules // nil without policies
+	rules    *rules  // nil without policies
+	region   *region // of which it is one node; nil if it is alone
 
 	cluster, node *model.Tables
 }
@@ -44,6 +45,7 @@ type service struct {
 	ranges        []netip.Prefix
 	affinity      uint32
 	hints         model.SetFlags // what its endpoints have hints for
+	forward       model.FrontendFlags
 	backends      []backend
 	deleted       bool
 }
@@ -193,6 +195,18 @@ func (w *world) policies(s *service) {
 	}
 	s.affinity = one(w, affinities)
 	s.hints = one(w, []model.SetFlags{0, 0, model.ZoneHints, model.NodeHints, model.NodeHints | model.ZoneHints})
+	if w.region != nil {
+		w.expose(s)
+	}
+}
+
+// expose lets clients from outside get to a Service of a region.
+func (w *world) expose(s *service) {
+	s.forward = one(w, []model.FrontendFlags{model.ForwardTunnel, model.ForwardTunnel, model.ForwardDSR, 0})
+	if s.nodePort == 0 && !s.external.IsValid() && !s.balancer.IsValid() {
+		s.nodePort = one(w, nodePorts)
+	}
+	w.addBackend(s)
 }
 
 func (w *world) addBackend(s *service) {
@@ -219,7 +233,15 @@ func (w *world) changeBackend(s *service) {
 
 // isHere says that an address is this node's, or of a pod on it.
 func (w *world) isHere(a netip.Addr) bool {
-	return slices.Contains(w.here, a) || slices.Contains(nodes, a)
+	return slices.Contains(w.here, a) || slices.Contains(w.own(), a)
+}
+
+// own are the node's addresses.
+func (w *world) own() []netip.Addr {
+	if w.region != nil {
+		return w.region.at.own
+	}
+	return nodes
 }
 
 // compile makes the tables as the compiler would. Where two Services claim an address the earlier one has it.
@@ -240,6 +262,9 @@ func (w *world) compile() {
 	}
 	if w.rules != nil {
 		w.rules.compile(w.node)
+	}
+	if w.region != nil {
+		w.region.compile(w.cluster)
 	}
 	for _, s := range w.services {
 		if !s.deleted {
@@ -270,6 +295,8 @@ func (w *world) compileService(s service) {
 	}
 	if s.externalLocal {
 		external = model.ExternalLocal
+	} else {
+		external = s.forward
 	}
 	if balancer = external; len(s.ranges) > 0 {
 		balancer |= model.SourceRanges
@@ -305,6 +332,11 @@ func (w *world) compileSets(s service) {
 	} else if len(members) > 0 {
 		flags = s.hints
 	}
+	shared := model.SetFlags(0)
+	if w.region != nil && !s.externalLocal && (s.nodePort != 0 || s.external.IsValid() || s.balancer.IsValid()) {
+		shared = model.External
+	}
+	flags |= shared
 	w.compileSet(w.cluster, s, root, model.ScopeAll, 0, flags, members)
 	for _, b := range s.backends {
 		w.compileBackend(w.cluster, root, b, 0)
@@ -312,7 +344,7 @@ func (w *world) compileSets(s service) {
 	if flags&model.ZoneHints != 0 {
 		for i, zone := range []string{"here", "there"} {
 			in := slices.DeleteFunc(slices.Clone(members), func(b backend) bool { return b.zone != zone })
-			w.compileSet(w.cluster, s, root+1+model.SetID(i), model.ScopeZone, model.PlaceOf(zone), 0, in)
+			w.compileSet(w.cluster, s, root+1+model.SetID(i), model.ScopeZone, model.PlaceOf(zone), shared, in)
 		}
 	}
 	if flags&model.NodeHints != 0 {
@@ -377,6 +409,9 @@ func (w *world) compileBackend(t *model.Tables, root model.SetID, b backend, at 
 		w.ids[key] = model.BackendID(len(w.ids) + 1)
 	}
 	row := model.Backend{ID: w.ids[key], BackendKey: key, State: model.BackendActive}
+	if w.region != nil {
+		row.Node = w.region.placed[b.at.Addr()]
+	}
 	if at != 0 {
 		key.Place = 0
 		row.Twin = w.ids[key] // 0 for a hostPort

@@ -28,10 +28,10 @@ func (t *traffic) direct() passage {
 		at = toPodHook
 	}
 	if s.protocol == 0 {
-		return passage{at, t.withoutPorts(s.source.Addr(), s.dst.Addr())}
+		return passage{hook: at, frame: t.withoutPorts(s.source.Addr(), s.dst.Addr())}
 	}
 	s.sequence = uint32(1000 * (1 + t.choose(3)))
-	p := passage{at, t.frame(s, one(t.world, []byte{flagSYN, flagSYN, flagSYN, flagSYN | flagACK, flagACK, flagACK, flagFIN | flagACK, flagFIN | flagACK, flagRST}))}
+	p := passage{hook: at, frame: t.frame(s, one(t.world, []byte{flagSYN, flagSYN, flagSYN, flagSYN | flagACK, flagACK, flagACK, flagFIN | flagACK, flagFIN | flagACK, flagRST}))}
 	if t.choose(8) == 0 {
 		return t.complaint(p)
 	}
@@ -93,7 +93,7 @@ func (t *traffic) answerWithoutPorts(to passage) passage {
 	case 58:
 		f.icmp = 129
 	}
-	return passage{turned[to.hook], f.bytes()}
+	return passage{hook: turned[to.hook], frame: f.bytes()}
 }
 
 // fragment makes one packet in n a fragment.

@@ -8,11 +8,12 @@ import (
 	"net/netip"
 	"slices"
 
+	"github.com/deltaplane/deltaplane/bpf"
 	"github.com/deltaplane/deltaplane/internal/model"
 	"github.com/deltaplane/deltaplane/internal/refmodel"
 )
 
-// hook is one of the four programs.
+// hook is one of the programs.
 type hook int
 
 const (
@@ -20,10 +21,13 @@ const (
 	toPodHook
 	fromUplinkHook
 	toUplinkHook
+	fromTunnelHook // of what comes unwrapped from other nodes
 )
 
 // String names the hook.
-func (h hook) String() string { return []string{"from pod", "to pod", "from uplink", "to uplink"}[h] }
+func (h hook) String() string {
+	return []string{"from pod", "to pod", "from uplink", "to uplink", "from tunnel"}[h]
+}
 
 // leaving says that the packet leaves the node's stack.
 func (h hook) leaving() bool { return h == toPodHook || h == toUplinkHook }
@@ -35,6 +39,7 @@ func (h hook) ofPod() bool { return h == fromPodHook || h == toPodHook }
 type passage struct {
 	hook  hook
 	frame []byte
+	outer bpf.Outer // of what comes unwrapped
 }
 
 // traffic makes the packets of a world: clients that dial, what the programs made of it on its way through the node, and
@@ -97,17 +102,17 @@ func (t *traffic) went(p passage, frame []byte) {
 	}
 	parsed := seen.Fragment()
 	if p.hook.leaving() {
-		t.arrived = remember(t.arrived, passage{p.hook, frame})
+		t.arrived = remember(t.arrived, passage{hook: p.hook, frame: frame})
 		return
 	}
 	to := parsed.Destination.Addr()
 	switch {
 	case slices.Contains(t.here, to):
-		t.passing = remember(t.passing, passage{toPodHook, frame})
+		t.passing = remember(t.passing, passage{hook: toPodHook, frame: frame})
 	case slices.Contains(nodes, to): // the node's own: it arrived, and is answered by what leaves
-		t.arrived = remember(t.arrived, passage{fromUplinkHook, frame})
+		t.arrived = remember(t.arrived, passage{hook: fromUplinkHook, frame: frame})
 	default:
-		t.passing = remember(t.passing, passage{toUplinkHook, frame})
+		t.passing = remember(t.passing, passage{hook: toUplinkHook, frame: frame})
 	}
 }
 
@@ -122,7 +127,7 @@ func (t *traffic) dial() passage {
 	}
 	t.recent = remember(t.recent, s)
 	flags := one(t.world, []byte{flagSYN, flagSYN, flagSYN, flagACK, flagACK, flagFIN | flagACK, flagRST, flagRST | flagACK, 0})
-	return passage{t.side(s.source.Addr()), t.frame(s, flags)}
+	return passage{hook: t.side(s.source.Addr()), frame: t.frame(s, flags)}
 }
 
 // side is the hook that sees what comes from an address.
@@ -186,7 +191,7 @@ func (t *traffic) answer(to passage) passage {
 	if flags&flagRST != 0 {
 		s.sequence = t.resetSequence(to.frame)
 	}
-	return passage{turned[to.hook], t.frame(s, flags)}
+	return passage{hook: turned[to.hook], frame: t.frame(s, flags)}
 }
 
 // resetSequence is one that a receiver takes, or not: what the other side acknowledged last, and near it.
@@ -217,7 +222,7 @@ func (t *traffic) stray() passage {
 		}
 	}
 	s.sequence, s.acknowledged = uint32(1000*(1+t.choose(3))), 77
-	return passage{hook(t.choose(4)), t.frame(s, one(t.world, []byte{flagSYN, flagACK, flagFIN, flagRST, flagSYN | flagACK}))}
+	return passage{hook: hook(t.choose(4)), frame: t.frame(s, one(t.world, []byte{flagSYN, flagACK, flagFIN, flagRST, flagSYN | flagACK}))}
 }
 
 // complaint makes a router, or whoever got a packet, say that it went no further.
@@ -236,7 +241,7 @@ func (t *traffic) complaint(about passage) passage {
 	if t.choose(20) == 0 {
 		f.options = bytesOf(1, 4)
 	}
-	return passage{turned[about.hook], f.bytes()}
+	return passage{hook: turned[about.hook], frame: f.bytes()}
 }
 
 // turned is where an answer comes to what passed a hook.
