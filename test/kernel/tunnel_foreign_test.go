@@ -1,0 +1,104 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package kernel
+
+import (
+	"encoding/binary"
+	"fmt"
+	"net"
+	"net/netip"
+	"testing"
+	"time"
+
+	"github.com/gopacket/gopacket"
+	"github.com/gopacket/gopacket/layers"
+
+	"github.com/deltaplane/deltaplane/internal/model"
+	"github.com/deltaplane/deltaplane/internal/testkit"
+	"github.com/deltaplane/deltaplane/services/programmer/tunnel"
+)
+
+// wrappedDatagram is what goes within UDP between nodes: a client's datagram for a backend, or with id 0 an answer.
+func wrappedDatagram(t testing.TB, vni, backend, node uint32, from, to string) []byte {
+	t.Helper()
+	number := func(n uint32) net.HardwareAddr { return binary.BigEndian.AppendUint32([]byte{2, 0xde}, n) }
+	source, destination := netip.MustParseAddrPort(from), netip.MustParseAddrPort(to)
+	eth := &layers.Ethernet{SrcMAC: number(node), DstMAC: number(backend), EthernetType: layers.EthernetTypeIPv4}
+	ip := &layers.IPv4{Version: 4, TTL: 9, Protocol: layers.IPProtocolUDP, SrcIP: source.Addr().AsSlice(), DstIP: destination.Addr().AsSlice()}
+	udp := &layers.UDP{SrcPort: layers.UDPPort(source.Port()), DstPort: layers.UDPPort(destination.Port())}
+	check(t, udp.SetNetworkLayerForChecksum(ip))
+	b := gopacket.NewSerializeBuffer()
+	check(t, gopacket.SerializeLayers(b, gopacket.SerializeOptions{FixLengths: true, ComputeChecksums: true},
+		&layers.VXLAN{ValidIDFlag: true, VNI: vni}, eth, ip, udp, gopacket.Payload("who")))
+	return b.Bytes()
+}
+
+// sendFrom sends a datagram from a namespace.
+func sendFrom(t testing.TB, ns *testkit.NetNS, to string, payload []byte) {
+	t.Helper()
+	ns.Do(t, func() {
+		conn := dialRaw(t, "udp4", netip.MustParseAddrPort(to))
+		defer conn.Close()
+		_, err := conn.Write(payload)
+		check(t, err)
+	})
+}
+
+// Trap 37: a wrapped packet from who is no node, of another's VXLAN network, in another node's name, or that is from no
+// Service on its way back, is dropped and counted; one of the same UDP port that is for a pod passes.
+func TestForeignWrappedPacketsAreDropped(t *testing.T) {
+	const client = clientOut4 + ":7000"
+	e := newEstate(t, 2, true, true)
+	a, b := e.nodes[0], e.nodes[1]
+	e.serve(t, model.ForwardTunnel, func(v6 bool) (string, int) { return b.podAddr(v6), b.number })
+	var pod net.PacketConn
+	b.pod.Do(t, func() {
+		var err error
+		pod, err = net.ListenPacket("udp", b.podAddr(false)+":8080")
+		check(t, err)
+		t.Cleanup(func() { pod.Close() })
+	})
+	device := fmt.Sprintf("%s:%d", b.addr(false), tunnel.DefaultPort)
+	service, backend := estateVIP(false), uint32(300)
+	for i, c := range []struct {
+		name     string
+		from     *testkit.NetNS
+		datagram []byte
+	}{
+		{"from no node", e.router, wrappedDatagram(t, tunnel.DefaultVNI, backend, 1, client, service)},
+		{"in another node's name", a.NetNS, wrappedDatagram(t, tunnel.DefaultVNI, backend, 3, client, service)},
+		{"in the receiver's name", b.pod, wrappedDatagram(t, tunnel.DefaultVNI, backend, 1, client, service)},
+		{"of another network", a.NetNS, wrappedDatagram(t, tunnel.DefaultVNI+1, backend, 1, client, service)},
+		{"an answer of no Service", a.NetNS, wrappedDatagram(t, tunnel.DefaultVNI, 0, 1, "198.51.100.77:80", client)},
+		{"an answer of a Service's other port", a.NetNS, wrappedDatagram(t, tunnel.DefaultVNI, 0, 1, "203.0.113.1:81", client)},
+	} {
+		sendFrom(t, c.from, device, c.datagram)
+		t.Logf("%s: drop %d", c.name, i+1)
+		testkit.Eventually(t, patience, func() bool { return drops(t, b.plane)[model.ReasonForeignTunnel] == uint64(i+1) })
+	}
+	// A node's own is taken.
+	sendFrom(t, a.NetNS, device, wrappedDatagram(t, tunnel.DefaultVNI, backend, 1, client, service))
+	expectFrom(t, pod, client)
+	// What is for a pod is nobody else's, whatever it looks like.
+	e.router.Route(t, netip.MustParsePrefix("10.2.0.0/24"), netip.MustParseAddr(b.addr(false)), "")
+	var other net.PacketConn
+	b.pod.Do(t, func() {
+		var err error
+		other, err = net.ListenPacket("udp", fmt.Sprintf("%s:%d", b.podAddr(false), tunnel.DefaultPort))
+		check(t, err)
+		t.Cleanup(func() { other.Close() })
+	})
+	sendFrom(t, e.client, other.LocalAddr().String(), wrappedDatagram(t, tunnel.DefaultVNI, backend, 1, client, service))
+	expectFrom(t, other, clientOut4)
+}
+
+// expectFrom takes a datagram and fails the test if it is of another address, or port if one is given.
+func expectFrom(t testing.TB, conn net.PacketConn, want string) {
+	t.Helper()
+	check(t, conn.SetReadDeadline(time.Now().Add(patience)))
+	_, from, err := conn.ReadFrom(make([]byte, 2000))
+	check(t, err)
+	if got := from.String(); got != want && netip.MustParseAddrPort(got).Addr().String() != want {
+		t.Errorf("a datagram came from %s, want %s", got, want)
+	}
+}
