@@ -261,7 +261,9 @@ static __noinline int send_held(struct __sk_buff *skb, const struct packet *firs
 				__u32 count)
 {
 	__u32 flags = leaving ? 0 : BPF_F_INGRESS, mark = skb->mark;
-	struct packet p = *first;
+	const struct tuple tuple = first->tuple;
+	__u32 transport = first->transport;
+	bool v6 = first->v6;
 	struct held_key key;
 	struct becoming *b;
 	struct fragment *f;
@@ -276,10 +278,16 @@ static __noinline int send_held(struct __sk_buff *skb, const struct packet *firs
 	b = becoming_room();
 	if (!b)
 		return TC_ACT_SHOT;
-	p.later = true;
 	for (__u32 i = 0; i < HELD_PER_DATAGRAM && i < count; i++) {
 		key.index = i;
-		*b = (struct becoming){ .packet = p, .key = key, .first = *f };
+		b->packet = (struct packet){
+			.tuple = tuple,
+			.transport = transport,
+			.v6 = v6,
+			.later = true,
+		};
+		b->key = key;
+		b->first = *f;
 		if (become_held(skb))
 			bpf_clone_redirect(skb, skb->ifindex, flags);
 	}

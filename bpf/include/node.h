@@ -45,6 +45,14 @@ static __noinline bool find_node_ends(__u32 id, struct node_ends *ends)
 	return address_is_set(&ends->from) && address_is_set(&ends->to);
 }
 
+/* Says if there is a way to a node. __noinline: the addresses stay off its caller's stack. */
+static __noinline bool is_reached_node(__u32 id)
+{
+	struct node_ends ends;
+
+	return find_node_ends(id, &ends);
+}
+
 /* Says if an address is a node's. */
 static __noinline bool is_of_node(__u32 id, const struct address *a)
 {

@@ -152,16 +152,16 @@ static __noinline void decide_wrapped(const struct packet *p, const struct front
 		d->reason = REASON_STALE_TABLES;
 }
 
-/* Begins a flow to a backend on another node. */
-static __always_inline int steer(struct __sk_buff *skb, struct packet *p, const struct decision *d,
-				 struct flow *flow)
+/* Begins a flow to a backend on another node. Returns PASS if another processor has begun it as one
+ * to be translated. __noinline: what it writes stays off its caller's stack. */
+static __noinline int steer(struct packet *p, const struct decision *d, struct flow *flow)
 {
 	int reason = steer_begin(p, flow);
 
 	if (reason)
 		return drop(p, flow->set, reason);
 	if (!flow_is_steered(flow))
-		return translate(skb, p, flow); /* as another processor has begun it */
+		return PASS;
 	count_flow(d, flow);
 	return to_be_wrapped(p, flow->node, flow->backend);
 }
@@ -179,7 +179,8 @@ static __noinline int begin(struct __sk_buff *skb, struct packet *p,
 {
 	struct beginning *b = beginning_room();
 	struct decision *d = &b->decision;
-	int reason;
+	int reason, verdict;
+	__u32 node;
 
 	if (!b || lengths_contradict(skb, p))
 		return drop(p, frontend->set, REASON_MALFORMED);
@@ -199,15 +200,18 @@ static __noinline int begin(struct __sk_buff *skb, struct packet *p,
 	reason = hook != HOOK_POD ? REASON_NONE : judge_choice(skb, p, &d->pick);
 	if (reason)
 		return deny(skb, d->root, reason);
+	node = hook == HOOK_UPLINK ? wraps_to(d, &b->who) : p->node;
 	b->flow = (struct flow){
 		.addr = d->pick.addr,
 		.port = d->pick.port,
 		.backend = d->pick.backend,
 		.set = d->root,
-		.node = hook == HOOK_UPLINK ? wraps_to(d, &b->who) : p->node,
+		.node = node,
 	};
-	if (hook == HOOK_UPLINK && b->flow.node)
-		return steer(skb, p, d, &b->flow);
+	if (hook == HOOK_UPLINK && node) {
+		verdict = steer(p, d, &b->flow);
+		return verdict == PASS ? translate(skb, p, &b->flow) : verdict;
+	}
 	if (hook == HOOK_UPLINK && b->who.amid)
 		return reject(skb, p, d->root, REASON_NO_FLOW, hook);
 	if (hook == HOOK_TUNNEL)

@@ -40,12 +40,11 @@ static __always_inline bool keeps_clients(__u16 flags, __u8 kind)
  */
 static __always_inline __u32 wraps_to(const struct decision *d, const struct dialler *who)
 {
-	struct node_ends ends;
 	__u32 node = d->pick.node;
 
 	if (who->inside || !node || node == own_node || !keeps_clients(d->flags, d->kind))
 		return 0;
-	return find_node_ends(node, &ends) && !is_of_node(node, &who->addr) ? node : 0;
+	return is_reached_node(node) && !is_of_node(node, &who->addr) ? node : 0;
 }
 
 /*
