@@ -87,6 +87,10 @@ bench-packet: ## measure the packet programs against a floor program, at up to a
 bench-connect: ## measure connect() to a Service against a direct one (root)
 	go test -run '^$$' -bench BenchmarkConnect -benchtime 300x ./bpf
 
+.PHONY: bench-external
+bench-external: ## measure a client outside: straight to a pod on another node, by each way that nodes forward, and by kube-proxy's nftables rules (root, nft; one minute)
+	go test -run '^$$' -bench BenchmarkExternal -benchtime 20x ./test/kernel
+
 .PHONY: bench-memory
 bench-memory: ## measure what maps take, by the number of Services and flows (root)
 	go test -run '^$$' -bench BenchmarkMapMemory -benchtime 1x ./bpf

@@ -120,7 +120,7 @@ func (s *site) start(t testing.TB) {
 		device, err := tunnel.Device{Port: tunnel.DefaultPort, Node: model.NodeID(s.number)}.Keep()
 		check(t, err)
 		s.plane, err = bpf.Load(bpf.Options{
-			Flows: 4096, Capacities: small, Node: model.NodeID(s.number), Tunnel: bpf.Tunnel{VNI: tunnel.DefaultVNI, Port: tunnel.DefaultPort},
+			Flows: 1 << 16, Capacities: small, Node: model.NodeID(s.number), Tunnel: bpf.Tunnel{VNI: tunnel.DefaultVNI, Port: tunnel.DefaultPort},
 		})
 		check(t, err)
 		t.Cleanup(s.plane.Close)
