@@ -112,6 +112,10 @@ bench-pipeline: build ## measure the services over a real bus: event to kernel, 
 chaos: ## break a cluster of real processes in every way, under traffic, and print a table (root; SEED=n takes that one)
 	go test -count=1 -v -timeout 1h ./test/chaos -chaos.long -chaos.seed=$(or $(SEED),$$((1 + RANDOM * 32768 + RANDOM)))
 
+.PHONY: test-failover
+test-failover: ## move 200 transfers of 100 MB at once to other first nodes, in each way to forward (root; some minutes)
+	go test -count=1 -v -timeout 1h -run SurviveTheirFirstNode ./test/kernel -failover.bytes=100000000
+
 # Nodes of bench-fleet, and further flags of it; 5,000 nodes need 8 GB and some minutes.
 NODES ?= 1000
 FLEET ?=

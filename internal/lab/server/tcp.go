@@ -111,15 +111,10 @@ func (s *Server) serveHTTP(connection *net.TCPConn, reader *bufio.Reader, client
 			}
 			return
 		}
-		taken, err := s.take(request)
-		if err != nil {
-			s.log.Warn("take what a client sends", "pod", s.pod, "client", client, "error", err)
+		if _, err := io.Copy(io.Discard, request.Body); err != nil {
 			return
 		}
 		response := s.respond(request, client)
-		if taken != "" {
-			response.Body, response.ContentLength = io.NopCloser(strings.NewReader(taken)), int64(len(taken))
-		}
 		err = errors.Join(response.Write(connection), response.Body.Close())
 		if err != nil || request.Close {
 			return
@@ -127,16 +122,7 @@ func (s *Server) serveHTTP(connection *net.TCPConn, reader *bufio.Reader, client
 	}
 }
 
-// take reads a request's body, and returns the answer to one that is to be compared.
-func (s *Server) take(request *http.Request) (string, error) {
-	if request.Method == http.MethodPost && request.URL.Path == bytesPath {
-		return takeBytes(request)
-	}
-	_, err := io.Copy(io.Discard, request.Body)
-	return "", err
-}
-
-// respond knows /hostname and /clientip, as Kubernetes' test images do, and /bytes/N; every other path gets the line.
+// respond knows /hostname, and /clientip as Kubernetes' test images do; every other path gets the line.
 func (s *Server) respond(request *http.Request, client netip.AddrPort) *http.Response {
 	body := s.line(client)
 	switch request.URL.Path {
@@ -145,16 +131,12 @@ func (s *Server) respond(request *http.Request, client netip.AddrPort) *http.Res
 	case "/clientip":
 		body = netip.AddrPortFrom(client.Addr().Unmap(), client.Port()).String() + "\n"
 	}
-	response := &http.Response{
+	return &http.Response{
 		StatusCode: http.StatusOK, ProtoMajor: 1, ProtoMinor: 1, Request: request, Close: request.Close,
 		Header:        http.Header{"Content-Type": {"text/plain; charset=utf-8"}, "X-Pod": {s.pod}},
 		Body:          io.NopCloser(strings.NewReader(body)),
 		ContentLength: int64(len(body)),
 	}
-	if sent, n := sendBytes(request); n >= 0 {
-		response.Body, response.ContentLength = sent, n
-	}
-	return response
 }
 
 func deadline(connection *net.TCPConn, in time.Duration) {

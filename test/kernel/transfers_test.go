@@ -1,0 +1,211 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package kernel
+
+import (
+	"bufio"
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/netip"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/deltaplane/deltaplane/internal/lab"
+	"github.com/deltaplane/deltaplane/internal/lab/space"
+)
+
+// transferPatience is how long one transfer may take.
+const transferPatience = 10 * time.Minute
+
+// block is what transfers repeat. Its length has nothing in common with those of segments and buffers, so that a part
+// that is lost, doubled or moved shows.
+var block = func() []byte {
+	b := make([]byte, 65521) // a prime
+	for i := range b {
+		b[i] = byte(i * (i + 7) >> 3)
+	}
+	return b
+}()
+
+// content is what transfers carry, from an offset on.
+type content struct{ at int64 }
+
+func (c *content) Read(p []byte) (n int, _ error) {
+	for n < len(p) {
+		did := copy(p[n:], block[c.at%int64(len(block)):])
+		n, c.at = n+did, c.at+int64(did)
+	}
+	return n, nil
+}
+
+// Write fails at what isn't the content.
+func (c *content) Write(p []byte) (n int, _ error) {
+	for n < len(p) {
+		part := block[c.at%int64(len(block)):]
+		part = part[:min(len(part), len(p)-n)]
+		if !bytes.Equal(part, p[n:n+len(part)]) {
+			return n, fmt.Errorf("within %d bytes from offset %d there are others than were sent", len(part), c.at)
+		}
+		n, c.at = n+len(part), c.at+int64(len(part))
+	}
+	return n, nil
+}
+
+// transferPort is where pods serve transfers.
+const transferPort = 8099
+
+// transferAt lets a pod serve transfers, on all its addresses: a line says how many bytes a client gets, or sends if there
+// is a minus.
+func (s *scene) transferAt(t *testing.T, pod string) {
+	t.Helper()
+	at, err := s.Place(pod)
+	check(t, err)
+	var listener net.Listener
+	check(t, space.OpenNamespace(at.Namespace).Do(func() error {
+		listener, err = net.Listen("tcp", fmt.Sprintf(":%d", transferPort))
+		return err
+	}))
+	t.Cleanup(func() { listener.Close() })
+	go func() {
+		for {
+			conn, err := listener.Accept()
+			if err != nil {
+				return
+			}
+			go serveTransfer(conn)
+		}
+	}()
+}
+
+// serveTransfer answers who sends with what was right of it.
+func serveTransfer(conn net.Conn) {
+	defer conn.Close()
+	var wanted int64
+	reader := bufio.NewReader(conn)
+	if _, err := fmt.Fscanf(reader, "%d\n", &wanted); err != nil || conn.SetDeadline(time.Now().Add(transferPatience)) != nil {
+		return
+	}
+	var moved content
+	if wanted > 0 {
+		_, _ = io.CopyN(conn, &moved, wanted) // the client sees what is missing
+		return
+	}
+	if _, err := io.CopyN(&moved, reader, -wanted); err == nil {
+		fmt.Fprintf(conn, "%d\n", moved.at)
+	}
+}
+
+// transfers are connections at work at the same time, each with so many bytes to get or to send. They wait at stages, which
+// divide them into equal parts, until something was done.
+type transfers struct {
+	number int
+	bytes  int64
+	stages []stage
+}
+
+// stage is done when some have come to it: all at the first, so that each has begun, and half at the others, so that the
+// other half is under way.
+type stage struct {
+	awaited int64
+	came    atomic.Int64
+	ready   chan struct{} // closed when as many have come as are awaited
+	open    chan struct{} // closed when they may go on
+}
+
+func newTransfers(number int, bytes int64, stages int) *transfers {
+	x := &transfers{number: number, bytes: bytes, stages: make([]stage, stages)}
+	for i := range x.stages {
+		x.stages[i].awaited = int64(number+1) / 2
+		x.stages[i].ready, x.stages[i].open = make(chan struct{}), make(chan struct{})
+	}
+	x.stages[0].awaited = int64(number)
+	return x
+}
+
+func (s *stage) come() {
+	if s.came.Add(1) == s.awaited {
+		close(s.ready)
+	}
+}
+
+// at does what is to be done at a stage, and lets the transfers go on whatever comes of it.
+func (x *transfers) at(stage int, do func()) {
+	defer close(x.stages[stage].open)
+	<-x.stages[stage].ready
+	do()
+}
+
+// one makes a transfer, part by part.
+func (x *transfers) one(conn net.Conn, sends bool) error {
+	next := 0
+	// Nobody waits for one that has ended, in time or not.
+	defer func() {
+		for ; next < len(x.stages); next++ {
+			x.stages[next].come()
+		}
+	}()
+	request, from, to := x.bytes, io.Reader(conn), io.Writer(&content{})
+	if sends {
+		request, from, to = -x.bytes, &content{}, conn
+	}
+	if _, err := fmt.Fprintf(conn, "%d\n", request); err != nil {
+		return err
+	}
+	part := x.bytes / int64(len(x.stages)+1)
+	for ; next < len(x.stages); next++ {
+		if _, err := io.CopyN(to, from, part); err != nil {
+			return fmt.Errorf("in part %d: %w", next, err)
+		}
+		x.stages[next].come()
+		<-x.stages[next].open
+	}
+	if _, err := io.CopyN(to, from, x.bytes-part*int64(len(x.stages))); err != nil || !sends {
+		return err
+	}
+	var taken int64
+	if _, err := fmt.Fscanf(conn, "%d\n", &taken); err != nil || taken != x.bytes {
+		return fmt.Errorf("the pod took %d bytes of %d: %w", taken, x.bytes, err)
+	}
+	return nil
+}
+
+// run makes all transfers from the first client to targets in turn, every second one the other way, and does what is to be
+// done at each stage.
+func (x *transfers) run(t *testing.T, s *scene, targets []netip.AddrPort, at ...func()) {
+	t.Helper()
+	conns := make([]net.Conn, x.number)
+	for i := range conns {
+		conns[i] = s.from(t, lab.Outside, "tcp", 0, targets[i/2%len(targets)], nil)
+		// Who only waits for more notices by its own probes that the way has changed.
+		alive := net.KeepAliveConfig{Enable: true, Idle: time.Second, Interval: time.Second, Count: 120}
+		check(t, errors.Join(conns[i].(*net.TCPConn).SetKeepAliveConfig(alive), conns[i].SetDeadline(time.Now().Add(transferPatience))))
+	}
+	ended := make(chan error, x.number)
+	for i, conn := range conns {
+		go func() {
+			if err := x.one(conn, i%2 == 1); err != nil {
+				ended <- fmt.Errorf("%s → %s: %w", conn.LocalAddr(), conn.RemoteAddr(), err)
+				return
+			}
+			ended <- nil
+		}()
+	}
+	for i, do := range at {
+		x.at(i, do)
+	}
+	failed := 0
+	for range x.number {
+		if err := <-ended; err != nil {
+			if failed++; failed <= 3 {
+				t.Error(err)
+			}
+		}
+	}
+	if failed > 0 {
+		t.Errorf("%d of %d transfers failed", failed, x.number)
+	}
+}
