@@ -31,10 +31,11 @@ forwarded, dropped or rejected, by which Service, to which backends, and which o
 With -f and --engine model it needs no cluster, no bus and no privileges. --engine kernel loads the real BPF programs,
 fills real maps and sends the packet through them with BPF_PROG_TEST_RUN; it needs root. Both agree.
 
-A source that is no pod and no node is a client outside the cluster whose packet arrives at --node. What a pod or a
-node sends to another node's address is followed there, unless --node says where to stop. What may be dialled is a
-Service's cluster IP by the Service's name, and by address and port all else: NodePorts, external IPs, load balancer
-addresses, hostPorts, and 127.0.0.1 of the node itself.
+A source that is no pod and no node is a client outside the cluster whose packet arrives at --node. Of each backend that
+may take it explain tells whether that node wraps its packets for the backend's node, whom the backend sees, which node
+answers the client, and why. What a pod or a node sends to another node's address is followed there, unless --node says
+where to stop. What may be dialled is a Service's cluster IP by the Service's name, and by address and port all else:
+NodePorts, external IPs, load balancer addresses, hostPorts, and 127.0.0.1 of the node itself.
 
 Policies are judged at the pod that connects, on its node, and at the pod that is reached, on that pod's node; both are
 told, with the policies that select the pod, the rule that decided, and the rule that came nearest to allowing what none

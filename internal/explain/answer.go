@@ -118,7 +118,8 @@ func (w *World) Ask(engine Engine, q Question) (*Answer, error) {
 		a.Service = &service
 	}
 	a.Causes = w.causes(c, o)
-	a.Steps = w.steps(c, o)
+	a.External = w.external(c, o)
+	a.Steps = w.steps(c, o, a.External)
 	fates, err := w.fates(engine, c, o)
 	if err != nil {
 		return nil, err

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"slices"
 
 	"github.com/deltaplane/deltaplane/bpf"
 	"github.com/deltaplane/deltaplane/internal/model"
@@ -30,7 +31,10 @@ func NewKernel(w *World) (*Kernel, error) {
 		return nil, fmt.Errorf("the kernel engine needs BPF: %w; --engine model needs nothing", err)
 	}
 	k := &Kernel{masqueradeAll: w.config.MasqueradeAll}
-	return k, k.load(0)
+	if nodes := w.Nodes(); len(nodes) > 0 {
+		return k, k.load(0, model.NodeIDOf(nodes[0]))
+	}
+	return k, nil
 }
 
 // Close ends the programs and maps.
@@ -61,7 +65,38 @@ func (k *Kernel) decide(w *World, c connection) (outcome, error) {
 	if err != nil {
 		return outcome{}, err
 	}
+	if to, is := refmodel.Wrapped(ran.out); is && c.arrives && ran.reason == model.ReasonNone {
+		return k.unwrap(w, c, o, to, ran.out)
+	}
 	return n.read(c, o, ran)
+}
+
+// unwrap gives what the first node has wrapped to the programs of the backend's.
+func (k *Kernel) unwrap(w *World, c connection, o outcome, to refmodel.Wrapping, frame []byte) (outcome, error) {
+	i := slices.IndexFunc(o.Candidates, func(b model.Backend) bool { return b.ID == to.Backend })
+	if i < 0 || !w.node(c.node).Reach(c.dialler(), o.Decision, o.Candidates[i]).Wraps() {
+		return o, fmt.Errorf("the kernel wrapped the packet for backend %d, which its maps don't say: please report this", to.Backend)
+	}
+	name, first := w.placeOf(o.Candidates[i]), w.rowOf(c.node)
+	there, err := k.on(w, name)
+	if err != nil {
+		return o, err
+	}
+	outer := bpf.Outer{Source: first.V4, VNI: wrappedIn}
+	if !outer.Source.IsValid() {
+		outer.Source = first.V6
+	}
+	verdict, out, err := there.FromTunnel(frame, outer, uplink)
+	if err != nil {
+		return o, err
+	}
+	after, ok := refmodel.Parse(out)
+	if verdict != bpf.Pass || !ok || after.Destination != refmodel.AddrPort(o.Candidates[i]) || after.Source.Addr() != c.source.Addr() {
+		return o, fmt.Errorf("the programs of node %s don't take what those of node %s have wrapped for backend %s: %s", name, c.node, refmodel.AddrPort(o.Candidates[i]), verdict)
+	}
+	o.ran = after.Destination
+	o.evidence = fmt.Sprintf("the kernel's programs were run: this time those of node %s wrapped the packet, and those of node %s sent it to %s", c.node, name, o.ran)
+	return o, nil
 }
 
 // verdicts are what the programs' verdicts are in the model.

@@ -15,9 +15,12 @@ import (
 )
 
 // mostLoaded is how many nodes have programs and maps at the same time: each is some megabytes of the kernel's, and the
-// better part of a second of its verifier. A question about another one takes those of the node that wasn't asked about
-// for longest.
+// better part of a second of its verifier. A question about another one ends those of the node that wasn't asked about for
+// longest.
 const mostLoaded = 32
+
+// wrappedIn is the network that nodes wrap packets in.
+const wrappedIn = 1
 
 // usualRows is what maps have room for in any case, so that they serve for other nodes of other worlds.
 const usualRows = 2000
@@ -27,10 +30,12 @@ type loadedNode struct {
 	*kernelnode.Node
 	world *World
 	name  string
-	room  int            // for rows
-	held  *refmodel.Node // what the maps say, read back
-	own   *model.Tables  // the rows of policy among that
-	runs  uint16         // since the connections were last forgotten
+	// number is the node's, which programs are loaded with; nodes of other worlds may have it too.
+	number model.NodeID
+	room   int            // for rows
+	held   *refmodel.Node // what the maps say, read back
+	own    *model.Tables  // the rows of policy among that
+	runs   uint16         // since the connections were last forgotten
 }
 
 // run is what became of a packet.
@@ -46,16 +51,13 @@ func (k *Kernel) on(w *World, name string) (*loadedNode, error) {
 		return nil, err
 	}
 	cluster, own := w.layers(name)
-	rows := cluster.Len() + own.Len()
+	rows, number := cluster.Len()+own.Len(), model.NodeIDOf(name)
 	i := slices.IndexFunc(k.nodes, func(n *loadedNode) bool { return n.world == w && n.name == name })
 	if i < 0 {
-		i = slices.IndexFunc(k.nodes, func(n *loadedNode) bool { return n.world != w && n.room >= rows })
-	}
-	if last := len(k.nodes) - 1; i < 0 && last+1 == mostLoaded && k.nodes[last].room >= rows {
-		i = last
+		i = slices.IndexFunc(k.nodes, func(n *loadedNode) bool { return n.world != w && n.number == number && n.room >= rows })
 	}
 	if i < 0 {
-		if err := k.load(rows); err != nil {
+		if err := k.load(rows, number); err != nil {
 			return nil, err
 		}
 		i = len(k.nodes) - 1
@@ -66,19 +68,19 @@ func (k *Kernel) on(w *World, name string) (*loadedNode, error) {
 	return n, n.fill(w, name)
 }
 
-// load adds programs with empty maps.
-func (k *Kernel) load(rows int) error {
+// load adds programs of a node with empty maps.
+func (k *Kernel) load(rows int, number model.NodeID) error {
 	if len(k.nodes) == mostLoaded {
 		k.nodes[mostLoaded-1].Close()
 		k.nodes = k.nodes[:mostLoaded-1]
 	}
 	room := max(usualRows, rows)
-	loaded, err := kernelnode.Small(room, k.masqueradeAll)
+	loaded, err := kernelnode.Small(room, bpf.Options{MasqueradeAll: k.masqueradeAll, Node: number, Tunnel: bpf.Tunnel{VNI: wrappedIn}})
 	if err != nil {
 		return err
 	}
-	k.nodes = append(k.nodes, &loadedNode{Node: loaded, room: room})
-	return nil
+	k.nodes = append(k.nodes, &loadedNode{Node: loaded, number: number, room: room})
+	return loaded.TellTunnel(uplink)
 }
 
 // fill takes the maps to the rows and the addresses of a node.

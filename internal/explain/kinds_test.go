@@ -62,10 +62,10 @@ func TestAskAboutAllKinds(t *testing.T) {
 		{"", "shop/front", "172.20.0.2:30010", "tcp", "shop/plain:80", "forward a b masqueraded packet"}, // at node b
 		{"a", "shop/front", "172.20.0.2:30010", "tcp", "", "forward socket"},
 		{"b", "shop/front", "172.20.0.2:30010", "tcp", "shop/plain:80", "forward a b masqueraded packet"},
-		{"a", "198.18.0.1", "172.20.0.1:30010", "tcp", "shop/plain:80", "forward a b masqueraded packet"},
-		{"a", "198.18.0.1", "172.20.0.1:30011", "udp", "shop/datagrams:80", "forward a b masqueraded packet"},
-		{"a", "198.18.0.1", "172.20.0.1:30012", "sctp", "shop/streams:80", "forward a b masqueraded packet"},
-		{"a", "fd00:99::1", "[fd00:20::1]:30010", "tcp", "shop/plain:80", "forward a b masqueraded packet"},
+		{"a", "198.18.0.1", "172.20.0.1:30010", "tcp", "shop/plain:80", "forward a b packet"},
+		{"a", "198.18.0.1", "172.20.0.1:30011", "udp", "shop/datagrams:80", "forward a b packet"},
+		{"a", "198.18.0.1", "172.20.0.1:30012", "sctp", "shop/streams:80", "forward a b packet"},
+		{"a", "fd00:99::1", "[fd00:20::1]:30010", "tcp", "shop/plain:80", "forward a b packet"},
 		{"a", "198.18.0.1", "172.20.0.1:30013", "tcp", "", "forward packet"},
 		{"", "node/a", "127.0.0.1:30010", "tcp", "shop/plain:80", "forward a b socket"},
 		{"", "node/a", "[::1]:30011", "udp", "shop/datagrams:80", "forward a b socket"},
@@ -81,13 +81,13 @@ func TestAskAboutAllKinds(t *testing.T) {
 		{"a", "198.18.0.1", "192.0.2.214:80", "tcp", "", "forward packet"},   // ipMode Proxy
 		{"a", "198.18.0.1", "198.51.100.14:80", "tcp", "", "forward packet"}, // not allowed
 		{"a", "198.18.0.1", "192.0.2.115:80", "tcp", "shop/ranged:80", "drop source_range packet"},
-		{"a", "198.51.100.1", "192.0.2.115:80", "tcp", "shop/ranged:80", "forward a b masqueraded packet"},
-		{"a", "192.0.2.115", "192.0.2.115:80", "tcp", "shop/ranged:80", "forward a b masqueraded packet"},
+		{"a", "198.51.100.1", "192.0.2.115:80", "tcp", "shop/ranged:80", "forward a b packet"},
+		{"a", "192.0.2.115", "192.0.2.115:80", "tcp", "shop/ranged:80", "forward a b packet"},
 		{"", "shop/front", "192.0.2.115:80", "tcp", "shop/ranged:80", "drop source_range packet"},
 		{"", "shop/back", "192.0.2.115:80", "tcp", "shop/ranged:80", "forward a b packet"},
 		{"", "node/a", "192.0.2.115:80", "tcp", "shop/ranged:80", "forward a b socket"},
 		{"", "node/b", "192.0.2.115:80", "tcp", "shop/ranged:80", "drop source_range socket"},
-		{"a", "198.18.0.1", "172.20.0.1:30015", "tcp", "shop/ranged:80", "forward a b masqueraded packet"},
+		{"a", "198.18.0.1", "172.20.0.1:30015", "tcp", "shop/ranged:80", "forward a b packet"},
 		{"", "shop/front", "shop/zoned:80", "tcp", "shop/zoned:80", "forward a socket"},
 		{"", "shop/back", "shop/zoned:80", "tcp", "shop/zoned:80", "forward b c socket"},
 		{"", "node/c", "shop/noded:80", "tcp", "shop/noded:80", "forward b c socket"},
@@ -139,7 +139,7 @@ func TestConfigurationDecides(t *testing.T) {
 		want   string
 	}{
 		{"nodePortAddresses", Config{NodePortAddresses: []netip.Prefix{prefix("203.0.113.0/24")}}, Question{Node: "a", From: "198.18.0.1", To: "172.20.0.1:30010"}, "forward packet"},
-		{"nodePortAddresses that are", Config{NodePortAddresses: []netip.Prefix{prefix("203.0.113.0/24")}}, Question{Node: "a", From: "198.18.0.1", To: "203.0.113.1:30010"}, "forward a b masqueraded packet"},
+		{"nodePortAddresses that are", Config{NodePortAddresses: []netip.Prefix{prefix("203.0.113.0/24")}}, Question{Node: "a", From: "198.18.0.1", To: "203.0.113.1:30010"}, "forward a b packet"},
 		{"nodePortAddresses and loopback", Config{NodePortAddresses: []netip.Prefix{prefix("203.0.113.0/24")}}, Question{From: "node/a", To: "127.0.0.1:30010"}, "forward socket"},
 		{"localhostNodePorts", Config{LocalhostNodePorts: &no}, Question{From: "node/a", To: "127.0.0.1:30010"}, "forward socket"},
 		{"masqueradeAll", Config{MasqueradeAll: true}, Question{From: "shop/front", To: "shop/plain:80"}, "forward a b masqueraded packet"},

@@ -29,7 +29,8 @@ type Answer struct {
 	Masquerade        bool            `json:"masquerade"`
 	ClientAddressKept bool            `json:"clientAddressKept"`
 	Via               string          `json:"via"`
-	Target            string          `json:"target,omitempty"` // the candidate, or the address, that policy is told of
+	Target            string          `json:"target,omitempty"`   // the candidate, or the address, that policy is told of
+	External          *External       `json:"external,omitempty"` // of a client from outside, to what is there for such
 	Policy            Policy          `json:"policy"`
 	Steps             []string        `json:"steps"`
 	Causes            []Cause         `json:"causes"`

@@ -14,7 +14,7 @@ import (
 const namedBackends = 10
 
 // steps tells a connection's life in sentences, one a step.
-func (w *World) steps(c connection, o outcome) []string {
+func (w *World) steps(c connection, o outcome, external *External) []string {
 	steps := []string{w.start(c)}
 	if c.onward {
 		steps = append(steps, fmt.Sprintf("it is no Service's on node %s, and goes untranslated to node %s, which has %s", c.from.node, c.node, c.dialled.Addr()))
@@ -31,7 +31,10 @@ func (w *World) steps(c connection, o outcome) []string {
 		steps = append(steps, frontend(c, o))
 		steps = append(steps, w.narrowed(c, o)...)
 		steps = append(steps, w.choice(c, o))
-		if len(o.Candidates) > 0 {
+		switch {
+		case external != nil:
+			steps = append(steps, external.reached(c.source, c.dialled)...)
+		case len(o.Candidates) > 0:
 			steps = append(steps, w.seenAs(c, o))
 		}
 	}
@@ -182,7 +185,14 @@ func (w *World) choice(c connection, o outcome) string {
 	if len(o.Candidates) == 1 {
 		return "its one backend takes it: " + named[0]
 	}
-	return fmt.Sprintf("one of %d backends takes it, chosen at random: %s", len(o.Candidates), strings.Join(named, ", "))
+	how := "chosen at random"
+	if o.Set.Flags&model.External != 0 && !w.node(c.node).Inside(c.dialler()) && !o.KeepsAddress {
+		how = "the same on whichever node it arrives, by a hash of the client's and the Service's ends"
+		if o.Set.Affinity != 0 {
+			how = "the same on whichever node it arrives, by a hash of the client's address"
+		}
+	}
+	return fmt.Sprintf("one of %d backends takes it, %s: %s", len(o.Candidates), how, strings.Join(named, ", "))
 }
 
 func reasonText(reason model.DropReason) string {

@@ -157,6 +157,7 @@ func (w *World) node(name string) *refmodel.Node {
 func (w *World) surroundings(node string) refmodel.Surroundings {
 	s := w.config.surroundings(addresses(w.nodes[node].GetNode().GetAddresses()))
 	s.Nearby = w.nearby[node]
+	s.Number, s.Tunnel = model.NodeIDOf(node), true
 	return s
 }
 

@@ -50,9 +50,10 @@ func New(rows int, masqueradeAll bool) (*Node, error) {
 	return NewWith(rows, bpf.Options{MasqueradeAll: masqueradeAll})
 }
 
-// Small is New with room for few connections.
-func Small(rows int, masqueradeAll bool) (*Node, error) {
-	return NewWith(rows, bpf.Options{MasqueradeAll: masqueradeAll, Flows: fewFlows})
+// Small is NewWith with room for few connections.
+func Small(rows int, options bpf.Options) (*Node, error) {
+	options.Flows = fewFlows
+	return NewWith(rows, options)
 }
 
 // NewWith is New with options of the caller's. It fills in what they leave out: tables, and room for connections.
