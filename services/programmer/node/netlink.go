@@ -115,7 +115,7 @@ const (
 	resubscribe = time.Second
 )
 
-// Watch says, at most ten times a second, that interfaces, addresses or routes may have changed; after the kernel's
+// Watch says, at most ten times a second, that interfaces, their settings, addresses or routes may have changed; after the kernel's
 // messages were lost, and every 30 s, too. The channel is closed once ctx has ended.
 func Watch(ctx context.Context) <-chan struct{} {
 	changes := make(chan struct{}, 1)
@@ -145,6 +145,10 @@ func listen(ctx context.Context, changes chan struct{}) {
 		netlink.AddrSubscribeWithOptions(addrs, done, netlink.AddrSubscribeOptions{ErrorCallback: ignore}) != nil {
 		return
 	}
+	set, err := settings(done)
+	if err != nil {
+		return
+	}
 	pause, reread := time.NewTicker(debounce), time.NewTicker(rereadEvery)
 	defer pause.Stop()
 	defer reread.Stop()
@@ -156,6 +160,8 @@ func listen(ctx context.Context, changes chan struct{}) {
 		case _, open = <-routes:
 			dirty = true
 		case _, open = <-addrs:
+			dirty = true
+		case _, open = <-set:
 			dirty = true
 		case <-reread.C:
 			dirty = true
@@ -170,6 +176,7 @@ func listen(ctx context.Context, changes chan struct{}) {
 	drain(links)
 	drain(routes)
 	drain(addrs)
+	drain(set)
 }
 
 // drain takes what is left until the sender has closed.

@@ -172,6 +172,10 @@ func TestChangesAreTold(t *testing.T) {
 		must(t, netlink.AddrAdd(d, a))
 	})
 	heard()
+	for _, value := range []string{"1", "2"} { // as systems do while they start; one of them is new
+		ns.Sysctl(t, "net/ipv4/conf/all/rp_filter", value)
+	}
+	heard()
 	cancel()
 	<-ended
 }
