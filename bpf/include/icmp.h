@@ -16,7 +16,8 @@
  * header's. All by difference, so what was wrong stays wrong; the device's sum of the whole packet
  * stays, since each change is taken back by a checksum within it.
  *
- * An error about a later fragment names no port, and passes as it is.
+ * An error about a later fragment names no port, and passes as it is. errors.h has which way each
+ * of them goes.
  */
 #pragma once
 
@@ -38,6 +39,15 @@
 static __always_inline bool icmp_is_error(__u8 type, bool v6)
 {
 	return v6 ? type >= 1 && type <= 4 : type == 3 || type == 11 || type == 12;
+}
+
+static __always_inline bool is_error(struct __sk_buff *skb, const struct packet *p)
+{
+	__u8 type;
+
+	return p->tuple.protocol == (p->v6 ? IPPROTO_ICMPV6 : IPPROTO_ICMP) &&
+	       !bpf_skb_load_bytes(skb, p->transport, &type, sizeof(type)) &&
+	       icmp_is_error(type, p->v6);
 }
 
 /* What an error quotes: where its headers are in the frame, and its ends. */
@@ -192,29 +202,29 @@ static __noinline int exchange_quoted(struct __sk_buff *skb, const struct packet
 }
 
 /*
- * For what read_packet finds no ports in: an ICMP error about a packet of a flow is translated, all
- * else passes. Returns the verdict. __noinline: a rare path.
+ * Reads an ICMP error and the ends of what it quotes. Returns false for all else, and for one that
+ * doesn't go to who sent what it quotes. q->key.leaving is the caller's.
  */
-static __noinline int translate_error(struct __sk_buff *skb, const struct packet *p, bool leaving)
+static __always_inline bool read_error(struct __sk_buff *skb, const struct packet *p,
+				       struct quoted *q)
 {
-	struct quoted q = { .ip = p->transport + 8, .key = { .leaving = leaving } };
-	struct flow *flow;
-	__u8 type;
+	if (p->first || p->later || !is_error(skb, p))
+		return false;
+	q->ip = p->transport + 8;
+	q->end = packet_length(skb, p);
+	return q->end <= skb->len && read_quoted(skb, p->v6, q) &&
+	       address_equal(&q->key.destination, &p->tuple.destination);
+}
 
-	if (p->tuple.protocol != (p->v6 ? IPPROTO_ICMPV6 : IPPROTO_ICMP) || p->first || p->later ||
-	    bpf_skb_load_bytes(skb, p->transport, &type, sizeof(type)) ||
-	    !icmp_is_error(type, p->v6))
-		return TC_ACT_UNSPEC;
-	q.end = packet_length(skb, p);
-	/* An error goes to who sent what it quotes. */
-	if (q.end > skb->len || !read_quoted(skb, p->v6, &q) ||
-	    !address_equal(&q.key.destination, &p->tuple.destination))
-		return TC_ACT_UNSPEC;
-	flow = find_flow(&q.key);
-	/* One that is to be masqueraded has no address yet, and its own was never sent. */
+/* The flow of what was quoted; NULL if it is none's. One that is to be masqueraded has no address
+ * yet, and its own was never sent. */
+static __always_inline struct flow *flow_of_quoted(const struct packet *p, const struct quoted *q)
+{
+	struct flow *flow = find_flow(&q->key);
+
 	if (!flow || p->v6 == address_is_v4(&flow->addr) ||
 	    !(flow->addr.words[0] | flow->addr.words[1] | flow->addr.words[2] |
 	      flow->addr.words[3]))
-		return TC_ACT_UNSPEC;
-	return exchange_quoted(skb, p, &q, flow);
+		return NULL;
+	return flow;
 }

@@ -18,10 +18,10 @@
 #include "count.h"
 #include "deny.h"
 #include "drop.h"
+#include "errors.h"
 #include "flow.h"
 #include "fragment.h"
 #include "hook.h"
-#include "icmp.h"
 #include "judge.h"
 #include "maps.h"
 #include "masquerade.h"
@@ -36,19 +36,6 @@
 
 /* On to the next program, or to the stack: TCX_NEXT is the same number. */
 #define PASS TC_ACT_UNSPEC
-
-/*
- * Not a verdict: the packet is to be wrapped, for the node and the backend that are noted in it.
- * That is done last, since there is a bound to how deep functions call each other.
- */
-#define TO_BE_WRAPPED (-3)
-
-static __always_inline int to_be_wrapped(struct packet *p, __u32 node, __u32 backend)
-{
-	p->node = node;
-	p->backend = backend;
-	return TO_BE_WRAPPED;
-}
 
 static __always_inline int wrapped(struct __sk_buff *skb, const struct packet *p, int verdict)
 {
@@ -437,10 +424,11 @@ static __always_inline bool may_be_ip(const struct __sk_buff *skb)
 }
 
 /*
- * What has no ports: an ICMP error about a packet of a flow is translated. What then still goes to
- * a Service's address, a ping above all, would go round in circles. __noinline: a rare path.
+ * What has no ports: an ICMP error about a packet of a flow goes its way (errors.h). What then
+ * still goes to a Service's address, a ping above all, would go round in circles. __noinline: a
+ * rare path.
  */
-static __noinline int without_ports(struct __sk_buff *skb, const struct packet *p, enum hook hook)
+static __noinline int without_ports(struct __sk_buff *skb, struct packet *p, enum hook hook)
 {
 	const __u32 v4 = ETH_HLEN + offsetof(struct iphdr, daddr);
 	const __u32 v6 = ETH_HLEN + offsetof(struct ipv6hdr, daddr);
@@ -454,7 +442,8 @@ static __noinline int without_ports(struct __sk_buff *skb, const struct packet *
 		if (reason)
 			return deny(skb, 0, reason);
 	}
-	translate_error(skb, p, false);
+	if (error_comes_in(skb, p, hook) == TO_BE_WRAPPED)
+		return TO_BE_WRAPPED;
 	if (!load_address(skb, p->v6 ? v6 : v4, p->v6, &to) || !is_service_address(&to))
 		return PASS;
 	return drop(p, 0, REASON_UNALLOCATED);
@@ -576,7 +565,7 @@ static __always_inline int leave(struct __sk_buff *skb, struct packet *p, bool p
 		if (reason)
 			return deny(skb, 0, reason);
 	}
-	return ports ? translate_leaving(skb, p, hook) : translate_error(skb, p, true);
+	return ports ? translate_leaving(skb, p, hook) : error_leaves(skb, p, hook);
 }
 
 /* A packet that leaves the node, by a pod's interface or by an uplink. */
@@ -606,7 +595,7 @@ static __always_inline int leaves(struct __sk_buff *skb, enum hook hook)
 
 /* An answer that the backend's node has wrapped, at the node that its client's packets come by: it
  * is from a Service. */
-static __noinline int answer_comes_back(struct __sk_buff *skb, const struct packet *p)
+static __noinline int answer_comes_back(struct __sk_buff *skb, struct packet *p)
 {
 	const struct tuple *t = &p->tuple;
 	const struct frontend *frontend =
@@ -629,11 +618,13 @@ static __always_inline int comes_unwrapped(struct __sk_buff *skb)
 	if (!read_wrapping(skb, p))
 		return drop(p, 0, REASON_FOREIGN_TUNNEL);
 	ports = read_packet(skb, p);
-	if (!ports || p->reason || p->later)
+	if (p->reason || p->later)
 		return drop(p, 0, REASON_FOREIGN_TUNNEL);
 	/* The numbers in the Ethernet header made it another host's. */
 	bpf_skb_change_type(skb, PACKET_HOST);
+	if (!ports)
+		return wrapped(skb, p, error_comes_unwrapped(skb, p));
 	if (!p->backend)
-		return answer_comes_back(skb, p);
+		return wrapped(skb, p, answer_comes_back(skb, p));
 	return wrapped(skb, p, translate_coming(skb, p, HOOK_TUNNEL));
 }

@@ -150,7 +150,8 @@ static __always_inline long make_error(struct __sk_buff *skb, const struct packe
 
 /*
  * Tells a packet's sender of an error, by type and code; mtu in network byte order. Returns the
- * verdict: who may not be told (answer.h) is not, and the packet is dropped in any case. Global, as
+ * verdict: who may not be told (answer.h) is not, no error is told of, and the packet is dropped in
+ * any case. Global, as
  * refuse_packet.
  */
 __noinline int tell(struct __sk_buff *skb, __u32 error, __u32 mtu)
@@ -159,7 +160,7 @@ __noinline int tell(struct __sk_buff *skb, __u32 error, __u32 mtu)
 	const struct packet *p = packet_now();
 	struct address from;
 
-	if (!p || !may_be_answered(skb, p))
+	if (!p || is_error(skb, p) || !may_be_answered(skb, p))
 		return TC_ACT_SHOT;
 	from = p->tuple.destination;
 	if (error == ICMP_TIME_EXCEEDED || error == ICMPV6_TIME_EXCEEDED)

@@ -25,6 +25,19 @@
 #include "tell.h"
 #include "wrapping.h"
 
+/*
+ * Not a verdict: the packet is to be wrapped, for the node and the backend that are noted in it.
+ * That is done last, since there is a bound to how deep functions call each other.
+ */
+#define TO_BE_WRAPPED (-3)
+
+static __always_inline int to_be_wrapped(struct packet *p, __u32 node, __u32 backend)
+{
+	p->node = node;
+	p->backend = backend;
+	return TO_BE_WRAPPED;
+}
+
 /* What the kernel's key was before it had the own address, Linux 6.0. */
 #define TUNNEL_KEY_WITHOUT_OWN offsetof(struct bpf_tunnel_key, local_ipv4)
 
@@ -148,12 +161,25 @@ static __noinline bool read_wrapping(struct __sk_buff *skb, struct packet *p)
 	return p->node != own_node;
 }
 
+/* For which backend an error is that this node sends: for that of the flow which it quotes. */
+#define BACKEND_OF_QUOTED 0xffffffff
+
+/* Tells who sent an answer that it can't be sent on, by the node that wrapped it. */
+static __noinline int tell_back(struct __sk_buff *skb, struct packet *p, __u32 most)
+{
+	int verdict = most ? tell_too_big(skb, p, most) : tell_time_exceeded(skb, p);
+
+	return verdict == TC_ACT_SHOT ? verdict : to_be_wrapped(p, p->node, BACKEND_OF_QUOTED);
+}
+
 /*
  * Sends an answer on to the client that it is for: by this node's routes, but not through its
- * stack, which would not take a packet from an address of its own. Returns the verdict.
+ * stack, which would not take a packet from an address of its own. Who sent too much for the
+ * client's link is told. Returns the verdict, or TO_BE_WRAPPED.
  */
-static __noinline int send_on(struct __sk_buff *skb, const struct packet *p)
+static __noinline int send_on(struct __sk_buff *skb, struct packet *p)
 {
+	__u32 length = length_in_pieces(skb, p);
 	const struct tuple *t = &p->tuple;
 	struct bpf_fib_lookup fib = { .family = AF_INET, .ifindex = skb->ifindex };
 	struct bpf_redir_neigh next = {};
@@ -167,11 +193,19 @@ static __noinline int send_on(struct __sk_buff *skb, const struct packet *p)
 		fib.ipv4_src = t->source.words[3];
 		fib.ipv4_dst = t->destination.words[3];
 	}
+	fib.tot_len = length > 0xffff ? 0xffff : length;
 	found = bpf_fib_lookup(skb, &fib, sizeof(fib), 0);
-	if ((found != BPF_FIB_LKUP_RET_SUCCESS && found != BPF_FIB_LKUP_RET_NO_NEIGH) ||
-	    !take_hop(skb, p)) {
+	if (found == BPF_FIB_LKUP_RET_FRAG_NEEDED) {
+		drop_report(t, 0, REASON_TOO_BIG, VIA_PACKET);
+		return tell_back(skb, p, fib.mtu_result < length ? fib.mtu_result : MTU_LEAST_V6);
+	}
+	if (found != BPF_FIB_LKUP_RET_SUCCESS && found != BPF_FIB_LKUP_RET_NO_NEIGH) {
 		drop_report(t, 0, REASON_NO_WAY, VIA_PACKET);
 		return TC_ACT_SHOT;
+	}
+	if (!take_hop(skb, p)) {
+		drop_report(t, 0, REASON_NO_WAY, VIA_PACKET);
+		return tell_back(skb, p, 0);
 	}
 	/* A gateway may be of the other family, RFC 8950. */
 	next.nh_family = fib.family;

@@ -24,7 +24,7 @@ var traps = []trap{
 	{"packet pointers after a packet has changed", ""},
 	{"encapsulation of segmented packets", ""},
 	{"later fragments have no ports, and may come first", ""},
-	{"route lookups that take a segmented packet for an oversized one", "the stack routes, no program looks up routes"},
+	{"route lookups that take a segmented packet for an oversized one", ""},
 	{"too big for the tunnel: tell the client the inner size", ""},
 	{"a SYN from a port used again, and a SYN sent again", ""},
 	{"half-open connections, FIN from both sides, forged resets", ""},

@@ -68,6 +68,8 @@ func newDetour(t testing.TB) *detour {
 		ns.Sysctl(t, "net/ipv4/icmp_ratelimit", "0")
 		ns.Sysctl(t, "net/ipv6/icmp/ratelimit", "0")
 	}
+	// The router forwards between the nodes, too, and so what one of them makes of its own complaints.
+	d.router.Sysctl(t, "net/ipv4/conf/all/accept_local", "1")
 	d.join(t, d.client, "client", detourClient4, detourClient6, d.router)
 	d.join(t, d.a.NetNS, "a", detourA4, detourA6, d.router)
 	d.join(t, d.b.NetNS, "b", detourB4, detourB6, d.router)

@@ -1,0 +1,133 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package kernel
+
+import (
+	"errors"
+	"net"
+	"net/netip"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/vishvananda/netlink"
+
+	"github.com/deltaplane/deltaplane/internal/model"
+	"github.com/deltaplane/deltaplane/internal/testkit"
+)
+
+// narrow has a namespace take what goes to an address for too large beyond an MTU that is no link's. A link's own MTU
+// would have to be the same at both of its ends.
+func narrow(t testing.TB, ns *testkit.NetNS, to string, mtu int) {
+	t.Helper()
+	ns.Do(t, func() {
+		routes, err := netlink.RouteGet(net.ParseIP(to))
+		check(t, err)
+		addr := netip.MustParseAddr(to)
+		dst, err := netlink.ParseIPNet(netip.PrefixFrom(addr, addr.BitLen()).String())
+		check(t, err)
+		check(t, netlink.RouteReplace(&netlink.Route{LinkIndex: routes[0].LinkIndex, Gw: routes[0].Gw, Dst: dst, MTU: mtu, MTULock: true}))
+	})
+}
+
+// Row 14: a link behind the first node takes less than both ends think, and bulk data passes in both directions.
+// Row 15: so it does where the backend's node answers itself, and the router there complains to the Service's address,
+// which is another node.
+// Row 20: what a router of the client's says about answers reaches the pod by the node that the client's packets came to.
+// Trap 2: also on its way through two nodes.
+func TestRoutersOfTheClientAreHeard(t *testing.T) {
+	d := newDetour(t)
+	for _, f := range detourFamilies {
+		narrow(t, d.router, f.client, 1300)
+	}
+	for mode, flags := range forwardings {
+		d.put(t, flags, model.IPv4)
+		d.forgetMTUs(t)
+		for _, f := range detourFamilies {
+			echoOnce(t, d.pod, net.JoinHostPort(f.pod, "8080"))
+			if err := sendAndCompare(t, d.client, net.JoinHostPort(f.vip, "80")); err != nil {
+				t.Errorf("%s to %s: %v; drops at A %v, at B %v", mode, f.vip, err, drops(t, d.a.plane), drops(t, d.b.plane))
+			}
+		}
+	}
+}
+
+// Row 14: an answer that is larger than what the first node may send to the client is told to the pod, with the MTU that
+// would do.
+func TestFirstNodeTellsThePodWhatItCannotSendOn(t *testing.T) {
+	d := newDetour(t)
+	for _, f := range detourFamilies {
+		narrow(t, d.a.NetNS, f.client, 1300)
+	}
+	d.put(t, model.ForwardTunnel, model.IPv4)
+	for _, f := range detourFamilies {
+		echoOnce(t, d.pod, net.JoinHostPort(f.pod, "8080"))
+		if err := sendAndCompare(t, d.client, net.JoinHostPort(f.vip, "80")); err != nil {
+			t.Errorf("%s: %v; drops at A %v, at B %v", f.vip, err, drops(t, d.a.plane), drops(t, d.b.plane))
+		}
+	}
+}
+
+// TestRoutersBetweenTheNodesAreHeard has one there that takes less than the nodes' own links.
+//
+// Row 14: bulk data passes over nodes whose way to each other is narrower than their links. Over IPv4 routers cut the
+// outer packet; over IPv6 they complain to the kernel, whose routes then tell.
+func TestRoutersBetweenTheNodesAreHeard(t *testing.T) {
+	d := newDetour(t)
+	for _, f := range detourFamilies {
+		narrow(t, d.router, f.a, 1400)
+		narrow(t, d.router, f.b, 1400)
+	}
+	for _, over := range []model.Family{model.IPv4, model.IPv6} {
+		d.put(t, model.ForwardTunnel, over)
+		d.forgetMTUs(t)
+		for _, f := range detourFamilies {
+			echoOnce(t, d.pod, net.JoinHostPort(f.pod, "8080"))
+			if err := sendAndCompare(t, d.client, net.JoinHostPort(f.vip, "80")); err != nil {
+				t.Errorf("over %v to %s: %v; drops at A %v, at B %v", over, f.vip, err, drops(t, d.a.plane), drops(t, d.b.plane))
+			}
+		}
+	}
+}
+
+// Row 14: a pod's own complaint reaches the client as the Service's, by the node that its packet came to.
+// Row 15: so it does where the pod's node answers itself.
+func TestComplaintsOfPodsReachTheClient(t *testing.T) {
+	d := newDetour(t)
+	for mode, flags := range forwardings {
+		d.put(t, flags, model.IPv4)
+		for _, f := range detourFamilies {
+			d.client.Do(t, func() {
+				conn, err := net.DialUDP("udp", nil, net.UDPAddrFromAddrPort(netip.MustParseAddrPort(net.JoinHostPort(f.vip, "80"))))
+				check(t, err)
+				defer conn.Close()
+				_, err = conn.Write([]byte("anybody there?"))
+				check(t, err)
+				conn.SetDeadline(time.Now().Add(patience))
+				if _, err = conn.Read(make([]byte, 1)); !errors.Is(err, syscall.ECONNREFUSED) {
+					t.Errorf("%s to %s: %v; drops at A %v, at B %v", mode, f.vip, err, drops(t, d.a.plane), drops(t, d.b.plane))
+				}
+			})
+		}
+	}
+}
+
+// Trap 4: the first node is a router: of a packet that has no hops left its sender is told by the node itself.
+func TestFirstNodeTellsOfTimeExceeded(t *testing.T) {
+	d := newDetour(t)
+	d.put(t, model.ForwardTunnel, model.IPv4)
+	for _, f := range detourFamilies {
+		d.client.Do(t, func() {
+			conn, err := net.DialUDP("udp", nil, net.UDPAddrFromAddrPort(netip.MustParseAddrPort(net.JoinHostPort(f.vip, "80"))))
+			check(t, err)
+			defer conn.Close()
+			from := hearErrors(t, conn, f.Family)
+			setHops(t, conn, f.Family, 2)
+			_, err = conn.Write([]byte("how far?"))
+			check(t, err)
+			if got := from(); got != f.a {
+				t.Errorf("to %s with two hops: told by %q, want %s; drops %v", f.vip, got, f.a, drops(t, d.a.plane))
+			}
+		})
+	}
+}
