@@ -8,9 +8,13 @@
  * to_uplink, what leaves: a backend's packet gets the Service as source; a client's packet to a
  * backend on another node gets the node's address, unless a Local policy kept it here.
  *
+ * What keeps a client's address on the way to a backend on another node is wrapped by both:
+ * include/steer.h and tunnel.h.
+ *
  * Lookups: for the node itself 5, another's 3 (a SYN or datagram one more), known flows as in
  * pods.c, a new one from outside 10 and 3 writes, its first packet that leaves masqueraded 4 and 2
- * writes. A test counts them.
+ * writes. What is wrapped for another node: known 3, new 14 and 1 write, with the first of a
+ * Service one more, which counts it. A test counts them.
  */
 #include <linux/bpf.h>
 #include <bpf/bpf_helpers.h>
