@@ -57,6 +57,9 @@ type Options struct {
 	Tunnel Tunnel
 	// XDP says where uplinks' frames meet a program before they are packets. The zero value is XDPOff.
 	XDP XDPMode
+	// MaglevSize is the slots of a Maglev table, of which there are as many as Capacities says of abi.MaglevIndex. It is
+	// one that maglev.CheckSize takes; maglev.DefaultSize if 0.
+	MaglevSize uint32
 	// RefusalsPerSecond bounds the RST and ICMP answers per processor; DefaultRefusals if 0.
 	RefusalsPerSecond uint32
 	// forTests are switches that only tests of this package set.
@@ -76,6 +79,7 @@ type Dataplane struct {
 	pinDir    string
 	maps      map[string]*ebpf.Map
 	positions *ebpf.Memory
+	maglev    *maglevTables
 	programs          // present, each nil until loaded
 	hooks     []hook  // the socket hooks, attached or not
 	ports     *ports  // the interfaces
@@ -118,6 +122,9 @@ func Load(options Options) (_ *Dataplane, err error) {
 	}
 	if d.positions, err = d.maps[positionsMap].Memory(); err != nil {
 		return nil, fmt.Errorf("map the positions into memory: %w", err)
+	}
+	if d.maglev, err = openMaglev(d.maps[maglevMap]); err != nil {
+		return nil, err
 	}
 	d.hooks = socketHooks()
 	d.ports, err = openPorts(d)
@@ -193,6 +200,7 @@ func (d *Dataplane) Close() {
 	}
 	d.programs.close()
 	d.older.close()
+	d.maglev.close()
 	for _, m := range d.maps {
 		m.Close()
 	}

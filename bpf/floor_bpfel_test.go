@@ -39,6 +39,8 @@ const (
 	floorMapHeldV1             = "held_v1"
 	floorMapJudgements         = "judgements"
 	floorMapLocalsV1           = "locals_v1"
+	floorMapMaglevIndexV1      = "maglev_index_v1"
+	floorMapMaglevV1           = "maglev_v1"
 	floorMapNetworksV1         = "networks_v1"
 	floorMapNodesV1            = "nodes_v1"
 	floorMapOldAffinities      = "old_affinities"
@@ -88,6 +90,7 @@ const (
 	floorVarHostCookie         = "host_cookie"
 	floorVarInlineChecksums    = "inline_checksums"
 	floorVarKeepEstablished    = "keep_established"
+	floorVarMaglevSize         = "maglev_size"
 	floorVarMasqueradeAll      = "masquerade_all"
 	floorVarNodePortFirst      = "node_port_first"
 	floorVarNodePortLast       = "node_port_last"
@@ -185,6 +188,8 @@ type floorMapSpecs struct {
 	HeldV1          *ebpf.MapSpec `ebpf:"held_v1"`
 	Judgements      *ebpf.MapSpec `ebpf:"judgements"`
 	LocalsV1        *ebpf.MapSpec `ebpf:"locals_v1"`
+	MaglevIndexV1   *ebpf.MapSpec `ebpf:"maglev_index_v1"`
+	MaglevV1        *ebpf.MapSpec `ebpf:"maglev_v1"`
 	NetworksV1      *ebpf.MapSpec `ebpf:"networks_v1"`
 	NodesV1         *ebpf.MapSpec `ebpf:"nodes_v1"`
 	OldAffinities   *ebpf.MapSpec `ebpf:"old_affinities"`
@@ -227,6 +232,7 @@ type floorVariableSpecs struct {
 	HostCookie         *ebpf.VariableSpec `ebpf:"host_cookie"`
 	InlineChecksums    *ebpf.VariableSpec `ebpf:"inline_checksums"`
 	KeepEstablished    *ebpf.VariableSpec `ebpf:"keep_established"`
+	MaglevSize         *ebpf.VariableSpec `ebpf:"maglev_size"`
 	MasqueradeAll      *ebpf.VariableSpec `ebpf:"masquerade_all"`
 	NodePortFirst      *ebpf.VariableSpec `ebpf:"node_port_first"`
 	NodePortLast       *ebpf.VariableSpec `ebpf:"node_port_last"`
@@ -283,6 +289,8 @@ type floorMaps struct {
 	HeldV1          *ebpf.Map `ebpf:"held_v1"`
 	Judgements      *ebpf.Map `ebpf:"judgements"`
 	LocalsV1        *ebpf.Map `ebpf:"locals_v1"`
+	MaglevIndexV1   *ebpf.Map `ebpf:"maglev_index_v1"`
+	MaglevV1        *ebpf.Map `ebpf:"maglev_v1"`
 	NetworksV1      *ebpf.Map `ebpf:"networks_v1"`
 	NodesV1         *ebpf.Map `ebpf:"nodes_v1"`
 	OldAffinities   *ebpf.Map `ebpf:"old_affinities"`
@@ -335,6 +343,8 @@ func (m *floorMaps) Close() error {
 		m.HeldV1,
 		m.Judgements,
 		m.LocalsV1,
+		m.MaglevIndexV1,
+		m.MaglevV1,
 		m.NetworksV1,
 		m.NodesV1,
 		m.OldAffinities,
@@ -378,6 +388,7 @@ type floorVariables struct {
 	HostCookie         *ebpf.Variable `ebpf:"host_cookie"`
 	InlineChecksums    *ebpf.Variable `ebpf:"inline_checksums"`
 	KeepEstablished    *ebpf.Variable `ebpf:"keep_established"`
+	MaglevSize         *ebpf.Variable `ebpf:"maglev_size"`
 	MasqueradeAll      *ebpf.Variable `ebpf:"masquerade_all"`
 	NodePortFirst      *ebpf.Variable `ebpf:"node_port_first"`
 	NodePortLast       *ebpf.Variable `ebpf:"node_port_last"`

@@ -31,6 +31,8 @@ const (
 	iteratorsMapHealthChecksV1  = "health_checks_v1"
 	iteratorsMapHeldV1          = "held_v1"
 	iteratorsMapLocalsV1        = "locals_v1"
+	iteratorsMapMaglevIndexV1   = "maglev_index_v1"
+	iteratorsMapMaglevV1        = "maglev_v1"
 	iteratorsMapNetworksV1      = "networks_v1"
 	iteratorsMapNodesV1         = "nodes_v1"
 	iteratorsMapOldAffinities   = "old_affinities"
@@ -59,6 +61,7 @@ const (
 	iteratorsVarAdopting        = "adopting"
 	iteratorsVarCountOperations = "count_operations"
 	iteratorsVarHostCookie      = "host_cookie"
+	iteratorsVarMaglevSize      = "maglev_size"
 	iteratorsVarMasqueradeAll   = "masquerade_all"
 	iteratorsVarMoves           = "moves"
 	iteratorsVarOperations      = "operations"
@@ -131,6 +134,8 @@ type iteratorsMapSpecs struct {
 	HealthChecksV1  *ebpf.MapSpec `ebpf:"health_checks_v1"`
 	HeldV1          *ebpf.MapSpec `ebpf:"held_v1"`
 	LocalsV1        *ebpf.MapSpec `ebpf:"locals_v1"`
+	MaglevIndexV1   *ebpf.MapSpec `ebpf:"maglev_index_v1"`
+	MaglevV1        *ebpf.MapSpec `ebpf:"maglev_v1"`
 	NetworksV1      *ebpf.MapSpec `ebpf:"networks_v1"`
 	NodesV1         *ebpf.MapSpec `ebpf:"nodes_v1"`
 	OldAffinities   *ebpf.MapSpec `ebpf:"old_affinities"`
@@ -162,6 +167,7 @@ type iteratorsVariableSpecs struct {
 	Adopting        *ebpf.VariableSpec `ebpf:"adopting"`
 	CountOperations *ebpf.VariableSpec `ebpf:"count_operations"`
 	HostCookie      *ebpf.VariableSpec `ebpf:"host_cookie"`
+	MaglevSize      *ebpf.VariableSpec `ebpf:"maglev_size"`
 	MasqueradeAll   *ebpf.VariableSpec `ebpf:"masquerade_all"`
 	Moves           *ebpf.VariableSpec `ebpf:"moves"`
 	Operations      *ebpf.VariableSpec `ebpf:"operations"`
@@ -203,6 +209,8 @@ type iteratorsMaps struct {
 	HealthChecksV1  *ebpf.Map `ebpf:"health_checks_v1"`
 	HeldV1          *ebpf.Map `ebpf:"held_v1"`
 	LocalsV1        *ebpf.Map `ebpf:"locals_v1"`
+	MaglevIndexV1   *ebpf.Map `ebpf:"maglev_index_v1"`
+	MaglevV1        *ebpf.Map `ebpf:"maglev_v1"`
 	NetworksV1      *ebpf.Map `ebpf:"networks_v1"`
 	NodesV1         *ebpf.Map `ebpf:"nodes_v1"`
 	OldAffinities   *ebpf.Map `ebpf:"old_affinities"`
@@ -244,6 +252,8 @@ func (m *iteratorsMaps) Close() error {
 		m.HealthChecksV1,
 		m.HeldV1,
 		m.LocalsV1,
+		m.MaglevIndexV1,
+		m.MaglevV1,
 		m.NetworksV1,
 		m.NodesV1,
 		m.OldAffinities,
@@ -276,6 +286,7 @@ type iteratorsVariables struct {
 	Adopting        *ebpf.Variable `ebpf:"adopting"`
 	CountOperations *ebpf.Variable `ebpf:"count_operations"`
 	HostCookie      *ebpf.Variable `ebpf:"host_cookie"`
+	MaglevSize      *ebpf.Variable `ebpf:"maglev_size"`
 	MasqueradeAll   *ebpf.Variable `ebpf:"masquerade_all"`
 	Moves           *ebpf.Variable `ebpf:"moves"`
 	Operations      *ebpf.Variable `ebpf:"operations"`

@@ -8,9 +8,11 @@ import (
 	"fmt"
 	"io/fs"
 	"log/slog"
+	"maps"
 	"path/filepath"
 	"regexp"
 	"runtime"
+	"slices"
 
 	"github.com/cilium/ebpf"
 
@@ -30,6 +32,7 @@ const (
 	heldMap       = "held_v1"
 	peersMap      = "sockets_v2"
 	policyMap     = "policy_v1"
+	maglevMap     = "maglev_v1"
 	// Pods' connections, and what rules decided.
 	connectionsMap = "connections_v1"
 	ruleHitsMap    = "rule_hits_v1"
@@ -40,7 +43,8 @@ const (
 // versioned matches the names of maps that programs share.
 var versioned = regexp.MustCompile(`_v\d+$`)
 
-// DefaultCapacities are entries. Slots and backends take some 100 bytes an entry in use and 16 for one that
+// DefaultCapacities are entries. A Maglev table takes 16 KiB, or four bytes for each of the slots configured, when the map is
+// made. Slots and backends take some 100 bytes an entry in use and 16 for one that
 // isn't; the others less. A ServicePort with a ClusterIP alone has one frontend a family and one more for all other ports.
 var DefaultCapacities = map[abi.Map]uint32{
 	abi.Frontends:    262144,
@@ -48,6 +52,7 @@ var DefaultCapacities = map[abi.Map]uint32{
 	abi.Slots:        524288,
 	abi.Backends:     524288,
 	abi.Nodes:        8192,
+	abi.MaglevIndex:  1024,
 	abi.Endpoints:    4096,
 	abi.Views:        65536,
 	abi.SourceRanges: 65536,
@@ -90,9 +95,15 @@ func openMaps(files files, options Options, log *slog.Logger) (_ map[string]*ebp
 			}
 		}
 	}()
-	for name, spec := range files.shared() {
-		spec = spec.Copy()
+	shared := files.shared()
+	for _, name := range slices.Sorted(maps.Keys(shared)) { // Maglev's index before its tables
+		spec := shared[name].Copy()
 		spec.MaxEntries = cmp.Or(capacity(name, options), spec.MaxEntries)
+		if name == maglevMap {
+			if err := sizeMaglev(spec, options.MaglevSize, opened[abi.MaglevIndex.String()].MaxEntries()); err != nil {
+				return nil, nil, err
+			}
+		}
 		old, err := openPinned(spec, options.PinDir)
 		if err != nil {
 			return nil, nil, err
@@ -109,7 +120,7 @@ func openMaps(files files, options Options, log *slog.Logger) (_ map[string]*ebp
 		if err != nil {
 			return nil, nil, errors.Join(err, closeMap(old))
 		}
-		if old != nil && old.MaxEntries() != spec.MaxEntries {
+		if old != nil && (old.MaxEntries() != spec.MaxEntries || old.ValueSize() != spec.ValueSize) {
 			fits, err := fitsInto(old, spec.MaxEntries)
 			if err != nil {
 				return nil, nil, errors.Join(err, old.Close())
@@ -154,8 +165,11 @@ func openPinned(spec *ebpf.MapSpec, pinDir string) (*ebpf.Map, error) {
 		return nil, fmt.Errorf("open the pinned map %s: %w", path, err)
 	}
 	like := spec.Copy()
-	if capacityIsConfigured(spec.Name) {
+	if capacityIsConfigured(spec.Name) || isDerived(spec.Name) {
 		like.MaxEntries = m.MaxEntries()
+	}
+	if isDerived(spec.Name) {
+		like.ValueSize = m.ValueSize()
 	}
 	if err := like.Compatible(m); err != nil {
 		return nil, errors.Join(fmt.Errorf("the pinned map %s is not one of this version's (%w): it is of a version "+
@@ -180,9 +194,9 @@ func makePinned(spec *ebpf.MapSpec, pinDir string, pin bool) (*ebpf.Map, error) 
 }
 
 // fitsInto says if what a map holds has room in another size. One that evicts needs some more than it holds, since it
-// does so before it is full: each processor keeps some entries for itself.
+// does so before it is full: each processor keeps some entries for itself. An array, of which all is in use, is a derived one.
 func fitsInto(m *ebpf.Map, capacity uint32) (bool, error) {
-	if capacity >= m.MaxEntries() {
+	if capacity >= m.MaxEntries() || m.Type() == ebpf.Array {
 		return true, nil
 	}
 	count, err := countEntries(m)

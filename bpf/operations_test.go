@@ -159,6 +159,12 @@ func TestMapOperationsPerPacket(t *testing.T) {
 	inOneSecond(t, Options{Capacities: small, Flows: 1024}, func(d *Dataplane) []operation {
 		check(t, d.SetLocals(map[netip.Addr]uint8{node: abi.LocalNodePort}))
 		check(t, d.SetUplinks(map[int]abi.Uplink{1: {V4: node.As16()}}))
+		testkit.Put(t, d, testkit.Service{Set: 9, Protocol: model.TCP, Frontends: ends("203.0.113.9:80"), Backends: map[uint32]netip.AddrPort{9: ends(backend)[0]}})
+		check(t, d.Map(abi.Sets).Put(uint32(9), abi.Encode(abi.BackendSet{Count: 1, Layer: uint8(model.LayerCluster), Flags: uint8(model.External)})))
+		check(t, d.Map(abi.MaglevIndex).Put(uint32(9), uint32(0)))
+		for slot := range d.MaglevTable(0) {
+			d.MaglevTable(0)[slot] = 9
+		}
 		return []operation{
 			{"no Service", d.RunFromPod, frame(t, model.TCP, client, backend, "A", 0), counted{4, 0}},
 			{"no Service, a SYN", d.RunFromPod, frame(t, model.TCP, client, backend, "S", 0), counted{5, 0}},
@@ -175,6 +181,7 @@ func TestMapOperationsPerPacket(t *testing.T) {
 			{"from outside, another's", d.RunFromUplink, frame(t, model.TCP, outside, backend, "A", 0), counted{3, 0}},
 			{"from outside, the node's", d.RunFromUplink, frame(t, model.TCP, outside, "192.0.2.1:22", "A", 0), counted{5, 0}},
 			{"from outside, a new connection", d.RunFromUplink, frame(t, model.TCP, outside, service, "S", 0), counted{11, 4}},
+			{"the same by a Maglev table", d.RunFromUplink, frame(t, model.TCP, "198.51.100.7:4001", "203.0.113.9:80", "S", 0), counted{12, 4}},
 			{"its first packet that leaves", d.RunToUplink, frame(t, model.TCP, outside, backend, "S", 0), counted{4, 2}},
 			{"from outside, a known connection", d.RunFromUplink, frame(t, model.TCP, outside, service, "A", 9), counted{1, 0}},
 			{"its next packet that leaves", d.RunToUplink, frame(t, model.TCP, outside, backend, "A", 9), counted{1, 0}},

@@ -23,7 +23,7 @@ import (
 	"github.com/deltaplane/deltaplane/internal/testkit"
 )
 
-var small = map[abi.Map]uint32{abi.Frontends: 64, abi.Sets: 64, abi.Slots: 64, abi.Backends: 64, abi.Endpoints: 16}
+var small = map[abi.Map]uint32{abi.Frontends: 64, abi.Sets: 64, abi.Slots: 64, abi.Backends: 64, abi.MaglevIndex: 16, abi.Endpoints: 16}
 
 func load(t *testing.T, pinDir string) *Dataplane {
 	t.Helper()

@@ -152,7 +152,7 @@ func (d *Dataplane) loadCollection(spec *ebpf.CollectionSpec, from adoption) (*e
 	for name, m := range spec.Maps {
 		ours := cmp.Or(from.maps[name], d.maps[name], d.maps[adoptable[name]], d.oldSockets[name])
 		if ours != nil {
-			m.MaxEntries = ours.MaxEntries()
+			m.MaxEntries, m.ValueSize = ours.MaxEntries(), ours.ValueSize()
 			instead[name] = ours
 		}
 	}

@@ -79,7 +79,7 @@ func (d *Dataplane) at(step string) error {
 
 func (d *Dataplane) copyAll(old resizing, which func(name string) bool) error {
 	for name, from := range old {
-		if !which(name) {
+		if !which(name) || isDerived(name) {
 			continue
 		}
 		if err := copyEntries(from, d.maps[name], converterTo(name, from)); err != nil {

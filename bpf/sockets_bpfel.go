@@ -31,6 +31,8 @@ const (
 	socketsMapHealthChecksV1  = "health_checks_v1"
 	socketsMapHeldV1          = "held_v1"
 	socketsMapLocalsV1        = "locals_v1"
+	socketsMapMaglevIndexV1   = "maglev_index_v1"
+	socketsMapMaglevV1        = "maglev_v1"
 	socketsMapNetworksV1      = "networks_v1"
 	socketsMapNodesV1         = "nodes_v1"
 	socketsMapOldAffinities   = "old_affinities"
@@ -71,6 +73,7 @@ const (
 	socketsVarCanSetError     = "can_set_error"
 	socketsVarCountOperations = "count_operations"
 	socketsVarHostCookie      = "host_cookie"
+	socketsVarMaglevSize      = "maglev_size"
 	socketsVarMasqueradeAll   = "masquerade_all"
 	socketsVarOperations      = "operations"
 	socketsVarServiceNetworks = "service_networks"
@@ -149,6 +152,8 @@ type socketsMapSpecs struct {
 	HealthChecksV1  *ebpf.MapSpec `ebpf:"health_checks_v1"`
 	HeldV1          *ebpf.MapSpec `ebpf:"held_v1"`
 	LocalsV1        *ebpf.MapSpec `ebpf:"locals_v1"`
+	MaglevIndexV1   *ebpf.MapSpec `ebpf:"maglev_index_v1"`
+	MaglevV1        *ebpf.MapSpec `ebpf:"maglev_v1"`
 	NetworksV1      *ebpf.MapSpec `ebpf:"networks_v1"`
 	NodesV1         *ebpf.MapSpec `ebpf:"nodes_v1"`
 	OldAffinities   *ebpf.MapSpec `ebpf:"old_affinities"`
@@ -185,6 +190,7 @@ type socketsVariableSpecs struct {
 	CanSetError     *ebpf.VariableSpec `ebpf:"can_set_error"`
 	CountOperations *ebpf.VariableSpec `ebpf:"count_operations"`
 	HostCookie      *ebpf.VariableSpec `ebpf:"host_cookie"`
+	MaglevSize      *ebpf.VariableSpec `ebpf:"maglev_size"`
 	MasqueradeAll   *ebpf.VariableSpec `ebpf:"masquerade_all"`
 	Operations      *ebpf.VariableSpec `ebpf:"operations"`
 	ServiceNetworks *ebpf.VariableSpec `ebpf:"service_networks"`
@@ -225,6 +231,8 @@ type socketsMaps struct {
 	HealthChecksV1  *ebpf.Map `ebpf:"health_checks_v1"`
 	HeldV1          *ebpf.Map `ebpf:"held_v1"`
 	LocalsV1        *ebpf.Map `ebpf:"locals_v1"`
+	MaglevIndexV1   *ebpf.Map `ebpf:"maglev_index_v1"`
+	MaglevV1        *ebpf.Map `ebpf:"maglev_v1"`
 	NetworksV1      *ebpf.Map `ebpf:"networks_v1"`
 	NodesV1         *ebpf.Map `ebpf:"nodes_v1"`
 	OldAffinities   *ebpf.Map `ebpf:"old_affinities"`
@@ -268,6 +276,8 @@ func (m *socketsMaps) Close() error {
 		m.HealthChecksV1,
 		m.HeldV1,
 		m.LocalsV1,
+		m.MaglevIndexV1,
+		m.MaglevV1,
 		m.NetworksV1,
 		m.NodesV1,
 		m.OldAffinities,
@@ -305,6 +315,7 @@ type socketsVariables struct {
 	CanSetError     *ebpf.Variable `ebpf:"can_set_error"`
 	CountOperations *ebpf.Variable `ebpf:"count_operations"`
 	HostCookie      *ebpf.Variable `ebpf:"host_cookie"`
+	MaglevSize      *ebpf.Variable `ebpf:"maglev_size"`
 	MasqueradeAll   *ebpf.Variable `ebpf:"masquerade_all"`
 	Operations      *ebpf.Variable `ebpf:"operations"`
 	ServiceNetworks *ebpf.Variable `ebpf:"service_networks"`

@@ -8,6 +8,8 @@ import (
 	"log/slog"
 	"maps"
 	"os"
+
+	"github.com/deltaplane/deltaplane/internal/maglev"
 )
 
 // PortRange is ports from First to Last, both included, in host byte order.
@@ -45,6 +47,7 @@ func switchesFor(options Options, log *slog.Logger) (map[string]any, error) {
 	maps.Copy(switches, map[string]any{
 		"refusals_per_second": cmp.Or(options.RefusalsPerSecond, DefaultRefusals),
 		"masquerade_all":      options.MasqueradeAll,
+		"maglev_size":         cmp.Or(options.MaglevSize, maglev.DefaultSize),
 		"node_port_first":     nodePorts.First,
 		"node_port_last":      nodePorts.Last,
 		"ephemeral_first":     ephemeral.First,

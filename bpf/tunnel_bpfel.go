@@ -36,6 +36,8 @@ const (
 	tunnelMapHeldV1             = "held_v1"
 	tunnelMapJudgements         = "judgements"
 	tunnelMapLocalsV1           = "locals_v1"
+	tunnelMapMaglevIndexV1      = "maglev_index_v1"
+	tunnelMapMaglevV1           = "maglev_v1"
 	tunnelMapNetworksV1         = "networks_v1"
 	tunnelMapNodesV1            = "nodes_v1"
 	tunnelMapOldAffinities      = "old_affinities"
@@ -71,6 +73,7 @@ const (
 	tunnelVarHostCookie         = "host_cookie"
 	tunnelVarInlineChecksums    = "inline_checksums"
 	tunnelVarKeepEstablished    = "keep_established"
+	tunnelVarMaglevSize         = "maglev_size"
 	tunnelVarMasqueradeAll      = "masquerade_all"
 	tunnelVarNodePortFirst      = "node_port_first"
 	tunnelVarNodePortLast       = "node_port_last"
@@ -153,6 +156,8 @@ type tunnelMapSpecs struct {
 	HeldV1          *ebpf.MapSpec `ebpf:"held_v1"`
 	Judgements      *ebpf.MapSpec `ebpf:"judgements"`
 	LocalsV1        *ebpf.MapSpec `ebpf:"locals_v1"`
+	MaglevIndexV1   *ebpf.MapSpec `ebpf:"maglev_index_v1"`
+	MaglevV1        *ebpf.MapSpec `ebpf:"maglev_v1"`
 	NetworksV1      *ebpf.MapSpec `ebpf:"networks_v1"`
 	NodesV1         *ebpf.MapSpec `ebpf:"nodes_v1"`
 	OldAffinities   *ebpf.MapSpec `ebpf:"old_affinities"`
@@ -193,6 +198,7 @@ type tunnelVariableSpecs struct {
 	HostCookie         *ebpf.VariableSpec `ebpf:"host_cookie"`
 	InlineChecksums    *ebpf.VariableSpec `ebpf:"inline_checksums"`
 	KeepEstablished    *ebpf.VariableSpec `ebpf:"keep_established"`
+	MaglevSize         *ebpf.VariableSpec `ebpf:"maglev_size"`
 	MasqueradeAll      *ebpf.VariableSpec `ebpf:"masquerade_all"`
 	NodePortFirst      *ebpf.VariableSpec `ebpf:"node_port_first"`
 	NodePortLast       *ebpf.VariableSpec `ebpf:"node_port_last"`
@@ -246,6 +252,8 @@ type tunnelMaps struct {
 	HeldV1          *ebpf.Map `ebpf:"held_v1"`
 	Judgements      *ebpf.Map `ebpf:"judgements"`
 	LocalsV1        *ebpf.Map `ebpf:"locals_v1"`
+	MaglevIndexV1   *ebpf.Map `ebpf:"maglev_index_v1"`
+	MaglevV1        *ebpf.Map `ebpf:"maglev_v1"`
 	NetworksV1      *ebpf.Map `ebpf:"networks_v1"`
 	NodesV1         *ebpf.Map `ebpf:"nodes_v1"`
 	OldAffinities   *ebpf.Map `ebpf:"old_affinities"`
@@ -295,6 +303,8 @@ func (m *tunnelMaps) Close() error {
 		m.HeldV1,
 		m.Judgements,
 		m.LocalsV1,
+		m.MaglevIndexV1,
+		m.MaglevV1,
 		m.NetworksV1,
 		m.NodesV1,
 		m.OldAffinities,
@@ -336,6 +346,7 @@ type tunnelVariables struct {
 	HostCookie         *ebpf.Variable `ebpf:"host_cookie"`
 	InlineChecksums    *ebpf.Variable `ebpf:"inline_checksums"`
 	KeepEstablished    *ebpf.Variable `ebpf:"keep_established"`
+	MaglevSize         *ebpf.Variable `ebpf:"maglev_size"`
 	MasqueradeAll      *ebpf.Variable `ebpf:"masquerade_all"`
 	NodePortFirst      *ebpf.Variable `ebpf:"node_port_first"`
 	NodePortLast       *ebpf.Variable `ebpf:"node_port_last"`

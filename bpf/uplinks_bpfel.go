@@ -36,6 +36,8 @@ const (
 	uplinksMapHeldV1             = "held_v1"
 	uplinksMapJudgements         = "judgements"
 	uplinksMapLocalsV1           = "locals_v1"
+	uplinksMapMaglevIndexV1      = "maglev_index_v1"
+	uplinksMapMaglevV1           = "maglev_v1"
 	uplinksMapNetworksV1         = "networks_v1"
 	uplinksMapNodesV1            = "nodes_v1"
 	uplinksMapOldAffinities      = "old_affinities"
@@ -72,6 +74,7 @@ const (
 	uplinksVarHostCookie         = "host_cookie"
 	uplinksVarInlineChecksums    = "inline_checksums"
 	uplinksVarKeepEstablished    = "keep_established"
+	uplinksVarMaglevSize         = "maglev_size"
 	uplinksVarMasqueradeAll      = "masquerade_all"
 	uplinksVarNodePortFirst      = "node_port_first"
 	uplinksVarNodePortLast       = "node_port_last"
@@ -155,6 +158,8 @@ type uplinksMapSpecs struct {
 	HeldV1          *ebpf.MapSpec `ebpf:"held_v1"`
 	Judgements      *ebpf.MapSpec `ebpf:"judgements"`
 	LocalsV1        *ebpf.MapSpec `ebpf:"locals_v1"`
+	MaglevIndexV1   *ebpf.MapSpec `ebpf:"maglev_index_v1"`
+	MaglevV1        *ebpf.MapSpec `ebpf:"maglev_v1"`
 	NetworksV1      *ebpf.MapSpec `ebpf:"networks_v1"`
 	NodesV1         *ebpf.MapSpec `ebpf:"nodes_v1"`
 	OldAffinities   *ebpf.MapSpec `ebpf:"old_affinities"`
@@ -195,6 +200,7 @@ type uplinksVariableSpecs struct {
 	HostCookie         *ebpf.VariableSpec `ebpf:"host_cookie"`
 	InlineChecksums    *ebpf.VariableSpec `ebpf:"inline_checksums"`
 	KeepEstablished    *ebpf.VariableSpec `ebpf:"keep_established"`
+	MaglevSize         *ebpf.VariableSpec `ebpf:"maglev_size"`
 	MasqueradeAll      *ebpf.VariableSpec `ebpf:"masquerade_all"`
 	NodePortFirst      *ebpf.VariableSpec `ebpf:"node_port_first"`
 	NodePortLast       *ebpf.VariableSpec `ebpf:"node_port_last"`
@@ -248,6 +254,8 @@ type uplinksMaps struct {
 	HeldV1          *ebpf.Map `ebpf:"held_v1"`
 	Judgements      *ebpf.Map `ebpf:"judgements"`
 	LocalsV1        *ebpf.Map `ebpf:"locals_v1"`
+	MaglevIndexV1   *ebpf.Map `ebpf:"maglev_index_v1"`
+	MaglevV1        *ebpf.Map `ebpf:"maglev_v1"`
 	NetworksV1      *ebpf.Map `ebpf:"networks_v1"`
 	NodesV1         *ebpf.Map `ebpf:"nodes_v1"`
 	OldAffinities   *ebpf.Map `ebpf:"old_affinities"`
@@ -297,6 +305,8 @@ func (m *uplinksMaps) Close() error {
 		m.HeldV1,
 		m.Judgements,
 		m.LocalsV1,
+		m.MaglevIndexV1,
+		m.MaglevV1,
 		m.NetworksV1,
 		m.NodesV1,
 		m.OldAffinities,
@@ -338,6 +348,7 @@ type uplinksVariables struct {
 	HostCookie         *ebpf.Variable `ebpf:"host_cookie"`
 	InlineChecksums    *ebpf.Variable `ebpf:"inline_checksums"`
 	KeepEstablished    *ebpf.Variable `ebpf:"keep_established"`
+	MaglevSize         *ebpf.Variable `ebpf:"maglev_size"`
 	MasqueradeAll      *ebpf.Variable `ebpf:"masquerade_all"`
 	NodePortFirst      *ebpf.Variable `ebpf:"node_port_first"`
 	NodePortLast       *ebpf.Variable `ebpf:"node_port_last"`

@@ -33,6 +33,8 @@ const (
 	wireMapHealthChecksV1  = "health_checks_v1"
 	wireMapHeldV1          = "held_v1"
 	wireMapLocalsV1        = "locals_v1"
+	wireMapMaglevIndexV1   = "maglev_index_v1"
+	wireMapMaglevV1        = "maglev_v1"
 	wireMapNetworksV1      = "networks_v1"
 	wireMapNodesV1         = "nodes_v1"
 	wireMapOldAffinities   = "old_affinities"
@@ -63,6 +65,7 @@ const (
 	wireVarEphemeralFirst  = "ephemeral_first"
 	wireVarEphemeralLast   = "ephemeral_last"
 	wireVarInlineChecksums = "inline_checksums"
+	wireVarMaglevSize      = "maglev_size"
 	wireVarMasqueradeAll   = "masquerade_all"
 	wireVarNodePortFirst   = "node_port_first"
 	wireVarNodePortLast    = "node_port_last"
@@ -141,6 +144,8 @@ type wireMapSpecs struct {
 	HealthChecksV1  *ebpf.MapSpec `ebpf:"health_checks_v1"`
 	HeldV1          *ebpf.MapSpec `ebpf:"held_v1"`
 	LocalsV1        *ebpf.MapSpec `ebpf:"locals_v1"`
+	MaglevIndexV1   *ebpf.MapSpec `ebpf:"maglev_index_v1"`
+	MaglevV1        *ebpf.MapSpec `ebpf:"maglev_v1"`
 	NetworksV1      *ebpf.MapSpec `ebpf:"networks_v1"`
 	NodesV1         *ebpf.MapSpec `ebpf:"nodes_v1"`
 	OldAffinities   *ebpf.MapSpec `ebpf:"old_affinities"`
@@ -176,6 +181,7 @@ type wireVariableSpecs struct {
 	EphemeralFirst  *ebpf.VariableSpec `ebpf:"ephemeral_first"`
 	EphemeralLast   *ebpf.VariableSpec `ebpf:"ephemeral_last"`
 	InlineChecksums *ebpf.VariableSpec `ebpf:"inline_checksums"`
+	MaglevSize      *ebpf.VariableSpec `ebpf:"maglev_size"`
 	MasqueradeAll   *ebpf.VariableSpec `ebpf:"masquerade_all"`
 	NodePortFirst   *ebpf.VariableSpec `ebpf:"node_port_first"`
 	NodePortLast    *ebpf.VariableSpec `ebpf:"node_port_last"`
@@ -225,6 +231,8 @@ type wireMaps struct {
 	HealthChecksV1  *ebpf.Map `ebpf:"health_checks_v1"`
 	HeldV1          *ebpf.Map `ebpf:"held_v1"`
 	LocalsV1        *ebpf.Map `ebpf:"locals_v1"`
+	MaglevIndexV1   *ebpf.Map `ebpf:"maglev_index_v1"`
+	MaglevV1        *ebpf.Map `ebpf:"maglev_v1"`
 	NetworksV1      *ebpf.Map `ebpf:"networks_v1"`
 	NodesV1         *ebpf.Map `ebpf:"nodes_v1"`
 	OldAffinities   *ebpf.Map `ebpf:"old_affinities"`
@@ -270,6 +278,8 @@ func (m *wireMaps) Close() error {
 		m.HealthChecksV1,
 		m.HeldV1,
 		m.LocalsV1,
+		m.MaglevIndexV1,
+		m.MaglevV1,
 		m.NetworksV1,
 		m.NodesV1,
 		m.OldAffinities,
@@ -306,6 +316,7 @@ type wireVariables struct {
 	EphemeralFirst  *ebpf.Variable `ebpf:"ephemeral_first"`
 	EphemeralLast   *ebpf.Variable `ebpf:"ephemeral_last"`
 	InlineChecksums *ebpf.Variable `ebpf:"inline_checksums"`
+	MaglevSize      *ebpf.Variable `ebpf:"maglev_size"`
 	MasqueradeAll   *ebpf.Variable `ebpf:"masquerade_all"`
 	NodePortFirst   *ebpf.Variable `ebpf:"node_port_first"`
 	NodePortLast    *ebpf.Variable `ebpf:"node_port_last"`

@@ -54,6 +54,29 @@ struct {
 	__type(value, struct node);
 } nodes_v1 SEC(".maps");
 
+/* key: set id. The number of the set's table in maglev_v1. Not rows: which sets have a table
+ * follows from their flags and members. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 1024);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, __u32);
+	__type(value, __u32);
+} maglev_index_v1 SEC(".maps");
+
+/*
+ * Of each slot of a table the backend's id; 0 where none was written yet. Memory-mapped by user
+ * space, which writes the slots that change. As many tables as maglev_index_v1 has entries, of
+ * maglev_size slots.
+ */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1024);
+	__uint(map_flags, BPF_F_MMAPABLE);
+	__uint(key_size, sizeof(__u32));
+	__uint(value_size, 4093 * sizeof(__u32));
+} maglev_v1 SEC(".maps");
+
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
 	__uint(max_entries, 1024);

@@ -23,6 +23,7 @@
 #include "fragment.h"
 #include "hook.h"
 #include "judge.h"
+#include "maglev.h"
 #include "maps.h"
 #include "masquerade.h"
 #include "message.h"
@@ -173,6 +174,7 @@ static __noinline int begin(struct __sk_buff *skb, struct packet *p,
 		return drop(p, frontend->set, REASON_MALFORMED);
 	b->who = (struct dialler){
 		.addr = p->tuple.source,
+		.hash = hook == HOOK_POD ? 0 : maglev_hash(&p->tuple),
 		.inside = hook == HOOK_POD || comes_from_inside(p),
 		.amid = is_amid_connection(p, frontend),
 	};

@@ -10,6 +10,7 @@
 #include "address.h"
 #include "affinity.h"
 #include "frontend.h"
+#include "maglev.h"
 #include "maps.h"
 #include "operate.h"
 #include "reasons.h"
@@ -47,6 +48,7 @@ struct dialler {
 	struct address addr; /* packets: the source address; sockets: one of the dialler's, or zero
 				if none is known yet */
 	__u64 cookie;	     /* sockets: of the network namespace; packets: 0 */
+	__u64 hash;	     /* maglev_hash of what a client from outside sent */
 	bool inside;	     /* a pod or the node itself, not a client from outside */
 	bool amid;	     /* a connection that began elsewhere: nothing is remembered of it */
 };
@@ -217,7 +219,29 @@ static __always_inline __u32 affinity_of_parts(const struct affinity_key *of, __
 	return affinity_recall(&key, seconds);
 }
 
-/* The backend that the client had last, while it takes connections, else a random one. */
+/* What all nodes pick for a client from outside; false where there is no table, or one that
+ * changes. Three lookups: the table's number, the table, backend. */
+static __noinline bool pick_alike(__u32 set, __u32 root, __u64 hash, struct pick *pick)
+{
+	__u32 id = maglev_backend(set, hash);
+
+	return id && pick_known(id, root, pick);
+}
+
+/* A backend for who has none yet. Returns a reason. */
+static __always_inline int pick_anew(const struct dialler *who, struct decision *d,
+				     const struct backend_set *backends)
+{
+	__u64 hash = who->hash;
+
+	if (backends->affinity)
+		hash = maglev_hash_client(&who->addr);
+	d->sure = !who->inside && backends->flags & SET_EXTERNAL &&
+		  pick_alike(d->set, d->root, hash, &d->pick);
+	return d->sure ? REASON_NONE : pick_backend(d->set, backends, d->root, &d->pick);
+}
+
+/* The backend that the client had last, while it takes connections, else another. */
 static __always_inline int pick_with_affinity(const struct dialler *who, struct decision *d,
 					      struct backend_set *backends)
 {
@@ -227,7 +251,7 @@ static __always_inline int pick_with_affinity(const struct dialler *who, struct 
 	int reason;
 
 	if (!backends->affinity)
-		return pick_backend(d->set, backends, d->root, &d->pick);
+		return pick_anew(who, d, backends);
 	if (!key.cookie)
 		key.client = who->addr;
 	if (backends->scope == SCOPE_LOCAL || backends->scope == SCOPE_NODE) {
@@ -240,10 +264,7 @@ static __always_inline int pick_with_affinity(const struct dialler *who, struct 
 	if (had)
 		backend = pick_known(had, d->root, &d->pick);
 	d->sure = backend && (backend->state == BACKEND_ACTIVE || backends->flags & SET_FALLBACK);
-	if (d->sure)
-		reason = REASON_NONE;
-	else
-		reason = pick_backend(d->set, backends, d->root, &d->pick);
+	reason = d->sure ? REASON_NONE : pick_anew(who, d, backends);
 	if (!reason && !who->amid)
 		affinity_remember(&key, d->pick.backend);
 	return reason;
@@ -252,7 +273,8 @@ static __always_inline int pick_with_affinity(const struct dialler *who, struct 
 /*
  * Picks a backend of d->root for a new connection, by d->flags and d->kind. Returns a reason.
  * Lookups: set, slot, backend; 2 more for a part of the set, 1 for a backend of the node's layer or
- * the node's zone, 3 for affinity, 2 more for a client of a root that is new to it.
+ * the node's zone, 3 for affinity, 2 more for a client of a root that is new to it, 1 more for a
+ * client from outside.
  */
 static __always_inline int decide_backend(const struct dialler *who, const struct address *dialled,
 					  struct decision *d)

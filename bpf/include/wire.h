@@ -13,6 +13,7 @@
 #include "frame.h"
 #include "frontend.h"
 #include "hook.h"
+#include "maglev.h"
 #include "maps.h"
 #include "operate.h"
 #include "node.h"
@@ -181,7 +182,7 @@ static __noinline int begin_by_wire(struct xdp_md *xdp, const struct packet *p)
 	b = beginning_room();
 	if (!b)
 		return XDP_PASS;
-	b->who = (struct dialler){ .addr = p->tuple.source };
+	b->who = (struct dialler){ .addr = p->tuple.source, .hash = maglev_hash(&p->tuple) };
 	decide(&b->who, frontend, &p->tuple.destination, &b->decision);
 	if (b->decision.reject)
 		return XDP_PASS;

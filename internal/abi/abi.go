@@ -28,6 +28,7 @@ const (
 	Slots                   // SlotKey → backend id
 	Backends                // backend id → Backend
 	Nodes                   // node's number → Node
+	MaglevIndex             // set id → number of its Maglev table
 	Endpoints               // address → Endpoint
 	SourceRanges            // SourceRangeKey → SourceRange
 	Networks                // NetworkKey → Network
@@ -57,6 +58,7 @@ var Layouts = [MapCount]Layout{
 	Slots:        {"slots_v1", 8, 4},
 	Backends:     {"backends_v3", 4, 48},
 	Nodes:        {"nodes_v1", 4, 40},
+	MaglevIndex:  {"maglev_index_v1", 4, 4},
 	Endpoints:    {"endpoints_v2", 16, 344},
 	SourceRanges: {"source_ranges_v1", 24, 4},
 	Networks:     {"networks_v1", 20, 4},

@@ -37,6 +37,7 @@ var shapes = [abi.MapCount]struct{ key, value any }{
 	abi.Slots:        {abi.SlotKey{}, nil},
 	abi.Backends:     {nil, abi.Backend{}},
 	abi.Nodes:        {nil, abi.Node{}},
+	abi.MaglevIndex:  {nil, nil},
 	abi.Endpoints:    {[16]byte{}, abi.Endpoint{}},
 	abi.SourceRanges: {abi.SourceRangeKey{}, abi.SourceRange{}},
 	abi.Networks:     {abi.NetworkKey{}, abi.Network{}},
@@ -72,7 +73,7 @@ func mapLayouts(top string) (string, error) {
 
 func layoutName(m abi.Map) string {
 	return [abi.MapCount]string{
-		abi.Frontends: "Frontends", abi.Views: "Views", abi.Sets: "Sets", abi.Slots: "Slots", abi.Backends: "Backends", abi.Nodes: "Nodes", abi.Endpoints: "Endpoints",
+		abi.Frontends: "Frontends", abi.Views: "Views", abi.Sets: "Sets", abi.Slots: "Slots", abi.Backends: "Backends", abi.Nodes: "Nodes", abi.MaglevIndex: "MaglevIndex", abi.Endpoints: "Endpoints",
 		abi.SourceRanges: "SourceRanges", abi.Networks: "Networks", abi.HealthChecks: "HealthChecks", abi.Selves: "Selves",
 		abi.Peers: "Peers", abi.Blocks: "Blocks", abi.Verdicts: "Verdicts", abi.PortVerdicts: "PortVerdicts", abi.RuleSets: "RuleSets",
 		abi.Rules: "Rules",

@@ -23,6 +23,7 @@ import (
 	"github.com/deltaplane/deltaplane/internal/abi"
 	"github.com/deltaplane/deltaplane/internal/cgroup"
 	"github.com/deltaplane/deltaplane/internal/config"
+	"github.com/deltaplane/deltaplane/internal/maglev"
 	"github.com/deltaplane/deltaplane/internal/model"
 	"github.com/deltaplane/deltaplane/internal/telemetry"
 	"github.com/deltaplane/deltaplane/services/programmer/node"
@@ -46,6 +47,7 @@ type settings struct {
 	flows       uint32
 	affinities  uint32
 	connections uint32
+	maglevSize  uint32
 	counts      uint32
 	timeouts    bpf.Timeouts
 
@@ -92,6 +94,8 @@ func (s *settings) Flags(flags *pflag.FlagSet) {
 	flags.Uint32Var(&s.affinities, "max-affinities", bpf.DefaultAffinities, "`entries` of the table of clients with session affinity")
 	flags.Uint32Var(&s.connections, "max-connections", bpf.DefaultConnections, "`entries` of the table of pods' connections, of which there is one a connection while there are policies")
 	flags.Uint32Var(&s.counts, "max-service-counts", bpf.DefaultServiceCounts, "`entries` of the table of Services' counts: one a Service and reason of drops or way of flows")
+	flags.Uint32Var(&s.maglevSize, "maglev-size", maglev.DefaultSize, "`slots` of a Maglev table, a prime: 1021, 2039, 4093, 8191, 16381, 32749, 65521 or 131071, the same on all nodes;\n"+
+		"a hundred times the backends of a Service or more, four bytes each")
 	flags.BoolVar(&s.policyReject, "policy-reject", false, "answer a connection that NetworkPolicies isolate a pod from, by a RST or ICMP;\n"+
 		"what a ClusterNetworkPolicy denies is never answered")
 	flags.BoolVar(&s.keepEstablished, "policy-keep-established", false, "let connections go on that policies have ceased to allow")
@@ -137,7 +141,7 @@ func (s *settings) timeoutFlags(flags *pflag.FlagSet) {
 
 // capacityFlags has a flag for each map but the one of the node's own row.
 var capacityFlags = [abi.MapCount]string{
-	abi.Frontends: "max-frontends", abi.Views: "max-views", abi.Sets: "max-sets", abi.Slots: "max-slots", abi.Backends: "max-backends", abi.Nodes: "max-nodes",
+	abi.Frontends: "max-frontends", abi.Views: "max-views", abi.Sets: "max-sets", abi.Slots: "max-slots", abi.Backends: "max-backends", abi.Nodes: "max-nodes", abi.MaglevIndex: "max-maglev-tables",
 	abi.Endpoints: "max-endpoints", abi.SourceRanges: "max-source-ranges", abi.Networks: "max-networks", abi.HealthChecks: "max-health-checks",
 	abi.Peers: "max-peers", abi.Blocks: "max-blocks", abi.Verdicts: "max-verdicts", abi.PortVerdicts: "max-port-verdicts",
 	abi.RuleSets: "max-rule-sets", abi.Rules: "max-rules",
@@ -162,6 +166,9 @@ func (s *settings) check() (err error) {
 	s.tunnel.Node = model.NodeIDOf(s.node)
 	if err := s.xdp.Check(); err != nil {
 		return fmt.Errorf("--xdp: %w", err)
+	}
+	if err := maglev.CheckSize(s.maglevSize); err != nil {
+		return fmt.Errorf("--maglev-size: %w", err)
 	}
 	s.found = node.Options{LocalhostNodePorts: s.localhost, Uplinks: s.uplinks}
 	for _, text := range s.nodePorts {

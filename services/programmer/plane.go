@@ -76,7 +76,7 @@ func openDataplane(s *settings, log *slog.Logger) (dataplane, error) {
 		capacities[abi.Map(m)] = n
 	}
 	loaded, err := bpf.Load(bpf.Options{
-		PinDir: s.pinDir, Capacities: capacities, Flows: s.flows, Affinities: s.affinities, Connections: s.connections, ServiceCounts: s.counts, Timeouts: s.timeouts,
+		PinDir: s.pinDir, Capacities: capacities, Flows: s.flows, Affinities: s.affinities, Connections: s.connections, MaglevSize: s.maglevSize, ServiceCounts: s.counts, Timeouts: s.timeouts,
 		PolicyReject: s.policyReject, KeepEstablished: s.keepEstablished, CheckSources: s.checkSources, MasqueradeAll: s.masqueradeAll, XDP: s.xdp, Log: log,
 		Node: s.tunnel.Node, Tunnel: bpf.Tunnel{VNI: s.tunnelVNI, Port: s.tunnel.Port},
 	})

@@ -26,7 +26,7 @@ type node struct {
 
 // small is enough for tests and quick to make.
 var small = map[abi.Map]uint32{
-	abi.Frontends: 64, abi.Sets: 64, abi.Slots: 256, abi.Backends: 256, abi.Endpoints: 16,
+	abi.Frontends: 64, abi.Sets: 64, abi.Slots: 256, abi.Backends: 256, abi.MaglevIndex: 16, abi.Endpoints: 16,
 	abi.Peers: 64, abi.Blocks: 64, abi.Verdicts: 256, abi.PortVerdicts: 256, abi.RuleSets: 16, abi.Rules: 64,
 }
 

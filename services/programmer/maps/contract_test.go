@@ -77,11 +77,12 @@ type plane struct {
 	positions map[model.LayerKind]model.Position
 
 	epoch, last uint32
+	tables      map[uint32][]uint32
 }
 
 func newPlane(t testing.TB) *plane {
 	t.Helper()
-	p := &plane{positions: map[model.LayerKind]model.Position{}}
+	p := &plane{positions: map[model.LayerKind]model.Position{}, tables: map[uint32][]uint32{}}
 	for i, layout := range abi.Layouts {
 		spec := &ebpf.MapSpec{
 			Name: layout.Name, Type: ebpf.Hash, MaxEntries: small,
@@ -109,6 +110,16 @@ func (p *plane) Judge(policed bool) error {
 	}
 	return nil
 }
+func (p *plane) MaglevTable(number uint32) []uint32 {
+	if number >= small {
+		return nil
+	}
+	if p.tables[number] == nil {
+		p.tables[number] = make([]uint32, memorySlots)
+	}
+	return p.tables[number]
+}
+
 func (p *plane) Epoch() (uint32, error) { return p.epoch, nil }
 
 func (p *plane) ReadPosition(kind model.LayerKind) (model.Position, error) {

@@ -13,10 +13,12 @@ import (
 	"github.com/deltaplane/deltaplane/internal/model"
 )
 
-// Plane is what Kernel needs of package bpf: the opened maps, the memory-mapped positions, the grace period and
+// Plane is what Kernel needs of package bpf: the opened maps, the memory-mapped positions and Maglev tables, the grace period and
 // the epoch of what judges.
 type Plane interface {
 	Map(m abi.Map) *ebpf.Map
+	// MaglevTable returns the slots of a table, to be written by atomic stores; nil for a number that none has.
+	MaglevTable(number uint32) []uint32
 	ReadPosition(kind model.LayerKind) (model.Position, error)
 	WritePosition(kind model.LayerKind, position model.Position) error
 	Grace() error
@@ -40,6 +42,7 @@ func NewKernel(plane Plane) (*Kernel, error) {
 		abi.Slots:        &batches[[8]byte, [4]byte]{},
 		abi.Backends:     &batches[[4]byte, [48]byte]{},
 		abi.Nodes:        &batches[[4]byte, [40]byte]{},
+		abi.MaglevIndex:  &batches[[4]byte, [4]byte]{},
 		abi.Endpoints:    &batches[[16]byte, [344]byte]{},
 		abi.SourceRanges: &batches[[24]byte, [4]byte]{},
 		abi.Networks:     &batches[[20]byte, [4]byte]{},

@@ -21,6 +21,8 @@ import (
 type Maps interface {
 	// Write makes the writes in order and stops at the first that fails. Deleting what isn't there is no failure.
 	Write(writes []Write) error
+	// Fill writes the slots of Maglev tables that differ from what they should be. The index that leads to tables is a map.
+	Fill(tables []Table) error
 	// Grace returns once no program that ran when it was called is still running.
 	Grace() error
 	// Read reads on from cursor, at least one entry if there are any and about limit, and says whether that was
@@ -38,7 +40,7 @@ type Maps interface {
 	Judge(policed bool) error
 	// Epoch returns how often what judges has changed; 0 if nothing is judged.
 	Epoch() (uint32, error)
-	// Writes counts the entries written or deleted since the maps were opened.
+	// Writes counts the entries written or deleted, and the slots of Maglev tables, since the maps were opened.
 	Writes() uint64
 }
 

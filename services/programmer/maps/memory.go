@@ -18,6 +18,7 @@ var DefaultCapacities = [abi.MapCount]uint32{
 	abi.Slots:        524_288,
 	abi.Backends:     524_288,
 	abi.Nodes:        8_192,
+	abi.MaglevIndex:  1_024,
 	abi.Endpoints:    4_096,
 	abi.SourceRanges: 65_536,
 	abi.Networks:     16_384,
@@ -37,6 +38,7 @@ type Memory struct {
 	tables     [abi.MapCount]table
 	capacities [abi.MapCount]uint32
 	positions  map[model.LayerKind]model.Position
+	maglev     map[uint32][]uint32 // tables by number
 	writes     uint64
 	epoch      uint32 // of what judges, and
 	judging    bool
@@ -55,7 +57,7 @@ type entry struct {
 
 // NewMemory returns empty maps; a capacity of 0 stands for the default one.
 func NewMemory(capacities [abi.MapCount]uint32) *Memory {
-	m := &Memory{capacities: capacities, positions: map[model.LayerKind]model.Position{}}
+	m := &Memory{capacities: capacities, positions: map[model.LayerKind]model.Position{}, maglev: map[uint32][]uint32{}}
 	for i := range m.tables {
 		m.tables[i].index = map[string]int{}
 		if m.capacities[i] == 0 {
