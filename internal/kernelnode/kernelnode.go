@@ -42,6 +42,9 @@ const (
 	fewFlows = 1 << 8
 )
 
+// maglevTables is how many there are, of 16 KiB: Services without one pick at random.
+const maglevTables = 256
+
 // refusalsPerSecond is more than can be asked, so that answers are never held back.
 const refusalsPerSecond = 1_000_000_000
 
@@ -63,7 +66,7 @@ func NewWith(rows int, options bpf.Options) (*Node, error) {
 	for m := range abi.MapCount {
 		options.Capacities[m] = uint32(capacity)
 	}
-	options.Capacities[abi.Selves] = 1
+	options.Capacities[abi.Selves], options.Capacities[abi.MaglevIndex] = 1, maglevTables
 	options.Flows = cmp.Or(options.Flows, flows)
 	options.Affinities = cmp.Or(options.Affinities, options.Flows)
 	options.Connections = cmp.Or(options.Connections, options.Flows)
@@ -86,6 +89,7 @@ func Over(plane *bpf.Dataplane, capacity int) (*Node, error) {
 	for m := range abi.MapCount {
 		n.limit[m] = capacity
 	}
+	n.limit[abi.MaglevIndex] = int(plane.Map(abi.MaglevIndex).MaxEntries())
 	var err error
 	n.maps, err = maps.NewKernel(withGrace{plane})
 	return n, err
@@ -114,6 +118,9 @@ func (n *Node) Set(kind model.LayerKind, rows *model.Tables) error {
 			if err := n.maps.Write(batch); err != nil {
 				return fmt.Errorf("write the maps, phase %s: %w", phase.Name, err)
 			}
+		}
+		if err := n.maps.Fill(phase.Tables); err != nil {
+			return fmt.Errorf("write the maps, phase %s: %w", phase.Name, err)
 		}
 	}
 	if kind == model.LayerCluster {

@@ -73,7 +73,7 @@ func serveOn(ctx context.Context, s *settings, log *slog.Logger, plane dataplane
 		inputs: make(chan core.Input, inputsMost), calls: make(chan func()),
 		metrics: newMetrics(uses),
 	}
-	config := core.Config{Node: s.node, Seed: rand.Uint64()}
+	config := core.Config{Node: s.node, Seed: rand.Uint64(), TableSlots: s.maglevSize}
 	for _, use := range uses {
 		config.Capacities[use.Map] = int(use.Capacity)
 	}

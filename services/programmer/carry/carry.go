@@ -148,6 +148,9 @@ func (d *Driver) phase(phase plan.Phase) error {
 			return fmt.Errorf("in the phase %q: %w", phase.Name, err)
 		}
 	}
+	if err := d.Maps.Fill(phase.Tables); err != nil {
+		return fmt.Errorf("in the phase %q: %w", phase.Name, err)
+	}
 	if phase.Judge == plan.JudgeAsBefore {
 		return nil
 	}

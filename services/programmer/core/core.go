@@ -28,6 +28,8 @@ import (
 type Config struct {
 	Node       string
 	Capacities plan.Capacities
+	// TableSlots is the slots of a Maglev table; 0 is maglev.DefaultSize.
+	TableSlots uint32
 	// Seed is for jitter, so that nodes don't all ask at the same moment.
 	Seed uint64
 }

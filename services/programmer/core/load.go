@@ -3,12 +3,14 @@
 package core
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"slices"
 	"strings"
 	"time"
 
+	"github.com/deltaplane/deltaplane/internal/maglev"
 	"github.com/deltaplane/deltaplane/internal/model"
 	"github.com/deltaplane/deltaplane/services/programmer/plan"
 )
@@ -49,6 +51,7 @@ func (c *Core) loaded(in Loaded) {
 		c.distrust(in.Err.Error(), true)
 		return
 	}
+	in.State.SetTableSlots(cmp.Or(c.config.TableSlots, maglev.DefaultSize))
 	if c.state == nil {
 		c.resume(in)
 		return
@@ -187,6 +190,7 @@ func (c *Core) write(t *transaction, p *plan.Plan) {
 	c.pending = t
 	c.do(Transact{Phases: p.Phases})
 	c.sayLeftOut()
+	c.sayTableless()
 }
 
 // refused keeps what was there and says why. What doesn't fit may fit later; rows or a digest that can't be right are

@@ -257,7 +257,7 @@ type mapped interface {
 	describe(s *State, key, value []byte) string
 }
 
-// codecs has all codecs; none for sets and slots.
+// codecs has all codecs; none for sets, slots and Maglev tables.
 var codecs = [abi.MapCount]mapped{
 	abi.Frontends: frontends, abi.Views: views, abi.Backends: backends, abi.Nodes: nodes, abi.Endpoints: endpoints,
 	abi.SourceRanges: sourceRanges, abi.Networks: networks, abi.HealthChecks: healthChecks, abi.Selves: selves,

@@ -28,6 +28,11 @@ func (s *State) Expected(m abi.Map, key []byte) []byte {
 			return s.scratch.arena().id(uint32(slots[index]))
 		}
 		return nil
+	case abi.MaglevIndex:
+		if number, has := s.maglev.numbers[model.SetID(binary.NativeEndian.Uint32(key))]; has {
+			return s.scratch.arena().id(number)
+		}
+		return nil
 	}
 	return codecs[m].expected(s, key)
 }
@@ -57,6 +62,9 @@ func (s *State) describe(m abi.Map, key, value []byte) string {
 		set := model.SetID(binary.NativeEndian.Uint32(key))
 		text = fmt.Sprintf("slot %d of set %d (%s) → backend %d", binary.NativeEndian.Uint32(key[4:]), set, s.serviceOf(set),
 			binary.NativeEndian.Uint32(value))
+	case abi.MaglevIndex:
+		set := model.SetID(binary.NativeEndian.Uint32(key))
+		text = fmt.Sprintf("set %d (%s) → Maglev table %d", set, s.serviceOf(set), binary.NativeEndian.Uint32(value))
 	default:
 		text = codecs[m].describe(s, key, value)
 	}

@@ -40,6 +40,7 @@ func Load(dump func(m abi.Map, each func(key, value []byte) error) error) (*Stat
 		l.uses.rows(l.tables[kind])
 		l.digests[kind] = l.tables[kind].Digest()
 	}
+	l.maglev.unsure = len(l.maglev.numbers) > 0 || l.hasExternal()
 	l.judging, l.stale.all = l.policed(), true
 	return l.State, nil
 }
@@ -71,8 +72,29 @@ func (l *loader) read(m abi.Map, key, value []byte) error {
 			model.BackendID(binary.NativeEndian.Uint32(value)),
 		})
 		return nil
+	case abi.MaglevIndex:
+		return l.table(model.SetID(binary.NativeEndian.Uint32(key)), binary.NativeEndian.Uint32(value))
 	}
 	return codecs[m].load(l, key, value)
+}
+
+// hasExternal says whether clients from outside get to any set.
+func (l *loader) hasExternal() bool {
+	for _, row := range l.tables[model.LayerCluster].Sets {
+		if row.Flags&model.External != 0 {
+			return true
+		}
+	}
+	return false
+}
+
+// table notes the number of a set's Maglev table. No two sets have one.
+func (l *loader) table(id model.SetID, number uint32) error {
+	if other, taken := l.maglev.taken[number]; taken {
+		return fmt.Errorf("set %d has Maglev table %d, which is that of set %d", id, number, other)
+	}
+	l.maglev.give(id, number)
+	return nil
 }
 
 // arrange sorts the slots that were found into their sets. A set never gets a longer array than it has slots,

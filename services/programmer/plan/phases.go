@@ -14,6 +14,7 @@ import (
 type round struct {
 	*transaction
 	arena    arena
+	fills    []maps.Table // after the switch
 	prepare  batches
 	turn     batches // the switch of counts, slots and rows
 	lead     batches // views that frontends count on
@@ -124,8 +125,11 @@ func (r *round) leftovers() {
 			continue
 		}
 		in := &r.reclaim
-		if e.in == abi.Frontends || e.in == abi.Views {
+		switch e.in {
+		case abi.Frontends, abi.Views:
 			in = &r.point
+		case abi.MaglevIndex:
+			in = &r.turn // who finds none picks at random
 		}
 		in.remove(e.in, []byte(e.key))
 		r.removed[e.in]++
@@ -136,7 +140,7 @@ func (r *round) leftovers() {
 func (r *round) finish(capacities Capacities) ([]Phase, error) {
 	return r.fit(capacities, []Phase{
 		{Name: "prepare", Batches: r.prepare.list()},
-		{Name: "switch", Batches: r.turn.list()},
+		{Name: "switch", Batches: r.turn.list(), Tables: r.fills},
 		{Name: "lead", Batches: r.lead.list()},
 		{Name: "point", Batches: r.point.list()},
 		{Name: "refuse", Batches: r.refuse.list()},
@@ -147,6 +151,9 @@ func (r *round) finish(capacities Capacities) ([]Phase, error) {
 // fit returns those phases that have something to do, if there is room for them.
 func (r *round) fit(capacities Capacities, all []Phase) ([]Phase, error) {
 	for m, more := range r.inserted {
+		if abi.Map(m) == abi.MaglevIndex {
+			continue // a set gets a table only if there is one
+		}
 		if capacity := capacities[m]; capacity > 0 && more > 0 && r.entries[m]+more > capacity {
 			return nil, r.tooMuch(abi.Map(m), more, capacity, all)
 		}
@@ -156,7 +163,7 @@ func (r *round) fit(capacities Capacities, all []Phase) ([]Phase, error) {
 	}
 	var phases []Phase
 	for _, p := range all {
-		if len(p.Batches) > 0 {
+		if len(p.Batches)+len(p.Tables) > 0 {
 			phases = append(phases, p)
 		}
 	}

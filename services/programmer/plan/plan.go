@@ -7,8 +7,8 @@
 // set → slot → backend, while the writes go on. The plan writes in phases:
 //
 //	prepare   what nothing points at yet: backends, slots beyond the count, sets
-//	switch    counts, slots in use, rows that keep their meaning
-//	lead      views, now that their targets are there
+//	switch    counts, slots in use, rows that keep their meaning; then Maglev tables, see maglev.go
+//	lead      views, now that their targets are there, and what leads to new Maglev tables
 //	point     frontends, so that one that moves to a set finds it as it is after the change
 //	refuse    what refuses an address's other ports, now that those that are served are there
 //	  grace   every program that may have read the old pointers has ended
@@ -38,6 +38,8 @@ type Phase struct {
 	// Grace asks to wait, before the first write, until every program that runs has ended.
 	Grace   bool
 	Batches [][]maps.Write
+	// Tables are the Maglev tables to be filled, after the writes.
+	Tables []maps.Table
 	// Judge asks, after the writes, to have connections judged again, or no longer.
 	Judge Judge
 }

@@ -48,6 +48,7 @@ func anyRows(t *rapid.T, name string, plain bool) *model.Tables {
 	for id := range 3 {
 		if d.draw(fmt.Sprintf("set %d", id), 4) > 0 {
 			flags := model.SetFlags(d.special(fmt.Sprintf("hints of set %d", id), 4))
+			flags |= model.External * model.SetFlags(d.draw(fmt.Sprintf("set %d is external", id), 2))
 			d.put(flagged(set(model.SetID(id+1), d.draw(fmt.Sprintf("service of set %d", id), 3)), flags))
 		}
 	}
@@ -100,6 +101,9 @@ func (d *drawer) part(id model.SetID, roots map[model.SetID]model.BackendSet, sc
 	}
 	p := part(id, root.ID, 0, scope, place)
 	p.Service = root.Service
+	if scope == model.ScopeZone {
+		p.Flags = root.Flags & model.External
+	}
 	d.put(p, key)
 	for i := range model.BackendID(2) {
 		b := firstBackend + i

@@ -5,6 +5,7 @@ package plan_test
 import (
 	"math/rand/v2"
 	"net/netip"
+	"slices"
 	"testing"
 
 	"github.com/deltaplane/deltaplane/internal/model"
@@ -12,11 +13,13 @@ import (
 	"github.com/deltaplane/deltaplane/services/programmer/plan/plantest"
 )
 
-// stories are changes that have broken data planes before.
-var stories = []struct {
+type story struct {
 	name          string
 	before, after *model.Tables
-}{
+}
+
+// stories are changes that have broken data planes before.
+var stories = []story{
 	{
 		"a Service appears", rows(),
 		rows(set(1, 1), frontend(1, 1), backend(1, 1, 1), backend(2, 1, 2), in(1, 1), in(1, 2)),
@@ -195,7 +198,7 @@ var here = model.Self{Zone: "here"}
 
 // Promise P2: between any two writes of a change a reader finds a path of before or of after it.
 func TestNoReaderSeesAHalfAppliedChange(t *testing.T) {
-	for _, story := range stories {
+	for _, story := range slices.Concat(stories, externalStories()) {
 		t.Run(story.name, func(t *testing.T) {
 			for seed := range uint64(20) {
 				memory, s := filled(t, story.before)
@@ -262,7 +265,7 @@ func TestWithoutTheGracePeriodReadersSeeHolesSoTheWitnessCanTell(t *testing.T) {
 
 // Fault 3: after a crash at any write the next plan starts from what is in the maps, and no reader notices.
 func TestAfterACrashAtAnyWriteTheMapsAreRepairedUnseen(t *testing.T) {
-	for _, story := range stories {
+	for _, story := range slices.Concat(stories, externalStories()) {
 		t.Run(story.name, func(t *testing.T) {
 			for at, done := 1, false; !done; at++ {
 				memory, s := filled(t, story.before)

@@ -41,15 +41,22 @@ func join(services, policy []Phase) []Phase {
 // servicePhases returns the writes of all but policy.
 func (t *transaction) servicePhases(capacities Capacities) ([]Phase, error) {
 	swap := t.standIns()
-	first := round{transaction: t, settle: !t.Whole(), readBefore: t.rootWasRead(), readAfter: swap.leads(t, false)}
+	t.turnTables(capacities[abi.MaglevIndex], swap)
+	first := round{transaction: t, settle: !t.clean(), readBefore: t.rootWasRead(), readAfter: swap.leads(t, false)}
 	first.leave(swap)
 	first.leftovers()
+	if swap.none() {
+		first.fillTables(false)
+	} else {
+		first.hideTables()
+	}
 	phases, err := first.finish(capacities)
 	if err != nil || swap.none() {
 		return phases, err
 	}
 	second := round{transaction: t, readBefore: swap.leads(t, false), readAfter: swap.leads(t, true)}
 	second.arrive(swap)
+	second.fillTables(true)
 	more, err := second.finish(capacities)
 	return append(phases, more...), err
 }

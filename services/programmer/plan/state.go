@@ -20,6 +20,7 @@ type State struct {
 	entries    [abi.MapCount]int
 	digests    [model.LayerNode + 1]model.Digest
 	uses       uses
+	maglev     tables
 	scratch    scratch
 
 	judging bool // connections are judged: what the maps' epoch says
@@ -58,6 +59,7 @@ func Empty() *State {
 		stray:      map[slot]struct{}{},
 		foreign:    map[entryKey]struct{}{},
 		damaged:    map[model.SetID]uint32{},
+		maglev:     newTables(),
 	}
 	for _, kind := range kinds {
 		s.tables[kind] = model.NewTables()
@@ -88,8 +90,11 @@ func (s *State) Digest(kind model.LayerKind) model.Digest {
 // Entries returns how many entries each map holds.
 func (s *State) Entries() [abi.MapCount]int { return s.entries }
 
-// Whole says that the maps hold the rows and nothing else: nothing was left behind.
-func (s *State) Whole() bool { return len(s.stray)+len(s.foreign)+len(s.damaged) == 0 }
+// Whole says that the maps hold the rows and what follows from them, and nothing else, as far as it is known.
+func (s *State) Whole() bool { return s.clean() && !s.maglev.unsure }
+
+// clean says that nothing was left behind in the maps.
+func (s *State) clean() bool { return len(s.stray)+len(s.foreign)+len(s.damaged) == 0 }
 
 // set returns a set's row and layer; layer 0 if there is no such set.
 func (s *State) set(id model.SetID) (model.BackendSet, model.LayerKind) {

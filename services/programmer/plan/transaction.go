@@ -54,6 +54,10 @@ type transaction struct {
 
 	// Backends that got a slot more, or have one less.
 	joined, left []model.BackendID
+	// What sets had of Maglev tables, those whose tables may change; see maglev.go.
+	tablesBefore map[model.SetID]hadTable
+	placeBefore  model.Place
+	unsureBefore bool
 	// linked says that the counts of pointers are those after the change.
 	linked bool
 }
@@ -93,6 +97,9 @@ func begin(s *State) *transaction {
 		wasRead:            map[model.SetID]bool{},
 		wasLinked:          map[model.BackendID]bool{},
 		pointedAt:          map[model.SetID]bool{},
+		tablesBefore:       map[model.SetID]hadTable{},
+		placeBefore:        s.maglev.place,
+		unsureBefore:       s.maglev.unsure,
 	}
 	t.histories = []history{
 		frontends.since(t.frontendsBefore), views.since(t.viewsBefore), sets.since(t.setsBefore), backends.since(t.backendsBefore),
@@ -213,6 +220,7 @@ func (t *transaction) undo() {
 	if t.linked {
 		t.count(-1)
 	}
+	t.undoTables()
 	for id, slots := range t.slotsBefore {
 		if slots == nil {
 			delete(t.slots, id)

@@ -49,11 +49,11 @@ type reader struct {
 	flags model.FrontendFlags
 	root  uint32
 	hints model.SetFlags // of the root
-	all   uint32         // the root's count
+	all   uint32         // the root's count, then that of the set that is picked from
 	scope model.Scope    // of the view that is looked for
 	place uint64
 	set   uint32 // that is picked from
-	index uint32
+	index uint32 // of the slot, or of the Maglev table
 	id    uint32 // of the backend
 }
 
@@ -66,6 +66,8 @@ const (
 	readSelf
 	readView
 	readPart
+	readTable
+	readAlike // a backend of a table
 	readSlot
 	readBackend
 )
@@ -146,6 +148,18 @@ func (w *Witness) Write(writes []programmer.Write) error {
 	return nil
 }
 
+// Fill implements Maps: readers run between any two tables. In each slot one finds what was or what is.
+func (w *Witness) Fill(tables []programmer.Table) error {
+	for i := range tables {
+		if err := w.Memory.Fill(tables[i : i+1]); err != nil {
+			return err
+		}
+		w.time++
+		w.step()
+	}
+	return nil
+}
+
 // Grace implements Maps: every reader has ended.
 func (w *Witness) Grace() error {
 	clear(w.running)
@@ -207,6 +221,10 @@ func (w *Witness) next(r reader) []reader {
 		return w.view(r)
 	case readPart:
 		return w.part(r)
+	case readTable:
+		return w.table(r)
+	case readAlike:
+		return w.alike(r)
 	case readSlot:
 		return w.slot(r)
 	}
@@ -254,13 +272,13 @@ func (w *Witness) counted(r reader) []reader {
 	case local(r.kind, r.flags, r.Client):
 		r.at, r.scope = readView, model.ScopeLocal
 	case r.hints&model.Fallback != 0:
-		return slots(r, r.root, r.all)
+		return w.pick(r, r.root, r.all, r.hints)
 	case r.hints&model.NodeHints != 0:
 		r.at, r.scope = readView, model.ScopeNode
 	case r.hints&model.ZoneHints != 0:
 		r.at = readSelf
 	default:
-		return slots(r, r.root, r.all)
+		return w.pick(r, r.root, r.all, r.hints)
 	}
 	return []reader{r}
 }
@@ -301,7 +319,7 @@ func (w *Witness) unseen(r reader) []reader {
 		r.at = readSelf
 		return []reader{r}
 	}
-	return slots(r, r.root, r.all)
+	return w.pick(r, r.root, r.all, r.hints)
 }
 
 func (w *Witness) part(r reader) []reader {
@@ -319,15 +337,53 @@ func (w *Witness) part(r reader) []reader {
 	if s.Count == 0 {
 		return w.unseen(r)
 	}
-	return slots(r, r.set, s.Count)
+	return w.pick(r, r.set, s.Count, model.SetFlags(s.Flags))
 }
 
-func slots(r reader, set, count uint32) []reader {
-	readers := make([]reader, count)
+// pick goes on to the set's Maglev table, if the client is from outside and it has one, else to any slot.
+func (w *Witness) pick(r reader, set, count uint32, flags model.SetFlags) []reader {
+	r = reader{Dialled: r.Dialled, root: r.root, set: set, all: count}
+	if !r.Inside && flags&model.External != 0 {
+		if value, found := w.Lookup(abi.MaglevIndex, abi.Encode(set)); found {
+			must(abi.Decode(value, &r.index))
+			r.at = readTable
+			return []reader{r}
+		}
+	}
+	return slots(r)
+}
+
+func slots(r reader) []reader {
+	readers := make([]reader, r.all)
 	for i := range readers {
-		readers[i] = reader{Dialled: r.Dialled, at: readSlot, root: r.root, set: set, index: uint32(i)}
+		readers[i] = reader{Dialled: r.Dialled, at: readSlot, root: r.root, set: r.set, index: uint32(i)}
 	}
 	return readers
+}
+
+// table goes on to each backend that a table has.
+func (w *Witness) table(r reader) (readers []reader) {
+	seen := map[uint32]bool{}
+	for _, id := range w.Slots(r.index) {
+		if !seen[id] {
+			seen[id] = true
+			readers = append(readers, reader{Dialled: r.Dialled, at: readAlike, root: r.root, set: r.set, all: r.all, id: id})
+		}
+	}
+	return readers
+}
+
+// alike ends at a backend of a table, or goes on to any slot where that is gone or another Service's.
+func (w *Witness) alike(r reader) []reader {
+	if value, found := w.Lookup(abi.Backends, abi.Encode(r.id)); found {
+		var b abi.Backend
+		must(abi.Decode(value, &b))
+		if b.Set == r.root {
+			w.end(r.Dialled, to(abi.Addr(b.Addr), abi.HostPort(b.Port)))
+			return nil
+		}
+	}
+	return slots(r)
 }
 
 func (w *Witness) slot(r reader) []reader {
