@@ -75,13 +75,16 @@ func leaveBorder() error {
 	return border.up.Shutdown()
 }
 
-const borderPods = `
+const borderNodes = `
 {apiVersion: v1, kind: Node, metadata: {name: node-1}}
 ---
 {apiVersion: v1, kind: Node, metadata: {name: node-2}}
 ---
 {apiVersion: v1, kind: Node, metadata: {name: node-3}}
 ---
+`
+
+const borderPods = borderNodes + `
 {apiVersion: v1, kind: Pod, metadata: {name: near, namespace: shop, labels: {at: near, tier: web}}, spec: {nodeName: node-1, containers: [{name: main, ports: [{containerPort: 8080}, {containerPort: 8080, protocol: UDP}]}]}}
 ---
 {apiVersion: v1, kind: Pod, metadata: {name: far, namespace: shop, labels: {at: far, tier: web}}, spec: {nodeName: node-2, containers: [{name: main, ports: [{containerPort: 8080}, {containerPort: 8080, protocol: UDP}]}]}}
