@@ -1,0 +1,84 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package kernel
+
+import (
+	"net"
+	"net/netip"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/deltaplane/deltaplane/internal/model"
+	"github.com/deltaplane/deltaplane/internal/testkit"
+)
+
+// Trap 32: clients that come by another uplink than the one by which nodes reach each other are answered there.
+func TestClientsOutsideComeByAnotherUplink(t *testing.T) {
+	for _, mode := range []model.FrontendFlags{model.ForwardTunnel, model.ForwardDSR} {
+		e := newEstate(t, 2, true, true)
+		a, b := e.nodes[0], e.nodes[1]
+		e.serve(t, mode, func(v6 bool) (string, int) { return b.podAddr(v6), b.number })
+		testkit.Veth(t, e.router, "border", pair("172.18.71.1", "2001:db8:18:71::1"), a.NetNS, "eth1", pair("172.18.71.2", "2001:db8:18:71::2"))
+		a.Route(t, netip.MustParsePrefix("198.51.100.0/24"), netip.MustParseAddr("172.18.71.1"), "eth1")
+		a.Route(t, netip.MustParsePrefix("2001:db8:7::/64"), netip.MustParseAddr("2001:db8:18:71::1"), "eth1")
+		index := a.Index(t, "eth1")
+		a.Do(t, func() { check(t, a.plane.AttachUplink(index)) })
+		for _, v6 := range []bool{false, true} {
+			pod := net.JoinHostPort(b.podAddr(v6), "8080")
+			tell(t, b.pod, pod)
+			vip := netip.MustParseAddrPort(estateVIP(v6)).Addr()
+			by := netip.MustParseAddr(either(v6, "172.18.71.2", "2001:db8:18:71::2"))
+			e.router.Route(t, netip.PrefixFrom(vip, vip.BitLen()), by, "border")
+			for _, network := range []string{"tcp", "udp"} {
+				if who, see := e.asks(t, network+either(v6, "4", "6"), estateVIP(v6)); who != pod || see != clientAddr(v6) {
+					t.Errorf("%v, %s: %s answered to %s, want %s to %s", mode, network, who, see, pod, clientAddr(v6))
+				}
+			}
+		}
+		e.checkDrops(t)
+	}
+}
+
+// TestFastOpenReachesOtherNodes sends data with the SYN, as TCP Fast Open does from the second connection on (RFC 7413).
+func TestFastOpenReachesOtherNodes(t *testing.T) {
+	for _, mode := range []model.FrontendFlags{model.ForwardTunnel, model.ForwardDSR} {
+		e := newEstate(t, 2, true, true)
+		b := e.nodes[1]
+		e.serve(t, mode, func(v6 bool) (string, int) { return b.podAddr(v6), b.number })
+		e.lead(t, e.nodes[0])
+		e.client.Sysctl(t, "net/ipv4/tcp_fastopen", "1")
+		b.pod.Sysctl(t, "net/ipv4/tcp_fastopen", "1026") // 2: serve, 1024: all that listen
+		for _, v6 := range []bool{false, true} {
+			tell(t, b.pod, net.JoinHostPort(b.podAddr(v6), "8080"))
+			for range 2 {
+				e.sendsWithSYN(t, v6)
+			}
+		}
+		e.checkDrops(t)
+	}
+}
+
+// sendsWithSYN asks in the first segment, if the client has the server's cookie, and expects an answer.
+func (e *estate) sendsWithSYN(t *testing.T, v6 bool) {
+	t.Helper()
+	vip := netip.MustParseAddrPort(estateVIP(v6))
+	e.client.Do(t, func() {
+		domain, to := unix.AF_INET, unix.Sockaddr(&unix.SockaddrInet4{Port: int(vip.Port())})
+		if v6 {
+			domain, to = unix.AF_INET6, &unix.SockaddrInet6{Port: int(vip.Port()), Addr: vip.Addr().As16()}
+		} else {
+			to.(*unix.SockaddrInet4).Addr = vip.Addr().As4()
+		}
+		fd, err := unix.Socket(domain, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+		check(t, err)
+		defer unix.Close(fd)
+		patient := unix.NsecToTimeval(patience.Nanoseconds())
+		check(t, unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &patient))
+		check(t, unix.Sendto(fd, []byte("who"), unix.MSG_FASTOPEN, to))
+		n, err := unix.Read(fd, make([]byte, 64))
+		if err != nil || n == 0 {
+			t.Errorf("IPv6 %v: %d bytes came back, %v", v6, n, err)
+		}
+	})
+}
