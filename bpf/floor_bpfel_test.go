@@ -66,13 +66,16 @@ const (
 	floorMapUplinksV1          = "uplinks_v1"
 	floorMapVerdictsV1         = "verdicts_v1"
 	floorMapViewsV1            = "views_v1"
+	floorMapWires              = "wires"
 	floorProgFloorDatagram     = "floor_datagram"
+	floorProgFloorDrop         = "floor_drop"
 	floorProgFloorEstablished  = "floor_established"
 	floorProgFloorNew          = "floor_new"
 	floorProgFloorNoService    = "floor_no_service"
 	floorProgFloorRandom       = "floor_random"
 	floorProgFloorRandomAll    = "floor_random_all"
 	floorProgFloorRefused      = "floor_refused"
+	floorProgFloorWrap         = "floor_wrap"
 	floorProgOursNew           = "ours_new"
 	floorProgOursNewDirect     = "ours_new_direct"
 	floorProgOursNewToPod      = "ours_new_to_pod"
@@ -98,6 +101,7 @@ const (
 	floorVarOwnNode            = "own_node"
 	floorVarPolicyReject       = "policy_reject"
 	floorVarRefusalsPerSecond  = "refusals_per_second"
+	floorVarSeesBuffers        = "sees_buffers"
 	floorVarServiceNetworks    = "service_networks"
 	floorVarTunnel             = "tunnel"
 	floorVarTunnelPort         = "tunnel_port"
@@ -147,12 +151,14 @@ type floorSpecs struct {
 // It can be passed ebpf.CollectionSpec.Assign.
 type floorProgramSpecs struct {
 	FloorDatagram    *ebpf.ProgramSpec `ebpf:"floor_datagram"`
+	FloorDrop        *ebpf.ProgramSpec `ebpf:"floor_drop"`
 	FloorEstablished *ebpf.ProgramSpec `ebpf:"floor_established"`
 	FloorNew         *ebpf.ProgramSpec `ebpf:"floor_new"`
 	FloorNoService   *ebpf.ProgramSpec `ebpf:"floor_no_service"`
 	FloorRandom      *ebpf.ProgramSpec `ebpf:"floor_random"`
 	FloorRandomAll   *ebpf.ProgramSpec `ebpf:"floor_random_all"`
 	FloorRefused     *ebpf.ProgramSpec `ebpf:"floor_refused"`
+	FloorWrap        *ebpf.ProgramSpec `ebpf:"floor_wrap"`
 	OursNew          *ebpf.ProgramSpec `ebpf:"ours_new"`
 	OursNewDirect    *ebpf.ProgramSpec `ebpf:"ours_new_direct"`
 	OursNewToPod     *ebpf.ProgramSpec `ebpf:"ours_new_to_pod"`
@@ -215,6 +221,7 @@ type floorMapSpecs struct {
 	UplinksV1       *ebpf.MapSpec `ebpf:"uplinks_v1"`
 	VerdictsV1      *ebpf.MapSpec `ebpf:"verdicts_v1"`
 	ViewsV1         *ebpf.MapSpec `ebpf:"views_v1"`
+	Wires           *ebpf.MapSpec `ebpf:"wires"`
 }
 
 // floorVariableSpecs contains global variables before they are loaded into the kernel.
@@ -240,6 +247,7 @@ type floorVariableSpecs struct {
 	OwnNode            *ebpf.VariableSpec `ebpf:"own_node"`
 	PolicyReject       *ebpf.VariableSpec `ebpf:"policy_reject"`
 	RefusalsPerSecond  *ebpf.VariableSpec `ebpf:"refusals_per_second"`
+	SeesBuffers        *ebpf.VariableSpec `ebpf:"sees_buffers"`
 	ServiceNetworks    *ebpf.VariableSpec `ebpf:"service_networks"`
 	Tunnel             *ebpf.VariableSpec `ebpf:"tunnel"`
 	TunnelPort         *ebpf.VariableSpec `ebpf:"tunnel_port"`
@@ -316,6 +324,7 @@ type floorMaps struct {
 	UplinksV1       *ebpf.Map `ebpf:"uplinks_v1"`
 	VerdictsV1      *ebpf.Map `ebpf:"verdicts_v1"`
 	ViewsV1         *ebpf.Map `ebpf:"views_v1"`
+	Wires           *ebpf.Map `ebpf:"wires"`
 }
 
 func (m *floorMaps) Close() error {
@@ -370,6 +379,7 @@ func (m *floorMaps) Close() error {
 		m.UplinksV1,
 		m.VerdictsV1,
 		m.ViewsV1,
+		m.Wires,
 	)
 }
 
@@ -396,6 +406,7 @@ type floorVariables struct {
 	OwnNode            *ebpf.Variable `ebpf:"own_node"`
 	PolicyReject       *ebpf.Variable `ebpf:"policy_reject"`
 	RefusalsPerSecond  *ebpf.Variable `ebpf:"refusals_per_second"`
+	SeesBuffers        *ebpf.Variable `ebpf:"sees_buffers"`
 	ServiceNetworks    *ebpf.Variable `ebpf:"service_networks"`
 	Tunnel             *ebpf.Variable `ebpf:"tunnel"`
 	TunnelPort         *ebpf.Variable `ebpf:"tunnel_port"`
@@ -407,12 +418,14 @@ type floorVariables struct {
 // It can be passed to loadFloorObjects or ebpf.CollectionSpec.LoadAndAssign.
 type floorPrograms struct {
 	FloorDatagram    *ebpf.Program `ebpf:"floor_datagram"`
+	FloorDrop        *ebpf.Program `ebpf:"floor_drop"`
 	FloorEstablished *ebpf.Program `ebpf:"floor_established"`
 	FloorNew         *ebpf.Program `ebpf:"floor_new"`
 	FloorNoService   *ebpf.Program `ebpf:"floor_no_service"`
 	FloorRandom      *ebpf.Program `ebpf:"floor_random"`
 	FloorRandomAll   *ebpf.Program `ebpf:"floor_random_all"`
 	FloorRefused     *ebpf.Program `ebpf:"floor_refused"`
+	FloorWrap        *ebpf.Program `ebpf:"floor_wrap"`
 	OursNew          *ebpf.Program `ebpf:"ours_new"`
 	OursNewDirect    *ebpf.Program `ebpf:"ours_new_direct"`
 	OursNewToPod     *ebpf.Program `ebpf:"ours_new_to_pod"`
@@ -424,12 +437,14 @@ type floorPrograms struct {
 func (p *floorPrograms) Close() error {
 	return _FloorClose(
 		p.FloorDatagram,
+		p.FloorDrop,
 		p.FloorEstablished,
 		p.FloorNew,
 		p.FloorNoService,
 		p.FloorRandom,
 		p.FloorRandomAll,
 		p.FloorRefused,
+		p.FloorWrap,
 		p.OursNew,
 		p.OursNewDirect,
 		p.OursNewToPod,

@@ -91,7 +91,9 @@ func (d *Dataplane) loadWire(spec *ebpf.CollectionSpec, from adoption) *ebpf.Col
 	if !d.options.XDP.wanted() {
 		return nil
 	}
-	if !hasBuffers() {
+	// For a program that takes several buffers the kernel's own receive path makes another packet of what it has to
+	// copy, and forgets how long its Ethernet header is (seen with Linux 6.18): the packet programs read nonsense then.
+	if !hasBuffers() || d.options.XDP == XDPGeneric {
 		spec.Programs[wireProgram].Flags &^= fragsFlag
 	}
 	c, err := d.loadCollection(spec, from)

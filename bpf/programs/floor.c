@@ -13,6 +13,7 @@
 #include <linux/bpf.h>
 #include <bpf/bpf_helpers.h>
 
+#include "frame.h"
 #include "path.h"
 
 volatile const __u32 floor_frontend_count = 1;
@@ -326,6 +327,56 @@ int floor_refused(struct __sk_buff *skb)
 	h->tcp.ack = 1;
 	swap_ethernet(skb);
 	return bpf_redirect(skb->ifindex, 0);
+}
+
+/* XDP: one lookup, the way by the kernel's routes, and constant headers around the frame. */
+SEC("xdp")
+int floor_wrap(struct xdp_md *xdp)
+{
+	struct headers *h = frame_start(xdp);
+	struct bpf_fib_lookup way = { .family = AF_INET, .ifindex = xdp->ingress_ifindex };
+	struct floor_backend *flow;
+	struct floor_tuple tuple;
+	struct ethhdr *eth;
+	struct iphdr *ip;
+
+	if ((void *)(h + 1) > frame_end(xdp) || h->eth.h_proto != bpf_htons(ETH_P_IP) ||
+	    h->ip.ihl != 5 || h->ip.protocol != IPPROTO_TCP)
+		return XDP_PASS;
+	tuple = (struct floor_tuple){ h->ip.saddr, h->ip.daddr, h->tcp.source, h->tcp.dest,
+				      IPPROTO_TCP };
+	flow = bpf_map_lookup_elem(&floor_flows, &tuple);
+	if (!flow)
+		return XDP_PASS;
+	way.ipv4_dst = flow->addr;
+	if (bpf_fib_lookup(xdp, &way, sizeof(way), 0) || bpf_xdp_adjust_head(xdp, -50))
+		return XDP_PASS;
+	eth = frame_start(xdp);
+	ip = (void *)(eth + 1);
+	if ((void *)eth + 50 + ETH_HLEN > frame_end(xdp))
+		return XDP_DROP;
+	__builtin_memset(eth, 0, 50);
+	__builtin_memcpy(eth->h_dest, way.dmac, ETH_ALEN);
+	__builtin_memcpy(eth->h_source, way.smac, ETH_ALEN);
+	eth->h_proto = bpf_htons(ETH_P_IP);
+	ip->daddr = flow->addr;
+	ip->protocol = IPPROTO_UDP;
+	ip->check = ~sum_fold(sum_words(ip, sizeof(*ip)));
+	return XDP_TX;
+}
+
+/* XDP: one lookup. */
+SEC("xdp")
+int floor_drop(struct xdp_md *xdp)
+{
+	struct headers *h = frame_start(xdp);
+	struct floor_frontend key = { .protocol = IPPROTO_TCP };
+
+	if ((void *)(h + 1) > frame_end(xdp))
+		return XDP_PASS;
+	key.addr = h->ip.daddr;
+	key.port = h->tcp.dest;
+	return bpf_map_lookup_elem(&floor_frontends, &key) ? XDP_DROP : XDP_PASS;
 }
 
 char _license[] SEC("license") = "Dual BSD/GPL";

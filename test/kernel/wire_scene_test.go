@@ -22,7 +22,7 @@ import (
 )
 
 // An outpost is a node with one uplink, behind which all else is: clients outside and another node, at the far end of a
-// veth. The far end has an XDP program of its own, without which nothing that XDP sends on would arrive there.
+// veth.
 type outpost struct {
 	testing.TB
 	node, far *testkit.NetNS
@@ -47,13 +47,6 @@ func newOutpost(t testing.TB) *outpost {
 		l, err := netlink.LinkByName("eth0")
 		check(t, err)
 		o.next = l.Attrs().HardwareAddr
-		pass, err := ebpf.NewProgram(&ebpf.ProgramSpec{
-			Type: ebpf.XDP, License: "MIT", Instructions: asm.Instructions{asm.Mov.Imm(asm.R0, 2), asm.Return()}, // XDP_PASS
-		})
-		check(t, err)
-		at, err := link.AttachXDP(link.XDPOptions{Program: pass, Interface: l.Attrs().Index, Flags: link.XDPDriverMode})
-		check(t, err)
-		t.Cleanup(func() { at.Close(); pass.Close() })
 	})
 	o.node.Do(t, func() {
 		var err error
@@ -64,6 +57,22 @@ func newOutpost(t testing.TB) *outpost {
 				LinkIndex: o.up.Attrs().Index, State: netlink.NUD_PERMANENT, IP: net.ParseIP(addr), HardwareAddr: o.next,
 			}))
 		}
+	})
+	return o
+}
+
+// takeFrames gives the far end an XDP program, without which a veth sends nothing back to it that XDP sends.
+func (o *outpost) takeFrames() *outpost {
+	o.Helper()
+	o.far.Do(o, func() {
+		pass, err := ebpf.NewProgram(&ebpf.ProgramSpec{
+			Type: ebpf.XDP, License: "MIT", Instructions: asm.Instructions{asm.Mov.Imm(asm.R0, 2), asm.Return()}, // XDP_PASS
+		})
+		check(o, err)
+		l := must(netlink.LinkByName("eth0"))(o)
+		at, err := link.AttachXDP(link.XDPOptions{Program: pass, Interface: l.Attrs().Index, Flags: link.XDPDriverMode})
+		check(o, err)
+		o.Cleanup(func() { at.Close(); pass.Close() })
 	})
 	return o
 }
@@ -172,17 +181,17 @@ func withHops(frame []byte, hops, ecn byte) []byte {
 }
 
 // listen opens a raw socket at the far end, which the caller closes.
-func (o *outpost) listen() *wire {
-	o.Helper()
-	w := &wire{t: o}
-	o.far.Do(o, func() {
+func (o *outpost) listen(t testing.TB) *wire {
+	t.Helper()
+	w := &wire{t: t}
+	o.far.Do(t, func() {
 		l, err := netlink.LinkByName("eth0")
-		check(o, err)
+		check(t, err)
 		all := uint16(unix.ETH_P_ALL<<8 | unix.ETH_P_ALL>>8)
 		w.fd, err = unix.Socket(unix.AF_PACKET, unix.SOCK_RAW|unix.SOCK_CLOEXEC, int(all))
-		check(o, err)
-		check(o, unix.Bind(w.fd, &unix.SockaddrLinklayer{Protocol: all, Ifindex: l.Attrs().Index}))
-		check(o, unix.SetsockoptTimeval(w.fd, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &unix.Timeval{Sec: 5}))
+		check(t, err)
+		check(t, unix.Bind(w.fd, &unix.SockaddrLinklayer{Protocol: all, Ifindex: l.Attrs().Index}))
+		check(t, unix.SetsockoptTimeval(w.fd, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &unix.Timeval{Sec: 5}))
 	})
 	return w
 }
