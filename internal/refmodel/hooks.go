@@ -112,6 +112,7 @@ func (f *Flows) first(n *Node, via Via, p Packet, d Decision, moved bool, did Ou
 	}
 	client := AffinityKey{Client: p.Source.Addr()}
 	f.Affinities.Narrow(n, &d, client, now)
+	n.steady(Dialler{via, p.Source.Addr()}, p, &d)
 	switch d.Verdict {
 	case Drop:
 		return dropped(p, d.Reason, did)

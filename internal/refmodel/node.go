@@ -67,6 +67,9 @@ type Surroundings struct {
 	MasqueradeAll bool
 	// Number is the node's own, as packets between nodes name it; 0 is none, and nothing is wrapped.
 	Number model.NodeID
+	// MaglevSize is how many slots a table of backends has for clients from outside; 0 has none, and any backend may be
+	// chosen.
+	MaglevSize uint32
 	// Tunnel says that there is a device that wraps packets for other nodes.
 	Tunnel bool
 }

@@ -31,6 +31,7 @@ func (f *Flows) amid(n *Node, via Via, p Packet, d Decision, did Outcome, now ui
 		return refused(p, model.ReasonNoFlow, did)
 	}
 	f.Affinities.Narrow(n, &d, AffinityKey{Client: p.Source.Addr()}, now)
+	n.steady(Dialler{via, p.Source.Addr()}, p, &d)
 	stays := slices.ContainsFunc(d.Candidates, func(b model.Backend) bool { return !n.Reach(Dialler{via, p.Source.Addr()}, d, b).Wraps() })
 	if d.Verdict == Forward && !p.LengthsLie && stays && did.Wrapped.Backend == 0 { // the choice is the kernel's
 		return refused(p, model.ReasonNoFlow, did)

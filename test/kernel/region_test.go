@@ -13,6 +13,7 @@ import (
 	"testing"
 
 	"github.com/deltaplane/deltaplane/bpf"
+	"github.com/deltaplane/deltaplane/internal/maglev"
 	"github.com/deltaplane/deltaplane/internal/model"
 	"github.com/deltaplane/deltaplane/internal/refmodel"
 	"github.com/deltaplane/deltaplane/internal/testkit"
@@ -64,7 +65,7 @@ func newRegion(t *testing.T) *region {
 		around := refmodel.Surroundings{
 			Locals:  map[netip.Addr]refmodel.LocalFlags{n.own[0]: refmodel.LocalNodePort, n.own[1]: refmodel.LocalNodePort},
 			Uplinks: map[int][]netip.Addr{refmodel.UplinkAny: n.own, uplinkA: n.own},
-			Number:  n.number, Tunnel: i < regionSize-1,
+			Number:  n.number, Tunnel: i < regionSize-1, MaglevSize: maglev.DefaultSize,
 		}
 		check(t, kernel.Surround(around))
 		if around.Tunnel {
@@ -211,7 +212,7 @@ func TestNodesAgreeWithTheModel(t *testing.T) {
 	ns := routed(t)
 	ns.Do(t, func() {
 		total, r := tally{}, newRegion(t)
-		for i := range max(1, *runsFlag/5) {
+		for i := range max(1, *runsFlag/8) {
 			rng := rand.New(rand.NewPCG(seed, uint64(i)))
 			steps := *stepsFlag
 			var made []int
