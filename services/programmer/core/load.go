@@ -93,7 +93,7 @@ func (c *Core) resume(in Loaded) {
 	} else {
 		c.state.JudgeAgain() // with the rows that are to come: a programmer may have been killed just before
 	}
-	if !c.state.Whole() || !judged {
+	if !c.state.Whole() || !c.state.Sure() || !judged {
 		c.transact(&transaction{repair: true})
 	}
 }

@@ -184,7 +184,7 @@ func TestServicesWaitForATable(t *testing.T) {
 	for _, tables := range []int{1, 5} {
 		capacities[abi.MaglevIndex] = tables
 		s = load(t, memory)
-		if s.Whole() {
+		if s.Sure() {
 			t.Error("what is in the tables is known")
 		}
 		apply(memory, s, fewer)

@@ -42,7 +42,7 @@ func join(services, policy []Phase) []Phase {
 func (t *transaction) servicePhases(capacities Capacities) ([]Phase, error) {
 	swap := t.standIns()
 	t.turnTables(capacities[abi.MaglevIndex], swap)
-	first := round{transaction: t, settle: !t.clean(), readBefore: t.rootWasRead(), readAfter: swap.leads(t, false)}
+	first := round{transaction: t, settle: !t.Whole(), readBefore: t.rootWasRead(), readAfter: swap.leads(t, false)}
 	first.leave(swap)
 	first.leftovers()
 	if swap.none() {

@@ -90,11 +90,11 @@ func (s *State) Digest(kind model.LayerKind) model.Digest {
 // Entries returns how many entries each map holds.
 func (s *State) Entries() [abi.MapCount]int { return s.entries }
 
-// Whole says that the maps hold the rows and what follows from them, and nothing else, as far as it is known.
-func (s *State) Whole() bool { return s.clean() && !s.maglev.unsure }
+// Whole says that the maps hold the rows and nothing else: nothing was left behind.
+func (s *State) Whole() bool { return len(s.stray)+len(s.foreign)+len(s.damaged) == 0 }
 
-// clean says that nothing was left behind in the maps.
-func (s *State) clean() bool { return len(s.stray)+len(s.foreign)+len(s.damaged) == 0 }
+// Sure says that what is in Maglev tables is known, too: it isn't after the maps were read.
+func (s *State) Sure() bool { return !s.maglev.unsure }
 
 // set returns a set's row and layer; layer 0 if there is no such set.
 func (s *State) set(id model.SetID) (model.BackendSet, model.LayerKind) {
