@@ -228,7 +228,9 @@ type External struct {
 	// Why what comes to this node for a backend on another one is masqueraded, whatever its Service asks for; empty if it isn't.
 	Masqueraded string `protobuf:"bytes,3,opt,name=masqueraded,proto3" json:"masqueraded,omitempty"`
 	// The interfaces that clients come by, by name; at most 64.
-	Uplinks       []*Uplink `protobuf:"bytes,4,rep,name=uplinks,proto3" json:"uplinks,omitempty"`
+	Uplinks []*Uplink `protobuf:"bytes,4,rep,name=uplinks,proto3" json:"uplinks,omitempty"`
+	// Of each Maglev table, the same on all nodes or they pick otherwise; how many tables there are is in maps.
+	MaglevSlots   uint32 `protobuf:"varint,5,opt,name=maglev_slots,json=maglevSlots,proto3" json:"maglev_slots,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -289,6 +291,13 @@ func (x *External) GetUplinks() []*Uplink {
 		return x.Uplinks
 	}
 	return nil
+}
+
+func (x *External) GetMaglevSlots() uint32 {
+	if x != nil {
+		return x.MaglevSlots
+	}
+	return 0
 }
 
 // Uplink is how an interface that clients come by stands with XDP.
@@ -2485,12 +2494,13 @@ const file_deltaplane_v1_report_proto_rawDesc = "" +
 	"\n" +
 	"DropsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\x04R\x05value:\x028\x01\"\x89\x01\n" +
+	"\x05value\x18\x02 \x01(\x04R\x05value:\x028\x01\"\xac\x01\n" +
 	"\bExternal\x12\x16\n" +
 	"\x06device\x18\x01 \x01(\tR\x06device\x12\x12\n" +
 	"\x04port\x18\x02 \x01(\rR\x04port\x12 \n" +
 	"\vmasqueraded\x18\x03 \x01(\tR\vmasqueraded\x12/\n" +
-	"\auplinks\x18\x04 \x03(\v2\x15.deltaplane.v1.UplinkR\auplinks\"P\n" +
+	"\auplinks\x18\x04 \x03(\v2\x15.deltaplane.v1.UplinkR\auplinks\x12!\n" +
+	"\fmaglev_slots\x18\x05 \x01(\rR\vmaglevSlots\"P\n" +
 	"\x06Uplink\x12\x1c\n" +
 	"\tinterface\x18\x01 \x01(\tR\tinterface\x12\x10\n" +
 	"\x03xdp\x18\x02 \x01(\tR\x03xdp\x12\x16\n" +

@@ -131,6 +131,8 @@ type externalJSON struct {
 	// asks for; empty if they needn't.
 	Masqueraded string       `json:"masqueraded,omitempty"`
 	Uplinks     []uplinkJSON `json:"uplinks"`
+	// MaglevSlots is how many slots a Maglev table has; nodes with other numbers pick other backends.
+	MaglevSlots uint32 `json:"maglevSlots"`
 }
 
 // uplinkJSON is how an interface that clients come by stands with XDP.
@@ -289,9 +291,8 @@ func externalFromProto(m *schemas.External) *externalJSON {
 	if m == nil {
 		return nil
 	}
-	return &externalJSON{m.GetDevice(), m.GetPort(), m.GetMasqueraded(), convertAll(m.GetUplinks(), func(u *schemas.Uplink) uplinkJSON {
-		return uplinkJSON{u.GetInterface(), u.GetXdp(), u.GetReason()}
-	})}
+	uplinks := convertAll(m.GetUplinks(), func(u *schemas.Uplink) uplinkJSON { return uplinkJSON{u.GetInterface(), u.GetXdp(), u.GetReason()} })
+	return &externalJSON{m.GetDevice(), m.GetPort(), m.GetMasqueraded(), uplinks, m.GetMaglevSlots()}
 }
 
 // standing is how a node stands in one word, as in the metric deltaplane_compiler_nodes.

@@ -23,12 +23,13 @@ func (e *externalJSON) String() string {
 // external says how packets of outside clients go on to other nodes, and which nodes can't send them so and why.
 func (v statusView) external(b *strings.Builder) {
 	devices := map[string]int{}
-	xdp := map[string]int{}
+	xdp, slots := map[string]int{}, map[string]int{}
 	for _, n := range v.Nodes {
 		if n.External == nil {
 			continue
 		}
 		devices[n.External.String()]++
+		slots[grouped(uint64(n.External.MaglevSlots))+" slots"]++
 		for _, u := range n.External.Uplinks {
 			xdp[u.XDP]++
 		}
@@ -39,6 +40,9 @@ func (v statusView) external(b *strings.Builder) {
 	text := tallied(devices, "nodes")
 	if len(xdp) > 0 {
 		text += "   XDP " + tallied(xdp, "uplinks")
+	}
+	if len(slots) > 1 {
+		text += v.paint.red("   Maglev tables differ: " + tallied(slots, "nodes") + " (--maglev-size)")
 	}
 	v.line(b, "External", text)
 	shown := 0

@@ -21,6 +21,7 @@ func TestStatusSaysHowClientsPacketsGoOn(t *testing.T) {
 	some := []*schemas.NodeStatus{
 		node("a", tunnel), node("b", &schemas.External{Masqueraded: "--tunnel-port is 0"}), node("c", tunnel), node("memory", nil),
 	}
+	other := &schemas.External{Device: "deltaplane0", Port: 8475, MaglevSlots: 1021}
 	var none []*schemas.NodeStatus
 	for range behindShown + 2 {
 		none = append(none, node("n", &schemas.External{Masqueraded: "why"}))
@@ -34,6 +35,9 @@ func TestStatusSaysHowClientsPacketsGoOn(t *testing.T) {
 		{"nobody forwards", []*schemas.NodeStatus{node("memory", nil)}, false, nil},
 		{"one node masquerades", some, false, []string{"External    deltaplane0:8475 on 2 nodes, snat on 1 nodes", "            b  snat: --tunnel-port is 0"}},
 		{"with XDP", []*schemas.NodeStatus{node("a", fast), node("b", fast)}, false, []string{"External    deltaplane0:8475 on 2 nodes   XDP native on 2 uplinks, off on 2 uplinks"}},
+		{"with other tables", []*schemas.NodeStatus{node("a", other), node("b", tunnel)}, false, []string{
+			"External    deltaplane0:8475 on 2 nodes   Maglev tables differ: 0 slots on 1 nodes, 1,021 slots on 1 nodes (--maglev-size)",
+		}},
 		{"many do", none, false, append(append([]string{"External    snat on 22 nodes"}, repeat("            n  snat: why", behindShown)...), "            and 2 more (-o wide names all)")},
 		{"many do, all named", none, true, append([]string{"External    snat on 22 nodes"}, repeat("            n  snat: why", 22)...)},
 	} {

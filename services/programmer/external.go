@@ -26,7 +26,9 @@ func (v *service) external() *schemas.External {
 	if state := v.driver.Core.State(); state != nil {
 		_, told = state.Tables(model.LayerCluster).Nodes[v.settings.tunnel.Node]
 	}
-	return externalOf(v.settings.tunnel.Port, v.health.lastExits(), told)
+	e := externalOf(v.settings.tunnel.Port, v.health.lastExits(), told)
+	e.MaglevSlots = v.settings.maglevSize
+	return e
 }
 
 // externalOf says it by what leads out of the node. told says whether nodes are told the node's address.

@@ -74,4 +74,3 @@ func offender(t testing.TB, oob []byte) string {
 	}
 	return ""
 }
-

@@ -233,8 +233,10 @@ func (o *outpost) sendAll() (all [][]byte) {
 	w := o.listen(o)
 	defer unix.Close(w.fd)
 	for _, flow := range []segment{
-		{from: outside4, to: outpostVIP4, syn: true}, {from: outside4, to: outpostVIP4, udp: true},
-		{from: outside6, to: outpostVIP6, syn: true}, {from: outside6, to: outpostVIP6, udp: true, payload: 9},
+		{from: outside4, to: outpostVIP4, syn: true},
+		{from: outside4, to: outpostVIP4, udp: true},
+		{from: outside6, to: outpostVIP6, syn: true},
+		{from: outside6, to: outpostVIP6, udp: true, payload: 9},
 	} {
 		for i := range 8 {
 			flow.payload += i * 30

@@ -110,6 +110,7 @@ func (p *plane) Judge(policed bool) error {
 	}
 	return nil
 }
+
 func (p *plane) MaglevTable(number uint32) []uint32 {
 	if number >= small {
 		return nil
