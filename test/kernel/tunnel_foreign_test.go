@@ -47,6 +47,7 @@ func sendFrom(t testing.TB, ns *testkit.NetNS, to string, payload []byte) {
 // Trap 37: a wrapped packet from who is no node, of another's VXLAN network, in another node's name, or that is from no
 // Service on its way back, is dropped and counted; one of the same UDP port that is for a pod passes.
 func TestForeignWrappedPacketsAreDropped(t *testing.T) {
+	t.Parallel()
 	const client = clientOut4 + ":7000"
 	e := newEstate(t, 2, true, true)
 	a, b := e.nodes[0], e.nodes[1]

@@ -7,14 +7,13 @@ import (
 	"net/netip"
 	"testing"
 
-	"golang.org/x/sys/unix"
-
 	"github.com/deltaplane/deltaplane/internal/model"
 	"github.com/deltaplane/deltaplane/internal/testkit"
 )
 
 // Trap 32: clients that come by another uplink than the one by which nodes reach each other are answered there.
 func TestClientsOutsideComeByAnotherUplink(t *testing.T) {
+	t.Parallel()
 	for _, mode := range []model.FrontendFlags{model.ForwardTunnel, model.ForwardDSR} {
 		e := newEstate(t, 2, true, true)
 		a, b := e.nodes[0], e.nodes[1]
@@ -38,47 +37,4 @@ func TestClientsOutsideComeByAnotherUplink(t *testing.T) {
 		}
 		e.checkDrops(t)
 	}
-}
-
-// TestFastOpenReachesOtherNodes sends data with the SYN, as TCP Fast Open does from the second connection on (RFC 7413).
-func TestFastOpenReachesOtherNodes(t *testing.T) {
-	for _, mode := range []model.FrontendFlags{model.ForwardTunnel, model.ForwardDSR} {
-		e := newEstate(t, 2, true, true)
-		b := e.nodes[1]
-		e.serve(t, mode, func(v6 bool) (string, int) { return b.podAddr(v6), b.number })
-		e.lead(t, e.nodes[0])
-		e.client.Sysctl(t, "net/ipv4/tcp_fastopen", "1")
-		b.pod.Sysctl(t, "net/ipv4/tcp_fastopen", "1026") // 2: serve, 1024: all that listen
-		for _, v6 := range []bool{false, true} {
-			tell(t, b.pod, net.JoinHostPort(b.podAddr(v6), "8080"))
-			for range 2 {
-				e.sendsWithSYN(t, v6)
-			}
-		}
-		e.checkDrops(t)
-	}
-}
-
-// sendsWithSYN asks in the first segment, if the client has the server's cookie, and expects an answer.
-func (e *estate) sendsWithSYN(t *testing.T, v6 bool) {
-	t.Helper()
-	vip := netip.MustParseAddrPort(estateVIP(v6))
-	e.client.Do(t, func() {
-		domain, to := unix.AF_INET, unix.Sockaddr(&unix.SockaddrInet4{Port: int(vip.Port())})
-		if v6 {
-			domain, to = unix.AF_INET6, &unix.SockaddrInet6{Port: int(vip.Port()), Addr: vip.Addr().As16()}
-		} else {
-			to.(*unix.SockaddrInet4).Addr = vip.Addr().As4()
-		}
-		fd, err := unix.Socket(domain, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
-		check(t, err)
-		defer unix.Close(fd)
-		patient := unix.NsecToTimeval(patience.Nanoseconds())
-		check(t, unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &patient))
-		check(t, unix.Sendto(fd, []byte("who"), unix.MSG_FASTOPEN, to))
-		n, err := unix.Read(fd, make([]byte, 64))
-		if err != nil || n == 0 {
-			t.Errorf("IPv6 %v: %d bytes came back, %v", v6, n, err)
-		}
-	})
 }

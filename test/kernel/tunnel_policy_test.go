@@ -14,6 +14,7 @@ import (
 
 // Row 14: policies at a pod on another node judge by the address of the client outside, not by a node's.
 func TestPoliciesSeeClientsOutside(t *testing.T) {
+	t.Parallel()
 	const gets model.RuleSetID = 1
 	for _, mode := range []model.FrontendFlags{model.ForwardTunnel, model.ForwardDSR} {
 		e := newEstate(t, 2, true, true)

@@ -18,6 +18,7 @@ import (
 // balancer's address and a NodePort, over IPv4 and IPv6, whichever of them the nodes reach each other by.
 // Trap 32: answers come through the first node, with rp_filter on.
 func TestClientsOutsideKeepTheirAddress(t *testing.T) {
+	t.Parallel()
 	for _, under := range []struct {
 		name   string
 		v4, v6 bool
@@ -57,6 +58,7 @@ func asksOn(t *testing.T, conn net.Conn, when, want string) {
 // Row 14: connections and datagrams go on when the fabric brings them to another first node, to the backend's own, and back.
 // Row 15: so they do where the backend's node answers by itself.
 func TestConnectionsSurviveAnotherFirstNode(t *testing.T) {
+	t.Parallel()
 	for _, mode := range []model.FrontendFlags{model.ForwardTunnel, model.ForwardDSR} {
 		e := newEstate(t, 3, true, true)
 		b := e.nodes[1]
@@ -83,6 +85,7 @@ func TestConnectionsSurviveAnotherFirstNode(t *testing.T) {
 
 // Row 14: a pod in its node's own network is reached with the client's address, too.
 func TestClientsOutsideReachProcessesOfANode(t *testing.T) {
+	t.Parallel()
 	for _, mode := range []model.FrontendFlags{model.ForwardTunnel, model.ForwardDSR} {
 		e := newEstate(t, 2, true, true)
 		b := e.nodes[1]
@@ -103,6 +106,7 @@ func TestClientsOutsideReachProcessesOfANode(t *testing.T) {
 
 // Trap 8: packets of many segments go wrapped, and come out whole.
 func TestBulkDataArrivesWholeFromAnotherNode(t *testing.T) {
+	t.Parallel()
 	for _, mode := range []model.FrontendFlags{model.ForwardTunnel, model.ForwardDSR} {
 		e := newEstate(t, 2, true, true)
 		b := e.nodes[1]
