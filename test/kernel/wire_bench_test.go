@@ -33,14 +33,14 @@ func BenchmarkXDPModes(b *testing.B) {
 	}
 }
 
-// benchWrapped sends datagrams of one flow.
+// benchWrapped sends segments of one connection.
 func (o *outpost) benchWrapped(b *testing.B) {
 	w := o.listen(b)
 	defer unix.Close(w.fd)
-	frame := o.addressed(segment{from: outside4, to: outpostVIP4, udp: true, payload: 100}).frame(b)
-	for range 2 {
-		w.wrapped(frame)
-	}
+	begins := segment{from: outside4, to: outpostVIP4, syn: true}
+	w.wrapped(o.addressed(begins).frame(b))
+	frame := o.addressed(segment{from: outside4, to: outpostVIP4, seq: 1, ack: true, acked: 1, payload: 100}).frame(b)
+	w.wrapped(frame)
 	before := o.sentBack(b)
 	for b.Loop() {
 		must(unix.Write(w.fd, frame))(b)

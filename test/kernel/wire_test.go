@@ -206,8 +206,8 @@ func TestXDPWrapsAsTheKernelsDeviceDoes(t *testing.T) {
 			e.write(t)
 			before := o.byDevice()
 			sent[i] = o.sendAll()
-			if n := int(o.byDevice() - before); mode == "" && n != len(sent[i]) || mode != "" && n > 4 {
-				t.Errorf("XDP %q: %d of %d packets went by the device, want all without XDP, with it at most the first of each flow", mode, n, len(sent[i]))
+			if n := int(o.byDevice() - before); mode == "" && n != len(sent[i]) || mode != "" && n > 20 {
+				t.Errorf("XDP %q: %d of %d packets went by the device, want all without XDP, with it none that is amid a connection", mode, n, len(sent[i]))
 			}
 			check(t, e.plane.DetachUplink(o.up.Attrs().Index))
 		}
