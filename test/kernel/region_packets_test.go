@@ -255,7 +255,7 @@ func (r *region) count(f flight, p refmodel.Packet, did refmodel.Outcome) {
 		c["answer sent on"]++
 	case f.hook == fromTunnelHook:
 		c["unwrapped"]++
-	case f.hook == toUplinkHook && did.Source != p.Source && did.Destination == p.Destination:
+	case f.hook == toUplinkHook && did.Source != p.Source && p.Source.Port() >= 40000: // a client's
 		c["masqueraded there"]++
 	case f.hook == toUplinkHook && did.Source != p.Source:
 		c["answered directly"]++
