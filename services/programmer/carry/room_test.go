@@ -3,6 +3,7 @@
 package carry_test
 
 import (
+	"strings"
 	"testing"
 
 	"github.com/deltaplane/deltaplane/internal/abi"
@@ -26,6 +27,35 @@ func TestWhatIsPutOffIsDoneWhenItsRoomIsNeeded(t *testing.T) {
 		if generation == 0 {
 			n.pass(10 * core.TickInterval)
 		}
+	}
+	n.converged()
+}
+
+// Row 17: Services without a Maglev table are a fault that hinders nothing else, which ends when there is a table for each.
+func TestServicesWithoutAMaglevTableAreNamed(t *testing.T) {
+	c := newCompiler()
+	n := startWith(t, c, maps.NewMemory([abi.MapCount]uint32{abi.MaglevIndex: 1}), true, plan.Capacities{abi.MaglevIndex: 1})
+	outside := shop(3, 4, 0)
+	for id, s := range outside.Sets {
+		s.Flags |= model.External
+		outside.Sets[id] = s
+	}
+	named := func() (texts []string) {
+		for _, f := range n.driver.Core.Faults() {
+			if f.Kind == core.Pressure {
+				texts = append(texts, f.Text)
+			}
+		}
+		return texts
+	}
+	n.put(c.commit(model.ClusterLayer, outside, n.now))
+	if got := named(); len(got) != 1 || !strings.Contains(got[0], "no Maglev table left for 2 sets") || !strings.Contains(got[0], "--max-maglev-tables") {
+		t.Errorf("faults: %q", got)
+	}
+	n.converged()
+	n.put(c.commit(model.ClusterLayer, shop(3, 4, 0), n.now))
+	if got := named(); got != nil {
+		t.Errorf("faults, closed to the outside: %q", got)
 	}
 	n.converged()
 }
