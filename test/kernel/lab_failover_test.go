@@ -18,7 +18,7 @@ var (
 	failoverBytes  = flag.Int64("failover.bytes", 500_000, "bytes of each transfer")
 )
 
-// movingService has its backend on node-2.
+// movingService has backends on node-1 and node-2.
 const movingService = `
 apiVersion: v1
 kind: Service
@@ -26,7 +26,7 @@ metadata: {name: moving-%[1]s, namespace: shop, annotations: {deltaplane.io/forw
 spec:
   type: LoadBalancer
   ipFamilyPolicy: PreferDualStack
-  selector: {at: far}
+  selector: {tier: web}
   ports: [{name: tcp, port: 80, targetPort: 8099}]
 status: {loadBalancer: {ingress: [{ip: 198.51.100.%[2]d}, {ip: "2001:db8:1::%[2]d"}]}}
 ---
@@ -39,14 +39,15 @@ const movingNumber = 60
 var movingModes = []string{"tunnel", "dsr"}
 
 // TestTransfersSurviveTheirFirstNode starts all programmers again while transfers are under way, and moves the client's
-// way: from a node that dies to another one, and to the backend's own.
+// way: from a node that dies to the node of some of the backends, to which the others' have never come, and to the others'.
 //
-// Row 14: connections go on when their packets come by another first node, and by the backend's own.
+// Row 14: transfers go on when their packets come by another first node, and by the backend's own, whatever the programmers
+// do meanwhile.
+// Row 15: so they do where backends' nodes answer themselves.
+// Row 17: another first node picks the same backend for a connection that it has never seen.
 func TestTransfersSurviveTheirFirstNode(t *testing.T) {
 	s := borderScene(t)
-	for _, pod := range []string{"shop/near", "shop/far"} {
-		s.transferAt(t, pod)
-	}
+	near, far := s.transferAt(t, "shop/near"), s.transferAt(t, "shop/far")
 	var yaml strings.Builder
 	for i, mode := range movingModes {
 		fmt.Fprintf(&yaml, movingService, mode, movingNumber+i)
@@ -72,5 +73,8 @@ func TestTransfersSurviveTheirFirstNode(t *testing.T) {
 			)
 			check(t, s.Mend())
 		})
+	}
+	if near.Load() == 0 || far.Load() == 0 {
+		t.Errorf("transfers of %d and of %d connections: one backend alone shows little", near.Load(), far.Load())
 	}
 }

@@ -59,9 +59,10 @@ func (c *content) Write(p []byte) (n int, _ error) {
 const transferPort = 8099
 
 // transferAt lets a pod serve transfers, on all its addresses: a line says how many bytes a client gets, or sends if there
-// is a minus.
-func (s *scene) transferAt(t *testing.T, pod string) {
+// is a minus. It returns how many connections have come.
+func (s *scene) transferAt(t *testing.T, pod string) *atomic.Int64 {
 	t.Helper()
+	var came atomic.Int64
 	at, err := s.Place(pod)
 	check(t, err)
 	var listener net.Listener
@@ -76,9 +77,11 @@ func (s *scene) transferAt(t *testing.T, pod string) {
 			if err != nil {
 				return
 			}
+			came.Add(1)
 			go serveTransfer(conn)
 		}
 	}()
+	return &came
 }
 
 // serveTransfer answers who sends with what was right of it.
