@@ -418,7 +418,13 @@ _Static_assert(sizeof(struct fragment_key) == 40, "fragment_key");
 /* What became of its first fragment. */
 struct fragment {
 	struct address source; /* what was put into the packet */
-	struct address destination;
+	union {
+		struct address destination;
+		struct { /* FRAGMENT_WRAPPED: the destination stays */
+			__u32 node;
+			__u32 backend;
+		} to;
+	};
 	__u64 time; /* CLOCK_MONOTONIC, ns */
 	__u8 state; /* FRAGMENT_ */
 	__u8 held;  /* later ones that wait for the first */
@@ -431,6 +437,7 @@ _Static_assert(sizeof(struct fragment) == 48, "fragment");
 #define FRAGMENT_PASSED	    2 /* it is nobody's: later ones pass, too */
 #define FRAGMENT_TRANSLATED 3
 #define FRAGMENT_DROPPED    4 /* or refused */
+#define FRAGMENT_WRAPPED    5 /* for another node */
 
 /* A fragment that came before its datagram's first one. */
 struct held_key {

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 /*
  * Datagrams in fragments. Only the first has ports (RFC 791 3.2, RFC 8200 4.5), so what becomes of
- * it is noted, and the later ones follow: they pass, are given the same addresses, or are dropped.
+ * it is noted, and the later ones follow: they pass, are given the same addresses, are wrapped for
+ * the same node, or are dropped.
  *
  *   first  ── decided as any packet ──► noted, and those that were held are sent on behind it
  *   later  ── first known? ── yes ──► follows it
@@ -33,6 +34,7 @@
 #include "operate.h"
 #include "packet.h"
 #include "rewrite.h"
+#include "tunnel.h"
 
 #define HELD_PER_DATAGRAM 16
 #define HELD_TIME	  (1 * 1000000000ULL)
@@ -79,17 +81,23 @@ static __always_inline bool fragment_known(const struct fragment *f, __u64 now)
 }
 
 /* A later fragment goes the way of its first. */
-static __noinline int follow_first(struct __sk_buff *skb, const struct packet *p,
+static __noinline int follow_first(struct __sk_buff *skb, struct packet *p,
 				   const struct fragment *f)
 {
+	bool wrapped = f->state == FRAGMENT_WRAPPED;
 	struct rewrite to;
 
 	if (f->state == FRAGMENT_PASSED)
 		return TC_ACT_UNSPEC;
-	if (f->state != FRAGMENT_TRANSLATED)
+	if (f->state != FRAGMENT_TRANSLATED && !wrapped)
 		return drop_fragment(p);
-	to = (struct rewrite){ .source = f->source, .destination = f->destination };
-	return rewrite_packet(skb, p, &to) ? drop_fragment(p) : TC_ACT_UNSPEC;
+	to = (struct rewrite){
+		.source = f->source,
+		.destination = wrapped ? p->tuple.destination : f->destination,
+	};
+	if (rewrite_packet(skb, p, &to))
+		return drop_fragment(p);
+	return wrapped ? to_be_wrapped(p, f->to.node, f->to.backend) : TC_ACT_UNSPEC;
 }
 
 /*
@@ -126,7 +134,7 @@ static __noinline bool hold(struct __sk_buff *skb, struct held_key *key, __u64 n
 	return !write_to(&held_v1, key, copy, BPF_ANY);
 }
 
-static __noinline int take_later(struct __sk_buff *skb, const struct packet *p, bool leaving)
+static __noinline int take_later(struct __sk_buff *skb, struct packet *p, bool leaving)
 {
 	__u64 now = bpf_ktime_get_ns();
 	struct held_key key;
@@ -137,7 +145,7 @@ static __noinline int take_later(struct __sk_buff *skb, const struct packet *p, 
 	f = look_up(&fragments_v1, &key.datagram);
 	if (fragment_known(f, now))
 		return follow_first(skb, p, f);
-	ours = p->epoch || (!leaving && is_service_address(&p->tuple.destination));
+	ours = p->epoch || p->node || (!leaving && is_service_address(&p->tuple.destination));
 	held = hold(skb, &key, now);
 	/* The first may have come meanwhile, by another processor. */
 	f = look_up(&fragments_v1, &key.datagram);
@@ -151,23 +159,29 @@ static __noinline int take_later(struct __sk_buff *skb, const struct packet *p, 
 	return held ? TC_ACT_SHOT : drop_fragment(p);
 }
 
-/*
- * To be called for each fragment before it is decided about. Returns its verdict, or
- * FRAGMENT_UNDECIDED for a first one that is to be. __noinline: a rare path.
- */
-static __noinline int fragment_begin(struct __sk_buff *skb, const struct packet *p, bool leaving)
+/* A fragment that comes by once more: as it was sent on, but for being wrapped. */
+static __noinline int come_again(struct __sk_buff *skb, struct packet *p, bool leaving)
 {
 	struct held_key key;
 	struct fragment *f;
 
-	if (p->later)
-		return take_later(skb, p, leaving);
-	if (skb->mark != SENT_ON)
-		return FRAGMENT_UNDECIDED;
 	fragment_key(p, leaving, &key);
 	f = look_up(&fragments_v1, &key.datagram);
 	skb->mark = f ? f->mark : 0;
+	if (f && f->state == FRAGMENT_WRAPPED)
+		return to_be_wrapped(p, f->to.node, f->to.backend);
 	return TC_ACT_UNSPEC;
+}
+
+/*
+ * To be called for each fragment before it is decided about. Returns its verdict or TO_BE_WRAPPED,
+ * or FRAGMENT_UNDECIDED for a first one that is to be. __noinline: a rare path.
+ */
+static __noinline int fragment_begin(struct __sk_buff *skb, struct packet *p, bool leaving)
+{
+	if (skb->mark == SENT_ON)
+		return come_again(skb, p, leaving);
+	return p->later ? take_later(skb, p, leaving) : FRAGMENT_UNDECIDED;
 }
 
 /* The addresses that a packet has now. */
@@ -231,30 +245,28 @@ __noinline int become_held(struct __sk_buff *skb)
 	return !rewrite_packet(skb, &b->packet, &to);
 }
 
-/* What the first fragment is when it comes by once more: decided about, and to pass as it is. */
+/* What a datagram is when its fragments come by once more: decided about, and as it is now to pass,
+ * or to be wrapped. */
 static __noinline long note_again(const struct held_key *key, struct fragment *f, __u32 mark)
 {
-	struct fragment passed = {
-		.source = f->source,
-		.destination = f->destination,
-		.time = f->time,
-		.state = FRAGMENT_PASSED,
-		.mark = mark,
-	};
 	struct fragment_key sent = key->datagram;
+	struct fragment again;
 
-	if (f->state == FRAGMENT_PASSED) {
-		f->mark = mark;
+	f->mark = mark;
+	if (f->state == FRAGMENT_PASSED)
 		return 0;
-	}
+	again = *f;
 	sent.source = f->source;
-	sent.destination = f->destination;
-	return write_to(&fragments_v1, &sent, &passed, BPF_ANY);
+	if (f->state == FRAGMENT_TRANSLATED) {
+		sent.destination = f->destination;
+		again.state = FRAGMENT_PASSED;
+	}
+	return write_to(&fragments_v1, &sent, &again, BPF_ANY);
 }
 
 /*
  * Sends the first fragment and behind it those that waited for it, by the same hook again, where
- * all are known as having passed. The packet itself becomes one after the other. On the way out
+ * all are known as decided about. The packet itself becomes one after the other. On the way out
  * the program runs once more within this one, so what is needed here is on this one's stack.
  */
 static __noinline int send_held(struct __sk_buff *skb, const struct packet *first, bool leaving,
@@ -274,7 +286,6 @@ static __noinline int send_held(struct __sk_buff *skb, const struct packet *firs
 		return TC_ACT_UNSPEC;
 	skb->mark = SENT_ON;
 	bpf_clone_redirect(skb, skb->ifindex, flags);
-	skb->mark = mark;
 	b = becoming_room();
 	if (!b)
 		return TC_ACT_SHOT;
@@ -288,6 +299,8 @@ static __noinline int send_held(struct __sk_buff *skb, const struct packet *firs
 		};
 		b->key = key;
 		b->first = *f;
+		if (f->state == FRAGMENT_WRAPPED)
+			b->first.destination = tuple.destination;
 		if (become_held(skb))
 			bpf_clone_redirect(skb, skb->ifindex, flags);
 	}
@@ -305,6 +318,11 @@ static __noinline __u32 note_first(struct __sk_buff *skb, const struct packet *p
 
 	fragment_key(p, leaving, &key);
 	f.time = bpf_ktime_get_ns();
+	if (verdict == TO_BE_WRAPPED && read_ends(skb, p, &f)) {
+		f.state = FRAGMENT_WRAPPED;
+		f.to.node = p->node;
+		f.to.backend = p->backend;
+	}
 	if (verdict == TC_ACT_UNSPEC && read_ends(skb, p, &f)) {
 		f.state = FRAGMENT_TRANSLATED;
 		if (address_equal(&f.source, &p->tuple.source) &&
@@ -322,8 +340,8 @@ static __noinline __u32 note_first(struct __sk_buff *skb, const struct packet *p
 
 /*
  * To be called for each first fragment once it is decided about: verdict is what the program would
- * return, and p what the packet was. Returns what the program is to return. In two functions one
- * after the other, since a stack is 512 bytes for all that call each other.
+ * return, or TO_BE_WRAPPED, and p what the packet was. Returns what the program is to return. In
+ * two functions one after the other, since a stack is 512 bytes for all that call each other.
  */
 static __always_inline int fragment_end(struct __sk_buff *skb, const struct packet *p, bool leaving,
 					int verdict)

@@ -489,12 +489,12 @@ static __always_inline int comes_in(struct __sk_buff *skb, enum hook hook)
 		p->epoch = policy_epoch();
 	if (in_fragments(p, ports))
 		verdict = fragment_begin(skb, p, false);
-	if (verdict != FRAGMENT_UNDECIDED)
-		return verdict;
-	verdict = ports ? translate_coming(skb, p, hook) : without_ports(skb, p, hook);
-	if (hook == HOOK_UPLINK)
-		verdict = wrapped(skb, p, verdict);
-	return p->first && in_fragments(p, ports) ? fragment_end(skb, p, false, verdict) : verdict;
+	if (verdict == FRAGMENT_UNDECIDED) {
+		verdict = ports ? translate_coming(skb, p, hook) : without_ports(skb, p, hook);
+		if (p->first && in_fragments(p, ports))
+			verdict = fragment_end(skb, p, false, verdict);
+	}
+	return hook == HOOK_UPLINK ? wrapped(skb, p, verdict) : verdict;
 }
 
 /* A client's packet that leaves the node: the first one finds its address there. */
@@ -587,12 +587,12 @@ static __always_inline int leaves(struct __sk_buff *skb, enum hook hook)
 		p->epoch = policy_epoch();
 	if (in_fragments(p, ports))
 		verdict = fragment_begin(skb, p, true);
-	if (verdict != FRAGMENT_UNDECIDED)
-		return verdict;
-	verdict = leave(skb, p, ports, hook);
-	if (hook == HOOK_UPLINK)
-		verdict = wrapped(skb, p, verdict);
-	return p->first && in_fragments(p, ports) ? fragment_end(skb, p, true, verdict) : verdict;
+	if (verdict == FRAGMENT_UNDECIDED) {
+		verdict = leave(skb, p, ports, hook);
+		if (p->first && in_fragments(p, ports))
+			verdict = fragment_end(skb, p, true, verdict);
+	}
+	return hook == HOOK_UPLINK ? wrapped(skb, p, verdict) : verdict;
 }
 
 /* An answer that the backend's node has wrapped, at the node that its client's packets come by: it
@@ -608,7 +608,24 @@ static __noinline int answer_comes_back(struct __sk_buff *skb, struct packet *p)
 	return send_on(skb, p);
 }
 
-/* A packet that another node has wrapped for this one, once it is out of its wrapping. */
+/* A client's packet that another node has wrapped: it comes in as any. */
+static __always_inline int request_comes_unwrapped(struct __sk_buff *skb, struct packet *p)
+{
+	int verdict = FRAGMENT_UNDECIDED;
+
+	if (p->first || p->later)
+		verdict = fragment_begin(skb, p, false);
+	if (verdict != FRAGMENT_UNDECIDED)
+		return verdict;
+	verdict = translate_coming(skb, p, HOOK_TUNNEL);
+	return p->first ? fragment_end(skb, p, false, verdict) : verdict;
+}
+
+/*
+ * A packet that another node has wrapped for this one, once it is out of its wrapping. A fragment
+ * that is sent on by this very program comes by once more without. Of an answer's later fragments
+ * the node that wrapped them knows what they are.
+ */
 static __always_inline int comes_unwrapped(struct __sk_buff *skb)
 {
 	struct packet *p = packet_room();
@@ -617,16 +634,18 @@ static __always_inline int comes_unwrapped(struct __sk_buff *skb)
 	if (!p)
 		return PASS;
 	note_arrival(skb);
-	if (!read_wrapping(skb, p))
+	if (skb->mark != SENT_ON && !read_wrapping(skb, p))
 		return drop(p, 0, REASON_FOREIGN_TUNNEL);
 	ports = read_packet(skb, p);
-	if (p->reason || p->later)
+	if (p->reason)
 		return drop(p, 0, REASON_FOREIGN_TUNNEL);
 	/* The numbers in the Ethernet header made it another host's. */
 	bpf_skb_change_type(skb, PACKET_HOST);
+	if (skb->mark == SENT_ON)
+		return come_again(skb, p, false);
 	if (!ports)
 		return wrapped(skb, p, error_comes_unwrapped(skb, p));
-	if (!p->backend)
-		return wrapped(skb, p, answer_comes_back(skb, p));
-	return wrapped(skb, p, translate_coming(skb, p, HOOK_TUNNEL));
+	if (p->backend)
+		return wrapped(skb, p, request_comes_unwrapped(skb, p));
+	return wrapped(skb, p, p->later ? send_on(skb, p) : answer_comes_back(skb, p));
 }

@@ -163,9 +163,12 @@ __noinline int tell(struct __sk_buff *skb, __u32 error, __u32 mtu)
 	if (!p || is_error(skb, p) || !may_be_answered(skb, p))
 		return TC_ACT_SHOT;
 	from = p->tuple.destination;
-	if (error == ICMP_TIME_EXCEEDED || error == ICMPV6_TIME_EXCEEDED)
+	if (error == ICMP_TIME_EXCEEDED || error == ICMPV6_TIME_EXCEEDED) {
 		from = host_address(!p->v6);
-	if (!address_is_one_host(&from) || make_error(skb, p, &from, &icmp))
+		if (!address_is_one_host(&from))
+			return TC_ACT_SHOT;
+	}
+	if (make_error(skb, p, &from, &icmp))
 		return TC_ACT_SHOT;
 	return send_back(skb, p);
 }
