@@ -49,6 +49,7 @@ func (o *outpost) benchWrapped(b *testing.B) {
 }
 
 func (o *outpost) sentBack(b *testing.B) (packets uint64) {
+	b.Helper()
 	o.far.Do(b, func() { packets = must(netlink.LinkByName("eth0"))(b).Attrs().Statistics.RxPackets })
 	return packets
 }

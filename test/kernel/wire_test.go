@@ -23,6 +23,7 @@ import (
 // Row 8: who is in no source range of a load balancer is dropped before there is a packet, where XDP is on.
 // Row 9: so is who dials a Service with policy Local that has no backend here.
 func TestFramesOfWhoIsNotServedAreDropped(t *testing.T) {
+	t.Parallel()
 	e := newEdge(t, bpf.Options{XDP: bpf.XDPGeneric})
 	e.root(1, model.TCP, model.IPv4, remotePod4)
 	e.root(2, model.TCP, model.IPv6, remotePod6)
@@ -126,6 +127,7 @@ func (o *outpost) stranger(r *rand.Rand) []byte {
 
 // Row 17: what XDP does with a frame is what the packet programs would have done, and what it passes on they get untouched.
 func TestXDPDoesWhatThePacketProgramsDo(t *testing.T) {
+	t.Parallel()
 	o := newOutpost(t)
 	for _, over := range []struct{ v4, v6 bool }{{true, true}, {false, true}} {
 		wired, plain := o.load(bpf.XDPNative, over.v4, over.v6), o.load("", over.v4, over.v6)
@@ -197,6 +199,7 @@ func start(frame []byte) []byte { return frame[:min(len(frame), 160)] }
 // Row 17: what XDP wraps is, on the wire, what the kernel's device sends: all but a random identification and source port.
 // Trap 31: XDP sends back through a veth whose other end has a program, and finds the headroom that it needs.
 func TestXDPWrapsAsTheKernelsDeviceDoes(t *testing.T) {
+	t.Parallel()
 	for _, v6 := range []bool{false, true} {
 		o := newOutpost(t).takeFrames()
 		var sent [3][][]byte
