@@ -176,16 +176,19 @@ func TestSourceRangesSeeTheClientInEachWay(t *testing.T) {
 	})
 }
 
-// Row 11: a client keeps its backend, by whichever address and protocol it comes, in each way to forward.
+// Row 11: a client outside keeps its backend in each way to forward, also by another first node where its address gets there.
 func TestAffinityHoldsInEachWay(t *testing.T) {
 	s := borderScene(t)
 	s.picky(t, "tier: web", 8080, "sessionAffinity: ClientIP")
 	first := map[string]string{}
-	for range 4 {
+	for _, via := range []string{"node/node-3", "node/node-3", "node/node-1", "node/node-2"} {
 		eachPicky(func(mode string, to netip.AddrPort, protocol string) {
 			for _, client := range []string{lab.Outside, otherClient} {
-				r := s.reaches(t, client, "node/node-3", to, protocol, agent.OK)
+				r := s.reaches(t, client, via, to, protocol, agent.OK)
 				key := fmt.Sprint(mode, to, protocol, client)
+				if mode == "snat" {
+					key += via
+				}
 				if first[key] == "" {
 					first[key] = r.Reached
 				}
