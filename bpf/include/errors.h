@@ -18,14 +18,41 @@
 #include <bpf/bpf_helpers.h>
 
 #include "abi.h"
+#include "begin.h"
 #include "drop.h"
 #include "flow.h"
 #include "frontend.h"
 #include "hook.h"
 #include "icmp.h"
+#include "maglev.h"
 #include "packet.h"
+#include "service.h"
+#include "steer.h"
 #include "track.h"
 #include "tunnel.h"
+
+/*
+ * An error about an answer to a client whose packets another node has got until now: the backend's
+ * node is the one that all nodes pick for the client. Where they pick as they like it may be
+ * another, which drops the error.
+ */
+static __noinline int error_by_table(struct packet *p, const struct quoted *q)
+{
+	const struct tuple *t = &q->key;
+	const struct frontend *frontend =
+		find_frontend(&t->destination, t->destination_port, t->protocol, false);
+	struct beginning *b = beginning_room();
+	__u32 node;
+
+	if (!b || !frontend || !keeps_clients(frontend->flags, frontend->kind))
+		return TC_ACT_UNSPEC;
+	b->who = (struct dialler){ .addr = t->source, .hash = maglev_hash(t), .amid = true };
+	decide(&b->who, frontend, &t->destination, &b->decision);
+	if (b->decision.reason)
+		return TC_ACT_UNSPEC;
+	node = wraps_to(&b->decision, &b->who);
+	return node ? to_be_wrapped(p, node, b->decision.pick.backend) : TC_ACT_UNSPEC;
+}
 
 /* An error that comes in by a pod's interface or by an uplink. __noinline: a rare path, whose stack
  * is its own. */
@@ -38,7 +65,7 @@ static __noinline int error_comes_in(struct __sk_buff *skb, struct packet *p, en
 		return TC_ACT_UNSPEC;
 	flow = flow_of_quoted(p, &q);
 	if (!flow)
-		return TC_ACT_UNSPEC;
+		return hook == HOOK_UPLINK ? error_by_table(p, &q) : TC_ACT_UNSPEC;
 	if (hook == HOOK_UPLINK && flow_is_steered(flow))
 		return to_be_wrapped(p, flow->node, flow->backend);
 	return exchange_quoted(skb, p, &q, flow);

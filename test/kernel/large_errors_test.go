@@ -12,6 +12,7 @@ import (
 
 	"github.com/vishvananda/netlink"
 
+	"github.com/deltaplane/deltaplane/bpf"
 	"github.com/deltaplane/deltaplane/internal/model"
 	"github.com/deltaplane/deltaplane/internal/testkit"
 )
@@ -127,6 +128,32 @@ func TestFirstNodeTellsOfTimeExceeded(t *testing.T) {
 			check(t, err)
 			if got := from(); got != f.a {
 				t.Errorf("to %s with two hops: told by %q, want %s; drops %v", f.vip, got, f.a, drops(t, d.a.plane))
+			}
+		})
+	}
+}
+
+// Row 17: a node that knows no flow of what a router complains about passes it to the node that all nodes pick.
+func TestErrorsOfMovedClientsFindTheirNode(t *testing.T) {
+	d := newDetour(t)
+	d.put(t, model.ForwardDSR, model.IPv4)
+	for id, row := range d.a.cluster.Sets {
+		row.Flags |= model.External
+		d.a.cluster.Sets[id] = row
+	}
+	d.a.write(t)
+	for _, f := range detourFamilies {
+		kind, router := uint8(3), "198.51.100.1"
+		if f.Family == model.IPv6 {
+			kind, router = 2, "2001:db8:7::1"
+		}
+		answer := segment{from: net.JoinHostPort(f.vip, "80"), to: net.JoinHostPort(f.client, "40000"), ack: true, payload: 100}.frame(t)
+		complaint := icmpError(t, router, f.vip, kind, answer[14:])
+		d.a.Do(t, func() {
+			verdict, _, err := d.a.plane.RunFromUplink(complaint, loopback)
+			check(t, err)
+			if verdict != bpf.Refuse { // sent elsewhere: into the tunnel
+				t.Errorf("about an answer of %s: %v, drops %v", f.vip, verdict, drops(t, d.a.plane))
 			}
 		})
 	}
