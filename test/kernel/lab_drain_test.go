@@ -11,6 +11,7 @@ import (
 	"testing"
 
 	"github.com/deltaplane/deltaplane/internal/lab"
+	"github.com/deltaplane/deltaplane/internal/testkit"
 )
 
 // drainedService has both pods of the border as backends; the second one's conditions are given.
@@ -61,14 +62,10 @@ func TestADrainedNodeGetsNothingNewAndKeepsWhatItHas(t *testing.T) {
 	for i := range movingModes {
 		held = append(held, s.heldBy(t, balancers(drainedNumber + i)[0].String(), "shop/far"))
 	}
-	if got := s.health(t, "node/node-2"); got != http.StatusOK {
-		t.Errorf("before it is drained the node says %d", got)
-	}
+	s.saysSoon(t, "node/node-2", http.StatusOK)
 	s.apply(t, services(leaving)+nodeDrained)
 	t.Cleanup(func() { check(t, s.Apply(context.WithoutCancel(t.Context()), decoded(t, nodeAsBefore))) })
-	if got := s.health(t, "node/node-2"); got != http.StatusServiceUnavailable {
-		t.Errorf("while it is drained the node says %d", got)
-	}
+	s.saysSoon(t, "node/node-2", http.StatusServiceUnavailable)
 	for i, mode := range movingModes {
 		for range 32 {
 			conn := s.dialOutside(t, balancers(drainedNumber + i)[0].String())
@@ -103,6 +100,12 @@ func (s *scene) heldBy(t *testing.T, to, pod string) net.Conn {
 	}
 	t.Fatalf("256 connections to %s, and none comes to %s", to, pod)
 	return nil
+}
+
+// saysSoon waits until a node tells load balancers that status, which follows what the node knows by a moment.
+func (s *scene) saysSoon(t *testing.T, node string, want int) {
+	t.Helper()
+	testkit.Eventually(t, patience, func() bool { return s.health(t, node) == want })
 }
 
 // health is the status that a node tells load balancers.
