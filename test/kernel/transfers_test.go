@@ -102,16 +102,16 @@ func serveTransfer(conn net.Conn) {
 	}
 }
 
-// transfers are connections at work at the same time, each with so many bytes to get or to send. They wait at stages, which
-// divide them into equal parts, until something was done.
+// transfers are connections at work at the same time, each with so many bytes to get or to send. At stages, which divide
+// them into equal parts, they move a little at a time until something was done.
 type transfers struct {
 	number int
 	bytes  int64
 	stages []stage
 }
 
-// stage is done when some have come to it: all at the first, so that each has begun, and half at the others, so that the
-// other half is under way.
+// stage is done when half have come to it. The other half is amid what is before it, those that have come are amid what
+// is behind.
 type stage struct {
 	awaited int64
 	came    atomic.Int64
@@ -125,7 +125,6 @@ func newTransfers(number int, bytes int64, stages int) *transfers {
 		x.stages[i].awaited = int64(number+1) / 2
 		x.stages[i].ready, x.stages[i].open = make(chan struct{}), make(chan struct{})
 	}
-	x.stages[0].awaited = int64(number)
 	return x
 }
 
@@ -133,6 +132,30 @@ func (s *stage) come() {
 	if s.came.Add(1) == s.awaited {
 		close(s.ready)
 	}
+}
+
+// How often, and in how many steps, transfers that have come to a stage move half of their next part.
+const (
+	trickleTime  = 50 * time.Millisecond
+	trickleSteps = 256
+)
+
+// trickle moves a little at a time, most bytes in all, until the stage is over.
+func (s *stage) trickle(to io.Writer, from io.Reader, most int64) (moved int64, _ error) {
+	tick := time.NewTicker(trickleTime)
+	defer tick.Stop()
+	for step := max(1, most/trickleSteps); moved+step <= most; moved += step {
+		select {
+		case <-s.open:
+			return moved, nil
+		case <-tick.C:
+		}
+		if _, err := io.CopyN(to, from, step); err != nil {
+			return moved, err
+		}
+	}
+	<-s.open
+	return moved, nil
 }
 
 // at does what is to be done at a stage, and lets the transfers go on whatever comes of it.
@@ -159,14 +182,20 @@ func (x *transfers) one(conn net.Conn, sends bool) error {
 		return err
 	}
 	part := x.bytes / int64(len(x.stages)+1)
-	for ; next < len(x.stages); next++ {
-		if _, err := io.CopyN(to, from, part); err != nil {
+	did := int64(0) // of the part that is under way
+	for next < len(x.stages) {
+		if _, err := io.CopyN(to, from, part-did); err != nil {
 			return fmt.Errorf("in part %d: %w", next, err)
 		}
-		x.stages[next].come()
-		<-x.stages[next].open
+		at := &x.stages[next]
+		at.come()
+		next++
+		var err error
+		if did, err = at.trickle(to, from, part/2); err != nil {
+			return fmt.Errorf("at the beginning of part %d: %w", next, err)
+		}
 	}
-	if _, err := io.CopyN(to, from, x.bytes-part*int64(len(x.stages))); err != nil || !sends {
+	if _, err := io.CopyN(to, from, x.bytes-part*int64(len(x.stages))-did); err != nil || !sends {
 		return err
 	}
 	var taken int64
