@@ -78,7 +78,7 @@ func benchWire(b *testing.B) (*Dataplane, *ebpf.Collection) {
 	check(b, d.Map(abi.Frontends).Put(abi.Encode(abi.KeyOfFrontend(key)), abi.Encode(row)))
 	within := abi.SourceRangeKey{Bits: 32 + 128, Set: [4]byte{3: 1}, Addr: netip.MustParseAddrPort(benchOutside).Addr().As16()}
 	check(b, d.Map(abi.SourceRanges).Put(abi.Encode(within), abi.Encode(abi.SourceRange{Layer: layer})))
-	for _, flags := range []string{"S", "A"} { // half open, then known
+	for _, flags := range []string{"S", "A"} { // begun, then gone on with
 		if _, _, err := d.RunFromUplink(frame(b, model.TCP, benchOutside, vip.String(), flags, 0), 0); err != nil {
 			b.Fatal(err)
 		}

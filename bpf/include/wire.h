@@ -140,7 +140,7 @@ static __noinline int wrap_frame(struct xdp_md *xdp, const struct packet *p, __u
 }
 
 /*
- * Begins a flow to a backend on another node. One that is known already is half open, or another
+ * Begins a flow to a backend on another node. One that is known by now is another
  * processor's: the packet programs know better what is to become of it.
  */
 static __noinline int steer_frame(struct xdp_md *xdp, const struct packet *p, struct beginning *b,

@@ -90,12 +90,14 @@ func (s *settings) Flags(flags *pflag.FlagSet) {
 		flags.Uint32Var(&s.capacities[m], name, bpf.DefaultCapacities[abi.Map(m)],
 			"`entries` that map "+abi.Map(m).String()+" has room for; pinned maps grow to it, and shrink if what is in use fits")
 	}
-	flags.Uint32Var(&s.flows, "flows", bpf.DefaultFlows, "`entries` of the connection table of per-packet translation, two a flow, four if it is masqueraded")
+	flags.Uint32Var(&s.flows, "flows", bpf.DefaultFlows, "`entries` of the connection table of per-packet translation: two a flow, four if it is masqueraded,\n"+
+		"one if its backend is on another node that it is wrapped for")
 	flags.Uint32Var(&s.affinities, "max-affinities", bpf.DefaultAffinities, "`entries` of the table of clients with session affinity")
 	flags.Uint32Var(&s.connections, "max-connections", bpf.DefaultConnections, "`entries` of the table of pods' connections, of which there is one a connection while there are policies")
 	flags.Uint32Var(&s.counts, "max-service-counts", bpf.DefaultServiceCounts, "`entries` of the table of Services' counts: one a Service and reason of drops or way of flows")
 	flags.Uint32Var(&s.maglevSize, "maglev-size", maglev.DefaultSize, "`slots` of a Maglev table, a prime: 1021, 2039, 4093, 8191, 16381, 32749, 65521 or 131071, the same on all nodes;\n"+
-		"a hundred times the backends of a Service or more, four bytes each")
+		"a hundred times the backends of a Service or more; each of --max-maglev-tables takes four bytes a slot, at once: 16 MiB as they are,\n"+
+		"512 MiB with 131071, which counts against the pod's limit of memory (1 GiB in deploy/manifests)")
 	flags.BoolVar(&s.policyReject, "policy-reject", false, "answer a connection that NetworkPolicies isolate a pod from, by a RST or ICMP;\n"+
 		"what a ClusterNetworkPolicy denies is never answered")
 	flags.BoolVar(&s.keepEstablished, "policy-keep-established", false, "let connections go on that policies have ceased to allow")
@@ -111,8 +113,8 @@ func (s *settings) Flags(flags *pflag.FlagSet) {
 	flags.Uint16Var(&s.tunnel.Port, "tunnel-port", tunnel.DefaultPort, "UDP `port` by which nodes send packets of outside clients on to each other in VXLAN, the same on all nodes;\n"+
 		"0 is none: then what comes to this node reaches pods on others with this node's address")
 	flags.Uint32Var(&s.tunnelVNI, "tunnel-vni", tunnel.DefaultVNI, "VXLAN network `number` of those packets, 1 to 16777215, the same on all nodes")
-	flags.StringVar((*string)(&s.xdp), "xdp", string(bpf.XDPAuto), "`where` uplinks' frames are forwarded to other nodes, or dropped, before they are packets: auto, native, generic or off;\n"+
-		"auto is in the driver of hardware whose driver can")
+	flags.StringVar((*string)(&s.xdp), "xdp", string(bpf.XDPOff), "`where` uplinks' frames are forwarded to other nodes, or dropped, before they are packets: auto, native, generic or off;\n"+
+		"auto is in the driver of hardware whose driver can; no hardware has been tried yet, and most lose packets when it is attached")
 	s.timeoutFlags(flags)
 }
 
