@@ -6,7 +6,7 @@ import (
 	"fmt"
 	"strings"
 
-	"github.com/deltaplane/deltaplane/internal/model"
+	"github.com/deltaplane/deltaplane/services/programmer/plan"
 )
 
 // tableless is the key of the fault that sets lack a Maglev table. It hinders nothing but that a connection from outside goes on
@@ -16,15 +16,15 @@ const tableless = "sets without a Maglev table"
 // sayTableless tells, as fault and event, which Services' clients from outside are spread at random.
 func (c *Core) sayTableless() {
 	left, large := c.state.Tableless()
-	if len(left)+len(large) == 0 {
+	if left.Sets+large.Sets == 0 {
 		c.clear(tableless)
 		return
 	}
 	var texts []string
-	if len(left) > 0 {
+	if left.Sets > 0 {
 		texts = append(texts, fmt.Sprintf("there is no Maglev table left for %s: give more by --max-maglev-tables", c.setsText(left)))
 	}
-	if len(large) > 0 {
+	if large.Sets > 0 {
 		texts = append(texts, fmt.Sprintf("a Maglev table has fewer slots than %s have backends: give more by --maglev-size", c.setsText(large)))
 	}
 	text := strings.Join(texts, "; ") + "; until then their clients from outside are spread at random, and other nodes choose otherwise"
@@ -42,10 +42,10 @@ func (c *Core) sayTableless() {
 	c.report.wanted = true
 }
 
-func (c *Core) setsText(sets []model.SetID) string {
-	service, _ := c.state.Service(sets[0])
-	if len(sets) == 1 {
+func (c *Core) setsText(lack plan.Lacking) string {
+	service, _ := c.state.Service(lack.Such)
+	if lack.Sets == 1 {
 		return "the set of " + service.String()
 	}
-	return fmt.Sprintf("%d sets, such as that of %s", len(sets), service)
+	return fmt.Sprintf("%d sets, such as that of %s", lack.Sets, service)
 }

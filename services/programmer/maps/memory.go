@@ -39,6 +39,7 @@ type Memory struct {
 	capacities [abi.MapCount]uint32
 	positions  map[model.LayerKind]model.Position
 	maglev     map[uint32][]uint32 // tables by number
+	slots      uint32              // of each
 	writes     uint64
 	epoch      uint32 // of what judges, and
 	judging    bool
@@ -57,7 +58,7 @@ type entry struct {
 
 // NewMemory returns empty maps; a capacity of 0 stands for the default one.
 func NewMemory(capacities [abi.MapCount]uint32) *Memory {
-	m := &Memory{capacities: capacities, positions: map[model.LayerKind]model.Position{}, maglev: map[uint32][]uint32{}}
+	m := &Memory{capacities: capacities, positions: map[model.LayerKind]model.Position{}, maglev: map[uint32][]uint32{}, slots: memorySlots}
 	for i := range m.tables {
 		m.tables[i].index = map[string]int{}
 		if m.capacities[i] == 0 {

@@ -40,8 +40,11 @@ func (k *Kernel) Fill(tables []Table) error {
 	return nil
 }
 
-// memorySlots is the slots of a table in memory, which only tests ask: the fewest.
+// memorySlots is the slots of a table in memory unless set, which only tests ask: the fewest.
 const memorySlots = 1021
+
+// SetTableSlots says how many slots Maglev tables have that aren't there yet.
+func (m *Memory) SetTableSlots(slots uint32) { m.slots = slots }
 
 // Fill implements Maps.
 func (m *Memory) Fill(tables []Table) error {
@@ -50,7 +53,7 @@ func (m *Memory) Fill(tables []Table) error {
 	for i := range tables {
 		number := tables[i].Number
 		if m.maglev[number] == nil {
-			m.maglev[number] = make([]uint32, memorySlots)
+			m.maglev[number] = make([]uint32, m.slots)
 		}
 		written, err := tables[i].fill(m.maglev[number])
 		m.writes += uint64(written)

@@ -21,13 +21,14 @@ import (
 
 // tables are the Maglev tables of a State.
 type tables struct {
-	numbers map[model.SetID]uint32 // as the index has them
-	taken   map[uint32]model.SetID // the same turned round
-	free    uint32                 // all numbers below are taken
-	without map[model.SetID]want   // sets that should have one and can't
-	slots   int                    // of a table
-	place   model.Place            // the node's zone, as it was when sets got their tables
-	unsure  bool                   // the maps were read anew: what is in the tables isn't known
+	numbers map[model.SetID]uint32   // as the index has them
+	taken   map[uint32]model.SetID   // the same turned round
+	free    uint32                   // all numbers below are taken
+	without map[model.SetID]want     // sets that should have one and can't
+	lacking [wantsLarger + 1]Lacking // by want; Such is 0 where it is to be found
+	slots   int                      // of a table
+	place   model.Place              // the node's zone, as it was when sets got their tables
+	unsure  bool                     // the maps were read anew: what is in the tables isn't known
 }
 
 // want is whether a set should have a table.
@@ -48,19 +49,66 @@ func newTables() tables {
 // SetTableSlots says how many slots a Maglev table has.
 func (s *State) SetTableSlots(slots uint32) { s.maglev.slots = int(slots) }
 
-// Tableless returns the sets that should have a Maglev table and can't, in order: those for which there is none left, and those
-// that have more backends than a table slots.
-func (s *State) Tableless() (left, large []model.SetID) {
-	for id, w := range s.maglev.without {
-		if w == wantsLarger {
-			large = append(large, id)
-		} else {
-			left = append(left, id)
+// Lacking is how many sets should have a Maglev table and can't, and one of them.
+type Lacking struct {
+	Sets int
+	Such model.SetID
+}
+
+// Tableless returns the sets that should have a Maglev table and can't: those for which there is none left, and those that
+// have more backends than a table slots. It is asked with each change, so it doesn't look at them all unless the first one went.
+func (s *State) Tableless() (left, large Lacking) {
+	m := &s.maglev
+	for w := range m.lacking {
+		if l := &m.lacking[w]; l.Sets > 0 && l.Such == 0 {
+			l.Such = m.first(want(w))
 		}
 	}
-	slices.Sort(left)
-	slices.Sort(large)
-	return left, large
+	return m.lacking[wantsOne], m.lacking[wantsLarger]
+}
+
+// lack notes whether a set should have a table and can't.
+func (m *tables) lack(id model.SetID, now want) {
+	before := m.without[id]
+	if before == now {
+		return
+	}
+	delete(m.without, id)
+	if now != wantsNone {
+		m.without[id] = now
+		if l := &m.lacking[now]; l.Sets == 0 || l.Such != 0 && id < l.Such {
+			l.Such = id
+		}
+		m.lacking[now].Sets++
+	}
+	if before != wantsNone {
+		l := &m.lacking[before]
+		if l.Sets--; l.Such == id {
+			l.Such = 0
+		}
+	}
+}
+
+// first returns the first set that lacks a table so, of all of them; 0 if none does.
+func (m *tables) first(w want) (first model.SetID) {
+	for id, is := range m.without {
+		if is == w && (first == 0 || id < first) {
+			first = id
+		}
+	}
+	return first
+}
+
+// waiting returns the sets for which there was no table left, in order.
+func (m *tables) waiting() []model.SetID {
+	sets := make([]model.SetID, 0, m.lacking[wantsOne].Sets)
+	for id, is := range m.without {
+		if is == wantsOne {
+			sets = append(sets, id)
+		}
+	}
+	slices.Sort(sets)
+	return sets
 }
 
 // wantsTable says whether a set should have a table. A node never looks at other zones' parts.
@@ -119,15 +167,12 @@ func (t *transaction) undoTables() {
 	m := &t.maglev
 	for id := range t.tablesBefore {
 		m.release(id)
-		delete(m.without, id)
 	}
 	for id, before := range t.tablesBefore {
 		if before.had {
 			m.give(id, before.number)
 		}
-		if before.want != wantsNone {
-			m.without[id] = before.want
-		}
+		m.lack(id, before.want)
 	}
 	m.free, m.place, m.unsure = 0, t.placeBefore, t.unsureBefore
 }

@@ -3,21 +3,19 @@
 package plan
 
 import (
-	"slices"
-
 	"github.com/deltaplane/deltaplane/internal/abi"
 	"github.com/deltaplane/deltaplane/internal/model"
 	"github.com/deltaplane/deltaplane/services/programmer/maps"
 )
 
-// turnTables gives sets their tables and takes them away: those that this change is about, and those that wait for one if there
-// is one again. Those whose tables may change are in tablesBefore then.
+// turnTables gives sets their tables and takes them away: those that this change is about, after those that wait for one if there
+// is one again. Those whose tables may change are in tablesBefore then. Those that wait in vain cost nothing.
 func (t *transaction) turnTables(tables int, swap *standIns) {
 	m := &t.maglev
 	t.placeBefore, t.unsureBefore = m.place, m.unsure
 	self, _ := selves.held(t.State, model.SelfKey{})
 	m.place = model.PlaceOf(self.Zone)
-	released := m.unsure
+	released := false
 	wanting := t.touchedTables(swap)
 	for _, id := range wanting {
 		t.noteTable(id)
@@ -27,32 +25,41 @@ func (t *transaction) turnTables(tables int, swap *standIns) {
 			released = true
 		}
 	}
-	if left, _ := t.Tableless(); released {
-		wanting = append(wanting, left...)
-		slices.Sort(wanting)
+	if released {
+		t.settleWaiting(tables)
 	}
-	for _, id := range slices.Compact(wanting) {
-		t.noteTable(id)
+	for _, id := range wanting {
 		t.settleTable(id, tables)
 	}
 	m.unsure = false
 }
 
+// settleWaiting gives tables to those that wait for one, while there are any.
+func (t *transaction) settleWaiting(tables int) {
+	for _, id := range t.maglev.waiting() {
+		if _, found := t.maglev.next(tables); !found {
+			return
+		}
+		t.noteTable(id)
+		t.settleTable(id, tables)
+	}
+}
+
 // settleTable gives a set a table if it wants one, has none, and there is one.
 func (t *transaction) settleTable(id model.SetID, tables int) {
 	m := &t.maglev
-	delete(m.without, id)
 	want := t.wantsTable(id)
-	if _, has := m.numbers[id]; has || want == wantsNone {
-		return
-	}
-	if want == wantsOne {
-		if number, found := m.next(tables); found {
+	_, has := m.numbers[id]
+	if want == wantsOne && !has {
+		var number uint32
+		if number, has = m.next(tables); has {
 			m.give(id, number)
-			return
 		}
 	}
-	m.without[id] = want
+	if has {
+		want = wantsNone
+	}
+	m.lack(id, want)
 }
 
 // noteTable notes what a set had before.
