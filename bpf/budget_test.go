@@ -25,7 +25,7 @@ var budgets = map[string]uint32{
 // Trap 38: each program has a budget of verified instructions, far below the million that verifiers allow.
 func TestVerifiedInstructionsStayInBudget(t *testing.T) {
 	testkit.NeedKernel(t)
-	d, err := Load(Options{CheckSources: true, Node: 1, XDP: XDPGeneric})
+	d, err := Load(Options{CheckSources: true, Node: 1, Tunnel: Tunnel{VNI: 1, Port: 8475}, XDP: XDPGeneric})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -17,6 +17,8 @@
 #include "abi.h"
 #include "address.h"
 #include "drop.h"
+#include "frontend.h"
+#include "hook.h"
 #include "mtu.h"
 #include "node.h"
 #include "packet.h"
@@ -159,6 +161,43 @@ static __noinline bool read_wrapping(struct __sk_buff *skb, struct packet *p)
 	p->node = bpf_ntohl(eth.node);
 	p->backend = bpf_ntohl(eth.backend);
 	return p->node != own_node;
+}
+
+#define VXLAN_HAS_VNI 0x08000000
+/* Datagrams that the kernel may take for one: UDP_MAX_SEGMENTS. */
+#define MOST_DATAGRAMS 128
+
+/* Says if a datagram may be one that nodes wrap. At no cost for what isn't. */
+static __always_inline bool may_be_forged(const struct packet *p)
+{
+	return tunnel_port && p->tuple.destination_port == bpf_htons(tunnel_port) &&
+	       p->tuple.protocol == IPPROTO_UDP;
+}
+
+/*
+ * Says if a pod sends what only nodes may: where the network plugin gives it the node's address on
+ * its way out, the other node would believe it. A first fragment may hide it. Of many datagrams
+ * that the kernel takes for one each may be it. Global, so that the verifier walks it once.
+ */
+__noinline int is_forged(struct __sk_buff *skb, __u32 hook)
+{
+	const struct packet *p = packet_now();
+	__u32 at, size = skb->gso_size;
+	__be32 vxlan[2] = {};
+
+	if (!p || (hook == HOOK_UPLINK && network_kind(&p->tuple.source) != NETWORK_PODS))
+		return false;
+	at = p->transport + sizeof(struct udphdr);
+	for (int i = 0; i < MOST_DATAGRAMS; i++) {
+		if (bpf_skb_load_bytes(skb, at, vxlan, sizeof(vxlan)))
+			return p->first;
+		if (vxlan[0] & bpf_htonl(VXLAN_HAS_VNI) && bpf_ntohl(vxlan[1]) >> 8 == tunnel_vni)
+			return true;
+		if (!size)
+			return false;
+		at += size;
+	}
+	return true;
 }
 
 /* For which backend an error is that this node sends: for that of the flow which it quotes. */

@@ -194,6 +194,25 @@ func TestWhoIsBelieved(t *testing.T) {
 	}
 }
 
+// Trap 37: what nodes wrap no pod may send; VXLAN of its own it may.
+func TestPodsWrapNothingForNodes(t *testing.T) {
+	n := wrapped(model.ForwardTunnel).at(node1)
+	around := n.Surroundings
+	around.TunnelPort, around.TunnelVNI = 8475, 7
+	n = n.In(around)
+	p := Packet{Protocol: model.UDP, Source: netip.MustParseAddrPort("10.244.0.3:5000"), Destination: netip.MustParseAddrPort("172.20.0.2:8475")}
+	for _, test := range []struct {
+		vni       uint32
+		cut       bool
+		complaint string
+	}{{7, false, "want drop (foreign_tunnel)"}, {8, false, ""}, {0, false, ""}, {0, true, "want drop (foreign_tunnel)"}} {
+		p.VNI, p.Cut = test.vni, test.cut
+		judges(t, "a pod's", NewFlows().ComesIn(n, PodPacket, p, sent(p.Source, p.Destination), 0), test.complaint)
+	}
+	p.Source, p.VNI = client, 7
+	judges(t, "a node's", NewFlows().ComesIn(n, UplinkPacket, p, sent(p.Source, p.Destination), 0), "")
+}
+
 func TestWrapTakesAHop(t *testing.T) {
 	for _, source := range []string{"192.0.2.7:40000", "[2001:db8::7]:40000"} {
 		destination := netip.MustParseAddrPort(map[bool]string{true: "203.0.113.1:80", false: "[2001:db8:113::1]:80"}[source[0] != '['])

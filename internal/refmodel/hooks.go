@@ -22,6 +22,9 @@ func (f *Flows) ComesIn(n *Node, via Via, p Packet, did Outcome, now uint32) err
 }
 
 func (f *Flows) comesIn(n *Node, via Via, p Packet, did Outcome, now uint32) error {
+	if n.forged(via, p) {
+		return dropped(p, model.ReasonForeignTunnel, did)
+	}
 	k := key{tupleOf(p), false}
 	e := f.entries[k]
 	if e == nil {

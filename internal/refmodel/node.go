@@ -72,6 +72,9 @@ type Surroundings struct {
 	MaglevSize uint32
 	// Tunnel says that there is a device that wraps packets for other nodes.
 	Tunnel bool
+	// TunnelPort is the UDP port of what nodes wrap, TunnelVNI its VXLAN network; port 0 is none.
+	TunnelPort uint16
+	TunnelVNI  uint32
 }
 
 // Node is what the rules look at: the rows of all layers of one node, and its surroundings. It never changes once

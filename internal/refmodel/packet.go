@@ -33,6 +33,10 @@ type Packet struct {
 	// LengthsLie says that the IP header promises more than there is, or less than the headers take. Whoever begins a
 	// flow looks at it; receivers look again in any case.
 	LengthsLie bool
+	// VNI is the network of UDP's data if that is VXLAN (RFC 7348 5), else 0. Cut says that a first fragment ends before
+	// that can be told.
+	VNI uint32
+	Cut bool
 
 	transport int // where the TCP, UDP or SCTP header begins in the frame
 }
@@ -43,7 +47,8 @@ const (
 	ipv6Bytes     = 40
 	tcpBytes      = 20 // without options
 	sctpBytes     = 12 // without chunks
-	shortBytes    = 8  // UDP; and what must be there of SCTP, which is longer
+	vxlanBytes    = 8
+	shortBytes    = 8 // UDP; and what must be there of SCTP, which is longer
 )
 
 // Parse reads a frame: Ethernet, then IP. It reports false for what can't be a Service's packet whatever the tables
@@ -195,6 +200,10 @@ func (p Packet) ports(frame []byte, source, destination netip.Addr) (Packet, boo
 		p.Fault = model.ReasonMalformed
 	}
 	p.Mute = p.Protocol == model.SCTP && mute(h)
+	if p.Protocol == model.UDP {
+		p.VNI = vni(h)
+		p.Cut = p.First && len(h) < shortBytes+vxlanBytes
+	}
 	if p.Protocol != model.TCP || p.Fault != model.ReasonNone {
 		return p, true
 	}
@@ -209,6 +218,15 @@ func (p Packet) ports(frame []byte, source, destination netip.Addr) (Packet, boo
 	}
 	p.FIN, p.RST, p.SYN = flags&flagFIN != 0, flags&flagRST != 0, flags&(flagSYN|flagACK) == flagSYN
 	return p, true
+}
+
+// vni reads a VXLAN header behind UDP's, RFC 7348 5.
+func vni(h []byte) uint32 {
+	const has = 0x08
+	if len(h) < shortBytes+vxlanBytes || h[shortBytes]&has == 0 {
+		return 0
+	}
+	return binary.BigEndian.Uint32(h[shortBytes+4:]) >> 8
 }
 
 // mute looks at an SCTP packet's first chunk, RFC 9260 3.2 and 3.3.

@@ -94,6 +94,13 @@ func (f *Flows) ComesUnwrapped(n *Node, w Wrapping, outer netip.Addr, p Packet, 
 	return f.clientsUnwrapped(n, w, p, did, now)
 }
 
+// forged says whether a pod sends what only nodes may wrap. Given the node's address on its way out, as some network plugins
+// do, it would be believed by the other node.
+func (n *Node) forged(via Via, p Packet) bool {
+	return n.TunnelPort != 0 && p.Protocol == model.UDP && p.Destination.Port() == n.TunnelPort && (p.Cut || p.VNI == n.TunnelVNI) &&
+		(via == PodPacket || n.network(p.Source.Addr()) == model.NetworkPods)
+}
+
 // clientsUnwrapped checks what became of a client's packet that another node has wrapped for a backend of this one.
 //
 //   - A known flow goes on as one that came by itself would; its answers take the way that its last packet took.

@@ -66,6 +66,7 @@ func newRegion(t *testing.T) *region {
 			Locals:  map[netip.Addr]refmodel.LocalFlags{n.own[0]: refmodel.LocalNodePort, n.own[1]: refmodel.LocalNodePort},
 			Uplinks: map[int][]netip.Addr{refmodel.UplinkAny: n.own, uplinkA: n.own},
 			Number:  n.number, Tunnel: i < regionSize-1, MaglevSize: maglev.DefaultSize,
+			TunnelPort: 8475, TunnelVNI: regionVNI,
 		}
 		check(t, kernel.Surround(around))
 		if around.Tunnel {

@@ -77,6 +77,12 @@ func TestForeignWrappedPacketsAreDropped(t *testing.T) {
 		t.Logf("%s: drop %d", c.name, i+1)
 		testkit.Eventually(t, patience, func() bool { return drops(t, b.plane)[model.ReasonForeignTunnel] == uint64(i+1) })
 	}
+	// A pod's gets no further than its own node, which might give it an address that the other one believes.
+	sendFrom(t, a.pod, device, wrappedDatagram(t, tunnel.DefaultVNI, backend, 1, client, service))
+	testkit.Eventually(t, patience, func() bool { return drops(t, a.plane)[model.ReasonForeignTunnel] == 1 })
+	// Its own VXLAN of another network is not the nodes' business, but for who gets it.
+	sendFrom(t, a.pod, device, wrappedDatagram(t, tunnel.DefaultVNI+1, backend, 1, client, service))
+	testkit.Eventually(t, patience, func() bool { return drops(t, b.plane)[model.ReasonForeignTunnel] == 7 })
 	// A node's own is taken.
 	sendFrom(t, a.NetNS, device, wrappedDatagram(t, tunnel.DefaultVNI, backend, 1, client, service))
 	expectFrom(t, pod, client)
