@@ -61,6 +61,7 @@ func benchWire(b *testing.B) (*Dataplane, *ebpf.Collection) {
 	there := netip.MustParseAddr("192.0.2.2")
 	device := &netlink.Vxlan{LinkAttrs: netlink.LinkAttrs{Name: "wrapping"}, FlowBased: true, Port: 8475}
 	check(b, netlink.LinkAdd(device))
+	check(b, d.AttachTunnel(device.Index))
 	check(b, d.UseTunnel(device.Index))
 	subnet := &net.IPNet{IP: there.AsSlice(), Mask: net.CIDRMask(32, 32)}
 	check(b, netlink.RouteAdd(&netlink.Route{LinkIndex: 1, Dst: subnet, Scope: netlink.SCOPE_LINK}))

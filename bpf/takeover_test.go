@@ -277,6 +277,11 @@ func TestAttachingWaitsForTheTables(t *testing.T) {
 	}
 	old.ns.Do(t, func() { check(t, d.AttachPod(old.ifindex)) })
 	check(t, d.AttachCgroup(testkit.NewCgroup(t)))
+	old.ns.Do(t, func() {
+		if err := d.AttachTunnel(old.ifindex); err == nil {
+			t.Error("a device that has no program yet is taken to be safe to put up")
+		}
+	})
 	linksNow, programsNow := linkIDs(t, dir)
 	for name := range links {
 		if links[name] != linksNow[name] || programs[name] != programsNow[name] {

@@ -20,15 +20,18 @@ type tunnelDevice struct {
 	_       [3]uint32
 }
 
-// UseTunnel says by which device packets are wrapped for other nodes and come unwrapped from them, by its index in the
-// network namespace of the calling thread, and gives it its program. 0 is none: then backends on other nodes see this
-// node's address. It may be called again, also with the same device.
-func (d *Dataplane) UseTunnel(ifindex int) error {
-	if ifindex > 0 {
-		if err := d.attachPort(port{tunnel, ifindex}); err != nil {
-			return err
-		}
+// AttachTunnel gives a device, by its index in the network namespace of the calling thread, the program that drops what no
+// node has wrapped. The device must not be up before: it would take anyone's packets out of their wrapping.
+func (d *Dataplane) AttachTunnel(ifindex int) error {
+	if d.TakesOver() {
+		return fmt.Errorf("attach from_tunnel to interface %d: the programs of another version are still in place, until all tables are filled", ifindex)
 	}
+	return d.attachPort(port{tunnel, ifindex})
+}
+
+// UseTunnel says by which device packets are wrapped for other nodes and come unwrapped from them, after AttachTunnel. 0 is
+// none: then backends on other nodes see this node's address. Other devices lose the program.
+func (d *Dataplane) UseTunnel(ifindex int) error {
 	d.tunnelTo.Store(uint32(ifindex))
 	failed := []error{d.tellTunnel()}
 	for _, old := range d.attachedPorts(tunnel) {

@@ -37,7 +37,12 @@ func TestRestartKeepsWrapping(t *testing.T) {
 	other := ns.Index(t, "peer")
 	use := func(d *Dataplane, device int) {
 		t.Helper()
-		ns.Do(t, func() { check(t, d.UseTunnel(device)) })
+		ns.Do(t, func() {
+			if device != 0 {
+				check(t, d.AttachTunnel(device))
+			}
+			check(t, d.UseTunnel(device))
+		})
 	}
 	want := func(when string, d *Dataplane, device int) {
 		t.Helper()

@@ -37,8 +37,8 @@ namespace. It may be run again.`,
   deltaplane cleanup --pin-dir /run/deltaplane/bpf`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
+			device, errDevice := tunnel.Remove(dry) // first: it mustn't be without its program
 			removed, err := bpf.Cleanup(pinDir, dry)
-			device, errDevice := tunnel.Remove(dry)
 			if device {
 				removed = append(removed, "interface "+tunnel.Name)
 			}

@@ -11,7 +11,7 @@ import (
 
 // exits are what leads out of a node.
 type exits struct {
-	device   int   // between nodes, by index; 0 if there is none
+	device   int   // between nodes, by index; 0 or less if there is none
 	noDevice error // what is wrong with it
 	names    map[int]string
 	wires    []bpf.Wire
@@ -43,9 +43,9 @@ func externalOf(port uint16, o exits, told bool) *schemas.External {
 	switch {
 	case port == 0:
 		e.Masqueraded = "--tunnel-port is 0"
-	case o.device == 0 && o.noDevice != nil:
+	case o.device <= 0 && o.noDevice != nil:
 		e.Masqueraded = o.noDevice.Error()
-	case o.device == 0:
+	case o.device <= 0:
 		e.Masqueraded = "the node's interfaces have not been looked at yet"
 	case !told:
 		e.Masqueraded = "no node is told this one's address: its Node object has no InternalIP, or its name comes to the same number as another's"

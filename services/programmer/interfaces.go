@@ -5,6 +5,7 @@ package main
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"maps"
@@ -37,12 +38,11 @@ type interfaces struct {
 	wanted  chan []model.Endpoint // holds the newest
 	routes  func() (map[netip.Addr]int, error)
 	list    func() ([]node.Interface, error)
-	tunnel  func() (ifindex int, err error) // the device between nodes, kept as it should be
 	changes func(context.Context) <-chan struct{}
 	appear  func(context.Context) <-chan node.Pair
 
-	attached map[port]bool        // by this process
-	through  int                  // the device that the programs were told
+	attached map[port]bool // by this process
+	tunnel   *passage
 	missing  map[string]time.Time // since when, by what a person reads
 	late     map[string]time.Time // of this look
 	told     string
@@ -57,15 +57,11 @@ type port struct {
 // patience is how long a pod's interface may be late before it is a fault.
 const patience = 5 * time.Second
 
-// unknown is what the programs were told by a process before this one.
-const unknown = -1
-
 func newInterfaces(plane dataplane, log *slog.Logger, options node.Options, device tunnel.Device, problem func(string)) *interfaces {
 	return &interfaces{
 		plane: plane, log: log, options: options, problem: problem, found: func(node.Found) {}, leads: func(exits) {},
 		wanted: make(chan []model.Endpoint, 1), routes: node.HostRoutes, list: node.Read, changes: node.Watch, appear: node.Appear,
-		tunnel: device.Keep, through: unknown,
-		attached: map[port]bool{}, missing: map[string]time.Time{}, late: map[string]time.Time{},
+		tunnel: newPassage(plane, device, log), attached: map[port]bool{}, missing: map[string]time.Time{}, late: map[string]time.Time{},
 	}
 }
 
@@ -86,6 +82,7 @@ func (p *interfaces) run(ctx context.Context) error {
 	known, early := false, p.judged()
 	retry := time.NewTimer(0)
 	defer retry.Stop()
+	defer p.tunnel.end()
 	for ctx.Err() == nil {
 		select {
 		case <-ctx.Done():
@@ -170,7 +167,7 @@ func (p *interfaces) reconcile(wanted []model.Endpoint, now time.Time) (again bo
 // look is reconcile without telling.
 func (p *interfaces) look(wanted []model.Endpoint, now time.Time) error {
 	p.late = map[string]time.Time{}
-	device, errDevice := p.tunnel() // first, so that the list has it
+	device, errDevice := p.tunnel.keep() // first, so that the list has it
 	p.noteError(errDevice, now)
 	routes, errRoutes := p.routes()
 	listed, errList := p.list()
@@ -196,7 +193,8 @@ func (p *interfaces) look(wanted []model.Endpoint, now time.Time) error {
 		uplinks[ifindex] = abi.Uplink{} // known, so that the programs don't take it for a new pod's
 	}
 	p.noteError(p.plane.setUplinks(uplinks), now)
-	p.use(device, now)
+	errUse := p.tunnel.use(device)
+	p.noteError(errUse, now)
 	p.attachPods(wanted, routes, &found, now)
 	for _, ifindex := range slices.Sorted(maps.Keys(found.Pods)) {
 		p.attach(port{ifindex, false}, "interface "+found.Pods[ifindex], now)
@@ -207,7 +205,7 @@ func (p *interfaces) look(wanted []model.Endpoint, now time.Time) error {
 	p.detachOthers(pods, &found, now)
 	wires, err := p.plane.fitXDP()
 	p.noteError(err, now)
-	p.leads(exits{device, errDevice, found.Names, wires})
+	p.leads(exits{p.tunnel.through, errors.Join(errDevice, errUse), found.Names, wires})
 	p.missing = p.late
 	return nil
 }
@@ -227,19 +225,6 @@ func (p *interfaces) attachPods(wanted []model.Endpoint, routes map[netip.Addr]i
 			p.note(fmt.Sprintf("pod %s: its policies are not enforced, since %s is behind a bridge that pods share", e.Pod, e.Addr), now)
 		}
 	}
-}
-
-// use has the programs send and take packets by the device between nodes.
-func (p *interfaces) use(device int, now time.Time) {
-	if device == p.through {
-		return
-	}
-	if err := p.plane.useTunnel(device); err != nil {
-		p.note(fmt.Sprintf("interface %s: %v", tunnel.Name, err), now)
-		return
-	}
-	p.through = device
-	p.log.Info("packets of outside clients go to other nodes", "by", tunnel.Name, "ifindex", device)
 }
 
 func (p *interfaces) attach(at port, whose string, now time.Time) {

@@ -71,7 +71,7 @@ func onPlane(plane dataplane, problem func(string)) *interfaces {
 	p := newInterfaces(plane, slog.New(slog.DiscardHandler), node.Options{}, tunnel.Device{}, problem)
 	p.routes = func() (map[netip.Addr]int, error) { return nil, nil }
 	p.list = func() ([]node.Interface, error) { return nil, nil }
-	p.tunnel = func() (int, error) { return 0, nil }
+	p.tunnel.keep = func() (int, error) { return 0, nil }
 	p.changes = func(context.Context) <-chan struct{} { return nil }
 	p.appear = func(context.Context) <-chan node.Pair { return nil }
 	return p
@@ -94,7 +94,8 @@ func TestWithoutADeviceBetweenNodesAllElseGoesOn(t *testing.T) {
 	p := onPlane(plane, func(text string) { problem = text })
 	p.list = func() ([]node.Interface, error) { return []node.Interface{uplinkInterface(2, "192.0.2.7/24")}, nil }
 	device, taken := 5, error(nil)
-	p.tunnel = func() (int, error) { return device, taken }
+	p.tunnel.keep = func() (int, error) { return device, taken }
+	p.tunnel.up, p.tunnel.down = func(int) error { return nil }, func(int) error { return nil }
 	p.reconcile(nil, time.Unix(1, 0))
 	device, taken = 0, errors.New("the port is taken")
 	for second := range int64(8) {

@@ -4,6 +4,7 @@ package main
 
 import (
 	"log/slog"
+	"net"
 	"net/netip"
 	"path/filepath"
 	"slices"
@@ -125,20 +126,20 @@ func TestProgramsGoOnTheInterfacesThatANodeHas(t *testing.T) {
 	host.Do(t, func() {
 		endpoints := []model.Endpoint{{Addr: v4, Pod: "shop/web-7"}, {Addr: v6, Pod: "shop/web-7"}}
 		if p.reconcile(endpoints, testTime) {
-			t.Error("not all was attached")
+			t.Errorf("not all was attached: %v", p.late)
 		}
 		if diff := cmp.Diff(want, attached()); diff != "" {
 			t.Errorf("attached (-want +got):\n%s", diff)
 		}
 		device, err := netlink.LinkByName(tunnel.Name)
-		if err != nil || p.through != device.Attrs().Index {
-			t.Fatalf("the programs use device %d between nodes, there is %v, %v", p.through, device, err)
+		if err != nil || p.tunnel.through != device.Attrs().Index || device.Attrs().Flags&net.FlagUp == 0 {
+			t.Fatalf("the programs use device %d between nodes, there is %v, %v", p.tunnel.through, device, err)
 		}
 		if err := netlink.LinkDel(device); err != nil {
 			t.Fatal(err)
 		}
-		if p.reconcile(nil, testTime) || p.through == device.Attrs().Index || p.through == 0 {
-			t.Errorf("the programs use device %d after it was removed", p.through)
+		if p.reconcile(nil, testTime) || p.tunnel.through == device.Attrs().Index || p.tunnel.through <= 0 {
+			t.Errorf("the programs use device %d after it was removed", p.tunnel.through)
 		}
 		if p.reconcile(nil, testTime) || !slices.Equal(plane.attachedPods(), want[0]) {
 			t.Errorf("a pod's interface lost its programs when its pod was no longer known: %v", plane.attachedPods())

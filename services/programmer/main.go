@@ -10,6 +10,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/netip"
 	"os"
@@ -235,10 +236,8 @@ func cleanupCommand() *cobra.Command {
 	}
 	pinDir := cmd.Flags().String("pin-dir", "/sys/fs/bpf/deltaplane", "the `folder` that the programmer was given")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
-		if err := bpf.RemovePins(*pinDir); err != nil {
-			return err
-		}
-		if _, err := tunnel.Remove(false); err != nil {
+		_, errDevice := tunnel.Remove(false) // first: it mustn't be without its program
+		if err := errors.Join(errDevice, bpf.RemovePins(*pinDir)); err != nil {
 			return err
 		}
 		fmt.Fprintf(cmd.OutOrStdout(), "nothing of deltaplane is left in %s\n", *pinDir)

@@ -48,6 +48,8 @@ type dataplane interface {
 	// setLocals and setUplinks tell the programs what was found of the node.
 	setLocals(addresses map[netip.Addr]uint8) error
 	setUplinks(uplinks map[int]abi.Uplink) error
+	// attachTunnel gives the device between nodes its program, which keeps out what others send to it.
+	attachTunnel(ifindex int) error
 	// useTunnel says by which device packets go to other nodes and come from them; 0 is none.
 	useTunnel(ifindex int) error
 	// networksWritten counts the writes to the table of networks; setServiceNetworks tells the programs of those.
@@ -170,6 +172,8 @@ func (k *inKernel) setLocals(addresses map[netip.Addr]uint8) error {
 
 func (k *inKernel) setUplinks(uplinks map[int]abi.Uplink) error { return k.loaded.SetUplinks(uplinks) }
 
+func (k *inKernel) attachTunnel(ifindex int) error { return k.loaded.AttachTunnel(ifindex) }
+
 func (k *inKernel) useTunnel(ifindex int) error { return k.loaded.UseTunnel(ifindex) }
 
 func (k *inKernel) setServiceNetworks(prefixes []netip.Prefix) error {
@@ -215,6 +219,7 @@ func (inMemory) fitXDP() ([]bpf.Wire, error)              { return nil, nil }
 func (inMemory) epoch() (uint32, error)                   { return 0, nil }
 func (inMemory) setLocals(map[netip.Addr]uint8) error     { return nil }
 func (inMemory) setUplinks(map[int]abi.Uplink) error      { return nil }
+func (inMemory) attachTunnel(int) error                   { return nil }
 func (inMemory) useTunnel(int) error                      { return nil }
 func (inMemory) networksWritten() uint64                  { return 0 }
 func (inMemory) setServiceNetworks([]netip.Prefix) error  { return nil }

@@ -81,6 +81,7 @@ func serveOn(ctx context.Context, s *settings, log *slog.Logger, plane dataplane
 	v.interfaces = newInterfaces(plane, log, s.found, s.tunnel, v.problem(ctx, "hook"))
 	v.interfaces.found = v.listenOn
 	v.interfaces.leads = v.health.leads
+	v.interfaces.tunnel.mortal = s.pinDir == ""
 	v.balancers = healthcheck.New(func() bool { return v.health.state().Current() }, v.problem(ctx, "health_check"))
 	v.balancers.On(nil)
 	v.link.service, v.link.trust = v, trust

@@ -110,7 +110,8 @@ func (w *wayside) start(t testing.TB, d *detour, four, six string) {
 		check(t, err)
 		t.Cleanup(plane.Close)
 		w.plane = plane
-		device, err := tunnel.Device{Port: tunnel.DefaultPort, Node: w.id}.Keep()
+		wrapping := tunnel.Device{Port: tunnel.DefaultPort, Node: w.id}
+		device, err := wrapping.Keep()
 		check(t, err)
 		uplink := w.Index(t, "eth0")
 		own := abi.Uplink{V4: netip.MustParseAddr(four).As16(), V6: netip.MustParseAddr(six).As16()}
@@ -119,6 +120,8 @@ func (w *wayside) start(t testing.TB, d *detour, four, six string) {
 			netip.MustParseAddr(four): abi.LocalNodePort, netip.MustParseAddr(six): abi.LocalNodePort,
 		}))
 		check(t, plane.AttachUplink(uplink))
+		check(t, plane.AttachTunnel(device))
+		check(t, wrapping.PutUp(device))
 		check(t, plane.UseTunnel(device))
 	})
 	w.book = newBook(t, w.plane)

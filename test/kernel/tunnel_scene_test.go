@@ -117,7 +117,8 @@ func (s *site) start(t testing.TB) {
 	t.Helper()
 	uplink, pod := s.Index(t, "eth0"), s.Index(t, "pod")
 	s.Do(t, func() {
-		device, err := tunnel.Device{Port: tunnel.DefaultPort, Node: model.NodeID(s.number)}.Keep()
+		wrapping := tunnel.Device{Port: tunnel.DefaultPort, Node: model.NodeID(s.number)}
+		device, err := wrapping.Keep()
 		check(t, err)
 		s.plane, err = bpf.Load(bpf.Options{
 			Flows: 1 << 16, Capacities: small, Node: model.NodeID(s.number), Tunnel: bpf.Tunnel{VNI: tunnel.DefaultVNI, Port: tunnel.DefaultPort},
@@ -126,6 +127,8 @@ func (s *site) start(t testing.TB) {
 		t.Cleanup(s.plane.Close)
 		check(t, s.plane.AttachUplink(uplink))
 		check(t, s.plane.AttachPod(pod))
+		check(t, s.plane.AttachTunnel(device))
+		check(t, wrapping.PutUp(device))
 		check(t, s.plane.UseTunnel(device))
 	})
 	s.book = newBook(t, s.plane)

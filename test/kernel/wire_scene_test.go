@@ -82,7 +82,8 @@ func (o *outpost) load(mode bpf.XDPMode, over4, over6 bool) *edge {
 	o.Helper()
 	var plane *bpf.Dataplane
 	o.node.Do(o, func() {
-		device, err := tunnel.Device{Port: tunnel.DefaultPort, Node: hereID}.Keep()
+		wrapping := tunnel.Device{Port: tunnel.DefaultPort, Node: hereID}
+		device, err := wrapping.Keep()
 		check(o, err)
 		plane, err = bpf.Load(bpf.Options{
 			Flows: 1 << 16, Capacities: small, Node: hereID, XDP: mode, RefusalsPerSecond: 1e9,
@@ -91,6 +92,8 @@ func (o *outpost) load(mode bpf.XDPMode, over4, over6 bool) *edge {
 		check(o, err)
 		o.Cleanup(plane.Close)
 		check(o, plane.AttachUplink(o.up.Attrs().Index))
+		check(o, plane.AttachTunnel(device))
+		check(o, wrapping.PutUp(device))
 		check(o, plane.UseTunnel(device))
 		for _, w := range must(plane.FitXDP())(o) {
 			if w.Mode != mode && mode != "" {

@@ -4,9 +4,10 @@
 // node of their backend, and answers back: a VXLAN device that the programs tell, packet by packet, where to send.
 //
 // It promises that a device that is as it should be is not touched, that one of another kind with its name isn't either,
-// and that what is wrong is said in a sentence.
+// that it is down until it is put up, and that what is wrong is said in a sentence.
 //
-// The one thing to know: the kernel binds the UDP port when the device goes up, of IPv4 and of IPv6, so that is when a
+// The one thing to know: a device that is up without its program takes anyone's packets out of their wrapping and routes
+// what is within. So it goes up last. The kernel binds the UDP port then, of IPv4 and of IPv6, so that is when a
 // port that is taken shows. The device is left behind, down, and put up as soon as the port is free: made anew at each
 // try, it would be news to all that listen to the kernel, and to its own keeper.
 package tunnel
@@ -42,20 +43,27 @@ type Device struct {
 	Node model.NodeID // whose device it is
 }
 
-// Keep has the network namespace of the calling thread hold the device, and returns its index, 0 if there is none. With
-// an index there may be an error all the same: of what it lacks.
+// Unknown is not an index: it could not be found out whether there is a device.
+const Unknown = -1
+
+// Keep has the network namespace of the calling thread hold the device, and returns its index, 0 if there is none, and
+// Unknown if the kernel didn't say. With an index there may be an error all the same: of what it lacks. Whether the device
+// is up stays as it is; a new one is down.
 func (d Device) Keep() (ifindex int, err error) {
 	if d.Port == 0 {
 		_, err := Remove(false)
 		return 0, err
 	}
 	l, err := find()
-	if err != nil {
+	if _, foreign := errors.AsType[foreignError](err); foreign {
 		return 0, err
+	}
+	if err != nil {
+		return Unknown, err
 	}
 	if l != nil && !d.fits(l) {
 		if err := netlink.LinkDel(l); err != nil {
-			return 0, fmt.Errorf("remove interface %s, which has other settings than it should: %w", Name, err)
+			return Unknown, fmt.Errorf("remove interface %s, which has other settings than it should: %w", Name, err)
 		}
 		l = nil
 	}
@@ -64,17 +72,17 @@ func (d Device) Keep() (ifindex int, err error) {
 			return 0, err
 		}
 	}
-	if err := d.putUp(l); err != nil {
-		return 0, err
-	}
 	return l.Index, errors.Join(d.mend(l), settle(l))
 }
 
 // Remove takes the device from the network namespace of the calling thread, and says whether there was one.
 func Remove(dry bool) (removed bool, err error) {
-	l, errFind := find()
-	if errFind != nil || l == nil || dry {
-		return l != nil, nil // what can't be told to be ours stays
+	l, err := find()
+	if _, foreign := errors.AsType[foreignError](err); foreign {
+		return false, nil // it stays
+	}
+	if err != nil || l == nil || dry {
+		return l != nil, err
 	}
 	if err := netlink.LinkDel(l); err != nil {
 		return false, fmt.Errorf("remove interface %s: %w", Name, err)
@@ -82,7 +90,15 @@ func Remove(dry bool) (removed bool, err error) {
 	return true, nil
 }
 
-// find returns the device, whatever its settings; nil if there is none. One of another kind is an error.
+// foreignError is of a device of another kind: its type.
+type foreignError string
+
+func (e foreignError) Error() string {
+	return fmt.Sprintf("interface %s is not deltaplane's: it is of type %s and no VXLAN device whose packets say where they go; "+
+		"remove or rename it", Name, string(e))
+}
+
+// find returns the device, whatever its settings; nil if there is none. One of another kind is a foreignError.
 func find() (*netlink.Vxlan, error) {
 	l, err := netlink.LinkByName(Name)
 	if _, missing := errors.AsType[netlink.LinkNotFoundError](err); missing {
@@ -93,8 +109,7 @@ func find() (*netlink.Vxlan, error) {
 	}
 	vxlan, ok := l.(*netlink.Vxlan)
 	if !ok || !vxlan.FlowBased {
-		return nil, fmt.Errorf("interface %s is not deltaplane's: it is of type %s and no VXLAN device whose packets say where they go; "+
-			"remove or rename it", Name, l.Type())
+		return nil, foreignError(l.Type())
 	}
 	return vxlan, nil
 }
@@ -137,22 +152,6 @@ const addrGenModeNone = 1
 // hardwareAddr is what frames that this node sends have for their source. The kernel drops those that come back.
 func (d Device) hardwareAddr() net.HardwareAddr {
 	return binary.BigEndian.AppendUint32(net.HardwareAddr{0x02, 0xde}, uint32(d.Node))
-}
-
-// putUp has the device take packets.
-func (d Device) putUp(l *netlink.Vxlan) error {
-	if l.Flags&net.FlagUp != 0 {
-		return nil
-	}
-	err := netlink.LinkSetUp(l)
-	if errors.Is(err, unix.EADDRINUSE) {
-		return fmt.Errorf("put interface %s up: %w: something else has UDP port %d (ss -lunp sport = :%d says what); "+
-			"stop that, or give all nodes another port by --tunnel-port", Name, err, d.Port, d.Port)
-	}
-	if err != nil {
-		return fmt.Errorf("put interface %s up: %w", Name, err)
-	}
-	return nil
 }
 
 // mend sets right what can be changed on a device.

@@ -32,6 +32,7 @@ func keep(t *testing.T, d Device) int {
 	t.Helper()
 	ifindex, err := d.Keep()
 	must(t, err)
+	must(t, d.PutUp(ifindex))
 	return ifindex
 }
 
@@ -177,10 +178,10 @@ func TestWhatIsNotOursStays(t *testing.T) {
 		theirs := vxlan(Name, 4789)
 		theirs.FlowBased, theirs.VxlanId = false, 7
 		must(t, netlink.LinkAdd(theirs))
-		_, err := ours.Keep()
+		ifindex, err := ours.Keep()
 		want := "interface deltaplane0 is not deltaplane's: it is of type vxlan and no VXLAN device whose packets say where they go; remove or rename it"
-		if err == nil || err.Error() != want {
-			t.Errorf("got %v, want %s", err, want)
+		if ifindex != 0 || err == nil || err.Error() != want {
+			t.Errorf("got %d, %v, want %s", ifindex, err, want)
 		}
 		if removed, err := Remove(false); removed || err != nil {
 			t.Errorf("removed %v, %v", removed, err)
@@ -224,7 +225,13 @@ func TestAPortThatIsTakenIsNamedUntilItIsFree(t *testing.T) {
 			inNode(t, func() {
 				release := c.take(t)
 				for range 2 {
-					if ifindex, err := ours.Keep(); ifindex != 0 || err == nil || !strings.Contains(err.Error(), c.says) {
+					ifindex, err := ours.Keep()
+					if ifindex > 0 && err == nil {
+						if err = ours.PutUp(ifindex); !errors.Is(err, ErrPortTaken) {
+							t.Errorf("not told as a port that is taken: %v", err)
+						}
+					}
+					if err == nil || !strings.Contains(err.Error(), c.says) {
 						t.Errorf("device %d, %v; want: %s", ifindex, err, c.says)
 					}
 				}
