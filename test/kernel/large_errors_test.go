@@ -4,6 +4,7 @@ package kernel
 
 import (
 	"errors"
+	"fmt"
 	"net"
 	"net/netip"
 	"syscall"
@@ -13,7 +14,9 @@ import (
 	"github.com/vishvananda/netlink"
 
 	"github.com/deltaplane/deltaplane/bpf"
+	"github.com/deltaplane/deltaplane/internal/maglev"
 	"github.com/deltaplane/deltaplane/internal/model"
+	"github.com/deltaplane/deltaplane/internal/refmodel"
 	"github.com/deltaplane/deltaplane/internal/testkit"
 )
 
@@ -133,28 +136,72 @@ func TestFirstNodeTellsOfTimeExceeded(t *testing.T) {
 	}
 }
 
+// pickedNodes are those of the backends that clients of moved flows are spread over; the last is the first node itself.
+var pickedNodes = []model.NodeID{9, 11, 13, 7}
+
+// spread gives each set of the first node a backend on each of the picked nodes, and a table.
+func (d *detour) spread(t testing.TB) {
+	t.Helper()
+	for _, node := range pickedNodes[1:3] {
+		d.a.cluster.Nodes[node] = model.Node{ID: node, V4: netip.AddrFrom4([4]byte{172, 18, byte(node), 2})}
+	}
+	for id, row := range d.a.cluster.Sets {
+		addrs := make([]string, len(pickedNodes))
+		for i := range addrs {
+			addrs[i] = fmt.Sprintf(either(row.Family == model.IPv6, "10.2.0.%d:8080", "[fd00:2::%d]:8080"), 2+i)
+		}
+		d.a.root(id, row.Service.Protocol, row.Family, addrs...)
+		row = d.a.cluster.Sets[id]
+		row.Flags |= model.External
+		d.a.cluster.Sets[id] = row
+		for i, node := range pickedNodes {
+			backend := d.a.cluster.Backends[model.BackendID(100*int(id)+i)]
+			backend.Node = node
+			d.a.cluster.Backends[backend.ID] = backend
+		}
+	}
+	d.a.write(t)
+}
+
+// picked is the backend that all nodes pick for a client of a set.
+func (d *detour) picked(set model.SetID, client, service netip.AddrPort) model.Backend {
+	var members []maglev.Member
+	for _, row := range d.a.cluster.Backends {
+		if row.Set == set {
+			members = append(members, maglev.Member{ID: uint32(row.ID), At: netip.AddrPortFrom(row.Addr, row.Port), Weight: row.Share()})
+		}
+	}
+	slot := maglev.SlotOf(maglev.Hash(client, service, uint8(model.TCP)), maglev.DefaultSize)
+	return d.a.cluster.Backends[model.BackendID(maglev.Fill(maglev.DefaultSize, members)[slot])]
+}
+
 // Row 17: a node that knows no flow of what a router complains about passes it to the node that all nodes pick.
 func TestErrorsOfMovedClientsFindTheirNode(t *testing.T) {
 	d := newDetour(t)
 	d.put(t, model.ForwardDSR, model.IPv4)
-	for id, row := range d.a.cluster.Sets {
-		row.Flags |= model.External
-		d.a.cluster.Sets[id] = row
-	}
-	d.a.write(t)
-	for _, f := range detourFamilies {
+	d.spread(t)
+	for i, f := range detourFamilies {
 		kind, router := uint8(3), "198.51.100.1"
 		if f.Family == model.IPv6 {
 			kind, router = 2, "2001:db8:7::1"
 		}
-		answer := segment{from: net.JoinHostPort(f.vip, "80"), to: net.JoinHostPort(f.client, "40000"), ack: true, payload: 100}.frame(t)
-		complaint := icmpError(t, router, f.vip, kind, answer[14:])
-		d.a.Do(t, func() {
-			verdict, _, err := d.a.plane.RunFromUplink(complaint, loopback)
+		service, met := netip.MustParseAddrPort(net.JoinHostPort(f.vip, "80")), map[model.NodeID]int{}
+		for port := range uint16(40) {
+			client := netip.AddrPortFrom(netip.MustParseAddr(f.client), 40000+port)
+			want := d.picked(model.SetID(1+i), client, service)
+			answer := segment{from: service.String(), to: client.String(), ack: true, payload: 100}.frame(t)
+			complaint := icmpError(t, router, f.vip, kind, answer[14:])
+			verdict, out, err := d.a.plane.RunFromUplink(complaint, 0)
 			check(t, err)
-			if verdict != bpf.Refuse { // sent elsewhere: into the tunnel
-				t.Errorf("about an answer of %s: %v, drops %v", f.vip, verdict, drops(t, d.a.plane))
+			met[want.Node]++
+			wrapped, is := refmodel.Wrapped(out)
+			if to := d.a.id; want.Node == to && (verdict != bpf.Pass || is) || want.Node != to &&
+				(verdict != bpf.Refuse || wrapped.Backend != want.ID || wrapped.From != to) { // Refuse: sent elsewhere, into the tunnel
+				t.Errorf("about an answer to %s: %v, %+v, want backend %d on node %d; drops %v", client, verdict, wrapped, want.ID, want.Node, drops(t, d.a.plane))
 			}
-		})
+		}
+		if len(met) < len(pickedNodes) {
+			t.Errorf("clients of %s are on nodes %v, want all of %v", f.client, met, pickedNodes)
+		}
 	}
 }
