@@ -13,16 +13,22 @@ import (
 // putRemote makes the first Service a load balancer's, whose clients keep their address, and its backend another node's.
 func putRemote(t testing.TB, d *Dataplane, service, backend string) {
 	t.Helper()
+	putForwarded(t, d, service, backend, 2, model.ForwardTunnel)
+}
+
+// putForwarded does so with a way to forward, and a node of the backend's; there are nodes 1 and 2.
+func putForwarded(t testing.TB, d *Dataplane, service, backend string, node uint32, flags model.FrontendFlags) {
+	t.Helper()
 	s, b := netip.MustParseAddrPort(service), netip.MustParseAddrPort(backend)
 	for id, addr := range map[uint32]string{1: "192.0.2.1", 2: "192.0.2.2"} {
 		check(t, d.Map(abi.Nodes).Put(abi.Encode(id), abi.Encode(abi.Node{V4: netip.MustParseAddr(addr).As16()})))
 	}
 	check(t, d.Map(abi.Backends).Put(abi.Encode(uint32(1)), abi.Encode(abi.Backend{
-		Addr: b.Addr().As16(), Port: abi.Port(b.Port()), Set: 1, Node: 2, Weight: 1, State: uint8(model.BackendActive),
+		Addr: b.Addr().As16(), Port: abi.Port(b.Port()), Set: 1, Node: node, Weight: 1, State: uint8(model.BackendActive),
 	})))
 	key := model.FrontendKey{Addr: s.Addr(), Port: s.Port(), Protocol: model.TCP}
 	check(t, d.Map(abi.Frontends).Put(abi.Encode(abi.KeyOfFrontend(key)), abi.Encode(abi.Frontend{
-		Set: 1, Kind: uint8(model.FrontendLoadBalancer), Flags: uint16(model.ForwardTunnel),
+		Set: 1, Kind: uint8(model.FrontendLoadBalancer), Flags: uint16(flags),
 	})))
 }
 

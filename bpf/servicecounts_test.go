@@ -74,3 +74,44 @@ func TestCountsWithoutRoom(t *testing.T) {
 		t.Errorf("counts %v, %d uncounted, totals %v; want %d of each", counts, uncounted, totals, drops)
 	}
 }
+
+// TestServicesAreCountedByTheirWayToForward: a flow counts once, by where its backend is and how it is got there; what can't go
+// on to another node is a drop of its Service.
+func TestServicesAreCountedByTheirWayToForward(t *testing.T) {
+	testkit.NeedKernel(t)
+	const outside, service, backend = "198.51.100.7:4000", "10.96.0.1:80", "10.1.0.1:8080"
+	counted := func(f abi.Forwarding) abi.CountKey { return abi.CountKey{Set: 1, Forwarding: f} }
+	noWay := abi.CountKey{Set: 1, Reason: uint8(model.ReasonNoWay)}
+	for _, c := range []struct {
+		name  string
+		flags model.FrontendFlags
+		node  uint32 // the backend's. This one is 1, and 3 is one that nobody knows
+		hops  byte
+		want  map[abi.CountKey]uint64 // of two packets of one flow
+	}{
+		{"local", model.ForwardTunnel, 1, 64, map[abi.CountKey]uint64{counted(abi.ForwardedLocal): 1}},
+		{"tunnel", model.ForwardTunnel, 2, 64, map[abi.CountKey]uint64{counted(abi.ForwardedTunnel): 1}},
+		{"dsr", model.ForwardDSR, 2, 64, map[abi.CountKey]uint64{counted(abi.ForwardedDSR): 1}},
+		{"snat", 0, 2, 64, map[abi.CountKey]uint64{counted(abi.ForwardedSNAT): 1}},
+		{"to an unknown node", model.ForwardDSR, 3, 64, map[abi.CountKey]uint64{counted(abi.ForwardedSNAT): 1}},
+		{"without hops", model.ForwardDSR, 2, 1, map[abi.CountKey]uint64{counted(abi.ForwardedDSR): 1, noWay: 2}},
+	} {
+		d, err := Load(Options{Capacities: small, Flows: 1024, Node: 1, Tunnel: Tunnel{VNI: 7}})
+		check(t, err)
+		t.Cleanup(d.Close)
+		putServices(t, d)
+		putForwarded(t, d, service, backend, c.node, c.flags)
+		check(t, d.TellTunnel(9))
+		for _, flags := range []string{"S", "A"} {
+			packet := frame(t, model.TCP, outside, service, flags, 9)
+			packet[14+8] = c.hops // TTL
+			_, _, err := d.RunFromUplink(packet, 0)
+			check(t, err)
+		}
+		got, _, err := d.ServiceCounts()
+		check(t, err)
+		if diff := cmp.Diff(c.want, got); diff != "" {
+			t.Errorf("%s (-want +got):\n%s", c.name, diff)
+		}
+	}
+}

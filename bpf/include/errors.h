@@ -51,6 +51,7 @@ static __noinline int error_by_table(struct packet *p, const struct quoted *q)
 	if (b->decision.reason)
 		return TC_ACT_UNSPEC;
 	node = wraps_to(&b->decision, &b->who);
+	p->service = b->decision.root;
 	return node ? to_be_wrapped(p, node, b->decision.pick.backend) : TC_ACT_UNSPEC;
 }
 
@@ -66,6 +67,7 @@ static __noinline int error_comes_in(struct __sk_buff *skb, struct packet *p, en
 	flow = flow_of_quoted(p, &q);
 	if (!flow)
 		return hook == HOOK_UPLINK ? error_by_table(p, &q) : TC_ACT_UNSPEC;
+	p->service = flow->set;
 	if (hook == HOOK_UPLINK && flow_is_steered(flow))
 		return to_be_wrapped(p, flow->node, flow->backend);
 	return exchange_quoted(skb, p, &q, flow);
@@ -82,6 +84,7 @@ static __noinline int error_leaves(struct __sk_buff *skb, struct packet *p, enum
 	flow = flow_of_quoted(p, &q);
 	if (!flow)
 		return TC_ACT_UNSPEC;
+	p->service = flow->set;
 	exchange_quoted(skb, p, &q, flow);
 	if (hook == HOOK_UPLINK && flow->way == WAY_WRAP && !(flow->state & FLOW_FORWARD))
 		return to_be_wrapped(p, flow->node, 0);
@@ -100,8 +103,10 @@ static __noinline int error_comes_unwrapped(struct __sk_buff *skb, struct packet
 		goto drop;
 	if (!p->backend) {
 		frontend = find_frontend(&q.key.source, q.key.source_port, q.key.protocol, false);
-		if (frontend && frontend->set)
+		if (frontend && frontend->set) {
+			p->service = frontend->set;
 			return send_on(skb, p);
+		}
 		goto drop;
 	}
 	flow = flow_of_quoted(p, &q);

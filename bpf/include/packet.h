@@ -53,6 +53,7 @@ struct packet {
 	__u32 epoch;	    /* of policy_v1, at a pod's interface; 0: nothing is judged here */
 	__u32 node;	    /* that wrapped it for this one; 0: it came as it is */
 	__u32 backend;	    /* that the node picked, by id; 0: it is an answer on its way back */
+	__u32 service;	    /* the set of what goes on to another node; 0: not known */
 	bool v6;
 	bool syn; /* of TCP; the first of a connection: SYN without ACK */
 	bool fin;

@@ -151,6 +151,7 @@ static __noinline int steer(struct packet *p, const struct decision *d, struct f
 	if (!flow_is_steered(flow))
 		return PASS;
 	count_flow(d, flow);
+	p->service = flow->set;
 	return to_be_wrapped(p, flow->node, flow->backend);
 }
 
@@ -362,8 +363,10 @@ static __always_inline void note_reply(const struct packet *p, struct flow *flow
 static __always_inline int go_on(struct __sk_buff *skb, struct packet *p, struct flow *flow,
 				 enum hook hook)
 {
-	if (hook == HOOK_UPLINK && flow_is_steered(flow))
+	if (hook == HOOK_UPLINK && flow_is_steered(flow)) {
+		p->service = flow->set;
 		return to_be_wrapped(p, flow->node, flow->backend);
+	}
 	flow_note_way(p, flow, hook);
 	return translate_judged(skb, p, flow, hook);
 }
@@ -524,8 +527,10 @@ static __noinline int masquerade(struct __sk_buff *skb, const struct packet *p, 
 static __noinline int answer_wrapped(struct __sk_buff *skb, struct packet *p,
 				     const struct flow *flow)
 {
-	int verdict = check_answer(skb, p, flow->node);
+	int verdict;
 
+	p->service = flow->set;
+	verdict = check_answer(skb, p, flow->node);
 	if (verdict == PASS)
 		verdict = translate(skb, p, flow);
 	return verdict == PASS ? to_be_wrapped(p, flow->node, 0) : verdict;
@@ -607,6 +612,7 @@ static __noinline int answer_comes_back(struct __sk_buff *skb, struct packet *p)
 
 	if (!frontend || !frontend->set)
 		return drop(p, 0, REASON_FOREIGN_TUNNEL);
+	p->service = frontend->set;
 	return send_on(skb, p);
 }
 

@@ -87,7 +87,7 @@ static __always_inline bool write_ethernet(struct __sk_buff *skb, __u32 backend)
 /* Tells the sender that a packet is too large. Returns the verdict. */
 static __noinline int refuse_large(struct __sk_buff *skb, const struct packet *p, __u32 most)
 {
-	drop_report(&p->tuple, 0, REASON_TOO_BIG, VIA_PACKET);
+	drop_report(&p->tuple, p->service, REASON_TOO_BIG, VIA_PACKET);
 	return tell_too_big(skb, p, most);
 }
 
@@ -116,18 +116,18 @@ static __noinline int wrap(struct __sk_buff *skb, const struct packet *p, __u32 
 	__u32 most;
 
 	if (!tunnel.ifindex || !find_node_ends(node, &ends)) {
-		drop_report(&p->tuple, 0, REASON_NO_WAY, VIA_PACKET);
+		drop_report(&p->tuple, p->service, REASON_NO_WAY, VIA_PACKET);
 		return TC_ACT_SHOT;
 	}
 	most = backend ? most_wrapped(skb, p, &ends.to) : 0;
 	if (most)
 		return refuse_large(skb, p, most);
 	if (backend && !take_hop(skb, p)) {
-		drop_report(&p->tuple, 0, REASON_NO_WAY, VIA_PACKET);
+		drop_report(&p->tuple, p->service, REASON_NO_WAY, VIA_PACKET);
 		return tell_time_exceeded(skb, p);
 	}
 	if (set_tunnel_key(skb, &ends) || !write_ethernet(skb, backend)) {
-		drop_report(&p->tuple, 0, REASON_REWRITE, VIA_PACKET);
+		drop_report(&p->tuple, p->service, REASON_REWRITE, VIA_PACKET);
 		return TC_ACT_SHOT;
 	}
 	return bpf_redirect(tunnel.ifindex, 0);
@@ -235,15 +235,15 @@ static __noinline int send_on(struct __sk_buff *skb, struct packet *p)
 	fib.tot_len = length > 0xffff ? 0xffff : length;
 	found = bpf_fib_lookup(skb, &fib, sizeof(fib), 0);
 	if (found == BPF_FIB_LKUP_RET_FRAG_NEEDED) {
-		drop_report(t, 0, REASON_TOO_BIG, VIA_PACKET);
+		drop_report(t, p->service, REASON_TOO_BIG, VIA_PACKET);
 		return tell_back(skb, p, fib.mtu_result < length ? fib.mtu_result : MTU_LEAST_V6);
 	}
 	if (found != BPF_FIB_LKUP_RET_SUCCESS && found != BPF_FIB_LKUP_RET_NO_NEIGH) {
-		drop_report(t, 0, REASON_NO_WAY, VIA_PACKET);
+		drop_report(t, p->service, REASON_NO_WAY, VIA_PACKET);
 		return TC_ACT_SHOT;
 	}
 	if (!take_hop(skb, p)) {
-		drop_report(t, 0, REASON_NO_WAY, VIA_PACKET);
+		drop_report(t, p->service, REASON_NO_WAY, VIA_PACKET);
 		return tell_back(skb, p, 0);
 	}
 	/* A gateway may be of the other family, RFC 8950. */

@@ -93,4 +93,22 @@ func TestBulkDataPassesWrapped(t *testing.T) {
 			}
 		}
 	}
+	for _, w := range []*wayside{d.a, d.b} {
+		if got, want := w.ofServices(t, model.ReasonTooBig), drops(t, w.plane)[model.ReasonTooBig]; got != want {
+			t.Errorf("node %d: %d of %d packets that were too big are a Service's", w.id, got, want)
+		}
+	}
+}
+
+// ofServices is how many drops for a reason are counted as a Service's.
+func (w *wayside) ofServices(t testing.TB, reason model.DropReason) (sum uint64) {
+	t.Helper()
+	counts, _, err := w.plane.ServiceCounts()
+	check(t, err)
+	for key, n := range counts {
+		if key.Reason == uint8(reason) {
+			sum += n
+		}
+	}
+	return sum
 }
