@@ -179,6 +179,8 @@ static __noinline int begin(struct __sk_buff *skb, struct packet *p,
 		.inside = hook == HOOK_POD || comes_from_inside(p),
 		.amid = is_amid_connection(p, frontend),
 	};
+	if (hook == HOOK_TUNNEL && b->who.inside)
+		return drop(p, frontend->set, REASON_FOREIGN_TUNNEL); /* no node wraps these */
 	if (hook == HOOK_TUNNEL)
 		decide_wrapped(p, frontend, d);
 	else
@@ -198,12 +200,12 @@ static __noinline int begin(struct __sk_buff *skb, struct packet *p,
 		.set = d->root,
 		.node = node,
 	};
+	if (hook == HOOK_UPLINK && b->who.amid && (!node || p->rst))
+		return reject(skb, p, d->root, REASON_NO_FLOW, hook);
 	if (hook == HOOK_UPLINK && node) {
 		verdict = steer(p, d, &b->flow);
 		return verdict == PASS ? translate(skb, p, &b->flow) : verdict;
 	}
-	if (hook == HOOK_UPLINK && b->who.amid)
-		return reject(skb, p, d->root, REASON_NO_FLOW, hook);
 	if (hook == HOOK_TUNNEL)
 		b->flow.way = way_of(frontend);
 	if (needs_masquerade(p, &b->who, d, hook))
@@ -390,6 +392,8 @@ static __noinline int translate_coming(struct __sk_buff *skb, struct packet *p, 
 	if (p->reason)
 		return drop(p, flow->set, p->reason);
 	if (!(flow->state & FLOW_FORWARD)) {
+		if (hook == HOOK_TUNNEL)
+			return drop(p, flow->set, REASON_FOREIGN_TUNNEL);
 		note_reply(p, flow);
 		return translate_judged(skb, p, flow, hook);
 	}

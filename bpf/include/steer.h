@@ -49,8 +49,9 @@ static __always_inline __u32 wraps_to(const struct decision *d, const struct dia
 
 /*
  * Begins a flow to a backend on another node; *flow has backend, address, port, set and node. Its
- * first packet need not be a connection's: another node may have been the first one until now. As
- * of flow_begin the first processor's backend counts. Returns a reason.
+ * first packet need not be a connection's: another node may have been the first one until now. One
+ * alone says nothing about a connection yet, so what it acknowledges is not noted. As of flow_begin
+ * the first processor's backend counts. Returns a reason.
  */
 static __always_inline int steer_begin(const struct packet *p, struct flow *flow)
 {
@@ -61,7 +62,6 @@ static __always_inline int steer_begin(const struct packet *p, struct flow *flow
 	flow->sequence = p->sequence;
 	flow->seen = now_seconds();
 	flow->state = FLOW_FORWARD | (p->fin ? FLOW_FIN : 0) | (p->rst ? FLOW_RESET : 0);
-	flow->acknowledged = p->acknowledged;
 	flow->other_port = p->tuple.source_port;
 	error = write_flow(&p->tuple, flow, BPF_NOEXIST);
 	first = find_flow(&p->tuple); /* unread it would be the first to be evicted */

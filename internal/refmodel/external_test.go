@@ -161,6 +161,7 @@ func TestWhatABackendsNodeRefuses(t *testing.T) {
 	}{
 		{"a backend that it hasn't", Wrapping{From: node1, To: node2, Backend: 110}, opening, sent(client, server), "want drop (stale_tables)"},
 		{"what is no Service's", toServer, syn(client, server, 1), sent(client, server), "want drop (stale_tables)"},
+		{"from a pod", toServer, syn(netip.MustParseAddrPort("10.244.0.3:5000"), balancer, 1), sent(netip.MustParseAddrPort("10.244.0.3:5000"), server), "want drop (foreign_tunnel)"},
 		{"a segment of no connection", toServer, segment, sent(client, server), "want reject (no_flow)"},
 		{"answered the way it came", toServer, segment, answered, ""},
 		{"answered another way", toServer, segment, refusedIt, "want the answer wrapped"},

@@ -33,7 +33,7 @@ func (f *Flows) amid(n *Node, via Via, p Packet, d Decision, did Outcome, now ui
 	f.Affinities.Narrow(n, &d, AffinityKey{Client: p.Source.Addr()}, now)
 	n.steady(Dialler{via, p.Source.Addr()}, p, &d)
 	stays := slices.ContainsFunc(d.Candidates, func(b model.Backend) bool { return !n.Reach(Dialler{via, p.Source.Addr()}, d, b).Wraps() })
-	if d.Verdict == Forward && !p.LengthsLie && stays && did.Wrapped.Backend == 0 { // the choice is the kernel's
+	if d.Verdict == Forward && !p.LengthsLie && (p.RST || stays && did.Wrapped.Backend == 0) { // the choice is the kernel's
 		return refused(p, model.ReasonNoFlow, did)
 	}
 	return f.first(n, via, p, d, false, did, now)
@@ -48,6 +48,7 @@ func (f *Flows) steer(n *Node, p Packet, b model.Backend, root model.SetID, did 
 	k := key{tupleOf(p), false}
 	f.entries[k] = e
 	f.note(p, k, e)
+	e.acknowledged = 0 // of a connection only the next packet tells
 	return f.steered(n, p, e, did)
 }
 
@@ -119,7 +120,9 @@ func (f *Flows) clientsUnwrapped(n *Node, w Wrapping, p Packet, did Outcome, now
 			return refusedBack(n, w, p, model.ReasonNoFlow, did)
 		}
 		f.end(k, e)
-	case e != nil && e.forward:
+	case e != nil && !e.forward: // an answer to this node itself
+		return dropped(p, model.ReasonForeignTunnel, did)
+	case e != nil:
 		switch f.standing(n, p, k, e, n.findWrapped, now) {
 		case stands:
 			f.note(p, k, e)
@@ -140,6 +143,8 @@ func (f *Flows) clientsUnwrapped(n *Node, w Wrapping, p Packet, did Outcome, now
 		return refusedBack(n, w, p, model.ReasonNoFlow, did)
 	case p.LengthsLie:
 		return dropped(p, model.ReasonMalformed, did)
+	case n.Inside(Dialler{UplinkPacket, p.Source.Addr()}):
+		return dropped(p, model.ReasonForeignTunnel, did)
 	}
 	b, serves := n.serving(w.Backend, frontend)
 	switch {

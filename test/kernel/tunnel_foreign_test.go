@@ -70,6 +70,7 @@ func TestForeignWrappedPacketsAreDropped(t *testing.T) {
 		{"in another node's name", a.NetNS, wrappedDatagram(t, tunnel.DefaultVNI, backend, 3, client, service)},
 		{"in the receiver's name", b.pod, wrappedDatagram(t, tunnel.DefaultVNI, backend, 1, client, service)},
 		{"of another network", a.NetNS, wrappedDatagram(t, tunnel.DefaultVNI+1, backend, 1, client, service)},
+		{"from a pod, which no node wraps", a.NetNS, wrappedDatagram(t, tunnel.DefaultVNI, backend, 1, "10.1.0.9:7000", service)},
 		{"an answer of no Service", a.NetNS, wrappedDatagram(t, tunnel.DefaultVNI, 0, 1, "198.51.100.77:80", client)},
 		{"an answer of a Service's other port", a.NetNS, wrappedDatagram(t, tunnel.DefaultVNI, 0, 1, "203.0.113.1:81", client)},
 	} {
@@ -82,7 +83,7 @@ func TestForeignWrappedPacketsAreDropped(t *testing.T) {
 	testkit.Eventually(t, patience, func() bool { return drops(t, a.plane)[model.ReasonForeignTunnel] == 1 })
 	// Its own VXLAN of another network is not the nodes' business, but for who gets it.
 	sendFrom(t, a.pod, device, wrappedDatagram(t, tunnel.DefaultVNI+1, backend, 1, client, service))
-	testkit.Eventually(t, patience, func() bool { return drops(t, b.plane)[model.ReasonForeignTunnel] == 7 })
+	testkit.Eventually(t, patience, func() bool { return drops(t, b.plane)[model.ReasonForeignTunnel] == 8 })
 	// A node's own is taken.
 	sendFrom(t, a.NetNS, device, wrappedDatagram(t, tunnel.DefaultVNI, backend, 1, client, service))
 	expectFrom(t, pod, client)
