@@ -44,7 +44,7 @@ enum reason {
 	REASON_SPOOFED = 19,
 	/* a wrapped packet came from who is no node of the cluster, or is not for this node */
 	REASON_FOREIGN_TUNNEL = 20,
-	/* the packet is too large to be wrapped for the backend's node; its sender is told by ICMP */
+	/* the packet is too large to be wrapped; its sender is told by ICMP */
 	REASON_TOO_BIG = 21,
 	/* the backend's node is not reached, or the packet has been forwarded too often */
 	REASON_NO_WAY = 22,

@@ -31,10 +31,10 @@ type Flow struct {
 
 // The ways of a Flow: how the packets of its direction go on.
 const (
-	WayHere uint8 = iota // to an end that this node reaches itself
-	WayWrap              // wrapped, to the Flow's Node
-	WayVia               // the Flow's Node wraps them, and gets the answers back
-	WayDirect            // the Flow's Node wraps them; the answers leave from here
+	WayHere   uint8 = iota // to an end that this node reaches itself
+	WayWrap                // wrapped, to the Flow's Node
+	WayVia                 // the Flow's Node wraps them, and gets the answers back
+	WayDirect              // the Flow's Node wraps them; the answers leave from here
 )
 
 // The bits of a Flow's State.

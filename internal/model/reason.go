@@ -85,7 +85,7 @@ var DropReasons = []struct {
 	{ReasonUnknownPod, "unknown_pod", "the pod is not known yet and there are policies; it passes nothing until it is"},
 	{ReasonSpoofed, "spoofed", "its source is not the sending pod's own; see --policy-check-sources"},
 	{ReasonForeignTunnel, "foreign_tunnel", "a wrapped packet came from who is no node of the cluster, or is not for this node"},
-	{ReasonTooBig, "too_big", "the packet is too large to be wrapped for the backend's node; its sender is told by ICMP"},
+	{ReasonTooBig, "too_big", "the packet is too large to be wrapped; its sender is told by ICMP"},
 	{ReasonNoWay, "no_way", "the backend's node is not reached, or the packet has been forwarded too often"},
 }
 
