@@ -15,7 +15,7 @@ import (
 	"github.com/deltaplane/deltaplane/schemas"
 )
 
-// servicesMost bounds the Services that have metrics of their own; of more, those that come last by name are summed up.
+// servicesMost bounds the Services that have metrics of their own; of more, those that come last are summed up.
 const servicesMost = 500
 
 // serviceMetrics tell what became of Services' packets, of Services that are there.
@@ -23,6 +23,9 @@ type serviceMetrics struct {
 	drops, flows, uncounted *prometheus.Desc
 	mu                      sync.Mutex
 	told                    []*schemas.ServiceCount
+	own                     map[string]bool // whether a Service has metrics of its own, which it keeps: a counter never goes back
+	owned                   int
+	ended                   []*schemas.ServiceCount // of those summed up that are gone, without a name
 	lost                    uint64
 }
 
@@ -43,7 +46,38 @@ func newServiceMetrics() *serviceMetrics {
 func (m *serviceMetrics) set(counts []*schemas.ServiceCount, uncounted uint64) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
+	told, own := m.told, m.own
 	m.told, m.lost = counts, uncounted
+	m.choose(own)
+	for _, c := range told {
+		if _, there := m.own[c.GetService()]; !there && !own[c.GetService()] {
+			m.ended = append(m.ended, unnamed(c))
+		}
+	}
+	m.ended = summedUp(m.ended)
+}
+
+// choose decides for Services that are new, after those that are gone have made room.
+func (m *serviceMetrics) choose(before map[string]bool) {
+	m.own, m.owned = make(map[string]bool, len(before)), 0
+	for _, c := range m.told {
+		if own, known := before[c.GetService()]; known {
+			m.keep(c.GetService(), own)
+		}
+	}
+	for _, c := range m.told {
+		m.keep(c.GetService(), m.owned < servicesMost)
+	}
+}
+
+// keep notes whether a Service has metrics of its own, unless that is noted.
+func (m *serviceMetrics) keep(service string, own bool) {
+	if _, known := m.own[service]; known {
+		return
+	}
+	if m.own[service] = own; own {
+		m.owned++
+	}
 }
 
 // Describe implements prometheus.Collector.
@@ -59,14 +93,12 @@ func (m *serviceMetrics) Collect(into chan<- prometheus.Metric) {
 	defer m.mu.Unlock()
 	into <- prometheus.MustNewConstMetric(m.uncounted, prometheus.CounterValue, float64(m.lost))
 	var others []*schemas.ServiceCount
-	last, services := "", 0
+	for _, c := range m.ended {
+		others = append(others, unnamed(c))
+	}
 	for _, c := range m.told {
-		if c.GetService() != last {
-			last = c.GetService()
-			services++
-		}
-		if services > servicesMost {
-			others = append(others, &schemas.ServiceCount{Reason: c.GetReason(), Forwarding: c.GetForwarding(), Count: c.GetCount()})
+		if !m.own[c.GetService()] {
+			others = append(others, unnamed(c))
 			continue
 		}
 		into <- m.metric(c)
@@ -82,6 +114,10 @@ func (m *serviceMetrics) metric(c *schemas.ServiceCount) prometheus.Metric {
 		about, label = m.drops, c.GetReason()
 	}
 	return prometheus.MustNewConstMetric(about, prometheus.CounterValue, float64(c.GetCount()), c.GetService(), label)
+}
+
+func unnamed(c *schemas.ServiceCount) *schemas.ServiceCount {
+	return &schemas.ServiceCount{Reason: c.GetReason(), Forwarding: c.GetForwarding(), Count: c.GetCount()}
 }
 
 // summedUp orders counts by name and makes one of those that are of the same, as a Service's two families are.

@@ -89,3 +89,46 @@ func TestServicesWithMetricsAreBounded(t *testing.T) {
 		t.Errorf("%d series, want one each of %d Services and one of the others", got, servicesMost)
 	}
 }
+
+// A Service keeps the metrics that it has when others come whose names are before its own; one that comes late gets some
+// when another is gone.
+func TestServicesKeepTheirMetrics(t *testing.T) {
+	m := newServiceMetrics()
+	count := func(name string) *schemas.ServiceCount {
+		return &schemas.ServiceCount{Service: name, Reason: "no_backend", Count: 1}
+	}
+	var counts []*schemas.ServiceCount
+	for i := range servicesMost {
+		counts = append(counts, count(fmt.Sprintf("shop/%04d:80", i)))
+	}
+	last := counts[servicesMost-1].GetService()
+	m.set(counts, 0)
+	for _, step := range []struct {
+		name  string
+		told  []*schemas.ServiceCount
+		own   []string
+		other []string
+	}{
+		{"an early name comes", append([]*schemas.ServiceCount{count("early/a:80")}, counts...), []string{last}, []string{"early/a:80"}},
+		{"one goes, another comes", append([]*schemas.ServiceCount{count("early/a:80"), count("early/b:80")}, counts[1:]...), []string{last, "early/b:80"}, []string{"early/a:80"}},
+	} {
+		m.set(step.told, 0)
+		for _, name := range step.own {
+			if !m.own[name] {
+				t.Errorf("%s: %s has no metrics of its own", step.name, name)
+			}
+		}
+		for _, name := range step.other {
+			if m.own[name] {
+				t.Errorf("%s: %s has metrics of its own", step.name, name)
+			}
+		}
+		if m.owned != servicesMost {
+			t.Errorf("%s: %d have metrics of their own", step.name, m.owned)
+		}
+	}
+	m.set(counts[1:], 0) // both that came late are gone, of which one was summed up
+	if diff := cmp.Diff([]*schemas.ServiceCount{{Reason: "no_backend", Count: 1}}, m.ended, protocmp.Transform()); diff != "" {
+		t.Errorf("summed up of those that are gone (-want +got):\n%s", diff)
+	}
+}
