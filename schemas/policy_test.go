@@ -75,7 +75,8 @@ var goldenPolicy = map[string]proto.Message{
 		Drops: []*RecentDrop{{Drop: &Drop{Reason: "policy_denied", IpProtocol: 132}, Count: 3, First: noon, Latest: noon}},
 		Last:  true, Sequence: 1, Refused: "no", ConnectionsTotal: 2,
 	},
-	"services_request": &FlowsRequest{OnlyServices: true},
+	"services_understood": &FlowsReply{OnlyServices: true, Uncounted: 7},
+	"services_request":    &FlowsRequest{OnlyServices: true},
 	"services_reply": &FlowsReply{
 		Services: []*ServiceCount{
 			{Service: "shop/cart:80", Reason: "source_range", Count: 1 << 40}, {Service: "shop/cart:80", Forwarding: "tunnel", Count: 3},

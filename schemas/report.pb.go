@@ -2062,7 +2062,9 @@ type FlowsReply struct {
 	// In the order of names. Counted since the node's maps were made, of Services that are there.
 	Services []*ServiceCount `protobuf:"bytes,7,rep,name=services,proto3" json:"services,omitempty"`
 	// In the first message: how often the node had no room for another Service's counts.
-	Uncounted     uint64 `protobuf:"varint,8,opt,name=uncounted,proto3" json:"uncounted,omitempty"`
+	Uncounted uint64 `protobuf:"varint,8,opt,name=uncounted,proto3" json:"uncounted,omitempty"`
+	// In the first message of an answer about Services: programmers that don't know the question answer another.
+	OnlyServices  bool `protobuf:"varint,9,opt,name=only_services,json=onlyServices,proto3" json:"only_services,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2151,6 +2153,13 @@ func (x *FlowsReply) GetUncounted() uint64 {
 		return x.Uncounted
 	}
 	return 0
+}
+
+func (x *FlowsReply) GetOnlyServices() bool {
+	if x != nil {
+		return x.OnlyServices
+	}
+	return false
 }
 
 // ServiceCount is how often something became of packets to a Service, or of connects, on a node.
@@ -2655,7 +2664,7 @@ const file_deltaplane_v1_report_proto_rawDesc = "" +
 	"\n" +
 	"only_drops\x18\x02 \x01(\bR\tonlyDrops\x12\x14\n" +
 	"\x05limit\x18\x03 \x01(\rR\x05limit\x12#\n" +
-	"\ronly_services\x18\x04 \x01(\bR\fonlyServices\"\xc8\x02\n" +
+	"\ronly_services\x18\x04 \x01(\bR\fonlyServices\"\xed\x02\n" +
 	"\n" +
 	"FlowsReply\x12;\n" +
 	"\vconnections\x18\x01 \x03(\v2\x19.deltaplane.v1.ConnectionR\vconnections\x12/\n" +
@@ -2665,7 +2674,8 @@ const file_deltaplane_v1_report_proto_rawDesc = "" +
 	"\arefused\x18\x05 \x01(\tR\arefused\x12+\n" +
 	"\x11connections_total\x18\x06 \x01(\x04R\x10connectionsTotal\x127\n" +
 	"\bservices\x18\a \x03(\v2\x1b.deltaplane.v1.ServiceCountR\bservices\x12\x1c\n" +
-	"\tuncounted\x18\b \x01(\x04R\tuncounted\"v\n" +
+	"\tuncounted\x18\b \x01(\x04R\tuncounted\x12#\n" +
+	"\ronly_services\x18\t \x01(\bR\fonlyServices\"v\n" +
 	"\fServiceCount\x12\x18\n" +
 	"\aservice\x18\x01 \x01(\tR\aservice\x12\x16\n" +
 	"\x06reason\x18\x02 \x01(\tR\x06reason\x12\x1e\n" +

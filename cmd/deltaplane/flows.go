@@ -144,8 +144,14 @@ func (f *flows) ask(ctx context.Context) (*flowsJSON, error) {
 func (f *flows) askServices(ctx context.Context) (*servicesJSON, error) {
 	all := newServicesJSON()
 	err := f.askAll(ctx, func(node string) (func(), error) {
-		list := newServicesJSON()
-		err := f.request(ctx, node, &schemas.FlowsRequest{OnlyServices: true}, func(reply *schemas.FlowsReply) { list.add(node, reply) })
+		list, understood := newServicesJSON(), false
+		err := f.request(ctx, node, &schemas.FlowsRequest{OnlyServices: true}, func(reply *schemas.FlowsReply) {
+			understood = understood || reply.GetOnlyServices()
+			list.add(node, reply)
+		})
+		if err == nil && !understood {
+			err = fmt.Errorf("the programmer of node %s is of a version that counts nothing of Services: upgrade it", node)
+		}
 		return func() {
 			all.Services = append(all.Services, list.Services...)
 			all.Uncounted += list.Uncounted

@@ -5,6 +5,7 @@ package main
 import (
 	"context"
 	"encoding/json"
+	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -13,15 +14,15 @@ import (
 	"github.com/deltaplane/deltaplane/schemas"
 )
 
-// countingServices has node a answer with counts of Services.
-func (s *stage) countingServices(uncounted uint64, counts ...*schemas.ServiceCount) {
+// countingServices has node a answer with counts of Services; an old one answers another question.
+func (s *stage) countingServices(old bool, uncounted uint64, counts ...*schemas.ServiceCount) {
 	s.t.Helper()
 	_, err := s.conn.Respond(schemas.FlowsSubject("a"), "", func(_ context.Context, data []byte, answer func([]byte) error) {
 		var request schemas.FlowsRequest
 		if err := wire.Unmarshal(data, &request); err != nil || !request.GetOnlyServices() {
 			s.t.Errorf("asked %v, %v", &request, err)
 		}
-		_ = answer(encoded(s.t, &schemas.FlowsReply{Uncounted: uncounted}))
+		_ = answer(encoded(s.t, &schemas.FlowsReply{OnlyServices: !old, Uncounted: uncounted}))
 		_ = answer(encoded(s.t, &schemas.FlowsReply{Services: counts, Sequence: 1, Last: true}))
 	})
 	if err != nil {
@@ -31,7 +32,7 @@ func (s *stage) countingServices(uncounted uint64, counts ...*schemas.ServiceCou
 
 func TestCountsOfServices(t *testing.T) {
 	s := newStage(t)
-	s.countingServices(7,
+	s.countingServices(false, 7,
 		&schemas.ServiceCount{Service: "shop/web:80", Forwarding: "tunnel", Count: 1204},
 		&schemas.ServiceCount{Service: "shop/web:80", Forwarding: "local", Count: 3},
 		&schemas.ServiceCount{Service: "shop/web:80", Reason: "source_range", Count: 12},
@@ -59,5 +60,13 @@ and 7 more drops and flows for whose Service there was no room (--max-service-co
 	}
 	if _, stderr, code = command(t, "flows", "--services", "--drops"); code != exitError || stderr == "" {
 		t.Errorf("--services with --drops: exit %d, %s", code, stderr)
+	}
+}
+
+func TestOldProgrammersCountNothingOfServices(t *testing.T) {
+	s := newStage(t)
+	s.countingServices(true, 0)
+	if _, stderr, code := command(t, "flows", "--node", "a", "--services"); code != exitError || !strings.Contains(stderr, "upgrade it") {
+		t.Errorf("exit %d, %s", code, stderr)
 	}
 }

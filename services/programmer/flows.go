@@ -75,7 +75,7 @@ func (v *service) answerServices(ctx context.Context) ([]*schemas.FlowsReply, er
 	if err != nil {
 		return nil, err
 	}
-	messages := []*schemas.FlowsReply{{Uncounted: uncounted}}
+	messages := []*schemas.FlowsReply{{OnlyServices: true, Uncounted: uncounted}}
 	for part := range slices.Chunk(counts, flowsAtOnce) {
 		messages = append(messages, &schemas.FlowsReply{Services: part})
 	}
