@@ -55,7 +55,8 @@ const (
 	ReasonForeignTunnel DropReason = 20
 	// ReasonTooBig is a packet that would not fit on the way to another node once it is wrapped: its sender is told by ICMP.
 	ReasonTooBig DropReason = 21
-	// ReasonNoWay is a packet for a backend on another node that has no more hops left, or whose node has no address here.
+	// ReasonNoWay is a packet for a backend on another node that has no more hops left, or whose node has no address here, or
+	// an answer that came back wrapped and whose client no route leads to.
 	ReasonNoWay DropReason = 22
 )
 
@@ -86,7 +87,7 @@ var DropReasons = []struct {
 	{ReasonSpoofed, "spoofed", "its source is not the sending pod's own; see --policy-check-sources"},
 	{ReasonForeignTunnel, "foreign_tunnel", "a wrapped packet came from who is no node of the cluster, or is not for this node"},
 	{ReasonTooBig, "too_big", "the packet is too large to be wrapped; its sender is told by ICMP"},
-	{ReasonNoWay, "no_way", "the backend's node is not reached, or the packet has been forwarded too often"},
+	{ReasonNoWay, "no_way", "the backend's node is not reached, no route leads to the client, or the packet has been forwarded too often"},
 }
 
 // String returns the reason's word.
