@@ -82,11 +82,8 @@ func (w *World) placeOf(b model.Backend) string {
 
 // rowOf is how other nodes reach one.
 func (w *World) rowOf(node string) model.Node {
-	cluster, own := w.layers(node)
-	if row, has := cluster.Nodes[model.NodeIDOf(node)]; has {
-		return row
-	}
-	return own.Nodes[model.NodeIDOf(node)]
+	cluster, _ := w.layers(node)
+	return cluster.Nodes[model.NodeIDOf(node)]
 }
 
 // numbered returns the nodes that packets name by a number: more than one share it.

@@ -21,11 +21,8 @@ import (
 // DefaultSize is the slots of a table unless configured: shares of up to 40 backends are within 1 % of what they should be.
 const DefaultSize = 4093
 
-// MaxSize is the most slots of a table.
-const MaxSize = 131071
-
 // sizes are the greatest primes below powers of two: with a prime every step visits all slots.
-var sizes = []uint32{1021, 2039, DefaultSize, 8191, 16381, 32749, 65521, MaxSize}
+var sizes = []uint32{1021, 2039, DefaultSize, 8191, 16381, 32749, 65521, 131071}
 
 // CheckSize says why a table can't have so many slots; nil if it can.
 func CheckSize(slots uint32) error {
