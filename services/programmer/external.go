@@ -48,7 +48,7 @@ func externalOf(port uint16, o exits, told bool) *schemas.External {
 	case o.device <= 0:
 		e.Masqueraded = "the node's interfaces have not been looked at yet"
 	case !told:
-		e.Masqueraded = "no node is told this one's address: its Node object has no InternalIP, or its name comes to the same number as another's"
+		e.Masqueraded = "no node is told this one's address: its Node object has no InternalIP, its name comes to the same number as another's, or the watcher is of a version before such rows"
 	}
 	return e
 }

@@ -31,7 +31,7 @@ func TestANodeSaysHowItPassesOnWhatClientsSend(t *testing.T) {
 		{"none is wanted", 0, 0, nil, true, &schemas.External{Masqueraded: "--tunnel-port is 0"}},
 		{"a node that nobody knows", 8475, 5, nil, false, &schemas.External{
 			Device: tunnel.Name, Port: 8475,
-			Masqueraded: "no node is told this one's address: its Node object has no InternalIP, or its name comes to the same number as another's",
+			Masqueraded: "no node is told this one's address: its Node object has no InternalIP, its name comes to the same number as another's, or the watcher is of a version before such rows",
 		}},
 	} {
 		got := externalOf(c.port, exits{device: c.ifindex, noDevice: c.err}, c.told)
