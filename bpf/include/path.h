@@ -492,7 +492,7 @@ static __always_inline int comes_in(struct __sk_buff *skb, enum hook hook)
 	if (!p || (hook == HOOK_UPLINK && (is_vlans(skb) || is_another_hosts(skb))))
 		return PASS;
 	ports = read_packet(skb, p);
-	if (may_be_forged(p) && is_forged(skb, hook))
+	if (may_be_wrapped(p) && is_forged(skb, hook))
 		return drop(p, 0, REASON_FOREIGN_TUNNEL);
 	if (hook == HOOK_POD)
 		p->epoch = policy_epoch();

@@ -18,6 +18,7 @@
 #include "hook.h"
 #include "packet.h"
 #include "service.h"
+#include "wrapping.h"
 
 /*
  * How far a RST may be beyond what the other side has acknowledged, to count. A blind guess hits
@@ -49,11 +50,14 @@ static __noinline const struct frontend *find_wrapped_frontend(const struct addr
 	return frontend_of(&key);
 }
 
+/* What the client dialled. What other nodes send to this one's device is for no frontend. */
 static __always_inline const struct frontend *dialled(const struct packet *p, enum hook hook)
 {
 	if (hook == HOOK_TUNNEL)
 		return find_wrapped_frontend(&p->tuple.destination, p->tuple.destination_port,
 					     p->tuple.protocol);
+	if (may_be_wrapped(p) && find_local(&p->tuple.destination, false))
+		return NULL;
 	return find_frontend(&p->tuple.destination, p->tuple.destination_port, p->tuple.protocol,
 			     false);
 }

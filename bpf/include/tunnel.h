@@ -167,13 +167,6 @@ static __noinline bool read_wrapping(struct __sk_buff *skb, struct packet *p)
 /* Datagrams that the kernel may take for one: UDP_MAX_SEGMENTS. */
 #define MOST_DATAGRAMS 128
 
-/* Says if a datagram may be one that nodes wrap. At no cost for what isn't. */
-static __always_inline bool may_be_forged(const struct packet *p)
-{
-	return tunnel_port && p->tuple.destination_port == bpf_htons(tunnel_port) &&
-	       p->tuple.protocol == IPPROTO_UDP;
-}
-
 /*
  * Says if a pod sends what only nodes may: where the network plugin gives it the node's address on
  * its way out, the other node would believe it. A first fragment may hide it. Of many datagrams

@@ -5,6 +5,7 @@
 #include <stdbool.h>
 #include <linux/bpf.h>
 #include <linux/if_ether.h>
+#include <linux/in.h>
 #include <linux/ip.h>
 #include <linux/ipv6.h>
 #include <linux/udp.h>
@@ -13,6 +14,7 @@
 
 #include "checksum.h"
 #include "node.h"
+#include "packet.h"
 
 /* Set at load. */
 volatile const __u32 tunnel_vni;  /* of the nodes' packets: others' are foreign */
@@ -27,6 +29,13 @@ volatile const __u16 tunnel_port; /* UDP, host byte order */
 
 #define WRAPPED_TTL  64
 #define WRAPPED_MARK 0x02de /* of both Ethernet addresses: locally administered */
+
+/* Says if a datagram may be one that nodes wrap. At no cost for what isn't. */
+static __always_inline bool may_be_wrapped(const struct packet *p)
+{
+	return tunnel_port && p->tuple.destination_port == bpf_htons(tunnel_port) &&
+	       p->tuple.protocol == IPPROTO_UDP;
+}
 
 struct wrapped_ethernet {
 	__be16 mark;

@@ -62,6 +62,10 @@ func (n *Node) find(via Via, protocol model.Protocol, destination netip.AddrPort
 	}
 	flags, own := n.Locals[destination.Addr()]
 	own = own && (flags&LocalLoopback == 0 || via == HostSocket)
+	packet := via == PodPacket || via == UplinkPacket
+	if packet && own && protocol == model.UDP && n.TunnelPort != 0 && destination.Port() == n.TunnelPort {
+		return model.Frontend{}, false // other nodes' wrapped packets, which no Service takes
+	}
 	key := model.FrontendKey{Addr: destination.Addr(), Port: destination.Port(), Protocol: protocol}
 	if f, found := n.frontend(key); found && (own || f.Kind != model.FrontendHostPort) {
 		return f, true

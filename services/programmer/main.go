@@ -166,6 +166,9 @@ func (s *settings) check() (err error) {
 	if s.tunnelVNI == 0 || s.tunnelVNI > 1<<24-1 {
 		return fmt.Errorf("--tunnel-vni %d: want a number from 1 to %d", s.tunnelVNI, 1<<24-1)
 	}
+	if p := bpf.DefaultNodePorts; s.tunnel.Port >= p.First && s.tunnel.Port <= p.Last {
+		return fmt.Errorf("--tunnel-port %d: want one that no NodePort can have, not from %d to %d", s.tunnel.Port, p.First, p.Last)
+	}
 	s.tunnel.Node = model.NodeIDOf(s.node)
 	if err := s.xdp.Check(); err != nil {
 		return fmt.Errorf("--xdp: %w", err)
