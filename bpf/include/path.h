@@ -606,17 +606,44 @@ static __always_inline int leaves(struct __sk_buff *skb, enum hook hook)
 	return hook == HOOK_UPLINK ? wrapped(skb, p, verdict) : verdict;
 }
 
+/* The entry by which the client's packets go that an answer from another node is for; NULL if they
+ * don't go there. */
+static __noinline struct flow *answered_by_node(const struct packet *p)
+{
+	struct tuple key = {
+		.source = p->tuple.destination,
+		.destination = p->tuple.source,
+		.source_port = p->tuple.destination_port,
+		.destination_port = p->tuple.source_port,
+		.protocol = p->tuple.protocol,
+	};
+	struct flow *flow = find_flow(&key);
+
+	return flow && flow_is_steered(flow) && flow->node == p->node ? flow : NULL;
+}
+
 /* An answer that the backend's node has wrapped, at the node that its client's packets come by: it
- * is from a Service. */
+ * is from a Service, or from what was one when the connection began. By its RST the connection is
+ * over. */
 static __noinline int answer_comes_back(struct __sk_buff *skb, struct packet *p)
 {
 	const struct tuple *t = &p->tuple;
 	const struct frontend *frontend =
 		find_frontend(&t->source, t->source_port, t->protocol, false);
+	bool known = frontend && frontend->set;
+	struct flow *flow;
 
-	if (!frontend || !frontend->set)
+	if (known)
+		p->service = frontend->set;
+	if (known && !p->rst)
+		return send_on(skb, p);
+	flow = answered_by_node(p);
+	if (!known && !flow)
 		return drop(p, 0, REASON_FOREIGN_TUNNEL);
-	p->service = frontend->set;
+	if (flow && p->rst)
+		flow->state |= FLOW_RESET;
+	if (flow)
+		p->service = flow->set;
 	return send_on(skb, p);
 }
 

@@ -90,7 +90,7 @@ func (f *Flows) ComesUnwrapped(n *Node, w Wrapping, outer netip.Addr, p Packet, 
 	case !n.Believes(w.From, outer) || w.From == n.Number || p.Fault != model.ReasonNone || p.Later: // such no node wraps
 		return dropped(p, model.ReasonForeignTunnel, did)
 	case w.Backend == 0:
-		return n.answerUnwrapped(p, did)
+		return f.answerUnwrapped(n, w, p, did)
 	}
 	return f.clientsUnwrapped(n, w, p, did, now)
 }
@@ -179,10 +179,15 @@ func refusedBack(n *Node, w Wrapping, p Packet, reason model.DropReason, did Out
 }
 
 // answerUnwrapped checks what became of an answer that a backend's node has wrapped for the client of this one: it leaves as
-// it is, if it is a Service's.
-func (n *Node) answerUnwrapped(p Packet, did Outcome) error {
-	if from, found := n.find(UplinkPacket, p.Protocol, p.Source); !found || from.Set == 0 {
+// it is, if it is a Service's, or was when the connection began. The backend's RST ends that here too.
+func (f *Flows) answerUnwrapped(n *Node, w Wrapping, p Packet, did Outcome) error {
+	e := f.entries[key{tuple{p.Protocol, p.Destination, p.Source}, false}]
+	steered := e != nil && e.way == wayWrap && e.node == w.From
+	if from, found := n.find(UplinkPacket, p.Protocol, p.Source); (!found || from.Set == 0) && !steered {
 		return dropped(p, model.ReasonForeignTunnel, did)
+	}
+	if steered && p.RST {
+		e.reset = true
 	}
 	if p.Hops <= 1 { // a router's word about it would come to the Service's address, which is this node's
 		return dropped(p, model.ReasonNoWay, did)
