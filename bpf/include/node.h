@@ -14,6 +14,12 @@
 /* This node's number; 0: nothing is wrapped for others. Set at load. */
 volatile const __u32 own_node;
 
+/* Written by user space while programs run. */
+struct {
+	__u32 ifindex; /* of the device that wraps; 0: there is none, and nothing is wrapped */
+	__u32 pad[3];
+} tunnel;
+
 /* The addresses that a wrapped packet goes from and to. */
 struct node_ends {
 	struct address from;
@@ -45,12 +51,12 @@ static __noinline bool find_node_ends(__u32 id, struct node_ends *ends)
 	return address_is_set(&ends->from) && address_is_set(&ends->to);
 }
 
-/* Says if there is a way to a node. __noinline: the addresses stay off its caller's stack. */
+/* Says if what is wrapped gets to a node. __noinline: the addresses stay off its caller's stack. */
 static __noinline bool is_reached_node(__u32 id)
 {
 	struct node_ends ends;
 
-	return find_node_ends(id, &ends);
+	return tunnel.ifindex && find_node_ends(id, &ends);
 }
 
 /* Says if an address is a node's. */

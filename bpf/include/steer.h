@@ -20,12 +20,6 @@
 #include "service.h"
 #include "track.h"
 
-/* Written by user space while programs run. */
-struct {
-	__u32 ifindex; /* of the device that wraps; 0: there is none, and nothing is wrapped */
-	__u32 pad[3];
-} tunnel;
-
 /* Says if clients outside keep their address on the way to another node. */
 static __always_inline bool keeps_clients(__u16 flags, __u8 kind)
 {

@@ -16,6 +16,7 @@
 #include "flow.h"
 #include "frontend.h"
 #include "hook.h"
+#include "node.h"
 #include "packet.h"
 #include "service.h"
 #include "wrapping.h"
@@ -125,6 +126,8 @@ static __noinline enum standing flow_refresh_forward(const struct packet *p, str
 	if (udp && !flow_is_dialled(p, flow, hook))
 		return BEGINS;
 	if (flow_is_steered(flow)) {
+		if (!is_reached_node(flow->node))
+			return udp ? BEGINS : IS_GONE;
 		/* Whether it was answered is known at the backend's node alone. */
 		flow->state |= udp ? FLOW_ANSWERED : 0;
 		return STANDS;

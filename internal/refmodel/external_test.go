@@ -4,6 +4,7 @@ package refmodel
 
 import (
 	"bytes"
+	"maps"
 	"net/netip"
 	"testing"
 
@@ -130,6 +131,25 @@ func TestAnswersLeaveAsTheyAre(t *testing.T) {
 	judges(t, "changed", answer(data(nodePort, client), sent(server, client), 64), "want it untouched")
 	judges(t, "nobody's", answer(data(server, client), sent(server, client), 64), "want drop (foreign_tunnel)")
 	judges(t, "its last hop", answer(data(nodePort, client), sent(nodePort, client), 1), "want drop (no_way)")
+}
+
+// A connection outlives the frontend that it began by. It is over when the backend resets it, or when no way leads there.
+func TestSteeredConnectionsEnd(t *testing.T) {
+	r, flows, back := wrapped(model.ForwardTunnel), NewFlows(), Wrapping{From: node2, To: node1}
+	opening, segment, answer := syn(client, balancer, 1), data(client, balancer), data(balancer, client)
+	judges(t, "SYN", flows.ComesIn(r.at(node1), UplinkPacket, opening, onward(opening, toServer), 0), "")
+	segment.Hops, answer.Hops = 64, 64
+	without := rows{r.Clone()}
+	maps.DeleteFunc(without.Frontends, func(_ model.FrontendKey, f model.Frontend) bool { return f.Kind == model.FrontendLoadBalancer })
+	judges(t, "of no frontend", flows.ComesUnwrapped(without.at(node1), back, outer(back), answer, sent(balancer, client), 0), "")
+	judges(t, "of no connection", NewFlows().ComesUnwrapped(without.at(node1), back, outer(back), answer, sent(balancer, client), 0), "want drop (foreign_tunnel)")
+	answer.RST = true
+	judges(t, "RST", flows.ComesUnwrapped(r.at(node1), back, outer(back), answer, sent(balancer, client), 0), "")
+	if !flows.entries[key{tupleOf(segment), false}].reset {
+		t.Error("the backend's RST isn't noted")
+	}
+	delete(r.Nodes, node2)
+	judges(t, "no way", flows.ComesIn(r.at(node1), UplinkPacket, segment, onward(segment, toServer), 1), "want reject (backend_gone)")
 }
 
 // The network moves a client to another node, and then to the backend's own.

@@ -51,6 +51,10 @@ func (f *Flows) standing(n *Node, p Packet, k key, e *entry, find finder, now ui
 		return isGone
 	case p.Protocol == model.UDP && !e.moved && !dials(p, e.root, find):
 		return begins
+	case e.way == wayWrap && !n.reaches(e.node) && p.Protocol == model.UDP:
+		return begins
+	case e.way == wayWrap && !n.reaches(e.node):
+		return isGone
 	case e.way == wayWrap: // the backend's node has the other half
 		return stands
 	case f.other(k, e) == nil && !f.claim(k, e) && p.Protocol == model.UDP:
