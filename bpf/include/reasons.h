@@ -46,6 +46,6 @@ enum reason {
 	REASON_FOREIGN_TUNNEL = 20,
 	/* the packet is too large to be wrapped; its sender is told by ICMP */
 	REASON_TOO_BIG = 21,
-	/* the backend's node is not reached, no route leads to the client, or the packet has been forwarded too often */
+	/* no way leads to the node or the client, or the packet has no hops left */
 	REASON_NO_WAY = 22,
 };

@@ -87,7 +87,7 @@ var DropReasons = []struct {
 	{ReasonSpoofed, "spoofed", "its source is not the sending pod's own; see --policy-check-sources"},
 	{ReasonForeignTunnel, "foreign_tunnel", "a wrapped packet came from who is no node of the cluster, or is not for this node"},
 	{ReasonTooBig, "too_big", "the packet is too large to be wrapped; its sender is told by ICMP"},
-	{ReasonNoWay, "no_way", "the backend's node is not reached, no route leads to the client, or the packet has been forwarded too often"},
+	{ReasonNoWay, "no_way", "no way leads to the node or the client, or the packet has no hops left"},
 }
 
 // String returns the reason's word.
