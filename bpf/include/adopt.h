@@ -83,20 +83,20 @@ struct {
 static __always_inline void translate_v1(const struct tuple *key, const struct v1_flow *old,
 					 struct flow *flow)
 {
-	const struct address *addr = key->leaving ? &key->source : &old->addr;
-	__be16 port = key->leaving ? key->source_port : old->port;
-	struct backend *backend = look_up(&backends_v3, &old->backend);
+	struct backend *backend;
 
-	*flow = (struct flow){
-		.addr = old->addr,
-		.sequence = old->sequence,
-		.seen = now_seconds(),
-		.port = old->port,
-		.other_port = old->client_port,
-		.state = FLOW_ANSWERED | (key->leaving ? 0 : FLOW_FORWARD) |
-			 (old->closing ? FLOW_FIN : 0),
-	};
-	if (backend && backend->port == port && address_equal(&backend->addr, addr)) {
+	/* Field by field: a whole one would be put together on the stack. */
+	__builtin_memset(flow, 0, sizeof(*flow));
+	flow->addr = old->addr;
+	flow->sequence = old->sequence;
+	flow->seen = now_seconds();
+	flow->port = old->port;
+	flow->other_port = old->client_port;
+	flow->state = FLOW_ANSWERED | (key->leaving ? 0 : FLOW_FORWARD) |
+		      (old->closing ? FLOW_FIN : 0);
+	backend = look_up(&backends_v3, &old->backend);
+	if (backend && backend->port == (key->leaving ? key->source_port : old->port) &&
+	    address_equal(&backend->addr, key->leaving ? &key->source : &old->addr)) {
 		flow->backend = old->backend;
 		flow->set = backend->set;
 	}

@@ -406,7 +406,7 @@ static __noinline int translate_coming(struct __sk_buff *skb, struct packet *p, 
 	case IS_GONE:
 		return end_of_flow(skb, p, flow, hook);
 	case BEGINS:
-		if (flow->state & FLOW_MOVED)
+		if (hook == HOOK_POD && flow->state & FLOW_MOVED)
 			return move_again(skb, p, flow, hook);
 		flow_end(&p->tuple, flow);
 	}

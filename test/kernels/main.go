@@ -26,7 +26,7 @@ import (
 const cache = ".cache/kernels"
 
 func main() {
-	tests := flag.String("run", "TestVerifiedInstructionsStayInBudget|TestProgramsLoadWithoutPins", "the `tests` of package bpf to run")
+	tests := flag.String("run", "TestVerifiedInstructionsStayInBudget|TestProgramsLoad", "the `tests` of package bpf to run")
 	within := flag.Duration("timeout", 25*time.Minute, "how long one kernel may take")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
