@@ -79,6 +79,7 @@ type standing struct {
 	answered bool   // by all of them
 	fin      bool   // by any of them
 	reset    bool
+	halfOpen bool // its client has not shown that it hears the answers
 }
 
 // standingOf returns what one entry says.
@@ -91,6 +92,7 @@ func standingOf(key *abi.Tuple, flow *abi.Flow) standing {
 		answered: flow.State&abi.FlowAnswered != 0 || flow.Acknowledged != 0 || key.Leaving != 0 && flow.Port == [2]byte{},
 		fin:      flow.State&abi.FlowFIN != 0,
 		reset:    flow.State&abi.FlowReset != 0,
+		halfOpen: flow.HalfOpen != 0,
 	}
 }
 
@@ -102,6 +104,7 @@ func (s standing) with(other standing, now uint32) standing {
 	s.answered = s.answered && other.answered
 	s.fin = s.fin || other.fin
 	s.reset = s.reset || other.reset
+	s.halfOpen = s.halfOpen || other.halfOpen
 	return s
 }
 
@@ -114,7 +117,7 @@ func (t *Timeouts) keeps(s standing) time.Duration {
 			return t.TCPReset
 		case s.fin:
 			return t.TCPClosing
-		case !s.answered:
+		case !s.answered || s.halfOpen:
 			return t.TCPUnanswered
 		}
 		return t.TCPEstablished

@@ -34,6 +34,8 @@ const (
 	floorMapFlowsV2            = "flows_v2"
 	floorMapFragmentsV1        = "fragments_v1"
 	floorMapFrontendsV2        = "frontends_v2"
+	floorMapHalfOpenNextV1     = "half_open_next_v1"
+	floorMapHalfOpenV1         = "half_open_v1"
 	floorMapHealthChecksV1     = "health_checks_v1"
 	floorMapHeldRoom           = "held_room"
 	floorMapHeldV1             = "held_v1"
@@ -90,6 +92,7 @@ const (
 	floorVarEphemeralLast      = "ephemeral_last"
 	floorVarFloorActiveCount   = "floor_active_count"
 	floorVarFloorFrontendCount = "floor_frontend_count"
+	floorVarHalfOpenPlaces     = "half_open_places"
 	floorVarHostCookie         = "host_cookie"
 	floorVarInlineChecksums    = "inline_checksums"
 	floorVarKeepEstablished    = "keep_established"
@@ -189,6 +192,8 @@ type floorMapSpecs struct {
 	FlowsV2         *ebpf.MapSpec `ebpf:"flows_v2"`
 	FragmentsV1     *ebpf.MapSpec `ebpf:"fragments_v1"`
 	FrontendsV2     *ebpf.MapSpec `ebpf:"frontends_v2"`
+	HalfOpenNextV1  *ebpf.MapSpec `ebpf:"half_open_next_v1"`
+	HalfOpenV1      *ebpf.MapSpec `ebpf:"half_open_v1"`
 	HealthChecksV1  *ebpf.MapSpec `ebpf:"health_checks_v1"`
 	HeldRoom        *ebpf.MapSpec `ebpf:"held_room"`
 	HeldV1          *ebpf.MapSpec `ebpf:"held_v1"`
@@ -236,6 +241,7 @@ type floorVariableSpecs struct {
 	EphemeralLast      *ebpf.VariableSpec `ebpf:"ephemeral_last"`
 	FloorActiveCount   *ebpf.VariableSpec `ebpf:"floor_active_count"`
 	FloorFrontendCount *ebpf.VariableSpec `ebpf:"floor_frontend_count"`
+	HalfOpenPlaces     *ebpf.VariableSpec `ebpf:"half_open_places"`
 	HostCookie         *ebpf.VariableSpec `ebpf:"host_cookie"`
 	InlineChecksums    *ebpf.VariableSpec `ebpf:"inline_checksums"`
 	KeepEstablished    *ebpf.VariableSpec `ebpf:"keep_established"`
@@ -292,6 +298,8 @@ type floorMaps struct {
 	FlowsV2         *ebpf.Map `ebpf:"flows_v2"`
 	FragmentsV1     *ebpf.Map `ebpf:"fragments_v1"`
 	FrontendsV2     *ebpf.Map `ebpf:"frontends_v2"`
+	HalfOpenNextV1  *ebpf.Map `ebpf:"half_open_next_v1"`
+	HalfOpenV1      *ebpf.Map `ebpf:"half_open_v1"`
 	HealthChecksV1  *ebpf.Map `ebpf:"health_checks_v1"`
 	HeldRoom        *ebpf.Map `ebpf:"held_room"`
 	HeldV1          *ebpf.Map `ebpf:"held_v1"`
@@ -347,6 +355,8 @@ func (m *floorMaps) Close() error {
 		m.FlowsV2,
 		m.FragmentsV1,
 		m.FrontendsV2,
+		m.HalfOpenNextV1,
+		m.HalfOpenV1,
 		m.HealthChecksV1,
 		m.HeldRoom,
 		m.HeldV1,
@@ -395,6 +405,7 @@ type floorVariables struct {
 	EphemeralLast      *ebpf.Variable `ebpf:"ephemeral_last"`
 	FloorActiveCount   *ebpf.Variable `ebpf:"floor_active_count"`
 	FloorFrontendCount *ebpf.Variable `ebpf:"floor_frontend_count"`
+	HalfOpenPlaces     *ebpf.Variable `ebpf:"half_open_places"`
 	HostCookie         *ebpf.Variable `ebpf:"host_cookie"`
 	InlineChecksums    *ebpf.Variable `ebpf:"inline_checksums"`
 	KeepEstablished    *ebpf.Variable `ebpf:"keep_established"`

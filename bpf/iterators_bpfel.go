@@ -28,6 +28,8 @@ const (
 	iteratorsMapFlowsV2         = "flows_v2"
 	iteratorsMapFragmentsV1     = "fragments_v1"
 	iteratorsMapFrontendsV2     = "frontends_v2"
+	iteratorsMapHalfOpenNextV1  = "half_open_next_v1"
+	iteratorsMapHalfOpenV1      = "half_open_v1"
 	iteratorsMapHealthChecksV1  = "health_checks_v1"
 	iteratorsMapHeldV1          = "held_v1"
 	iteratorsMapLocalsV1        = "locals_v1"
@@ -131,6 +133,8 @@ type iteratorsMapSpecs struct {
 	FlowsV2         *ebpf.MapSpec `ebpf:"flows_v2"`
 	FragmentsV1     *ebpf.MapSpec `ebpf:"fragments_v1"`
 	FrontendsV2     *ebpf.MapSpec `ebpf:"frontends_v2"`
+	HalfOpenNextV1  *ebpf.MapSpec `ebpf:"half_open_next_v1"`
+	HalfOpenV1      *ebpf.MapSpec `ebpf:"half_open_v1"`
 	HealthChecksV1  *ebpf.MapSpec `ebpf:"health_checks_v1"`
 	HeldV1          *ebpf.MapSpec `ebpf:"held_v1"`
 	LocalsV1        *ebpf.MapSpec `ebpf:"locals_v1"`
@@ -206,6 +210,8 @@ type iteratorsMaps struct {
 	FlowsV2         *ebpf.Map `ebpf:"flows_v2"`
 	FragmentsV1     *ebpf.Map `ebpf:"fragments_v1"`
 	FrontendsV2     *ebpf.Map `ebpf:"frontends_v2"`
+	HalfOpenNextV1  *ebpf.Map `ebpf:"half_open_next_v1"`
+	HalfOpenV1      *ebpf.Map `ebpf:"half_open_v1"`
 	HealthChecksV1  *ebpf.Map `ebpf:"health_checks_v1"`
 	HeldV1          *ebpf.Map `ebpf:"held_v1"`
 	LocalsV1        *ebpf.Map `ebpf:"locals_v1"`
@@ -249,6 +255,8 @@ func (m *iteratorsMaps) Close() error {
 		m.FlowsV2,
 		m.FragmentsV1,
 		m.FrontendsV2,
+		m.HalfOpenNextV1,
+		m.HalfOpenV1,
 		m.HealthChecksV1,
 		m.HeldV1,
 		m.LocalsV1,

@@ -24,9 +24,9 @@ func sizeMaglev(spec *ebpf.MapSpec, slots, tables uint32) error {
 	return nil
 }
 
-// isDerived says if a map holds only what follows from others: one of another size is made anew and filled by who fills it
-// anyhow. Until then programs find no Maglev table, and pick at random.
-func isDerived(name string) bool { return name == maglevMap }
+// isDerived says if nothing is lost where a map of another size is made anew: who fills it does so anyhow. Until then
+// programs find no Maglev table, and pick at random; and half-open flows of before are bounded by their number then alone.
+func isDerived(name string) bool { return name == maglevMap || name == halfOpenMap }
 
 // maglevTables are the tables as programs read them.
 type maglevTables struct {

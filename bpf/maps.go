@@ -27,6 +27,7 @@ const (
 	localsMap     = "locals_v1"
 	uplinksMap    = "uplinks_v1"
 	flowsMap      = "flows_v2"
+	halfOpenMap   = "half_open_v1"
 	affinitiesMap = "affinities_v1"
 	fragmentsMap  = "fragments_v1"
 	heldMap       = "held_v1"
@@ -216,6 +217,8 @@ func capacity(name string, options Options) uint32 {
 	switch name {
 	case flowsMap:
 		return cmp.Or(options.Flows, DefaultFlows)
+	case halfOpenMap:
+		return halfOpenPlaces(options)
 	case affinitiesMap:
 		return cmp.Or(options.Affinities, DefaultAffinities)
 	case connectionsMap:

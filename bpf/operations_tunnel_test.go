@@ -39,9 +39,9 @@ func TestMapOperationsOfWrappedPackets(t *testing.T) {
 		putRemote(t, d, service, backend)
 		check(t, d.TellTunnel(9))
 		return []operation{
-			{"a new connection", d.RunFromUplink, frame(t, model.TCP, outside, service, "S", 0), counted{14, 2}},
+			{"a new connection", d.RunFromUplink, frame(t, model.TCP, outside, service, "S", 0), counted{16, 2}},
 			{"a known connection", d.RunFromUplink, frame(t, model.TCP, outside, service, "A", 9), counted{3, 0}},
-			{"amid an unknown connection", d.RunFromUplink, frame(t, model.TCP, "198.51.100.7:4001", service, "A", 9), counted{14, 1}},
+			{"amid an unknown connection", d.RunFromUplink, frame(t, model.TCP, "198.51.100.7:4001", service, "A", 9), counted{16, 1}},
 		}
 	})
 }

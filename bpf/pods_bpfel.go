@@ -31,6 +31,8 @@ const (
 	podsMapFlowsV2            = "flows_v2"
 	podsMapFragmentsV1        = "fragments_v1"
 	podsMapFrontendsV2        = "frontends_v2"
+	podsMapHalfOpenNextV1     = "half_open_next_v1"
+	podsMapHalfOpenV1         = "half_open_v1"
 	podsMapHealthChecksV1     = "health_checks_v1"
 	podsMapHeldRoom           = "held_room"
 	podsMapHeldV1             = "held_v1"
@@ -71,6 +73,7 @@ const (
 	podsVarCountOperations    = "count_operations"
 	podsVarEphemeralFirst     = "ephemeral_first"
 	podsVarEphemeralLast      = "ephemeral_last"
+	podsVarHalfOpenPlaces     = "half_open_places"
 	podsVarHostCookie         = "host_cookie"
 	podsVarInlineChecksums    = "inline_checksums"
 	podsVarKeepEstablished    = "keep_established"
@@ -153,6 +156,8 @@ type podsMapSpecs struct {
 	FlowsV2         *ebpf.MapSpec `ebpf:"flows_v2"`
 	FragmentsV1     *ebpf.MapSpec `ebpf:"fragments_v1"`
 	FrontendsV2     *ebpf.MapSpec `ebpf:"frontends_v2"`
+	HalfOpenNextV1  *ebpf.MapSpec `ebpf:"half_open_next_v1"`
+	HalfOpenV1      *ebpf.MapSpec `ebpf:"half_open_v1"`
 	HealthChecksV1  *ebpf.MapSpec `ebpf:"health_checks_v1"`
 	HeldRoom        *ebpf.MapSpec `ebpf:"held_room"`
 	HeldV1          *ebpf.MapSpec `ebpf:"held_v1"`
@@ -197,6 +202,7 @@ type podsVariableSpecs struct {
 	CountOperations    *ebpf.VariableSpec `ebpf:"count_operations"`
 	EphemeralFirst     *ebpf.VariableSpec `ebpf:"ephemeral_first"`
 	EphemeralLast      *ebpf.VariableSpec `ebpf:"ephemeral_last"`
+	HalfOpenPlaces     *ebpf.VariableSpec `ebpf:"half_open_places"`
 	HostCookie         *ebpf.VariableSpec `ebpf:"host_cookie"`
 	InlineChecksums    *ebpf.VariableSpec `ebpf:"inline_checksums"`
 	KeepEstablished    *ebpf.VariableSpec `ebpf:"keep_established"`
@@ -249,6 +255,8 @@ type podsMaps struct {
 	FlowsV2         *ebpf.Map `ebpf:"flows_v2"`
 	FragmentsV1     *ebpf.Map `ebpf:"fragments_v1"`
 	FrontendsV2     *ebpf.Map `ebpf:"frontends_v2"`
+	HalfOpenNextV1  *ebpf.Map `ebpf:"half_open_next_v1"`
+	HalfOpenV1      *ebpf.Map `ebpf:"half_open_v1"`
 	HealthChecksV1  *ebpf.Map `ebpf:"health_checks_v1"`
 	HeldRoom        *ebpf.Map `ebpf:"held_room"`
 	HeldV1          *ebpf.Map `ebpf:"held_v1"`
@@ -300,6 +308,8 @@ func (m *podsMaps) Close() error {
 		m.FlowsV2,
 		m.FragmentsV1,
 		m.FrontendsV2,
+		m.HalfOpenNextV1,
+		m.HalfOpenV1,
 		m.HealthChecksV1,
 		m.HeldRoom,
 		m.HeldV1,
@@ -345,6 +355,7 @@ type podsVariables struct {
 	CountOperations    *ebpf.Variable `ebpf:"count_operations"`
 	EphemeralFirst     *ebpf.Variable `ebpf:"ephemeral_first"`
 	EphemeralLast      *ebpf.Variable `ebpf:"ephemeral_last"`
+	HalfOpenPlaces     *ebpf.Variable `ebpf:"half_open_places"`
 	HostCookie         *ebpf.Variable `ebpf:"host_cookie"`
 	InlineChecksums    *ebpf.Variable `ebpf:"inline_checksums"`
 	KeepEstablished    *ebpf.Variable `ebpf:"keep_established"`

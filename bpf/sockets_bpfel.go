@@ -28,6 +28,8 @@ const (
 	socketsMapFlowsV2         = "flows_v2"
 	socketsMapFragmentsV1     = "fragments_v1"
 	socketsMapFrontendsV2     = "frontends_v2"
+	socketsMapHalfOpenNextV1  = "half_open_next_v1"
+	socketsMapHalfOpenV1      = "half_open_v1"
 	socketsMapHealthChecksV1  = "health_checks_v1"
 	socketsMapHeldV1          = "held_v1"
 	socketsMapLocalsV1        = "locals_v1"
@@ -149,6 +151,8 @@ type socketsMapSpecs struct {
 	FlowsV2         *ebpf.MapSpec `ebpf:"flows_v2"`
 	FragmentsV1     *ebpf.MapSpec `ebpf:"fragments_v1"`
 	FrontendsV2     *ebpf.MapSpec `ebpf:"frontends_v2"`
+	HalfOpenNextV1  *ebpf.MapSpec `ebpf:"half_open_next_v1"`
+	HalfOpenV1      *ebpf.MapSpec `ebpf:"half_open_v1"`
 	HealthChecksV1  *ebpf.MapSpec `ebpf:"health_checks_v1"`
 	HeldV1          *ebpf.MapSpec `ebpf:"held_v1"`
 	LocalsV1        *ebpf.MapSpec `ebpf:"locals_v1"`
@@ -228,6 +232,8 @@ type socketsMaps struct {
 	FlowsV2         *ebpf.Map `ebpf:"flows_v2"`
 	FragmentsV1     *ebpf.Map `ebpf:"fragments_v1"`
 	FrontendsV2     *ebpf.Map `ebpf:"frontends_v2"`
+	HalfOpenNextV1  *ebpf.Map `ebpf:"half_open_next_v1"`
+	HalfOpenV1      *ebpf.Map `ebpf:"half_open_v1"`
 	HealthChecksV1  *ebpf.Map `ebpf:"health_checks_v1"`
 	HeldV1          *ebpf.Map `ebpf:"held_v1"`
 	LocalsV1        *ebpf.Map `ebpf:"locals_v1"`
@@ -273,6 +279,8 @@ func (m *socketsMaps) Close() error {
 		m.FlowsV2,
 		m.FragmentsV1,
 		m.FrontendsV2,
+		m.HalfOpenNextV1,
+		m.HalfOpenV1,
 		m.HealthChecksV1,
 		m.HeldV1,
 		m.LocalsV1,

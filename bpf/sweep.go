@@ -14,6 +14,7 @@ import (
 type Swept struct {
 	Flows              int // entries, two or four a flow, before the sweep
 	FlowsDeleted       int
+	HalfOpen           int // flows whose client has not shown that it hears the answers
 	Affinities         int
 	AffinitiesDeleted  int
 	Connections        int

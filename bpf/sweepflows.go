@@ -12,6 +12,9 @@ import (
 
 func (s *sweeper) sweepFlows(ctx context.Context) error {
 	return sweepEntries(ctx, s, flowsMap, &s.swept.Flows, func(key *abi.Tuple, flow *abi.Flow) error {
+		if flow.HalfOpen != 0 {
+			s.swept.HalfOpen++
+		}
 		if !s.timeouts.expired(standingOf(key, flow), s.now) {
 			return nil
 		}

@@ -47,6 +47,7 @@ func switchesFor(options Options, log *slog.Logger) (map[string]any, error) {
 	maps.Copy(switches, map[string]any{
 		"refusals_per_second": cmp.Or(options.RefusalsPerSecond, DefaultRefusals),
 		"masquerade_all":      options.MasqueradeAll,
+		"half_open_places":    halfOpenPlaces(options),
 		"maglev_size":         cmp.Or(options.MaglevSize, maglev.DefaultSize),
 		"node_port_first":     nodePorts.First,
 		"node_port_last":      nodePorts.Last,

@@ -31,6 +31,8 @@ const (
 	tunnelMapFlowsV2            = "flows_v2"
 	tunnelMapFragmentsV1        = "fragments_v1"
 	tunnelMapFrontendsV2        = "frontends_v2"
+	tunnelMapHalfOpenNextV1     = "half_open_next_v1"
+	tunnelMapHalfOpenV1         = "half_open_v1"
 	tunnelMapHealthChecksV1     = "health_checks_v1"
 	tunnelMapHeldRoom           = "held_room"
 	tunnelMapHeldV1             = "held_v1"
@@ -70,6 +72,7 @@ const (
 	tunnelVarCountOperations    = "count_operations"
 	tunnelVarEphemeralFirst     = "ephemeral_first"
 	tunnelVarEphemeralLast      = "ephemeral_last"
+	tunnelVarHalfOpenPlaces     = "half_open_places"
 	tunnelVarHostCookie         = "host_cookie"
 	tunnelVarInlineChecksums    = "inline_checksums"
 	tunnelVarKeepEstablished    = "keep_established"
@@ -151,6 +154,8 @@ type tunnelMapSpecs struct {
 	FlowsV2         *ebpf.MapSpec `ebpf:"flows_v2"`
 	FragmentsV1     *ebpf.MapSpec `ebpf:"fragments_v1"`
 	FrontendsV2     *ebpf.MapSpec `ebpf:"frontends_v2"`
+	HalfOpenNextV1  *ebpf.MapSpec `ebpf:"half_open_next_v1"`
+	HalfOpenV1      *ebpf.MapSpec `ebpf:"half_open_v1"`
 	HealthChecksV1  *ebpf.MapSpec `ebpf:"health_checks_v1"`
 	HeldRoom        *ebpf.MapSpec `ebpf:"held_room"`
 	HeldV1          *ebpf.MapSpec `ebpf:"held_v1"`
@@ -195,6 +200,7 @@ type tunnelVariableSpecs struct {
 	CountOperations    *ebpf.VariableSpec `ebpf:"count_operations"`
 	EphemeralFirst     *ebpf.VariableSpec `ebpf:"ephemeral_first"`
 	EphemeralLast      *ebpf.VariableSpec `ebpf:"ephemeral_last"`
+	HalfOpenPlaces     *ebpf.VariableSpec `ebpf:"half_open_places"`
 	HostCookie         *ebpf.VariableSpec `ebpf:"host_cookie"`
 	InlineChecksums    *ebpf.VariableSpec `ebpf:"inline_checksums"`
 	KeepEstablished    *ebpf.VariableSpec `ebpf:"keep_established"`
@@ -247,6 +253,8 @@ type tunnelMaps struct {
 	FlowsV2         *ebpf.Map `ebpf:"flows_v2"`
 	FragmentsV1     *ebpf.Map `ebpf:"fragments_v1"`
 	FrontendsV2     *ebpf.Map `ebpf:"frontends_v2"`
+	HalfOpenNextV1  *ebpf.Map `ebpf:"half_open_next_v1"`
+	HalfOpenV1      *ebpf.Map `ebpf:"half_open_v1"`
 	HealthChecksV1  *ebpf.Map `ebpf:"health_checks_v1"`
 	HeldRoom        *ebpf.Map `ebpf:"held_room"`
 	HeldV1          *ebpf.Map `ebpf:"held_v1"`
@@ -298,6 +306,8 @@ func (m *tunnelMaps) Close() error {
 		m.FlowsV2,
 		m.FragmentsV1,
 		m.FrontendsV2,
+		m.HalfOpenNextV1,
+		m.HalfOpenV1,
 		m.HealthChecksV1,
 		m.HeldRoom,
 		m.HeldV1,
@@ -343,6 +353,7 @@ type tunnelVariables struct {
 	CountOperations    *ebpf.Variable `ebpf:"count_operations"`
 	EphemeralFirst     *ebpf.Variable `ebpf:"ephemeral_first"`
 	EphemeralLast      *ebpf.Variable `ebpf:"ephemeral_last"`
+	HalfOpenPlaces     *ebpf.Variable `ebpf:"half_open_places"`
 	HostCookie         *ebpf.Variable `ebpf:"host_cookie"`
 	InlineChecksums    *ebpf.Variable `ebpf:"inline_checksums"`
 	KeepEstablished    *ebpf.Variable `ebpf:"keep_established"`

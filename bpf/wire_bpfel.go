@@ -30,6 +30,8 @@ const (
 	wireMapFlowsV2         = "flows_v2"
 	wireMapFragmentsV1     = "fragments_v1"
 	wireMapFrontendsV2     = "frontends_v2"
+	wireMapHalfOpenNextV1  = "half_open_next_v1"
+	wireMapHalfOpenV1      = "half_open_v1"
 	wireMapHealthChecksV1  = "health_checks_v1"
 	wireMapHeldV1          = "held_v1"
 	wireMapLocalsV1        = "locals_v1"
@@ -64,6 +66,7 @@ const (
 	wireVarCountOperations = "count_operations"
 	wireVarEphemeralFirst  = "ephemeral_first"
 	wireVarEphemeralLast   = "ephemeral_last"
+	wireVarHalfOpenPlaces  = "half_open_places"
 	wireVarInlineChecksums = "inline_checksums"
 	wireVarMaglevSize      = "maglev_size"
 	wireVarMasqueradeAll   = "masquerade_all"
@@ -141,6 +144,8 @@ type wireMapSpecs struct {
 	FlowsV2         *ebpf.MapSpec `ebpf:"flows_v2"`
 	FragmentsV1     *ebpf.MapSpec `ebpf:"fragments_v1"`
 	FrontendsV2     *ebpf.MapSpec `ebpf:"frontends_v2"`
+	HalfOpenNextV1  *ebpf.MapSpec `ebpf:"half_open_next_v1"`
+	HalfOpenV1      *ebpf.MapSpec `ebpf:"half_open_v1"`
 	HealthChecksV1  *ebpf.MapSpec `ebpf:"health_checks_v1"`
 	HeldV1          *ebpf.MapSpec `ebpf:"held_v1"`
 	LocalsV1        *ebpf.MapSpec `ebpf:"locals_v1"`
@@ -180,6 +185,7 @@ type wireVariableSpecs struct {
 	CountOperations *ebpf.VariableSpec `ebpf:"count_operations"`
 	EphemeralFirst  *ebpf.VariableSpec `ebpf:"ephemeral_first"`
 	EphemeralLast   *ebpf.VariableSpec `ebpf:"ephemeral_last"`
+	HalfOpenPlaces  *ebpf.VariableSpec `ebpf:"half_open_places"`
 	InlineChecksums *ebpf.VariableSpec `ebpf:"inline_checksums"`
 	MaglevSize      *ebpf.VariableSpec `ebpf:"maglev_size"`
 	MasqueradeAll   *ebpf.VariableSpec `ebpf:"masquerade_all"`
@@ -228,6 +234,8 @@ type wireMaps struct {
 	FlowsV2         *ebpf.Map `ebpf:"flows_v2"`
 	FragmentsV1     *ebpf.Map `ebpf:"fragments_v1"`
 	FrontendsV2     *ebpf.Map `ebpf:"frontends_v2"`
+	HalfOpenNextV1  *ebpf.Map `ebpf:"half_open_next_v1"`
+	HalfOpenV1      *ebpf.Map `ebpf:"half_open_v1"`
 	HealthChecksV1  *ebpf.Map `ebpf:"health_checks_v1"`
 	HeldV1          *ebpf.Map `ebpf:"held_v1"`
 	LocalsV1        *ebpf.Map `ebpf:"locals_v1"`
@@ -275,6 +283,8 @@ func (m *wireMaps) Close() error {
 		m.FlowsV2,
 		m.FragmentsV1,
 		m.FrontendsV2,
+		m.HalfOpenNextV1,
+		m.HalfOpenV1,
 		m.HealthChecksV1,
 		m.HeldV1,
 		m.LocalsV1,
@@ -315,6 +325,7 @@ type wireVariables struct {
 	CountOperations *ebpf.Variable `ebpf:"count_operations"`
 	EphemeralFirst  *ebpf.Variable `ebpf:"ephemeral_first"`
 	EphemeralLast   *ebpf.Variable `ebpf:"ephemeral_last"`
+	HalfOpenPlaces  *ebpf.Variable `ebpf:"half_open_places"`
 	InlineChecksums *ebpf.Variable `ebpf:"inline_checksums"`
 	MaglevSize      *ebpf.Variable `ebpf:"maglev_size"`
 	MasqueradeAll   *ebpf.Variable `ebpf:"masquerade_all"`

@@ -286,7 +286,7 @@ struct flow {
 	__u32 backend;	     /* its id; 0 where the flow is masqueraded's other half */
 	__u32 set;	     /* the root set */
 	__u32 sequence; /* of the SYN that began it (TCP), host byte order: a retransmitted SYN has
-			   the same */
+			   the same; of the backend's direction that of its SYN-ACK, 0 until then */
 	__u32 acknowledged; /* what this direction has acknowledged last (TCP), host byte order:
 			       what a valid RST from the other side is at or just above */
 	__u32 seen; /* the last packet, seconds of CLOCK_MONOTONIC, some seconds late at most */
@@ -294,14 +294,15 @@ struct flow {
 	__be16 other_port; /* of the other end, as the far side of the translation knows it */
 	__u8 state;	   /* FLOW_ bits */
 	__u8 way;	   /* WAY_ */
-	__u8 pad[2];
-	__u32 node; /* the other node of the way */
+	__u16 half_open;   /* its place in half_open_v1, counted from 1; 0: it is not half open, or
+			      this is not its client's direction */
+	__u32 node;	   /* the other node of the way */
 };
 _Static_assert(sizeof(struct flow) == 48, "flow");
 
 /*
- * How the packets of a flow's direction go on. These and the node came later than flows_v2, whose
- * entries had zeros there: that is WAY_HERE, so the name stays.
+ * How the packets of a flow's direction go on. These, the node and half_open came later than
+ * flows_v2, whose entries had zeros there: that is WAY_HERE and not half open, so the name stays.
  */
 #define WAY_HERE	0 /* to an end that this node reaches itself */
 #define WAY_WRAP	1 /* wrapped, to the node */

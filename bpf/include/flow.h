@@ -102,7 +102,6 @@ static __noinline int flow_write_peer(const struct tuple *key, const struct flow
 		.other_port = key->leaving ? key->destination_port : key->source_port,
 		.backend = flow->backend,
 		.set = flow->set,
-		.sequence = flow->sequence,
 		.seen = flow->seen - 1, /* so that its first packet is noted as an answer */
 		.state = FLOW_ANSWERED,
 		.way = flow->way == WAY_VIA ? WAY_WRAP : WAY_HERE,

@@ -116,6 +116,7 @@ static __always_inline bool read_plain_transport(const struct xdp_md *xdp, struc
 	if (p->ack)
 		p->acknowledged = bpf_ntohl(tcp->ack_seq);
 	p->syn = tcp->syn && !tcp->ack;
+	p->syn_ack = tcp->syn && tcp->ack;
 	p->fin = tcp->fin;
 	p->rst = tcp->rst;
 	return true;

@@ -241,6 +241,23 @@ struct {
 	__type(value, struct flow);
 } flows_v2 SEC(".maps");
 
+/* The keys of flows that are half open, of their clients' packets as they come in. An array that is
+ * written round and round, see half.h. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 64);
+	__type(key, __u32);
+	__type(value, struct tuple);
+} half_open_v1 SEC(".maps");
+
+/* key: 0. How many flows have begun half open; the place of the next follows from it. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, __u32);
+} half_open_next_v1 SEC(".maps");
+
 /* Which backend a client with affinity has. The least recently used make room for new ones. */
 struct {
 	__uint(type, BPF_MAP_TYPE_LRU_HASH);

@@ -59,8 +59,9 @@ struct packet {
 	bool fin;
 	bool rst;
 	bool ack;
-	bool first; /* fragment of a datagram: it has the ports. See fragment.h */
-	bool later; /* fragment of a datagram: it has none */
+	bool syn_ack; /* the answer to a SYN */
+	bool first;   /* fragment of a datagram: it has the ports. See fragment.h */
+	bool later;   /* fragment of a datagram: it has none */
 	/*
 	 * Why the packet cannot be translated, if it cannot: it is dropped only if it is for a
 	 * Service. REASON_NONE for a packet that can.
@@ -240,6 +241,7 @@ static __always_inline bool read_transport(struct __sk_buff *skb, struct packet 
 	if (p->ack)
 		p->acknowledged = bpf_ntohl(tcp->ack_seq);
 	p->syn = tcp->syn && !tcp->ack;
+	p->syn_ack = tcp->syn && tcp->ack;
 	p->fin = tcp->fin;
 	p->rst = tcp->rst;
 	return true;

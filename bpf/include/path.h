@@ -21,6 +21,7 @@
 #include "errors.h"
 #include "flow.h"
 #include "fragment.h"
+#include "half.h"
 #include "hook.h"
 #include "judge.h"
 #include "maglev.h"
@@ -193,11 +194,14 @@ static __noinline int begin(struct __sk_buff *skb, struct packet *p,
 	if (reason)
 		return deny(skb, d->root, reason);
 	node = hook == HOOK_UPLINK ? wraps_to(d, &b->who) : p->node;
+	if (hook == HOOK_UPLINK && !node && b->who.amid)
+		return reject(skb, p, d->root, REASON_NO_FLOW, hook);
 	b->flow = (struct flow){
 		.addr = d->pick.addr,
 		.port = d->pick.port,
 		.backend = d->pick.backend,
 		.set = d->root,
+		.half_open = hook == HOOK_POD ? 0 : half_open_begin(),
 		.node = node,
 	};
 	if (hook == HOOK_UPLINK && b->who.amid && (!node || p->rst))
@@ -358,6 +362,8 @@ static __always_inline void note_reply(const struct packet *p, struct flow *flow
 {
 	if (flow->seen != now_seconds())
 		flow_refresh_reverse(p, flow);
+	if (p->syn_ack)
+		flow->sequence = p->sequence;
 	flow_note(p, flow);
 }
 
@@ -401,6 +407,8 @@ static __noinline int translate_coming(struct __sk_buff *skb, struct packet *p, 
 		return end_of_steering(skb, p, flow);
 	switch (flow_standing(p, flow, hook)) {
 	case STANDS:
+		if (hook != HOOK_POD)
+			half_open_note(flow);
 		flow_note(p, flow);
 		return go_on(skb, p, flow, hook);
 	case IS_GONE:

@@ -129,11 +129,14 @@ static __noinline enum standing flow_refresh_forward(const struct packet *p, str
 		if (!is_reached_node(flow->node))
 			return udp ? BEGINS : IS_GONE;
 		/* Whether it was answered is known at the backend's node alone. */
-		flow->state |= udp ? FLOW_ANSWERED : 0;
+		flow->state |= p->tuple.protocol != IPPROTO_TCP ? FLOW_ANSWERED : 0;
 		return STANDS;
 	}
-	if (!flow_peer(&p->tuple, flow) && flow_claim(&p->tuple, flow) && udp)
-		return BEGINS;
+	if (!flow_peer(&p->tuple, flow)) {
+		flow->half_open = 0; /* whether the client knows the answer's sequence is lost */
+		if (flow_claim(&p->tuple, flow) && udp)
+			return BEGINS;
+	}
 	if (flow->state & FLOW_MASQUERADE)
 		flow_keep_leaving(&p->tuple, flow);
 	return STANDS;

@@ -12,6 +12,7 @@
 #include "flow.h"
 #include "frame.h"
 #include "frontend.h"
+#include "half.h"
 #include "hook.h"
 #include "maglev.h"
 #include "maps.h"
@@ -154,6 +155,7 @@ static __noinline int steer_frame(struct xdp_md *xdp, const struct packet *p, st
 		.port = d->pick.port,
 		.backend = d->pick.backend,
 		.set = d->root,
+		.half_open = half_open_begin(),
 		.node = node,
 	};
 	reason = steer_begin(p, &b->flow);
@@ -205,10 +207,12 @@ static __noinline int goes_on(struct xdp_md *xdp, const struct packet *p, struct
 		return XDP_PASS;
 	if (flow_standing(p, flow, HOOK_UPLINK) == STANDS)
 		verdict = wrap_frame(xdp, p, flow->node, flow->backend);
-	if (verdict == XDP_PASS)
+	if (verdict == XDP_PASS) {
 		flow->seen = seen;
-	else
-		flow_note(p, flow);
+		return verdict;
+	}
+	half_open_note(flow);
+	flow_note(p, flow);
 	return verdict;
 }
 

@@ -25,7 +25,7 @@ type Flow struct {
 	OtherPort    [2]byte
 	State        uint8
 	Way          uint8
-	_            [2]uint8
+	HalfOpen     uint16 // its place in half_open_v1, counted from 1; 0: it is not half open
 	Node         uint32
 }
 

@@ -26,6 +26,7 @@ type metrics struct {
 	lag        prometheus.Gauge
 	checked    prometheus.Gauge
 	flows      prometheus.Gauge
+	halfOpen   prometheus.Gauge
 	flowsEnded prometheus.Counter
 	sweeping   prometheus.Counter
 	proxy      *proxyMetrics
@@ -56,6 +57,7 @@ func newMetrics(uses []maps.Use) *metrics {
 		revision:   prometheus.NewGaugeVec(prometheus.GaugeOpts{Name: "deltaplane_programmer_revision", Help: "The revision that the maps hold, by layer."}, []string{"layer"}),
 		flows:      prometheus.NewGauge(prometheus.GaugeOpts{Name: "deltaplane_programmer_flows", Help: "Entries of the connection table, two or four a flow, at the last sweep."}),
 		flowsEnded: prometheus.NewCounter(prometheus.CounterOpts{Name: "deltaplane_programmer_flows_expired_total", Help: "Entries of the connection table that were deleted because their flow was over."}),
+		halfOpen:   prometheus.NewGauge(prometheus.GaugeOpts{Name: "deltaplane_programmer_half_open_flows", Help: "Flows of clients outside that have not shown that they hear the answers, at the last sweep; near a sixteenth of --flows in a flood."}),
 		sweeping:   prometheus.NewCounter(prometheus.CounterOpts{Name: "deltaplane_programmer_sweep_seconds_total", Help: "Time spent looking for flows that are over."}),
 		checked:    prometheus.NewGauge(prometheus.GaugeOpts{Name: "deltaplane_programmer_checks_seals", Help: "1 if messages are used only if sealed by a trusted key; 0 if everyone on the bus is believed (no --trusted-keys)."}),
 		lag:        prometheus.NewGauge(prometheus.GaugeOpts{Name: "deltaplane_programmer_lag_revisions", Help: "By how many revisions the maps are behind the newest heard of."}),
@@ -79,7 +81,7 @@ func newMetrics(uses []maps.Use) *metrics {
 		{prometheus.NewCounter(prometheus.CounterOpts{Name: "deltaplane_programmer_map_writes_total", Help: "Map entries written or deleted."}), func(s *core.Stats) uint64 { return s.Writes }, 0},
 		{prometheus.NewCounter(prometheus.CounterOpts{Name: "deltaplane_programmer_received_bytes_total", Help: "Size of the deltas and snapshots that were taken."}), func(s *core.Stats) uint64 { return s.Bytes }, 0},
 	}
-	m.registry.MustRegister(m.latency, m.entries, m.room, m.faults, m.drops, m.revision, m.lag, m.checked, m.flows, m.flowsEnded, m.sweeping)
+	m.registry.MustRegister(m.latency, m.entries, m.room, m.faults, m.drops, m.revision, m.lag, m.checked, m.flows, m.halfOpen, m.flowsEnded, m.sweeping)
 	for _, c := range m.counts {
 		m.registry.MustRegister(c.counter)
 	}
@@ -142,6 +144,7 @@ func (m *metrics) droppedSoFar(counts map[string]uint64) {
 // swept takes over what a sweep found.
 func (m *metrics) swept(s bpf.Swept) {
 	m.flows.Set(float64(s.Flows - s.FlowsDeleted))
+	m.halfOpen.Set(float64(s.HalfOpen))
 	m.flowsEnded.Add(float64(s.FlowsDeleted))
 	m.sweeping.Add(s.Busy.Seconds())
 	m.policy.swept(s)

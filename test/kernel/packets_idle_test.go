@@ -22,8 +22,8 @@ func TestIdleConnectionFromOutsideToALocalBackendIsKept(t *testing.T) {
 	e.write(t)
 	up := e.plane
 	e.through(up.RunFromUplink, up.RunToPod, segment{syn: true, seq: 1}.between(outside4, edge4+":30080"))
-	e.through(up.RunFromPod, up.RunToUplink, segment{syn: true, ack: true, acked: 2}.between(localPod4, outside4))
-	e.through(up.RunFromUplink, up.RunToPod, segment{ack: true, seq: 2, acked: 1}.between(outside4, edge4+":30080"))
+	e.through(up.RunFromPod, up.RunToUplink, segment{syn: true, ack: true, seq: 700, acked: 2}.between(localPod4, outside4))
+	e.through(up.RunFromUplink, up.RunToPod, segment{ack: true, seq: 2, acked: 701}.between(outside4, edge4+":30080"))
 	e.through(up.RunFromUplink, up.RunToPod, segment{udp: true}.between("198.51.100.8:40000", edge4+":30080"))
 	e.through(up.RunFromPod, up.RunToUplink, segment{udp: true}.between(localPod4, "198.51.100.8:40000"))
 	e.idle(60)
@@ -32,7 +32,7 @@ func TestIdleConnectionFromOutsideToALocalBackendIsKept(t *testing.T) {
 		t.Errorf("a minute later the datagram's answer is from %s", from)
 	}
 	e.idle(61)
-	from, to := e.through(up.RunFromUplink, up.RunToPod, segment{ack: true, seq: 2, acked: 1}.between(outside4, edge4+":30080"))
+	from, to := e.through(up.RunFromUplink, up.RunToPod, segment{ack: true, seq: 2, acked: 701}.between(outside4, edge4+":30080"))
 	wantEnds(t, "the connection two minutes later", from, to, outside4, localPod4)
 }
 
