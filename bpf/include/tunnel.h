@@ -67,7 +67,12 @@ static __always_inline long set_tunnel_key(struct __sk_buff *skb, const struct n
 /* Takes one hop off what is forwarded here. Returns false if none is left. */
 static __always_inline bool take_hop(struct __sk_buff *skb, const struct packet *p)
 {
-	return take_hop_at(packet_start(skb) + ETH_HLEN, packet_end(skb), p->v6);
+	if (!take_hop_at(packet_start(skb) + ETH_HLEN, packet_end(skb), p->v6))
+		return false;
+	/* A device's sum of the whole packet; of IPv4 the header's checksum makes up for it. */
+	if (p->v6)
+		bpf_csum_update(skb, bpf_htons(0xfffe)); /* the hop limit is a word's second byte */
+	return true;
 }
 
 static __always_inline bool write_ethernet(struct __sk_buff *skb, __u32 backend)
