@@ -665,6 +665,10 @@ static __always_inline int request_comes_unwrapped(struct __sk_buff *skb, struct
 	if (verdict != FRAGMENT_UNDECIDED)
 		return verdict;
 	verdict = translate_coming(skb, p, HOOK_TUNNEL);
+	if (p->first && verdict == TO_BE_WRAPPED) { /* a refusal, which its later ones aren't */
+		note_first(skb, p, false, TC_ACT_SHOT);
+		return verdict;
+	}
 	return p->first ? fragment_end(skb, p, false, verdict) : verdict;
 }
 
