@@ -233,12 +233,17 @@ static __always_inline int pick_anew(const struct dialler *who, struct decision 
 				     const struct backend_set *backends)
 {
 	__u64 hash = who->hash;
+	int reason;
 
 	if (backends->affinity)
 		hash = maglev_hash_client(&who->addr);
 	d->sure = !who->inside && backends->flags & SET_EXTERNAL &&
 		  pick_alike(d->set, d->root, hash, &d->pick);
-	return d->sure ? REASON_NONE : pick_backend(d->set, backends, d->root, &d->pick);
+	if (d->sure)
+		return REASON_NONE;
+	reason = pick_backend(d->set, backends, d->root, &d->pick);
+	d->sure = !reason && set_count(backends) == 1;
+	return reason;
 }
 
 /* The backend that the client had last, while it takes connections, else another. */
