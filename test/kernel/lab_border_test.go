@@ -148,14 +148,17 @@ func eachPicky(do func(mode string, to netip.AddrPort, protocol string)) {
 	}
 }
 
+// droppedPort is the clients' of what is to be dropped, which no masquerading changes.
+const droppedPort = 20999
+
 // reaches probes and returns what came of it; what is to be dropped hasn't long.
 func (s *scene) reaches(t *testing.T, from, via string, to netip.AddrPort, protocol string, want agent.Outcome) agent.Result {
 	t.Helper()
-	timeout := patience
+	request := lab.ProbeRequest{From: from, Via: via, To: to.String(), Protocol: protocol, Timeout: patience}
 	if want == agent.Timeout {
-		timeout = 100 * time.Millisecond
+		request.SourcePort, request.Timeout = droppedPort, 100*time.Millisecond
 	}
-	report, err := s.Probe(t.Context(), lab.ProbeRequest{From: from, Via: via, To: to.String(), Protocol: protocol, Timeout: timeout})
+	report, err := s.Probe(t.Context(), request)
 	check(t, err)
 	if r := report.Results[0]; r.Outcome != want {
 		t.Errorf("%s via %q to %s over %s: got %+v, want %s", from, via, to, protocol, r, want)
@@ -163,16 +166,29 @@ func (s *scene) reaches(t *testing.T, from, via string, to netip.AddrPort, proto
 	return report.Results[0]
 }
 
+// metBy captures what a pod gets until the test ends, and then fails it for what is from the port of what is to be dropped.
+// So is seen what comes later than a probe waits.
+func (s *scene) metBy(t *testing.T, pod string) {
+	t.Helper()
+	x := s.tap(t, pod)
+	t.Cleanup(func() {
+		for _, all := range x.passages(t, func(port uint16) bool { return port == droppedPort }) {
+			t.Errorf("%s got what was to be dropped: %+v", pod, all)
+		}
+	})
+}
+
 // Row 8: source ranges are held against the client's own address before anything is done with it, in each way to forward.
 // Trap 40: of two clients outside, one in the ranges, that one alone reaches a backend on another node, by any first node.
 func TestSourceRangesSeeTheClientInEachWay(t *testing.T) {
 	s := borderScene(t)
 	s.picky(t, "at: far", 8080, `loadBalancerSourceRanges: [172.30.255.1/32, "fd00:172:30::ffff:1/128"]`)
+	s.metBy(t, "shop/far")
 	eachPicky(func(_ string, to netip.AddrPort, protocol string) {
+		s.reaches(t, otherClient, "node/node-1", to, protocol, agent.Timeout)
 		for _, via := range []string{"node/node-1", "node/node-2", "node/node-3"} {
 			s.reaches(t, lab.Outside, via, to, protocol, agent.OK)
 		}
-		s.reaches(t, otherClient, "node/node-1", to, protocol, agent.Timeout)
 	})
 }
 
@@ -233,14 +249,15 @@ spec:
 func TestPolicyAtThePodSeesTheClient(t *testing.T) {
 	s := borderScene(t)
 	s.with(t, guarded)
+	s.metBy(t, "shop/guarded")
 	s.picky(t, "at: guard", 8080, "")
 	eachPicky(func(mode string, to netip.AddrPort, protocol string) {
 		want := agent.OK
 		if mode == "snat" {
 			want = agent.Timeout
 		}
+		s.reaches(t, otherClient, "node/node-1", to, protocol, agent.Timeout)
 		s.reaches(t, lab.Outside, "node/node-1", to, protocol, want)
 		s.reaches(t, lab.Outside, "node/node-2", to, protocol, agent.OK)
-		s.reaches(t, otherClient, "node/node-1", to, protocol, agent.Timeout)
 	})
 }

@@ -32,15 +32,15 @@ func giveBack(t testing.TB, ns *testkit.NetNS, addr string) {
 	}()
 }
 
-// comesBack sends a datagram until it is given back. Three may get lost: those by which the client and the pod learn the
-// MTU, the client by its link's and then by what is left within.
+// comesBack sends a datagram again and again until it is given back. Some get lost: those by which the client and the pod
+// learn the MTU, the client by its link's and then by what is left within.
 func comesBack(t testing.TB, from *testkit.NetNS, to string, data []byte) bool {
 	t.Helper()
 	conn := listenUDP(t, from, netip.AddrPortFrom(anyOf(to), 0).String())
 	b := make([]byte, 65536)
-	for range 4 {
+	for end := time.Now().Add(patience); time.Now().Before(end); {
 		conn.WriteToUDPAddrPort(data, netip.MustParseAddrPort(to)) // it fails where that has been learned
-		conn.SetReadDeadline(time.Now().Add(time.Second))
+		conn.SetReadDeadline(time.Now().Add(100 * time.Millisecond))
 		if n, _, err := conn.ReadFromUDPAddrPort(b); err == nil {
 			return bytes.Equal(b[:n], data)
 		}

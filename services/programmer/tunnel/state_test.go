@@ -19,7 +19,7 @@ func TestADeviceThatIsDownUnwrapsNothing(t *testing.T) {
 	testkit.NeedKernel(t)
 	stranger, node := testkit.NewNetNS(t), testkit.NewNetNS(t)
 	testkit.Veth(t, stranger, "eth0", []netip.Prefix{netip.MustParsePrefix("192.0.2.2/24")}, node, "eth0", []netip.Prefix{netip.MustParsePrefix("192.0.2.1/24")})
-	wrapped := frame(t, netip.MustParseAddrPort("203.0.113.5:40000"), netip.MustParseAddrPort("10.1.0.2:8080"))
+	wrapped := frame(t, netip.MustParseAddrPort("203.0.113.5:40000"), netip.MustParseAddrPort("10.1.0.2:8080"), "wrapped")
 	// comesWrapped has what the stranger sends come to a socket of the same port, as it can't to a device as well.
 	comesWrapped := func() {
 		t.Helper()
