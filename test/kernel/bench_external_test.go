@@ -88,10 +88,6 @@ func (w *outsideWay) start(b *testing.B) {
 	b.Helper()
 	w.estate = newEstate(b, 2, true, true)
 	first, second := w.nodes[0], w.nodes[1]
-	for _, s := range w.nodes {
-		subnet := netip.MustParsePrefix(fmt.Sprintf("10.%d.0.0/24", s.number))
-		w.router.Route(b, subnet, netip.MustParseAddr(s.addr(false)), "")
-	}
 	w.serve(b, w.flags, func(v6 bool) (string, int) { return second.podAddr(v6), second.number })
 	w.lead(b, first)
 	if w.bare {

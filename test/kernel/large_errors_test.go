@@ -40,17 +40,18 @@ func narrow(t testing.TB, ns *testkit.NetNS, to string, mtu int) {
 // Row 20: what a router of the client's says about answers reaches the pod by the node that the client's packets came to.
 // Trap 2: also on its way through two nodes.
 func TestRoutersOfTheClientAreHeard(t *testing.T) {
-	d := newDetour(t)
-	for _, f := range detourFamilies {
-		narrow(t, d.router, f.client, 1300)
+	e := newEstate(t, 2, true, true)
+	a, b := e.nodes[0], e.nodes[1]
+	for _, v6 := range []bool{false, true} {
+		narrow(t, e.router, clientAddr(v6), 1300)
 	}
 	for mode, flags := range forwardings {
-		d.put(t, flags, model.IPv4)
-		d.forgetMTUs(t)
-		for _, f := range detourFamilies {
-			echoOnce(t, d.pod, net.JoinHostPort(f.pod, "8080"))
-			if err := sendAndCompare(t, d.client, net.JoinHostPort(f.vip, "80")); err != nil {
-				t.Errorf("%s to %s: %v; drops at A %v, at B %v", mode, f.vip, err, drops(t, d.a.plane), drops(t, d.b.plane))
+		e.put(t, flags, model.IPv4)
+		e.forgetMTUs(t)
+		for _, v6 := range []bool{false, true} {
+			echoOnce(t, b.pod, b.podPort(v6))
+			if err := sendAndCompare(t, e.client, estateVIP(v6)); err != nil {
+				t.Errorf("%s to %s: %v; drops at A %v, at B %v", mode, estateVIP(v6), err, drops(t, a.plane), drops(t, b.plane))
 			}
 		}
 	}
@@ -59,15 +60,16 @@ func TestRoutersOfTheClientAreHeard(t *testing.T) {
 // Row 14: an answer that is larger than what the first node may send to the client is told to the pod, with the MTU that
 // would do.
 func TestFirstNodeTellsThePodWhatItCannotSendOn(t *testing.T) {
-	d := newDetour(t)
-	for _, f := range detourFamilies {
-		narrow(t, d.a.NetNS, f.client, 1300)
+	e := newEstate(t, 2, true, true)
+	a, b := e.nodes[0], e.nodes[1]
+	for _, v6 := range []bool{false, true} {
+		narrow(t, a.NetNS, clientAddr(v6), 1300)
 	}
-	d.put(t, model.ForwardTunnel, model.IPv4)
-	for _, f := range detourFamilies {
-		echoOnce(t, d.pod, net.JoinHostPort(f.pod, "8080"))
-		if err := sendAndCompare(t, d.client, net.JoinHostPort(f.vip, "80")); err != nil {
-			t.Errorf("%s: %v; drops at A %v, at B %v", f.vip, err, drops(t, d.a.plane), drops(t, d.b.plane))
+	e.put(t, model.ForwardTunnel, model.IPv4)
+	for _, v6 := range []bool{false, true} {
+		echoOnce(t, b.pod, b.podPort(v6))
+		if err := sendAndCompare(t, e.client, estateVIP(v6)); err != nil {
+			t.Errorf("%s: %v; drops at A %v, at B %v", estateVIP(v6), err, drops(t, a.plane), drops(t, b.plane))
 		}
 	}
 }
@@ -77,18 +79,19 @@ func TestFirstNodeTellsThePodWhatItCannotSendOn(t *testing.T) {
 // Row 14: bulk data passes over nodes whose way to each other is narrower than their links. Over IPv4 routers cut the
 // outer packet; over IPv6 they complain to the kernel, whose routes then tell.
 func TestRoutersBetweenTheNodesAreHeard(t *testing.T) {
-	d := newDetour(t)
-	for _, f := range detourFamilies {
-		narrow(t, d.router, f.a, 1400)
-		narrow(t, d.router, f.b, 1400)
+	e := newEstate(t, 2, true, true)
+	a, b := e.nodes[0], e.nodes[1]
+	for _, v6 := range []bool{false, true} {
+		narrow(t, e.router, a.addr(v6), 1400)
+		narrow(t, e.router, b.addr(v6), 1400)
 	}
 	for _, over := range []model.Family{model.IPv4, model.IPv6} {
-		d.put(t, model.ForwardTunnel, over)
-		d.forgetMTUs(t)
-		for _, f := range detourFamilies {
-			echoOnce(t, d.pod, net.JoinHostPort(f.pod, "8080"))
-			if err := sendAndCompare(t, d.client, net.JoinHostPort(f.vip, "80")); err != nil {
-				t.Errorf("over %v to %s: %v; drops at A %v, at B %v", over, f.vip, err, drops(t, d.a.plane), drops(t, d.b.plane))
+		e.put(t, model.ForwardTunnel, over)
+		e.forgetMTUs(t)
+		for _, v6 := range []bool{false, true} {
+			echoOnce(t, b.pod, b.podPort(v6))
+			if err := sendAndCompare(t, e.client, estateVIP(v6)); err != nil {
+				t.Errorf("over %v to %s: %v; drops at A %v, at B %v", over, estateVIP(v6), err, drops(t, a.plane), drops(t, b.plane))
 			}
 		}
 	}
@@ -97,19 +100,20 @@ func TestRoutersBetweenTheNodesAreHeard(t *testing.T) {
 // Row 14: a pod's own complaint reaches the client as the Service's, by the node that its packet came to.
 // Row 15: so it does where the pod's node answers itself.
 func TestComplaintsOfPodsReachTheClient(t *testing.T) {
-	d := newDetour(t)
+	e := newEstate(t, 2, true, true)
+	a, b := e.nodes[0], e.nodes[1]
 	for mode, flags := range forwardings {
-		d.put(t, flags, model.IPv4)
-		for _, f := range detourFamilies {
-			d.client.Do(t, func() {
-				conn, err := net.DialUDP("udp", nil, net.UDPAddrFromAddrPort(netip.MustParseAddrPort(net.JoinHostPort(f.vip, "80"))))
+		e.put(t, flags, model.IPv4)
+		for _, v6 := range []bool{false, true} {
+			e.client.Do(t, func() {
+				conn, err := net.DialUDP("udp", nil, net.UDPAddrFromAddrPort(netip.MustParseAddrPort(estateVIP(v6))))
 				check(t, err)
 				defer conn.Close()
 				_, err = conn.Write([]byte("anybody there?"))
 				check(t, err)
 				conn.SetDeadline(time.Now().Add(patience))
 				if _, err = conn.Read(make([]byte, 1)); !errors.Is(err, syscall.ECONNREFUSED) {
-					t.Errorf("%s to %s: %v; drops at A %v, at B %v", mode, f.vip, err, drops(t, d.a.plane), drops(t, d.b.plane))
+					t.Errorf("%s to %s: %v; drops at A %v, at B %v", mode, estateVIP(v6), err, drops(t, a.plane), drops(t, b.plane))
 				}
 			})
 		}
@@ -118,90 +122,94 @@ func TestComplaintsOfPodsReachTheClient(t *testing.T) {
 
 // Trap 4: the first node is a router: of a packet that has no hops left its sender is told by the node itself.
 func TestFirstNodeTellsOfTimeExceeded(t *testing.T) {
-	d := newDetour(t)
-	d.put(t, model.ForwardTunnel, model.IPv4)
-	for _, f := range detourFamilies {
-		d.client.Do(t, func() {
-			conn, err := net.DialUDP("udp", nil, net.UDPAddrFromAddrPort(netip.MustParseAddrPort(net.JoinHostPort(f.vip, "80"))))
+	e := newEstate(t, 2, true, true)
+	a := e.nodes[0]
+	e.put(t, model.ForwardTunnel, model.IPv4)
+	for _, v6 := range []bool{false, true} {
+		e.client.Do(t, func() {
+			conn, err := net.DialUDP("udp", nil, net.UDPAddrFromAddrPort(netip.MustParseAddrPort(estateVIP(v6))))
 			check(t, err)
 			defer conn.Close()
-			from := hearErrors(t, conn, f.Family)
-			setHops(t, conn, f.Family, 2)
+			from := hearErrors(t, conn, v6)
+			setHops(t, conn, v6, 2)
 			_, err = conn.Write([]byte("how far?"))
 			check(t, err)
-			if got := from(); got != f.a {
-				t.Errorf("to %s with two hops: told by %q, want %s; drops %v", f.vip, got, f.a, drops(t, d.a.plane))
+			if got := from(); got != a.addr(v6) {
+				t.Errorf("to %s with two hops: told by %q, want %s; drops %v", estateVIP(v6), got, a.addr(v6), drops(t, a.plane))
 			}
 		})
 	}
 }
 
 // pickedNodes are those of the backends that clients of moved flows are spread over; the last is the first node itself.
-var pickedNodes = []model.NodeID{9, 11, 13, 7}
+var pickedNodes = []model.NodeID{2, 11, 13, 1}
 
 // spread gives each set of the first node a backend on each of the picked nodes, and a table.
-func (d *detour) spread(t testing.TB) {
+func (e *estate) spread(t testing.TB) {
 	t.Helper()
+	a := e.nodes[0]
 	for _, node := range pickedNodes[1:3] {
-		d.a.cluster.Nodes[node] = model.Node{ID: node, V4: netip.AddrFrom4([4]byte{172, 18, byte(node), 2})}
+		a.cluster.Nodes[node] = model.Node{ID: node, V4: netip.AddrFrom4([4]byte{172, 18, byte(node), 2})}
 	}
-	for id, row := range d.a.cluster.Sets {
+	for id, row := range a.cluster.Sets {
 		addrs := make([]string, len(pickedNodes))
 		for i := range addrs {
 			addrs[i] = fmt.Sprintf(either(row.Family == model.IPv6, "10.2.0.%d:8080", "[fd00:2::%d]:8080"), 2+i)
 		}
-		d.a.root(id, row.Service.Protocol, row.Family, addrs...)
-		row = d.a.cluster.Sets[id]
+		a.root(id, row.Service.Protocol, row.Family, addrs...)
+		row = a.cluster.Sets[id]
 		row.Flags |= model.External
-		d.a.cluster.Sets[id] = row
+		a.cluster.Sets[id] = row
 		for i, node := range pickedNodes {
-			backend := d.a.cluster.Backends[model.BackendID(100*int(id)+i)]
+			backend := a.cluster.Backends[model.BackendID(100*int(id)+i)]
 			backend.Node = node
-			d.a.cluster.Backends[backend.ID] = backend
+			a.cluster.Backends[backend.ID] = backend
 		}
 	}
-	d.a.write(t)
+	a.write(t)
 }
 
 // picked is the backend that all nodes pick for a client of a set.
-func (d *detour) picked(set model.SetID, client, service netip.AddrPort) model.Backend {
+func (e *estate) picked(set model.SetID, client, service netip.AddrPort) model.Backend {
+	a := e.nodes[0]
 	var members []maglev.Member
-	for _, row := range d.a.cluster.Backends {
+	for _, row := range a.cluster.Backends {
 		if row.Set == set {
 			members = append(members, maglev.Member{ID: uint32(row.ID), At: netip.AddrPortFrom(row.Addr, row.Port), Weight: row.Share()})
 		}
 	}
 	slot := maglev.SlotOf(maglev.Hash(client, service, uint8(model.TCP)), maglev.DefaultSize)
-	return d.a.cluster.Backends[model.BackendID(maglev.Fill(maglev.DefaultSize, members)[slot])]
+	return a.cluster.Backends[model.BackendID(maglev.Fill(maglev.DefaultSize, members)[slot])]
 }
 
 // Row 17: a node that knows no flow of what a router complains about passes it to the node that all nodes pick.
 func TestErrorsOfMovedClientsFindTheirNode(t *testing.T) {
-	d := newDetour(t)
-	d.put(t, model.ForwardDSR, model.IPv4)
-	d.spread(t)
-	for i, f := range detourFamilies {
+	e := newEstate(t, 2, true, true)
+	a := e.nodes[0]
+	e.put(t, model.ForwardDSR, model.IPv4)
+	e.spread(t)
+	for i, v6 := range []bool{false, true} {
 		kind, router := uint8(3), "198.51.100.1"
-		if f.Family == model.IPv6 {
+		if v6 {
 			kind, router = 2, "2001:db8:7::1"
 		}
-		service, met := netip.MustParseAddrPort(net.JoinHostPort(f.vip, "80")), map[model.NodeID]int{}
+		service, met := netip.MustParseAddrPort(estateVIP(v6)), map[model.NodeID]int{}
 		for port := range uint16(40) {
-			client := netip.AddrPortFrom(netip.MustParseAddr(f.client), 40000+port)
-			want := d.picked(model.SetID(1+i), client, service)
+			client := netip.AddrPortFrom(netip.MustParseAddr(clientAddr(v6)), 40000+port)
+			want := e.picked(model.SetID(1+i), client, service)
 			answer := segment{from: service.String(), to: client.String(), ack: true, payload: 100}.frame(t)
-			complaint := icmpError(t, router, f.vip, kind, answer[14:])
-			verdict, out, err := d.a.plane.RunFromUplink(complaint, 0)
+			complaint := icmpError(t, router, service.Addr().String(), kind, answer[14:])
+			verdict, out, err := a.plane.RunFromUplink(complaint, 0)
 			check(t, err)
 			met[want.Node]++
 			wrapped, is := refmodel.Wrapped(out)
-			if to := d.a.id; want.Node == to && (verdict != bpf.Pass || is) || want.Node != to &&
+			if to := model.NodeID(a.number); want.Node == to && (verdict != bpf.Pass || is) || want.Node != to &&
 				(verdict != bpf.Refuse || wrapped.Backend != want.ID || wrapped.From != to) { // Refuse: sent elsewhere, into the tunnel
-				t.Errorf("about an answer to %s: %v, %+v, want backend %d on node %d; drops %v", client, verdict, wrapped, want.ID, want.Node, drops(t, d.a.plane))
+				t.Errorf("about an answer to %s: %v, %+v, want backend %d on node %d; drops %v", client, verdict, wrapped, want.ID, want.Node, drops(t, a.plane))
 			}
 		}
 		if len(met) < len(pickedNodes) {
-			t.Errorf("clients of %s are on nodes %v, want all of %v", f.client, met, pickedNodes)
+			t.Errorf("clients of %s are on nodes %v, want all of %v", clientAddr(v6), met, pickedNodes)
 		}
 	}
 }

@@ -60,18 +60,19 @@ func anyOf(to string) netip.Addr {
 // Row 19: later fragments follow their first one to the other node and back.
 // Trap 9: all fragments of a datagram go one way, wrapped or not.
 func TestFragmentsAreWrapped(t *testing.T) {
-	d := newDetour(t)
+	e := newEstate(t, 2, true, true)
+	a, b := e.nodes[0], e.nodes[1]
 	data := bytes.Repeat([]byte("0123456789abcdef"), 256)
-	for _, f := range detourFamilies {
-		giveBack(t, d.pod, net.JoinHostPort(f.pod, "8080"))
+	for _, v6 := range []bool{false, true} {
+		giveBack(t, b.pod, b.podPort(v6))
 	}
 	for mode, flags := range forwardings {
 		for _, over := range []model.Family{model.IPv4, model.IPv6} {
-			d.put(t, flags, over)
-			d.forgetMTUs(t)
-			for _, f := range detourFamilies {
-				if !comesBack(t, d.client, net.JoinHostPort(f.vip, "80"), data) {
-					t.Errorf("%s over %v to %s: nothing; drops at A %v, at B %v", mode, over, f.vip, drops(t, d.a.plane), drops(t, d.b.plane))
+			e.put(t, flags, over)
+			e.forgetMTUs(t)
+			for _, v6 := range []bool{false, true} {
+				if !comesBack(t, e.client, estateVIP(v6), data) {
+					t.Errorf("%s over %v to %s: nothing; drops at A %v, at B %v", mode, over, estateVIP(v6), drops(t, a.plane), drops(t, b.plane))
 				}
 			}
 		}
@@ -81,31 +82,27 @@ func TestFragmentsAreWrapped(t *testing.T) {
 // Row 19: fragments that come before their first one wait for it, and follow it to the other node.
 // Trap 9: in any order.
 func TestFragmentsInAnyOrderAreWrapped(t *testing.T) {
-	d := newDetour(t)
-	d.put(t, model.ForwardTunnel, model.IPv4)
-	for _, w := range []*wayside{d.a, d.b} {
-		w.ownFront(11, model.MatchNodePort, model.ForwardTunnel, 30080)
-		w.ownFront(12, model.MatchNodePort, model.ForwardTunnel, 30080)
-		w.write(t)
-	}
-	w := d.clientWire(t)
+	e := newEstate(t, 2, true, true)
+	a, b := e.nodes[0], e.nodes[1]
+	e.put(t, model.ForwardTunnel, model.IPv4)
+	w := e.clientWire(t)
 	id := uint32(100)
-	for i, f := range detourFamilies {
-		pod := listenUDP(t, d.pod, net.JoinHostPort(f.pod, "8080"))
+	for i, v6 := range []bool{false, true} {
+		pod := listenUDP(t, b.pod, b.podPort(v6))
 		for order, ordered := range orders {
 			id++
-			frame := w.datagram(net.JoinHostPort(f.client, "40000"), net.JoinHostPort(f.a, "30080"), 3000)
+			frame := w.datagram(net.JoinHostPort(clientAddr(v6), "40000"), net.JoinHostPort(a.addr(v6), "30080"), 3000)
 			w.sendAll(ordered(fragmentsOf(frame, id, 800)))
 			got, from := readDatagram(t, pod)
-			if want := frame[14+20+20*i+8:]; !bytes.Equal(got, want) || from.Addr().Unmap().String() != f.client {
-				t.Errorf("%s, %s: %d bytes from %v; drops at A %v, at B %v", f.client, order, len(got), from, drops(t, d.a.plane), drops(t, d.b.plane))
+			if want := frame[14+20+20*i+8:]; !bytes.Equal(got, want) || from.Addr().Unmap().String() != clientAddr(v6) {
+				t.Errorf("%s, %s: %d bytes from %v; drops at A %v, at B %v", clientAddr(v6), order, len(got), from, drops(t, a.plane), drops(t, b.plane))
 			}
 		}
 	}
 }
 
 // clientWire sends frames from the client to the router.
-func (d *detour) clientWire(t testing.TB) *wire {
+func (e *estate) clientWire(t testing.TB) *wire {
 	t.Helper()
 	w := &wire{t: t}
 	link := func(ns *testkit.NetNS, name string) (l netlink.Link) {
@@ -116,14 +113,14 @@ func (d *detour) clientWire(t testing.TB) *wire {
 		})
 		return l
 	}
-	own := link(d.client, "eth0")
-	d.client.Do(t, func() {
+	own := link(e.client, "eth0")
+	e.client.Do(t, func() {
 		var err error
 		w.fd, err = unix.Socket(unix.AF_PACKET, unix.SOCK_RAW|unix.SOCK_CLOEXEC, 0)
 		check(t, err)
 		check(t, unix.Bind(w.fd, &unix.SockaddrLinklayer{Ifindex: own.Attrs().Index}))
 	})
 	t.Cleanup(func() { unix.Close(w.fd) })
-	w.sourceMAC, w.dst = own.Attrs().HardwareAddr, link(d.router, "client").Attrs().HardwareAddr
+	w.sourceMAC, w.dst = own.Attrs().HardwareAddr, link(e.router, "client").Attrs().HardwareAddr
 	return w
 }

@@ -9,7 +9,6 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/deltaplane/deltaplane/internal/model"
 	"github.com/deltaplane/deltaplane/internal/testkit"
 )
 
@@ -23,10 +22,10 @@ func control(t testing.TB, conn *net.UDPConn, f func(fd int) error) {
 	check(t, failed)
 }
 
-func setHops(t testing.TB, conn *net.UDPConn, family model.Family, hops int) {
+func setHops(t testing.TB, conn *net.UDPConn, v6 bool, hops int) {
 	t.Helper()
 	control(t, conn, func(fd int) error {
-		if family == model.IPv4 {
+		if !v6 {
 			return unix.SetsockoptInt(fd, unix.IPPROTO_IP, unix.IP_TTL, hops)
 		}
 		return unix.SetsockoptInt(fd, unix.IPPROTO_IPV6, unix.IPV6_UNICAST_HOPS, hops)
@@ -34,10 +33,10 @@ func setHops(t testing.TB, conn *net.UDPConn, family model.Family, hops int) {
 }
 
 // hearErrors has a socket keep the ICMP errors that it gets. What it returns waits for one, and returns who sent it.
-func hearErrors(t testing.TB, conn *net.UDPConn, family model.Family) func() string {
+func hearErrors(t testing.TB, conn *net.UDPConn, v6 bool) func() string {
 	t.Helper()
 	control(t, conn, func(fd int) error {
-		if family == model.IPv4 {
+		if !v6 {
 			return unix.SetsockoptInt(fd, unix.IPPROTO_IP, unix.IP_RECVERR, 1)
 		}
 		return unix.SetsockoptInt(fd, unix.IPPROTO_IPV6, unix.IPV6_RECVERR, 1)

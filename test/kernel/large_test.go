@@ -75,35 +75,36 @@ func sendAndCompare(t testing.TB, from *testkit.NetNS, to string) error {
 // Trap 11: client and pod are told the MTU that is left within, and send less, over IPv4 and IPv6, whichever of the two
 // joins the nodes.
 func TestBulkDataPassesWrapped(t *testing.T) {
-	d := newDetour(t)
+	e := newEstate(t, 2, true, true)
+	a, b := e.nodes[0], e.nodes[1]
 	for mode, flags := range forwardings {
 		for _, over := range []model.Family{model.IPv4, model.IPv6} {
-			d.put(t, flags, over)
-			d.forgetMTUs(t)
-			toldByA, toldByB := drops(t, d.a.plane)[model.ReasonTooBig], drops(t, d.b.plane)[model.ReasonTooBig]
-			for _, f := range detourFamilies {
-				echoOnce(t, d.pod, net.JoinHostPort(f.pod, "8080"))
-				if err := sendAndCompare(t, d.client, net.JoinHostPort(f.vip, "80")); err != nil {
-					t.Errorf("%s over %v to %s: %v; drops at A %v, at B %v", mode, over, f.vip, err, drops(t, d.a.plane), drops(t, d.b.plane))
+			e.put(t, flags, over)
+			e.forgetMTUs(t)
+			toldByA, toldByB := drops(t, a.plane)[model.ReasonTooBig], drops(t, b.plane)[model.ReasonTooBig]
+			for _, v6 := range []bool{false, true} {
+				echoOnce(t, b.pod, b.podPort(v6))
+				if err := sendAndCompare(t, e.client, estateVIP(v6)); err != nil {
+					t.Errorf("%s over %v to %s: %v; drops at A %v, at B %v", mode, over, estateVIP(v6), err, drops(t, a.plane), drops(t, b.plane))
 				}
 			}
-			toldByA, toldByB = drops(t, d.a.plane)[model.ReasonTooBig]-toldByA, drops(t, d.b.plane)[model.ReasonTooBig]-toldByB
+			toldByA, toldByB = drops(t, a.plane)[model.ReasonTooBig]-toldByA, drops(t, b.plane)[model.ReasonTooBig]-toldByB
 			if (toldByA > 0) != (mode != "snat") || (toldByB > 0) != (mode == "tunnel") {
 				t.Errorf("%s over %v: node A told %d times of a packet too big, node B %d times", mode, over, toldByA, toldByB)
 			}
 		}
 	}
-	for _, w := range []*wayside{d.a, d.b} {
+	for _, w := range e.nodes {
 		if got, want := w.ofServices(t, model.ReasonTooBig), drops(t, w.plane)[model.ReasonTooBig]; got != want {
-			t.Errorf("node %d: %d of %d packets that were too big are a Service's", w.id, got, want)
+			t.Errorf("node %d: %d of %d packets that were too big are a Service's", w.number, got, want)
 		}
 	}
 }
 
 // ofServices is how many drops for a reason are counted as a Service's.
-func (w *wayside) ofServices(t testing.TB, reason model.DropReason) (sum uint64) {
+func (s *site) ofServices(t testing.TB, reason model.DropReason) (sum uint64) {
 	t.Helper()
-	counts, _, err := w.plane.ServiceCounts()
+	counts, _, err := s.plane.ServiceCounts()
 	check(t, err)
 	for key, n := range counts {
 		if key.Reason == uint8(reason) {

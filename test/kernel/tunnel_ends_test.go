@@ -68,7 +68,7 @@ func TestConnectionsToGoneBackendsOfOtherNodesEnd(t *testing.T) {
 			e.serve(t, mode, func(v6 bool) (string, int) { return b.podAddr(v6), b.number })
 			e.lead(t, e.nodes[0])
 			for i, v6 := range []bool{false, true} {
-				tell(t, b.pod, net.JoinHostPort(b.podAddr(v6), "8080"))
+				tell(t, b.pod, b.podPort(v6))
 				id := model.SetID(1 + i)
 				conn := e.dial(t, v6)
 				ask(t, conn)
@@ -95,7 +95,7 @@ func TestUnknownConnectionsOfOtherNodesAreReset(t *testing.T) {
 		e.serve(t, mode, func(v6 bool) (string, int) { return b.podAddr(v6), b.number })
 		e.lead(t, e.nodes[0])
 		for _, v6 := range []bool{false, true} {
-			tell(t, b.pod, net.JoinHostPort(b.podAddr(v6), "8080"))
+			tell(t, b.pod, b.podPort(v6))
 			conn := e.dial(t, v6)
 			ask(t, conn)
 			b.forgetFlows(t)

@@ -88,7 +88,6 @@ func TestForeignWrappedPacketsAreDropped(t *testing.T) {
 	sendFrom(t, a.NetNS, device, wrappedDatagram(t, tunnel.DefaultVNI, backend, 1, client, service))
 	expectFrom(t, pod, client)
 	// What is for a pod is nobody else's, whatever it looks like.
-	e.router.Route(t, netip.MustParsePrefix("10.2.0.0/24"), netip.MustParseAddr(b.addr(false)), "")
 	var other net.PacketConn
 	b.pod.Do(t, func() {
 		var err error

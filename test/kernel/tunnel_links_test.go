@@ -3,7 +3,6 @@
 package kernel
 
 import (
-	"net"
 	"net/netip"
 	"testing"
 
@@ -24,7 +23,7 @@ func TestClientsOutsideComeByAnotherUplink(t *testing.T) {
 		index := a.Index(t, "eth1")
 		a.Do(t, func() { check(t, a.plane.AttachUplink(index)) })
 		for _, v6 := range []bool{false, true} {
-			pod := net.JoinHostPort(b.podAddr(v6), "8080")
+			pod := b.podPort(v6)
 			tell(t, b.pod, pod)
 			vip := netip.MustParseAddrPort(estateVIP(v6)).Addr()
 			by := netip.MustParseAddr(either(v6, "172.18.71.2", "2001:db8:18:71::2"))

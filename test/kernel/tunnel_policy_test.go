@@ -4,7 +4,6 @@ package kernel
 
 import (
 	"errors"
-	"net"
 	"net/netip"
 	"testing"
 
@@ -25,7 +24,7 @@ func TestPoliciesSeeClientsOutside(t *testing.T) {
 		e.lead(t, e.nodes[0])
 		put := func(rows ...any) { testkit.PutPolicy(t, b.plane, rows...) }
 		for _, v6 := range []bool{false, true} {
-			tell(t, b.pod, net.JoinHostPort(b.podAddr(v6), "8080"))
+			tell(t, b.pod, b.podPort(v6))
 			put(testkit.Pod{Addr: netip.MustParseAddr(b.podAddr(v6)), Ingress: gets, Incarnation: 1})
 			for _, s := range e.nodes {
 				put(model.Peer{Addr: netip.MustParseAddr(s.addr(v6)), Identity: 1})

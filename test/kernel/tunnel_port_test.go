@@ -33,7 +33,7 @@ func TestNoServiceTakesWhatNodesWrap(t *testing.T) {
 			}
 			b.write(t)
 			e.lead(t, e.nodes[0])
-			pod := net.JoinHostPort(b.podAddr(false), "8080")
+			pod := b.podPort(false)
 			tell(t, b.pod, pod)
 			for _, network := range []string{"tcp4", "udp4"} {
 				if who, see := e.asks(t, network, estateVIP(false)); who != pod || see != clientAddr(false) {

@@ -39,6 +39,9 @@ func (s *site) addr(v6 bool) string { return s.of(v6, "172.18.N.2", "2001:db8:18
 
 func (s *site) podAddr(v6 bool) string { return s.of(v6, "10.N.0.2", "fd00:N::2") }
 
+// podPort is where the pod serves.
+func (s *site) podPort(v6 bool) string { return net.JoinHostPort(s.podAddr(v6), "8080") }
+
 // of returns an address with the node's number for N.
 func (s *site) of(v6 bool, four, six string) string {
 	return strings.ReplaceAll(either(v6, four, six), "N", strconv.Itoa(s.number))
@@ -60,20 +63,45 @@ func clientAddr(v6 bool) string {
 }
 
 // newEstate makes nodes that reach each other over one family or both.
+//
+//	client ── router ── node 1 ── pod
+//	               └─── node 2 ── pod
 func newEstate(t testing.TB, nodes int, over4, over6 bool) *estate {
 	t.Helper()
 	testkit.NeedKernel(t)
 	e := &estate{client: testkit.NewNetNS(t), router: testkit.NewNetNS(t)}
-	e.router.Sysctl(t, "net/ipv4/ip_forward", "1")
-	e.router.Sysctl(t, "net/ipv6/conf/all/forwarding", "1")
+	makeRouter(t, e.router)
+	// The router forwards between nodes, too, and so what one of them makes of its own complaints.
+	e.router.Sysctl(t, "net/ipv4/conf/all/accept_local", "1")
 	testkit.Veth(t, e.client, "eth0", pair(clientOut4, clientOut6), e.router, "client", pair(aOut4, aOut6))
 	byDefault(t, e.client, aOut4, aOut6)
 	for i := range nodes {
-		e.nodes = append(e.nodes, newSite(t, e.router, i+1))
-	}
-	for _, s := range e.nodes {
+		s := newSite(t, e.router, i+1)
+		for v6, bits := range map[bool]int{false: 24, true: 64} {
+			pods := netip.PrefixFrom(netip.MustParseAddr(s.podAddr(v6)), bits).Masked()
+			e.router.Route(t, pods, netip.MustParseAddr(s.addr(v6)), "")
+		}
 		s.network(model.NetworkPods, "10.0.0.0/8")
 		s.network(model.NetworkPods, "fd00::/16")
+		e.nodes = append(e.nodes, s)
+	}
+	e.join(over4, over6)
+	return e
+}
+
+// makeRouter has a namespace forward, and answer what a test does a hundred times at once.
+func makeRouter(t testing.TB, ns *testkit.NetNS) {
+	t.Helper()
+	for setting, value := range map[string]string{
+		"ipv4/ip_forward": "1", "ipv6/conf/all/forwarding": "1", "ipv4/icmp_ratelimit": "0", "ipv6/icmp/ratelimit": "0",
+	} {
+		ns.Sysctl(t, "net/"+setting, value)
+	}
+}
+
+// join has the nodes' rows say by which families they reach each other.
+func (e *estate) join(over4, over6 bool) {
+	for _, s := range e.nodes {
 		for _, other := range e.nodes {
 			row := model.Node{ID: model.NodeID(other.number)}
 			if over4 {
@@ -85,7 +113,24 @@ func newEstate(t testing.TB, nodes int, over4, over6 bool) *estate {
 			s.cluster.Nodes[row.ID] = row
 		}
 	}
-	return e
+}
+
+// put has clients reach the second node's pod by the first node, to which it is joined by one family.
+func (e *estate) put(t testing.TB, mode model.FrontendFlags, over model.Family) {
+	t.Helper()
+	b := e.nodes[1]
+	e.join(over == model.IPv4, over == model.IPv6)
+	e.serve(t, mode, func(v6 bool) (string, int) { return b.podAddr(v6), b.number })
+	e.lead(t, e.nodes[0])
+}
+
+// forgetMTUs has the ends forget what they have learned of the way.
+func (e *estate) forgetMTUs(t testing.TB) {
+	t.Helper()
+	for _, ns := range []*testkit.NetNS{e.client, e.nodes[1].pod} {
+		ns.Sysctl(t, "net/ipv4/route/flush", "1")
+		ns.Sysctl(t, "net/ipv6/route/flush", "1")
+	}
 }
 
 func byDefault(t testing.TB, ns *testkit.NetNS, by4, by6 string) {
@@ -97,11 +142,9 @@ func byDefault(t testing.TB, ns *testkit.NetNS, by4, by6 string) {
 func newSite(t testing.TB, router *testkit.NetNS, number int) *site {
 	t.Helper()
 	s := &site{NetNS: testkit.NewNetNS(t), pod: testkit.NewNetNS(t), number: number}
-	for setting, value := range map[string]string{
-		"ipv4/ip_forward": "1", "ipv6/conf/all/forwarding": "1", "ipv4/conf/all/rp_filter": "1", "ipv4/conf/default/rp_filter": "1",
-	} {
-		s.Sysctl(t, "net/"+setting, value)
-	}
+	makeRouter(t, s.NetNS)
+	s.Sysctl(t, "net/ipv4/conf/all/rp_filter", "1")
+	s.Sysctl(t, "net/ipv4/conf/default/rp_filter", "1")
 	gateway4, gateway6 := s.of(false, "172.18.N.1", ""), s.of(true, "", "2001:db8:18:N::1")
 	testkit.Veth(t, s.NetNS, "eth0", pair(s.addr(false), s.addr(true)), router, fmt.Sprint("node", number), pair(gateway4, gateway6))
 	byDefault(t, s.NetNS, gateway4, gateway6)

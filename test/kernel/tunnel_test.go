@@ -30,7 +30,7 @@ func TestClientsOutsideKeepTheirAddress(t *testing.T) {
 				e.serve(t, mode, func(v6 bool) (string, int) { return b.podAddr(v6), b.number })
 				e.lead(t, e.nodes[0])
 				for _, v6 := range []bool{false, true} {
-					pod, node := net.JoinHostPort(b.podAddr(v6), "8080"), e.nodes[0].addr(v6)
+					pod, node := b.podPort(v6), e.nodes[0].addr(v6)
 					tell(t, b.pod, pod)
 					for _, network := range []string{"tcp", "udp"} {
 						network += either(v6, "4", "6")
@@ -64,7 +64,7 @@ func TestConnectionsSurviveAnotherFirstNode(t *testing.T) {
 		b := e.nodes[1]
 		e.serve(t, mode, func(v6 bool) (string, int) { return b.podAddr(v6), b.number })
 		for _, v6 := range []bool{false, true} {
-			pod := net.JoinHostPort(b.podAddr(v6), "8080")
+			pod := b.podPort(v6)
 			tell(t, b.pod, pod)
 			for _, network := range []string{"tcp", "udp"} {
 				e.lead(t, e.nodes[0])
