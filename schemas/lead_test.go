@@ -59,6 +59,8 @@ var goldenLead = map[string]proto.Message{
 	"credential_reply":   &CredentialReply{Jwt: "e30", Expires: noon, Refused: "no such node"},
 	"applied_external":   &Applied{Node: "node-a", External: &External{Device: "deltaplane0", Port: 8475, Masqueraded: "the port is taken"}},
 	"applied_maglev":     &Applied{Node: "node-a", External: &External{MaglevSlots: 4093}},
+	"applied_vni":        &Applied{Node: "node-a", External: &External{Device: "deltaplane0", Port: 8475, Vni: 0xde17}},
+	"status_forwarding":  &Status{Forwarding: "dsr"},
 	"applied_xdp":        &Applied{Node: "node-a", External: &External{Uplinks: []*Uplink{{Interface: "eth0", Xdp: "off", Reason: "no driver"}}}},
 	"applied_as_before":  &Applied{Node: "node-a", AsBefore: true},
 	"applied_latencies":  &Applied{Node: "node-a", LatencyMicros: []uint32{6000, 31_000}},

@@ -230,7 +230,10 @@ type External struct {
 	// The interfaces that clients come by, by name; at most 64.
 	Uplinks []*Uplink `protobuf:"bytes,4,rep,name=uplinks,proto3" json:"uplinks,omitempty"`
 	// Of each Maglev table, the same on all nodes or they pick otherwise; how many tables there are is in maps.
-	MaglevSlots   uint32 `protobuf:"varint,5,opt,name=maglev_slots,json=maglevSlots,proto3" json:"maglev_slots,omitempty"`
+	MaglevSlots uint32 `protobuf:"varint,5,opt,name=maglev_slots,json=maglevSlots,proto3" json:"maglev_slots,omitempty"`
+	// The VXLAN network's number, 1 to 16777215: nodes with other ones don't hear each other. 0 if there is no device, or the
+	// programmer is of a version that doesn't tell.
+	Vni           uint32 `protobuf:"varint,6,opt,name=vni,proto3" json:"vni,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -296,6 +299,13 @@ func (x *External) GetUplinks() []*Uplink {
 func (x *External) GetMaglevSlots() uint32 {
 	if x != nil {
 		return x.MaglevSlots
+	}
+	return 0
+}
+
+func (x *External) GetVni() uint32 {
+	if x != nil {
+		return x.Vni
 	}
 	return 0
 }
@@ -974,7 +984,10 @@ type Status struct {
 	// None if the compiler compiles.
 	Hold *Hold `protobuf:"bytes,24,opt,name=hold,proto3" json:"hold,omitempty"`
 	// The epoch of STATE that state_sequence is of: a stream that was made anew counts from 1 again.
-	StateEpoch    uint64 `protobuf:"varint,25,opt,name=state_epoch,json=stateEpoch,proto3" json:"state_epoch,omitempty"`
+	StateEpoch uint64 `protobuf:"varint,25,opt,name=state_epoch,json=stateEpoch,proto3" json:"state_epoch,omitempty"`
+	// How clients from outside get to other nodes, of Services that don't say: "tunnel", "dsr" or "snat"; empty from compilers
+	// that don't tell.
+	Forwarding    string `protobuf:"bytes,26,opt,name=forwarding,proto3" json:"forwarding,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1175,6 +1188,13 @@ func (x *Status) GetStateEpoch() uint64 {
 		return x.StateEpoch
 	}
 	return 0
+}
+
+func (x *Status) GetForwarding() string {
+	if x != nil {
+		return x.Forwarding
+	}
+	return ""
 }
 
 // RollbackRequest asks that all layers be what DELTA says they were at a revision, and that nothing be compiled then.
@@ -2503,13 +2523,14 @@ const file_deltaplane_v1_report_proto_rawDesc = "" +
 	"\n" +
 	"DropsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\x04R\x05value:\x028\x01\"\xac\x01\n" +
+	"\x05value\x18\x02 \x01(\x04R\x05value:\x028\x01\"\xbe\x01\n" +
 	"\bExternal\x12\x16\n" +
 	"\x06device\x18\x01 \x01(\tR\x06device\x12\x12\n" +
 	"\x04port\x18\x02 \x01(\rR\x04port\x12 \n" +
 	"\vmasqueraded\x18\x03 \x01(\tR\vmasqueraded\x12/\n" +
 	"\auplinks\x18\x04 \x03(\v2\x15.deltaplane.v1.UplinkR\auplinks\x12!\n" +
-	"\fmaglev_slots\x18\x05 \x01(\rR\vmaglevSlots\"P\n" +
+	"\fmaglev_slots\x18\x05 \x01(\rR\vmaglevSlots\x12\x10\n" +
+	"\x03vni\x18\x06 \x01(\rR\x03vni\"P\n" +
 	"\x06Uplink\x12\x1c\n" +
 	"\tinterface\x18\x01 \x01(\tR\tinterface\x12\x10\n" +
 	"\x03xdp\x18\x02 \x01(\tR\x03xdp\x12\x16\n" +
@@ -2564,7 +2585,7 @@ const file_deltaplane_v1_report_proto_rawDesc = "" +
 	"\vip_protocol\x18\x10 \x01(\rR\n" +
 	"ipProtocol\"+\n" +
 	"\rStatusRequest\x12\x1a\n" +
-	"\brevision\x18\x01 \x01(\x04R\brevision\"\xbb\b\n" +
+	"\brevision\x18\x01 \x01(\x04R\brevision\"\xdb\b\n" +
 	"\x06Status\x12\x14\n" +
 	"\x05epoch\x18\x01 \x01(\x04R\x05epoch\x12\x1a\n" +
 	"\brevision\x18\x02 \x01(\x04R\brevision\x128\n" +
@@ -2595,7 +2616,10 @@ const file_deltaplane_v1_report_proto_rawDesc = "" +
 	"\fchecks_seals\x18\x17 \x01(\bR\vchecksSeals\x12'\n" +
 	"\x04hold\x18\x18 \x01(\v2\x13.deltaplane.v1.HoldR\x04hold\x12\x1f\n" +
 	"\vstate_epoch\x18\x19 \x01(\x04R\n" +
-	"stateEpoch\x1a8\n" +
+	"stateEpoch\x12\x1e\n" +
+	"\n" +
+	"forwarding\x18\x1a \x01(\tR\n" +
+	"forwarding\x1a8\n" +
 	"\n" +
 	"DropsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +

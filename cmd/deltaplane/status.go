@@ -26,7 +26,8 @@ func newStatusCommand() *cobra.Command {
 		Long: `status asks the leading compiler which revision the cluster is at, which nodes have it in their kernels, and what is
 wrong; the leading watcher which objects it can't use and which deletions it holds back; the bus how its streams
 stand; and it hears which replicas lead and which stand by. It exits with 3 if a node is behind or reports a fault, if
-no watcher answers, if deletions are held back, if a rollback is held, or if a stream is not well. A node that lacks
+no watcher answers, if deletions are held back, if a rollback is held, if a stream is not well, or if nodes have other
+tunnel ports or numbers than most, so that what they send each other for clients from outside is lost. A node that lacks
 only what was committed in the last 2 seconds is updating, not behind; one whose Lease has expired and whose programmer
 is silent is lost, and nobody waits for it.`,
 		Example: `  deltaplane status
@@ -96,6 +97,9 @@ type clusterStatus struct {
 	Held     *heldJSON         `json:"held"`
 	Hold     *holdJSON         `json:"hold"` // of a rollback; null if changes are compiled
 	Cluster  clusterJSON       `json:"cluster"`
+	// Forwarding is how clients from outside get to backends on other nodes, of Services that don't say: tunnel, dsr or snat.
+	Forwarding string      `json:"forwarding,omitempty"`
+	External   betweenJSON `json:"external"`
 	// WatcherProblem says why the watcher's part is missing; empty if it isn't.
 	WatcherProblem string `json:"watcherProblem,omitempty"`
 
@@ -125,8 +129,11 @@ type nodeStatus struct {
 // externalJSON is how a node passes on what outside clients send.
 type externalJSON struct {
 	// Device is the interface by which packets go to other nodes and come from them, Port its UDP port.
+	// VNI is the VXLAN network's number, 0 from programmers that don't tell it. Nodes with other ports or numbers don't
+	// hear each other.
 	Device string `json:"device,omitempty"`
 	Port   uint32 `json:"port,omitempty"`
+	VNI    uint32 `json:"vni,omitempty"`
 	// Masqueraded says why clients' packets for backends on other nodes get this node's address whatever their Service
 	// asks for; empty if they needn't.
 	Masqueraded string       `json:"masqueraded,omitempty"`
@@ -230,6 +237,8 @@ func statusFromProto(m *schemas.Status) *clusterStatus {
 		s.Healthy = s.Healthy && len(n.Faults) == 0
 	}
 	slices.SortFunc(s.Nodes, func(a, b nodeStatus) int { return strings.Compare(a.Node, b.Node) })
+	s.Forwarding, s.External = m.GetForwarding(), between(s.Nodes)
+	s.Healthy = s.Healthy && len(s.External.Deaf) == 0
 	return s
 }
 
@@ -292,7 +301,7 @@ func externalFromProto(m *schemas.External) *externalJSON {
 		return nil
 	}
 	uplinks := convertAll(m.GetUplinks(), func(u *schemas.Uplink) uplinkJSON { return uplinkJSON{u.GetInterface(), u.GetXdp(), u.GetReason()} })
-	return &externalJSON{m.GetDevice(), m.GetPort(), m.GetMasqueraded(), uplinks, m.GetMaglevSlots()}
+	return &externalJSON{m.GetDevice(), m.GetPort(), m.GetVni(), m.GetMasqueraded(), uplinks, m.GetMaglevSlots()}
 }
 
 // standing is how a node stands in one word, as in the metric deltaplane_compiler_nodes.

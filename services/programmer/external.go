@@ -26,22 +26,21 @@ func (v *service) external() *schemas.External {
 	if state := v.driver.Core.State(); state != nil {
 		_, told = state.Tables(model.LayerCluster).Nodes[v.settings.tunnel.Node]
 	}
-	e := externalOf(v.settings.tunnel.Port, v.health.lastExits(), told)
-	e.MaglevSlots = v.settings.maglevSize
+	e := externalOf(*v.settings, v.health.lastExits(), told)
 	return e
 }
 
 // externalOf says it by what leads out of the node. told says whether nodes are told the node's address.
-func externalOf(port uint16, o exits, told bool) *schemas.External {
-	e := &schemas.External{}
+func externalOf(s settings, o exits, told bool) *schemas.External {
+	e := &schemas.External{MaglevSlots: s.maglevSize}
 	for _, w := range o.wires[:min(len(o.wires), schemas.MaxUplinks)] {
 		e.Uplinks = append(e.Uplinks, &schemas.Uplink{Interface: o.names[w.Ifindex], Xdp: string(w.Mode), Reason: w.Reason})
 	}
 	if o.device > 0 {
-		e.Device, e.Port = tunnel.Name, uint32(port)
+		e.Device, e.Port, e.Vni = tunnel.Name, uint32(s.tunnel.Port), s.tunnelVNI
 	}
 	switch {
-	case port == 0:
+	case s.tunnel.Port == 0:
 		e.Masqueraded = "--tunnel-port is 0"
 	case o.device <= 0 && o.noDevice != nil:
 		e.Masqueraded = o.noDevice.Error()

@@ -14,6 +14,7 @@ import (
 	"github.com/deltaplane/deltaplane/internal/wire"
 	"github.com/deltaplane/deltaplane/schemas"
 	"github.com/deltaplane/deltaplane/services/compiler/fleet"
+	"github.com/deltaplane/deltaplane/services/compiler/state"
 )
 
 // leastSetAside is how many objects that are set aside a status names that would be too large for the bus.
@@ -58,6 +59,7 @@ func (c *Core) Status(now time.Time, to any, data []byte) Output {
 	m := &schemas.Status{
 		Epoch: uint64(c.epoch), Revision: uint64(c.last.revision), Committed: timestamp(c.last.at),
 		Leader: c.o.Holder, StateSequence: c.done, StateEpoch: c.stateEpoch, ChecksSeals: c.o.ChecksSeals, Hold: c.Hold(),
+		Forwarding: cmp.Or(c.o.Settings.Forwarding, state.ForwardTunnel).String(),
 	}
 	for standing, n := range c.Standings(now) {
 		m.NodesTotal += uint64(n)
@@ -132,9 +134,21 @@ func nodeStatus(p fleet.Progress) *schemas.NodeStatus {
 // brief leaves of a node's report what is wrong and when it was sent.
 func brief(n *schemas.NodeStatus) *schemas.NodeStatus {
 	if a := n.GetApplied(); a != nil {
-		n.Applied = &schemas.Applied{Node: a.GetNode(), Faults: a.GetFaults(), Sent: a.GetSent(), MapsKind: a.GetMapsKind(), ChecksSeals: a.GetChecksSeals()}
+		n.Applied = &schemas.Applied{
+			Node: a.GetNode(), Faults: a.GetFaults(), Sent: a.GetSent(), MapsKind: a.GetMapsKind(), ChecksSeals: a.GetChecksSeals(),
+			External: common(a.GetExternal()),
+		}
 	}
 	return n
+}
+
+// common leaves of how a node passes on what clients send what must be the same on all: only together do nodes show
+// who differs.
+func common(e *schemas.External) *schemas.External {
+	if e == nil {
+		return nil
+	}
+	return &schemas.External{Device: e.GetDevice(), Port: e.GetPort(), Vni: e.GetVni(), MaglevSlots: e.GetMaglevSlots(), Masqueraded: e.GetMasqueraded()}
 }
 
 // fit makes a status one message. What is wrong is told first, and how many nodes there are in any case: in large clusters
@@ -146,7 +160,7 @@ func (c *Core) fit(m *schemas.Status) {
 	}
 	for _, n := range m.GetNodes() {
 		if n.GetConverged() {
-			n.Applied = nil
+			n.Applied = &schemas.Applied{External: common(n.GetApplied().GetExternal())}
 		} else {
 			brief(n)
 		}

@@ -41,6 +41,10 @@ func (w *world) reported(from, to int) {
 				model.ClusterLayer: w.core.Position(model.ClusterLayer), model.NodeLayer(node): w.core.Position(model.NodeLayer(node)),
 			}),
 			Deltas: []*schemas.AppliedDelta{{Latency: durationpb.New(5 * time.Millisecond)}},
+			External: &schemas.External{
+				Device: "deltaplane0", Port: 8475, Vni: 0xde17, MaglevSlots: 4093,
+				Uplinks: []*schemas.Uplink{{Interface: "eth0", Xdp: "off", Reason: "its driver has no XDP"}},
+			},
 		}
 		for m := range 19 {
 			report.Maps = append(report.Maps, &schemas.MapUse{Name: fmt.Sprint("map_number_", m), Entries: uint64(i), Capacity: 100_000})
@@ -73,6 +77,15 @@ func TestStatusOfManyNodesNamesThoseThatAreBehind(t *testing.T) {
 		m.GetMaps()[0].GetNode() != "node-4999" || m.GetDrops()["no_backend"] != 2*nodes || m.GetLatencyP99().AsDuration() < 5*time.Millisecond {
 		t.Fatalf("%d of %d nodes converged, fullest %v, drops %v, p99 %s", m.GetNodesConverged(), m.GetNodesTotal(), m.GetMaps(), m.GetDrops(),
 			m.GetLatencyP99().AsDuration())
+	}
+	compared := 0
+	for _, n := range w.status(0).GetNodes() {
+		if n.GetApplied().GetExternal().GetVni() == 0xde17 {
+			compared++
+		}
+	}
+	if compared != nodes {
+		t.Errorf("%d of %d nodes can be compared with each other", compared, nodes)
 	}
 	w.facts(sliceFact(1, 5, 2, w.now))
 	w.pass(time.Second)

@@ -1,0 +1,3 @@
+
+node-ab
+deltaplane0›B0—¼
