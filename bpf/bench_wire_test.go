@@ -17,8 +17,9 @@ import (
 )
 
 // BenchmarkWire measures what is done for another node, or against a client, with a socket buffer (tc) and without (XDP),
-// against the least that XDP can do. A packet is another one afterwards, so each is run alone, which costs both sides the
-// same some 100 ns more; of what passes many are run.
+// against the least that XDP can do; and what is done with what another node has wrapped, against the least that tc can. A
+// packet is another one afterwards, so each is run alone, which costs both sides the same some 100 ns more; of what passes
+// many are run. Those that were wrapped get their wrapping by a program in front, on both sides.
 //
 //	go test ./bpf -run '^$' -bench Wire -benchtime 15x
 func BenchmarkWire(b *testing.B) {
@@ -32,6 +33,7 @@ func BenchmarkWire(b *testing.B) {
 		known := frame(b, model.TCP, benchOutside, "203.0.113.1:80", "A", 100)
 		other := frame(b, model.TCP, benchOutside, "192.0.2.9:80", "A", 100)
 		stranger := frame(b, model.TCP, "198.51.100.99:40000", "203.0.113.1:80", "S", 0)
+		benchUnwrap(b, d, floor)
 		for _, c := range []struct {
 			name   string
 			frame  []byte
@@ -51,6 +53,59 @@ func BenchmarkWire(b *testing.B) {
 	})
 }
 
+// benchUnwrap measures a client's packet to a backend of this node, and an answer of another node's on its way back.
+func benchUnwrap(b *testing.B, d *Dataplane, floor *ebpf.Collection) {
+	b.Helper()
+	const here, there = "203.0.113.2:80", "203.0.113.1:80"
+	vip, pod := netip.MustParseAddrPort(here), netip.MustParseAddrPort("10.1.0.5:8080")
+	testkit.Put(b, d, testkit.Service{Set: 2, Protocol: model.TCP, Frontends: []netip.AddrPort{vip}, Backends: map[uint32]netip.AddrPort{2: pod}})
+	row := abi.Backend{Addr: pod.Addr().As16(), Port: abi.Port(pod.Port()), Set: 2, Node: 1, Weight: 1, State: uint8(model.BackendActive), Layer: uint8(model.LayerCluster)}
+	check(b, d.Map(abi.Backends).Put(abi.Encode(uint32(2)), abi.Encode(row)))
+	key := model.FrontendKey{Addr: vip.Addr(), Port: vip.Port(), Protocol: model.TCP}
+	front := abi.Frontend{Set: 2, Kind: uint8(model.FrontendLoadBalancer), Flags: uint16(model.ForwardTunnel), Layer: uint8(model.LayerCluster)}
+	check(b, d.Map(abi.Frontends).Put(abi.Encode(abi.KeyOfFrontend(key)), abi.Encode(front)))
+	from, to := floorEnd(netip.MustParseAddrPort(benchOutside)), floorEnd(vip)
+	flow := slices.Concat(from[:4], to[:4], from[4:6], to[4:6], []byte{byte(model.TCP), 0, 0, 0})
+	check(b, floor.Maps["floor_flows"].Put(flow, floorEnd(pod)))
+
+	outer := Outer{Source: netip.MustParseAddr("192.0.2.2"), VNI: 1}
+	by := func(program *ebpf.Program) *Unwrapping {
+		u, err := unwrapping(program)
+		check(b, err)
+		b.Cleanup(u.Close)
+		check(b, u.as(outer))
+		return u
+	}
+	ours := by(d.tunnel.Programs["from_tunnel"])
+	wrapped := func(backend byte, from, to, flags string) []byte {
+		f := frame(b, model.TCP, from, to, flags, 100)
+		copy(f, []byte{2, 0xde, 0, 0, 0, backend, 2, 0xde, 0, 0, 0, 2})
+		return f
+	}
+	for _, c := range []struct {
+		name  string
+		frame []byte
+		floor string
+		want  Verdict
+	}{
+		{"unwrap/tc", wrapped(2, benchOutside, here, "A"), "floor_unwrap", Pass},
+		{"unwrap-answer/tc", wrapped(0, there, benchOutside, "A"), "floor_answer", Refuse}, // Refuse: sent on
+	} {
+		if c.want == Pass {
+			if _, _, err := ours.Run(wrapped(2, benchOutside, here, "S"), outer, 0); err != nil {
+				b.Fatal(err)
+			}
+		}
+		least := by(floor.Programs[c.floor])
+		for _, u := range []*Unwrapping{ours, least} {
+			if verdict, out, err := u.Run(c.frame, outer, 0); err != nil || verdict != c.want || slices.Equal(out, c.frame) {
+				b.Fatal(c.name, ": ", verdict, err)
+			}
+		}
+		b.Run(c.name, func(b *testing.B) { compare(b, c.frame, 1, ours.program, least.program) })
+	}
+}
+
 // benchWire loads programs that know a load balancer whose backend is on another node, in one source range, and a
 // connection to it. The other node is behind the loopback interface, by which packets seem to come.
 func benchWire(b *testing.B) (*Dataplane, *ebpf.Collection) {
@@ -63,9 +118,11 @@ func benchWire(b *testing.B) (*Dataplane, *ebpf.Collection) {
 	check(b, netlink.LinkAdd(device))
 	check(b, d.AttachTunnel(device.Index))
 	check(b, d.UseTunnel(device.Index))
-	subnet := &net.IPNet{IP: there.AsSlice(), Mask: net.CIDRMask(32, 32)}
-	check(b, netlink.RouteAdd(&netlink.Route{LinkIndex: 1, Dst: subnet, Scope: netlink.SCOPE_LINK}))
-	check(b, netlink.NeighAdd(&netlink.Neigh{LinkIndex: 1, State: netlink.NUD_PERMANENT, IP: subnet.IP, HardwareAddr: net.HardwareAddr{2, 0, 0, 0, 0, 2}}))
+	for _, other := range []netip.Addr{there, netip.MustParseAddrPort(benchOutside).Addr()} {
+		subnet := &net.IPNet{IP: other.AsSlice(), Mask: net.CIDRMask(32, 32)}
+		check(b, netlink.RouteAdd(&netlink.Route{LinkIndex: 1, Dst: subnet, Scope: netlink.SCOPE_LINK}))
+		check(b, netlink.NeighAdd(&netlink.Neigh{LinkIndex: 1, State: netlink.NUD_PERMANENT, IP: subnet.IP, HardwareAddr: net.HardwareAddr{2, 0, 0, 0, 0, 2}}))
+	}
 	layer := uint8(model.LayerCluster)
 	for id, addr := range map[uint32]netip.Addr{1: netip.MustParseAddr("192.0.2.1"), 2: there} {
 		check(b, d.Map(abi.Nodes).Put(abi.Encode(id), abi.Encode(abi.Node{V4: addr.As16(), Layer: layer})))

@@ -69,6 +69,7 @@ const (
 	floorMapVerdictsV1         = "verdicts_v1"
 	floorMapViewsV1            = "views_v1"
 	floorMapWires              = "wires"
+	floorProgFloorAnswer       = "floor_answer"
 	floorProgFloorDatagram     = "floor_datagram"
 	floorProgFloorDrop         = "floor_drop"
 	floorProgFloorEstablished  = "floor_established"
@@ -77,6 +78,7 @@ const (
 	floorProgFloorRandom       = "floor_random"
 	floorProgFloorRandomAll    = "floor_random_all"
 	floorProgFloorRefused      = "floor_refused"
+	floorProgFloorUnwrap       = "floor_unwrap"
 	floorProgFloorWrap         = "floor_wrap"
 	floorProgOursNew           = "ours_new"
 	floorProgOursNewDirect     = "ours_new_direct"
@@ -153,6 +155,7 @@ type floorSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type floorProgramSpecs struct {
+	FloorAnswer      *ebpf.ProgramSpec `ebpf:"floor_answer"`
 	FloorDatagram    *ebpf.ProgramSpec `ebpf:"floor_datagram"`
 	FloorDrop        *ebpf.ProgramSpec `ebpf:"floor_drop"`
 	FloorEstablished *ebpf.ProgramSpec `ebpf:"floor_established"`
@@ -161,6 +164,7 @@ type floorProgramSpecs struct {
 	FloorRandom      *ebpf.ProgramSpec `ebpf:"floor_random"`
 	FloorRandomAll   *ebpf.ProgramSpec `ebpf:"floor_random_all"`
 	FloorRefused     *ebpf.ProgramSpec `ebpf:"floor_refused"`
+	FloorUnwrap      *ebpf.ProgramSpec `ebpf:"floor_unwrap"`
 	FloorWrap        *ebpf.ProgramSpec `ebpf:"floor_wrap"`
 	OursNew          *ebpf.ProgramSpec `ebpf:"ours_new"`
 	OursNewDirect    *ebpf.ProgramSpec `ebpf:"ours_new_direct"`
@@ -428,6 +432,7 @@ type floorVariables struct {
 //
 // It can be passed to loadFloorObjects or ebpf.CollectionSpec.LoadAndAssign.
 type floorPrograms struct {
+	FloorAnswer      *ebpf.Program `ebpf:"floor_answer"`
 	FloorDatagram    *ebpf.Program `ebpf:"floor_datagram"`
 	FloorDrop        *ebpf.Program `ebpf:"floor_drop"`
 	FloorEstablished *ebpf.Program `ebpf:"floor_established"`
@@ -436,6 +441,7 @@ type floorPrograms struct {
 	FloorRandom      *ebpf.Program `ebpf:"floor_random"`
 	FloorRandomAll   *ebpf.Program `ebpf:"floor_random_all"`
 	FloorRefused     *ebpf.Program `ebpf:"floor_refused"`
+	FloorUnwrap      *ebpf.Program `ebpf:"floor_unwrap"`
 	FloorWrap        *ebpf.Program `ebpf:"floor_wrap"`
 	OursNew          *ebpf.Program `ebpf:"ours_new"`
 	OursNewDirect    *ebpf.Program `ebpf:"ours_new_direct"`
@@ -447,6 +453,7 @@ type floorPrograms struct {
 
 func (p *floorPrograms) Close() error {
 	return _FloorClose(
+		p.FloorAnswer,
 		p.FloorDatagram,
 		p.FloorDrop,
 		p.FloorEstablished,
@@ -455,6 +462,7 @@ func (p *floorPrograms) Close() error {
 		p.FloorRandom,
 		p.FloorRandomAll,
 		p.FloorRefused,
+		p.FloorUnwrap,
 		p.FloorWrap,
 		p.OursNew,
 		p.OursNewDirect,

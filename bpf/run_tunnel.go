@@ -40,7 +40,12 @@ const (
 )
 
 // Unwrapping returns a way to run packets that other nodes have wrapped.
-func (d *Dataplane) Unwrapping() (_ *Unwrapping, err error) {
+func (d *Dataplane) Unwrapping() (*Unwrapping, error) {
+	return unwrapping(d.tunnel.Programs["from_tunnel"])
+}
+
+// unwrapping puts a program that gives packets a wrapping in front of another.
+func unwrapping(before *ebpf.Program) (_ *Unwrapping, err error) {
 	u := &Unwrapping{}
 	defer func() {
 		if err != nil {
@@ -54,7 +59,7 @@ func (d *Dataplane) Unwrapping() (_ *Unwrapping, err error) {
 	if u.next, err = ebpf.NewMap(&ebpf.MapSpec{Name: "next", Type: ebpf.ProgramArray, KeySize: 4, ValueSize: 4, MaxEntries: 1}); err != nil {
 		return nil, err
 	}
-	if err = u.next.Put(uint32(0), d.tunnel.Programs["from_tunnel"]); err != nil {
+	if err = u.next.Put(uint32(0), before); err != nil {
 		return nil, err
 	}
 	u.program, err = ebpf.NewProgram(&ebpf.ProgramSpec{Name: "wrapping", Type: ebpf.SchedCLS, License: "GPL", Instructions: asm.Instructions{
@@ -83,6 +88,14 @@ func (d *Dataplane) Unwrapping() (_ *Unwrapping, err error) {
 
 // Run gives a frame to the program, as if a node with that address had wrapped it. See RunFromPod.
 func (u *Unwrapping) Run(packet []byte, outer Outer, ifindex int) (Verdict, []byte, error) {
+	if err := u.as(outer); err != nil {
+		return 0, nil, err
+	}
+	return run(u.program, packet, ifindex)
+}
+
+// as says what the next packets are wrapped with.
+func (u *Unwrapping) as(outer Outer) error {
 	// What a packet is wrapped with has its destination as remote end, what was unwrapped its source.
 	front := make([]byte, frontBytes)
 	key := front[4:]
@@ -96,9 +109,9 @@ func (u *Unwrapping) Run(packet []byte, outer Outer, ifindex int) (Verdict, []by
 		binary.NativeEndian.PutUint32(key[tunnelKeyLocal:], binary.BigEndian.Uint32(a[:]))
 	}
 	if err := u.front.Put(uint32(0), front); err != nil {
-		return 0, nil, fmt.Errorf("give a packet its wrapping: %w", err)
+		return fmt.Errorf("give a packet its wrapping: %w", err)
 	}
-	return run(u.program, packet, ifindex)
+	return nil
 }
 
 // Close ends the program.

@@ -329,6 +329,44 @@ int floor_refused(struct __sk_buff *skb)
 	return bpf_redirect(skb->ifindex, 0);
 }
 
+/* What came by a node: who wrapped it, and one lookup. */
+SEC("tc")
+int floor_unwrap(struct __sk_buff *skb)
+{
+	struct bpf_tunnel_key key;
+
+	if (bpf_skb_get_tunnel_key(skb, &key, sizeof(key), 0))
+		return TC_ACT_SHOT;
+	return floor_known(skb);
+}
+
+/* An answer that came by a node: one lookup, one hop less, and the way by the kernel's routes. */
+SEC("tc")
+int floor_answer(struct __sk_buff *skb)
+{
+	struct bpf_fib_lookup way = { .family = AF_INET, .ifindex = skb->ifindex };
+	struct bpf_tunnel_key key;
+	struct floor_tuple tuple, service = {};
+	struct headers *h;
+
+	if (bpf_skb_get_tunnel_key(skb, &key, sizeof(key), 0))
+		return TC_ACT_SHOT;
+	h = floor_parse(skb, &tuple);
+	if (!h)
+		return TC_ACT_SHOT;
+	service.destination = tuple.source;
+	service.destination_port = tuple.source_port;
+	if (!floor_find(&service))
+		return TC_ACT_SHOT;
+	way.ipv4_src = tuple.source;
+	way.ipv4_dst = tuple.destination;
+	if (bpf_fib_lookup(skb, &way, sizeof(way), 0))
+		return TC_ACT_SHOT;
+	h->ip.check = checksum_update(h->ip.check, sum_change_port(h->ip.ttl, h->ip.ttl - 1));
+	h->ip.ttl--;
+	return bpf_redirect_neigh(way.ifindex, NULL, 0, 0);
+}
+
 /* XDP: one lookup, the way by the kernel's routes, and constant headers around the frame. */
 SEC("xdp")
 int floor_wrap(struct xdp_md *xdp)
