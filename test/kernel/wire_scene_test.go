@@ -67,6 +67,7 @@ func (o *outpost) takeFrames() *outpost {
 	o.far.Do(o, func() {
 		pass, err := ebpf.NewProgram(&ebpf.ProgramSpec{
 			Type: ebpf.XDP, License: "MIT", Instructions: asm.Instructions{asm.Mov.Imm(asm.R0, 2), asm.Return()}, // XDP_PASS
+			Flags: unix.BPF_F_XDP_HAS_FRAGS,
 		})
 		check(o, err)
 		l := must(netlink.LinkByName("eth0"))(o)
@@ -74,6 +75,15 @@ func (o *outpost) takeFrames() *outpost {
 		check(o, err)
 		o.Cleanup(func() { at.Close(); pass.Close() })
 	})
+	return o
+}
+
+// jumbo has both ends of the uplink take frames that are larger than a buffer.
+func (o *outpost) jumbo() *outpost {
+	o.Helper()
+	for ns, name := range map[*testkit.NetNS]string{o.node: "up", o.far: "eth0"} {
+		ns.Do(o, func() { check(o, netlink.LinkSetMTU(must(netlink.LinkByName(name))(o), 9000)) })
+	}
 	return o
 }
 

@@ -132,12 +132,33 @@ func (o *outpost) stranger(r *rand.Rand) ([]byte, abi.Tuple) {
 	switch r.IntN(16) {
 	case 0:
 		return tagged(frame, 0x8100), key
+	case 3:
+		if s.payload > 0 && !s.moreFragments && !s.hopByHop {
+			pieces := fragmentsOf(frame, r.Uint32N(3), 8*(1+s.payload/16))
+			return pieces[r.IntN(len(pieces))], key
+		}
+	case 4:
+		return o.complaint(r, s), key
 	case 1:
 		return append(frame, make([]byte, 8)...), key // as short frames are padded
 	case 2:
 		return frame[:len(frame)-min(len(frame)-14, r.IntN(40))], key
 	}
 	return frame, key
+}
+
+// complaint is an ICMP error of a router, or a host's, about an answer to a client.
+func (o *outpost) complaint(r *rand.Rand, about segment) []byte {
+	service, kind, router := netip.MustParseAddrPort(about.to), uint8(3), "198.51.100.1"
+	if service.Addr().Is6() {
+		kind, router = uint8(1+r.IntN(2)), "2001:db8:7::1"
+	}
+	about.from, about.to, about.v4Options, about.hopByHop, about.moreFragments = about.to, about.from, false, false, false
+	answer := about.frame(o)[14:]
+	frame := icmpError(o, router, service.Addr().String(), kind, answer[:min(len(answer), 28+r.IntN(40))])
+	copy(frame, o.up.Attrs().HardwareAddr)
+	copy(frame[6:], o.next)
+	return frame
 }
 
 // Row 17: what XDP does with a frame is what the packet programs would have done, and what it passes on they get untouched.
@@ -246,12 +267,13 @@ func (e *edge) serveByTable(set model.SetID, p model.Protocol, family model.Fami
 // start is as much of a frame as a person looks at.
 func start(frame []byte) []byte { return frame[:min(len(frame), 160)] }
 
-// Row 17: what XDP wraps is, on the wire, what the kernel's device sends: all but a random identification and source port.
+// Row 17: what XDP wraps is, on the wire, what the kernel's device sends: all but a random identification and source port;
+// frames of several buffers, too.
 // Trap 31: XDP sends back through a veth whose other end has a program, and finds the headroom that it needs.
 func TestXDPWrapsAsTheKernelsDeviceDoes(t *testing.T) {
 	t.Parallel()
 	for _, v6 := range []bool{false, true} {
-		o := newOutpost(t).takeFrames()
+		o := newOutpost(t).jumbo().takeFrames()
 		var sent [3][][]byte
 		for i, mode := range []bpf.XDPMode{"", bpf.XDPNative, bpf.XDPGeneric} {
 			e := o.load(mode, !v6, v6)
@@ -291,8 +313,8 @@ func (o *outpost) sendAll() (all [][]byte) {
 		{from: outside6, to: outpostVIP6, syn: true},
 		{from: outside6, to: outpostVIP6, udp: true, payload: 9},
 	} {
-		for i := range 8 {
-			flow.payload += i * 30
+		for i, more := range []int{0, 30, 60, 90, 1200, 2400, 3600, 1300} {
+			flow.payload += more
 			all = append(all, w.wrapped(withHops(o.addressed(flow).frame(o), byte(60+i), byte(i%4))))
 			flow.syn, flow.ack = false, !flow.udp
 		}
