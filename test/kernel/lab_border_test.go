@@ -109,6 +109,37 @@ func TestClientsOfOnePortShareABackend(t *testing.T) {
 	}
 }
 
+// Row 16: one client of one port reaches one backend of another node by several Services at once, each with its own way to
+// forward.
+// Trap 19: the backend tells those apart, which all end at one port of its own.
+func TestOnePortReachesABackendByManyServices(t *testing.T) {
+	s := borderScene(t)
+	port := uint16(21500)
+	for i := range 2 { // IPv4, IPv6
+		for _, network := range []string{"tcp", "udp"} {
+			port++
+			var conns []net.Conn
+			for _, b := range farServices() {
+				for _, to := range []netip.AddrPort{b.targets()[i], b.targets()[2+i], b.targets()[4+i]} {
+					conns = append(conns, s.from(t, lab.Outside, network, port, to, nil))
+				}
+			}
+			seen := map[netip.AddrPort]bool{}
+			for range 2 {
+				for _, conn := range conns {
+					pod, client := asked(t, conn)
+					if seen[client] = true; pod != "shop/far" {
+						t.Errorf("%s → %s reaches %s as %s", conn.LocalAddr(), conn.RemoteAddr(), pod, client)
+					}
+				}
+			}
+			if len(seen) != len(conns) {
+				t.Errorf("%s: %d connections are seen as %d: %v", network, len(conns), len(seen), seen)
+			}
+		}
+	}
+}
+
 // pickyService is one with more rules, whose backends are chosen by a selector.
 const pickyService = `
 apiVersion: v1
