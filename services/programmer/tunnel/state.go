@@ -17,13 +17,26 @@ var ErrPortTaken error = unix.EADDRINUSE
 func (d Device) PutUp(ifindex int) error {
 	err := netlink.LinkSetUp(byIndex(ifindex))
 	if errors.Is(err, ErrPortTaken) {
-		return fmt.Errorf("put interface %s up: %w: something else has UDP port %d (ss -lunp sport = :%d says what); "+
-			"stop that, or give all nodes another port by --tunnel-port", Name, err, d.Port, d.Port)
+		return fmt.Errorf("put interface %s up: %w: %s, or give all nodes another port by --tunnel-port", Name, err, d.taken())
 	}
 	if err != nil {
 		return fmt.Errorf("put interface %s up: %w", Name, err)
 	}
 	return nil
+}
+
+// taken says what has the device's port, and what to do. Sockets of VXLAN devices have no process that ss could name.
+func (d Device) taken() string {
+	links, err := netlink.LinkList()
+	if err != nil {
+		links = nil // what else could have it is said all the same
+	}
+	for _, l := range links {
+		if other, ok := l.(*netlink.Vxlan); ok && other.Port == int(d.Port) && other.Name != Name {
+			return fmt.Sprintf("VXLAN interface %s has UDP port %d; remove it (ip link del %s)", other.Name, d.Port, other.Name)
+		}
+	}
+	return fmt.Sprintf("something else has UDP port %d (ss -lunp sport = :%d says what); stop that", d.Port, d.Port)
 }
 
 // PutDown has it take none. One that is gone is fine.

@@ -127,10 +127,10 @@ func (d Device) add() (*netlink.Vxlan, error) {
 	l := &netlink.Vxlan{LinkAttrs: attrs, FlowBased: true, Port: int(d.Port), UDP6ZeroCSumRx: true, UDP6ZeroCSumTx: true}
 	switch err := netlink.LinkAdd(l); {
 	case errors.Is(err, unix.EEXIST):
-		return nil, fmt.Errorf("make interface %s: %w: another VXLAN device takes all that comes to UDP port %d; "+
-			"remove it, or give all nodes another port by --tunnel-port", Name, err, d.Port)
+		return nil, fmt.Errorf("make interface %s: %w: %s, or give all nodes another port by --tunnel-port", Name, err, d.taken())
 	case errors.Is(err, unix.EOPNOTSUPP):
-		return nil, fmt.Errorf("make interface %s: %w: this kernel has no VXLAN; load its module vxlan", Name, err)
+		return nil, fmt.Errorf("make interface %s: %w: this kernel has no VXLAN; load its module (modprobe vxlan), "+
+			"or have clients masqueraded on their way to other nodes by --tunnel-port 0", Name, err)
 	case err != nil:
 		return nil, fmt.Errorf("make interface %s: %w", Name, err)
 	}

@@ -204,7 +204,7 @@ func TestAPortThatIsTakenIsNamedUntilItIsFree(t *testing.T) {
 			must(t, err)
 			return func() { must(t, socket.Close()) }
 		}},
-		{"by a device that takes everything", "another VXLAN device takes all that comes to UDP port 8475; remove it", func(t *testing.T) func() {
+		{"by a device that takes everything", "VXLAN interface other has UDP port 8475; remove it (ip link del other)", func(t *testing.T) func() {
 			t.Helper()
 			l := vxlan("other", DefaultPort)
 			l.UDP6ZeroCSumRx, l.UDP6ZeroCSumTx = true, true
@@ -212,7 +212,7 @@ func TestAPortThatIsTakenIsNamedUntilItIsFree(t *testing.T) {
 			must(t, netlink.LinkSetUp(l))
 			return func() { must(t, netlink.LinkDel(l)) }
 		}},
-		{"by a device of one network", "something else has UDP port 8475", func(t *testing.T) func() {
+		{"by a device of one network", "VXLAN interface other has UDP port 8475; remove it (ip link del other)", func(t *testing.T) func() {
 			t.Helper()
 			l := vxlan("other", DefaultPort)
 			l.FlowBased, l.VxlanId = false, 7
