@@ -18,17 +18,18 @@ import (
 	"github.com/deltaplane/deltaplane/internal/abi"
 	"github.com/deltaplane/deltaplane/internal/maglev"
 	"github.com/deltaplane/deltaplane/internal/model"
+	"github.com/deltaplane/deltaplane/internal/refmodel"
 	"github.com/deltaplane/deltaplane/internal/testkit"
 )
 
-// alike is one Service for clients outside, TCP and UDP in both families, with a Maglev table each.
+// alike is one Service for clients outside, TCP, UDP and SCTP in both families, with a Maglev table each.
 type alike struct {
 	backends map[uint32]netip.AddrPort // by id, of IPv4; see inFamily
 	affinity uint32
 	slots    func(members []maglev.Member) []uint32 // of the tables; nil: as they should be
 }
 
-var alikeProtocols = []model.Protocol{model.TCP, model.UDP}
+var alikeProtocols = []model.Protocol{model.TCP, model.UDP, model.SCTP}
 
 // maglevSize is the slots of these tests' tables.
 const maglevSize = 1021
@@ -36,7 +37,7 @@ const maglevSize = 1021
 func loadMaglev(t *testing.T, dir string, size uint32) *Dataplane {
 	t.Helper()
 	sizes := maps.Clone(small)
-	sizes[abi.Backends], sizes[abi.Slots] = 4096, 4096
+	sizes[abi.Backends], sizes[abi.Slots] = 8192, 8192
 	d, err := Load(Options{PinDir: dir, Capacities: sizes, Flows: 8192, MaglevSize: size})
 	check(t, err)
 	t.Cleanup(d.Close)
@@ -46,8 +47,8 @@ func loadMaglev(t *testing.T, dir string, size uint32) *Dataplane {
 // put writes the Service: the sets' backends are 10,000 ids apart.
 func (a alike) put(t *testing.T, d *Dataplane) {
 	t.Helper()
-	for i := range 4 {
-		p, frontend := alikeProtocols[i%2], alikeFrontends[i/2]
+	for i := range len(alikeProtocols) * len(alikeFrontends) {
+		p, frontend := alikeProtocols[i%len(alikeProtocols)], alikeFrontends[i/len(alikeProtocols)]
 		set, byID, members := uint32(i+1), map[uint32]netip.AddrPort{}, []maglev.Member{}
 		for id, at := range a.backends {
 			id += 10_000 * uint32(i)
@@ -82,7 +83,7 @@ func inFamily(backend, frontend netip.AddrPort) netip.AddrPort {
 // backendOf returns where a packet went that came to the node.
 func backendOf(t *testing.T, run func([]byte, int) (Verdict, []byte, error), protocol model.Protocol, client, service netip.AddrPort) netip.AddrPort {
 	t.Helper()
-	verdict, out, err := run(frame(t, protocol, client.String(), service.String(), "S", 0), 0)
+	verdict, out, err := run(refmodel.FirstPacket(protocol, client, service), 0)
 	check(t, err)
 	if verdict != Pass {
 		t.Fatalf("%s → %s: %v", client, service, verdict)
@@ -102,7 +103,7 @@ func anyone(random *rand.Rand) (client, service netip.AddrPort, protocol model.P
 	b := client.Addr().AsSlice()
 	b[len(b)-1], b[len(b)-2] = byte(random.Uint32()), byte(random.Uint32())
 	addr, _ := netip.AddrFromSlice(b)
-	return netip.AddrPortFrom(addr, uint16(1+random.IntN(60000))), service, alikeProtocols[random.IntN(2)]
+	return netip.AddrPortFrom(addr, uint16(1+random.IntN(60000))), service, alikeProtocols[random.IntN(len(alikeProtocols))]
 }
 
 var alikeFrontends = ends("203.0.113.1:80", "[2001:db8:1::1]:80")
@@ -118,7 +119,7 @@ func some(n int, first uint32) map[uint32]netip.AddrPort {
 
 // TestHashesAreThoseOfPackageMaglev has a backend for each slot, so that where a packet goes tells its slot.
 //
-// Row 17: programs and tables agree about the slot of a packet, of both families, TCP and UDP; with session affinity the client's address
+// Row 17: programs and tables agree about the slot of a packet, of both families, TCP, UDP and SCTP; with session affinity the client's address
 // alone decides.
 func TestHashesAreThoseOfPackageMaglev(t *testing.T) {
 	testkit.NeedKernel(t)
