@@ -173,7 +173,7 @@ func splitSource(text string) (name string, port uint16, err error) {
 		name = text
 	}
 	if !strings.Contains(name, "/") || strings.Contains(name, ":") {
-		return "", 0, fmt.Errorf("from %s: want NAMESPACE/POD, node/NAME, ADDRESS or ADDRESS:PORT", quoted(text))
+		return "", 0, fmt.Errorf("from %s: want NAMESPACE/POD, node/NAME, ADDRESS or ADDRESS:PORT; a client outside is its ADDRESS", quoted(text))
 	}
 	if !has {
 		return name, clientPort, nil

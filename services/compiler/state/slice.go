@@ -30,7 +30,8 @@ type Slice struct {
 	hints []unique.Handle[string]
 }
 
-// named is the name of a node or a zone, with the number that it has as a node's: working that out takes a hash.
+// named is the name of a node or a zone, with the number that it has as a node's. A zone's is never read,
+// so zones may well have one number; the hash for it takes 0.2 µs, once for each zone of a slice.
 type named struct {
 	name   string
 	number model.NodeID
