@@ -62,10 +62,10 @@ func TestADrainedNodeGetsNothingNewAndKeepsWhatItHas(t *testing.T) {
 	for i := range movingModes {
 		held = append(held, s.heldBy(t, balancers(drainedNumber + i)[0].String(), "shop/far"))
 	}
-	s.saysSoon(t, "node/node-2", http.StatusOK)
+	s.saysSoon(t, "node/node-2", proxyHealth, http.StatusOK)
 	s.apply(t, services(leaving)+nodeDrained)
 	t.Cleanup(func() { check(t, s.Apply(context.WithoutCancel(t.Context()), decoded(t, nodeAsBefore))) })
-	s.saysSoon(t, "node/node-2", http.StatusServiceUnavailable)
+	s.saysSoon(t, "node/node-2", proxyHealth, http.StatusServiceUnavailable)
 	for i, mode := range movingModes {
 		for range 32 {
 			conn := s.dialOutside(t, balancers(drainedNumber + i)[0].String())
@@ -103,21 +103,30 @@ func (s *scene) heldBy(t *testing.T, to, pod string) net.Conn {
 }
 
 // saysSoon waits until a node tells load balancers that status, which follows what the node knows by a moment.
-func (s *scene) saysSoon(t *testing.T, node string, want int) {
+func (s *scene) saysSoon(t *testing.T, node string, port, want int) {
 	t.Helper()
-	testkit.Eventually(t, patience, func() bool { return s.health(t, node) == want })
+	testkit.Eventually(t, patience, func() bool { return s.health(t, node, port) == want })
 }
 
-// health is the status that a node tells load balancers.
-func (s *scene) health(t *testing.T, node string) int {
+// proxyHealth is where a node tells load balancers about itself.
+const proxyHealth = 10256
+
+// health is the status that a node tells load balancers at a port, 0 while none is told: a port opens, and closes, soon after
+// the node knows of it.
+func (s *scene) health(t *testing.T, node string, port int) int {
 	t.Helper()
-	conn, err := s.DialAt(node, "tcp4", "127.0.0.1:10256")
-	check(t, err)
+	conn, err := s.DialAt(node, "tcp4", fmt.Sprint("127.0.0.1:", port))
+	if err != nil {
+		return 0
+	}
 	defer conn.Close()
-	_, err = fmt.Fprint(conn, "GET /healthz HTTP/1.0\r\n\r\n")
-	check(t, err)
+	if _, err = fmt.Fprint(conn, "GET /healthz HTTP/1.0\r\n\r\n"); err != nil {
+		return 0
+	}
 	answer, err := http.ReadResponse(bufio.NewReader(conn), nil)
-	check(t, err)
+	if err != nil {
+		return 0
+	}
 	check(t, answer.Body.Close())
 	return answer.StatusCode
 }
