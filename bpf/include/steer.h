@@ -11,6 +11,7 @@
 #include <bpf/bpf_helpers.h>
 
 #include "abi.h"
+#include "begin.h"
 #include "clock.h"
 #include "flow.h"
 #include "frontend.h"
@@ -88,7 +89,11 @@ static __always_inline __u8 way_of(const struct frontend *frontend)
 	return frontend->flags & FRONTEND_FORWARD_DSR ? WAY_DIRECT : WAY_VIA;
 }
 
-/* Looks if a client's packet came the way its flow knows. */
+/*
+ * Looks if a client's packet came the way its flow knows. One packet of a node is enough to move a
+ * flow's answers: nodes are believed. But none wraps what is from inside, whose flow stays as it
+ * is.
+ */
 static __always_inline void flow_note_way(const struct packet *p, struct flow *flow, enum hook hook)
 {
 	const struct frontend *frontend;
@@ -98,6 +103,6 @@ static __always_inline void flow_note_way(const struct packet *p, struct flow *f
 	if (hook != HOOK_TUNNEL || (flow->way && flow->node == p->node))
 		return;
 	frontend = dialled(p, hook);
-	if (frontend)
+	if (frontend && !comes_from_inside(p))
 		flow_change_way(p, flow, way_of(frontend));
 }

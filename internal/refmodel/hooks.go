@@ -41,10 +41,10 @@ func (f *Flows) comesIn(n *Node, via Via, p Packet, did Outcome, now uint32) err
 	switch f.standing(n, p, k, e, n.findHere, now) {
 	case stands:
 		f.note(p, k, e)
-		if e.way == wayWrap {
+		if via == UplinkPacket && e.way == wayWrap {
 			return f.steered(n, p, e, did)
 		}
-		if e.way != wayHere {
+		if via == UplinkPacket && e.way != wayHere {
 			f.comesBy(k, e, wayHere, 0)
 		}
 		return f.goesOn(n, via, p, e.exchanged(k), did, now)

@@ -126,7 +126,8 @@ func (f *Flows) clientsUnwrapped(n *Node, w Wrapping, p Packet, did Outcome, now
 		switch f.standing(n, p, k, e, n.findWrapped, now) {
 		case stands:
 			f.note(p, k, e)
-			if found && (e.way == wayHere || e.node != w.From) { // else nothing says another way than it had
+			inside := n.Inside(Dialler{UplinkPacket, p.Source.Addr()}) // whose packets no node wraps
+			if found && !inside && (e.way == wayHere || e.node != w.From) {
 				f.comesBack(k, e, w, frontend)
 			}
 			return f.goesOn(n, UplinkPacket, p, e.exchanged(k), did, now)
