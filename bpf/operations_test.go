@@ -172,7 +172,7 @@ func TestMapOperationsPerPacket(t *testing.T) {
 			{"to a pod, no reply", d.RunToPod, frame(t, model.TCP, client, backend, "A", 0), counted{2, 0}},
 			{"a new connection", d.RunFromPod, frame(t, model.TCP, client, service, "S", 0), counted{8, 2}},
 			{"a known connection", d.RunFromPod, frame(t, model.TCP, client, service, "A", 9), counted{2, 0}},
-			{"its end", d.RunFromPod, frame(t, model.TCP, client, service, "FA", 0), counted{2, 0}},
+			{"its end", d.RunFromPod, frame(t, model.TCP, client, service, "FA", 0), counted{3, 0}},
 			{"its first reply", d.RunToPod, frame(t, model.TCP, backend, client, "SA", 0), counted{3, 0}},
 			{"a reply", d.RunToPod, frame(t, model.TCP, backend, client, "A", 9), counted{2, 0}},
 			{"new datagrams", d.RunFromPod, frame(t, model.UDP, client, service, "", 9), counted{8, 2}},

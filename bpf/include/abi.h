@@ -286,9 +286,10 @@ struct flow {
 	__u32 backend;	     /* its id; 0 where the flow is masqueraded's other half */
 	__u32 set;	     /* the root set */
 	__u32 sequence; /* of the SYN that began it (TCP), host byte order: a retransmitted SYN has
-			   the same; of the backend's direction that of its SYN-ACK, 0 until then */
+			   the same; of the backend's direction that of its SYN-ACK, 0 until then;
+			   of a client's that is wrapped (WAY_WRAP) where it is */
 	__u32 acknowledged; /* what this direction has acknowledged last (TCP), host byte order:
-			       what a valid RST from the other side is at or just above */
+			       what a valid FIN or RST from the other side is at or just above */
 	__u32 seen; /* the last packet, seconds of CLOCK_MONOTONIC, some seconds late at most */
 	__be16 port;
 	__be16 other_port; /* of the other end, as the far side of the translation knows it */

@@ -372,6 +372,7 @@ static __always_inline int go_on(struct __sk_buff *skb, struct packet *p, struct
 				 enum hook hook)
 {
 	if (hook == HOOK_UPLINK && flow_is_steered(flow)) {
+		flow_follow(p, flow);
 		p->service = flow->set;
 		return to_be_wrapped(p, flow->node, flow->backend);
 	}

@@ -16,17 +16,20 @@
 #include "flow.h"
 #include "frontend.h"
 #include "hook.h"
+#include "maps.h"
 #include "node.h"
+#include "operate.h"
 #include "packet.h"
 #include "service.h"
 #include "wrapping.h"
 
 /*
- * How far a RST may be beyond what the other side has acknowledged, to count. A blind guess hits
- * once in 256; the connection's ends decide in any case, what is noted is only how soon the flow
+ * How far a FIN or RST may be beyond what the other side has acknowledged, to count; of a steered
+ * flow, of which the other side isn't seen, from where its client was. A blind guess hits once in
+ * 256, or 128; the connection's ends decide in any case, what is noted is only how soon the flow
  * may be forgotten. More than any window in use: 16 MiB.
  */
-#define RESET_WINDOW (1 << 24)
+#define END_WINDOW (1 << 24)
 
 enum standing {
 	STANDS,	 /* go on */
@@ -69,12 +72,33 @@ static __always_inline bool flow_is_steered(const struct flow *flow)
 	return flow->way == WAY_WRAP && flow->state & FLOW_FORWARD;
 }
 
-/* __noinline: rare. */
-static __noinline bool reset_counts(const struct packet *p, const struct flow *flow)
+/* Says if a segment is where the client of a steered flow may be. */
+static __always_inline bool is_near(const struct packet *p, const struct flow *flow)
 {
-	struct flow *peer = flow_peer(&p->tuple, flow);
+	return p->sequence - flow->sequence + END_WINDOW < 2 * END_WINDOW;
+}
 
-	return peer && p->sequence - peer->acknowledged < RESET_WINDOW;
+/* Notes where the client of a steered flow is, which begins with its SYN. */
+static __always_inline void flow_follow(const struct packet *p, struct flow *flow)
+{
+	if (p->sequence != flow->sequence && !p->syn && !p->rst && is_near(p, flow))
+		flow->sequence = p->sequence;
+}
+
+/* Notes a FIN or RST, unless it may be somebody else's. __noinline: rare. */
+static __noinline void flow_note_end(const struct packet *p, struct flow *flow)
+{
+	struct flow *peer;
+
+	if (flow_is_steered(flow)) {
+		if (!is_near(p, flow))
+			return;
+	} else {
+		peer = flow_peer(&p->tuple, flow);
+		if (!peer || p->sequence - peer->acknowledged >= END_WINDOW)
+			return;
+	}
+	flow->state |= p->rst ? FLOW_RESET : FLOW_FIN;
 }
 
 /* Notes what a packet says. Entries are only written to where something is new. */
@@ -82,14 +106,10 @@ static __always_inline void flow_note(const struct packet *p, struct flow *flow)
 {
 	if (p->acknowledged && flow->acknowledged != p->acknowledged)
 		flow->acknowledged = p->acknowledged;
-	if (p->rst) {
-		if (flow_is_steered(flow) || reset_counts(p, flow))
-			flow->state |= FLOW_RESET;
-	} else if (p->fin) {
-		flow->state |= FLOW_FIN;
-	} else if (flow->state & FLOW_RESET) {
+	if (p->rst || p->fin)
+		flow_note_end(p, flow);
+	else if (flow->state & FLOW_RESET)
 		flow->state &= ~FLOW_RESET;
-	}
 }
 
 /* Flows of older layouts do not know their backend by id: 0. */

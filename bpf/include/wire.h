@@ -213,6 +213,7 @@ static __noinline int goes_on(struct xdp_md *xdp, const struct packet *p, struct
 	}
 	half_open_note(flow);
 	flow_note(p, flow);
+	flow_follow(p, flow);
 	return verdict;
 }
 

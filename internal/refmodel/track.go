@@ -17,8 +17,8 @@ const (
 	isGone                 // not at all: the backend is gone, and the client is to know
 )
 
-// resetWindow is how far a RST may be beyond what the other side has acknowledged, to count.
-const resetWindow = 1 << 24
+// endWindow is how far a FIN or RST may be beyond what the other side has acknowledged, to count.
+const endWindow = 1 << 24
 
 // standing decides whether a packet of a known flow stays with its backend.
 //
@@ -89,22 +89,39 @@ func dials(p Packet, root model.SetID, find finder) bool {
 	return found && frontend.Set == root
 }
 
-// note remembers what a packet says of its connection. A RST counts if a receiver would take it, or nearly: an off-path
-// sender should not be able to cut a connection's memory short (RFC 5961 3.2; Linux's nf_conntrack_proto_tcp.c on RST). A
-// side that goes on after its RST didn't mean it.
+// note remembers what a packet says of its connection. A FIN or RST counts if a receiver would take it, or nearly: an
+// off-path sender should not be able to cut a connection's memory short (RFC 5961 3.2; Linux's nf_conntrack_proto_tcp.c on
+// RST). A side that goes on after its RST didn't mean it.
 func (f *Flows) note(p Packet, k key, e *entry) {
 	if p.Acknowledged != 0 {
 		e.acknowledged = p.Acknowledged
 	}
+	ends := (p.RST || p.FIN) && f.endCounts(p, k, e)
 	switch {
 	case p.RST:
-		half := f.other(k, e)
-		if e.forward && e.way == wayWrap || half != nil && p.Sequence-half.acknowledged < resetWindow {
-			e.reset = true
-		}
+		e.reset = e.reset || ends
 	case p.FIN:
-		e.fin = true
+		e.fin = e.fin || ends
 	default:
 		e.reset = false
 	}
+	if e.steered() && !p.SYN && !p.RST && e.near(p) {
+		e.sequence = p.Sequence
+	}
 }
+
+// endCounts says whether a FIN or RST may be its sender's. Where that goes wrapped the other side isn't seen: it counts if
+// it is near what came before.
+func (f *Flows) endCounts(p Packet, k key, e *entry) bool {
+	if e.steered() {
+		return e.near(p)
+	}
+	half := f.other(k, e)
+	return half != nil && p.Sequence-half.acknowledged < endWindow
+}
+
+// steered says whether a client's packets go wrapped.
+func (e *entry) steered() bool { return e.forward && e.way == wayWrap }
+
+// near says whether a segment is where its sender may be.
+func (e *entry) near(p Packet) bool { return p.Sequence-e.sequence+endWindow < 2*endWindow }
