@@ -131,6 +131,19 @@ static __always_inline bool flow_is_dialled(const struct packet *p, const struct
 }
 
 /*
+ * Says if what is wrapped for a steered flow still gets to its backend, on whichever node that is
+ * by now: an address may move, and connections with it. __noinline: rare. Up to 3 lookups.
+ */
+static __noinline bool flow_is_reached(struct flow *flow)
+{
+	const struct backend *backend = look_up(&backends_v3, &flow->backend);
+
+	if (backend && backend->node)
+		flow->node = backend->node;
+	return flow->node != own_node && is_reached_node(flow->node);
+}
+
+/*
  * Once a second, of the client's packets. A reverse entry that was evicted, which happens where a
  * client sends much and hears little, is given back; being read here, both also grow old together.
  * __noinline: next to all the other packets it is rare.
@@ -146,7 +159,7 @@ static __noinline enum standing flow_refresh_forward(const struct packet *p, str
 	if (udp && !flow_is_dialled(p, flow, hook))
 		return BEGINS;
 	if (flow_is_steered(flow)) {
-		if (!is_reached_node(flow->node))
+		if (!flow_is_reached(flow))
 			return udp ? BEGINS : IS_GONE;
 		/* Whether it was answered is known at the backend's node alone. */
 		flow->state |= p->tuple.protocol != IPPROTO_TCP ? FLOW_ANSWERED : 0;

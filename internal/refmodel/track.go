@@ -51,9 +51,9 @@ func (f *Flows) standing(n *Node, p Packet, k key, e *entry, find finder, now ui
 		return isGone
 	case p.Protocol == model.UDP && !e.moved && !dials(p, e.root, find):
 		return begins
-	case e.way == wayWrap && !n.reaches(e.node) && p.Protocol == model.UDP:
+	case e.way == wayWrap && !n.follows(e) && p.Protocol == model.UDP:
 		return begins
-	case e.way == wayWrap && !n.reaches(e.node):
+	case e.way == wayWrap && !n.follows(e):
 		return isGone
 	case e.way == wayWrap: // the backend's node has the other half
 		return stands
@@ -72,6 +72,14 @@ func (f *Flows) lives(k key, e *entry) bool {
 	}
 	half := f.other(k, e)
 	return half != nil && e.acknowledged != 0 && half.acknowledged != 0 && !e.fin && !half.fin && !e.reset && !half.reset
+}
+
+// follows says whether what goes wrapped still gets to its backend, which may be on another node by now.
+func (n *Node) follows(e *entry) bool {
+	if b, _ := n.backend(e.backend); b.Node != 0 {
+		e.node = b.Node
+	}
+	return e.node != n.Number && n.reaches(e.node)
 }
 
 // serves says whether the backend of a flow is still one of its Service's, under the number it had.
