@@ -82,15 +82,7 @@ func source(frame []byte) string {
 // isHalfOpen looks at the entry of the client's packets.
 func (c *conversation) isHalfOpen() bool {
 	c.t.Helper()
-	from, to := netip.MustParseAddrPort(c.client), netip.MustParseAddrPort(c.service)
-	flow, found, err := c.d.Flow(abi.Tuple{
-		Source: from.Addr().As16(), SourcePort: abi.Port(from.Port()),
-		Destination: to.Addr().As16(), DestinationPort: abi.Port(to.Port()), Protocol: uint8(c.protocol),
-	})
-	if err != nil || !found {
-		c.t.Fatalf("the flow of %s: found %v, %v", c.client, found, err)
-	}
-	return flow.HalfOpen != 0
+	return c.flow().HalfOpen != 0
 }
 
 func (c *conversation) wantHalfOpen(when string, want bool) {
@@ -227,13 +219,7 @@ func TestDatagramsAreHalfOpenUntilTheClientComesAgain(t *testing.T) {
 // TestSteeredFlowIsHalfOpenUntilTheClientGoesOn: at the first node, where answers may not come by.
 func TestSteeredFlowIsHalfOpenUntilTheClientGoesOn(t *testing.T) {
 	testkit.NeedKernel(t)
-	d, err := Load(Options{Capacities: small, Flows: 1024, Node: 1, Tunnel: Tunnel{VNI: 7}})
-	check(t, err)
-	t.Cleanup(d.Close)
-	c := &conversation{t: t, d: d, protocol: model.TCP, client: "198.51.100.7:4000", service: "10.96.0.1:80"}
-	putServices(t, d)
-	putRemote(t, d, c.service, "10.1.0.1:8080")
-	check(t, d.TellTunnel(9))
+	c := dialSteered(t)
 	c.fromClient("S", clientSequence, 0)
 	c.wantHalfOpen("after the SYN", true)
 	c.fromClient("A", clientSequence+1, backendSequence+1)

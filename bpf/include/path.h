@@ -156,6 +156,13 @@ static __noinline int steer(struct packet *p, const struct decision *d, struct f
 	return to_be_wrapped(p, flow->node, flow->backend);
 }
 
+/* Sends a RST of no known flow to where that may be known, and remembers nothing. */
+static __always_inline int send_reset(struct packet *p, const struct decision *d, __u32 node)
+{
+	p->service = d->root;
+	return to_be_wrapped(p, node, d->pick.backend);
+}
+
 /* Says if a segment can't be a connection's first. A frontend without a set refuses it as any. */
 static __always_inline bool is_amid_connection(const struct packet *p,
 					       const struct frontend *frontend)
@@ -196,6 +203,8 @@ static __noinline int begin(struct __sk_buff *skb, struct packet *p,
 	node = hook == HOOK_UPLINK ? wraps_to(d, &b->who) : p->node;
 	if (hook == HOOK_UPLINK && !node && b->who.amid)
 		return reject(skb, p, d->root, REASON_NO_FLOW, hook);
+	if (hook == HOOK_UPLINK && b->who.amid && p->rst)
+		return send_reset(p, d, node);
 	b->flow = (struct flow){
 		.addr = d->pick.addr,
 		.port = d->pick.port,
@@ -204,8 +213,6 @@ static __noinline int begin(struct __sk_buff *skb, struct packet *p,
 		.half_open = hook == HOOK_POD ? 0 : half_open_begin(),
 		.node = node,
 	};
-	if (hook == HOOK_UPLINK && b->who.amid && (!node || p->rst))
-		return reject(skb, p, d->root, REASON_NO_FLOW, hook);
 	if (hook == HOOK_UPLINK && node) {
 		verdict = steer(p, d, &b->flow);
 		return verdict == PASS ? translate(skb, p, &b->flow) : verdict;

@@ -152,6 +152,30 @@ func TestSteeredConnectionsEnd(t *testing.T) {
 	judges(t, "no way", flows.ComesIn(r.at(node1), UplinkPacket, segment, onward(segment, toServer), 1), "want reject (backend_gone)")
 }
 
+// Who is at another place than the client counts for nothing, and a backend may move with its address.
+func TestSteeredConnectionStays(t *testing.T) {
+	r, flows := wrapped(model.ForwardTunnel), NewFlows()
+	judges(t, "SYN", flows.ComesIn(r.at(node1), UplinkPacket, syn(client, balancer, 1), onward(data(client, balancer), toServer), 0), "")
+	e := flows.entries[key{tupleOf(data(client, balancer)), false}]
+	for _, sequence := range []uint32{1, 1 << 25} {
+		end := data(client, balancer)
+		end.Sequence, end.FIN = sequence, true
+		judges(t, "FIN", flows.ComesIn(r.at(node1), UplinkPacket, end, onward(end, toServer), 0), "")
+		if near := sequence == 1; e.fin != near {
+			t.Errorf("FIN with sequence %d: noted %t", sequence, e.fin)
+		}
+		e.fin = false
+	}
+	b := r.Backends[109]
+	b.Node = node3
+	r.Backends[109] = b
+	moved := Wrapping{From: node1, To: node3, Backend: 109}
+	judges(t, "moved", flows.ComesIn(r.at(node1), UplinkPacket, data(client, balancer), onward(data(client, balancer), moved), 1), "")
+	b.Node = node1
+	r.Backends[109] = b
+	judges(t, "moved here", flows.ComesIn(r.at(node1), UplinkPacket, data(client, balancer), refusedIt, 2), "")
+}
+
 // The network moves a client to another node, and then to the backend's own.
 func TestConnectionGoesOnByAnotherNode(t *testing.T) {
 	r := wrapped(model.ForwardTunnel)
@@ -160,6 +184,13 @@ func TestConnectionGoesOnByAnotherNode(t *testing.T) {
 	byThird := Wrapping{From: node3, To: node2, Backend: 109}
 	judges(t, "at the third", NewFlows().ComesIn(r.at(node3), UplinkPacket, p, onward(p, byThird), 0), "")
 	judges(t, "refused there", NewFlows().ComesIn(r.at(node3), UplinkPacket, p, refusedIt, 0), "want forward")
+	reset := NewFlows()
+	p.RST = true
+	judges(t, "RST at the third", reset.ComesIn(r.at(node3), UplinkPacket, p, onward(p, byThird), 0), "")
+	judges(t, "RST at the backend's", NewFlows().ComesIn(r.at(node2), UplinkPacket, p, Outcome{Verdict: Drop}, 0), "")
+	if p.RST = false; len(reset.entries) != 0 {
+		t.Error("with a RST something began")
+	}
 	judges(t, "from the third", there.ComesUnwrapped(r.at(node2), byThird, outer(byThird), p, sent(client, server), 0), "")
 	back := Outcome{Verdict: Forward, Source: balancer, Destination: client, Wrapped: Wrapping{From: node2, To: node3}}
 	judges(t, "back by the third", there.Leaves(r.at(node2), 2, data(server, client), back, 0), "")

@@ -32,8 +32,18 @@ func (f *Flows) amid(n *Node, via Via, p Packet, d Decision, did Outcome, now ui
 	}
 	f.Affinities.Narrow(n, &d, AffinityKey{Client: p.Source.Addr()}, now)
 	n.steady(Dialler{via, p.Source.Addr()}, p, &d)
-	stays := slices.ContainsFunc(d.Candidates, func(b model.Backend) bool { return !n.Reach(Dialler{via, p.Source.Addr()}, d, b).Wraps() })
-	if d.Verdict == Forward && !p.LengthsLie && (p.RST || stays && did.Wrapped.Backend == 0) { // the choice is the kernel's
+	there := func(b model.Backend) bool { return n.Reach(Dialler{via, p.Source.Addr()}, d, b).Wraps() }
+	stays := slices.ContainsFunc(d.Candidates, func(b model.Backend) bool { return !there(b) })
+	if d.Verdict == Forward && !p.LengthsLie && p.RST { // nothing begins with it
+		i := slices.IndexFunc(d.Candidates, func(b model.Backend) bool {
+			return there(b) && (b.ID == did.Wrapped.Backend || did.Told.Reason == model.ReasonNoWay)
+		})
+		if i >= 0 {
+			did.Wrapped.To = d.Candidates[i].Node // of what isn't remembered nobody tells
+			return n.goesWrapped(p, tupleOf(p), Wrapping{From: n.Number, To: did.Wrapped.To, Backend: d.Candidates[i].ID}, did)
+		}
+	}
+	if d.Verdict == Forward && !p.LengthsLie && stays && did.Wrapped.Backend == 0 { // the choice is the kernel's
 		return refused(p, model.ReasonNoFlow, did)
 	}
 	return f.first(n, via, p, d, false, did, now)

@@ -42,7 +42,7 @@ func (j *judge) wrapped(p refmodel.Packet, at passage, said refmodel.Told, out [
 	if at.hook == fromTunnelHook {
 		want = refmodel.OneHopLess(want)
 	} else {
-		noted, err := j.wrappedFor(p, at)
+		noted, err := j.wrappedFor(p, at, w)
 		if w.To = noted.To; err != nil || w != noted {
 			return did, true, fmt.Errorf("wrapped as %+v, noted %+v: %w", w, noted, err)
 		}
@@ -54,8 +54,8 @@ func (j *judge) wrapped(p refmodel.Packet, at passage, said refmodel.Told, out [
 	return did, true, nil
 }
 
-// wrappedFor is how a packet was wrapped: what runs packets doesn't tell for whom, but its flow does.
-func (j *judge) wrappedFor(p refmodel.Packet, at passage) (w refmodel.Wrapping, err error) {
+// wrappedFor is how a packet was wrapped: what runs packets doesn't tell for whom, but its flow does. With a RST none begins.
+func (j *judge) wrappedFor(p refmodel.Packet, at passage, w refmodel.Wrapping) (refmodel.Wrapping, error) {
 	tuple := abi.Tuple{Source: p.Source.Addr().As16(), Destination: p.Destination.Addr().As16(), Protocol: uint8(p.Protocol)}
 	tuple.SourcePort = [2]byte{byte(p.Source.Port() >> 8), byte(p.Source.Port())}
 	tuple.DestinationPort = [2]byte{byte(p.Destination.Port() >> 8), byte(p.Destination.Port())}
@@ -63,6 +63,9 @@ func (j *judge) wrappedFor(p refmodel.Packet, at passage) (w refmodel.Wrapping, 
 		tuple.Leaving = 1
 	}
 	flow, found, err := j.kernel.Flow(tuple)
+	if err == nil && !found && p.RST {
+		return w, nil
+	}
 	if err == nil && (!found || flow.Way != abi.WayWrap) {
 		err = fmt.Errorf("it goes wrapped, but its flow doesn't say so: %+v", flow)
 	}
@@ -76,7 +79,7 @@ func (j *judge) wrappedFor(p refmodel.Packet, at passage) (w refmodel.Wrapping, 
 // notWrapped is how a packet would have been that found no way to a backend on another node.
 func (j *judge) notWrapped(p refmodel.Packet, at passage, said refmodel.Told) (w refmodel.Wrapping) {
 	if said.Reason == model.ReasonNoWay && at.hook == fromUplinkHook {
-		w, _ = j.wrappedFor(p, at)
+		w, _ = j.wrappedFor(p, at, w)
 	}
 	return w
 }

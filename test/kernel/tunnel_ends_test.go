@@ -107,6 +107,33 @@ func TestUnknownConnectionsOfOtherNodesAreReset(t *testing.T) {
 	}
 }
 
+// Row 14: a client breaks its connection off just as the fabric brings it to another first node: the backend learns of it.
+func TestResetByAnotherFirstNodeArrives(t *testing.T) {
+	t.Parallel()
+	for _, mode := range []model.FrontendFlags{model.ForwardTunnel, model.ForwardDSR} {
+		e := newEstate(t, 3, true, true)
+		b := e.nodes[1]
+		e.serve(t, mode, func(v6 bool) (string, int) { return b.podAddr(v6), b.number })
+		for _, v6 := range []bool{false, true} {
+			e.lead(t, e.nodes[0])
+			var l net.Listener
+			b.pod.Do(t, func() { l = must(net.Listen("tcp", b.podPort(v6)))(t) })
+			conn := e.dial(t, v6)
+			check(t, l.(*net.TCPListener).SetDeadline(time.Now().Add(patience)))
+			accepted := must(l.Accept())(t)
+			e.lead(t, e.nodes[2])
+			check(t, conn.(*net.TCPConn).SetLinger(0))
+			check(t, conn.Close())
+			check(t, accepted.SetDeadline(time.Now().Add(patience)))
+			if _, err := accepted.Read(make([]byte, 1)); !errors.Is(err, syscall.ECONNRESET) {
+				t.Errorf("the backend was told %v, want a RST", err)
+			}
+			check(t, accepted.Close())
+			check(t, l.Close())
+		}
+	}
+}
+
 // forgetFlows sweeps all flows of the node away, however new they are.
 func (s *site) forgetFlows(t testing.TB) {
 	t.Helper()
