@@ -28,6 +28,12 @@ type outpost struct {
 	node, far *testkit.NetNS
 	up        netlink.Link
 	next      net.HardwareAddr // of the far end
+
+	// Of the random frames: the later fragments of the last datagram that is in fragments, and its flow. They come in order:
+	// what waited for its first fragment would meet the programs at the interface.
+	later     [][]byte
+	laterOf   abi.Tuple
+	datagrams uint32 // that are in fragments
 }
 
 const (

@@ -86,6 +86,11 @@ func bytesAround(frame []byte) int {
 // two frontends lead to one backend, a flow may get a random port. It returns what the key of its flow is, too. The largest
 // are jumbo frames; none is in several buffers, which the program doesn't take.
 func (o *outpost) stranger(r *rand.Rand) ([]byte, abi.Tuple) {
+	if len(o.later) > 0 && r.IntN(4) == 0 {
+		frame := o.later[0]
+		o.later = o.later[1:]
+		return frame, o.laterOf
+	}
 	s := segment{payload: []int{0, 9, 100, 1380, 1400, 1420, 3000}[r.IntN(7)], seq: uint32(r.IntN(2)), acked: uint32(r.IntN(3))}
 	from := []string{"198.51.100.7", "198.51.100.8", "198.51.100.200", "10.1.0.9", outpostFar4}
 	to := []string{outpostVIP4, outpostNode4 + ":30080", outpostNode4 + ":30081", outpostNode4 + ":22", "203.0.113.2:80", "203.0.113.3:80", "203.0.113.4:80"}
@@ -134,8 +139,10 @@ func (o *outpost) stranger(r *rand.Rand) ([]byte, abi.Tuple) {
 		return tagged(frame, 0x8100), key
 	case 3:
 		if s.payload > 0 && !s.moreFragments && !s.hopByHop {
-			pieces := fragmentsOf(frame, r.Uint32N(3), 8*(1+s.payload/16))
-			return pieces[r.IntN(len(pieces))], key
+			o.datagrams++
+			pieces := fragmentsOf(frame, o.datagrams, 8*(1+s.payload/32))
+			o.later, o.laterOf = pieces[1:], key
+			return pieces[0], key
 		}
 	case 4:
 		return o.complaint(r, s), key
