@@ -85,13 +85,15 @@ func TestRoutersBetweenTheNodesAreHeard(t *testing.T) {
 		narrow(t, e.router, a.addr(v6), 1400)
 		narrow(t, e.router, b.addr(v6), 1400)
 	}
-	for _, over := range []model.Family{model.IPv4, model.IPv6} {
-		e.put(t, model.ForwardTunnel, over)
-		e.forgetMTUs(t)
-		for _, v6 := range []bool{false, true} {
-			echoOnce(t, b.pod, b.podPort(v6))
-			if err := sendAndCompare(t, e.client, estateVIP(v6)); err != nil {
-				t.Errorf("over %v to %s: %v; drops at A %v, at B %v", over, estateVIP(v6), err, drops(t, a.plane), drops(t, b.plane))
+	for mode, flags := range forwardings {
+		for _, over := range []model.Family{model.IPv4, model.IPv6} {
+			e.put(t, flags, over)
+			e.forgetMTUs(t)
+			for _, v6 := range []bool{false, true} {
+				echoOnce(t, b.pod, b.podPort(v6))
+				if err := sendAndCompare(t, e.client, estateVIP(v6)); err != nil {
+					t.Errorf("%s over %v to %s: %v; drops at A %v, at B %v", mode, over, estateVIP(v6), err, drops(t, a.plane), drops(t, b.plane))
+				}
 			}
 		}
 	}

@@ -16,8 +16,8 @@ import (
 	"github.com/deltaplane/deltaplane/internal/testkit"
 )
 
-// giveBack answers each datagram to addr with itself.
-func giveBack(t testing.TB, ns *testkit.NetNS, addr string) {
+// giveBack answers each datagram to addr with itself, by the socket that it returns.
+func giveBack(t testing.TB, ns *testkit.NetNS, addr string) *net.UDPConn {
 	t.Helper()
 	conn := listenUDP(t, ns, addr)
 	go func() {
@@ -30,13 +30,12 @@ func giveBack(t testing.TB, ns *testkit.NetNS, addr string) {
 			conn.WriteToUDPAddrPort(b[:n], client)
 		}
 	}()
+	return conn
 }
 
 // comesBack sends a datagram again and again until it is given back. Some get lost: those by which the client and the pod
 // learn the MTU, the client by its link's and then by what is left within.
-func comesBack(t testing.TB, from *testkit.NetNS, to string, data []byte) bool {
-	t.Helper()
-	conn := listenUDP(t, from, netip.AddrPortFrom(anyOf(to), 0).String())
+func comesBack(conn *net.UDPConn, to string, data []byte) bool {
 	b := make([]byte, 65536)
 	for end := time.Now().Add(patience); time.Now().Before(end); {
 		conn.WriteToUDPAddrPort(data, netip.MustParseAddrPort(to)) // it fails where that has been learned
@@ -48,11 +47,10 @@ func comesBack(t testing.TB, from *testkit.NetNS, to string, data []byte) bool {
 	return false
 }
 
-func anyOf(to string) netip.Addr {
-	if netip.MustParseAddrPort(to).Addr().Is4() {
-		return netip.IPv4Unspecified()
-	}
-	return netip.IPv6Unspecified()
+// asker is a socket of the client's.
+func (e *estate) asker(t testing.TB, v6 bool) *net.UDPConn {
+	t.Helper()
+	return listenUDP(t, e.client, either(v6, "0.0.0.0:0", "[::]:0"))
 }
 
 // Row 14: a datagram in fragments reaches the pod on another node, and its answer in fragments the client.
@@ -71,9 +69,35 @@ func TestFragmentsAreWrapped(t *testing.T) {
 			e.put(t, flags, over)
 			e.forgetMTUs(t)
 			for _, v6 := range []bool{false, true} {
-				if !comesBack(t, e.client, estateVIP(v6), data) {
+				if !comesBack(e.asker(t, v6), estateVIP(v6), data) {
 					t.Errorf("%s over %v to %s: nothing; drops at A %v, at B %v", mode, over, estateVIP(v6), drops(t, a.plane), drops(t, b.plane))
 				}
+			}
+		}
+	}
+}
+
+// Row 14: a datagram over IPv4 that routers may cut up isn't dropped for being larger than what fits between the nodes: what
+// wraps it is cut up, and nobody is told. Over IPv6 its sender is told, since nobody may cut that up, and cuts it up itself.
+// Row 15: so it is with an answer in tunnel mode, and in DSR mode it goes as it is.
+func TestLargeDatagramsWithoutDFAreWrapped(t *testing.T) {
+	e := newEstate(t, 2, true, true)
+	a, b := e.nodes[0], e.nodes[1]
+	data := bytes.Repeat([]byte("0123456789"), 146) // 1488 bytes with their headers
+	mayBeCutUp := func(fd int) error {
+		return unix.SetsockoptInt(fd, unix.IPPROTO_IP, unix.IP_MTU_DISCOVER, unix.IP_PMTUDISC_DONT)
+	}
+	control(t, giveBack(t, b.pod, b.podPort(false)), mayBeCutUp)
+	for _, over := range []model.Family{model.IPv4, model.IPv6} {
+		for _, mode := range []string{"tunnel", "dsr"} {
+			e.put(t, forwardings[mode], over)
+			asker := e.asker(t, false)
+			control(t, asker, mayBeCutUp)
+			if !comesBack(asker, estateVIP(false), data) {
+				t.Errorf("%s over %v: nothing; drops at A %v, at B %v", mode, over, drops(t, a.plane), drops(t, b.plane))
+			}
+			if over == model.IPv4 {
+				e.checkDrops(t)
 			}
 		}
 	}

@@ -37,7 +37,8 @@ func wrappedDatagram(t testing.TB, vni, backend, node uint32, from, to string) [
 func sendFrom(t testing.TB, ns *testkit.NetNS, to string, payload []byte) {
 	t.Helper()
 	ns.Do(t, func() {
-		conn := dialRaw(t, "udp4", netip.MustParseAddrPort(to))
+		at := netip.MustParseAddrPort(to)
+		conn := dialRaw(t, "udp"+either(at.Addr().Is6(), "4", "6"), at)
 		defer conn.Close()
 		_, err := conn.Write(payload)
 		check(t, err)
@@ -78,14 +79,19 @@ func TestForeignWrappedPacketsAreDropped(t *testing.T) {
 		t.Logf("%s: drop %d", c.name, i+1)
 		testkit.Eventually(t, patience, func() bool { return drops(t, b.plane)[model.ReasonForeignTunnel] == uint64(i+1) })
 	}
+	device6 := fmt.Sprintf("[%s]:%d", b.addr(true), tunnel.DefaultPort)
+	sendFrom(t, e.router, device6, wrappedDatagram(t, tunnel.DefaultVNI, backend, 1, client, service))
+	testkit.Eventually(t, patience, func() bool { return drops(t, b.plane)[model.ReasonForeignTunnel] == 8 })
 	// A pod's gets no further than its own node, which might give it an address that the other one believes.
 	sendFrom(t, a.pod, device, wrappedDatagram(t, tunnel.DefaultVNI, backend, 1, client, service))
 	testkit.Eventually(t, patience, func() bool { return drops(t, a.plane)[model.ReasonForeignTunnel] == 1 })
 	// Its own VXLAN of another network is not the nodes' business, but for who gets it.
 	sendFrom(t, a.pod, device, wrappedDatagram(t, tunnel.DefaultVNI+1, backend, 1, client, service))
-	testkit.Eventually(t, patience, func() bool { return drops(t, b.plane)[model.ReasonForeignTunnel] == 8 })
+	testkit.Eventually(t, patience, func() bool { return drops(t, b.plane)[model.ReasonForeignTunnel] == 9 })
 	// A node's own is taken.
 	sendFrom(t, a.NetNS, device, wrappedDatagram(t, tunnel.DefaultVNI, backend, 1, client, service))
+	expectFrom(t, pod, client)
+	sendFrom(t, a.NetNS, device6, wrappedDatagram(t, tunnel.DefaultVNI, backend, 1, client, service))
 	expectFrom(t, pod, client)
 	// What is for a pod is nobody else's, whatever it looks like.
 	var other net.PacketConn
