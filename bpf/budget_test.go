@@ -15,7 +15,7 @@ import (
 var budgets = map[string]uint32{
 	"connect4": 20000, "connect6": 20000, "sendmsg4": 40000, "sendmsg6": 40000, "bind4": 200, "bind6": 500,
 	"recvmsg4": 1000, "recvmsg6": 1000, "getpeername4": 200, "getpeername6": 200,
-	"from_pod": 100000, "to_pod": 60000,
+	"from_pod": 120000, "to_pod": 60000,
 	"from_uplink": 80000, "to_uplink": 50000,
 	"from_tunnel": 75000,
 	"from_wire":   40000,
