@@ -56,9 +56,8 @@ type Wire struct {
 
 // wires are uplinks as FitXDP left them.
 type wires struct {
-	mu      sync.Mutex
-	refused error // why there is no program
-	at      map[int]wire
+	mu sync.Mutex
+	at map[int]wire
 }
 
 type wire struct {
@@ -100,9 +99,6 @@ func (d *Dataplane) loadWire(spec *ebpf.CollectionSpec, from adoption) *ebpf.Col
 	if err != nil {
 		d.log.Warn("XDP is off: the kernel refuses the program", "error", err)
 	}
-	d.wires.mu.Lock()
-	defer d.wires.mu.Unlock()
-	d.wires.refused = err
 	return c
 }
 
