@@ -87,6 +87,7 @@ type Dataplane struct {
 	walker    *walker // of sockets whose backend is gone
 	counts    counts
 	tunnelTo  atomic.Uint32  // the index of the device that wraps; 0: none
+	strict    atomic.Uint64  // uplinks that check sources: see CheckSources
 	older     older          // what pins of an older layout hold, until TakeOver
 	later     []func() error // what is to be attached then
 

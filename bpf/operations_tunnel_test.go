@@ -20,6 +20,7 @@ func putRemote(t testing.TB, d *Dataplane, service, backend string) {
 func putForwarded(t testing.TB, d *Dataplane, service, backend string, node uint32, flags model.FrontendFlags) {
 	t.Helper()
 	s, b := netip.MustParseAddrPort(service), netip.MustParseAddrPort(backend)
+	check(t, d.SetLocals(map[netip.Addr]uint8{netip.MustParseAddr("192.0.2.1"): 0}))
 	for id, addr := range map[uint32]string{1: "192.0.2.1", 2: "192.0.2.2"} {
 		check(t, d.Map(abi.Nodes).Put(abi.Encode(id), abi.Encode(abi.Node{V4: netip.MustParseAddr(addr).As16()})))
 	}
@@ -39,9 +40,9 @@ func TestMapOperationsOfWrappedPackets(t *testing.T) {
 		putRemote(t, d, service, backend)
 		check(t, d.TellTunnel(9))
 		return []operation{
-			{"a new connection", d.RunFromUplink, frame(t, model.TCP, outside, service, "S", 0), counted{16, 2}},
+			{"a new connection", d.RunFromUplink, frame(t, model.TCP, outside, service, "S", 0), counted{17, 2}},
 			{"a known connection", d.RunFromUplink, frame(t, model.TCP, outside, service, "A", 9), counted{3, 0}},
-			{"amid an unknown connection", d.RunFromUplink, frame(t, model.TCP, "198.51.100.7:4001", service, "A", 9), counted{16, 1}},
+			{"amid an unknown connection", d.RunFromUplink, frame(t, model.TCP, "198.51.100.7:4001", service, "A", 9), counted{17, 1}},
 		}
 	})
 }

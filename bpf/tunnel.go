@@ -14,10 +14,11 @@ type Tunnel struct {
 	Port uint16 // host byte order
 }
 
-// tunnelDevice is struct tunnel of include/tunnel.h.
+// tunnelDevice is struct tunnel of include/node.h.
 type tunnelDevice struct {
 	Ifindex uint32
-	_       [3]uint32
+	_       uint32
+	Strict  uint64
 }
 
 // AttachTunnel gives a device, by its index in the network namespace of the calling thread, the program that drops what no
@@ -42,13 +43,26 @@ func (d *Dataplane) UseTunnel(ifindex int) error {
 	return errors.Join(failed...)
 }
 
-// tellTunnel tells the programs the device.
+// CheckSources says at which uplinks, by index, the kernel wants sources of IPv4 to be reached by the same interface
+// (rp_filter): what goes on to another node from there doesn't pass it. Two whose indexes are 64 apart are one to the programs.
+func (d *Dataplane) CheckSources(uplinks []int) error {
+	var strict uint64
+	for _, ifindex := range uplinks {
+		strict |= 1 << (ifindex % 64)
+	}
+	if d.strict.Swap(strict) == strict {
+		return nil
+	}
+	return d.tellTunnel()
+}
+
+// tellTunnel tells the programs the device, and what else is to be known before packets are wrapped.
 func (d *Dataplane) tellTunnel() error {
-	value := tunnelDevice{Ifindex: d.tunnelTo.Load()}
+	value := tunnelDevice{Ifindex: d.tunnelTo.Load(), Strict: d.strict.Load()}
 	for _, c := range d.collections() {
 		if v, ok := c.Variables["tunnel"]; ok {
 			if err := v.Set(value); err != nil {
-				return fmt.Errorf("tell the programs the device that wraps packets for other nodes: %w", err)
+				return fmt.Errorf("tell the programs how packets get to other nodes: %w", err)
 			}
 		}
 	}

@@ -6,7 +6,7 @@
  *   routing                           skipped; with segments left the packet is not for whom it
  *                                     seems to be, and its checksum counts another destination
  *   fragment                          noted; without offset and more to come it is a whole packet
- *                                     (RFC 6946)
+ *                                     (RFC 6946); another in a first one ends the walk
  *   authentication (RFC 4302)         skipped; it signs the addresses, so they cannot be exchanged
  *   encrypted (RFC 4303)              hides the ports
  */
@@ -60,7 +60,7 @@ static __always_inline bool skip_extension(struct __sk_buff *skb, struct chain *
 	__u8 header[8];
 	__u16 fragment;
 
-	if (c->later || !is_extension(c->next) ||
+	if (c->later || !is_extension(c->next) || (c->first && c->next == IPPROTO_FRAGMENT) ||
 	    bpf_skb_load_bytes(skb, c->offset, header, sizeof(header)))
 		return false;
 	if (c->next == IPPROTO_FRAGMENT) {

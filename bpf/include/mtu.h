@@ -20,7 +20,9 @@
 #include "abi.h"
 #include "address.h"
 #include "icmp.h"
+#include "node.h"
 #include "packet.h"
+#include "route.h"
 #include "steer.h"
 #include "wrapping.h"
 
@@ -66,29 +68,35 @@ static __always_inline bool may_go_in_pieces(struct __sk_buff *skb, const struct
 }
 
 /*
- * Returns 0 for a packet that may be wrapped and sent to an address of another node's, else the
- * most that may be of its family. What the routes can't tell the kernel will find out. Before Linux
- * 5.12 they say no number: then it is what each link takes. __noinline: not for small packets.
+ * Returns 0 for a packet that may be wrapped and sent between these ends, else the most that may be
+ * of its family. What the routes can't tell the kernel will find out. Before Linux 5.12 they say no
+ * number: then it is what each link takes. Where only the device forwards, it is asked as if by
+ * that. __noinline: not for small packets.
  */
 static __noinline __u32 most_wrapped(struct __sk_buff *skb, const struct packet *p,
-				     const struct address *to)
+				     const struct node_ends *ends)
 {
-	bool v4 = address_is_v4(to);
+	bool v4 = address_is_v4(&ends->to);
 	__u32 wrapping = v4 ? WRAPPING_V4 : WRAPPING_V6, most;
 	__u32 length = length_in_pieces(skb, p);
-	struct bpf_fib_lookup way = {};
+	struct bpf_fib_lookup way = {
+		.l4_protocol = IPPROTO_UDP,
+		.dport = bpf_htons(tunnel_port),
+		.ifindex = LOOPBACK_IFINDEX,
+	};
+	long found;
 
 	if (length + wrapping <= MTU_LEAST_V6 || (v4 && may_go_in_pieces(skb, p, length)))
 		return 0;
-	way.family = v4 ? AF_INET : AF_INET6;
-	way.ifindex = tunnel.ifindex;
 	most = length + wrapping;
-	way.tot_len = most > 0xffff ? 0xffff : most;
-	if (v4)
-		way.ipv4_dst = to->words[3];
-	else
-		__builtin_memcpy(way.ipv6_dst, to, sizeof(*to));
-	if (bpf_fib_lookup(skb, &way, sizeof(way), 0) != BPF_FIB_LKUP_RET_FRAG_NEEDED)
+	way.tot_len = routed_length(most);
+	set_ends(&way, &ends->from, &ends->to);
+	found = bpf_fib_lookup(skb, &way, sizeof(way), 0);
+	if (found == BPF_FIB_LKUP_RET_FWD_DISABLED) {
+		way.ifindex = tunnel.ifindex;
+		found = bpf_fib_lookup(skb, &way, sizeof(way), 0);
+	}
+	if (found != BPF_FIB_LKUP_RET_FRAG_NEEDED)
 		return 0;
 	most = way.mtu_result < most && way.mtu_result > wrapping ? way.mtu_result : MTU_LEAST_V6;
 	most -= wrapping;

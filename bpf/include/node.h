@@ -17,7 +17,8 @@ volatile const __u32 own_node;
 /* Written by user space while programs run. */
 struct {
 	__u32 ifindex; /* of the device that wraps; 0: there is none, and nothing is wrapped */
-	__u32 pad[3];
+	__u32 pad;
+	__u64 strict; /* uplinks that check sources of IPv4 strictly: bit (index % 64) of each */
 } tunnel;
 
 /* The addresses that a wrapped packet goes from and to. */
@@ -51,12 +52,15 @@ static __noinline bool find_node_ends(__u32 id, struct node_ends *ends)
 	return address_is_set(&ends->from) && address_is_set(&ends->to);
 }
 
-/* Says if what is wrapped gets to a node. __noinline: the addresses stay off its caller's stack. */
+/*
+ * Says if what is wrapped gets to a node: the kernel sends it from an address of this node alone.
+ * __noinline: the addresses stay off its caller's stack. 3 lookups.
+ */
 static __noinline bool is_reached_node(__u32 id)
 {
 	struct node_ends ends;
 
-	return tunnel.ifindex && find_node_ends(id, &ends);
+	return tunnel.ifindex && find_node_ends(id, &ends) && look_up(&locals_v1, &ends.from);
 }
 
 /* Says if an address is a node's. */

@@ -19,17 +19,12 @@
 #include "address.h"
 #include "extension.h"
 #include "reasons.h"
+#include "route.h"
 
 #define IPV4_FRAGMENT_OFFSET 0x1fff
 #define IPV4_MORE_FRAGMENTS  0x2000
 
 #define SCTP_HEADER	     12 /* without chunks */
-
-/*
- * Packets that are run through a program for its verdict (BPF_PROG_TEST_RUN) seem to come by the
- * loopback interface, which has no hook: nothing is sent then.
- */
-#define LOOPBACK_IFINDEX 1
 
 /*
  * Whether a number of bytes is one to read or write by. It is made anew from how far it is above

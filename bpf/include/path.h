@@ -201,6 +201,8 @@ static __noinline int begin(struct __sk_buff *skb, struct packet *p,
 	if (reason)
 		return deny(skb, d->root, reason);
 	node = hook == HOOK_UPLINK ? wraps_to(d, &b->who) : p->node;
+	if (hook == HOOK_UPLINK && node && !may_pass_stack(skb, p, skb->ifindex))
+		node = 0;
 	if (hook == HOOK_UPLINK && !node && b->who.amid)
 		return reject(skb, p, d->root, REASON_NO_FLOW, hook);
 	if (hook == HOOK_UPLINK && b->who.amid && p->rst)
@@ -450,8 +452,9 @@ static __always_inline bool may_be_ip(const struct __sk_buff *skb)
 
 /*
  * What has no ports: an ICMP error about a packet of a flow goes its way (errors.h). What then
- * still goes to a Service's address, a ping above all, would go round in circles. __noinline: a
- * rare path.
+ * still goes to a Service's address, a ping above all, would go round in circles. What a pod sends
+ * with ports that only its receiver finds may be what nodes alone may send. __noinline: a rare
+ * path.
  */
 static __noinline int without_ports(struct __sk_buff *skb, struct packet *p, enum hook hook)
 {
@@ -467,6 +470,9 @@ static __noinline int without_ports(struct __sk_buff *skb, struct packet *p, enu
 		if (reason)
 			return deny(skb, 0, reason);
 	}
+	reason = hides_ports(p);
+	if (reason && tunnel_port && is_pods(p, hook))
+		return drop(p, 0, reason);
 	if (error_comes_in(skb, p, hook) == TO_BE_WRAPPED)
 		return TO_BE_WRAPPED;
 	if (!load_address(skb, p->v6 ? v6 : v4, p->v6, &to) || !is_service_address(&to))

@@ -18,9 +18,7 @@
 
 #include "address.h"
 #include "packet.h"
-
-#define FAMILY_IPV4 2  /* AF_INET */
-#define FAMILY_IPV6 10 /* AF_INET6 */
+#include "route.h"
 
 /* Pods send from their own addresses alone. Set at load. */
 volatile const bool check_sources;
@@ -35,25 +33,17 @@ static __always_inline bool is_unrouted(const struct address *addr)
 
 /*
  * Asks for the way to an address of what comes by an interface. Returns what the kernel does; way
- * is then the interface that leads there, or 0. With a length of 1 the kernel asks for no MTU.
- * A neighbour that isn't known is no obstacle. __noinline: asked twice.
+ * is then the interface that leads there, or 0. __noinline: asked twice.
  */
 static __noinline int find_way(struct __sk_buff *skb, const struct address *to, __u32 *way)
 {
-	struct bpf_fib_lookup route = { .tot_len = 1, .ifindex = *way };
+	struct bpf_fib_lookup route = { .tot_len = ANY_LENGTH, .ifindex = *way };
+	struct address any = {};
 	int result;
 
-	if (address_is_v4(to)) {
-		route.family = FAMILY_IPV4;
-		route.ipv4_dst = to->words[3];
-	} else {
-		route.family = FAMILY_IPV6;
-		__builtin_memcpy(route.ipv6_dst, to, sizeof(route.ipv6_dst));
-	}
+	set_ends(&route, &any, to);
 	result = bpf_fib_lookup(skb, &route, sizeof(route), 0);
-	*way = result == BPF_FIB_LKUP_RET_SUCCESS || result == BPF_FIB_LKUP_RET_NO_NEIGH
-		       ? route.ifindex
-		       : 0;
+	*way = leads_somewhere(result) ? route.ifindex : 0;
 	return result;
 }
 

@@ -18,6 +18,7 @@
 #include "node.h"
 #include "packet.h"
 #include "reasons.h"
+#include "route.h"
 #include "service.h"
 #include "track.h"
 
@@ -31,7 +32,7 @@ static __always_inline bool keeps_clients(__u16 flags, __u8 kind)
 
 /*
  * The node that a new flow's packets are wrapped for; 0 for none. To itself a node sends nothing
- * through another. Up to 3 lookups.
+ * through another. Up to 4 lookups.
  */
 static __always_inline __u32 wraps_to(const struct decision *d, const struct dialler *who)
 {
@@ -40,6 +41,16 @@ static __always_inline __u32 wraps_to(const struct decision *d, const struct dia
 	if (who->inside || !node || node == own_node || !keeps_clients(d->flags, d->kind))
 		return 0;
 	return is_reached_node(node) && !is_of_node(node, &who->addr) ? node : 0;
+}
+
+/*
+ * Says if a packet that came by an interface may go on past the kernel's stack, which would look at
+ * its source first. Else the stack gets it, masqueraded, and does with it what its settings say.
+ */
+static __always_inline bool may_pass_stack(void *ctx, const struct packet *p, __u32 ifindex)
+{
+	return p->v6 || !(tunnel.strict >> (ifindex & 63) & 1) ||
+	       is_way_back(ctx, &p->tuple.source, &p->tuple.destination, ifindex);
 }
 
 /*

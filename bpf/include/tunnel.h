@@ -23,6 +23,7 @@
 #include "node.h"
 #include "packet.h"
 #include "reasons.h"
+#include "route.h"
 #include "steer.h"
 #include "tell.h"
 #include "wrapping.h"
@@ -107,7 +108,7 @@ static __noinline int check_answer(struct __sk_buff *skb, const struct packet *p
 
 	if (length_in_pieces(skb, p) + WRAPPING_V6 <= MTU_LEAST_V6 || !find_node_ends(node, &ends))
 		return TC_ACT_UNSPEC;
-	most = most_wrapped(skb, p, &ends.to);
+	most = most_wrapped(skb, p, &ends);
 	return most ? refuse_large(skb, p, most) : TC_ACT_UNSPEC;
 }
 
@@ -124,7 +125,7 @@ static __noinline int wrap(struct __sk_buff *skb, const struct packet *p, __u32 
 		drop_report(&p->tuple, p->service, REASON_NO_WAY, VIA_PACKET);
 		return TC_ACT_SHOT;
 	}
-	most = backend ? most_wrapped(skb, p, &ends.to) : 0;
+	most = backend ? most_wrapped(skb, p, &ends) : 0;
 	if (most)
 		return refuse_large(skb, p, most);
 	if (backend && !take_hop(skb, p)) {
@@ -172,6 +173,12 @@ static __noinline bool read_wrapping(struct __sk_buff *skb, struct packet *p)
 /* Datagrams that the kernel may take for one: UDP_MAX_SEGMENTS. */
 #define MOST_DATAGRAMS 128
 
+/* Says if a pod sent a packet. Up to 1 lookup. */
+static __always_inline bool is_pods(const struct packet *p, enum hook hook)
+{
+	return hook == HOOK_POD || network_kind(&p->tuple.source) == NETWORK_PODS;
+}
+
 /*
  * Says if a pod sends what only nodes may: where the network plugin gives it the node's address on
  * its way out, the other node would believe it. A first fragment may hide it. Of many datagrams
@@ -183,7 +190,7 @@ __noinline int is_forged(struct __sk_buff *skb, __u32 hook)
 	__u32 at, size = skb->gso_size;
 	__be32 vxlan[2] = {};
 
-	if (!p || (hook == HOOK_UPLINK && network_kind(&p->tuple.source) != NETWORK_PODS))
+	if (!p || !is_pods(p, hook))
 		return false;
 	at = p->transport + sizeof(struct udphdr);
 	for (int i = 0; i < MOST_DATAGRAMS; i++) {
@@ -218,25 +225,23 @@ static __noinline int send_on(struct __sk_buff *skb, struct packet *p)
 {
 	__u32 length = length_in_pieces(skb, p);
 	const struct tuple *t = &p->tuple;
-	struct bpf_fib_lookup fib = { .family = AF_INET, .ifindex = skb->ifindex };
 	struct bpf_redir_neigh next = {};
+	struct bpf_fib_lookup fib = {
+		.l4_protocol = t->protocol,
+		.sport = t->source_port,
+		.dport = t->destination_port,
+		.tot_len = routed_length(length),
+		.ifindex = skb->ifindex,
+	};
 	long found;
 
-	if (p->v6) {
-		fib.family = AF_INET6;
-		__builtin_memcpy(fib.ipv6_src, &t->source, sizeof(fib.ipv6_src));
-		__builtin_memcpy(fib.ipv6_dst, &t->destination, sizeof(fib.ipv6_dst));
-	} else {
-		fib.ipv4_src = t->source.words[3];
-		fib.ipv4_dst = t->destination.words[3];
-	}
-	fib.tot_len = length > 0xffff ? 0xffff : length;
+	set_ends(&fib, &t->source, &t->destination);
 	found = bpf_fib_lookup(skb, &fib, sizeof(fib), 0);
 	if (found == BPF_FIB_LKUP_RET_FRAG_NEEDED) {
 		drop_report(t, p->service, REASON_TOO_BIG, VIA_PACKET);
 		return tell_back(skb, p, fib.mtu_result < length ? fib.mtu_result : MTU_LEAST_V6);
 	}
-	if (found != BPF_FIB_LKUP_RET_SUCCESS && found != BPF_FIB_LKUP_RET_NO_NEIGH) {
+	if (!leads_somewhere(found)) {
 		drop_report(t, p->service, REASON_NO_WAY, VIA_PACKET);
 		return TC_ACT_SHOT;
 	}

@@ -20,6 +20,7 @@
 #include "node.h"
 #include "outer.h"
 #include "packet.h"
+#include "route.h"
 #include "service.h"
 #include "steer.h"
 #include "track.h"
@@ -52,27 +53,18 @@ static __always_inline bool may_begin(const struct packet *p, const struct front
  * would not be that easy, which is then the kernel's: no way or neighbour yet, too long, another
  * interface. length is the whole frame's.
  */
-static __noinline bool find_way(struct xdp_md *xdp, const struct node_ends *ends, __u8 ecn,
-				__u32 length, struct bpf_fib_lookup *way)
+static __noinline bool find_way(struct xdp_md *xdp, const struct node_ends *ends, __u32 length,
+				struct bpf_fib_lookup *way)
 {
 	bool v4 = address_is_v4(&ends->to);
 
 	*way = (struct bpf_fib_lookup){
-		.family = v4 ? AF_INET : AF_INET6,
 		.l4_protocol = IPPROTO_UDP,
 		.dport = bpf_htons(tunnel_port),
 		.tot_len = length + (v4 ? WRAPPING_V4 : WRAPPING_V6) - ETH_HLEN,
-		.ifindex = xdp->ingress_ifindex,
+		.ifindex = LOOPBACK_IFINDEX,
 	};
-	if (v4) {
-		way->tos = ecn;
-		way->ipv4_src = ends->from.words[3];
-		way->ipv4_dst = ends->to.words[3];
-	} else {
-		way->flowinfo = bpf_htonl(ecn << 20);
-		__builtin_memcpy(way->ipv6_src, &ends->from, sizeof(way->ipv6_src));
-		__builtin_memcpy(way->ipv6_dst, &ends->to, sizeof(way->ipv6_dst));
-	}
+	set_ends(way, &ends->from, &ends->to);
 	return bpf_fib_lookup(xdp, way, sizeof(*way), 0) == BPF_FIB_LKUP_RET_SUCCESS &&
 	       way->ifindex == xdp->ingress_ifindex;
 }
@@ -132,7 +124,7 @@ static __noinline int wrap_frame(struct xdp_md *xdp, const struct packet *p, __u
 	__u8 ecn = 0;
 
 	if (!tunnel.ifindex || !read_hops(xdp, p, &ecn) || !find_node_ends(node, &ends) ||
-	    !find_way(xdp, &ends, ecn, length, &way) ||
+	    !find_way(xdp, &ends, length, &way) ||
 	    bpf_xdp_adjust_head(xdp, way.family == AF_INET ? -(int)WRAPPING_V4 : -(int)WRAPPING_V6))
 		return XDP_PASS;
 	if (!write_around(xdp, p, &ends, &way, ecn, length, backend))
@@ -191,7 +183,8 @@ static __noinline int begin_by_wire(struct xdp_md *xdp, const struct packet *p)
 	if (b->decision.reason)
 		return drop_frame(p, b->decision.root, b->decision.reason);
 	node = b->decision.sure ? wraps_to(&b->decision, &b->who) : 0;
-	return node ? steer_frame(xdp, p, b, node) : XDP_PASS;
+	return node && may_pass_stack(xdp, p, xdp->ingress_ifindex) ? steer_frame(xdp, p, b, node)
+								    : XDP_PASS;
 }
 
 /*

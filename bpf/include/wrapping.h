@@ -24,9 +24,6 @@ volatile const __u16 tunnel_port; /* UDP, host byte order */
 #define WRAPPING_V4  (ETH_HLEN + 8 + sizeof(struct udphdr) + sizeof(struct iphdr))
 #define WRAPPING_V6  (ETH_HLEN + 8 + sizeof(struct udphdr) + sizeof(struct ipv6hdr))
 
-#define AF_INET	     2
-#define AF_INET6     10
-
 #define WRAPPED_TTL  64
 #define WRAPPED_MARK 0x02de /* of both Ethernet addresses: locally administered */
 

@@ -13,8 +13,8 @@
  *
  * Lookups: for the node itself 5, another's 3 (a SYN or datagram one more), known flows as in
  * pods.c, a new one from outside 10 and 3 writes, its first packet that leaves masqueraded 4 and 2
- * writes. What is wrapped for another node: known 3, new 14 and 1 write, with the first of a
- * Service one more, which counts it. A test counts them.
+ * writes. What is wrapped for another node: known 3, new 17 and 1 write, with the first of a
+ * Service one more write, which counts it. A test counts them.
  */
 #include <linux/bpf.h>
 #include <bpf/bpf_helpers.h>

@@ -119,7 +119,7 @@ func (w *World) why(c connection, o outcome, b model.Backend, way refmodel.Way) 
 		}
 		return fmt.Sprintf("nodes %s share the number %d, so nothing is wrapped for either", strings.Join(names, " and "), b.Node)
 	case refmodel.ObstacleSelf:
-		return fmt.Sprintf("node %s has no InternalIP, or shares its number with another, so that nobody would believe what it wraps", c.node)
+		return fmt.Sprintf("node %s has no InternalIP of its own, or shares its number with another, so that nobody would believe what it wraps", c.node)
 	case refmodel.ObstacleSender:
 		return "the client is the backend's node itself"
 	}

@@ -60,7 +60,8 @@ const (
 	// ObstacleAddress is a backend's node without a row: it has no address, or shares its number with another node; or one
 	// that has no address of a family of this node's.
 	ObstacleAddress
-	// ObstacleSelf is a node without a row of its own: no other node would believe what it wraps.
+	// ObstacleSelf is a node without a row of its own: no other node would believe what it wraps. Or its row says an address
+	// that is not its own, from which its kernel sends nothing.
 	ObstacleSelf
 	// ObstacleSender is a client that is the backend's node itself, which takes no packet from its own address.
 	ObstacleSender
@@ -88,7 +89,7 @@ func (n *Node) Reach(who Dialler, d Decision, b model.Backend) Way {
 		w.Mode = modeOf(*d.Frontend)
 	}
 	row, known := n.peer(b.Node)
-	_, believed := n.peer(n.Number)
+	own, believed := n.peer(n.Number)
 	here := b.Node != 0 && b.Node == n.Number || (b.Node == 0 || n.Number == 0) && n.StaysHere(b.Addr)
 	switch {
 	case d.Frontend == nil || who.Via != UplinkPacket || n.Inside(who) || d.Frontend.Kind == model.FrontendClusterIP:
@@ -107,6 +108,8 @@ func (n *Node) Reach(who Dialler, d Decision, b model.Backend) Way {
 		w.Obstacle = ObstacleSelf
 	case !known || !n.reaches(b.Node):
 		w.Obstacle = ObstacleAddress
+	case !n.mayUse(own, row):
+		w.Obstacle = ObstacleSelf
 	case who.Addr == row.V4 || who.Addr == row.V6:
 		w.Obstacle = ObstacleSender
 	default:
@@ -121,6 +124,16 @@ func (n *Node) reaches(id model.NodeID) bool {
 	own, believed := n.peer(n.Number)
 	to, known := n.peer(id)
 	return n.Tunnel && believed && known && (own.V4.IsValid() && to.V4.IsValid() || own.V6.IsValid() && to.V6.IsValid())
+}
+
+// mayUse says whether the node's own address towards another, of IPv4 if both have it, is one of its interfaces'.
+func (n *Node) mayUse(own, to model.Node) bool {
+	from := own.V6
+	if own.V4.IsValid() && to.V4.IsValid() {
+		from = own.V4
+	}
+	_, has := n.Locals[from]
+	return has
 }
 
 // peer returns how another node is reached.

@@ -112,7 +112,8 @@ type Fate struct {
 
 // WithoutPorts returns what must become of such a frame, at a pod's interface or an uplink, where it comes in or leaves:
 // policies judge it, and an ICMP error is translated. What still comes in to a Service's address then, having been
-// translated or not, would go round in circles: a ping above all, since a Service answers none.
+// translated or not, would go round in circles: a ping above all, since a Service answers none. What a pod sends with ports
+// that only its receiver finds may be what nodes alone may send.
 func (f *Flows) WithoutPorts(n *Node, frame []byte, atPod, leaving bool, now uint32) Fate {
 	s, isIP := See(frame)
 	if atPod && !isIP && n.Policed() && mayBeIP(frame) {
@@ -126,6 +127,9 @@ func (f *Flows) WithoutPorts(n *Node, frame []byte, atPod, leaving bool, now uin
 			}
 			return Fate{Verdict: verdict, Told: Told{r, Ends{s.tuple}}}
 		}
+	}
+	if s.hidden != model.ReasonNone && !leaving && n.mayForge(s.source.Addr(), atPod) {
+		return Fate{Verdict: Drop, Told: Told{Ruling: Ruling{Reason: s.hidden}}}
 	}
 	out := f.TranslateError(frame, leaving)
 	if to, ok := See(out); ok && !leaving && n.network(to.destination.Addr()) == model.NetworkServices {

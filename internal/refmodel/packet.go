@@ -132,6 +132,9 @@ const (
 // someone else, what signs it, what is too long, and what hides the ports, can't be translated.
 func (p *Packet) skipExtensions(frame []byte) {
 	for n := 0; n < maxExtensions && !p.Later && isExtension(p.Protocol) && len(frame) >= p.transport+8; n++ {
+		if p.First && p.Protocol == fragmentHeader {
+			break // a fragment of a fragment, which no router makes (RFC 8200 4.5)
+		}
 		h := frame[p.transport:]
 		switch p.Protocol {
 		case fragmentHeader:

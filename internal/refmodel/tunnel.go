@@ -108,8 +108,13 @@ func (f *Flows) ComesUnwrapped(n *Node, w Wrapping, outer netip.Addr, p Packet, 
 // forged says whether a pod sends what only nodes may wrap. Given the node's address on its way out, as some network plugins
 // do, it would be believed by the other node.
 func (n *Node) forged(via Via, p Packet) bool {
-	return n.TunnelPort != 0 && p.Protocol == model.UDP && p.Destination.Port() == n.TunnelPort && (p.Cut || p.VNI == n.TunnelVNI) &&
-		(via == PodPacket || n.network(p.Source.Addr()) == model.NetworkPods)
+	return p.Protocol == model.UDP && p.Destination.Port() == n.TunnelPort && (p.Cut || p.VNI == n.TunnelVNI) &&
+		n.mayForge(p.Source.Addr(), via == PodPacket)
+}
+
+// mayForge says whether there is something to forge, and a pod sends it.
+func (n *Node) mayForge(source netip.Addr, atPod bool) bool {
+	return n.TunnelPort != 0 && (atPod || n.network(source) == model.NetworkPods)
 }
 
 // clientsUnwrapped checks what became of a client's packet that another node has wrapped for a backend of this one.

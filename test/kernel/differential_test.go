@@ -125,7 +125,7 @@ func newKernelNodes(t testing.TB) []kernelNode {
 	t.Helper()
 	return []kernelNode{
 		newKernelNode(t, bpf.Options{}), newKernelNode(t, bpf.Options{MasqueradeAll: true, PolicyReject: true}),
-		newKernelNode(t, bpf.Options{KeepEstablished: true}),
+		newKernelNode(t, bpf.Options{KeepEstablished: true, Tunnel: bpf.Tunnel{VNI: regionVNI, Port: tunnelPort}}),
 	}
 }
 
@@ -141,6 +141,7 @@ func newKernelNode(t testing.TB, options bpf.Options) kernelNode {
 	}
 	t.Cleanup(kernel.Close)
 	around := surroundings(options.MasqueradeAll)
+	around.TunnelPort, around.TunnelVNI = options.Tunnel.Port, options.Tunnel.VNI
 	if err := kernel.Surround(around); err != nil {
 		t.Fatal(err)
 	}

@@ -13,6 +13,7 @@ import (
 	"github.com/gopacket/gopacket"
 	"github.com/gopacket/gopacket/layers"
 
+	"github.com/deltaplane/deltaplane/bpf"
 	"github.com/deltaplane/deltaplane/internal/model"
 	"github.com/deltaplane/deltaplane/internal/testkit"
 	"github.com/deltaplane/deltaplane/services/programmer/tunnel"
@@ -113,5 +114,43 @@ func expectFrom(t testing.TB, conn net.PacketConn, want string) {
 	check(t, err)
 	if got := from.String(); got != want && netip.MustParseAddrPort(got).Addr().String() != want {
 		t.Errorf("a datagram came from %s, want %s", got, want)
+	}
+}
+
+// Trap 5: what a pod sends to where nodes take what others have wrapped goes no further than its own node if only its
+// receiver finds the ports: behind more extension headers than are walked, in a later fragment (RFC 7112), or in a fragment
+// of a fragment. Where nothing is wrapped that is nobody's business.
+func TestPodsHideNothingFromOtherNodes(t *testing.T) {
+	t.Parallel()
+	testkit.NeedKernel(t)
+	to := net.JoinHostPort(outpostFar6, fmt.Sprint(tunnel.DefaultPort))
+	datagram := segment{udp: true, from: "[fd00:1::2]:7000", to: to, payload: 64}.frame(t)
+	vxlan := binary.BigEndian.AppendUint64(nil, 0x08000000<<32|tunnel.DefaultVNI<<8)
+	copy(datagram[transportAt(datagram)+8:], vxlan)
+	whole := withExtension(datagram, 44, make([]byte, 8)) // one fragment of one
+	for _, c := range []struct {
+		name  string
+		frame []byte
+		want  model.DropReason // ReasonNone without a tunnel
+	}{
+		{"plainly", datagram, model.ReasonForeignTunnel},
+		{"in one fragment", whole, model.ReasonForeignTunnel},
+		{"behind 6 headers", withOptions(datagram, 8*6), model.ReasonForeignTunnel},
+		{"behind 7 headers", withOptions(datagram, 8*7), model.ReasonUnsupported},
+		{"behind 20 headers", withOptions(datagram, 8*20), model.ReasonUnsupported},
+		{"cut behind UDP's header", fragmentsOf(datagram, 7, 8)[0], model.ReasonForeignTunnel},
+		{"cut before UDP's header", fragmentsOf(withOptions(datagram, 8), 7, 8)[0], model.ReasonMalformed},
+		{"in a fragment of a fragment", fragmentsOf(whole, 7, 16)[0], model.ReasonUnsupported},
+	} {
+		for port, want := range map[uint16]model.DropReason{tunnel.DefaultPort: c.want, 0: model.ReasonNone} {
+			plane, err := bpf.Load(bpf.Options{Flows: 1 << 10, Capacities: small, Node: 1, Tunnel: bpf.Tunnel{VNI: tunnel.DefaultVNI, Port: port}})
+			check(t, err)
+			verdict, _, err := plane.RunFromPod(c.frame, 0)
+			check(t, err)
+			if got := drops(t, plane); (verdict == bpf.Drop) != (want != model.ReasonNone) || len(got) > 1 || want != 0 && got[want] != 1 {
+				t.Errorf("%s, tunnel's port %d: verdict %v, drops %v, want %v", c.name, port, verdict, got, want)
+			}
+			plane.Close()
+		}
 	}
 }

@@ -3,7 +3,12 @@
 package kernel
 
 import (
+	"net"
 	"net/netip"
+	"os"
+	"slices"
+	"strconv"
+	"strings"
 	"testing"
 
 	"github.com/deltaplane/deltaplane/internal/model"
@@ -42,4 +47,53 @@ func TestClientsOutsideComeByAnotherUplink(t *testing.T) {
 			e.checkDrops(t)
 		}
 	}
+}
+
+// Trap 32: what the kernel would drop for its source (rp_filter, strict) isn't sent on past it, by packet programs or XDP: the
+// way back to its source leads elsewhere. Where the kernel doesn't ask it goes on.
+func TestSourcesAreCheckedBeforePacketsGoOn(t *testing.T) {
+	t.Parallel()
+	const elsewhere = "192.0.2.9"
+	e := newEstate(t, 2, true, true)
+	a, b := e.nodes[0], e.nodes[1]
+	e.serve(t, model.ForwardTunnel, func(v6 bool) (string, int) { return b.podAddr(v6), b.number })
+	e.lead(t, a)
+	a.Route(t, netip.MustParsePrefix("192.0.2.0/24"), netip.MustParseAddr(a.podAddr(false)), "pod")
+	e.client.Up(t, "eth0", netip.MustParsePrefix(elsewhere+"/32"))
+	e.router.Route(t, netip.MustParsePrefix("192.0.2.0/24"), netip.MustParseAddr(clientOut4), "client")
+	pod := listenUDP(t, b.pod, b.podAddr(false)+":8080")
+	send := func(port int) {
+		e.client.Do(t, func() {
+			from := &net.UDPAddr{IP: net.ParseIP(elsewhere), Port: port}
+			conn, err := net.DialUDP("udp4", from, net.UDPAddrFromAddrPort(netip.MustParseAddrPort(estateVIP(false))))
+			check(t, err)
+			defer conn.Close()
+			_, err = conn.Write([]byte("who"))
+			check(t, err)
+		})
+	}
+	send(7000)
+	testkit.Eventually(t, patience, func() bool { return a.counter(t, "IPReversePathFilter") == 1 })
+	check(t, a.plane.CheckSources(nil))
+	send(7001)
+	expectFrom(t, pod, elsewhere+":7001") // and nothing before
+	e.checkDrops(t)
+}
+
+// counter is one of the kernel's in the node, of /proc/net/netstat.
+func (s *site) counter(t testing.TB, name string) (value uint64) {
+	t.Helper()
+	s.Do(t, func() {
+		text, err := os.ReadFile("/proc/thread-self/net/netstat")
+		check(t, err)
+		lines := strings.Split(string(text), "\n")
+		for i := 0; i+1 < len(lines); i += 2 {
+			names, values := strings.Fields(lines[i]), strings.Fields(lines[i+1])
+			if at := slices.Index(names, name); at >= 0 {
+				value, err = strconv.ParseUint(values[at], 10, 64)
+				check(t, err)
+			}
+		}
+	})
+	return value
 }

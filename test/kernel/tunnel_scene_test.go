@@ -173,6 +173,7 @@ func (s *site) start(t testing.TB) {
 		check(t, s.plane.AttachTunnel(device))
 		check(t, wrapping.PutUp(device))
 		check(t, s.plane.UseTunnel(device))
+		check(t, s.plane.CheckSources([]int{uplink}))
 	})
 	s.book = newBook(t, s.plane)
 	own4, own6 := netip.MustParseAddr(s.addr(false)), netip.MustParseAddr(s.addr(true))

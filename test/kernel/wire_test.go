@@ -172,12 +172,15 @@ func (o *outpost) complaint(r *rand.Rand, about segment) []byte {
 func TestXDPDoesWhatThePacketProgramsDo(t *testing.T) {
 	t.Parallel()
 	o := newOutpost(t)
+	o.node.Route(t, netip.MustParsePrefix("198.51.100.8/32"), netip.MustParseAddr(outpostFar4), "up") // the way back to one client
 	for _, over := range []struct {
 		v4, v6 bool
 		mode   model.FrontendFlags
-	}{{true, true, model.ForwardTunnel}, {false, true, model.ForwardDSR}} {
+		strict []int // uplinks that ask for it
+	}{{true, true, model.ForwardTunnel, nil}, {false, true, model.ForwardDSR, []int{o.up.Attrs().Index}}} {
 		wired, plain := o.load(bpf.XDPNative, over.v4, over.v6), o.load("", over.v4, over.v6)
 		for _, e := range []*edge{wired, plain} {
+			check(t, e.plane.CheckSources(over.strict))
 			e.serve(over.mode|model.SourceRanges, thereID)
 			for _, id := range []model.SetID{1, 2, 3, 4} {
 				e.ranges(id, "198.51.100.0/28", "2001:db8:7::/48")
