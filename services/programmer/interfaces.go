@@ -14,6 +14,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/deltaplane/deltaplane/bpf"
 	"github.com/deltaplane/deltaplane/internal/abi"
 	"github.com/deltaplane/deltaplane/internal/model"
 	"github.com/deltaplane/deltaplane/services/programmer/node"
@@ -193,6 +194,8 @@ func (p *interfaces) look(wanted []model.Endpoint, now time.Time) error {
 		uplinks[ifindex] = abi.Uplink{} // known, so that the programs don't take it for a new pod's
 	}
 	p.noteError(p.plane.setUplinks(uplinks), now)
+	strict, errStrict := tunnel.StrictAt(found.Names)
+	p.noteError(cmp.Or(errStrict, p.plane.checkSources(strict)), now)
 	errUse := p.tunnel.use(device)
 	p.noteError(errUse, now)
 	p.attachPods(wanted, routes, &found, now)
@@ -205,8 +208,22 @@ func (p *interfaces) look(wanted []model.Endpoint, now time.Time) error {
 	p.detachOthers(pods, &found, now)
 	wires, err := p.plane.fitXDP()
 	p.noteError(err, now)
-	p.leads(exits{p.tunnel.through, errors.Join(errDevice, errUse), found.Names, wires})
+	p.noteError(p.confirm(wires), now)
+	p.leads(exits{p.tunnel.through, errors.Join(errDevice, errUse), found.Locals, found.Names, wires})
 	p.missing = p.late
+	return nil
+}
+
+// confirm has the kernel look after the neighbours that XDP sends to.
+func (p *interfaces) confirm(wires []bpf.Wire) error {
+	for _, w := range wires {
+		if w.Mode == bpf.XDPOff {
+			continue
+		}
+		if err := node.ConfirmNeighbours(w.Ifindex); err != nil {
+			return err
+		}
+	}
 	return nil
 }
 

@@ -48,6 +48,8 @@ type dataplane interface {
 	// setLocals and setUplinks tell the programs what was found of the node.
 	setLocals(addresses map[netip.Addr]uint8) error
 	setUplinks(uplinks map[int]abi.Uplink) error
+	// checkSources says at which uplinks the kernel drops IPv4 whose source is reached by another.
+	checkSources(uplinks []int) error
 	// attachTunnel gives the device between nodes its program, which keeps out what others send to it.
 	attachTunnel(ifindex int) error
 	// useTunnel says by which device packets go to other nodes and come from them; 0 is none.
@@ -172,6 +174,8 @@ func (k *inKernel) setLocals(addresses map[netip.Addr]uint8) error {
 
 func (k *inKernel) setUplinks(uplinks map[int]abi.Uplink) error { return k.loaded.SetUplinks(uplinks) }
 
+func (k *inKernel) checkSources(uplinks []int) error { return k.loaded.CheckSources(uplinks) }
+
 func (k *inKernel) attachTunnel(ifindex int) error { return k.loaded.AttachTunnel(ifindex) }
 
 func (k *inKernel) useTunnel(ifindex int) error { return k.loaded.UseTunnel(ifindex) }
@@ -219,6 +223,7 @@ func (inMemory) fitXDP() ([]bpf.Wire, error)              { return nil, nil }
 func (inMemory) epoch() (uint32, error)                   { return 0, nil }
 func (inMemory) setLocals(map[netip.Addr]uint8) error     { return nil }
 func (inMemory) setUplinks(map[int]abi.Uplink) error      { return nil }
+func (inMemory) checkSources([]int) error                 { return nil }
 func (inMemory) attachTunnel(int) error                   { return nil }
 func (inMemory) useTunnel(int) error                      { return nil }
 func (inMemory) networksWritten() uint64                  { return 0 }

@@ -50,7 +50,7 @@ func settle(l *netlink.Vxlan) error {
 	if err := setIPv4(l, change); err != nil {
 		return fmt.Errorf("let packets through that come by interface %s (net.ipv4.conf.%s.forwarding and .rp_filter): %w", Name, Name, err)
 	}
-	return enableIPv6()
+	return errors.Join(enableIPv6(), forwardIPv6())
 }
 
 // address is one that leads nowhere new: all of 127.0.0.0/8 is this node's own and answers to nobody else. Without any
@@ -75,6 +75,9 @@ func number(l *netlink.Vxlan) error {
 	return nil
 }
 
+// strictly is the rp_filter that asks for the way back by the same interface.
+const strictly = 1
+
 // reversePath says how strictly a packet's source is to be checked against the way back to it. The greater one of all
 // interfaces' setting and the device's holds: 0 not at all, 1 the same interface, which the device never is, 2 any.
 func reversePath() (now, want uint32, err error) {
@@ -85,11 +88,11 @@ func reversePath() (now, want uint32, err error) {
 	if now, err = read("ipv4", Name, "rp_filter"); err != nil {
 		return 0, 0, err
 	}
-	const strict, loose = 1, 2
+	const loose = 2
 	switch {
-	case max(all, now) != strict:
+	case max(all, now) != strictly:
 		return now, now, nil
-	case all == strict:
+	case all == strictly:
 		return now, loose, nil
 	default:
 		return now, 0, nil
@@ -113,7 +116,43 @@ func enableIPv6() error {
 	return nil
 }
 
-// ignoreMissing is for kernels without IPv6.
+// forwardIPv6 has routes be found for what comes by the device, where the node forwards IPv6 at all: answers leave by these.
+func forwardIPv6() error {
+	all, err := read("ipv6", "all", "forwarding")
+	if err != nil || all == 0 {
+		return ignoreMissing(err)
+	}
+	now, err := read("ipv6", Name, "forwarding")
+	if err != nil || now != 0 {
+		return ignoreMissing(err)
+	}
+	if err := os.WriteFile(path("ipv6", Name, "forwarding"), []byte("1"), 0); err != nil {
+		return fmt.Errorf("IPv6 answers that other nodes send back are dropped here: net.ipv6.conf.%s.forwarding is 0 and can't be set to 1: %w; "+
+			"set net.ipv6.conf.default.forwarding to 1 and remove the interface, which is made anew", Name, err)
+	}
+	return nil
+}
+
+// StrictAt returns those of interfaces, by index with their names, at which the kernel drops packets of IPv4 whose source is
+// reached by another interface. One that is gone by now isn't among them.
+func StrictAt(names map[int]string) (strict []int, err error) {
+	all, err := read("ipv4", "all", "rp_filter")
+	if err != nil {
+		return nil, err
+	}
+	for ifindex, name := range names {
+		now, err := read("ipv4", name, "rp_filter")
+		if ignoreMissing(err) != nil {
+			return nil, err
+		}
+		if err == nil && max(all, now) == strictly {
+			strict = append(strict, ifindex)
+		}
+	}
+	return strict, nil
+}
+
+// ignoreMissing is for kernels without IPv6, and interfaces that are gone.
 func ignoreMissing(err error) error {
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil

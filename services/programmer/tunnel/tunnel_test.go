@@ -273,3 +273,35 @@ func TestTheDeviceIsMadeWithoutIPv6(t *testing.T) {
 		}
 	})
 }
+
+// Row 14: answers over IPv6 are sent on where the node forwards IPv6, and where it doesn't nothing is changed.
+func TestTheDeviceForwardsIPv6IfTheNodeDoes(t *testing.T) {
+	for _, all := range []string{"0", "1"} {
+		inNode(t, func() {
+			keep(t, ours)
+			set(t, "ipv6", "all", "forwarding", all)
+			set(t, "ipv6", Name, "forwarding", "0")
+			keep(t, ours)
+			if got, err := read("ipv6", Name, "forwarding"); err != nil || fmt.Sprint(got) != all {
+				t.Errorf("the node forwards: %s, the device: %d, %v", all, got, err)
+			}
+		})
+	}
+}
+
+// Trap 32: interfaces that check sources strictly are told from those that don't, as the kernel does.
+func TestInterfacesThatCheckSources(t *testing.T) {
+	for _, c := range []struct {
+		all, own string
+		strict   bool
+	}{{"0", "0", false}, {"0", "1", true}, {"1", "0", true}, {"1", "2", false}, {"2", "1", false}} {
+		inNode(t, func() {
+			set(t, "ipv4", "all", "rp_filter", c.all)
+			set(t, "ipv4", "lo", "rp_filter", c.own)
+			got, err := StrictAt(map[int]string{1: "lo", 9: "gone"})
+			if err != nil || (len(got) == 1) != c.strict {
+				t.Errorf("all %s, lo %s: strict at %v, %v", c.all, c.own, got, err)
+			}
+		})
+	}
+}
