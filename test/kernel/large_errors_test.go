@@ -99,6 +99,32 @@ func TestRoutersBetweenTheNodesAreHeard(t *testing.T) {
 	}
 }
 
+// Row 14: nodes that reach each other over IPv6 alone, and take less than 1,350 bytes, pass on what fits. What is larger is
+// dropped and counted, even if each link of IPv6 takes so much: the kernel cuts no wrapping over IPv6.
+func TestNarrowWaysOverIPv6TakeWhatFits(t *testing.T) {
+	e := newEstate(t, 2, true, true)
+	a, b := e.nodes[0], e.nodes[1]
+	narrow(t, a.NetNS, b.addr(true), 1320)
+	e.put(t, model.ForwardTunnel, model.IPv6)
+	const headers = 40 + 8
+	pod := listenUDP(t, b.pod, b.podPort(true))
+	e.client.Do(t, func() {
+		conn := dialRaw(t, "udp6", netip.MustParseAddrPort(estateVIP(true)))
+		defer conn.Close()
+		_, err := conn.Write(make([]byte, 1280-headers))
+		check(t, err)
+		testkit.Eventually(t, patience, func() bool { return drops(t, a.plane)[model.ReasonTooBig] == 1 })
+		_, err = conn.Write(make([]byte, 1320-70-headers))
+		if errors.Is(err, syscall.EMSGSIZE) { // of the first one
+			_, err = conn.Write(make([]byte, 1320-70-headers))
+		}
+		check(t, err)
+	})
+	if got, _ := readDatagram(t, pod); len(got) != 1320-70-headers {
+		t.Errorf("%d bytes arrived, want those that fit", len(got))
+	}
+}
+
 // Row 14: a pod's own complaint reaches the client as the Service's, by the node that its packet came to.
 // Row 15: so it does where the pod's node answers itself.
 func TestComplaintsOfPodsReachTheClient(t *testing.T) {
