@@ -88,14 +88,17 @@ static __noinline int translate_judged(struct __sk_buff *skb, const struct packe
 
 /*
  * Says if a new flow is masqueraded should it leave by an uplink. Where a Local policy kept a
- * client from outside on this node it needn't be. A client that reaches itself must be: it would
- * not take a packet from its own address.
+ * client from outside on this node it needn't be, nor where another node wraps what is for a
+ * backend here. A client that reaches itself must be: it would not take a packet from its own
+ * address.
  */
 static __always_inline bool needs_masquerade(const struct packet *p, const struct dialler *who,
 					     const struct decision *d, enum hook hook)
 {
-	if (hook == HOOK_TUNNEL || (d->local && !who->inside))
+	if (d->local && !who->inside)
 		return false;
+	if (hook == HOOK_TUNNEL)
+		return d->pick.node != own_node;
 	return hook != HOOK_POD || masquerade_all || address_equal(&p->tuple.source, &d->pick.addr);
 }
 
@@ -127,18 +130,33 @@ static __always_inline int judge_begun(struct __sk_buff *skb, const struct packe
 	return REASON_NONE;
 }
 
-/* The backend that another node picked: one of the frontend's that is here. Its tables and this
- * node's may differ for a moment, in which the client tries again. */
-static __noinline void decide_wrapped(const struct packet *p, const struct frontend *frontend,
-				      struct decision *d)
+/* Takes the backend that another node picked, if it is one of the frontend's that is here. */
+static __always_inline bool take_picked(const struct packet *p, const struct frontend *frontend,
+					struct decision *d)
 {
 	*d = (struct decision){
 		.root = frontend->set,
 		.kind = frontend->kind,
 		.flags = frontend->flags,
 	};
-	if (!pick_known(p->backend, d->root, &d->pick) || d->pick.node != own_node)
+	return pick_known(p->backend, d->root, &d->pick) && d->pick.node == own_node;
+}
+
+/*
+ * What another node has wrapped goes to the backend that it picked. Where only one of both knows
+ * that, since a change is on its way or a programmer is, this node picks as if the client had come
+ * to it. If it knows none either, the client tries again. __noinline: what it writes stays off its
+ * caller's stack.
+ */
+static __noinline void decide_wrapped(const struct packet *p, const struct dialler *who,
+				      const struct frontend *frontend, struct decision *d)
+{
+	if (take_picked(p, frontend, d))
+		return;
+	decide(who, frontend, &p->tuple.destination, d);
+	if (d->reason)
 		d->reason = REASON_STALE_TABLES;
+	d->reject = false;
 }
 
 /* Begins a flow to a backend on another node. Returns PASS if another processor has begun it as one
@@ -190,7 +208,7 @@ static __noinline int begin(struct __sk_buff *skb, struct packet *p,
 	if (hook == HOOK_TUNNEL && b->who.inside)
 		return drop(p, frontend->set, REASON_FOREIGN_TUNNEL); /* no node wraps these */
 	if (hook == HOOK_TUNNEL)
-		decide_wrapped(p, frontend, d);
+		decide_wrapped(p, &b->who, frontend, d);
 	else
 		decide(&b->who, frontend, &p->tuple.destination, d);
 	if (d->reject)

@@ -128,6 +128,11 @@ func (n *Node) Decide(who Dialler, protocol model.Protocol, destination netip.Ad
 	if !dialled {
 		return n.unserved(destination.Addr())
 	}
+	return n.serve(who, frontend)
+}
+
+// serve is Decide for who dials a frontend.
+func (n *Node) serve(who Dialler, frontend model.Frontend) Decision {
 	d := Decision{Frontend: &frontend}
 	root, there := n.set(frontend.Set)
 	if !there {

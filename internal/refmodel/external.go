@@ -156,10 +156,11 @@ func (n *Node) Believes(from model.NodeID, outer netip.Addr) bool {
 }
 
 // serving returns the backend of this node that a wrapped packet names, if it is one of the Service that the packet is for.
-// The node that the client reached has chosen it, and has asked source ranges: neither is done again.
+// The node that the client reached has chosen it, and has asked source ranges: neither is done again. It is remembered by
+// the id that lasts.
 func (n *Node) serving(id model.BackendID, f model.Frontend) (model.Backend, bool) {
 	b, known := n.backend(id)
-	return b, known && b.Set == f.Set && b.Node == n.Number && n.Number != 0
+	return n.lasting(b), known && b.Set == f.Set && b.Node == n.Number && n.Number != 0
 }
 
 // findWrapped returns the frontend that a client dialled at another node: what is served by its own address, else a

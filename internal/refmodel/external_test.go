@@ -210,7 +210,6 @@ func TestWhatABackendsNodeRefuses(t *testing.T) {
 		did       Outcome
 		complaint string
 	}{
-		{"a backend that it hasn't", Wrapping{From: node1, To: node2, Backend: 110}, opening, sent(client, server), "want drop (stale_tables)"},
 		{"what is no Service's", toServer, syn(client, server, 1), sent(client, server), "want drop (stale_tables)"},
 		{"from a pod", toServer, syn(netip.MustParseAddrPort("10.244.0.3:5000"), balancer, 1), sent(netip.MustParseAddrPort("10.244.0.3:5000"), server), "want drop (foreign_tunnel)"},
 		{"a segment of no connection", toServer, segment, sent(client, server), "want reject (no_flow)"},
@@ -220,7 +219,24 @@ func TestWhatABackendsNodeRefuses(t *testing.T) {
 	} {
 		judges(t, test.name, NewFlows().ComesUnwrapped(r.at(node2), test.w, outer(test.w), test.p, test.did, 0), test.complaint)
 	}
-	judges(t, "another node's backend", NewFlows().ComesUnwrapped(r.at(node3), toServer, outer(toServer), opening, sent(client, server), 0), "want drop (stale_tables)")
+}
+
+// A node that knows another backend than the one that was picked gives the client that, with its own address where it is
+// elsewhere; and answers go back all the same. Without any the client tries again.
+func TestNodesThatKnowOtherBackends(t *testing.T) {
+	r, opening := wrapped(model.ForwardTunnel), syn(client, balancer, 1)
+	unknown := Wrapping{From: node1, To: node2, Backend: 110}
+	judges(t, "one of its own", NewFlows().ComesUnwrapped(r.at(node2), unknown, outer(unknown), opening, sent(client, server), 0), "")
+	flows, third, toThird := NewFlows(), r.at(node3), Wrapping{From: node1, To: node3, Backend: 109}
+	judges(t, "one elsewhere", flows.ComesUnwrapped(third, toThird, outer(toThird), opening, sent(client, server), 0), "")
+	own := netip.AddrPortFrom(third.Uplinks[2][0], client.Port())
+	judges(t, "with the client's address", flows.Leaves(third, 2, syn(client, server, 1), sent(client, server), 0), "want it to leave with address")
+	judges(t, "with its own", flows.Leaves(third, 2, syn(client, server, 1), sent(own, server), 0), "")
+	judges(t, "answered", flows.ComesIn(third, UplinkPacket, data(server, own), sent(server, client), 0), "")
+	back := Outcome{Verdict: Forward, Source: balancer, Destination: client, Wrapped: Wrapping{From: node3, To: node1}}
+	judges(t, "back", flows.Leaves(third, 2, data(server, client), back, 0), "")
+	clear(r.Members)
+	judges(t, "none", NewFlows().ComesUnwrapped(r.at(node2), unknown, outer(unknown), opening, sent(client, server), 0), "want drop (stale_tables)")
 }
 
 // Two nodes that each think that the other has the backend don't pass a packet to and fro.
@@ -230,7 +246,8 @@ func TestSteeredPacketThatComesBack(t *testing.T) {
 	judges(t, "steered", flows.ComesIn(r.at(node1), UplinkPacket, opening, onward(opening, toServer), 0), "")
 	back := Wrapping{From: node2, To: node1, Backend: 109}
 	judges(t, "a segment", flows.ComesUnwrapped(r.at(node1), back, outer(back), segment, onward(segment, toServer), 0), "want reject (no_flow)")
-	judges(t, "a SYN", flows.ComesUnwrapped(r.at(node1), back, outer(back), opening, onward(opening, toServer), 0), "want drop (stale_tables)")
+	judges(t, "a SYN", flows.ComesUnwrapped(r.at(node1), back, outer(back), opening, onward(opening, toServer), 0), "want forward to")
+	judges(t, "a SYN to the backend", flows.ComesUnwrapped(r.at(node1), back, outer(back), opening, sent(client, server), 0), "")
 }
 
 func TestWhoIsBelieved(t *testing.T) {

@@ -113,21 +113,16 @@ func (f *Flows) first(n *Node, via Via, p Packet, d Decision, moved bool, did Ou
 	if p.LengthsLie {
 		return dropped(p, model.ReasonMalformed, did)
 	}
-	client := AffinityKey{Client: p.Source.Addr()}
-	f.Affinities.Narrow(n, &d, client, now)
-	n.steady(Dialler{via, p.Source.Addr()}, p, &d)
+	f.narrow(n, via, p, &d, now)
 	switch d.Verdict {
 	case Drop:
 		return dropped(p, d.Reason, did)
 	case Reject:
 		return refused(p, d.Reason, did)
 	}
-	backend, legal := did.chosenOf(d)
-	if !legal {
-		return fmt.Errorf("%s: %s, want forward to one of %s", p, did, addresses(d.Candidates))
-	}
-	if p.Protocol != model.TCP || p.SYN { // a connection's first
-		f.Affinities.Note(d, client, backend, now)
+	backend, err := f.picked(p, d, did, now)
+	if err != nil {
+		return err
 	}
 	var r Ruling
 	s := sightOf(p)
@@ -154,6 +149,24 @@ func (f *Flows) first(n *Node, via Via, p Packet, d Decision, moved bool, did Ou
 	}
 	f.Connections.remember(n, s, End{p.Protocol, did.Source, AddrPort(backend)}, r, true, now)
 	return nil
+}
+
+// narrow leaves of a decision's candidates those that a client may be given: what it had, or what all nodes pick.
+func (f *Flows) narrow(n *Node, via Via, p Packet, d *Decision, now uint32) {
+	f.Affinities.Narrow(n, d, AffinityKey{Client: p.Source.Addr()}, now)
+	n.steady(Dialler{via, p.Source.Addr()}, p, d)
+}
+
+// picked returns the backend that a packet was given, and remembers it for the client.
+func (f *Flows) picked(p Packet, d Decision, did Outcome, now uint32) (model.Backend, error) {
+	backend, legal := did.chosenOf(d)
+	if !legal {
+		return backend, fmt.Errorf("%s: %s, want forward to one of %s", p, did, addresses(d.Candidates))
+	}
+	if p.Protocol != model.TCP || p.SYN { // a connection's first
+		f.Affinities.Note(d, AffinityKey{Client: p.Source.Addr()}, backend, now)
+	}
+	return backend, nil
 }
 
 // chosenOf is the backend that a packet was sent to, or would have been if policies had let it.

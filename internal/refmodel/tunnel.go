@@ -30,8 +30,7 @@ func (f *Flows) amid(n *Node, via Via, p Packet, d Decision, did Outcome, now ui
 	if !n.Tunnel || n.Number == 0 || via != UplinkPacket || !forwards(*d.Frontend) {
 		return refused(p, model.ReasonNoFlow, did)
 	}
-	f.Affinities.Narrow(n, &d, AffinityKey{Client: p.Source.Addr()}, now)
-	n.steady(Dialler{via, p.Source.Addr()}, p, &d)
+	f.narrow(n, via, p, &d, now)
 	there := func(b model.Backend) bool { return n.Reach(Dialler{via, p.Source.Addr()}, d, b).Wraps() }
 	stays := slices.ContainsFunc(d.Candidates, func(b model.Backend) bool { return !there(b) })
 	if d.Verdict == Forward && !p.LengthsLie && p.RST { // nothing begins with it
@@ -122,8 +121,10 @@ func (n *Node) mayForge(source netip.Addr, atPod bool) bool {
 //   - A known flow goes on as one that came by itself would; its answers take the way that its last packet took.
 //   - What this node had itself steered elsewhere only a SYN begins again: two nodes that disagree mustn't pass a packet
 //     to and fro.
-//   - The backend was chosen where the client came in, and must serve here: else the packet is dropped, so that the
-//     client's next one finds tables that agree.
+//   - The backend was chosen where the client came in. One that doesn't serve here, since only one of the nodes knows it,
+//     or is gone, leaves the choice to this node, as if the client had come to it: what goes on to a third node then has
+//     this one's address. Where this node has no backend either the packet is dropped, so that the client's next one finds
+//     tables that agree.
 //   - Segments of no connection are answered by a RST, which goes back the way they came.
 func (f *Flows) clientsUnwrapped(n *Node, w Wrapping, p Packet, did Outcome, now uint32) error {
 	k := key{tupleOf(p), false}
@@ -163,13 +164,26 @@ func (f *Flows) clientsUnwrapped(n *Node, w Wrapping, p Packet, did Outcome, now
 		return dropped(p, model.ReasonForeignTunnel, did)
 	}
 	b, serves := n.serving(w.Backend, frontend)
-	switch {
-	case !serves:
-		return dropped(p, model.ReasonStaleTables, did)
-	case did.Verdict != Forward || did.Wrapped != Wrapping{} || did.Destination != AddrPort(b) || did.Source.Addr() != p.Source.Addr():
+	masquerade := false
+	if !serves {
+		d := n.serve(Dialler{UplinkPacket, p.Source.Addr()}, frontend)
+		f.narrow(n, UplinkPacket, p, &d, now)
+		if d.Verdict != Forward {
+			return dropped(p, model.ReasonStaleTables, did)
+		}
+		var err error
+		if b, err = f.picked(p, d, did, now); err != nil {
+			return err
+		}
+		masquerade = !d.KeepsAddress && b.Node != n.Number
+	}
+	if did.Verdict != Forward || did.Wrapped != (Wrapping{}) || did.Destination != AddrPort(b) || did.Source.Addr() != p.Source.Addr() {
 		return fmt.Errorf("%s, wrapped for backend %d: %s, want forward to %s with the client's address", p, w.Backend, did, AddrPort(b))
 	}
-	e = &entry{to: AddrPort(b), at: AddrPort(b), backend: b.ID, root: frontend.Set, forward: true, sequence: p.Sequence, seen: now}
+	e = &entry{
+		to: AddrPort(b), at: AddrPort(b), backend: b.ID, root: frontend.Set, forward: true, masquerade: masquerade,
+		sequence: p.Sequence, seen: now,
+	}
 	if err := f.begin(k, e, did); err != nil {
 		return err
 	}
