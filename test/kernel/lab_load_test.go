@@ -188,12 +188,17 @@ func TestLoadGoesOnWhileEverythingChanges(t *testing.T) {
 	theCountersTell(t, in)
 }
 
-// downAtTheEnd takes the lab down when the test ends, and tells what its services said if that failed.
+// downAtTheEnd takes the lab down when the test ends, and tells what its services said and what nodes dropped if that failed.
 func downAtTheEnd(t *testing.T, in *lab.Lab) {
 	t.Helper()
 	t.Cleanup(func() {
 		if t.Failed() {
 			t.Log(logsIn(in.Logs()))
+			status, err := in.Status(context.WithoutCancel(t.Context()))
+			for _, n := range status.GetNodes() {
+				t.Logf("%s dropped %v", n.GetNode(), n.GetApplied().GetDrops())
+			}
+			t.Log("status:", err)
 		}
 		if err := in.Shutdown(); err != nil {
 			t.Error(err)
