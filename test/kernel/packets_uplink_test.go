@@ -222,14 +222,15 @@ func TestManyClientsOfOnePortAreToldApart(t *testing.T) {
 
 // Trap 20: when no port is left the search ends, and the packet is dropped by name.
 func TestPortsOfAMasqueradedBackendRunOut(t *testing.T) {
-	e := newEdge(t, bpf.Options{})
+	e := newEdge(t, bpf.Options{MasqueradeAll: true})
 	e.root(1, model.UDP, model.IPv4, remotePod4)
-	e.ownFront(1, model.MatchNodePort, 0, 30080)
+	e.front(1, model.FrontendClusterIP, 0, "10.96.0.1:80")
 	e.write(t)
 	var last bpf.Verdict
 	for i := range 60_000 {
-		client := netip.AddrPortFrom(netip.AddrFrom4([4]byte{198, 51, byte(i >> 8), byte(i)}), 40000).String()
-		_, in := e.hook(e.plane.RunFromUplink, segment{udp: true}.between(client, edge4+":30080"))
+		// Of a pod: of clients outside, who may be anyone, no more are remembered than have places.
+		client := netip.AddrPortFrom(netip.AddrFrom4([4]byte{10, 1, byte(i >> 8), byte(i)}), 40000).String()
+		_, in := e.hook(e.plane.RunFromPod, segment{udp: true}.between(client, "10.96.0.1:80"))
 		if last, _ = e.hook(e.plane.RunToUplink, segment{udp: true}.between(in.from, in.to)); last == bpf.Drop {
 			break
 		}
