@@ -86,9 +86,9 @@ func TestClientsOfOnePortShareABackend(t *testing.T) {
 				port++
 				external := b.targets()[2+i]
 				conns := []net.Conn{
-					s.from(t, lab.Outside, network, port, balancer, nil),
 					s.from(t, otherClient, network, port, balancer, nil),
-					s.from(t, lab.Outside, network, port, external, nil),
+					s.from(t, lab.Outside, network, port, balancer, nil),
+					s.from(t, otherClient, network, port, external, nil),
 				}
 				seen := map[netip.AddrPort]bool{}
 				for range 2 {
@@ -121,7 +121,7 @@ func TestOnePortReachesABackendByManyServices(t *testing.T) {
 			var conns []net.Conn
 			for _, b := range farServices() {
 				for _, to := range []netip.AddrPort{b.targets()[i], b.targets()[2+i], b.targets()[4+i]} {
-					conns = append(conns, s.from(t, lab.Outside, network, port, to, nil))
+					conns = append(conns, s.from(t, otherClient, network, port, to, nil))
 				}
 			}
 			seen := map[netip.AddrPort]bool{}

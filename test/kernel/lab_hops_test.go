@@ -29,8 +29,9 @@ type crossing struct {
 	port   uint16 // the client's
 }
 
-// The ports of the table's clients, which no masquerading changes.
-const crossingPorts = 20000
+// The ports of the table's clients, and how many each may have in turn: where another test's connection was given that port
+// at random, which it meets at the backend or at a masquerade, it is exchanged.
+const crossingPorts, portsOfCrossing = 20000, 5
 
 // Row 14: a client's address, its TTL and its checksums on every link between client and pod, and of the answer, in each
 // way to forward, on this and another node, under both policies, for all kinds of addresses, families and protocols.
@@ -48,7 +49,7 @@ func TestHops(t *testing.T) {
 	x := s.tap(t, lab.Outside, "node/node-1", "node/node-2", "shop/near", "shop/far")
 	s.cross(t, crossings)
 	passed := x.passages(t, func(port uint16) bool {
-		return port >= crossingPorts && port < crossingPorts+uint16(len(crossings))
+		return port >= crossingPorts && port < crossingPorts+portsOfCrossing*uint16(len(crossings))
 	})
 	tables := map[string]string{} // by mode, policy and place
 	for _, c := range crossings {
@@ -67,17 +68,24 @@ func (s *scene) cross(t *testing.T, crossings []crossing) {
 	t.Helper()
 	var tasks sync.WaitGroup
 	limit := make(chan struct{}, 32)
-	for _, c := range crossings {
+	for i := range crossings {
 		tasks.Go(func() {
 			limit <- struct{}{}
 			defer func() { <-limit }()
-			s.crossOnce(t, c)
+			for range portsOfCrossing {
+				if s.crossOnce(t, crossings[i]) {
+					return
+				}
+				crossings[i].port += uint16(len(crossings))
+			}
+			t.Errorf("%s to %s: the backend sees none of %d ports", crossings[i].cell(), crossings[i].target, portsOfCrossing)
 		})
 	}
 	tasks.Wait()
 }
 
-func (s *scene) crossOnce(t *testing.T, c crossing) {
+// crossOnce says if the client kept its port, or nobody answered.
+func (s *scene) crossOnce(t *testing.T, c crossing) bool {
 	t.Helper()
 	want, timeout := agent.OK, patience
 	if c.place == "far" && c.policy == "Local" {
@@ -86,7 +94,7 @@ func (s *scene) crossOnce(t *testing.T, c crossing) {
 	report, err := s.Probe(t.Context(), lab.ProbeRequest{From: lab.Outside, To: c.target.String(), Protocol: c.proto, SourcePort: c.port, Timeout: timeout})
 	if err != nil {
 		t.Error(err)
-		return
+		return true
 	}
 	r := report.Results[0]
 	kept := r.ClientAddress == s.addressOf(lab.Outside, c.target.Addr()).String()
@@ -98,6 +106,7 @@ func (s *scene) crossOnce(t *testing.T, c crossing) {
 	case want == agent.OK && kept == (c.mode == "snat" && c.place == "far"):
 		t.Errorf("%s to %s: the backend sees %s", c.cell(), c.target, r.ClientAddress)
 	}
+	return r.Outcome != agent.OK || r.ClientPort == c.port
 }
 
 // table is what passed of one connection, in words that are the same for families, protocols and kinds of address.
