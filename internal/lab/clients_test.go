@@ -29,7 +29,7 @@ func TestClientsAreLedThroughAnotherNode(t *testing.T) {
 	reach := func(client, want string) {
 		t.Helper()
 		for _, vip := range vips {
-			r := ProbeRequest{From: client, To: netip.AddrPortFrom(vip, 80).String(), Protocol: "udp"}
+			r := ProbeRequest{From: client, To: netip.AddrPortFrom(vip, 80).String(), Protocol: "udp", Timeout: patience}
 			if got := probe(t, l, r); got.Outcome != agent.OK || got.Reached != want {
 				t.Errorf("%s: got %+v, want %s", client, got, want)
 			}
@@ -81,7 +81,7 @@ func TestFramesAreCaptured(t *testing.T) {
 	}
 	to := []byte{198, 51, 100, 7}
 	ask := func() map[string][]capture.Frame {
-		if got := probe(t, l, ProbeRequest{From: Outside, To: "198.51.100.7:80", Protocol: "udp"}); got.Outcome != agent.OK {
+		if got := probe(t, l, ProbeRequest{From: Outside, To: "198.51.100.7:80", Protocol: "udp", Timeout: patience}); got.Outcome != agent.OK {
 			t.Fatalf("got %+v", got)
 		}
 		seen := map[string][]capture.Frame{}

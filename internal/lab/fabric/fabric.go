@@ -177,6 +177,9 @@ func (f *Fabric) plug(h *Host) error {
 	if err := errors.Join(up(inHost, "lo"), up(inHost, Uplink), addAddrs(inHost, link, h.Addrs)); err != nil {
 		return err
 	}
+	if err := errors.Join(carries(inHost, Uplink), carries(inFabric, h.port, bridge)); err != nil {
+		return err
+	}
 	for i, gateway := range BridgeAddrs {
 		// Reached on the link itself, whatever prefixes the addresses are of.
 		if !hasFamily(h.Addrs, gateway) {

@@ -3,12 +3,14 @@
 package fabric
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"maps"
 	"net"
 	"net/netip"
 	"os"
+	"time"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
@@ -45,6 +47,26 @@ func up(links *netlink.Handle, name string) error {
 	}
 	if err != nil {
 		return fmt.Errorf("set link %s up: %w", name, err)
+	}
+	return nil
+}
+
+// carryWithin is how long a link may take to learn that its other end is up.
+const carryWithin = 30 * time.Second
+
+// carries waits until links send what they are given: they learn only a moment after they are up that their other ends
+// are, too, and drop packets until then.
+func carries(links *netlink.Handle, names ...string) error {
+	ctx, cancel := context.WithTimeout(context.Background(), carryWithin)
+	defer cancel()
+	for _, name := range names {
+		err := space.Poll(ctx, time.Millisecond, func() (bool, error) {
+			link, err := links.LinkByName(name)
+			return err == nil && link.Attrs().OperState == netlink.OperUp, err
+		})
+		if err != nil {
+			return fmt.Errorf("wait until link %s carries packets: %w", name, err)
+		}
 	}
 	return nil
 }

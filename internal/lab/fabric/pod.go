@@ -75,7 +75,7 @@ func (p *Pod) wire(addrs []netip.Addr) error {
 	if err != nil {
 		return err
 	}
-	if err := errors.Join(up(inPod, "lo"), up(inPod, Uplink), up(inNode, p.Link)); err != nil {
+	if err := errors.Join(up(inPod, "lo"), up(inPod, Uplink), up(inNode, p.Link), carries(inPod, Uplink), carries(inNode, p.Link)); err != nil {
 		return err
 	}
 	if err := p.routesInPod(inPod, podEnd, nodeEnd, addrs); err != nil {
