@@ -52,15 +52,23 @@ static __noinline bool find_node_ends(__u32 id, struct node_ends *ends)
 	return address_is_set(&ends->from) && address_is_set(&ends->to);
 }
 
-/*
- * Says if what is wrapped gets to a node: the kernel sends it from an address of this node alone.
- * __noinline: the addresses stay off its caller's stack. 3 lookups.
- */
+/* Says if what is wrapped gets to a node. __noinline: the addresses stay off its caller's stack. */
 static __noinline bool is_reached_node(__u32 id)
 {
 	struct node_ends ends;
 
-	return tunnel.ifindex && find_node_ends(id, &ends) && look_up(&locals_v1, &ends.from);
+	return tunnel.ifindex && find_node_ends(id, &ends);
+}
+
+/*
+ * Says if a new flow's packets may be wrapped for a node: the kernel sends from addresses of this
+ * node alone. One that is gone for a moment ends no flow. __noinline: as above. 3 lookups.
+ */
+static __noinline bool may_send_to_node(__u32 id)
+{
+	struct node_ends ends;
+
+	return find_node_ends(id, &ends) && look_up(&locals_v1, &ends.from);
 }
 
 /* Says if an address is a node's. */

@@ -40,7 +40,7 @@ static __always_inline __u32 wraps_to(const struct decision *d, const struct dia
 
 	if (who->inside || !node || node == own_node || !keeps_clients(d->flags, d->kind))
 		return 0;
-	return is_reached_node(node) && !is_of_node(node, &who->addr) ? node : 0;
+	return may_send_to_node(node) && !is_of_node(node, &who->addr) ? node : 0;
 }
 
 /*

@@ -11,6 +11,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/deltaplane/deltaplane/internal/abi"
 	"github.com/deltaplane/deltaplane/internal/model"
 	"github.com/deltaplane/deltaplane/internal/testkit"
 )
@@ -77,6 +78,24 @@ func TestSourcesAreCheckedBeforePacketsGoOn(t *testing.T) {
 	check(t, a.plane.CheckSources(nil))
 	send(7001)
 	expectFrom(t, pod, elsewhere+":7001") // and nothing before
+	e.checkDrops(t)
+}
+
+// Row 14: a node wraps nothing from an address that is none of its interfaces', from which the kernel sends nothing: clients get
+// its own instead.
+func TestANodeSendsFromItsOwnAddressesAlone(t *testing.T) {
+	t.Parallel()
+	e := newEstate(t, 2, true, true)
+	a, b := e.nodes[0], e.nodes[1]
+	e.put(t, model.ForwardTunnel, model.IPv4)
+	check(t, a.plane.SetLocals(map[netip.Addr]uint8{netip.MustParseAddr(a.addr(true)): abi.LocalNodePort}))
+	pod := b.podPort(false)
+	tell(t, b.pod, pod)
+	for _, network := range []string{"tcp4", "udp4"} {
+		if who, see := e.asks(t, network, estateVIP(false)); who != pod || see != a.addr(false) {
+			t.Errorf("%s: %s answered to %s, want %s to %s", network, who, see, pod, a.addr(false))
+		}
+	}
 	e.checkDrops(t)
 }
 
