@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"net"
 	"net/netip"
+	"slices"
 	"strings"
 	"testing"
 
@@ -15,6 +16,7 @@ import (
 	"github.com/deltaplane/deltaplane/internal/lab/agent"
 	"github.com/deltaplane/deltaplane/internal/lab/server"
 	"github.com/deltaplane/deltaplane/internal/manifest"
+	"github.com/deltaplane/deltaplane/internal/testkit"
 )
 
 // vips are addresses that no host has as its own: every node answers for them, as it does for Services.
@@ -43,6 +45,10 @@ func answerForVIPs(t *testing.T, l *Lab, node string) {
 			t.Fatal(err)
 		}
 	}
+	testkit.Eventually(t, patience, func() bool { // the kernel gives IPv6 addresses when it has time
+		addrs, err := links.AddrList(lo, unix.AF_INET6)
+		return err == nil && !slices.ContainsFunc(addrs, func(a netlink.Addr) bool { return a.Flags&unix.IFA_F_TENTATIVE != 0 })
+	})
 	s := server.New("node/"+node, node, slog.New(slog.DiscardHandler))
 	t.Cleanup(s.Close)
 	for _, protocol := range []string{"TCP", "UDP"} {

@@ -6,6 +6,7 @@ import (
 	"net/netip"
 	"os"
 	"runtime"
+	"slices"
 	"testing"
 	"time"
 
@@ -99,14 +100,18 @@ func Veth(t testing.TB, a *NetNS, nameA string, addrsA []netip.Prefix, b *NetNS,
 	b.carries(t, nameB)
 }
 
-// carries waits until an interface sends what it is given: it learns only a moment after it is up that its other end is,
-// too, and drops packets until then.
+// carries waits until an interface sends what it is given and has its addresses: it learns only a moment after it is up
+// that its other end is, too, and drops packets until then. The kernel gives it IPv6 addresses when it has time.
 func (n *NetNS) carries(t testing.TB, name string) {
 	t.Helper()
 	n.Do(t, func() {
 		Eventually(t, 30*time.Second, func() bool {
 			l, err := netlink.LinkByName(name)
-			return err == nil && l.Attrs().OperState == netlink.OperUp
+			if err != nil || l.Attrs().OperState != netlink.OperUp {
+				return false
+			}
+			addrs, err := netlink.AddrList(l, unix.AF_INET6)
+			return err == nil && !slices.ContainsFunc(addrs, func(a netlink.Addr) bool { return a.Flags&unix.IFA_F_TENTATIVE != 0 })
 		})
 	})
 }

@@ -10,6 +10,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"slices"
 	"time"
 
 	"github.com/vishvananda/netlink"
@@ -54,15 +55,19 @@ func up(links *netlink.Handle, name string) error {
 // carryWithin is how long a link may take to learn that its other end is up.
 const carryWithin = 30 * time.Second
 
-// carries waits until links send what they are given: they learn only a moment after they are up that their other ends
-// are, too, and drop packets until then.
+// carries waits until links send what they are given and have their addresses: they learn only a moment after they are up
+// that their other ends are, too, and drop packets until then. The kernel gives IPv6 addresses to links when it has time.
 func carries(links *netlink.Handle, names ...string) error {
 	ctx, cancel := context.WithTimeout(context.Background(), carryWithin)
 	defer cancel()
 	for _, name := range names {
 		err := space.Poll(ctx, time.Millisecond, func() (bool, error) {
 			link, err := links.LinkByName(name)
-			return err == nil && link.Attrs().OperState == netlink.OperUp, err
+			if err != nil || link.Attrs().OperState != netlink.OperUp {
+				return false, err
+			}
+			addrs, err := links.AddrList(link, unix.AF_INET6)
+			return !slices.ContainsFunc(addrs, func(a netlink.Addr) bool { return a.Flags&unix.IFA_F_TENTATIVE != 0 }), err
 		})
 		if err != nil {
 			return fmt.Errorf("wait until link %s carries packets: %w", name, err)

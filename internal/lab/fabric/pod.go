@@ -75,13 +75,16 @@ func (p *Pod) wire(addrs []netip.Addr) error {
 	if err != nil {
 		return err
 	}
-	if err := errors.Join(up(inPod, "lo"), up(inPod, Uplink), up(inNode, p.Link), carries(inPod, Uplink), carries(inNode, p.Link)); err != nil {
+	if err := errors.Join(up(inPod, "lo"), up(inPod, Uplink), up(inNode, p.Link)); err != nil {
 		return err
 	}
 	if err := p.routesInPod(inPod, podEnd, nodeEnd, addrs); err != nil {
 		return err
 	}
-	return p.routesInNode(inNode, nodeEnd, podEnd, addrs)
+	if err := p.routesInNode(inNode, nodeEnd, podEnd, addrs); err != nil {
+		return err
+	}
+	return errors.Join(carries(inPod, Uplink), carries(inNode, p.Link))
 }
 
 func (p *Pod) routesInPod(links *netlink.Handle, podEnd, nodeEnd netlink.Link, addrs []netip.Addr) error {
