@@ -8,7 +8,7 @@ enum reason {
 	REASON_NO_BACKEND = 1,
 	/* the packet's headers are cut short or contradict themselves */
 	REASON_MALFORMED = 2,
-	/* a table entry points at a missing one; report this as a bug */
+	/* an entry points at a missing one: a node ahead of this one sent it, else a bug */
 	REASON_STALE_TABLES = 3,
 	/* the connection table had no room for a new flow */
 	REASON_FLOWS_FULL = 4,

@@ -16,7 +16,8 @@ const (
 	ReasonNoBackend DropReason = 1
 	// ReasonMalformed is a packet to a frontend whose headers are cut short or contradict themselves.
 	ReasonMalformed DropReason = 2
-	// ReasonStaleTables is a frontend, slot or backend that points at a missing row: never expected, since changes are applied in phases.
+	// ReasonStaleTables is a frontend, slot or backend that points at a missing row. Changes are applied in phases, so it is expected
+	// only of a packet that a node sent on which knows a Service or backend before this one does.
 	ReasonStaleTables DropReason = 3
 	// ReasonFlowsFull is a new flow that the conntrack table had no room for.
 	ReasonFlowsFull DropReason = 4
@@ -68,7 +69,7 @@ var DropReasons = []struct {
 }{
 	{ReasonNoBackend, "no_backend", "the Service has no backend that takes new connections; the client is refused at once"},
 	{ReasonMalformed, "malformed", "the packet's headers are cut short or contradict themselves"},
-	{ReasonStaleTables, "stale_tables", "a table entry points at a missing one; report this as a bug"},
+	{ReasonStaleTables, "stale_tables", "an entry points at a missing one: a node ahead of this one sent it, else a bug"},
 	{ReasonFlowsFull, "flows_full", "the connection table had no room for a new flow"},
 	{ReasonRewrite, "rewrite", "the kernel refused to rewrite the packet's headers"},
 	{ReasonUnsupported, "unsupported", "the packet's extension headers cannot be translated"},
