@@ -3,6 +3,7 @@
 package bpf
 
 import (
+	"encoding/binary"
 	"flag"
 	"fmt"
 	"net/netip"
@@ -136,7 +137,7 @@ func benchService(b *testing.B, d *Dataplane, floor *ebpf.Collection, id uint32,
 }
 
 // benchOthers begins flows of other kinds to the first Service: datagrams, and a connection from outside that is
-// masqueraded as what it is already.
+// masqueraded as what it is already, and whose client has shown that it hears answers.
 func benchOthers(b *testing.B, d *Dataplane, floor *ebpf.Collection) {
 	b.Helper()
 	service := vip(0).String()
@@ -144,6 +145,8 @@ func benchOthers(b *testing.B, d *Dataplane, floor *ebpf.Collection) {
 	row := abi.Frontend{Set: 1, Kind: uint8(model.FrontendClusterIP), Layer: uint8(model.LayerCluster)}
 	check(b, d.Map(abi.Frontends).Put(abi.Encode(abi.KeyOfFrontend(frontend)), abi.Encode(row)))
 	check(b, d.SetUplinks(map[int]abi.Uplink{1: {V4: netip.MustParseAddrPort(benchOutside).Addr().As16()}}))
+	acknowledging := frame(b, model.TCP, benchOutside, service, "A", 0)
+	binary.BigEndian.PutUint32(acknowledging[14+20+8:], 2) // the SYN-ACK is 1
 	for _, step := range []struct {
 		run   func([]byte, int) (Verdict, []byte, error)
 		frame []byte
@@ -151,6 +154,9 @@ func benchOthers(b *testing.B, d *Dataplane, floor *ebpf.Collection) {
 		{d.RunFromPod, frame(b, model.UDP, benchClient, service, "", 8)},
 		{d.RunFromUplink, frame(b, model.TCP, benchOutside, service, "S", 0)},
 		{d.RunToUplink, frame(b, model.TCP, benchOutside, service, "S", 0)},
+		{d.RunFromUplink, frame(b, model.TCP, service, benchOutside, "SA", 0)},
+		{d.RunToUplink, frame(b, model.TCP, service, benchOutside, "SA", 0)},
+		{d.RunFromUplink, acknowledging},
 	} {
 		if verdict, _, err := step.run(step.frame, 0); err != nil || verdict != Pass {
 			b.Fatal(verdict, err)

@@ -123,8 +123,9 @@ func benchWire(b *testing.B) (*Dataplane, *ebpf.Collection) {
 		check(b, netlink.RouteAdd(&netlink.Route{LinkIndex: 1, Dst: subnet, Scope: netlink.SCOPE_LINK}))
 		check(b, netlink.NeighAdd(&netlink.Neigh{LinkIndex: 1, State: netlink.NUD_PERMANENT, IP: subnet.IP, HardwareAddr: net.HardwareAddr{2, 0, 0, 0, 0, 2}}))
 	}
-	layer := uint8(model.LayerCluster)
-	for id, addr := range map[uint32]netip.Addr{1: netip.MustParseAddr("192.0.2.1"), 2: there} {
+	here, layer := netip.MustParseAddr("192.0.2.1"), uint8(model.LayerCluster)
+	check(b, d.SetLocals(map[netip.Addr]uint8{here: 0}))
+	for id, addr := range map[uint32]netip.Addr{1: here, 2: there} {
 		check(b, d.Map(abi.Nodes).Put(abi.Encode(id), abi.Encode(abi.Node{V4: addr.As16(), Layer: layer})))
 	}
 	vip := netip.MustParseAddrPort("203.0.113.1:80")
